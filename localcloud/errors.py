@@ -1,0 +1,62 @@
+"""The one error of the local cloud: what Azure's front door would answer.
+
+Anything else that is raised while a request is handled is a bug of ours; the server answers it with 500
+`InternalServerError` and keeps its traceback in the daemon's log.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class AzureError(Exception):
+    """Answer a request, or end a long-running operation, with Azure's error envelope.
+
+    Args:
+        status: The HTTP status of the answer.
+        code: Azure's machine-readable code, such as `ResourceNotFound`.
+        message: One sentence for a person, in Azure's own words where they are known.
+        details: Inner errors, outermost first, as deployments nest them.
+        target: What the error is about, where Azure names it.
+        additional_info: Entries such as ``{"type": "TemplateViolation", "info": {...}}``.
+
+    Source: Azure Resource Manager, "Common API details: error response".
+    """
+
+    def __init__(  # noqa: PLR0913 - these are the fields of Azure's envelope
+        self,
+        status: int,
+        code: str,
+        message: str,
+        details: tuple[AzureError, ...] = (),
+        *,
+        target: str | None = None,
+        additional_info: tuple[dict[str, Any], ...] = (),
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+        self.details = details
+        self.target = target
+        self.additional_info = additional_info
+
+    def body(self) -> dict[str, Any]:
+        """Return the inside of the envelope: code and message, with target, details and info if there are any."""
+        found: dict[str, Any] = {"code": self.code, "message": self.message}
+        if self.target is not None:
+            found["target"] = self.target
+        if self.details:
+            found["details"] = [inner.body() for inner in self.details]
+        if self.additional_info:
+            found["additionalInfo"] = list(self.additional_info)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the envelope, ``{"error": {...}}``."""
+        return {"error": self.body()}
+
+
+def not_emulated(operation: str) -> AzureError:
+    """Return the refusal of an operation that Azure has and the local cloud does not."""
+    return AzureError(501, "NotImplementedByLocalCloud", f"The local cloud does not emulate {operation}.")
