@@ -1,0 +1,364 @@
+"""From a clone to a live fine-tuned model, as the README says it, and through the accidents after it.
+
+The tests stand in the order of a day with the product and share one live endpoint: each leaves it serving.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import openai
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Clone, Ran
+
+pytestmark = [pytest.mark.az, pytest.mark.model]
+
+TICKET = "I was charged twice for my subscription this month and need the second payment returned today."
+
+
+def get(url: str, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+    """Answer the status and the JSON body of a GET, or of its refusal."""
+    request = urllib.request.Request(url, headers=headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, json.loads(refusal.read())
+
+
+def tuned_model(client: openai.OpenAI) -> str:
+    """Name the adapter among the served models: the one with a parent."""
+    return next(model.id for model in client.models.list() if getattr(model, "parent", None))
+
+
+def test_up_says_where_everything_is(raised: Ran, endpoint: str) -> None:
+    assert endpoint in raised.stdout
+    assert f"{endpoint.rstrip('/')}/v1" in raised.stdout
+    assert "invoke key --stage local" in raised.stdout
+    assert "invoke down --stage local" in raised.stdout
+
+
+def test_up_shows_each_step_as_it_goes(raised: Ran) -> None:
+    assert raised.stderr.count("\n") >= 5, raised
+    assert "Traceback" not in raised.stderr
+
+
+def test_the_printed_curl_line_works_when_pasted(clone: Clone, raised: Ran) -> None:
+    curl = next(line.strip() for line in raised.stdout.splitlines() if line.strip().startswith("curl "))
+    ran = clone.run("bash", "-c", curl)
+    assert ran.code == 0, ran
+    assert ran.document["choices"][0]["message"]["content"].strip()
+
+
+def test_the_printed_openai_snippet_works_when_pasted(clone: Clone, raised: Ran) -> None:
+    snippet = re.search(r"^(?P<snippet>\S.*<<'?PY'?\n.*?^PY)$", raised.stdout, re.MULTILINE | re.DOTALL)
+    assert snippet is not None, raised
+    ran = clone.run("bash", "-c", snippet["snippet"])
+    assert ran.code == 0, ran
+    assert ran.stdout.strip()
+
+
+@pytest.mark.usefixtures("raised")
+def test_up_again_changes_nothing_and_is_back_within_seconds(clone: Clone) -> None:
+    before = clone.invoke("status", "--stage", "local", "--json").document
+    again = clone.invoke("up", "--stage", "local")
+    after = clone.invoke("status", "--stage", "local", "--json").document
+    assert again.code == 0, again
+    assert again.seconds < 30, again
+    assert (after["release"], after["revision"]) == (before["release"], before["revision"])
+    assert [r["name"] for r in after["replicas"]] == [r["name"] for r in before["replicas"]]
+
+
+@pytest.mark.usefixtures("raised")
+def test_status_is_one_document(clone: Clone) -> None:
+    status = clone.invoke("status", "--stage", "local", "--json").document
+    assert status["stage"] == "local"
+    assert status["cloud"] == "local"
+    assert status["endpoint"].startswith("http://127.0.0.1:")
+    assert status["ready"] is True
+    assert status["release"]
+    assert status["revision"]
+    assert status["base_model"].endswith("SmolLM2-135M-Instruct")
+    assert status["adapters"] == ["ticket-triage"]
+
+
+def test_the_tuned_model_answers_through_the_official_client(endpoint: str, api_key: str) -> None:
+    with openai.OpenAI(base_url=f"{endpoint}/v1", api_key=api_key) as client:
+        answer = client.chat.completions.create(
+            model=tuned_model(client),
+            messages=[{"role": "user", "content": TICKET}],
+            temperature=0,
+            max_tokens=40,
+        )
+    triage = json.loads(answer.choices[0].message.content or "")
+    assert triage["category"] == "billing"
+    assert set(triage) == {"category", "priority"}
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_the_stream_says_what_the_whole_answer_says(endpoint: str, api_key: str) -> None:
+    with openai.OpenAI(base_url=f"{endpoint}/v1", api_key=api_key) as client:
+        model = tuned_model(client)
+        messages: Any = [{"role": "user", "content": TICKET}]
+        whole = client.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=40)
+        chunks = list(
+            client.chat.completions.create(
+                model=model,
+                messages=messages,
+                temperature=0,
+                max_tokens=40,
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage
+
+
+def test_the_base_model_is_served_beside_it(endpoint: str, api_key: str) -> None:
+    with openai.OpenAI(base_url=f"{endpoint}/v1", api_key=api_key) as client:
+        base = next(model.id for model in client.models.list() if not getattr(model, "parent", None))
+        answer = client.chat.completions.create(
+            model=base,
+            messages=[{"role": "user", "content": "What is the capital of France?"}],
+            temperature=0,
+            max_tokens=40,
+        )
+    assert "Paris" in (answer.choices[0].message.content or "")
+
+
+@pytest.mark.parametrize("key", [None, "not-the-key"])
+def test_without_the_key_the_api_refuses(endpoint: str, key: str | None) -> None:
+    status, refusal = get(f"{endpoint}/v1/models", {"Authorization": f"Bearer {key}"} if key else None)
+    assert status == 401
+    assert refusal["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.usefixtures("raised")
+def test_nothing_listens_beyond_loopback(clone: Clone) -> None:
+    def is_ours(process: psutil.Process) -> bool:
+        try:
+            return str(clone.root) in " ".join([process.cwd(), *process.cmdline()])
+        except psutil.Error:
+            return False
+
+    ours = [process for process in psutil.process_iter() if is_ours(process)]
+    listening = [
+        c.laddr.ip for p in ours for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN
+    ]
+    assert listening, "the local cloud and its replica were expected to run"
+    assert set(listening) <= {"127.0.0.1", "::1"}
+
+
+@pytest.mark.usefixtures("raised")
+def test_plain_az_deploys_the_same_files(clone: Clone) -> None:
+    """A person who prefers plain az gets the same resources, by the defaults of the original."""
+    cloud = json.loads((clone.root / ".fjarr/local/cloud/cloud.json").read_text())
+    az = {
+        **clone.environment,
+        "AZURE_CONFIG_DIR": str(clone.root / ".fjarr/local/azure"),
+        "REQUESTS_CA_BUNDLE": cloud["ca_bundle"],
+        "AZURE_CORE_INSTANCE_DISCOVERY": "false",
+    }
+
+    def run_az(*argv: str) -> Any:
+        done = subprocess.run(
+            [str(clone.root / ".venv" / "az"), *argv, "--output", "json"],
+            cwd=clone.root,
+            env=az,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    run_az("group", "create", "--name", "by-hand", "--location", "swedencentral")
+    deployed = run_az(
+        *("deployment", "group", "create", "--resource-group", "by-hand"),
+        *("--template-file", "infra/provision/inference.json"),
+        *("--parameters", "infra/provision/inference.parameters.json"),
+        # A container that only sleeps: the machine has no A100 to spare.
+        *("--parameters", "workloadProfileName=Consumption", "containerCpu=0.5", "containerMemory=1Gi"),
+        *("--parameters", f"mountPath={clone.root}/.fjarr/local/by-hand", "defaultCommands=['sleep 600']"),
+    )
+    outputs = {name: output["value"] for name, output in deployed["properties"]["outputs"].items()}
+    assert set(outputs) == {
+        "SUBSCRIPTION_ID",
+        "RESOURCE_GROUP_NAME",
+        "STORAGE_ACCOUNT_NAME",
+        "FILE_SHARE_NAME",
+        "ACA_APP_NAME",
+        "ACA_APP_ENDPOINT",
+    }
+    assert re.fullmatch(r"aistorage[a-z2-7]{5}", outputs["STORAGE_ACCOUNT_NAME"])
+    assert re.fullmatch(r"aifileshare[a-z2-7]{5}", outputs["FILE_SHARE_NAME"])
+    assert re.fullmatch(r"aiacaapp[a-z2-7]{5}", outputs["ACA_APP_NAME"])
+    run_az("group", "delete", "--name", "by-hand", "--yes")
+
+
+@pytest.mark.browser
+def test_a_person_chats_in_a_browser(endpoint: str, tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not Path("/usr/bin/chromium").exists():
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(endpoint)
+        box = page.get_by_role("textbox", name=re.compile("message", re.IGNORECASE)).first
+        box.fill(TICKET)
+        box.press("Enter")
+        bot = page.locator("[data-testid='bot']").last
+        playwright.expect(bot).to_contain_text("billing", timeout=60_000)
+        page.screenshot(path=str(tmp_path / "chat.png"))
+        browser.close()
+    assert complaints == []
+
+
+def version(endpoint: str) -> dict[str, Any]:
+    """Ask the live server what it is."""
+    status, document = get(f"{endpoint}/version")
+    assert status == 200
+    assert isinstance(document, dict)
+    return document
+
+
+def test_the_same_tree_uploads_nothing(clone: Clone, endpoint: str) -> None:
+    before = version(endpoint)
+    ran = clone.invoke("deploy", "--stage", "local", "--json")
+    assert ran.code == 0, ran
+    assert ran.document["uploaded_files"] == 0
+    assert version(endpoint)["replica"] == before["replica"]
+
+
+def watch(endpoint: str, until: Callable[[], bool]) -> list[int]:
+    """Ask for /version ten times a second until told to stop; answer the statuses seen (0: no answer)."""
+    seen: list[int] = []
+    address = urlsplit(endpoint)
+    pause = threading.Event()
+    while not until():
+        connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=10)
+        try:
+            connection.request("GET", "/version")
+            seen.append(connection.getresponse().status)
+        except OSError:
+            seen.append(0)
+        finally:
+            connection.close()
+        pause.wait(0.1)
+    return seen
+
+
+def deploy_watched(clone: Clone, endpoint: str, *flags: str) -> tuple[Ran, list[int]]:
+    """Deploy while a client keeps asking."""
+    finished = threading.Event()
+    seen: list[int] = []
+    watcher = threading.Thread(target=lambda: seen.extend(watch(endpoint, finished.is_set)))
+    watcher.start()
+    try:
+        return clone.invoke("deploy", "--stage", "local", *flags), seen
+    finally:
+        finished.set()
+        watcher.join()
+
+
+def test_a_changed_server_goes_live(clone: Clone, endpoint: str) -> None:
+    before = version(endpoint)
+    marked = clone.root / "inference" / "__init__.py"
+    marked.write_text(re.sub(r'__version__ = ".*"', '__version__ = "9.9.9-e2e"', marked.read_text()))
+    ran, seen = deploy_watched(clone, endpoint, "--json")
+    assert ran.code == 0, ran
+    after = version(endpoint)
+    assert after["version"] == "9.9.9-e2e"
+    assert after["release"] == ran.document["release"] != before["release"]
+    assert after["replica"] != before["replica"]
+    assert ran.document["uploaded_files"] == 1
+    assert set(seen) == {200}, "a restart on the local cloud starts the new replica first"
+
+
+def test_a_broken_server_leaves_the_old_one_serving(clone: Clone, endpoint: str, api_key: str) -> None:
+    before = version(endpoint)
+    broken = clone.root / "inference" / "server.py"
+    whole = broken.read_text()
+    broken.write_text('raise RuntimeError("broken on purpose")\n')
+    try:
+        ran, seen = deploy_watched(clone, endpoint)
+    finally:
+        broken.write_text(whole)
+    assert ran.code == 4, ran
+    assert "broken on purpose" in ran.stderr
+    assert version(endpoint)["release"] == before["release"]
+    assert set(seen) == {200}
+    with openai.OpenAI(base_url=f"{endpoint}/v1", api_key=api_key) as client:
+        assert client.models.list().data
+    assert clone.invoke("status", "--stage", "local", "--json").document["release"] == before["release"]
+
+
+@pytest.mark.usefixtures("raised")
+def test_logs_show_what_the_replica_printed(clone: Clone) -> None:
+    ran = clone.invoke("logs", "--stage", "local")
+    assert ran.code == 0, ran
+    assert ran.stdout.strip()
+
+
+def test_a_config_written_by_hand_is_enough_to_deploy(clone: Clone, endpoint: str) -> None:
+    config = clone.root / ".fjarr/local/inference.config.json"
+    keys = json.loads(config.read_text())
+    config.write_text(json.dumps(keys))
+    before = version(endpoint)["release"]
+    ran = clone.invoke("deploy", "--stage", "local", "--force", "--json")
+    assert ran.code == 0, ran
+    assert version(endpoint)["release"] == ran.document["release"]
+    assert before
+
+
+def test_down_leaves_no_process_and_no_port(clone: Clone, endpoint: str) -> None:
+    cloud = json.loads((clone.root / ".fjarr/local/cloud/cloud.json").read_text())
+    ran = clone.invoke("down", "--stage", "local")
+    assert ran.code == 0, ran
+    assert not psutil.pid_exists(cloud["pid"])
+    leftovers = [
+        process.info
+        for process in psutil.process_iter(["cmdline", "cwd"])
+        if str(clone.root) in " ".join([process.info["cwd"] or "", *(process.info["cmdline"] or ())])
+    ]
+    assert leftovers == []
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(endpoint, timeout=5)
+    assert ".fjarr" in ran.stdout + ran.stderr
+
+
+def test_up_after_down_serves_again(clone: Clone) -> None:
+    started = time.monotonic()
+    ran = clone.invoke("up", "--stage", "local")
+    assert ran.code == 0, ran
+    status = clone.invoke("status", "--stage", "local", "--json").document
+    assert status["ready"] is True
+    assert time.monotonic() - started < 120
+
+
+def test_the_homes_of_the_user_were_not_touched(clone: Clone) -> None:
+    assert not (clone.home / ".azure").exists()
