@@ -1,0 +1,369 @@
+metadata name = 'Fjarr: remote inference'
+metadata description = 'A container app on a GPU that serves a fine-tuned language model from an Azure Files share.'
+
+targetScope = 'resourceGroup'
+
+@description('Text by name, such as tags or environment variables.')
+type StringMap = {
+  @description('The value of one name.')
+  *: string
+}
+
+// ------------------------------------------------------------------ The parameters that the fine-tuning step has too
+
+@description('The shell commands that start the server, joined with `; ` and run by `/bin/bash -c`. Null starts the release that the share\'s CURRENT file names.')
+param defaultCommands string[]?
+
+@description('The most nodes that a dedicated GPU workload profile may have. Null means 2.')
+@minValue(1)
+param maximumInstanceCount int?
+
+@description('The region of every resource. Null means that of the resource group.')
+param location string?
+
+@description('The storage account that holds the share. Null means `aistorage` and the suffix.')
+@minLength(3)
+@maxLength(24)
+param storageAccountName string?
+
+@description('The file share with the code, the base models and the adapters. Null means `aifileshare` and the suffix.')
+@minLength(3)
+@maxLength(63)
+param fileShareName string?
+
+@description('The Container Apps environment. Null means `aienv` and the suffix.')
+@minLength(1)
+@maxLength(60)
+param acaEnvironmentName string?
+
+@description('The environment\'s name for the share. Null means `aienvstorage` and the suffix.')
+@minLength(1)
+@maxLength(32)
+param acaEnvironmentStorageName string?
+
+@description('The container app. Null means `aiacaapp` and the suffix.')
+@minLength(2)
+@maxLength(32)
+param acaAppName string?
+
+@description('The Log Analytics workspace that keeps the logs. Null means `ailog` and the suffix.')
+@minLength(4)
+@maxLength(63)
+param acaLogAnalyticsName string?
+
+@description('What the default names end in. The fine-tuning step uses the same formula: that is how its resources are found.')
+param resourceSuffix string = take(uniqueString(resourceGroup().id), 5)
+
+// --------------------------------------------------------------------------------------------------- The environment
+
+@description('Whether the environment is there already (the fine-tuning step makes one). Then it and its workspace are left as they are, and only the share and the app are added to it.')
+param environmentExists bool = false
+
+@description('The name of the environment\'s GPU workload profile.')
+@minLength(1)
+param gpuProfileName string = 'GPU'
+
+@description('The type of that profile: dedicated (`NC24-A100`, `NC48-A100`, `NC96-A100`) or serverless (`Consumption-GPU-NC24-A100`, `Consumption-GPU-NC8as-T4`). Regions differ: `az containerapp env workload-profile list-supported` says what yours has.')
+@minLength(1)
+param gpuProfileType string = 'NC24-A100'
+
+@description('The workload profile that the app runs on: the GPU profile, or `Consumption` for a CPU.')
+@minLength(1)
+param workloadProfileName string = gpuProfileName
+
+// -------------------------------------------------------------------------------------------------------- The storage
+
+@description('The most that the share may hold, in GiB.')
+@minValue(1)
+@maxValue(102400)
+param shareQuotaGib int = 1024
+
+@description('Where the container sees the share. An absolute path.')
+@minLength(2)
+param mountPath string = '/mount'
+
+// ------------------------------------------------------------------------------------------------------ The container
+
+@description('The container image: PyTorch with CUDA, the same release as the server is tested with.')
+@minLength(1)
+param image string = 'docker.io/pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime'
+
+@description('The CPU cores of a replica. As text, because Bicep has no decimal numbers.')
+@minLength(1)
+param containerCpu string = '24'
+
+@description('The memory of a replica, in Azure\'s notation, such as `220Gi`.')
+@minLength(3)
+param containerMemory string = '220Gi'
+
+@description('The least replicas. With 0 the app sleeps when nobody asks, and the first answer waits for a start.')
+@minValue(0)
+@maxValue(1000)
+param minReplicas int = 1
+
+@description('The most replicas. Each needs a GPU of its own.')
+@minValue(1)
+@maxValue(1000)
+param maxReplicas int = 1
+
+@description('How many requests at once one replica is meant to take: beyond that another is started, up to the most.')
+@minValue(1)
+param concurrentRequests int = 32
+
+@description('How long a replica that is being stopped may finish what it has begun, in seconds.')
+@minValue(0)
+@maxValue(600)
+param terminationGracePeriodSeconds int = 60
+
+@description('Further environment variables of the server. One that is also set by this template wins over it.')
+param environmentVariables StringMap = {}
+
+// --------------------------------------------------------------------------------------------------------- The server
+
+@description('The API key, or several as `name=key` parted by commas. Kept as a secret of the app. Empty: no key is asked for, which the server refuses unless FJARR_AUTH is `off`.')
+@secure()
+param apiKey string = ''
+
+@description('Whether the chat page asks for the API key.')
+param chatSignIn bool = true
+
+@description('The base model: a path on the share or a hub id. Empty: the one that the adapter was trained on.')
+param baseModel string = ''
+
+@description('The adapter: a path on the share. Empty: the newest one below models/.')
+param adapterPath string = ''
+
+// -------------------------------------------------------------------------------------------------------- The ingress
+
+@description('Whether the endpoint is reachable from outside the environment.')
+param externalIngress bool = true
+
+@description('Whether the endpoint also answers plain HTTP.')
+param allowInsecure bool = false
+
+@description('The address ranges in CIDR notation that may call the endpoint. Empty: all of them.')
+param allowedIpRanges string[] = []
+
+@description('Tags of every resource that can carry tags.')
+param tags StringMap = {}
+
+// ------------------------------------------------------------------------------------------------------------- Values
+
+var region = location ?? resourceGroup().location
+var accountName = storageAccountName ?? 'aistorage${resourceSuffix}'
+var shareName = fileShareName ?? 'aifileshare${resourceSuffix}'
+var environmentName = acaEnvironmentName ?? 'aienv${resourceSuffix}'
+var environmentStorageName = acaEnvironmentStorageName ?? 'aienvstorage${resourceSuffix}'
+var appName = acaAppName ?? 'aiacaapp${resourceSuffix}'
+var workspaceName = acaLogAnalyticsName ?? 'ailog${resourceSuffix}'
+
+var containerPort = 7860
+var apiKeySecretName = 'api-key'
+var volumeName = 'share'
+
+var commands = defaultCommands ?? [
+  'until [ -s "$FJARR_MOUNT/CURRENT" ]; do echo "no release on the share yet: run invoke deploy"; sleep 5; done'
+  'export FJARR_RELEASE="$(cat "$FJARR_MOUNT/CURRENT")"'
+  'cd "$FJARR_MOUNT/releases/$FJARR_RELEASE"'
+  'exec python3 -m inference.start'
+]
+
+// A serverless profile scales by itself: Azure refuses counts on it.
+var gpuProfile = startsWith(gpuProfileType, 'Consumption')
+  ? { name: gpuProfileName, workloadProfileType: gpuProfileType }
+  : {
+      name: gpuProfileName
+      workloadProfileType: gpuProfileType
+      minimumCount: 0
+      maximumCount: maximumInstanceCount ?? 2
+    }
+
+// One object, so that a variable of the caller takes the place of ours: Azure refuses a name that comes twice.
+var plainVariables = union(
+  {
+    FJARR_MOUNT: mountPath
+    FJARR_CHAT_SIGN_IN: chatSignIn ? 'on' : 'off'
+    FJARR_BASE_MODEL: baseModel
+    FJARR_ADAPTER: adapterPath
+  },
+  environmentVariables
+)
+
+// ---------------------------------------------------------------------------------------------------------- Resources
+
+resource account 'Microsoft.Storage/storageAccounts@2025-08-01' = {
+  name: accountName
+  location: region
+  tags: tags
+  sku: { name: 'Standard_LRS' }
+  kind: 'StorageV2'
+  properties: {
+    accessTier: 'Hot'
+    allowBlobPublicAccess: false
+    allowSharedKeyAccess: true // An environment mounts a share by the account's key, and by nothing else.
+    largeFileSharesState: 'Enabled'
+    minimumTlsVersion: 'TLS1_2'
+    supportsHttpsTrafficOnly: true
+  }
+
+  resource files 'fileServices' = {
+    name: 'default'
+    properties: {
+      shareDeleteRetentionPolicy: { enabled: true, days: 7 }
+    }
+
+    resource share 'shares' = {
+      name: shareName
+      properties: {
+        enabledProtocols: 'SMB'
+        shareQuota: shareQuotaGib
+      }
+    }
+  }
+}
+
+resource workspace 'Microsoft.OperationalInsights/workspaces@2025-02-01' = if (!environmentExists) {
+  name: workspaceName
+  location: region
+  tags: tags
+  properties: {
+    sku: { name: 'PerGB2018' }
+  }
+}
+
+resource environment 'Microsoft.App/managedEnvironments@2026-01-01' = if (!environmentExists) {
+  name: environmentName
+  location: region
+  tags: tags
+  properties: {
+    appLogsConfiguration: {
+      destination: 'log-analytics'
+      logAnalyticsConfiguration: {
+        customerId: workspace!.properties.customerId
+        sharedKey: workspace!.listKeys().primarySharedKey
+      }
+    }
+    workloadProfiles: [
+      { name: 'Consumption', workloadProfileType: 'Consumption' }
+      gpuProfile
+    ]
+  }
+}
+
+// Not under the environment's condition: the share is added to an environment that is there already, too.
+resource environmentStorage 'Microsoft.App/managedEnvironments/storages@2026-01-01' = {
+  parent: environment
+  name: environmentStorageName
+  properties: {
+    azureFile: {
+      accessMode: 'ReadWrite'
+      accountKey: account.listKeys().keys[0].value
+      accountName: account.name
+      shareName: account::files::share.name
+    }
+  }
+}
+
+resource app 'Microsoft.App/containerApps@2026-01-01' = {
+  name: appName
+  location: region
+  tags: tags
+  properties: {
+    environmentId: environment.id
+    workloadProfileName: workloadProfileName
+    configuration: {
+      activeRevisionsMode: 'Single'
+      ingress: {
+        allowInsecure: allowInsecure
+        external: externalIngress
+        ipSecurityRestrictions: [
+          for (range, index) in allowedIpRanges: {
+            name: 'allow-${index + 1}'
+            action: 'Allow'
+            ipAddressRange: range
+          }
+        ]
+        targetPort: containerPort
+        traffic: [{ latestRevision: true, weight: 100 }]
+        transport: 'auto'
+      }
+      secrets: empty(apiKey) ? [] : [{ name: apiKeySecretName, value: apiKey }]
+    }
+    template: {
+      containers: [
+        {
+          name: 'inference'
+          image: image
+          command: ['/bin/bash', '-c', join(commands, '; ')]
+          env: concat(
+            map(items(plainVariables), variable => { name: variable.key, value: variable.value }),
+            empty(apiKey) ? [] : [{ name: 'FJARR_API_KEYS', secretRef: apiKeySecretName }]
+          )
+          probes: [
+            {
+              type: 'Startup'
+              httpGet: { path: '/healthz', port: containerPort }
+              initialDelaySeconds: 1
+              periodSeconds: 5
+              timeoutSeconds: 5
+              failureThreshold: 10
+            }
+            {
+              type: 'Liveness'
+              httpGet: { path: '/healthz', port: containerPort }
+              periodSeconds: 10
+              timeoutSeconds: 5
+              failureThreshold: 10
+            }
+            {
+              type: 'Readiness'
+              httpGet: { path: '/readyz', port: containerPort }
+              periodSeconds: 5
+              timeoutSeconds: 5
+              failureThreshold: 3
+            }
+          ]
+          resources: {
+            cpu: json(containerCpu)
+            memory: containerMemory
+          }
+          volumeMounts: [{ volumeName: volumeName, mountPath: mountPath }]
+        }
+      ]
+      scale: {
+        minReplicas: minReplicas
+        maxReplicas: maxReplicas
+        rules: [
+          {
+            name: 'http'
+            http: {
+              metadata: { concurrentRequests: string(concurrentRequests) }
+            }
+          }
+        ]
+      }
+      terminationGracePeriodSeconds: terminationGracePeriodSeconds
+      volumes: [{ name: volumeName, storageType: 'AzureFile', storageName: environmentStorage.name }]
+    }
+  }
+}
+
+// ------------------------------------------------------------------- Outputs: the six keys of inference.config.json
+
+@description('The subscription that all of this is in.')
+output SUBSCRIPTION_ID string = subscription().subscriptionId
+
+@description('The resource group that all of this is in.')
+output RESOURCE_GROUP_NAME string = resourceGroup().name
+
+@description('The storage account that holds the share.')
+output STORAGE_ACCOUNT_NAME string = account.name
+
+@description('The file share.')
+output FILE_SHARE_NAME string = account::files::share.name
+
+@description('The container app.')
+output ACA_APP_NAME string = app.name
+
+@description('The app\'s host name, without a scheme.')
+output ACA_APP_ENDPOINT string = app.properties.configuration.ingress.fqdn
