@@ -42,7 +42,7 @@ class AzureError(Exception):
         self.additional_info = additional_info
 
     def body(self) -> dict[str, Any]:
-        """Return the inside of the envelope: code and message, with target, details and info if there are any."""
+        """Return the inside of the envelope: code and message, and whatever else is set."""
         found: dict[str, Any] = {"code": self.code, "message": self.message}
         if self.target is not None:
             found["target"] = self.target
