@@ -1,0 +1,36 @@
+"""Tell the time, and let it pass: the one place where the pipeline's waiting touches the clock."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Tell the time of day and the time that has passed; tests bring a clock of their own."""
+
+    def now(self) -> datetime:
+        """Return the time of day, in UTC."""
+
+    def elapsed_s(self) -> float:
+        """Return seconds since some fixed moment; never goes back."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class SystemClock(Clock):
+    """Use this machine's clock."""
+
+    def now(self) -> datetime:
+        """Return the time of day, in UTC."""
+        return datetime.now(UTC)
+
+    def elapsed_s(self) -> float:
+        """Return seconds since some fixed moment; never goes back."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)

@@ -1,0 +1,299 @@
+"""Say what a release consists of: a list of files with their digests, and where it came from.
+
+A local folder becomes a `Manifest`; a manifest with its origin becomes a `Release`, whose JSON form lies on
+the share as `release.json`. Nothing here talks to a share: this module only reads the local tree, and turns
+values into text and back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from infra.errors import RemoteError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+FORMAT: Final = 1
+"""The version of the JSON form. A reader refuses a newer one instead of guessing."""
+
+RELEASE_ID: Final = re.compile(r"^\d{8}T\d{6}Z-[0-9a-f]{8}$")
+"""The shape of a release's id: when it was made (UTC), and the first digits of what is in it."""
+
+_READ_BYTES: Final = 1 << 20
+_FORBIDDEN: Final = frozenset('"\\:|<>*?')
+_RESERVED: Final = re.compile(r"^(?:LPT[1-9]|COM[1-9]|PRN|AUX|NUL|CON|CLOCK\$)$", re.IGNORECASE)
+_LONGEST_NAME: Final = 255
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FileEntry:
+    """Describe one file.
+
+    `path` is relative to the release's folder, with forward slashes; `sha256` is lower-case hexadecimal.
+    """
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """List the files of a tree, sorted by path."""
+
+    files: tuple[FileEntry, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Add up the sizes of all files."""
+        return sum(entry.size_bytes for entry in self.files)
+
+    @property
+    def digest(self) -> str:
+        """Identify the content: equal trees have equal digests, whoever made them, wherever and whenever."""
+        lines = (f"{entry.sha256} {entry.size_bytes} {entry.path}\n" for entry in sorted(self.files))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Say where a release came from: who made it, when, with what, from which commit.
+
+    `git_commit` and `is_dirty` are None where the tree is not under git. `author` is `user@host`.
+    """
+
+    created: datetime
+    author: str
+    tool_version: str
+    git_commit: str | None = None
+    is_dirty: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Join what a release consists of with where it came from."""
+
+    manifest: Manifest
+    origin: Origin
+
+    @property
+    def id(self) -> str:
+        """Name the release: sorts by age, and tells equal content at a glance."""
+        return f"{self.origin.created.astimezone(UTC):%Y%m%dT%H%M%SZ}-{self.manifest.digest[:8]}"
+
+    @property
+    def source(self) -> str:
+        """Describe the commit for people: `4b895c2`, `4b895c2 with changes`, or `no commit`."""
+        if self.origin.git_commit is None:
+            return "no commit"
+        return self.origin.git_commit[:7] + (" with changes" if self.origin.is_dirty else "")
+
+
+def scan_tree(folder: Path) -> Manifest:
+    """Read a local folder into a manifest whose paths begin with the folder's own name.
+
+    Leaves out `__pycache__`, compiled Python files, and whatever begins with a dot; nothing else, and no
+    ignore file is asked. Links to files are followed.
+
+    Raises:
+        UsageError: There is no such folder, nothing is in it, or Azure Files cannot hold what is in it. All
+            unusable names are reported at once.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}", hint="run this from the project's root")
+    files = sorted(_walk(folder))
+    paths = [PurePosixPath(folder.name, path.relative_to(folder).as_posix()) for path in files]
+    if not paths:
+        raise UsageError(f"{folder} holds no file to deploy")
+    problems = tuple(_unusable_names(paths))
+    if problems:
+        raise UsageError(
+            f"Azure Files cannot hold {len(problems)} of the names in {folder}",
+            details=problems,
+            hint="rename them",
+        )
+    return Manifest(tuple(hash_file(local, str(path)) for local, path in zip(files, paths, strict=True)))
+
+
+def hash_file(local: Path, path: str) -> FileEntry:
+    """Read a local file once, and describe it under the name `path`."""
+    digest, size_bytes = hashlib.sha256(), 0
+    with local.open("rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
+            size_bytes += len(block)
+    return FileEntry(path, size_bytes, digest.hexdigest())
+
+
+def hash_bytes(content: bytes, path: str) -> FileEntry:
+    """Describe a file that exists only in memory under the name `path`."""
+    return FileEntry(path, len(content), hashlib.sha256(content).hexdigest())
+
+
+def render_manifest(manifest: Manifest) -> str:
+    """Write a bare manifest as JSON, as it lies beside weights on the share."""
+    return _dump({"format": FORMAT, **_manifest_fields(manifest)})
+
+
+def render_release(release: Release) -> str:
+    """Write a release as JSON: sorted, indented, stable, so that two can be compared by eye."""
+    origin = release.origin
+    return _dump(
+        {
+            "format": FORMAT,
+            "release": release.id,
+            "created": origin.created.astimezone(UTC).isoformat(timespec="seconds"),
+            "author": origin.author,
+            "tool_version": origin.tool_version,
+            "git_commit": origin.git_commit,
+            "git_dirty": origin.is_dirty,
+            **_manifest_fields(release.manifest),
+        }
+    )
+
+
+def parse_manifest(text: str | bytes, where: str) -> Manifest:
+    """Read back what `render_manifest` wrote. `where` names the file in errors.
+
+    Raises:
+        RemoteError: It is not a manifest, is of a newer format, or does not match its own digest.
+    """
+    return _parse_files(_load(text, where), where)
+
+
+def parse_release(text: str | bytes, where: str) -> Release:
+    """Read back what `render_release` wrote. `where` names the file in errors.
+
+    Raises:
+        RemoteError: It is not a release, is of a newer format, or does not match its own digest.
+    """
+    document = _load(text, where)
+    origin = Origin(
+        created=_parse_time(_field(document, "created", str, where), where),
+        author=_field(document, "author", str, where),
+        tool_version=_field(document, "tool_version", str, where),
+        git_commit=_optional(document, "git_commit", str, where),
+        is_dirty=_optional(document, "git_dirty", bool, where),
+    )
+    return Release(_parse_files(document, where), origin)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.name == "__pycache__" or path.suffix == ".pyc":
+            continue
+        if path.is_dir():
+            yield from _walk(_not_a_link(path))
+        elif path.is_file():
+            yield path
+        else:
+            raise UsageError(f"{path} is neither a file nor a folder", hint="remove it, or mend the link")
+
+
+def _not_a_link(folder: Path) -> Path:
+    # A linked folder may lead anywhere, even back up: what would travel is not what the user sees.
+    if folder.is_symlink():
+        raise UsageError(f"{folder} is a link to a folder", hint="put the folder itself there")
+    return folder
+
+
+def _unusable_names(paths: list[PurePosixPath]) -> Iterator[str]:
+    """Find what Azure Files refuses.
+
+    Source: Naming and referencing shares, directories, files, and metadata (Azure Files REST API).
+    """
+    seen: dict[str, PurePosixPath] = {}
+    for path in paths:
+        for reason in filter(None, map(_why_unusable, path.parts)):
+            yield f"{path}: {reason}"
+        twin = seen.setdefault(str(path).casefold(), path)
+        if twin != path:
+            yield f"{path}: differs from {twin} in case only"
+
+
+def _why_unusable(name: str) -> str | None:
+    bad = sorted(character for character in set(name) if character in _FORBIDDEN or ord(character) < ord(" "))
+    if bad:
+        return f"the name {name!r} has the character {bad[0]!r}"
+    if name.endswith((".", " ")):
+        return f"the name {name!r} ends with a dot or a space"
+    if _RESERVED.match(name):
+        return f"the name {name!r} is reserved"
+    if len(name) > _LONGEST_NAME:
+        return f"the name {name[:20]!r}... is longer than {_LONGEST_NAME} characters"
+    return None
+
+
+def _dump(document: Mapping[str, object]) -> str:
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _manifest_fields(manifest: Manifest) -> dict[str, object]:
+    files = [
+        {"path": entry.path, "size": entry.size_bytes, "sha256": entry.sha256} for entry in manifest.files
+    ]
+    return {"digest": manifest.digest, "files": files}
+
+
+def _load(text: str | bytes, where: str) -> dict[str, object]:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise _unreadable(where, f"it is not JSON ({error})") from error
+    if not isinstance(document, dict):
+        raise _unreadable(where, "it is not a JSON object")
+    version = _field(document, "format", int, where)
+    if version != FORMAT:
+        raise _unreadable(where, f"its format is {version}, and this version of the tool knows {FORMAT}")
+    return document
+
+
+def _parse_files(document: Mapping[str, object], where: str) -> Manifest:
+    files = _field(document, "files", list, where)
+    manifest = Manifest(tuple(_parse_entry(item, where) for item in files))
+    if manifest.digest != _field(document, "digest", str, where):
+        raise _unreadable(where, "its digest does not match its files")
+    return manifest
+
+
+def _parse_entry(item: object, where: str) -> FileEntry:
+    if not isinstance(item, dict):
+        raise _unreadable(where, "an entry of 'files' is not an object")
+    path = _field(item, "path", str, where)
+    if path.startswith("/") or ".." in PurePosixPath(path).parts:
+        raise _unreadable(where, f"the path {path!r} leads out of the folder")
+    return FileEntry(path, _field(item, "size", int, where), _field(item, "sha256", str, where))
+
+
+def _parse_time(text: str, where: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise _unreadable(where, f"{text!r} is not a time") from error
+
+
+def _field(document: Mapping[str, object], name: str, kind: type[T], where: str) -> T:
+    value = document.get(name)
+    if not isinstance(value, kind):
+        raise _unreadable(where, f"{name!r} is missing or not a {kind.__name__}")
+    return value
+
+
+def _optional(document: Mapping[str, object], name: str, kind: type[T], where: str) -> T | None:
+    return None if document.get(name) is None else _field(document, name, kind, where)
+
+
+def _unreadable(where: str, reason: str) -> RemoteError:
+    return RemoteError(
+        f"{where} on the share cannot be read: {reason}",
+        hint="deploy with --force to make a fresh release, or remove the file",
+    )
