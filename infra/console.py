@@ -1,0 +1,144 @@
+"""Show on stderr what is going on: a line a step with its time, bars for what takes long.
+
+stdout belongs to results and is never written here. On a terminal a running step is alive (spinner, elapsed
+time); into a pipe or a file go plain lines, one a step. `NO_COLOR` is respected. Nothing here decides
+anything.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+Clock = Callable[[], float]
+
+
+class Step:
+    """Let the body of a step say how far it is, and what came of it."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self.outcome = ""
+
+    def update(self, detail: str) -> None:
+        """Show a detail of the running step, such as a phase; said again only when it changes."""
+        self._say(detail)
+
+    def finish(self, outcome: str) -> None:
+        """Put an outcome on the step's final line, such as `nothing to change`."""
+        self.outcome = outcome
+
+
+class Console:
+    """Write progress for people to one stream, stderr unless told otherwise."""
+
+    def __init__(self, stream: IO[str] | None = None, clock: Clock = time.monotonic) -> None:
+        self._rich = RichConsole(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._clock = clock
+
+    @property
+    def is_terminal(self) -> bool:
+        """Say whether a person is watching."""
+        return self._rich.is_terminal
+
+    def info(self, text: str) -> None:
+        """Write one line."""
+        self._rich.print(escape(text))
+
+    def warn(self, text: str) -> None:
+        """Write one line that should be noticed."""
+        self._rich.print(f"[yellow]warning:[/yellow] {escape(text)}")
+
+    @contextmanager
+    def step(self, text: str) -> Iterator[Step]:
+        """Show a step while its body runs, then one line with its outcome and the seconds it took."""
+        start = self._clock()
+        with self._alive(text) as step:
+            try:
+                yield step
+            except BaseException:
+                self._end("[red]✗[/red]", text, "failed", start)
+                raise
+        self._end("[green]✓[/green]", text, step.outcome, start)
+
+    @contextmanager
+    def progress(self, text: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+        """Show a bar over `total_bytes` and yield a function that moves it on by so many bytes."""
+        start = self._clock()
+        with self._bar(text, total_bytes) as advance:
+            try:
+                yield advance
+            except BaseException:
+                self._end("[red]✗[/red]", text, "failed", start)
+                raise
+        self._end("[green]✓[/green]", text, readable_size(total_bytes), start)
+
+    @contextmanager
+    def _alive(self, text: str) -> Iterator[Step]:
+        if not self.is_terminal:
+            yield Step(_only_changes(lambda detail: self.info(f"  {text}: {detail}")))
+            return
+        with self._rich.status(escape(text)) as status:
+            yield Step(_detailed(status, text))
+
+    @contextmanager
+    def _bar(self, text: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._rich, transient=True, disable=not self.is_terminal) as bar:
+            task = bar.add_task(escape(text), total=total_bytes)
+            yield lambda size_bytes: bar.advance(task, size_bytes)
+
+    def _end(self, mark: str, text: str, outcome: str, start: float) -> None:
+        what = f"{text}: {outcome}" if outcome else text
+        self._rich.print(f"{mark} {escape(what)}  [dim]{self._clock() - start:.1f} s[/dim]")
+
+
+def readable_size(size_bytes: int) -> str:
+    """Return a size as a person reads it: `17 bytes`, `5.2 MB`, `1.3 GB` (decimal units)."""
+    if size_bytes < 1000:  # noqa: PLR2004  # the unit's own base
+        return f"{size_bytes} bytes"
+    size, unit = size_bytes / 1000, "kB"
+    for unit in ("kB", "MB", "GB", "TB"):  # noqa: B007  # the unit that the loop stops at is the answer
+        if size < 999.95:  # noqa: PLR2004  # what would print as 1000.0
+            break
+        size /= 1000
+    return f"{size:.1f} {unit}"
+
+
+def _only_changes(say: Callable[[str], None]) -> Callable[[str], None]:
+    last = ""
+
+    def say_if_new(text: str) -> None:
+        nonlocal last
+        if text != last:
+            last = text
+            say(text)
+
+    return say_if_new
+
+
+def _detailed(status: Status, text: str) -> Callable[[str], None]:
+    return lambda detail: status.update(f"{escape(text)}  [dim]{escape(detail)}[/dim]")

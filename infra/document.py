@@ -1,0 +1,60 @@
+"""Read and write the JSON files that users and the pipeline hand to each other.
+
+A file is read whole and judged by its reader; it is written whole, by rename, so that nobody ever reads a
+part.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from typing import TYPE_CHECKING, TypeAlias
+
+from infra.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+"""Any JSON value."""
+
+
+def read_object(path: Path, *, hint: str | None = None) -> dict[str, Json]:
+    """Read a file that holds one JSON object; a byte order mark before it is allowed.
+
+    Args:
+        path: The file.
+        hint: What to do when there is no such file.
+
+    Raises:
+        UsageError: The file is missing, is not JSON, or is not an object.
+    """
+    try:
+        document: Json = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist", hint=hint) from None
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"{path} must hold one JSON object")
+    return document
+
+
+def write_whole(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Write a text file by rename, with these permissions from the start; make its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    draft.replace(path)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return `; did you mean X?` where a known name is near, else nothing. Case does not count."""
+    by_folded_name = {known.casefold(): known for known in names}
+    close = difflib.get_close_matches(name.casefold(), by_folded_name, n=1)
+    return f"; did you mean {by_folded_name[close[0]]}?" if close else ""

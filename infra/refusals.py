@@ -1,0 +1,171 @@
+"""Turn what `az` says when it fails into one of our errors: the innermost cause, and what to do about it.
+
+Azure nests: an outer code that says nothing, details within details, and now and then a whole error
+document as text inside a message. az adds its own prose around it. All of that is undone here, from the
+text of stderr alone; nothing is started and nothing is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from infra.errors import RemoteError, ToolError, UsageError
+
+if TYPE_CHECKING:
+    from infra.document import Json
+
+_SHOWN_LINES = 15
+_NOT_FOUND = (
+    "ResourceNotFound",
+    "ResourceGroupNotFound",
+    "ParentResourceNotFound",
+    "DeploymentNotFound",
+    "NotFound",
+)
+_SIGNED_OUT = re.compile(r"az login|AADSTS\d+|No subscription found|not logged in", re.IGNORECASE)
+_CODE_AND_MESSAGE = re.compile(r"^(?:ERROR: )?\((?P<code>\w+)\) (?P<message>.+)$", re.MULTILINE)
+_CODE_LINE = re.compile(r"^Code: *(?P<code>\w+)$", re.MULTILINE)
+_MESSAGE_LINE = re.compile(r"^Message: *(?P<message>.+)$", re.MULTILINE)
+_USAGE_EXIT_CODE = 2
+
+_PARAMETERS = "infra/provision/inference.parameters.json"
+HINTS: dict[str, str] = {
+    "AccountNameInvalid": "set storageAccountName to 3 to 24 lower-case letters and digits",
+    "AuthorizationFailed": "ask for a role that allows this, such as Contributor on the resource group, "
+    "or sign in as somebody who has it (az login)",
+    "ContainerAppOperationInProgress": "another change is still running; wait a minute and try again",
+    "DeploymentActive": "another deployment is still running; wait until it ends and try again",
+    "InvalidResourceLocation": f"set location in {_PARAMETERS} to where the resource is",
+    "LocationNotAvailableForResourceType": f"set location in {_PARAMETERS} to a region that has it",
+    "MaxNumberOfRegionalEnvironmentsInSubExceeded": f"set acaEnvironmentName in {_PARAMETERS} to an "
+    "environment that you have, or location to another region",
+    "QuotaExceeded": f"lower maximumInstanceCount in {_PARAMETERS}, or ask for quota",
+    "StorageAccountAlreadyTaken": f"the name is somebody else's; set storageAccountName in {_PARAMETERS}",
+    "WorkloadProfileNotFound": f"set gpuProfileName in {_PARAMETERS} to a profile that the environment has",
+}
+"""What to do next, by the innermost code. Codes and their meaning: Azure's own messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Hold the innermost cause that Azure gave, as code and message."""
+
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        """Return `Code: message`, or the message alone where there was no code."""
+        return f"{self.code}: {self.message}" if self.code else self.message
+
+
+class AzureRefusalError(RemoteError):
+    """Report that Azure refused a request, and keep its code.
+
+    Attributes:
+        refusal: The innermost cause.
+    """
+
+    def __init__(self, what: str, refusal: Refusal, *, command: str | None = None) -> None:
+        super().__init__(f"{what}: {refusal}", command=command, hint=HINTS.get(refusal.code))
+        self.refusal = refusal
+
+
+class NotFoundError(AzureRefusalError):
+    """Report that what was asked for does not exist."""
+
+
+def classify(exit_code: int, stderr: str, *, command: str) -> UsageError | ToolError | RemoteError:
+    """Return the error that a failed az command amounts to.
+
+    Args:
+        exit_code: The process's exit status.
+        stderr: All it wrote there, secrets already redacted.
+        command: The command line for the message, already redacted.
+    """
+    refusal = refusal_in(stderr)
+    if refusal is not None and _is_not_found(refusal):
+        return NotFoundError("Azure does not have it", refusal, command=command)
+    if refusal is not None and refusal.code:
+        return AzureRefusalError("Azure said no", refusal, command=command)
+    lines = last_lines(stderr)
+    if _SIGNED_OUT.search(stderr):
+        return UsageError("you are not signed in to Azure", command=command, hint="az login", details=lines)
+    if exit_code == _USAGE_EXIT_CODE:
+        hint = "az does not know this command line; invoke doctor checks its version"
+        return ToolError("az refused its arguments", command=command, hint=hint, details=lines)
+    return RemoteError(f"az failed with exit code {exit_code}", command=command, details=lines)
+
+
+def refusal_in(text: str) -> Refusal | None:
+    """Find the innermost cause in what az printed, or None where nothing has a code.
+
+    Understands az's `(Code) message` line, its `Code:` and `Message:` lines, and any JSON document, also one
+    that stands as text within a message.
+    """
+    for document in _documents(text):
+        found = innermost(document)
+        if found is not None:
+            return found
+    match = _CODE_AND_MESSAGE.search(text)
+    if match:
+        return _unwrapped(match["code"], match["message"])
+    codes = _CODE_LINE.findall(text)
+    messages = _MESSAGE_LINE.findall(text)
+    if codes and messages:
+        return _unwrapped(codes[-1], messages[-1])
+    return None
+
+
+def innermost(document: Json) -> Refusal | None:
+    """Walk an error document down to the cause that has no cause below it.
+
+    Of several causes side by side the first is taken, as Azure lists the one that stopped it first.
+    """
+    if isinstance(document, str):
+        return next((found for inner in _documents(document) if (found := innermost(inner))), None)
+    if not isinstance(document, dict):
+        return None
+    if "error" in document:
+        return innermost(document["error"])
+    details = document.get("details")
+    for detail in details if isinstance(details, list) else []:
+        found = innermost(detail)
+        if found is not None:
+            return found
+    code, message = document.get("code"), document.get("message")
+    if isinstance(code, str) and isinstance(message, str):
+        return _unwrapped(code, message)
+    return None
+
+
+def last_lines(text: str, count: int = _SHOWN_LINES) -> tuple[str, ...]:
+    """Return the last lines that say something."""
+    return tuple(line for line in text.splitlines() if line.strip())[-count:]
+
+
+def _unwrapped(code: str, message: str) -> Refusal:
+    inner = innermost(message)
+    return inner if inner is not None else Refusal(code, " ".join(message.split()))
+
+
+def _is_not_found(refusal: Refusal) -> bool:
+    return refusal.code in _NOT_FOUND
+
+
+def _documents(text: str) -> list[Json]:
+    """Return every JSON object that stands in a text, in order."""
+    decoder = json.JSONDecoder(strict=False)
+    documents: list[Json] = []
+    position = text.find("{")
+    while position != -1:
+        try:
+            document, end = decoder.raw_decode(text, position)
+        except ValueError:
+            end = position + 1
+        else:
+            documents.append(document)
+        position = text.find("{", end)
+    return documents

@@ -1,0 +1,210 @@
+"""Open a stage: start its embedded Azure if it has one, sign az in, hand the verbs all they need.
+
+A local stage has an az configuration of its own under `.fjarr/`; the user's `~/.azure` is neither read nor
+written. An azure stage uses the user's own sign-in, and every command names its subscription.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import sys
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from infra.az import Command, Group, cloud_register, cloud_set, login
+from infra.config import InferenceConfig, read_config
+from infra.document import read_object, write_whole
+from infra.errors import ToolError, UsageError
+from infra.runner import Az, Runner, az_environment
+from infra.stage import Stage, load_stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from infra.console import Console
+
+_DESCRIPTOR = "cloud.json"
+_STAMP = "fjarr-signed-in"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCloud:
+    """Hold what the running embedded Azure says about itself.
+
+    Attributes:
+        resource_manager: The address of its resource manager, with a trailing slash.
+        ca_bundle: The certificates to trust when talking to it.
+    """
+
+    resource_manager: str
+    ca_bundle: Path
+    tenant_id: str
+    client_id: str
+    subscription_id: str
+    cloud_name: str
+    client_secret: str = field(repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a digest of all of it: when it changes, az must be signed in again."""
+        return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Hold an opened stage.
+
+    Attributes:
+        root: The project's folder.
+        stage: The stage.
+        console: Where progress is shown.
+        runner: Starts processes, with the stage's environment.
+        az: Performs az commands, signed in to the stage's cloud.
+        ca_bundle: The certificates to trust when talking to the stage's cloud; None means the machine's own.
+        local_cloud: The running embedded Azure, if the stage is on it.
+    """
+
+    root: Path
+    stage: Stage
+    console: Console
+    runner: Runner
+    az: Az
+    ca_bundle: Path | None
+    local_cloud: LocalCloud | None
+
+    def config(self) -> InferenceConfig:
+        """Read where the stage was provisioned.
+
+        Raises:
+            UsageError: It was not, or the file is wrong.
+        """
+        return read_config(self.stage.config_path)
+
+    def group(self) -> Group:
+        """Return the resource group that the stage was provisioned in.
+
+        Raises:
+            UsageError: It was not, or the config file is wrong.
+        """
+        config = self.config()
+        return Group(config.subscription_id, config.resource_group_name)
+
+
+def open_session(root: Path, stage_name: str, console: Console, *, is_cloud_started: bool = True) -> Session:
+    """Open a stage for the verbs.
+
+    Args:
+        root: The project's folder.
+        stage_name: The stage to open.
+        console: Where progress is shown.
+        is_cloud_started: Whether to start the embedded Azure of a local stage if it does not run.
+
+    Raises:
+        UsageError: There is no such stage, or its embedded Azure does not run and should not be started.
+        ToolError: az or the embedded Azure cannot be started.
+    """
+    stage = load_stage(root, stage_name)
+    if not stage.is_local:
+        runner = Runner(az_environment(os.environ), root)
+        return Session(root, stage, console, runner, Az(runner), None, None)
+    return _open_local(root, stage, console, is_cloud_started=is_cloud_started)
+
+
+def cloud_command(root: Path, stage: Stage, verb: str) -> Command:
+    """Return the command that starts, stops or queries a stage's embedded Azure."""
+    state = cloud_state(root, stage)
+    return Command((sys.executable, "-m", "localcloud", verb, "--state", str(state)), timeout_s=120)
+
+
+def cloud_state(root: Path, stage: Stage) -> Path:
+    """Return the folder in which a stage's embedded Azure keeps everything."""
+    return root / ".fjarr" / stage.name / "cloud"
+
+
+def read_cloud(state: Path) -> LocalCloud | None:
+    """Return the embedded Azure that runs with this state folder, or None where none answers."""
+    path = state / _DESCRIPTOR
+    if not path.exists():
+        return None
+    document = read_object(path)
+    names = ("resource_manager", "tenant_id", "client_id", "client_secret", "subscription_id", "cloud_name")
+    values = {name: str(document[name]) for name in names}
+    cloud = LocalCloud(ca_bundle=Path(str(document["ca_bundle"])), **values)
+    return cloud if _answers(cloud.resource_manager) else None
+
+
+def local_environment(base: Mapping[str, str], config_dir: Path, ca_bundle: Path | None) -> dict[str, str]:
+    """Return the environment for a stage on the embedded Azure.
+
+    Nothing of the user's own Azure gets in: az reads any of its settings from variables that begin with
+    AZURE_, so all of those are left behind.
+    """
+    kept = {name: value for name, value in base.items() if not name.startswith(("AZURE_", "ARM_"))}
+    environment = az_environment(kept)
+    environment.update(
+        AZURE_CONFIG_DIR=str(config_dir),
+        AZURE_CORE_INSTANCE_DISCOVERY="false",
+        AZURE_CORE_COLLECT_TELEMETRY="false",
+        AZURE_CORE_LOGIN_EXPERIENCE_V2="false",
+        NO_PROXY="localhost,127.0.0.1",
+        no_proxy="localhost,127.0.0.1",
+    )
+    if ca_bundle is not None:
+        environment["REQUESTS_CA_BUNDLE"] = str(ca_bundle)
+    return environment
+
+
+def _open_local(root: Path, stage: Stage, console: Console, *, is_cloud_started: bool) -> Session:
+    config_dir = stage.state_dir / "azure"
+    cloud = read_cloud(cloud_state(root, stage))
+    if cloud is None:
+        if not is_cloud_started:
+            hint = f"invoke up --stage {stage.name}"
+            raise UsageError(f"the local cloud of stage {stage.name!r} is not running", hint=hint)
+        cloud = _start_cloud(root, stage, console, local_environment(os.environ, config_dir, None))
+    runner = Runner(local_environment(os.environ, config_dir, cloud.ca_bundle), root)
+    session = Session(root, stage, console, runner, Az(runner), cloud.ca_bundle, cloud)
+    _sign_in(session, cloud, config_dir)
+    return session
+
+
+def _start_cloud(root: Path, stage: Stage, console: Console, environment: Mapping[str, str]) -> LocalCloud:
+    with console.step("start the local cloud"):
+        command = cloud_command(root, stage, "start")
+        Runner(environment, root).check(command)
+        cloud = read_cloud(cloud_state(root, stage))
+        if cloud is None:
+            raise ToolError("the local cloud was started but does not answer", command=command.line)
+        return cloud
+
+
+def _sign_in(session: Session, cloud: LocalCloud, config_dir: Path) -> None:
+    """Sign az in to the embedded Azure, once for each that it ever was."""
+    stamp = config_dir / _STAMP
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == cloud.fingerprint:
+        return
+    with session.console.step("sign az in to the local cloud"):
+        shutil.rmtree(config_dir, ignore_errors=True)
+        secret = config_dir / "client-secret"
+        session.az.check_version()
+        write_whole(secret, cloud.client_secret, mode=0o600)
+        session.az.run(cloud_register(cloud.cloud_name, cloud.resource_manager))
+        session.az.run(cloud_set(cloud.cloud_name))
+        session.az.run(login(cloud.client_id, secret, cloud.tenant_id))
+        secret.unlink()
+        write_whole(stamp, cloud.fingerprint)
+
+
+def _answers(address: str) -> bool:
+    """Say whether somebody listens at an address on this machine."""
+    parts = urlsplit(address)
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or 443), timeout=2):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,127 @@
+"""Read the stages that a project can be deployed to from `infra/stages.toml`.
+
+A stage is a value. Nothing here looks at Azure, and nothing here decides what a parameter means.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from infra.document import Json, did_you_mean
+from infra.errors import UsageError
+
+STAGES_PATH = Path("infra/stages.toml")
+DEFAULT_STAGE = "azure"
+CLOUDS = ("azure", "local")
+_KEYS = ("cloud", "subscription", "resource_group", "location", "parameters")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Describe one place to deploy to.
+
+    Attributes:
+        name: What `--stage` calls it.
+        cloud: `azure`, or `local` for the embedded one.
+        subscription: Its subscription's id, if the stage fixes it.
+        resource_group: Its resource group's name, if the stage fixes it.
+        location: The region for a resource group that has to be created, if the stage fixes it.
+        overlay: The parameters that this stage sets, as (name, value) pairs.
+        config_path: The file that says what was provisioned.
+        state_dir: The folder for what the pipeline keeps about this stage.
+    """
+
+    name: str
+    cloud: Literal["azure", "local"]
+    subscription: str | None
+    resource_group: str | None
+    location: str | None
+    overlay: tuple[tuple[str, Json], ...]
+    config_path: Path
+    state_dir: Path
+
+    @property
+    def is_local(self) -> bool:
+        """Say whether this stage is on the embedded Azure."""
+        return self.cloud == "local"
+
+
+def load_stage(root: Path, name: str) -> Stage:
+    """Return the stage of that name.
+
+    Args:
+        root: The project's folder.
+        name: What the user called it.
+
+    Raises:
+        UsageError: There is no such stage, or the file is wrong.
+    """
+    path = root / STAGES_PATH
+    tables = _read_tables(path)
+    if name not in tables:
+        hint = f"the stages in {STAGES_PATH} are: {', '.join(tables)}"
+        raise UsageError(f"there is no stage {name!r}{did_you_mean(name, tables)}", hint=hint)
+    return _stage(root, name, tables[name])
+
+
+def _read_tables(path: Path) -> dict[str, Json]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        hint = "run invoke from the folder of the project, with the file as the repository has it"
+        raise UsageError(f"{path} does not exist", hint=hint) from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{STAGES_PATH} is not TOML: {error}") from error
+
+
+def _stage(root: Path, name: str, table: Json) -> Stage:
+    if not isinstance(table, dict):
+        raise UsageError(f"{STAGES_PATH}: {name!r} is not a table", hint=f"write it as [{name}]")
+    problems = _problems(name, table)
+    if problems:
+        raise UsageError(f"{STAGES_PATH} cannot be used", details=tuple(problems))
+    overlay = table.get("parameters", {})
+    assert isinstance(overlay, dict)  # noqa: S101  # _problems has seen to it
+    state_dir = root / ".fjarr" / name
+    config_name = "inference.config.json"
+    return Stage(
+        name=name,
+        cloud="local" if table["cloud"] == "local" else "azure",
+        subscription=_text(table.get("subscription")),
+        resource_group=_text(table.get("resource_group")),
+        location=_text(table.get("location")),
+        overlay=tuple((key, _expand(value, root)) for key, value in overlay.items()),
+        config_path=root / "infra" / config_name if name == DEFAULT_STAGE else state_dir / config_name,
+        state_dir=state_dir,
+    )
+
+
+def _problems(name: str, table: dict[str, Json]) -> list[str]:
+    problems = []
+    for key, value in table.items():
+        if key not in _KEYS:
+            problems.append(f"{name}.{key}: no such setting{did_you_mean(key, _KEYS)}")
+        elif key == "parameters" and not isinstance(value, dict):
+            problems.append(f"{name}.parameters: must be a table")
+        elif key != "parameters" and not isinstance(value, str):
+            problems.append(f"{name}.{key}: {value!r} must be text")
+    if table.get("cloud") not in CLOUDS:
+        problems.append(f"{name}.cloud: must be one of {', '.join(CLOUDS)}")
+    return problems
+
+
+def _text(value: Json) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _expand(value: Json, root: Path) -> Json:
+    if isinstance(value, str):
+        return value.replace("{root}", str(root))
+    if isinstance(value, list):
+        return [_expand(item, root) for item in value]
+    if isinstance(value, dict):
+        return {key: _expand(item, root) for key, item in value.items()}
+    return value
