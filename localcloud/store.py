@@ -1,0 +1,64 @@
+"""Keep the local cloud's documents through restarts and crashes, in one private SQLite file.
+
+A document is a JSON object under a kind (`resource`, `deployment`, `revision`...) and a key. Keys are
+resource ids and compare without regard to case, as Azure's do. A write is durable when `put` returns.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS documents (
+  kind TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (kind, key)
+)
+"""
+
+
+class Store:
+    """Documents by kind and key; not for use from more than one thread."""
+
+    def __init__(self, path: Path) -> None:
+        # The file holds secrets: it must be private before the first byte is in it.
+        path.touch(mode=0o600, exist_ok=True)
+        path.chmod(0o600)
+        self._database = sqlite3.connect(path, isolation_level=None)
+        self._database.execute(_SCHEMA)
+
+    def get(self, kind: str, key: str) -> dict[str, Any] | None:
+        """Return a document, or None."""
+        query = "SELECT body FROM documents WHERE kind = ? AND key = ?"
+        row = self._database.execute(query, (kind, key.lower())).fetchone()
+        return None if row is None else _decoded(row[0])
+
+    def put(self, kind: str, key: str, document: dict[str, Any]) -> None:
+        """Write a document in one step; it keeps its place in the order if it was there."""
+        insert = "INSERT INTO documents VALUES (?, ?, ?)"
+        statement = f"{insert} ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body"
+        self._database.execute(statement, (kind, key.lower(), json.dumps(document)))
+
+    def delete(self, kind: str, key: str) -> bool:
+        """Remove a document; return whether it was there."""
+        statement = "DELETE FROM documents WHERE kind = ? AND key = ?"
+        return self._database.execute(statement, (kind, key.lower())).rowcount > 0
+
+    def under(self, kind: str, prefix: str = "") -> list[dict[str, Any]]:
+        """Return the documents whose key begins with `prefix`, oldest first."""
+        # substr, not LIKE: a name may hold LIKE's wildcards.
+        query = "SELECT body FROM documents WHERE kind = ? AND substr(key, 1, ?) = ? ORDER BY rowid"
+        rows = self._database.execute(query, (kind, len(prefix), prefix.lower())).fetchall()
+        return [_decoded(row[0]) for row in rows]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+
+def _decoded(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text)
+    return found

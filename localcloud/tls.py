@@ -1,0 +1,56 @@
+"""Keep one certificate authority a state directory, so that what trusts it still does after a restart.
+
+The authority's key never leaves the state directory, and the leaf certificate, which speaks for `localhost`
+and `127.0.0.1` only, is made afresh at every start.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import TYPE_CHECKING
+
+import trustme
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_KEY_FILE = "ca.key"
+_CERTIFICATE_FILE = "ca.pem"
+
+
+def ca_bundle(state: Path) -> Path:
+    """Return where the authority's certificate is: what REQUESTS_CA_BUNDLE should name."""
+    return state / _CERTIFICATE_FILE
+
+
+def server_context(state: Path) -> ssl.SSLContext:
+    """Return the TLS context of the listener, making the authority in `state` if it is not there."""
+    authority = _load(state) or _create(state)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    return context
+
+
+def _load(state: Path) -> trustme.CA | None:
+    try:
+        certificate = ca_bundle(state).read_bytes()
+        key = (state / _KEY_FILE).read_bytes()
+    except FileNotFoundError:
+        return None
+    return trustme.CA.from_pem(certificate, key)
+
+
+def _create(state: Path) -> trustme.CA:
+    authority = trustme.CA(organization_name="Fjarr local cloud")
+    _write_private(state / _KEY_FILE, authority.private_key_pem.bytes())
+    # Written last: a crash between the two leaves no certificate, and the next start makes a new pair.
+    authority.cert_pem.write_to_path(str(ca_bundle(state)))
+    return authority
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
