@@ -172,6 +172,11 @@ def storage_keys_list(group: Group, account: str) -> Command:
     return az("storage", "account", "keys", "list", "--account-name", account, *group.flags)
 
 
+def storage_connection_string(group: Group, account: str) -> Command:
+    """Ask for an account's connection string: its file endpoint and a key in one. The answer is secret."""
+    return az("storage", "account", "show-connection-string", "--name", account, *group.flags)
+
+
 def share_delete(group: Group, account: str, share: str) -> Command:
     """Delete one file share."""
     where = ("--storage-account", account, "--name", share, *group.flags)

@@ -52,16 +52,16 @@ class MemoryShare(Share):
             self.files[path] = content
             return True
 
-    def list(self, folder: str) -> tuple[ShareEntry, ...]:
+    def entries(self, folder: str) -> tuple[ShareEntry, ...]:
         """List a folder by name; one that is not there is empty."""
         prefix = f"{folder}/" if folder else ""
         with self._lock:
-            entries = {
+            found = {
                 _entry(path.removeprefix(prefix), len(content))
                 for path, content in self.files.items()
                 if path.startswith(prefix)
             }
-        return tuple(sorted(entries, key=lambda entry: entry.name))
+        return tuple(sorted(found, key=lambda entry: entry.name))
 
     def upload(self, uploads: Sequence[Upload], advance: Advance) -> None:
         """Store every file, one after the other."""

@@ -57,7 +57,7 @@ class Share(Protocol):
         Of several callers at once exactly one gets True.
         """
 
-    def list(self, folder: str) -> tuple[ShareEntry, ...]:
+    def entries(self, folder: str) -> tuple[ShareEntry, ...]:
         """List a folder by name; one that is not there is empty."""
 
     def upload(self, uploads: Sequence[Upload], advance: Advance) -> None:
