@@ -1,0 +1,392 @@
+"""The ingress: one plain-HTTP reverse proxy on 127.0.0.1 for each app.
+
+What it guarantees:
+
+- Bodies are streamed both ways, piece by piece as they arrive; nothing waits for a buffer to fill.
+- Requests go in turn to the replicas that are ready; one that is being stopped gets no new ones, and keeps
+  those that it has. While none is ready the answer is 503, in words.
+- A request is sent to another replica only if nobody can have acted on it: because no connection was made,
+  or because its method is safe, it has no body, and nothing of an answer was passed on. Otherwise a replica
+  that resets the connection makes a 502 (or an answer that is visibly cut short, if it had begun).
+- A client that leaves takes its request with it: the connection to the replica is closed at once.
+- A request may take 240 s, counted from when its body has been sent on; then the client gets 504
+  "stream timeout", or an answer that is visibly cut short. WebSockets, once open, have no limit.
+- Hop-by-hop headers end here. X-Forwarded-For, -Proto and -Host say where a request came from; x-request-id
+  names it, with the client's own name if it gave one.
+
+Source: Azure Container Apps documentation, "Ingress in Azure Container Apps" (240 s, X-Forwarded-*);
+RFC 9110 section 7.6.1 (hop-by-hop), 9.2.1 (safe methods); Envoy's answers for the words of the 504.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+from yarl import URL
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+
+    from localcloud.runtime.spec import Limits
+
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+# Answered here, as Envoy does, so that a client that waits for it does not wait for the replica.
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# Below this a body is taken whole: one write instead of several.
+_SMALL_BYTES = 64 * 1024
+# Servers close idle connections after a while (Uvicorn after 5 s), and a request sent just then is lost.
+_IDLE_S = 2
+_HEADER_BYTES = 64 * 1024
+_REQUEST_ID_CHARACTERS = 128
+
+
+@dataclass(slots=True, eq=False)
+class Backend:
+    """Stand for one replica in the ingress: its port, and how many requests it is working on."""
+
+    name: str
+    port: int
+    in_flight: int = 0
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __enter__(self) -> None:
+        self.in_flight += 1
+        self._idle.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no request is left."""
+        while self.in_flight:
+            await self._idle.wait()
+
+
+class _UnreachableError(Exception):
+    """A replica took no connection: nothing was sent."""
+
+
+class _ResetError(Exception):
+    """A replica closed the connection before it answered."""
+
+
+class Ingress:
+    """Listen for one app, and pass what comes to its ready replicas.
+
+    Args:
+        app: The app's name, for the words of a 503.
+        backends: Called for each request: the replicas that are ready to take one.
+        session: For the connections to replicas; shared by all apps (see `new_session`).
+        limits: The request limit.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        backends: Callable[[], Sequence[Backend]],
+        session: aiohttp.ClientSession,
+        limits: Limits,
+    ) -> None:
+        self._app = app
+        self._backends = backends
+        self._session = session
+        self._limits = limits
+        self._turn = 0
+        self._runner: web.ServerRunner | None = None
+
+    async def listen(self, port: int) -> None:
+        """Listen on a port of 127.0.0.1.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        server = web.Server(
+            self._handle,
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            max_line_size=_HEADER_BYTES,
+            max_field_size=_HEADER_BYTES,
+        )
+        self._runner = web.ServerRunner(server, shutdown_timeout=0)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, "127.0.0.1", port, backlog=1024).start()
+        except OSError:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Stop listening, and close all connections."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == hdrs.METH_CONNECT:
+            return _answer(405, "this is a reverse proxy: CONNECT is not for it")
+        tried: list[Backend] = []
+        while (backend := self._next(tried)) is not None:
+            tried.append(backend)
+            with backend:
+                try:
+                    return await self._forward(request, backend)
+                except _UnreachableError:
+                    # Nothing was sent, so any method may go elsewhere.
+                    continue
+                except _ResetError as reset:
+                    if not _may_repeat(request):
+                        return _answer(502, f"replica {backend.name} closed the connection: {reset}")
+        return self._unavailable(tried)
+
+    def _next(self, tried: list[Backend]) -> Backend | None:
+        ready = [backend for backend in self._backends() if backend not in tried]
+        if not ready:
+            return None
+        self._turn += 1
+        return ready[self._turn % len(ready)]
+
+    def _unavailable(self, tried: list[Backend]) -> web.Response:
+        if tried:
+            names = ", ".join(backend.name for backend in tried)
+            return _answer(503, f"container app '{self._app}': no answer from its ready replicas ({names})")
+        return _answer(
+            503,
+            f"container app '{self._app}' has no ready replica yet: its system log says what it waits for",
+        )
+
+    async def _forward(self, request: web.BaseRequest, backend: Backend) -> web.StreamResponse:
+        if _is_websocket(request):
+            return await self._forward_websocket(request, backend)
+        response: web.StreamResponse | None = None
+        try:
+            async with asyncio.timeout(None) as limit:
+                async with self._ask(request, backend, limit) as upstream:
+                    response = _response_of(upstream)
+                    return await _pass_on(request, upstream, response)
+        except TimeoutError:
+            if response is None or not response.prepared:
+                return _answer(504, "stream timeout")
+        except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, ConnectionError):
+            if response is None:
+                raise
+        # The answer has begun: only a cut connection can say that it is not complete.
+        return _cut(request, response)
+
+    @asynccontextmanager
+    async def _ask(
+        self, request: web.BaseRequest, backend: Backend, limit: asyncio.Timeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        body = await _body_of(request, limit, self._limits.request_limit_s)
+        try:
+            upstream = await self._session.request(
+                request.method,
+                _url_of(request, backend, "http"),
+                headers=_headers_of(request),
+                data=body,
+                allow_redirects=False,
+            )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise _UnreachableError from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise _ResetError(str(error) or type(error).__name__) from error
+        try:
+            yield upstream
+        except BaseException:
+            # Not released for another request, but closed: the replica must notice that nobody listens.
+            upstream.close()
+            raise
+        upstream.release()
+
+    async def _forward_websocket(self, request: web.BaseRequest, backend: Backend) -> web.StreamResponse:
+        protocols = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+        headers = _headers_of(request)
+        for name in [name for name in headers if name.lower().startswith("sec-websocket-")]:
+            headers.popall(name, None)
+        try:
+            upstream = await self._session.ws_connect(
+                _url_of(request, backend, "ws"),
+                headers=headers,
+                protocols=[name for name in protocols if name],
+                autoping=False,
+                autoclose=False,
+                max_msg_size=0,
+            )
+        except aiohttp.WSServerHandshakeError as error:
+            return _answer(error.status, f"replica {backend.name} refused the WebSocket: {error.message}")
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise _UnreachableError from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise _ResetError(str(error) or type(error).__name__) from error
+        try:
+            chosen = [upstream.protocol] if upstream.protocol else []
+            client = web.WebSocketResponse(
+                protocols=chosen, autoping=False, autoclose=False, compress=False, max_msg_size=0
+            )
+            await client.prepare(request)
+            await _relay_both(client, upstream)
+        finally:
+            await upstream.close()
+        return client
+
+
+def new_session(limits: Limits) -> aiohttp.ClientSession:
+    """Make the session that requests to replicas and probes go through: no cookies, no retries, no limits."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_timeout_s),
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        auto_decompress=False,
+        max_line_size=_HEADER_BYTES,
+        max_field_size=_HEADER_BYTES,
+        trust_env=False,
+    )
+
+
+def _is_websocket(request: web.BaseRequest) -> bool:
+    return request.headers.get("Upgrade", "").lower() == "websocket"
+
+
+def _may_repeat(request: web.BaseRequest) -> bool:
+    return request.method in _SAFE and not request.body_exists
+
+
+def _url_of(request: web.BaseRequest, backend: Backend, scheme: str) -> URL:
+    # As it was sent, letter by letter: a replica may care how a path was quoted.
+    target = request.raw_path if request.raw_path.startswith("/") else request.rel_url.raw_path_qs
+    return URL(f"{scheme}://127.0.0.1:{backend.port}{target}", encoded=True)
+
+
+def _headers_of(request: web.BaseRequest) -> CIMultiDict[str]:
+    headers = _end_to_end(request.headers.items(), request.headers.get("Connection", ""))
+    headers.popall("Expect", None)
+    came_from = [*headers.popall("X-Forwarded-For", []), request.remote or "127.0.0.1"]
+    headers["X-Forwarded-For"] = ", ".join(came_from)
+    headers["X-Forwarded-Proto"] = "http"
+    headers["X-Forwarded-Host"] = headers.get("Host", "")
+    if not 0 < len(headers.get("X-Request-Id", "")) <= _REQUEST_ID_CHARACTERS:
+        headers["X-Request-Id"] = str(uuid.uuid4())
+    return headers
+
+
+def _end_to_end(items: Iterable[tuple[str, str]], connection: str) -> CIMultiDict[str]:
+    dropped = _HOP_BY_HOP
+    if connection and connection.lower() not in {"keep-alive", "close", "upgrade"}:
+        dropped = dropped | {name.strip().lower() for name in connection.split(",")}
+    return CIMultiDict((name, value) for name, value in items if name.lower() not in dropped)
+
+
+async def _body_of(
+    request: web.BaseRequest, limit: asyncio.Timeout, limit_s: float
+) -> bytes | AsyncIterator[bytes] | None:
+    """Return what to send on, and see to it that the request's time starts when it has been sent."""
+
+    def start() -> None:
+        limit.reschedule(asyncio.get_running_loop().time() + limit_s)
+
+    if not request.body_exists:
+        start()
+        return None
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(_CONTINUE)
+    if (request.content_length or _SMALL_BYTES + 1) <= _SMALL_BYTES:
+        body = await request.read()
+        start()
+        return body
+    return _pieces(request, start)
+
+
+async def _pieces(request: web.BaseRequest, done: Callable[[], None]) -> AsyncIterator[bytes]:
+    try:
+        async for piece in request.content.iter_any():
+            yield piece
+    finally:
+        done()
+
+
+def _response_of(upstream: aiohttp.ClientResponse) -> web.StreamResponse:
+    headers = _end_to_end(upstream.headers.items(), upstream.headers.get("Connection", ""))
+    return web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=headers)
+
+
+async def _pass_on(
+    request: web.BaseRequest, upstream: aiohttp.ClientResponse, response: web.StreamResponse
+) -> web.StreamResponse:
+    await response.prepare(request)
+    async for piece in upstream.content.iter_any():
+        await response.write(piece)
+    await response.write_eof()
+    return response
+
+
+def _cut(request: web.BaseRequest, response: web.StreamResponse | None) -> web.StreamResponse:
+    if request.transport is not None:
+        request.transport.abort()
+    return response or web.Response(status=502)
+
+
+def _answer(status: int, sentence: str) -> web.Response:
+    headers = {"Retry-After": "1"} if status == 503 else None  # noqa: PLR2004 - HTTP's own number
+    return web.Response(status=status, text=sentence + "\n", headers=headers)
+
+
+async def _relay_both(client: web.WebSocketResponse, upstream: aiohttp.ClientWebSocketResponse) -> None:
+    """Pass frames both ways until one side closes; then close the other with the same code."""
+    ways = {
+        asyncio.create_task(_relay(client, upstream)),
+        asyncio.create_task(_relay(upstream, client)),
+    }
+    try:
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+
+
+_Socket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
+
+
+async def _relay(source: _Socket, target: _Socket) -> None:
+    while True:
+        message = await source.receive()
+        if message.type is aiohttp.WSMsgType.TEXT:
+            await target.send_str(message.data)
+        elif message.type is aiohttp.WSMsgType.BINARY:
+            await target.send_bytes(message.data)
+        elif message.type is aiohttp.WSMsgType.PING:
+            await target.ping(message.data)
+        elif message.type is aiohttp.WSMsgType.PONG:
+            await target.pong(message.data)
+        elif message.type is aiohttp.WSMsgType.CLOSE:
+            await target.close(
+                code=message.data or aiohttp.WSCloseCode.OK, message=(message.extra or "").encode()
+            )
+            return
+        else:
+            # CLOSED, CLOSING, ERROR: the other side is gone without a word.
+            await target.close(code=aiohttp.WSCloseCode.GOING_AWAY)
+            return

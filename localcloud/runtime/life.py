@@ -1,0 +1,110 @@
+"""One life of a container: from the start of its first process until nothing of it is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+
+from localcloud.runtime import processes
+from localcloud.runtime.logs import LineSplitter, Log, now
+from localcloud.runtime.spec import ConsoleRecord, Limits
+
+_CHUNK_BYTES = 64 * 1024
+
+
+class Life:
+    """Hold a running container: its first process, all others, and the pipe that its output comes through.
+
+    Use `begin` to make one, and `end` to be sure that nothing is left of it.
+    """
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        tree: processes.Tree,
+        output: asyncio.ReadTransport,
+        pump: asyncio.Task[None],
+        limits: Limits,
+    ) -> None:
+        self._process = process
+        self._tree = tree
+        self._output = output
+        self._pump = pump
+        self._limits = limits
+        self.began = now()
+
+    @classmethod
+    async def begin(
+        cls,
+        launch: processes.Launch,
+        tree: processes.Tree,
+        log: Log[ConsoleRecord],
+        limits: Limits,
+    ) -> Life:
+        """Start the container's first process; what it and its children write goes to the log.
+
+        Raises:
+            OSError: the program is missing or cannot be executed.
+        """
+        reading, writing = os.pipe()
+        try:
+            process = await processes.start(launch, writing)
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        reader = asyncio.StreamReader()
+        output, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading, "rb", 0)
+        )
+        pump = asyncio.create_task(_pump(reader, log), name=f"output of {process.pid}")
+        life = cls(process, tree, output, pump, limits)
+        await asyncio.to_thread(tree.add, process.pid)
+        return life
+
+    async def ended(self) -> int:
+        """Wait for the end of the first process; return its exit code (128 + n after signal n)."""
+        return processes.exit_code(await self._process.wait())
+
+    async def end(self, grace_s: float) -> tuple[int, list[int]]:
+        """End the container: SIGTERM to its first process, then SIGKILL to whatever is left of it.
+
+        The others get no SIGTERM, as in a container: how they end is up to the first. With its end, or after
+        `grace_s`, all are killed.
+
+        Returns:
+            The exit code of the first process, and the pids of processes that could not be killed.
+        """
+        if self._process.returncode is None:
+            processes.terminate(self._process)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await self._process.wait()
+        stuck = await asyncio.to_thread(self._tree.kill, self._limits.kill_s)
+        code = await self.ended() if self._process.pid not in stuck else processes.exit_code(-9)
+        await self._drain()
+        return code, stuck
+
+    def abandon(self) -> None:
+        """Kill the container's process group at once, when this process ends in a hurry."""
+        if self._process.returncode is None:
+            processes.kill_group(self._process.pid)
+        self._pump.cancel()
+        self._output.close()
+
+    async def _drain(self) -> None:
+        # All writers are dead, so the end of the output is near, unless one of them escaped.
+        await asyncio.wait({self._pump}, timeout=self._limits.drain_output_s)
+        self._pump.cancel()
+        self._output.close()
+
+
+async def _pump(reader: asyncio.StreamReader, log: Log[ConsoleRecord]) -> None:
+    splitter = LineSplitter()
+    while data := await reader.read(_CHUNK_BYTES):
+        time = now()
+        await log.append(ConsoleRecord(time, line) for line in splitter.feed(data))
+    time = now()
+    await log.append(ConsoleRecord(time, line) for line in splitter.end())

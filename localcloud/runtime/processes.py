@@ -1,0 +1,211 @@
+"""The processes of a container: started as a group of their own, found again whatever they did, and ended.
+
+A container on Azure is a namespace: when its first process ends, the kernel ends all others. There is no
+namespace here, so the others are found by four signs, any of which is enough:
+
+- they were seen before (pid and creation time, kept in a ledger on disk: a reused pid is not taken for them);
+- they descend from a process that was;
+- they belong to the session that the container's first process leads (or led, as long as we watch);
+- their environment names the container's replica (`CONTAINER_APP_REPLICA_NAME`, inherited like any other;
+  some systems hide the environment of protected programs, in which case the first three must do).
+
+So a process is lost only if it is reparented (a double fork), made its own session, cleaned its environment
+and was never seen by `Tree.look` in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+REPLICA_VARIABLE = "CONTAINER_APP_REPLICA_NAME"
+# Creation times are derived from the boot time, which some kernels (WSL's after a sleep) shift a little.
+_SAME_TIME_S = 2.0
+_DEAD = frozenset({psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD})
+_GONE = (psutil.NoSuchProcess, psutil.ZombieProcess, ProcessLookupError)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Say what to start: the argv, its whole environment, and the directory to start it in."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    directory: Path
+
+
+async def start(launch: Launch, output: int) -> asyncio.subprocess.Process:
+    """Start a process as the leader of a new session, with nothing inherited but what `launch` names.
+
+    Args:
+        launch: What to start.
+        output: The file descriptor that gets stdout and stderr; the caller closes it after the start.
+
+    Raises:
+        OSError: the program is missing or cannot be executed.
+    """
+    program, *arguments = launch.argv
+    return await asyncio.create_subprocess_exec(
+        _program(program),
+        *arguments,
+        env=launch.env,
+        cwd=launch.directory,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+
+
+def exit_code(returncode: int) -> int:
+    """Turn Python's return code into a container's: 128 + n for a process that signal n ended."""
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+class Tree:
+    """Know all processes of a replica, on disk too, so that none outlives it, even after a kill -9 of ours.
+
+    All methods block (they read the process table and write a small file): call them in a thread.
+
+    Args:
+        replica: The replica's name; unique among all replicas that ever were.
+        ledger: The file that keeps what was seen; written by rename.
+    """
+
+    def __init__(self, replica: str, ledger: Path) -> None:
+        self._replica = replica
+        self._ledger = ledger
+        self._seen: dict[int, float] = {}
+        self._session: int | None = None
+
+    @classmethod
+    def load(cls, ledger: Path) -> Tree:
+        """Read a ledger that an earlier daemon left.
+
+        Raises:
+            ValueError: the file is not a ledger.
+        """
+        document = json.loads(ledger.read_text("utf-8"))
+        tree = cls(document["replica"], ledger)
+        tree._seen = {int(pid): float(created) for pid, created in document["processes"]}
+        return tree
+
+    def open(self) -> None:
+        """Note on disk that processes of this replica may exist: before the first is started."""
+        self._write()
+
+    def add(self, pid: int) -> None:
+        """Note the leader, as soon as it is started."""
+        # Its session's number stays taken for as long as the session has members. That holds while we
+        # watch; a ledger that is read later tells nothing of it, so `load` leaves it out.
+        self._session = pid
+        with contextlib.suppress(*_GONE):
+            self._note([psutil.Process(pid)])
+
+    def look(self) -> list[psutil.Process]:
+        """Find the replica's live processes, and note those that are new."""
+        found = self._find()
+        self._note(found)
+        return found
+
+    def kill(self, timeout_s: float) -> list[int]:
+        """Send SIGKILL to every process of the replica until none is left; return the pids that stay.
+
+        Processes that fork while they are killed are why it looks again until it finds none.
+        """
+        deadline = time.monotonic() + timeout_s
+        while processes := self._find():
+            self._note(processes)
+            if time.monotonic() > deadline:
+                return [process.pid for process in processes]
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    process.kill()
+            psutil.wait_procs(processes, timeout=0.2)
+        self._seen.clear()
+        self._session = None
+        return []
+
+    def close(self) -> None:
+        """Forget the replica: nothing of it is left."""
+        self._ledger.unlink(missing_ok=True)
+
+    def _find(self) -> list[psutil.Process]:
+        table = {process.pid: process for process in psutil.process_iter() if process.pid != os.getpid()}
+        parents = {pid: _parent(process) for pid, process in table.items()}
+        found = {pid for pid, process in table.items() if self._is_ours(process)}
+        while children := {pid for pid, parent in parents.items() if parent in found} - found:
+            found |= children
+        return [table[pid] for pid in found if _is_alive(table[pid])]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            if self._was_seen(process) or os.getsid(process.pid) == self._session:
+                return True
+            return process.environ().get(REPLICA_VARIABLE) == self._replica
+        except (*_GONE, psutil.AccessDenied, OSError):
+            return False
+
+    def _was_seen(self, process: psutil.Process) -> bool:
+        created = self._seen.get(process.pid)
+        return created is not None and abs(process.create_time() - created) < _SAME_TIME_S
+
+    def _note(self, processes: Iterable[psutil.Process]) -> None:
+        before = dict(self._seen)
+        for process in processes:
+            with contextlib.suppress(*_GONE):
+                self._seen[process.pid] = process.create_time()
+        if self._seen != before:
+            self._write()
+
+    def _write(self) -> None:
+        document = {"replica": self._replica, "processes": list(self._seen.items())}
+        draft = self._ledger.with_name(f"{self._ledger.name}.new")
+        draft.write_text(json.dumps(document), "utf-8")
+        draft.replace(self._ledger)
+
+
+def terminate(process: asyncio.subprocess.Process) -> None:
+    """Send SIGTERM to a container's first process, as container runtimes do; the rest is its own affair."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+
+
+def kill_group(pid: int) -> None:
+    """Kill a process group at once, without looking for those that left it: for when there is no time."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _program(name: str) -> str:
+    # Templates say /bin/bash, where every Linux image has it; this machine's may be elsewhere.
+    if name.startswith("/bin/") and not Path(name).exists():
+        return shutil.which(Path(name).name) or name
+    return name
+
+
+def _parent(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except (*_GONE, psutil.AccessDenied):
+        return None
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() not in _DEAD
+    except _GONE:
+        return False

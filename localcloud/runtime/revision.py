@@ -1,0 +1,165 @@
+"""A revision: so many replicas of one specification, replaced start-first when it is restarted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from localcloud.runtime.replica import Replica, Surroundings
+from localcloud.runtime.spec import ReplicaStatus, RevisionNotActiveError, RevisionSpec, RevisionState
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from localcloud.runtime.ingress import Backend
+
+
+class Revision:
+    """Keep the replicas of one revision.
+
+    Guarantees:
+
+    - `run` brings the number of replicas to the wanted one, and changes nothing if it already is.
+    - `restart` starts as many new replicas; those that were ready serve on until all new ones are ready, and
+      are stopped then. If the new ones never get ready, the old ones serve on. Old ones that were not ready
+      serve nobody and are stopped at once, among them those of an earlier restart that never came up.
+    - `stop` leaves no replica, and ends a restart that is under way.
+
+    Args:
+        spec: What to run.
+        around: What the replicas need of the host.
+        announce: Writes an event of the revision to the system log: (reason, message).
+    """
+
+    def __init__(
+        self, spec: RevisionSpec, around: Surroundings, announce: Callable[[str, str], Awaitable[None]]
+    ) -> None:
+        self.spec = spec
+        self._around = around
+        self._announce = announce
+        self._replicas: list[Replica] = []
+        self._current: list[Replica] = []
+        self._active = False
+        self._rollout: asyncio.Task[None] | None = None
+        self._stops: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it is meant to run (if only with no replicas)."""
+        return self._active
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """All replicas, the newest first, also those that are being stopped."""
+        return tuple(sorted(self._replicas, key=lambda replica: replica.created, reverse=True))
+
+    @property
+    def backends(self) -> list[Backend]:
+        """What the ingress may send requests to, oldest first."""
+        return [
+            replica.backend for replica in self._replicas if replica.is_ready and replica.backend is not None
+        ]
+
+    @property
+    def statuses(self) -> tuple[ReplicaStatus, ...]:
+        """How the replicas are, the newest first."""
+        return tuple(replica.status for replica in self.replicas)
+
+    @property
+    def state(self) -> RevisionState:
+        """How the revision is, judged by the replicas that are meant to stay."""
+        if not self.is_active:
+            return RevisionState("Stopped", "None", "")
+        ready = sum(replica.is_ready for replica in self._current)
+        count = f"{ready}/{len(self._current)} replicas ready."
+        if ready == len(self._current):
+            return RevisionState("Running", "Healthy", "")
+        failing = [replica for replica in self._current if replica.failing and not replica.is_ready]
+        served = bool(self.backends)
+        if not failing:
+            return RevisionState(
+                "Running" if served else "Processing", "Healthy" if served else "None", count
+            )
+        details = f"{count} {failing[0].status.details}"
+        return RevisionState("Degraded" if served else "Failed", "Unhealthy", details)
+
+    def run(self, spec: RevisionSpec) -> None:
+        """Bring it to the wanted number of replicas; a changed specification holds for new ones only."""
+        self.spec = spec
+        self._active = True
+        surplus = self._current[spec.replicas :]
+        missing = spec.replicas - len(self._current)
+        self._current = self._current[: spec.replicas] + [self._new() for _ in range(missing)]
+        for replica in surplus:
+            self._stop_soon(replica)
+        if surplus or missing > 0:
+            self._roll_out()
+
+    def restart(self) -> None:
+        """Replace all replicas, start-first, and return at once.
+
+        Raises:
+            RevisionNotActiveError: it has none.
+        """
+        if not self.is_active:
+            raise RevisionNotActiveError(f"revision '{self.spec.revision}' is not active: activate it first")
+        outgoing = [replica for replica in self._replicas if not replica.is_draining]
+        self._current = [self._new() for _ in range(self.spec.replicas)]
+        for replica in outgoing:
+            if not replica.is_ready:
+                self._stop_soon(replica)
+        self._roll_out()
+
+    async def wait_ready(self) -> None:
+        """Wait until all replicas that are meant to stay are ready.
+
+        Raises:
+            RevisionNotActiveError: it was stopped.
+        """
+        while self._rollout is not None and not self._rollout.done():
+            await asyncio.wait({self._rollout})
+        if not self.is_active:
+            raise RevisionNotActiveError(f"revision '{self.spec.revision}' was stopped")
+
+    async def stop(self) -> None:
+        """Stop all replicas, and return when they are gone; they are then forgotten, but for their logs."""
+        if self._rollout is not None:
+            self._rollout.cancel()
+        self._active = False
+        self._current = []
+        for replica in tuple(self._replicas):
+            self._stop_soon(replica)
+        while self._stops:
+            await asyncio.wait(set(self._stops))
+
+    def _new(self) -> Replica:
+        replica = Replica(self.spec, self._around)
+        self._replicas.append(replica)
+        return replica
+
+    def _roll_out(self) -> None:
+        if self._rollout is not None:
+            self._rollout.cancel()
+        self._rollout = asyncio.create_task(
+            self._finish(tuple(self._current)), name=f"rollout {self.spec.revision}"
+        )
+
+    async def _finish(self, incoming: tuple[Replica, ...]) -> None:
+        while not all(replica.is_ready for replica in incoming):
+            for replica in incoming:
+                await replica.ready.wait()
+        for replica in self._replicas:
+            if replica not in incoming:
+                self._stop_soon(replica)
+        if incoming:
+            await self._announce("RevisionReady", f"Revision '{self.spec.revision}' is ready")
+
+    def _stop_soon(self, replica: Replica) -> None:
+        stop = asyncio.create_task(self._stop_one(replica), name=f"stop {replica.name}")
+        self._stops.add(stop)
+        stop.add_done_callback(self._stops.discard)
+
+    async def _stop_one(self, replica: Replica) -> None:
+        await replica.stop()
+        if replica in self._replicas:
+            self._replicas.remove(replica)

@@ -1,0 +1,84 @@
+"""Loopback ports for replicas, and a look at where their processes really listen."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import random
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# Below the ports that Linux (32768 and up) and macOS (49152 and up) hand to outgoing connections: one of
+# those could take a replica's port between its choice and the moment when a slow server binds it.
+_PORTS = range(20000, 30000)
+_TRIES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Name an address and port that a process listens on."""
+
+    address: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        address = ipaddress.ip_address(self.address.partition("%")[0])
+        mapped = getattr(address, "ipv4_mapped", None)
+        return (mapped or address).is_loopback
+
+
+def free_port(taken: Iterable[int] = ()) -> int:
+    """Choose a port of 127.0.0.1 that nobody listens on, and that is not among those `taken`.
+
+    Raises:
+        OSError: no free port was found.
+    """
+    avoided = frozenset(taken)
+    for _ in range(_TRIES):
+        port = random.choice(_PORTS)  # noqa: S311 - it need not be hard to guess
+        if port not in avoided and is_free(port):
+            return port
+    raise OSError(errno.EADDRNOTAVAIL, f"no free port on 127.0.0.1 among {_PORTS.start}-{_PORTS.stop - 1}")
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a server could listen on a port, whether on 127.0.0.1 alone or on all addresses."""
+    for address in ("127.0.0.1", "0.0.0.0"):  # noqa: S104 - tried, never listened on
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as candidate:
+            # As servers do, so that connections still in TIME_WAIT don't count.
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                candidate.bind((address, port))
+            except OSError:
+                return False
+    return True
+
+
+def listeners(processes: Iterable[psutil.Process]) -> frozenset[Listener]:
+    """Find the TCP addresses that processes listen on. It blocks: call it in a thread.
+
+    Raises:
+        PermissionError: this system lets nobody but root see it (macOS, for some processes).
+    """
+    found = set()
+    for process in processes:
+        try:
+            connections = process.net_connections(kind="tcp")
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.AccessDenied as error:
+            raise PermissionError(f"the sockets of process {process.pid} may not be seen") from error
+        found |= {
+            Listener(connection.laddr.ip, connection.laddr.port)
+            for connection in connections
+            if connection.status == psutil.CONN_LISTEN
+        }
+    return frozenset(found)
