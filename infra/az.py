@@ -146,12 +146,16 @@ def resource_delete(resource_id: str) -> Command:
     return az("resource", "delete", "--ids", resource_id, timeout_s=1800)
 
 
-def deployment_create(group: Group, name: str, template: Path, parameters: Path) -> Command:
-    """Deploy a template (Bicep or JSON) with the parameters in a file, and wait for the end."""
-    files = ("--template-file", str(template), "--parameters", f"@{parameters}")
-    return az(
-        "deployment", "group", "create", "--name", name, *group.flags, *files, "--no-prompt", timeout_s=3600
-    )
+def deployment_create(
+    group: Group, name: str, template: Path, parameters: Path, secrets: tuple[str, ...] = ()
+) -> Command:
+    """Deploy a template (Bicep or JSON) with the parameters in a file, and wait for the end.
+
+    `secrets` are values in that file that az could repeat in an error.
+    """
+    target = ("--name", name, *group.flags)
+    files = ("--template-file", str(template), "--parameters", f"@{parameters}", "--no-prompt")
+    return az("deployment", "group", "create", *target, *files, secrets=secrets, timeout_s=3600)
 
 
 def deployment_operations(group: Group, name: str) -> Command:
@@ -275,6 +279,12 @@ def replica_list(group: Group, app: str, revision: str | None = None) -> Command
     """List the replicas of a revision, or of the app's latest one."""
     which = () if revision is None else ("--revision", revision)
     return az("containerapp", "replica", "list", "--name", app, *which, *group.flags)
+
+
+def app_console_log(group: Group, app: str, revision: str, replica: str) -> Command:
+    """Print the last lines of a replica's console: a JSON record a line, not one document."""
+    which = ("--revision", revision, "--replica", replica, "--tail", "50", "--format", "json")
+    return az("containerapp", "logs", "show", "--name", app, *group.flags, *which, timeout_s=60)
 
 
 def app_log_token(group: Group, app: str) -> Command:

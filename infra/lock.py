@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import socket
+import threading
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -63,9 +64,10 @@ class LockRecord:
 
 
 class HeldLock:
-    """Stand for the lock while it is ours."""
+    """Stand for the lock while it is ours. Safe to use from several threads."""
 
     def __init__(self, share: Share, clock: Clock, record: LockRecord) -> None:
+        self._renewing = threading.Lock()
         self._share = share
         self._clock = clock
         self.record = record
@@ -76,10 +78,16 @@ class HeldLock:
         Raises:
             RemoteError: Somebody else has broken it.
         """
-        if self.record.expires - self._clock.now() <= LIFETIME - _RENEW_AFTER:
+        if self.record.expires - self._clock.now() > LIFETIME - _RENEW_AFTER:
+            return
+        if not self._renewing.acquire(blocking=False):
+            return  # another thread of ours is at it
+        try:
             self.check()
             self.record = replace(self.record, expires=self._clock.now() + LIFETIME)
             self._share.write(LOCK_PATH, _render(self.record))
+        finally:
+            self._renewing.release()
 
     def check(self) -> None:
         """Make sure, before a step that cannot be shared, that the lock is still ours.

@@ -135,10 +135,7 @@ class AzureShare(Share):
 
         def ask() -> tuple[ShareEntry, ...]:
             items = self._client.get_directory_client(folder).list_directories_and_files()
-            return tuple(
-                ShareEntry(item.name, bool(item.is_directory), getattr(item, "size", 0) or 0)
-                for item in items
-            )
+            return tuple(_entry(item) for item in items)
 
         found = self._find(f"list {folder or 'the root'}", ask, ())
         return tuple(sorted(found, key=lambda entry: entry.name))
