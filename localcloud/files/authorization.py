@@ -1,0 +1,140 @@
+"""Decide who may do what: account key, SAS, or nobody.
+
+A request carries an `Authorization` header, or a SAS in its query, or nothing. There is no anonymous access, and no
+identity holds a data role here, so an OAuth token is refused with a sentence that says what to use instead.
+
+Source: "Authorize requests to Azure Storage", "Authorize with Shared Key", and the recorded wording of the service.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+from localcloud import shared_key
+from localcloud.files.faults import StorageFault, authentication_failed, fault, missing_header
+from localcloud.files.request import Grant, Request
+from localcloud.files.sas import check_sas
+from localcloud.shared_key import SignedRequest
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MAX_SKEW = timedelta(minutes=15)
+
+
+def authorize(request: Request, keys: Sequence[str], resource: str, now: datetime) -> Grant:
+    """Return what a request may do.
+
+    Args:
+        request: The request.
+        keys: The account's keys, base64.
+        resource: What the operation acts on: `s`, `c` or `o`, as in an account SAS.
+        now: The time.
+
+    Raises:
+        StorageFault: 401, 403, or 400 for an `Authorization` header that cannot be read.
+    """
+    value = request.headers.get("authorization")
+    if value is not None:
+        return _check_header(request, value, keys, now)
+    if "sig" in request.query:
+        return check_sas(request, keys, resource, now)
+    raise _unauthenticated(request)
+
+
+def check_permission(grant: Grant, letters: str) -> None:
+    """Refuse an operation that needs one of these permissions when the grant has none of them.
+
+    Raises:
+        StorageFault: AuthorizationPermissionMismatch.
+    """
+    if not grant.allows(letters):
+        raise fault("AuthorizationPermissionMismatch")
+
+
+def check_copy_source(source: Request, keys: Sequence[str], now: datetime) -> None:
+    """Refuse the source of a copy unless its URL carries a SAS that lets it be read.
+
+    Raises:
+        StorageFault: CannotVerifyCopySource, as the service answers whatever is wrong with the source.
+    """
+    if "sig" not in source.query:
+        raise _unverified("it carries no SAS", 401)
+    try:
+        check_permission(check_sas(source, keys, "o", now), "r")
+    except StorageFault as refusal:
+        raise _unverified(refusal.code, 403) from None
+
+
+def _check_header(request: Request, value: str, keys: Sequence[str], now: datetime) -> Grant:
+    scheme, _, credentials = value.partition(" ")
+    if scheme.lower() == "bearer":
+        raise _no_role(request)
+    account, colon, signature = credentials.strip().partition(":")
+    if scheme != "SharedKey" or not colon or not account:
+        raise fault("InvalidAuthenticationInfo")
+    if account != request.account:
+        raise authentication_failed(f"The account '{account}' is not the account of this endpoint.")
+    _check_date(request, now)
+    _check_signature(request, keys, signature)
+    return Grant()
+
+
+def _check_date(request: Request, now: datetime) -> None:
+    value = request.headers.get("x-ms-date") or request.headers.get("date")
+    if value is None:
+        raise authentication_failed("The Date or x-ms-date header is mandatory with SharedKey authorization.")
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        raise authentication_failed(f"The Date header in the request is incorrect: '{value}'") from None
+    date = date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
+    if now - date > _MAX_SKEW:
+        raise authentication_failed(f"Request date header too old: '{value}'")
+    if date - now > _MAX_SKEW:
+        raise authentication_failed(f"Request date header is in the future: '{value}'")
+
+
+def _check_signature(request: Request, keys: Sequence[str], signature: str) -> None:
+    signed = SignedRequest(
+        request.method, request.raw_path, request.raw_query, tuple(request.headers.items())
+    )
+    try:
+        text = shared_key.string_to_sign(signed, request.account)
+    except KeyError as error:
+        raise authentication_failed(f"A header's name holds the character {error}.") from None
+    if not shared_key.is_signed_by(keys, text, signature):
+        raise authentication_failed(
+            f"The MAC signature found in the HTTP request '{signature}' is not the same as any computed signature. "
+            f"Server used following string to sign: '{text}'."
+        )
+
+
+def _no_role(request: Request) -> StorageFault:
+    if "x-ms-file-request-intent" not in request.headers:
+        return missing_header("x-ms-file-request-intent")
+    return StorageFault(
+        403,
+        "AuthorizationPermissionMismatch",
+        "This request is not authorized to perform this operation using this permission. No identity holds a data "
+        "role in the local cloud: use the account's key or a SAS instead of an OAuth token.",
+    )
+
+
+def _unauthenticated(request: Request) -> StorageFault:
+    challenge = (
+        f"Bearer authorization_uri={request.scheme}://{request.host}/common/oauth2/authorize "
+        "resource_id=https://storage.azure.com"
+    )
+    return StorageFault(
+        401,
+        "NoAuthenticationInformation",
+        "Server failed to authenticate the request. Please refer to the information in the www-authenticate header.",
+        headers=(("WWW-Authenticate", challenge),),
+    )
+
+
+def _unverified(reason: str, status: int) -> StorageFault:
+    return StorageFault(status, "CannotVerifyCopySource", f"The copy source could not be verified: {reason}.")

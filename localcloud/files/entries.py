@@ -1,0 +1,203 @@
+"""What files and directories have in common when they are described, checked and recorded."""
+
+from __future__ import annotations
+
+import os
+import stat as modes
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from localcloud.files import leases
+from localcloud.files.faults import fault, not_emulated
+from localcloud.files.headers import (
+    read_attributes,
+    read_time,
+    write_file_time,
+    write_http_time,
+    write_metadata,
+)
+from localcloud.files.sidecar import Record, etag, unrecorded
+from localcloud.files.tree import Folder, Place, open_directory, open_place
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from localcloud.files.request import Call, Headers
+    from collections.abc import Iterator
+
+#: Every entry inherits the one permission of its share; this is its key. Others cannot be made.
+PERMISSION_KEY = "1*1"
+ROOT_ID = "0"
+
+#: The headers by which a request sets what SMB clients see.
+SMB_HEADERS = frozenset(
+    {
+        "x-ms-file-attributes",
+        "x-ms-file-creation-time",
+        "x-ms-file-last-write-time",
+        "x-ms-file-change-time",
+        "x-ms-file-permission",
+        "x-ms-file-permission-key",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry that is there: what the disk says of it, and what its record says."""
+
+    path: tuple[str, ...]
+    status: os.stat_result
+    record: Record
+    parent_id: str
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory."""
+        return modes.S_ISDIR(self.status.st_mode)
+
+    @property
+    def etag(self) -> str:
+        """Its ETag, with quotes."""
+        return etag(self.record, self.status)
+
+    @property
+    def last_modified_ns(self) -> int:
+        """When its content or its properties were changed last."""
+        return max(self.status.st_mtime_ns, self.record.changed_ns)
+
+
+@contextmanager
+def held_place(call: Call) -> Iterator[Place]:
+    """Open the place of the call's path, with its lock held."""
+    with call.shares.locks.hold(call.key()), open_place(call.root, call.path) as place:
+        yield place
+
+
+def existing(call: Call, place: Place, *, directory: bool) -> Entry:
+    """Return the entry at a place.
+
+    Raises:
+        StorageFault: ResourceNotFound, or ResourceTypeMismatch when it is not of the wanted kind.
+    """
+    if place.status is None:
+        raise fault("ResourceNotFound")
+    if place.is_directory is not directory:
+        raise fault("ResourceTypeMismatch")
+    return entry_of(call, call.path, place.status, place.parent)
+
+
+def entry_of(call: Call, path: tuple[str, ...], status: os.stat_result, parent: Folder) -> Entry:
+    """Return the entry that has this status, with its record."""
+    return Entry(path, status, record_of(call, path, status), _parent_id(path, parent))
+
+
+def record_of(call: Call, path: tuple[str, ...], status: os.stat_result) -> Record:
+    """Return the record of an entry; a link, which is never followed, has none of its own."""
+    if modes.S_ISLNK(status.st_mode):
+        return unrecorded(status)
+    return call.sidecar.read(path, status)
+
+
+def root_entry(call: Call) -> Entry:
+    """Return the root directory of the share.
+
+    Raises:
+        StorageFault: ShareNotFound.
+    """
+    with open_directory(call.root, ()) as folder:
+        status = folder.stat()
+        return Entry((), status, call.sidecar.read((), status), ROOT_ID)
+
+
+def store(call: Call, entry: Entry, record: Record, status: os.stat_result) -> Entry:
+    """Record new properties of an entry; return it as it is now."""
+    stored = call.sidecar.write(entry.path, record, status, call.now_ns)
+    return Entry(entry.path, status, stored, entry.parent_id)
+
+
+def check_writable(call: Call, entry: Entry) -> None:
+    """Refuse a change of a leased file without its lease id, and of a read-only one.
+
+    Raises:
+        StorageFault: the 412 of `leases.check_write`, or ReadOnlyAttribute.
+    """
+    leases.check_write(entry.record.lease, lease_id(call), call.now_ns, "file")
+    if "ReadOnly" in entry.record.attributes.split("|"):
+        raise fault("ReadOnlyAttribute")
+
+
+def lease_id(call: Call, name: str = "x-ms-lease-id") -> str | None:
+    """Return the lease id that a request names, in lower case."""
+    value = call.header(name)
+    return None if value is None else value.lower()
+
+
+def apply_times(call: Call, created_default_ns: int, descriptor: int | None) -> int:
+    """Set the time of writing that a request asks for on the disk; return its time of creation.
+
+    Args:
+        call: The request.
+        created_default_ns: The time of creation without a header.
+        descriptor: The open file or directory.
+    """
+    written_ns = read_time(call.request.headers, "x-ms-file-last-write-time", call.now_ns)
+    if written_ns is not None and descriptor is not None:
+        os.utime(descriptor, ns=(written_ns, written_ns))
+    read_time(call.request.headers, "x-ms-file-change-time", call.now_ns)
+    created_ns = read_time(call.request.headers, "x-ms-file-creation-time", call.now_ns)
+    return created_default_ns if created_ns is None else created_ns
+
+
+def check_permission(call: Call) -> None:
+    """Refuse a permission other than the one that everything inherits.
+
+    Raises:
+        StorageFault: NotImplementedByLocalCloud.
+    """
+    permission = (call.header("x-ms-file-permission") or "inherit").lower()
+    key = call.header("x-ms-file-permission-key") or PERMISSION_KEY
+    if permission not in {"inherit", "preserve"} or key.lower() not in {PERMISSION_KEY, "preserve"}:
+        raise not_emulated("file permissions (SDDL) other than the inherited one")
+
+
+def attributes(call: Call, default: str) -> str:
+    """Return the attributes that a request sets, or the default."""
+    return read_attributes(call.request.headers, default)
+
+
+def smb_headers(entry: Entry) -> Headers:
+    """Return the headers that tell what SMB clients see of an entry."""
+    identity = ROOT_ID if not entry.path else str(entry.status.st_ino)
+    return (
+        ("x-ms-file-attributes", entry.record.attributes),
+        ("x-ms-file-creation-time", write_file_time(entry.record.created_ns)),
+        ("x-ms-file-last-write-time", write_file_time(entry.status.st_mtime_ns)),
+        ("x-ms-file-change-time", write_file_time(entry.last_modified_ns)),
+        ("x-ms-file-permission-key", PERMISSION_KEY),
+        ("x-ms-file-id", identity),
+        ("x-ms-file-parent-id", entry.parent_id),
+    )
+
+
+def version_headers(entry: Entry) -> Headers:
+    """Return ETag and Last-Modified."""
+    return (("ETag", entry.etag), ("Last-Modified", write_http_time(entry.last_modified_ns)))
+
+
+def changed_headers(entry: Entry) -> Headers:
+    """Return the headers that answer a change of an entry."""
+    return (*version_headers(entry), ("x-ms-request-server-encrypted", "true"), *smb_headers(entry))
+
+
+def property_headers(entry: Entry) -> Headers:
+    """Return the headers that describe an entry to a reader, without a file's content headers."""
+    return (
+        *version_headers(entry),
+        ("x-ms-server-encrypted", "true"),
+        *smb_headers(entry),
+        *write_metadata(entry.record.metadata),
+    )
+
+
+def _parent_id(path: tuple[str, ...], parent: Folder) -> str:
+    return ROOT_ID if len(path) <= 1 else str(parent.stat().st_ino)

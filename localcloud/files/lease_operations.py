@@ -1,0 +1,106 @@
+"""Take, renew, change, release and break leases on files and shares.
+
+Source: "Lease File" (whose leases are infinite and have no renew) and "Lease Share".
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+from localcloud.files import leases
+from localcloud.files.entries import existing, held_place, lease_id, store, version_headers
+from localcloud.files.faults import fault, invalid_header, missing_header
+from localcloud.files.headers import write_http_time
+from localcloud.files.leases import INFINITE, Lease
+from localcloud.files.request import Call, Headers, Reply
+from localcloud.files.share_operations import NOUN
+
+_FINITE_S = range(15, 61)
+_BREAK_S = range(61)
+
+
+def lease_file(call: Call) -> Reply:
+    """Act on a file's lease."""
+    action = _read_action(call, {"acquire", "change", "release", "break"})
+    with held_place(call) as place:
+        entry = existing(call, place, directory=False)
+        if place.is_link:
+            raise fault("ResourceTypeMismatch")
+        lease, status, headers = _act(call, action, entry.record.lease, "file")
+        stored = store(call, entry, replace(entry.record, lease=lease), entry.status)
+    return Reply(status, (*version_headers(stored), *headers))
+
+
+def lease_share(call: Call) -> Reply:
+    """Act on a share's lease."""
+    action = _read_action(call, {"acquire", "renew", "change", "release", "break"})
+    with call.shares.locks.hold(call.key(())):
+        found = call.share_properties()
+        lease, status, headers = _act(call, action, found.lease, NOUN)
+        stored = call.shares.write(call.account, call.share, replace(found, lease=lease), call.now_ns)
+    version: Headers = (("ETag", stored.etag), ("Last-Modified", write_http_time(stored.changed_ns)))
+    return Reply(status, (*version, *headers))
+
+
+def _act(call: Call, action: str, lease: Lease | None, noun: str) -> tuple[Lease | None, int, Headers]:
+    """Return the lease as it is after an action, with the status and the headers of the answer."""
+    if action == "acquire":
+        wanted = lease_id(call, "x-ms-proposed-lease-id") or str(uuid.uuid4())
+        held = leases.acquire(
+            lease, _guid("x-ms-proposed-lease-id", wanted), _read_duration(call, noun), call.now_ns
+        )
+        return held, 201, (("x-ms-lease-id", held.id),)
+    if action == "break":
+        broken, wait_s = leases.break_lease(lease, _read_period(call), call.now_ns, noun)
+        return broken, 202, (("x-ms-lease-time", str(wait_s)),)
+    own = lease_id(call)
+    if own is None:
+        raise missing_header("x-ms-lease-id")
+    if action == "release":
+        leases.release(lease, own, noun)
+        return None, 200, ()
+    if action == "renew":
+        renewed = leases.renew(lease, own, call.now_ns, noun)
+        return renewed, 200, (("x-ms-lease-id", renewed.id),)
+    proposed = lease_id(call, "x-ms-proposed-lease-id")
+    if proposed is None:
+        raise missing_header("x-ms-proposed-lease-id")
+    changed = leases.change(lease, own, _guid("x-ms-proposed-lease-id", proposed), call.now_ns, noun)
+    return changed, 200, (("x-ms-lease-id", changed.id),)
+
+
+def _read_action(call: Call, allowed: set[str]) -> str:
+    action = call.header("x-ms-lease-action")
+    if action is None:
+        raise missing_header("x-ms-lease-action")
+    if action.lower() not in allowed:
+        raise invalid_header("x-ms-lease-action", action)
+    return action.lower()
+
+
+def _read_duration(call: Call, noun: str) -> int:
+    value = call.header("x-ms-lease-duration")
+    if value is None:
+        raise missing_header("x-ms-lease-duration")
+    if value == str(INFINITE):
+        return INFINITE
+    if noun == NOUN and value.isascii() and value.isdigit() and int(value) in _FINITE_S:
+        return int(value)
+    raise invalid_header("x-ms-lease-duration", value)
+
+
+def _read_period(call: Call) -> int | None:
+    value = call.header("x-ms-lease-break-period")
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit() and int(value) in _BREAK_S):
+        raise invalid_header("x-ms-lease-break-period", value)
+    return int(value)
+
+
+def _guid(name: str, value: str) -> str:
+    try:
+        return str(uuid.UUID(value))
+    except ValueError:
+        raise invalid_header(name, value) from None

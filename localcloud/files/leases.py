@@ -1,0 +1,208 @@
+"""Leases on files and shares: pure rules over a value.
+
+A file's lease is always infinite; a share's lasts 15 to 60 seconds or for ever. Time comes in as nanoseconds since
+the epoch, so that a test can turn the clock.
+
+Source: "Lease File" (2019-02-02 and later) and "Lease Share" (2020-02-10 and later); the codes and sentences are
+those of recorded answers of the real service.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from localcloud.files.faults import StorageFault, fault
+
+#: The duration that means "until it is released or broken".
+INFINITE = -1
+_SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease that was taken on a resource.
+
+    Attributes:
+        id: The lease id, a GUID in lower case.
+        duration_s: Its length in seconds, or `INFINITE`.
+        expires_ns: When a lease of limited length runs out, or None.
+        broken_ns: From when on it counts as broken, or None while nobody has broken it.
+    """
+
+    id: str
+    duration_s: int
+    expires_ns: int | None = None
+    broken_ns: int | None = None
+
+
+def state(lease: Lease | None, now_ns: int) -> str:
+    """Return Azure's word for what a lease is at this moment."""
+    if lease is None:
+        return "available"
+    if lease.broken_ns is not None:
+        return "broken" if now_ns >= lease.broken_ns else "breaking"
+    if lease.expires_ns is not None and now_ns >= lease.expires_ns:
+        return "expired"
+    return "leased"
+
+
+def headers(lease: Lease | None, now_ns: int) -> tuple[tuple[str, str], ...]:
+    """Return the headers that tell a reader about the lease."""
+    word = state(lease, now_ns)
+    status = "locked" if word in {"leased", "breaking"} else "unlocked"
+    found = (("x-ms-lease-status", status), ("x-ms-lease-state", word))
+    if lease is None or word != "leased":
+        return found
+    length = "infinite" if lease.duration_s == INFINITE else "fixed"
+    return (*found, ("x-ms-lease-duration", length))
+
+
+def acquire(lease: Lease | None, lease_id: str, duration_s: int, now_ns: int) -> Lease:
+    """Take a lease, or take one's own again.
+
+    Raises:
+        StorageFault: LeaseAlreadyPresent, when another id holds it; LeaseIsBreakingAndCannotBeAcquired.
+    """
+    word = state(lease, now_ns)
+    if word == "breaking":
+        raise _conflict(
+            "LeaseIsBreakingAndCannotBeAcquired",
+            "The lease is currently in breaking state and cannot be acquired until it's broken.",
+        )
+    if lease is not None and word == "leased" and lease.id != lease_id:
+        raise fault("LeaseAlreadyPresent")
+    return Lease(lease_id, duration_s, _expiry(duration_s, now_ns))
+
+
+def renew(lease: Lease | None, lease_id: str, now_ns: int, noun: str) -> Lease:
+    """Let a lease of the same id run again from now on; an expired one too.
+
+    Raises:
+        StorageFault: LeaseNotPresentWithLeaseOperation, LeaseIdMismatchWithLeaseOperation or
+            LeaseIsBrokenAndCannotBeRenewed.
+    """
+    held = _held_by(lease, lease_id, noun)
+    if held.broken_ns is not None:
+        raise _conflict(
+            "LeaseIsBrokenAndCannotBeRenewed",
+            "The lease ID matched, but the lease has been broken explicitly and cannot be renewed.",
+        )
+    return replace(held, expires_ns=_expiry(held.duration_s, now_ns))
+
+
+def change(lease: Lease | None, lease_id: str, proposed_id: str, now_ns: int, noun: str) -> Lease:
+    """Give an active lease another id.
+
+    Raises:
+        StorageFault: LeaseNotPresentWithLeaseOperation, LeaseIdMismatchWithLeaseOperation or
+            LeaseIsBreakingAndCannotBeChanged.
+    """
+    word = state(lease, now_ns)
+    if lease is None or word in {"expired", "broken"}:
+        raise _not_present(noun)
+    if lease.id not in {lease_id, proposed_id}:
+        raise _mismatch("LeaseOperation", 409, noun)
+    if word == "breaking":
+        raise _conflict(
+            "LeaseIsBreakingAndCannotBeChanged",
+            "The lease ID matched, but the lease is currently in breaking state and cannot be changed.",
+        )
+    return replace(lease, id=proposed_id)
+
+
+def release(lease: Lease | None, lease_id: str, noun: str) -> None:
+    """Check that a lease may be given back by this id.
+
+    Raises:
+        StorageFault: LeaseNotPresentWithLeaseOperation or LeaseIdMismatchWithLeaseOperation.
+    """
+    _held_by(lease, lease_id, noun)
+
+
+def break_lease(lease: Lease | None, period_s: int | None, now_ns: int, noun: str) -> tuple[Lease, int]:
+    """Break a lease; return it, and the seconds until it is broken.
+
+    Args:
+        lease: What is there now.
+        period_s: The longest wait that the caller asks for, or None for the rest of the lease.
+        now_ns: The time.
+        noun: `file` or `file share`, for the message.
+
+    Raises:
+        StorageFault: LeaseNotPresentWithLeaseOperation.
+    """
+    if lease is None:
+        raise _not_present(noun)
+    if lease.broken_ns is not None and now_ns >= lease.broken_ns:
+        return lease, 0
+    rest_s = 0
+    if lease.expires_ns is not None:
+        rest_s = max(0, -(-(lease.expires_ns - now_ns) // _SECOND_NS))
+    elif period_s is not None:
+        rest_s = period_s
+    wait_s = rest_s if period_s is None else min(rest_s, period_s)
+    return replace(lease, broken_ns=now_ns + wait_s * _SECOND_NS), wait_s
+
+
+def check_write(lease: Lease | None, given_id: str | None, now_ns: int, noun: str) -> None:
+    """Refuse a change of a leased resource by anybody but the holder.
+
+    Raises:
+        StorageFault: LeaseIdMissing, and those of `check_read`, all 412.
+    """
+    if given_id is None and state(lease, now_ns) in {"leased", "breaking"}:
+        raise StorageFault(
+            412,
+            "LeaseIdMissing",
+            f"There is currently a lease on the {noun} and no lease ID was specified in the request.",
+        )
+    check_read(lease, given_id, now_ns, noun)
+
+
+def check_read(lease: Lease | None, given_id: str | None, now_ns: int, noun: str) -> None:
+    """Refuse a lease id that is not the resource's; a reader need not name one.
+
+    Raises:
+        StorageFault: LeaseNotPresentWith…Operation, LeaseIdMismatchWith…Operation or LeaseLost, all 412.
+    """
+    if given_id is None:
+        return
+    operation = "FileOperation" if noun == "file" else "ShareOperation"
+    if lease is None:
+        raise StorageFault(
+            412, f"LeaseNotPresentWith{operation}", f"There is currently no lease on the {noun}."
+        )
+    if lease.id != given_id:
+        raise _mismatch(operation, 412, noun)
+    if state(lease, now_ns) in {"expired", "broken"}:
+        raise StorageFault(
+            412, "LeaseLost", f"A lease ID was specified, but the lease for the {noun} has expired."
+        )
+
+
+def _expiry(duration_s: int, now_ns: int) -> int | None:
+    return None if duration_s == INFINITE else now_ns + duration_s * _SECOND_NS
+
+
+def _held_by(lease: Lease | None, lease_id: str, noun: str) -> Lease:
+    if lease is None:
+        raise _not_present(noun)
+    if lease.id != lease_id:
+        raise _mismatch("LeaseOperation", 409, noun)
+    return lease
+
+
+def _not_present(noun: str) -> StorageFault:
+    return _conflict("LeaseNotPresentWithLeaseOperation", f"There is currently no lease on the {noun}.")
+
+
+def _mismatch(operation: str, status: int, noun: str) -> StorageFault:
+    return StorageFault(
+        status,
+        f"LeaseIdMismatchWith{operation}",
+        f"The lease ID specified did not match the lease ID for the {noun}.",
+    )
+
+
+def _conflict(code: str, message: str) -> StorageFault:
+    return StorageFault(409, code, message)

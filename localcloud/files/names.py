@@ -1,0 +1,99 @@
+"""Names of shares, directories and files: what Azure allows, and when two of them are the same.
+
+Pure. A path travels as a tuple of names, outermost first; the empty tuple is the root of a share.
+
+Source: "Naming and referencing shares, directories, files, and metadata".
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+from localcloud.files.faults import fault, path_too_deep, path_too_long
+
+_SHARE_NAME = re.compile(r"[a-z0-9](?:-?[a-z0-9])*")
+_SHARE_NAME_LENGTH = range(3, 64)
+_FORBIDDEN = re.compile('["\\\\/:|<>*?\x00-\x1f\ufffe\uffff\ud800-\udfff]')
+_RESERVED = frozenset(
+    {"PRN", "AUX", "NUL", "CON", "CLOCK$", ".", ".."}
+    | {f"{device}{number}" for device in ("LPT", "COM") for number in range(1, 10)}
+)
+_MAX_NAME_UNITS = 255
+_MAX_PATH_UNITS = 2048
+_MAX_DEPTH = 250
+
+
+def is_share_name(name: str) -> bool:
+    """Tell whether a share may be called this: 3 to 63 of `a-z0-9-`, no hyphen at an end or beside another."""
+    return len(name) in _SHARE_NAME_LENGTH and _SHARE_NAME.fullmatch(name) is not None
+
+
+def check_share_name(name: str) -> None:
+    """Refuse a share name that Azure would refuse.
+
+    Raises:
+        StorageFault: OutOfRangeInput for its length, InvalidResourceName for its characters.
+    """
+    if len(name) not in _SHARE_NAME_LENGTH:
+        raise fault("OutOfRangeInput")
+    if not is_share_name(name):
+        raise fault("InvalidResourceName")
+
+
+def split_url_path(raw_path: str) -> tuple[str, ...]:
+    """Split the encoded path of a URL into decoded names; `%2F` separates as `/` does, empty names are dropped.
+
+    The SDK sends directory paths with `%2F` between names and file paths with `/`.
+
+    Raises:
+        StorageFault: InvalidUri, when the path is not UTF-8.
+    """
+    try:
+        decoded = unquote(raw_path, errors="strict")
+    except UnicodeDecodeError:
+        raise fault("InvalidUri") from None
+    return tuple(name for name in decoded.split("/") if name)
+
+
+def check_path(names: tuple[str, ...], *, keep_trailing_dots: bool) -> tuple[str, ...]:
+    """Return the path as the service understands it, or refuse it.
+
+    Args:
+        names: Decoded names below the share.
+        keep_trailing_dots: What `x-ms-allow-trailing-dot` says; without it, dots at the end of a name are dropped.
+
+    Raises:
+        StorageFault: InvalidResourceName for a forbidden or reserved name, InvalidFileOrDirectoryPathName for a path
+            that is too long or too deep.
+    """
+    for name in names:
+        if _FORBIDDEN.search(name) or name.upper() in _RESERVED:
+            raise fault("InvalidResourceName")
+    kept = names if keep_trailing_dots else tuple(name.rstrip(".") for name in names)
+    if not all(kept) or any(name.upper() in _RESERVED for name in kept):
+        raise fault("InvalidResourceName")
+    if any(_utf16_units(name) > _MAX_NAME_UNITS for name in kept):
+        raise path_too_long()
+    if _utf16_units("/".join(kept)) > _MAX_PATH_UNITS:
+        raise path_too_long()
+    if len(kept) > _MAX_DEPTH:
+        raise path_too_deep()
+    return kept
+
+
+def fold(name: str) -> str:
+    """Return the form in which two names that differ only in case are equal.
+
+    Each character is raised on its own, as NTFS does, so that a name keeps its length: `ß` and `SS` stay apart.
+    """
+    return "".join(raised if len(raised := character.upper()) == 1 else character for character in name)
+
+
+def fold_path(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a path with every name folded."""
+    return tuple(fold(name) for name in names)
+
+
+def _utf16_units(text: str) -> int:
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2

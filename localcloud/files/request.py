@@ -1,0 +1,149 @@
+"""The values that travel between the HTTP edge and the operations.
+
+A `Call` is all that an operation may know: it gets no socket, no clock and no event loop, so that every operation is
+a plain function over the disk, run in a thread. A `Reply` is all that it may answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from localcloud.files.faults import fault
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from localcloud.files.sidecar import Sidecar
+    from localcloud.files.shares import Share, ShareStore
+    from pathlib import Path
+    from collections.abc import Callable, Mapping
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a request may do.
+
+    Attributes:
+        permissions: The letters of its SAS, or None for an account key, which may do everything.
+        is_service_sas: Whether the SAS was made for one share or file.
+    """
+
+    permissions: str | None = None
+    is_service_sas: bool = False
+
+    def allows(self, letters: str) -> bool:
+        """Tell whether any of these permissions is given."""
+        return self.permissions is None or any(letter in self.permissions for letter in letters)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request to Azure Files, read and split but not yet judged.
+
+    Attributes:
+        method: Upper case.
+        scheme: `https` or `http`.
+        host: The `Host` header: name and port.
+        remote: The caller's address, or None if the transport has none.
+        raw_path: As it stands on the request line, without the query.
+        raw_query: Name and value pairs, still percent-encoded.
+        account: The first name of the path.
+        names: The decoded names after the account: the share, then the path in it.
+        query: Decoded, by lower-case name.
+        headers: By lower-case name, except that the names of metadata keep their case; repeated ones are joined.
+    """
+
+    method: str
+    scheme: str
+    host: str
+    remote: str | None
+    raw_path: str
+    raw_query: tuple[tuple[str, str], ...]
+    account: str
+    names: tuple[str, ...]
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+
+    @property
+    def endpoint(self) -> str:
+        """The account's File endpoint, with a slash at its end."""
+        return f"{self.scheme}://{self.host}/{self.account}/"
+
+
+@dataclass(frozen=True, slots=True)
+class FileStream:
+    """A part of an open file to be sent; whoever sends it closes the descriptor."""
+
+    descriptor: int
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer: either a body in memory, or a part of a file."""
+
+    status: int
+    headers: Headers = ()
+    body: bytes = b""
+    stream: FileStream | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One authorized call of one operation.
+
+    Attributes:
+        request: What was asked.
+        grant: What the caller may do.
+        shares: The shares on the disk.
+        share: The share's name, or an empty string for an operation on the account.
+        path: The checked path in the share.
+        now_ns: The time of the request, in nanoseconds since the epoch.
+        body: The request's body; operations take at most 4 MiB.
+        check_source: Judges the URL of a copy's source by its SAS (see `authorization.check_copy_source`).
+    """
+
+    request: Request
+    grant: Grant
+    shares: ShareStore
+    share: str
+    path: tuple[str, ...]
+    now_ns: int
+    body: bytes
+    check_source: Callable[[Request], None]
+
+    @property
+    def account(self) -> str:
+        """The storage account's name."""
+        return self.request.account
+
+    @property
+    def root(self) -> Path:
+        """The share's directory on the disk."""
+        return self.shares.path(self.account, self.share)
+
+    @property
+    def sidecar(self) -> Sidecar:
+        """The records of the share's entries."""
+        return self.shares.sidecar(self.account, self.share)
+
+    def header(self, name: str) -> str | None:
+        """Return a header by its lower-case name, or None."""
+        return self.request.headers.get(name)
+
+    def share_properties(self) -> Share:
+        """Return the share's properties.
+
+        Raises:
+            StorageFault: ShareNotFound.
+        """
+        try:
+            return self.shares.read(self.account, self.share)
+        except KeyError:
+            raise fault("ShareNotFound") from None
+
+    def key(self, path: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """Return the lock key of an entry of the share; without a path, of the call's own."""
+        return (self.account, self.share, *(self.path if path is None else path))

@@ -1,0 +1,285 @@
+"""The HTTP edge of the local cloud's Azure Files.
+
+It reads a request, has it authorized, runs its operation in a thread, and writes the answer. All that blocks runs in
+threads; of a file, never more than a few MiB are in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import MappingProxyType
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from localcloud.files import operations
+from localcloud.files.authorization import authorize, check_copy_source, check_permission
+from localcloud.files.documents import error_document
+from localcloud.files.faults import StorageFault, body_too_large, fault, invalid_header, unsupported_header
+from localcloud.files.headers import decode_query, read_boolean, split_query, write_file_time
+from localcloud.files.names import check_path, is_share_name, split_url_path
+from localcloud.files.request import Call, FileStream, Headers, Reply, Request
+from localcloud.files.shares import MAX_QUOTA_GIB, Share, ShareStore
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+AccountKeys = Callable[[str], tuple[str, ...] | None]
+
+_LOG = logging.getLogger(__name__)
+_SERVER = "Windows-Azure-File/1.0 (local cloud)"
+_DEFAULT_VERSION = "2026-04-06"
+_VERSION = re.compile(r"\d{4}-\d\d-\d\d")
+_CHUNK_BYTES = 1024 * 1024
+
+
+class FileService:
+    """Azure Files for any number of storage accounts, over directories on this machine.
+
+    Args:
+        root: The directory that holds everything: `root/<account>/<share>` is what a replica mounts.
+        account_keys: Returns an account's base64 keys, any of which opens it, or None if there is no such account.
+        clock_ns: Returns the time in nanoseconds since the epoch.
+    """
+
+    def __init__(
+        self, root: Path, account_keys: AccountKeys, *, clock_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._shares = ShareStore(root)
+        self._account_keys = account_keys
+        self._clock_ns = clock_ns
+
+    def create_share(self, account: str, share: str, quota_gib: int) -> None:
+        """Make a share, or set the quota of one that is there. Blocks on the disk.
+
+        Raises:
+            ValueError: the name or the quota is not one that Azure allows.
+        """
+        if not is_share_name(share):
+            raise ValueError(f"'{share}' cannot be the name of a share")
+        if not 1 <= quota_gib <= MAX_QUOTA_GIB:
+            raise ValueError(f"a share's quota is 1 to {MAX_QUOTA_GIB} GiB, not {quota_gib}")
+        now_ns = self._clock_ns()
+        with self._shares.locks.hold((account, share)):
+            exists = self._shares.exists(account, share)
+            found = self._shares.read(account, share) if exists else Share(now_ns, now_ns)
+            if not exists or found.quota_gib != quota_gib:
+                self._shares.write(account, share, replace(found, quota_gib=quota_gib), now_ns)
+
+    def delete_share(self, account: str, share: str) -> None:
+        """Delete a share with all that is in it; nothing happens if it is not there. Blocks on the disk."""
+        with self._shares.locks.hold((account, share)):
+            self._shares.remove(account, share)
+
+    def delete_account(self, account: str) -> None:
+        """Delete every share of an account. Blocks on the disk."""
+        self._shares.remove_account(account)
+
+    def share_exists(self, account: str, share: str) -> bool:
+        """Tell whether a share is there."""
+        return self._shares.exists(account, share)
+
+    def share_path(self, account: str, share: str) -> Path:
+        """Return the directory of a share, which a replica mounts, reads and writes.
+
+        Raises:
+            KeyError: there is no such share.
+        """
+        if not self._shares.exists(account, share):
+            raise KeyError(share)
+        return self._shares.path(account, share)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer any request whose path begins with the name of a storage account."""
+        request_id = str(uuid.uuid4())
+        try:
+            reply = await self._answer(request)
+        except StorageFault as refusal:
+            reply = self._refusal(request, refusal, request_id)
+        except OSError as error:
+            reply = self._refusal(request, _disk_fault(error, request), request_id)
+        return await _respond(request, reply, request_id)
+
+    async def _answer(self, http: web.Request) -> Reply:
+        request = _read_request(http)
+        keys = self._account_keys(request.account)
+        if keys is None:
+            raise StorageFault(404, "ResourceNotFound", f"There is no storage account '{request.account}'.")
+        operation = _find(request)
+        resource = "o" if isinstance(operation, StorageFault) else operation.resource
+        now_ns = self._clock_ns()
+        now = datetime.fromtimestamp(now_ns / 1e9, UTC)
+        grant = authorize(request, keys, resource, now)
+        if isinstance(operation, StorageFault):
+            raise operation
+        operations.check_request(request, operation)
+        check_permission(grant, operation.permissions)
+        call = Call(
+            request=request,
+            grant=grant,
+            shares=self._shares,
+            share=request.names[0] if request.names else "",
+            path=_read_path(request),
+            now_ns=now_ns,
+            body=await _read_body(http, operation.max_body_bytes),
+            check_source=lambda source: check_copy_source(source, keys, now),
+        )
+        return await asyncio.to_thread(_run, operation, call)
+
+    def _refusal(self, http: web.Request, refusal: StorageFault, request_id: str) -> Reply:
+        body = error_document(refusal, request_id, write_file_time(self._clock_ns()))
+        return Reply(
+            refusal.status,
+            (("x-ms-error-code", refusal.code), ("Content-Type", "application/xml"), *refusal.headers),
+            b"" if http.method == "HEAD" else body,
+        )
+
+
+def _run(operation: operations.Operation, call: Call) -> Reply:
+    if call.share and not call.shares.exists(call.account, call.share) and operation.resource == "o":
+        raise fault("ShareNotFound")
+    return operation.handler(call)
+
+
+def _find(request: Request) -> operations.Operation | StorageFault:
+    """Find the operation, or the refusal of what is none; a caller learns which only after it is authorized."""
+    try:
+        return operations.find_operation(request)
+    except StorageFault as refusal:
+        return refusal
+
+
+def _read_request(http: web.Request) -> Request:
+    raw_path, _, raw_query = http.raw_path.partition("?")
+    raw_pairs = split_query(raw_query)
+    names = split_url_path(raw_path)
+    if not names:
+        raise fault("InvalidUri")
+    return Request(
+        method=http.method,
+        scheme=http.scheme,
+        host=http.host,
+        remote=http.remote,
+        raw_path=raw_path,
+        raw_query=raw_pairs,
+        account=names[0],
+        names=names[1:],
+        query=MappingProxyType(decode_query(raw_pairs)),
+        headers=MappingProxyType(_read_headers(http)),
+    )
+
+
+def _read_headers(http: web.Request) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in http.headers.items():
+        key = name if name.lower().startswith("x-ms-meta-") else name.lower()
+        found[key] = f"{found[key]},{value}" if key in found else value
+    version = found.get("x-ms-version", _DEFAULT_VERSION)
+    if _VERSION.fullmatch(version) is None:
+        raise invalid_header("x-ms-version", version)
+    if found.get("content-encoding", "identity") != "identity":
+        raise unsupported_header("Content-Encoding")
+    return found
+
+
+def _read_path(request: Request) -> tuple[str, ...]:
+    keep = read_boolean(request.headers, "x-ms-allow-trailing-dot")
+    return check_path(request.names[1:], keep_trailing_dots=keep)
+
+
+async def _read_body(http: web.Request, maximum: int) -> bytes:
+    """Return a request's body, which is never longer than a range."""
+    if http.method not in {"PUT", "POST"}:
+        return b""
+    length = http.content_length
+    if length is None:
+        if "Transfer-Encoding" in http.headers or maximum > 0:
+            raise fault("MissingContentLengthHeader")
+        return b""
+    if length > maximum:
+        raise body_too_large(maximum)
+    body = bytearray()
+    while len(body) < length and (chunk := await http.content.readany()):
+        body += chunk
+    return bytes(body)
+
+
+def _disk_fault(error: OSError, http: web.Request) -> StorageFault:
+    if error.errno == errno.ENAMETOOLONG:
+        return StorageFault(400, "InvalidFileOrDirectoryPathName", "File or directory path is too long.")
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return StorageFault(
+            409, "ShareSizeLimitReached", f"The disk of this machine has no room: {error.strerror}."
+        )
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EBUSY, errno.ETXTBSY}:
+        return StorageFault(409, "SharingViolation", "The specified resource may be in use by an SMB client.")
+    _LOG.error("the disk refused %s %s", http.method, http.path, exc_info=error)
+    return StorageFault(500, "InternalError", f"The server encountered an internal error: {error}.")
+
+
+async def _respond(http: web.Request, reply: Reply, request_id: str) -> web.StreamResponse:
+    headers = CIMultiDict([*_common_headers(http, request_id), *reply.headers])
+    if reply.stream is not None:
+        return await _stream(http, reply, headers, reply.stream)
+    response = web.Response(
+        status=reply.status, headers=headers, body=None if http.method == "HEAD" else reply.body
+    )
+    if not http.content.is_eof():
+        # What is left of a refused body would be read as the next request.
+        response.force_close()
+    return response
+
+
+def _common_headers(http: web.Request, request_id: str) -> Headers:
+    found = [
+        ("Server", _SERVER),
+        ("x-ms-request-id", request_id),
+        ("x-ms-version", http.headers.get("x-ms-version", _DEFAULT_VERSION)),
+    ]
+    client_id = http.headers.get("x-ms-client-request-id")
+    if client_id is not None:
+        found.append(("x-ms-client-request-id", client_id))
+    return tuple(found)
+
+
+async def _stream(
+    http: web.Request, reply: Reply, headers: CIMultiDict[str], part: FileStream
+) -> web.StreamResponse:
+    """Send a part of a file, a chunk at a time; close its descriptor whatever happens."""
+    try:
+        response = web.StreamResponse(status=reply.status, headers=headers)
+        response.content_length = part.size_bytes
+        await response.prepare(http)
+        offset, end = part.offset, part.offset + part.size_bytes
+        while offset < end:
+            chunk = await asyncio.to_thread(
+                os.pread, part.descriptor, min(_CHUNK_BYTES, end - offset), offset
+            )
+            if not chunk:
+                _abort(http)
+                break
+            await response.write(chunk)
+            offset += len(chunk)
+        else:
+            with suppress(ConnectionResetError):
+                await response.write_eof()
+        return response
+    finally:
+        os.close(part.descriptor)
+
+
+def _abort(http: web.Request) -> None:
+    """Cut the connection: the file became shorter while it was being sent, and the length is already promised."""
+    if http.transport is not None:
+        http.transport.abort()

@@ -1,0 +1,181 @@
+"""Operations on the account and on shares.
+
+Source: "List Shares", "Create Share", "Get Share Properties", "Set Share Properties", "Set Share Metadata",
+"Delete Share", "Get Share Stats".
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from xml.etree import ElementTree as ET
+
+from localcloud.files import leases
+from localcloud.files.documents import add, document
+from localcloud.files.entries import lease_id
+from localcloud.files.faults import fault, invalid_header, invalid_parameter, not_emulated
+from localcloud.files.headers import read_integer, read_metadata, write_http_time, write_metadata
+from localcloud.files.names import check_share_name
+from localcloud.files.paging import Page, read_page
+from localcloud.files.request import Call, Headers, Reply
+from localcloud.files.shares import MAX_QUOTA_GIB, Share
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_TIERS = frozenset({"TransactionOptimized", "Hot", "Cool"})
+_LIST_INCLUDES = frozenset({"metadata", "snapshots", "deleted"})
+NOUN = "file share"
+
+
+def list_shares(call: Call) -> Reply:
+    """List the account's shares. Snapshots and deleted shares do not exist here, so asking for them finds none."""
+    page = read_page(call)
+    include = _read_include(call)
+    names = [name for name in call.shares.names(call.account) if name.startswith(page.prefix)]
+    chosen, next_marker = page.cut(names, key=str)
+    root = _list_head(call, page)
+    shares = add(root, "Shares")
+    for name in chosen:
+        _add_share(
+            shares,
+            name,
+            call.shares.read(call.account, name),
+            call.now_ns,
+            with_metadata="metadata" in include,
+        )
+    add(root, "NextMarker", next_marker)
+    return Reply(200, (("Content-Type", "application/xml"),), document(root))
+
+
+def create_share(call: Call) -> Reply:
+    """Make a share."""
+    check_share_name(call.share)
+    if (call.header("x-ms-enabled-protocols") or "SMB").upper() != "SMB":
+        raise not_emulated("NFS shares")
+    with call.shares.locks.hold(call.key(())):
+        if call.shares.exists(call.account, call.share):
+            raise fault("ShareAlreadyExists")
+        made = _with_settings(
+            call, Share(call.now_ns, call.now_ns, metadata=read_metadata(call.request.headers))
+        )
+        stored = call.shares.write(call.account, call.share, made, call.now_ns)
+    return Reply(201, _version(stored))
+
+
+def share_properties(call: Call) -> Reply:
+    """Tell a share's properties."""
+    found = call.share_properties()
+    leases.check_read(found.lease, lease_id(call), call.now_ns, NOUN)
+    return Reply(
+        200,
+        (
+            *_version(found),
+            ("x-ms-share-quota", str(found.quota_gib)),
+            ("x-ms-access-tier", found.access_tier),
+            ("x-ms-enabled-protocols", "SMB"),
+            *leases.headers(found.lease, call.now_ns),
+            *write_metadata(found.metadata),
+        ),
+    )
+
+
+def set_share_properties(call: Call) -> Reply:
+    """Change a share's quota or tier."""
+    return _change(call, lambda found: _with_settings(call, found))
+
+
+def set_share_metadata(call: Call) -> Reply:
+    """Replace a share's metadata."""
+    metadata = read_metadata(call.request.headers)
+    return _change(call, lambda found: replace(found, metadata=metadata))
+
+
+def delete_share(call: Call) -> Reply:
+    """Delete a share with all that is in it, at once."""
+    with call.shares.locks.hold(call.key(())):
+        found = call.share_properties()
+        leases.check_write(found.lease, lease_id(call), call.now_ns, NOUN)
+        call.shares.remove(call.account, call.share)
+    return Reply(202)
+
+
+def share_statistics(call: Call) -> Reply:
+    """Tell how many bytes the files of a share hold."""
+    found = call.share_properties()
+    total = 0
+    for folder, _, names in os.walk(call.root, followlinks=False):
+        total += sum(_size(os.path.join(folder, name)) for name in names)
+    root = ET.Element("ShareStats")
+    add(root, "ShareUsageBytes", str(total))
+    return Reply(200, (*_version(found), ("Content-Type", "application/xml")), document(root))
+
+
+def _change(call: Call, change: Callable[[Share], Share]) -> Reply:
+    with call.shares.locks.hold(call.key(())):
+        found = call.share_properties()
+        leases.check_write(found.lease, lease_id(call), call.now_ns, NOUN)
+        stored = call.shares.write(call.account, call.share, change(found), call.now_ns)
+    return Reply(200, _version(stored))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _with_settings(call: Call, share: Share) -> Share:
+    headers = call.request.headers
+    if "x-ms-share-quota" in headers:
+        quota = read_integer(headers, "x-ms-share-quota", maximum=MAX_QUOTA_GIB)
+        if quota == 0:
+            raise invalid_header("x-ms-share-quota", "0")
+        share = replace(share, quota_gib=quota)
+    tier = headers.get("x-ms-access-tier", share.access_tier)
+    if tier not in _TIERS:
+        raise invalid_header("x-ms-access-tier", tier)
+    return replace(share, access_tier=tier)
+
+
+def _version(share: Share) -> Headers:
+    return (("ETag", share.etag), ("Last-Modified", write_http_time(share.changed_ns)))
+
+
+def _read_include(call: Call) -> frozenset[str]:
+    words = {word for word in call.request.query.get("include", "").lower().split(",") if word}
+    if not words <= _LIST_INCLUDES:
+        raise invalid_parameter("include", ",".join(sorted(words)), "Unknown option.")
+    return frozenset(words)
+
+
+def _list_head(call: Call, page: Page) -> ET.Element:
+    root = ET.Element("EnumerationResults", ServiceEndpoint=call.request.endpoint)
+    page.describe(root)
+    return root
+
+
+def _add_share(parent: ET.Element, name: str, share: Share, now_ns: int, *, with_metadata: bool) -> None:
+    item = add(parent, "Share")
+    add(item, "Name", name)
+    properties = add(item, "Properties")
+    add(properties, "Last-Modified", write_http_time(share.changed_ns))
+    add(properties, "Etag", share.etag)
+    add(properties, "Quota", str(share.quota_gib))
+    add(properties, "AccessTier", share.access_tier)
+    add(properties, "EnabledProtocols", "SMB")
+    for header, value in leases.headers(share.lease, now_ns):
+        add(properties, _LEASE_ELEMENTS[header], value)
+    if with_metadata and share.metadata:
+        metadata = add(item, "Metadata")
+        for key, value in share.metadata:
+            add(metadata, key, value)
+
+
+_LEASE_ELEMENTS = {
+    "x-ms-lease-status": "LeaseStatus",
+    "x-ms-lease-state": "LeaseState",
+    "x-ms-lease-duration": "LeaseDuration",
+}

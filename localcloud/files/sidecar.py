@@ -1,0 +1,200 @@
+"""Keep what the disk cannot hold: properties of files and directories, beside the share and never in it.
+
+The disk is the truth about size and time of writing. Content type, Content-MD5, metadata, attributes, leases and the
+like are kept in one small JSON file an entry, in a tree of their own whose folders are named by a digest of the folded
+name, so that a name of any length fits and a directory moves with one rename. A record belongs to a file only while
+inode, size and time of writing are those that the service saw last: when a replica has changed the file behind our
+back, only its lease is kept, and that only while the inode is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import stat as modes
+import threading
+import zlib
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TYPE_CHECKING
+
+from localcloud.files.leases import Lease
+from localcloud.files.names import fold_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from collections.abc import Iterator
+    import os
+
+_RECORD = "properties.json"
+_STRIPES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The content headers that a file is served with; None is "not set". `md5` is base64."""
+
+    type: str | None = None
+    encoding: str | None = None
+    language: str | None = None
+    cache_control: str | None = None
+    disposition: str | None = None
+    md5: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The last copy onto a file: its id, source URL, bytes, and when it ended (RFC 1123)."""
+
+    id: str
+    source: str
+    size_bytes: int
+    completed: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What tells that a file is still the one that a record was written for."""
+
+    inode: int
+    size_bytes: int
+    written_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The properties of one entry. Times are nanoseconds since the epoch; `revision` counts our own changes."""
+
+    created_ns: int
+    changed_ns: int
+    attributes: str
+    fingerprint: Fingerprint
+    revision: int = 0
+    content: Content = field(default_factory=Content)
+    metadata: tuple[tuple[str, str], ...] = ()
+    lease: Lease | None = None
+    copy: Copy | None = None
+
+
+def fingerprint(status: os.stat_result) -> Fingerprint:
+    """Return the fingerprint of an entry; of a directory only its inode counts."""
+    if modes.S_ISDIR(status.st_mode):
+        return Fingerprint(status.st_ino, 0, 0)
+    return Fingerprint(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def unrecorded(status: os.stat_result) -> Record:
+    """Return the properties of an entry that somebody made on the disk, without the service."""
+    attributes = "Directory" if modes.S_ISDIR(status.st_mode) else "Archive"
+    return Record(
+        created_ns=min(status.st_mtime_ns, status.st_ctime_ns),
+        changed_ns=status.st_mtime_ns,
+        attributes=attributes,
+        fingerprint=fingerprint(status),
+    )
+
+
+def etag(record: Record, status: os.stat_result) -> str:
+    """Return the entry's ETag, with its quotes: new with every change, ours or a replica's."""
+    now = fingerprint(status)
+    text = f"{now.inode}/{now.size_bytes}/{now.written_ns}/{record.revision}/{record.changed_ns}"
+    return f'"0x{hashlib.blake2b(text.encode(), digest_size=8).hexdigest().upper()}"'
+
+
+class Sidecar:
+    """The records of one share, in a directory of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def read(self, path: tuple[str, ...], status: os.stat_result) -> Record:
+        """Return the record of an entry that has this status; what no longer belongs to it is dropped."""
+        found = self._load(path)
+        if found is None:
+            return unrecorded(status)
+        now = fingerprint(status)
+        if found.fingerprint == now:
+            return found
+        fresh = replace(unrecorded(status), revision=found.revision)
+        return replace(fresh, lease=found.lease) if found.fingerprint.inode == now.inode else fresh
+
+    def write(self, path: tuple[str, ...], record: Record, status: os.stat_result, now_ns: int) -> Record:
+        """Store a record for an entry as its status is now; return it with its new revision and time of change."""
+        stored = replace(
+            record, revision=record.revision + 1, changed_ns=now_ns, fingerprint=fingerprint(status)
+        )
+        folder = self._folder(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = folder / f".{threading.get_ident()}"
+        fresh.write_text(json.dumps({"path": "/".join(path), **asdict(stored)}), encoding="utf-8")
+        fresh.replace(folder / _RECORD)
+        return stored
+
+    def remove(self, path: tuple[str, ...]) -> None:
+        """Forget an entry and all below it."""
+        shutil.rmtree(self._folder(path), ignore_errors=True)
+
+    def move(self, source: tuple[str, ...], target: tuple[str, ...]) -> None:
+        """Let the records of an entry, and of all below it, follow it to another path."""
+        before, after = self._folder(source), self._folder(target)
+        if before == after:
+            return
+        shutil.rmtree(after, ignore_errors=True)
+        if before.is_dir():
+            after.parent.mkdir(parents=True, exist_ok=True)
+            before.replace(after)
+
+    def _folder(self, path: tuple[str, ...]) -> Path:
+        digests = (
+            hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+            for name in fold_path(path)
+        )
+        return self._directory.joinpath(*digests)
+
+    def _load(self, path: tuple[str, ...]) -> Record | None:
+        try:
+            text = (self._folder(path) / _RECORD).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        return _from_json(json.loads(text))
+
+
+class Locks:
+    """Locks for the entries of all shares; one holds a few, in a fixed order, so that no two callers wait in a ring."""
+
+    def __init__(self) -> None:
+        self._stripes = tuple(threading.RLock() for _ in range(_STRIPES))
+
+    @contextmanager
+    def hold(self, *keys: tuple[str, ...]) -> Iterator[None]:
+        """Keep the entries of these keys to oneself for the length of a `with` block."""
+        numbers = {
+            zlib.crc32("/".join(fold_path(key)).encode("utf-8", "surrogatepass")) % _STRIPES for key in keys
+        }
+        yield from self._hold(sorted(numbers))
+
+    @contextmanager
+    def hold_all(self) -> Iterator[None]:
+        """Keep every entry to oneself: for moving a whole directory."""
+        yield from self._hold(range(_STRIPES))
+
+    def _hold(self, numbers: list[int] | range) -> Iterator[None]:
+        with ExitStack() as held:
+            for number in numbers:
+                held.enter_context(self._stripes[number])
+            yield
+
+
+def _from_json(found: dict[str, Any]) -> Record:
+    return Record(
+        created_ns=found["created_ns"],
+        changed_ns=found["changed_ns"],
+        attributes=found["attributes"],
+        fingerprint=Fingerprint(**found["fingerprint"]),
+        revision=found["revision"],
+        content=Content(**found["content"]),
+        metadata=tuple((name, value) for name, value in found["metadata"]),
+        lease=None if found["lease"] is None else Lease(**found["lease"]),
+        copy=None if found["copy"] is None else Copy(**found["copy"]),
+    )

@@ -1,0 +1,197 @@
+"""Walk a share's directory on the disk without ever leaving it.
+
+A replica writes into the same directory and may put symbolic links there. Every step is taken from an open directory
+to a name in it (`openat` and its family) and never through a link, so that no request can reach outside of a share,
+not even while somebody swaps a directory for a link. Names are matched without regard to case, an exact match first.
+
+Nothing here knows HTTP beyond the refusals that a missing or wrong kind of entry leads to.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as modes
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from localcloud.files.faults import fault
+from localcloud.files.names import fold
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from collections.abc import Iterator
+
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: O_NONBLOCK keeps a pipe that a replica made from holding a thread for ever; it means nothing for a file.
+_FILE_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_DIRECTORY_MODE = 0o755
+_FILE_MODE = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """An open directory of a share; what is done to its entries is done through its descriptor."""
+
+    descriptor: int
+
+    def stat(self) -> os.stat_result:
+        """Return the directory's own status."""
+        return os.fstat(self.descriptor)
+
+    def look(self, name: str) -> os.stat_result | None:
+        """Return the status of an entry by its exact name, of a link itself, or None."""
+        try:
+            return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def match(self, name: str) -> tuple[str, os.stat_result | None]:
+        """Return the name as it stands on the disk, and its status; the name as given and None if there is none."""
+        found = self.look(name)
+        if found is not None:
+            return name, found
+        folded = fold(name)
+        for actual in os.listdir(self.descriptor):
+            if fold(actual) == folded:
+                return actual, self.look(actual)
+        return name, None
+
+    def entries(self) -> list[tuple[str, os.stat_result]]:
+        """Return every entry with its status, in no order; one that vanishes meanwhile is left out."""
+        found = ((name, self.look(name)) for name in os.listdir(self.descriptor))
+        return [(name, status) for name, status in found if status is not None]
+
+    def open_file(self, name: str, flags: int) -> int:
+        """Open a regular file by its exact name; the caller closes the descriptor.
+
+        Raises:
+            StorageFault: ResourceNotFound, or ResourceTypeMismatch for anything that is not a regular file.
+        """
+        try:
+            descriptor = os.open(name, flags | _FILE_FLAGS, _FILE_MODE, dir_fd=self.descriptor)
+        except FileNotFoundError:
+            raise fault("ResourceNotFound") from None
+        except OSError as error:
+            if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
+                raise fault("ResourceTypeMismatch") from None
+            raise
+        if modes.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+        raise fault("ResourceTypeMismatch")
+
+    def make_directory(self, name: str) -> None:
+        """Make a directory; the caller has looked that the name is free."""
+        os.mkdir(name, _DIRECTORY_MODE, dir_fd=self.descriptor)
+
+    def remove_file(self, name: str) -> None:
+        """Remove a file or a link (never what it points to)."""
+        os.unlink(name, dir_fd=self.descriptor)
+
+    def remove_directory(self, name: str) -> None:
+        """Remove an empty directory.
+
+        Raises:
+            StorageFault: DirectoryNotEmpty.
+        """
+        try:
+            os.rmdir(name, dir_fd=self.descriptor)
+        except OSError as error:
+            if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise fault("DirectoryNotEmpty") from None
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an entry is, or would be: a name in an open parent.
+
+    Attributes:
+        parent: The open parent directory.
+        name: The name as it stands on the disk, or as it was asked for when nothing is there.
+        status: The status of what is there (of a link itself), or None.
+    """
+
+    parent: Folder
+    name: str
+    status: os.stat_result | None
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether a directory is there."""
+        return self.status is not None and modes.S_ISDIR(self.status.st_mode)
+
+    def open(self) -> int:
+        """Open the file or directory that is there for reading; the caller closes the descriptor."""
+        if self.is_directory:
+            return os.open(self.name, _DIRECTORY_FLAGS, dir_fd=self.parent.descriptor)
+        return self.parent.open_file(self.name, os.O_RDONLY)
+
+    @property
+    def is_link(self) -> bool:
+        """Whether a symbolic link is there."""
+        return self.status is not None and modes.S_ISLNK(self.status.st_mode)
+
+
+@contextmanager
+def open_directory(root: Path, names: tuple[str, ...]) -> Iterator[Folder]:
+    """Open a directory of a share for the length of a `with` block; the empty path is the share's root.
+
+    Raises:
+        StorageFault: ShareNotFound; ParentNotFound when a name above the last is missing; ResourceNotFound when the
+            last is; ResourceTypeMismatch when the last is not a directory.
+    """
+    descriptor = _open_root(root)
+    try:
+        for depth, name in enumerate(names, start=1):
+            inner = _step(Folder(descriptor), name, is_last=depth == len(names))
+            os.close(descriptor)
+            descriptor = inner
+        yield Folder(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def open_place(root: Path, names: tuple[str, ...]) -> Iterator[Place]:
+    """Open the parent of a path and look at the path's last name.
+
+    Raises:
+        StorageFault: ShareNotFound, or ParentNotFound.
+        ValueError: the path is empty: the root has no parent.
+    """
+    if not names:
+        raise ValueError("the root of a share has no parent")
+    descriptor = _open_root(root)
+    try:
+        for name in names[:-1]:
+            inner = _step(Folder(descriptor), name, is_last=False)
+            os.close(descriptor)
+            descriptor = inner
+        parent = Folder(descriptor)
+        yield Place(parent, *parent.match(names[-1]))
+    finally:
+        os.close(descriptor)
+
+
+def _open_root(root: Path) -> int:
+    try:
+        return os.open(root, _DIRECTORY_FLAGS)
+    except (FileNotFoundError, NotADirectoryError):
+        raise fault("ShareNotFound") from None
+
+
+def _step(folder: Folder, name: str, *, is_last: bool) -> int:
+    actual, status = folder.match(name)
+    if status is None:
+        raise fault("ResourceNotFound" if is_last else "ParentNotFound")
+    try:
+        return os.open(actual, _DIRECTORY_FLAGS, dir_fd=folder.descriptor)
+    except FileNotFoundError:
+        raise fault("ResourceNotFound" if is_last else "ParentNotFound") from None
+    except OSError as error:
+        if error.errno in {errno.ENOTDIR, errno.ELOOP}:
+            raise fault("ResourceTypeMismatch" if is_last else "ParentNotFound") from None
+        raise
