@@ -73,6 +73,14 @@ def open_site(session: Session, timeout_s: float | None) -> Iterator[Site]:
         clock=clock,
         runner=session.runner,
     )
+    app = AzureApp(
+        az=session.az,
+        group=session.group(),
+        name=config.aca_app_name,
+        endpoint_url=config.endpoint_url,
+        clock=clock,
+        runner=session.runner,
+    )
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="az") as pool:
         yield Site(
             share=share,
