@@ -9,8 +9,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from infra.document import Json, did_you_mean, read_object, write_whole
+from infra.document import read_object, write_whole
 from infra.errors import UsageError
+from infra.templates import judge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,7 +68,7 @@ def read_config(path: Path) -> InferenceConfig:
         KEYS
     )
     document = read_object(path, hint=remedy)
-    problems = tuple(_unknown_keys(document) + _missing_values(document))
+    problems = tuple(str(problem) for problem in judge("inference.config", document))
     if problems:
         hint = "it must hold exactly: " + ", ".join(KEYS)
         raise UsageError(f"{path} cannot be used", details=problems, hint=hint)
@@ -77,18 +78,3 @@ def read_config(path: Path) -> InferenceConfig:
 def write_config(path: Path, config: InferenceConfig) -> None:
     """Write a config file whole: a reader sees the old one or the new one, never a part."""
     write_whole(path, json.dumps(config.to_values(), indent=2) + "\n")
-
-
-def _unknown_keys(document: Mapping[str, Json]) -> list[str]:
-    return [f"{key}: no such key{did_you_mean(key, KEYS)}" for key in document if key not in KEYS]
-
-
-def _missing_values(document: Mapping[str, Json]) -> list[str]:
-    problems = []
-    for key in KEYS:
-        value = document.get(key, "")
-        if key not in document:
-            problems.append(f"{key}: is missing")
-        elif not isinstance(value, str) or not value:
-            problems.append(f"{key}: {value!r} must be text that is not empty")
-    return problems

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
@@ -57,6 +57,28 @@ class Console:
     def is_terminal(self) -> bool:
         """Say whether a person is watching."""
         return self._rich.is_terminal
+
+    @property
+    def is_interactive(self) -> bool:
+        """Say whether a person is there who can answer."""
+        return self.is_terminal and sys.stdin.isatty()
+
+    def choose(self, question: str, choices: Sequence[str]) -> str:
+        """Ask a person for one of several, the first by default. What else is typed is taken as it is."""
+        self.info(question)
+        for number, choice in enumerate(choices, start=1):
+            self.info(f"  {number}. {choice}")
+        self._ask("number or name [1]: " if choices else "name: ")
+        answer = sys.stdin.readline().strip()
+        if not answer and choices:
+            return choices[0]
+        is_number = answer.isdecimal() and 1 <= int(answer) <= len(choices)
+        return choices[int(answer) - 1] if is_number else answer
+
+    def confirm(self, question: str) -> bool:
+        """Ask a person yes or no; anything but yes is no."""
+        self._ask(f"{question} [y/N]: ")
+        return sys.stdin.readline().strip().casefold() in {"y", "yes"}
 
     def info(self, text: str) -> None:
         """Write one line."""
@@ -110,6 +132,9 @@ class Console:
         with Progress(*columns, console=self._rich, transient=True, disable=not self.is_terminal) as bar:
             task = bar.add_task(escape(text), total=total_bytes)
             yield lambda size_bytes: bar.advance(task, size_bytes)
+
+    def _ask(self, prompt: str) -> None:
+        self._rich.print(prompt, end="", markup=False)
 
     def _end(self, mark: str, text: str, outcome: str, start: float) -> None:
         what = f"{text}: {outcome}" if outcome else text

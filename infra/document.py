@@ -42,6 +42,11 @@ def read_object(path: Path, *, hint: str | None = None) -> dict[str, Json]:
     return document
 
 
+def as_object(value: Json) -> dict[str, Json]:
+    """Return a JSON object as it is, and an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
 def write_whole(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Write a text file by rename, with these permissions from the start; make its folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -77,6 +77,14 @@ class Session:
     ca_bundle: Path | None
     local_cloud: LocalCloud | None
 
+    @property
+    def has_bicep(self) -> bool:
+        """Say whether az can build Bicep here without downloading anything."""
+        if shutil.which("bicep"):
+            return True
+        config_dir = Path(os.environ.get("AZURE_CONFIG_DIR") or Path.home() / ".azure")
+        return not self.stage.is_local and (config_dir / "bin" / "bicep").exists()
+
     def config(self) -> InferenceConfig:
         """Read where the stage was provisioned.
 

@@ -1,0 +1,134 @@
+"""Know the limits that Azure enforces when a resource is made, but that its preview does not check.
+
+They are checked here, offline, before anything is sent: on the parameters and on the template itself. Each
+function returns what is wrong as text, and nothing where all is well.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from infra.document import Json
+
+CONSUMPTION = "Consumption"
+_CONSUMPTION_STEP = Decimal("0.25")
+_CONSUMPTION_MOST_CORES = Decimal(4)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Hold what one replica may have at most on a workload profile."""
+
+    cores: Decimal
+    memory_gib: Decimal
+
+
+GPU_SIZES = {
+    "Consumption-GPU-NC8as-T4": Size(Decimal(8), Decimal(56)),
+    "Consumption-GPU-NC24-A100": Size(Decimal(24), Decimal(220)),
+    "NC24-A100": Size(Decimal(24), Decimal(220)),
+}
+"""The GPU profiles whose size is known to us; on others Azure is the judge."""
+
+PROBE_RANGES = {
+    "initialDelaySeconds": (0, 60),
+    "periodSeconds": (1, 240),
+    "timeoutSeconds": (1, 240),
+    "successThreshold": (1, 10),
+}
+"""The allowed range of each number of a probe. Source: Microsoft.App specification, ContainerAppProbe."""
+
+MOST_FAILURES = {"Liveness": 30, "Readiness": 48, "Startup": 240}
+"""The highest failureThreshold that is taken. The specification's text says 10; the platform's own default
+for a startup probe is 240."""
+
+
+def parameter_problems(values: Mapping[str, Json]) -> list[str]:
+    """Return what is wrong with parameters that are each fine by themselves.
+
+    Args:
+        values: The effective value of every parameter, defaults filled in; each has its right type.
+    """
+    return [*_size_problems(values), *_replica_problems(values), *_range_problems(values)]
+
+
+def template_problems(template: Json) -> list[str]:
+    """Return what is wrong with the probes of a compiled template, as far as they are written as numbers."""
+    problems = []
+    for probes in _probe_lists(template):
+        kinds = [probe.get("type") for probe in probes]
+        twice = sorted({str(kind) for kind in kinds if kinds.count(kind) > 1})
+        problems += [f"probes: there are several of type {kind}" for kind in twice]
+        for probe in probes:
+            problems += _probe_problems(probe)
+    return problems
+
+
+def _size_problems(values: Mapping[str, Json]) -> Iterator[str]:
+    cores, memory = Decimal(str(values["containerCpu"])), str(values["containerMemory"])
+    memory_gib = Decimal(memory.removesuffix("Gi"))
+    profile = values["workloadProfileName"]
+    if profile == CONSUMPTION:
+        fits = 0 < cores <= _CONSUMPTION_MOST_CORES and cores % _CONSUMPTION_STEP == 0
+        if not fits or memory_gib != 2 * cores:
+            yield (
+                f"containerCpu, containerMemory: {cores} cores and {memory} are not a pair that the profile "
+                "Consumption has: 0.25 to 4 cores in steps of 0.25, with twice as many Gi"
+            )
+    elif profile == values["gpuProfileName"] and values["gpuProfileType"] in GPU_SIZES:
+        most = GPU_SIZES[str(values["gpuProfileType"])]
+        if cores > most.cores or memory_gib > most.memory_gib:
+            yield (
+                f"containerCpu, containerMemory: {cores} cores and {memory} are more than a replica gets on "
+                f"{values['gpuProfileType']}: {most.cores} cores and {most.memory_gib}Gi"
+            )
+
+
+def _replica_problems(values: Mapping[str, Json]) -> Iterator[str]:
+    least, most = values["minReplicas"], values["maxReplicas"]
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        yield f"minReplicas, maxReplicas: {least} is more than {most}"
+
+
+def _range_problems(values: Mapping[str, Json]) -> Iterator[str]:
+    ranges = values["allowedIpRanges"]
+    for text in ranges if isinstance(ranges, list) else []:
+        try:
+            ipaddress.ip_network(str(text))
+        except ValueError as error:
+            yield f"allowedIpRanges: {error}"
+
+
+def _probe_problems(probe: Mapping[str, Json]) -> Iterator[str]:
+    kind = probe.get("type")
+    for name, (least, most) in PROBE_RANGES.items():
+        number = probe.get(name)
+        if isinstance(number, int) and not least <= number <= most:
+            yield f"probes.{kind}.{name}: {number} must be from {least} to {most}"
+    failures, most_failures = probe.get("failureThreshold", 1), MOST_FAILURES.get(str(kind), 10)
+    if isinstance(failures, int) and not 1 <= failures <= most_failures:
+        yield f"probes.{kind}.failureThreshold: {failures} must be from 1 to {most_failures}"
+    success = probe.get("successThreshold", 1)
+    if kind in {"Liveness", "Startup"} and isinstance(success, int) and success != 1:
+        yield f"probes.{kind}.successThreshold: {success} must be 1"
+    if ("httpGet" in probe) == ("tcpSocket" in probe):
+        yield f"probes.{kind}: must have either httpGet or tcpSocket"
+
+
+def _probe_lists(value: Json) -> Iterator[list[dict[str, Json]]]:
+    """Walk a template and yield every list of probes in it."""
+    if isinstance(value, dict):
+        probes = value.get("probes")
+        if isinstance(probes, list):
+            yield [probe for probe in probes if isinstance(probe, dict)]
+        for inner in value.values():
+            yield from _probe_lists(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _probe_lists(inner)

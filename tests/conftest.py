@@ -1,0 +1,72 @@
+"""Guard every test: nothing of the user's, no network but loopback, no az unless the test asks for it.
+
+A test that reaches for something it did not ask for fails there and then, and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from platformdirs import user_cache_path
+
+_LOOPBACK = ("127.", "localhost", "::1")
+_OURS = ("AZURE_", "ARM_", "FJARR_")
+_KEPT_VARIABLES = ("AZURE_BICEP_USE_BINARY_FROM_PATH", "AZURE_BICEP_CHECK_VERSION")
+
+
+@pytest.fixture(autouse=True)
+def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give every test a home of its own, so that nothing of the user's is read or written.
+
+    The cache of base models is the user's: it holds downloads that are checked by their digest, and no settings.
+    """
+    cache = os.environ.get("FJARR_CACHE_DIR") or str(user_cache_path("fjarr"))
+    home = tmp_path_factory.mktemp("home")
+    for name in list(os.environ):
+        if name.startswith(_OURS) and name not in _KEPT_VARIABLES:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("AZURE_CONFIG_DIR", str(home / ".azure"))
+    monkeypatch.setenv("FJARR_CACHE_DIR", cache)
+    return home
+
+
+@pytest.fixture(autouse=True)
+def only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse connections that leave this machine."""
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+
+    def judge(address: Any) -> None:
+        if isinstance(address, tuple) and not str(address[0]).startswith(_LOOPBACK):
+            pytest.fail(f"a test tried to connect to {address[0]!r}; tests stay on this machine")
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        judge(address)
+        connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        judge(address)
+        return connect_ex(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+
+
+@pytest.fixture(autouse=True)
+def no_az_unless_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse to start az in a test that does not carry the marker `az`."""
+    if request.node.get_closest_marker("az") is None:
+        original = subprocess.Popen.__init__
+
+        def guarded(self: subprocess.Popen[Any], args: Any, *rest: Any, **keywords: Any) -> None:
+            first = args if isinstance(args, (str, bytes, os.PathLike)) else next(iter(args))
+            if Path(os.fsdecode(first)).name in {"az", "az.bat"}:
+                pytest.fail("this test started az; mark it with @pytest.mark.az if it should")
+            original(self, args, *rest, **keywords)
+
+        monkeypatch.setattr(subprocess.Popen, "__init__", guarded)
