@@ -54,8 +54,6 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Below this a body is taken whole: one write instead of several.
 _SMALL_BYTES = 64 * 1024
-# Servers close idle connections after a while (Uvicorn after 5 s), and a request sent just then is lost.
-_IDLE_S = 2
 _HEADER_BYTES = 64 * 1024
 _REQUEST_ID_CHARACTERS = 128
 
@@ -255,7 +253,9 @@ class Ingress:
 def new_session(limits: Limits) -> aiohttp.ClientSession:
     """Make the session that requests to replicas and probes go through: no cookies, no retries, no limits."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
+        # A connection for each request: a kept one may be closed by the replica (Uvicorn does so after 5 s)
+        # just when the next request is sent, and would hold up replicas that wait for theirs to be closed.
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_timeout_s),
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),

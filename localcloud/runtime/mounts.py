@@ -86,7 +86,7 @@ class Mounts:
     def _make_room(self, path: Path, source: Path) -> None:
         if not path.is_symlink() or not self._is_ours(path):
             raise MountError(
-                f"mount path '{path}' is taken by something else: choose another, or move it away"
+                f"mount path '{path}' is taken: choose another, or move away what is there"
             )
         if self._users.get(path):
             raise MountError(

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 REPLICA_VARIABLE = "CONTAINER_APP_REPLICA_NAME"
 # Creation times are derived from the boot time, which some kernels (WSL's after a sleep) shift a little.
 _SAME_TIME_S = 2.0
+_WAIT_S = 0.2
+_POLL_S = 0.002
 _DEAD = frozenset({psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD})
 _GONE = (psutil.NoSuchProcess, psutil.ZombieProcess, ProcessLookupError)
 
@@ -134,7 +136,7 @@ class Tree:
             for process in processes:
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                     process.kill()
-            psutil.wait_procs(processes, timeout=0.2)
+            _wait(processes)
         self._seen.clear()
         self._session = None
         return []
@@ -202,6 +204,13 @@ def _parent(process: psutil.Process) -> int | None:
         return process.ppid()
     except (*_GONE, psutil.AccessDenied):
         return None
+
+
+def _wait(processes: list[psutil.Process]) -> None:
+    # Not psutil's own wait: it would reap our child, whose exit code asyncio waits for.
+    deadline = time.monotonic() + _WAIT_S
+    while time.monotonic() < deadline and any(_is_alive(process) for process in processes):
+        time.sleep(_POLL_S)
 
 
 def _is_alive(process: psutil.Process) -> bool:
