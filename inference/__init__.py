@@ -1,0 +1,17 @@
+"""Serve a base model and the adapter trained for it: what runs in the container.
+
+The folder is copied to the share whole and started there as `python3 -m inference.start`, so it imports
+nothing of the project but itself. The layers, from the wire inwards:
+
+```
+start        binds the port, sees to it that the packages are installed, hands over to server   (standard library)
+server       the process: signals, loading in the background, draining, the exit code
+web          the ASGI application: health, version, /v1, the chat
+api, chat    the two ways in: the OpenAI API and the page for people
+service      what both go through: prompt, limits, queue, text, stop strings, usage
+engine       the protocol of an engine; engine_transformers and engine_scripted follow it
+loading      weights to module trees; weights finds them, hardware says how
+```
+"""
+
+VERSION = "0.1.0"

@@ -1,0 +1,227 @@
+"""The chat page: talk to the fine-tuned model and to its base, in a browser.
+
+It asks the same service as the API, in process and under the same limits. It needs nothing from the internet.
+Of the many paths that Gradio brings along, only those pass that this page uses: no uploads, no files, no
+recorder.
+"""
+
+from __future__ import annotations
+
+import html
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+import gradio
+from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
+
+from inference.codec import Message
+from inference.engine import Sampling
+from inference.errors import ApiError
+from inference.service import ServedModel, Service, TextRequest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    from starlette.types import Receive, Scope, Send
+
+MOST_NEW_TOKENS: Final = 2048
+TITLE: Final = "Fjarr"
+
+PATHS: Final = frozenset({
+    "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/gradio_api/app_id",
+    "/gradio_api/cancel", "/gradio_api/info", "/gradio_api/queue/data", "/gradio_api/queue/join", "/gradio_api/reset",
+    "/gradio_api/startup-events", "/gradio_api/theme.css", "/gradio_api/user", "/gradio_api/login_check",
+})  # fmt: skip
+FOLDERS: Final = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
+
+CSS: Final = """
+.gradio-container { max-width: 58rem !important; margin: 0 auto !important; }
+footer { display: none !important; }
+#heading { display: flex; flex-wrap: wrap; align-items: center; justify-content: space-between; gap: .25rem 1rem; }
+#heading h1 { font-size: 1.3rem; font-weight: 650; margin: 0; }
+#heading p { margin: 0; color: var(--body-text-color-subdued); font-size: .85rem; overflow-wrap: anywhere; }
+#heading a { color: var(--body-text-color-subdued); font-size: .85rem; }
+#conversation { min-height: 14rem; }
+@media (max-width: 640px) { .gradio-container { padding: .5rem !important; } }
+"""
+
+
+class Chat:
+    """Be the page as an ASGI application; `lifespan` must be entered while it serves."""
+
+    def __init__(self, application: FastAPI) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what the page uses."""
+        path = scope["path"].rstrip("/") or "/"
+        if path in PATHS or path.startswith(FOLDERS):
+            await self._application(scope, receive, send)
+        elif scope["type"] == "http":
+            await PlainTextResponse("There is nothing here.\n", 404)(scope, receive, send)
+
+    def lifespan(self) -> AbstractAsyncContextManager[Any]:
+        """Return the context in which Gradio's own background work runs."""
+        return self._application.router.lifespan_context(self._application)
+
+
+def make_chat(service: Service, release: str, *, has_sign_in: bool) -> Chat:
+    """Build the page. Takes a second; for a thread."""
+    application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    gradio.mount_gradio_app(
+        application,
+        _make_blocks(service, release, has_sign_in=has_sign_in),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+        theme=_make_theme(),
+        css=CSS,
+    )
+    return Chat(application)
+
+
+async def answer(
+    service: Service,
+    message: str,
+    history: list[dict[str, Any]],
+    model: str,
+    system_prompt: str,
+    sampling: Sampling,
+    max_new_tokens: int,
+) -> AsyncIterator[str]:
+    """Yield the answer as it grows.
+
+    Raises:
+        gradio.Error: With the reason, for the person to read.
+    """
+    request = TextRequest(
+        request_id="chat-" + uuid.uuid4().hex,
+        model=model,
+        prompt=(*_conversation(system_prompt, history), Message("user", message)),
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        length_param="the length of the answer",
+    )
+    text = ""
+    try:
+        async with await service.begin(request) as reply:
+            async for delta in reply:
+                text += delta.text
+                yield text
+    except ApiError as error:
+        raise gradio.Error(error.message, title="No answer", print_exception=False) from error
+
+
+def _conversation(system_prompt: str, history: list[dict[str, Any]]) -> tuple[Message, ...]:
+    system = (Message("system", system_prompt.strip()),) if system_prompt.strip() else ()
+    return (*system, *(Message(turn["role"], _text_of(turn["content"])) for turn in history))
+
+
+def _text_of(content: object) -> str:
+    """Return a turn's text; Gradio gives it as a text or as a list of parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(_text_of(part) for part in content)
+    return str(content.get("text", "")) if isinstance(content, dict) else ""
+
+
+def _make_blocks(service: Service, release: str, *, has_sign_in: bool) -> gradio.Blocks:
+    async def reply(
+        message: str,
+        history: list[dict[str, Any]],
+        model: str,
+        system_prompt: str,
+        temperature: float,
+        top_p: float,
+        max_new_tokens: int,
+    ) -> AsyncIterator[str]:
+        sampling = Sampling(float(temperature), float(top_p))
+        async for text in answer(
+            service, message, history, model, system_prompt, sampling, int(max_new_tokens)
+        ):
+            yield text
+
+    with gradio.Blocks(title=TITLE, fill_height=True, analytics_enabled=False) as blocks:
+        gradio.HTML(_heading(service.models, release, has_sign_in=has_sign_in))
+        model = _model_choice(service.models)
+        with gradio.Accordion("Settings", open=False, render=False) as settings:
+            system_prompt = gradio.Textbox(
+                label="System prompt", lines=2, placeholder="None: the model's own"
+            )
+            with gradio.Row():
+                temperature = gradio.Slider(
+                    0, 2, 0.7, step=0.05, label="Temperature", info="0: always the likeliest", min_width=200
+                )
+                top_p = gradio.Slider(
+                    0.05, 1, 0.95, step=0.05, label="Top p", info="The likeliest share", min_width=200
+                )
+                max_new_tokens = gradio.Slider(
+                    1, MOST_NEW_TOKENS, min(512, service.limits.max_new_tokens), step=1, label="Length", min_width=200,
+                    info="The most tokens an answer has",
+                )  # fmt: skip
+        gradio.ChatInterface(
+            reply,
+            chatbot=gradio.Chatbot(
+                elem_id="conversation", show_label=False, scale=1, buttons=["copy"], layout="bubble",
+                placeholder="Say something to the model.",
+            ),
+            textbox=gradio.Textbox(
+                placeholder="Your message", show_label=False, container=False, autofocus=True, max_lines=12, scale=7,
+                submit_btn=True, stop_btn=True,
+            ),
+            additional_inputs=[model, system_prompt, temperature, top_p, max_new_tokens],
+            # The door decides how many are answered at once, the API's requests among them.
+            concurrency_limit=None,
+            flagging_mode="never",
+            analytics_enabled=False,
+            api_visibility="private",
+            show_progress="hidden",
+        )  # fmt: skip
+        settings.render()
+    blocks.queue(default_concurrency_limit=None)
+    return blocks
+
+
+def _model_choice(models: tuple[ServedModel, ...]) -> gradio.Radio:
+    """Offer the fine-tuned model first, since it is what the person came for."""
+    choices = [
+        (_label(model), model.name) for model in sorted(models, key=lambda model: model.parent is None)
+    ]
+    return gradio.Radio(
+        choices, value=choices[0][1], show_label=False, container=False, visible=len(choices) > 1
+    )
+
+
+def _label(model: ServedModel) -> str:
+    return (
+        f"Fine-tuned: {model.name}" if model.parent is not None else f"Base: {model.name.rpartition('/')[2]}"
+    )
+
+
+def _heading(models: tuple[ServedModel, ...], release: str, *, has_sign_in: bool) -> str:
+    names = " on ".join(
+        html.escape(model.name) for model in sorted(models, key=lambda model: model.parent is None)
+    )
+    facts = f"{names} · release {html.escape(release)}" if release else names
+    sign_out = '<a href="/logout">Sign out</a>' if has_sign_in else ""
+    return f'<div id="heading"><div><h1>{TITLE}</h1><p>{facts}</p></div>{sign_out}</div>'
+
+
+def _make_theme() -> gradio.themes.Base:
+    # System fonts only: nothing is fetched.
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+    return gradio.themes.Soft(
+        primary_hue="teal",
+        neutral_hue="slate",
+        radius_size="lg",
+        font=fonts,
+        font_mono=["ui-monospace", "Consolas", "monospace"],
+    )

@@ -1,0 +1,169 @@
+"""Say what an engine is: tokens in, tokens out.
+
+An engine knows models by name, token ids and sampling; it knows nothing of text, of HTTP or of keys. `Engine`
+is the whole of what the rest of the server asks of one, so that an engine is one file. Imports no torch.
+
+All methods are called on the event loop's thread. An engine that works in a thread of its own delivers
+through `loop.call_soon_threadsafe`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from inference.errors import EngineError
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Say how the next token is chosen.
+
+    Attributes:
+        temperature: 0 takes the likeliest token, always.
+        top_p: Keep the likeliest tokens that together have this probability, in (0, 1].
+        top_k: Keep this many of the likeliest; 0 keeps all.
+        min_p: Drop tokens less likely than this share of the likeliest one, in [0, 1].
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+    @property
+    def is_greedy(self) -> bool:
+        """Return whether chance has no part in it."""
+        return self.temperature == 0.0 or self.top_k == 1
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """Ask an engine for tokens.
+
+    Attributes:
+        model: One of the engine's models.
+        prompt_token_ids: The whole prompt; not empty.
+        max_new_tokens: At least 1. Prompt and new tokens together fit the model's context.
+    """
+
+    request_id: str
+    model: str
+    prompt_token_ids: tuple[int, ...]
+    max_new_tokens: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Increment:
+    """Hold the tokens that came since the last increment, and why there will be no more, if so.
+
+    A token that ends a text (the model's own end of turn) is among `token_ids`, with `finish_reason` "stop".
+    """
+
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Count what an engine is doing now."""
+
+    running: int
+    generated_tokens: int
+
+
+class Engine(Protocol):
+    """Generate tokens for the models that it holds."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Return whether the engine can still generate. Once false it stays false."""
+        ...
+
+    def context_tokens(self, model: str) -> int:
+        """Return how many tokens prompt and answer may have together."""
+        ...
+
+    def submit(self, request: GenerationRequest) -> TokenStream:
+        """Start a request and return its stream at once.
+
+        Raises:
+            EngineError: If the engine is dead.
+        """
+        ...
+
+    def stats(self) -> EngineStats:
+        """Return what the engine is doing."""
+        ...
+
+    async def close(self) -> None:
+        """Stop. Streams still open end with `EngineError`."""
+        ...
+
+
+class TokenStream:
+    """Carry one request's increments from the engine to whoever asked. An async iterator of `Increment`.
+
+    Tokens that wait are handed over together, so a slow reader costs no more than a fast one. The reader
+    calls `cancel` when it is done, however it is done: it is idempotent, and free once the stream has ended
+    by itself.
+    """
+
+    def __init__(self, on_cancel: Callable[[], None]) -> None:
+        self._on_cancel = on_cancel
+        self._waiting: deque[Increment] = deque()
+        self._error: EngineError | None = None
+        self._is_over = False
+        self._news = asyncio.Event()
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether the engine has nothing more to do for this stream."""
+        return self._is_over
+
+    def push(self, increment: Increment) -> None:
+        """Deliver tokens. For the engine; ignored once the stream is over."""
+        if self._is_over:
+            return
+        self._is_over = increment.finish_reason is not None
+        self._waiting.append(increment)
+        self._news.set()
+
+    def fail(self, error: EngineError) -> None:
+        """End the stream with an error. For the engine; ignored once the stream is over."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._error = error
+        self._news.set()
+
+    def cancel(self) -> None:
+        """Tell the engine that nobody reads any more."""
+        if not self._is_over:
+            self._is_over = True
+            self._news.set()
+            self._on_cancel()
+
+    def __aiter__(self) -> AsyncIterator[Increment]:
+        return self
+
+    async def __anext__(self) -> Increment:
+        while not self._waiting:
+            if self._error is not None:
+                raise self._error
+            if self._is_over:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        increments = tuple(self._waiting)
+        self._waiting.clear()
+        token_ids = tuple(token for increment in increments for token in increment.token_ids)
+        return Increment(token_ids, increments[-1].finish_reason)

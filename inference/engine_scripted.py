@@ -1,0 +1,110 @@
+"""Be an engine whose tokens come from a script: the double that tests of this server, and of yours, drive by
+hand.
+
+Each request takes the next script of the queue, or waits until a test puts one there. A script is a list of
+steps: token ids, an error, or an event to wait for. Nothing here sleeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from inference.engine import EngineStats, GenerationRequest, Increment, TokenStream
+from inference.errors import EngineError
+
+Step = Sequence[int] | asyncio.Event | EngineError
+
+
+@dataclass(slots=True)
+class ScriptedEngine:
+    """Play scripts to requests, first come first served.
+
+    Attributes:
+        contexts: The models, and how many tokens each takes.
+        end_token_ids: Tokens that end a text with "stop".
+        requests: What was asked so far, in order.
+        cancelled: The ids of requests whose reader went away before their end.
+    """
+
+    contexts: Mapping[str, int]
+    end_token_ids: frozenset[int] = frozenset()
+    requests: list[GenerationRequest] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    is_alive: bool = True
+    _scripts: asyncio.Queue[tuple[Step, ...]] = field(default_factory=asyncio.Queue)
+    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _generated_tokens: int = 0
+
+    def play(self, *steps: Step) -> None:
+        """Queue the script of one request.
+
+        A request whose script ends before its `max_new_tokens`, and without an end token, goes on with
+        nothing until it is cancelled.
+        """
+        self._scripts.put_nowait(steps)
+
+    def die(self) -> None:
+        """Break down, as an engine does whose thread has crashed."""
+        self.is_alive = False
+        for task in self._tasks.values():
+            task.cancel()
+
+    def context_tokens(self, model: str) -> int:
+        """Return the model's context."""
+        return self.contexts[model]
+
+    def submit(self, request: GenerationRequest) -> TokenStream:
+        """Start playing the next script."""
+        if not self.is_alive:
+            raise EngineError("the engine is dead")
+        self.requests.append(request)
+        stream = TokenStream(lambda: self._cancel(request.request_id))
+        task = asyncio.get_running_loop().create_task(self._run(request, stream))
+        self._tasks[request.request_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(request.request_id, None))
+        return stream
+
+    def stats(self) -> EngineStats:
+        """Return how many scripts are being played."""
+        return EngineStats(len(self._tasks), self._generated_tokens)
+
+    async def close(self) -> None:
+        """Stop playing; open streams end with an error."""
+        self.die()
+
+    def _cancel(self, request_id: str) -> None:
+        self.cancelled.append(request_id)
+        self._tasks[request_id].cancel()
+
+    async def _run(self, request: GenerationRequest, stream: TokenStream) -> None:
+        try:
+            await self._play(await self._scripts.get(), request, stream)
+        except asyncio.CancelledError:
+            stream.fail(EngineError("the engine stopped before the answer was complete"))
+        except EngineError as error:
+            stream.fail(error)
+
+    async def _play(self, steps: tuple[Step, ...], request: GenerationRequest, stream: TokenStream) -> None:
+        room = request.max_new_tokens
+        for step in steps:
+            if isinstance(step, EngineError):
+                raise step
+            if isinstance(step, asyncio.Event):
+                await step.wait()
+                continue
+            increment = self._cut(step, room)
+            room -= len(increment.token_ids)
+            self._generated_tokens += len(increment.token_ids)
+            stream.push(increment)
+            if increment.finish_reason is not None:
+                return
+            await asyncio.sleep(0)
+        await asyncio.Event().wait()
+
+    def _cut(self, token_ids: Sequence[int], room: int) -> Increment:
+        for index, token_id in enumerate(token_ids[:room]):
+            if token_id in self.end_token_ids:
+                return Increment(tuple(token_ids[: index + 1]), "stop")
+        return Increment(tuple(token_ids[:room]), "length" if len(token_ids) >= room else None)

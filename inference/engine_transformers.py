@@ -1,0 +1,195 @@
+"""Generate with transformers' continuous batching manager, one for each model.
+
+A lane is a model, its manager and the manager's key-value cache. Lanes take turns, a step at a time: two
+steps at once on the same cores or the same card would each take more than twice as long. An idle lane waits
+on an event and costs nothing.
+
+The manager works in a thread of its own; its results come to the event loop by the handlers that `submit`
+registers.
+
+Source: transformers 5.23, `generation/continuous_batching/continuous_api.py`. The parts of it that are not
+public, and that this module relies on, are `_generation_step`, `logit_processor` and `output_router`; the
+version is pinned, and `tests/unit/test_inference_engine_transformers.py` runs the real manager.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from transformers import GenerationConfig
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+from transformers.generation.continuous_batching import ContinuousBatchingManager
+from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
+
+from inference.engine import EngineStats, GenerationRequest, Increment, TokenStream
+from inference.errors import EngineError
+from inference.hardware import PAGE_TOKENS, CacheSize
+from inference.sampling import SAMPLING_KEY, RowSampler
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inference.loading import LoadedModel
+
+LOGGER: Final = logging.getLogger(__name__)
+STOP_PATIENCE_S: Final = 10.0
+
+
+class TransformersEngine:
+    """Serve some models with a lane each.
+
+    Args:
+        models: What to serve; their trees may share tensors.
+        cache: The size of each lane's key-value cache.
+        max_concurrent: The most requests in one step of a lane.
+    """
+
+    def __init__(self, models: Sequence[LoadedModel], cache: CacheSize, max_concurrent: int) -> None:
+        turn = threading.Lock()
+        self._lanes = {model.name: _Lane(model, cache, max_concurrent, turn) for model in models}
+        self._is_closed = False
+
+    @property
+    def is_alive(self) -> bool:
+        """Return whether every lane's thread is running."""
+        return not self._is_closed and all(lane.is_alive for lane in self._lanes.values())
+
+    def context_tokens(self, model: str) -> int:
+        """Return what the model knows and its lane's cache can hold, whichever is less."""
+        return self._lanes[model].context_tokens
+
+    def submit(self, request: GenerationRequest) -> TokenStream:
+        """Hand a request to its model's lane."""
+        if not self.is_alive:
+            raise EngineError("the engine has stopped")
+        return self._lanes[request.model].submit(request)
+
+    def stats(self) -> EngineStats:
+        """Add up the lanes."""
+        lanes = self._lanes.values()
+        return EngineStats(
+            sum(len(lane.open) for lane in lanes), sum(lane.generated_tokens for lane in lanes)
+        )
+
+    async def close(self) -> None:
+        """Stop the lanes' threads; what they were doing ends with an error."""
+        self._is_closed = True
+        await asyncio.gather(*(asyncio.to_thread(lane.stop) for lane in self._lanes.values()))
+        for lane in self._lanes.values():
+            lane.fail_open_requests("the engine has stopped")
+
+
+class _TurnTakingManager(ContinuousBatchingManager):  # type: ignore[misc]  # transformers publishes no types
+    """Run a step only while holding the turn."""
+
+    def __init__(self, turn: threading.Lock, **options: Any) -> None:  # noqa: ANN401 - the base class's options
+        super().__init__(**options)
+        self._turn = turn
+
+    def _generation_step(self) -> None:
+        with self._turn:
+            super()._generation_step()
+
+
+@dataclass(slots=True)
+class _OpenRequest:
+    stream: TokenStream
+    delivered: int = 0
+
+
+class _Lane:
+    def __init__(
+        self, model: LoadedModel, cache: CacheSize, max_concurrent: int, turn: threading.Lock
+    ) -> None:
+        self.context_tokens = min(model.context_tokens, cache.tokens)
+        self.generated_tokens = 0
+        self.open: dict[str, _OpenRequest] = {}
+        self._name = model.name
+        self._end_token_ids = model.end_token_ids
+        self._manager = _make_manager(model, cache, max_concurrent, turn)
+        self._manager.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return bool(self._manager.is_running()) and self._manager.background_thread_status.fatal_error is None
+
+    def submit(self, request: GenerationRequest) -> TokenStream:
+        request_id = request.request_id
+        stream = TokenStream(lambda: self._cancel(request_id))
+        self.open[request_id] = _OpenRequest(stream)
+        self._manager.register_result_handler(request_id, self._deliver)
+        accepted = self._manager.add_request(
+            list(request.prompt_token_ids),
+            request_id=request_id,
+            max_new_tokens=request.max_new_tokens,
+            streaming=True,
+            eos_token_id=sorted(self._end_token_ids),
+            **{SAMPLING_KEY: request.sampling},
+        )
+        if accepted is None:
+            self._forget(request_id)
+            raise EngineError("the engine has stopped")
+        return stream
+
+    def stop(self) -> None:
+        self._manager.stop(block=True, timeout=STOP_PATIENCE_S, hard_stop=True)
+
+    def fail_open_requests(self, reason: str) -> None:
+        for request_id in list(self.open):
+            self.open[request_id].stream.fail(EngineError(reason))
+            self._forget(request_id)
+
+    def _cancel(self, request_id: str) -> None:
+        # Cancelling frees the slot and delivers nothing, so the handler has to be dropped here.
+        self._manager.cancel_request(request_id)
+        self._forget(request_id)
+
+    def _forget(self, request_id: str) -> None:
+        self.open.pop(request_id, None)
+        with self._manager.output_router._lock:  # noqa: SLF001 - there is no public way to drop a handler
+            self._manager.output_router.result_handlers.pop(request_id, None)
+
+    def _deliver(self, output: GenerationOutput) -> None:
+        """Hand new tokens to the request's stream. Runs on the event loop."""
+        request = self.open.get(output.request_id)
+        if request is None:
+            return
+        tokens = tuple(output.generated_tokens[request.delivered :])
+        request.delivered += len(tokens)
+        self.generated_tokens += len(tokens)
+        if output.status == RequestStatus.FAILED:
+            LOGGER.error("request %s failed in the engine: %s", output.request_id, output.error)
+            request.stream.fail(EngineError(f"the engine failed: {output.error}"))
+        elif output.is_finished():
+            ended = bool(output.generated_tokens) and output.generated_tokens[-1] in self._end_token_ids
+            request.stream.push(Increment(tokens, "stop" if ended else "length"))
+        elif tokens:
+            request.stream.push(Increment(tokens))
+        if output.is_finished():
+            self.open.pop(output.request_id, None)
+
+
+def _make_manager(
+    model: LoadedModel, cache: CacheSize, max_concurrent: int, turn: threading.Lock
+) -> _TurnTakingManager:
+    # Greedy and without processors of its own: RowSampler does each row's sampling, and argmax takes its
+    # choice.
+    generation = GenerationConfig(do_sample=False, eos_token_id=sorted(model.end_token_ids) or -1)
+    config = ContinuousBatchingConfig(
+        page_size=PAGE_TOKENS,
+        num_blocks=cache.blocks,
+        max_batch_tokens=cache.batch_tokens,
+        max_requests_per_batch=min(max_concurrent, cache.batch_tokens),
+        # RowSampler draws in Python, so its steps cannot be replayed from a graph or overlap with the next.
+        use_cuda_graph=False,
+        use_async_batching=False,
+    )
+    manager = _TurnTakingManager(
+        turn, model=model.network, generation_config=generation, continuous_batching_config=config
+    )
+    manager.logit_processor = RowSampler()
+    return manager

@@ -1,0 +1,163 @@
+"""Choose device, dtype and quantisation from the hardware, unless the settings say.
+
+`choose` is pure: `look` is the one place that asks the machine.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from inference.errors import LoadError
+
+Quantization = Literal["none", "nf4", "int8"]
+
+BF16_CAPABILITY: Final = (8, 0)
+"""The first compute capability with bfloat16 units (Ampere). Source: CUDA C++ programming guide, "Compute
+capabilities"."""
+
+FITTING_SHARE: Final = 0.75
+"""Weights may take this share of a card; the rest is for the cache and the activations."""
+
+CACHE_SHARE: Final = {"cpu": 0.1, "cuda": 0.6}
+"""Which share of the memory left after loading all key-value caches together may take. On a CPU the memory is
+shared with everything else on the machine, and the cost of a step grows with the cache long before memory
+ends."""
+
+_CGROUP: Final = Path("/sys/fs/cgroup")
+
+PAGE_TOKENS: Final = 32
+MAX_BATCH_TOKENS: Final = {"cpu": 512, "cuda": 4096}
+MAX_CACHE_TOKENS: Final = {"cpu": 8192, "cuda": 262_144}
+"""Without flash attention the mask has a column a cached token, so a cache larger than its use costs time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Say what the machine has.
+
+    Attributes:
+        gpu_capability: Compute capability of the first CUDA device; None without one.
+        free_bytes: Memory that is free on the device that would be used.
+    """
+
+    gpu_name: str | None
+    gpu_capability: tuple[int, int] | None
+    gpu_free_bytes: int
+    cpu_free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Say where and how the weights are loaded."""
+
+    device: Literal["cpu", "cuda"]
+    dtype: Literal["bfloat16", "float16", "float32"]
+    quantization: Quantization
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSize:
+    """Say how large the key-value cache of one lane is.
+
+    Attributes:
+        blocks: Pages of `PAGE_TOKENS` tokens.
+        batch_tokens: The most tokens that one step processes.
+    """
+
+    blocks: int
+    batch_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Return how many tokens fit."""
+        return self.blocks * PAGE_TOKENS
+
+
+def look() -> Hardware:
+    """Ask the machine what it has."""
+    import psutil  # noqa: PLC0415 - both are slow to import, and only the loading thread needs them
+    import torch  # noqa: PLC0415
+
+    cpu_free = min(int(psutil.virtual_memory().available), _container_free_bytes())
+    if not torch.cuda.is_available():
+        return Hardware(None, None, 0, cpu_free)
+    free, _ = torch.cuda.mem_get_info()
+    return Hardware(torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0), int(free), cpu_free)
+
+
+def choose(hardware: Hardware, device: str, dtype: str, quantization: str, weight_bytes: int) -> Placement:
+    """Choose how to load weights of a size (in their two-byte form).
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        dtype: `auto`, or one to use whatever the hardware.
+        quantization: `auto`, `none`, `nf4` or `int8`.
+
+    Raises:
+        LoadError: If what is asked for is not there.
+    """
+    chosen_device = _choose_device(hardware, device)
+    chosen_dtype = dtype if dtype != "auto" else _choose_dtype(hardware, chosen_device)
+    chosen_quantization = quantization
+    if quantization == "auto":
+        is_tight = chosen_device == "cuda" and weight_bytes > FITTING_SHARE * hardware.gpu_free_bytes
+        chosen_quantization = "nf4" if is_tight else "none"
+    if chosen_quantization != "none" and chosen_device == "cpu":
+        raise LoadError(
+            f"FJARR_QUANTIZATION={chosen_quantization} needs a CUDA device, and the model goes to the CPU"
+        )
+    return Placement(chosen_device, chosen_dtype, chosen_quantization)  # type: ignore[arg-type]  # judged by settings
+
+
+def size_cache(
+    device: str, free_bytes: int, bytes_per_token: int, lanes: int, wanted_tokens: int | None
+) -> CacheSize:
+    """Size the key-value cache of each of some lanes.
+
+    Args:
+        free_bytes: Memory left after loading.
+        bytes_per_token: Keys and values of one token in all layers.
+        wanted_tokens: What the settings say; None derives it.
+
+    Raises:
+        LoadError: If not even a short conversation would fit.
+    """
+    least_blocks = 256 // PAGE_TOKENS
+    room = int(CACHE_SHARE[device] * free_bytes / lanes / bytes_per_token)
+    tokens = wanted_tokens or min(MAX_CACHE_TOKENS[device], room)
+    blocks = tokens // PAGE_TOKENS
+    if blocks < (1 if wanted_tokens else least_blocks):
+        raise LoadError(
+            f"only {free_bytes // 2**20} MiB are free after loading, which is too little for a key-value cache of"
+            f" {lanes} x {least_blocks * PAGE_TOKENS} tokens: take a smaller model, FJARR_QUANTIZATION=nf4 on a GPU,"
+            " or a larger machine"
+        )
+    return CacheSize(blocks, min(MAX_BATCH_TOKENS[device], blocks * PAGE_TOKENS))
+
+
+def _container_free_bytes() -> int:
+    """Return what the container's own limit leaves free; much, if there is no limit.
+
+    Source: the kernel's documentation of control groups v2, "memory.max" and "memory.current".
+    """
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = (_CGROUP / "memory.current").read_text().strip()
+    except OSError:
+        return sys.maxsize
+    return sys.maxsize if limit == "max" else max(0, int(limit) - int(used))
+
+
+def _choose_device(hardware: Hardware, device: str) -> Literal["cpu", "cuda"]:
+    if device == "cuda" and hardware.gpu_capability is None:
+        raise LoadError("FJARR_DEVICE=cuda, but this machine has no CUDA device that torch can use")
+    return "cuda" if device != "cpu" and hardware.gpu_capability is not None else "cpu"
+
+
+def _choose_dtype(hardware: Hardware, device: str) -> str:
+    if device == "cpu":
+        return "bfloat16"
+    return "bfloat16" if hardware.gpu_capability and hardware.gpu_capability >= BF16_CAPABILITY else "float16"

@@ -1,0 +1,262 @@
+"""Load weights into module trees: one for the base, one with the adapter merged in.
+
+The two trees share every tensor that the adapter leaves alone, so a base and its fine-tuned form cost little
+more memory than one of them. Only safetensors are read, and no code from a model's repository is run.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from inference.codec import TokenizerCodec
+from inference.errors import LoadError
+from inference.hardware import CacheSize, Placement, choose, look, size_cache
+from inference.service import ServedModel
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from inference.engine import Engine
+    from inference.settings import Settings
+    from inference.weights import Adapter, BaseModel, Weights
+
+LOGGER: Final = logging.getLogger(__name__)
+
+Report = Callable[[str, int], None]
+"""Called with the phase that begins and how many per cent of the way to ready are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """Hold what serves under one name.
+
+    Attributes:
+        parent: The base's name, if this is an adapter.
+        network: The transformers model, in evaluation mode.
+        tokenizer: Its tokenizer, with a chat template if there is one.
+        end_token_ids: The tokens that end an answer.
+        context_tokens: How many positions the model knows.
+    """
+
+    name: str
+    parent: str | None
+    network: Any
+    tokenizer: Any
+    end_token_ids: frozenset[int]
+    context_tokens: int
+
+
+def load_served(
+    weights: Weights, settings: Settings, report: Report
+) -> tuple[Engine, tuple[ServedModel, ...]]:
+    """Load what was found and start an engine on it.
+
+    Raises:
+        LoadError: If it cannot be served.
+    """
+    models = load_models(weights, settings, report)
+    report("starting the engine", 80)
+    from inference.engine_transformers import TransformersEngine  # noqa: PLC0415 - slow to import
+
+    cache = _size_cache(models, settings)
+    LOGGER.info("key-value cache: %d tokens a model, %d tokens a step", cache.tokens, cache.batch_tokens)
+    engine = TransformersEngine(models, cache, settings.max_concurrent)
+    return engine, tuple(_serve(model, settings) for model in models)
+
+
+def load_models(weights: Weights, settings: Settings, report: Report) -> tuple[LoadedModel, ...]:
+    """Load the base and, if there is one, the adapter on it.
+
+    Raises:
+        LoadError: If the files do not fit each other, the hardware or the packages.
+    """
+    _import_libraries(settings.threads)
+    report("loading the base model", 30)
+    placement = choose(
+        look(), settings.device, settings.dtype, settings.quantization, weight_bytes(weights.base)
+    )
+    base = load_base(weights.base, placement)
+    if weights.adapter is None:
+        return (base,)
+    report("applying the adapter", 60)
+    return (base, apply_adapter(base, weights.adapter, is_quantized=placement.quantization != "none"))
+
+
+def load_base(base: BaseModel, placement: Placement) -> LoadedModel:
+    """Load the base's network and tokenizer.
+
+    Raises:
+        LoadError: If transformers cannot, with its reason.
+    """
+    import torch  # noqa: PLC0415 - slow to import; only the loading thread needs it
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - slow to import
+
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, placement.dtype),
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "attn_implementation": "sdpa",
+        "local_files_only": base.is_local,
+    }
+    if placement.device == "cuda":
+        options["device_map"] = {"": 0}
+    if placement.quantization != "none":
+        options["quantization_config"] = _quantization_config(placement)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.source, trust_remote_code=False)
+        network = AutoModelForCausalLM.from_pretrained(base.source, **options).eval()
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise LoadError(f"the base model {base.name} cannot be loaded from {base.source}: {error}") from error
+    network.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    return _describe(base.name, None, network, tokenizer)
+
+
+def apply_adapter(base: LoadedModel, adapter: Adapter, *, is_quantized: bool) -> LoadedModel:
+    """Return the base with the adapter in it, sharing what the adapter does not touch.
+
+    Quantised weights are not merged into: the sum would be rounded again. There the adapter stays beside
+    them.
+
+    Raises:
+        LoadError: If the adapter does not fit the base.
+    """
+    from peft import PeftModel  # noqa: PLC0415 - slow to import
+
+    network = share(base.network)
+    tokenizer = _adapter_tokenizer(base, adapter)
+    try:
+        if adapter.embedding_rows is not None:
+            _fit_embeddings(network, adapter.embedding_rows)
+        peft_network = PeftModel.from_pretrained(network, str(adapter.folder), low_cpu_mem_usage=False)
+        if is_quantized:
+            tuned = peft_network.get_base_model()
+        else:
+            _own_what_merging_writes(peft_network)
+            tuned = peft_network.merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
+        raise LoadError(
+            f"the adapter {adapter.name} cannot be applied to {base.name}: {error}"
+            " (is it trained for another base? FJARR_BASE_MODEL names the base)"
+        ) from error
+    tuned.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    return _describe(adapter.name, base.name, tuned.eval(), tokenizer)
+
+
+def share(network: nn.Module) -> nn.Module:
+    """Return a second tree of modules over the same tensors."""
+    tensors: list[torch.Tensor] = [*network.parameters(), *network.buffers()]
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
+
+
+def bytes_per_cached_token(network: Any) -> int:  # noqa: ANN401 - a transformers model, which has no useful type
+    """Return the size of one token's keys and values over all layers."""
+    config = network.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * head_dim * network.dtype.itemsize)
+
+
+def weight_bytes(base: BaseModel) -> int:
+    """Return the size of a base's weights on disk; 0 where they are not here yet."""
+    if not base.is_local:
+        return 0
+    return sum(path.stat().st_size for path in Path(base.source).glob("*.safetensors"))
+
+
+def _import_libraries(threads: int | None) -> None:
+    import torch  # noqa: PLC0415 - slow to import
+    import transformers  # noqa: PLC0415 - slow to import
+
+    transformers.utils.logging.disable_progress_bar()
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def _size_cache(models: tuple[LoadedModel, ...], settings: Settings) -> CacheSize:
+    network, hardware = models[0].network, look()
+    device = network.device.type
+    free_bytes = hardware.gpu_free_bytes if device == "cuda" else hardware.cpu_free_bytes
+    return size_cache(
+        device, free_bytes, bytes_per_cached_token(network), len(models), settings.kv_cache_tokens
+    )
+
+
+def _serve(model: LoadedModel, settings: Settings) -> ServedModel:
+    # The template belongs to the adapter's training; the base beside it has its own way to be asked.
+    template = settings.prompt_template if model.parent is not None else None
+    codec = TokenizerCodec(model.tokenizer, template)
+    return ServedModel(model.name, model.parent, codec, model.end_token_ids, int(time.time()))
+
+
+def _describe(name: str, parent: str | None, network: Any, tokenizer: Any) -> LoadedModel:  # noqa: ANN401 - see above
+    ends = network.generation_config.eos_token_id
+    end_token_ids = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
+    context = (
+        getattr(network.config.get_text_config(), "max_position_embeddings", None)
+        or tokenizer.model_max_length
+    )
+    return LoadedModel(name, parent, network, tokenizer, frozenset(end_token_ids - {None}), int(context))
+
+
+def _adapter_tokenizer(base: LoadedModel, adapter: Adapter) -> Any:  # noqa: ANN401 - see above
+    """Return the adapter's own tokenizer, which knows the tokens that its training added, or the base's."""
+    if not adapter.has_tokenizer:
+        return base.tokenizer
+    from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(adapter.folder), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise LoadError(f"the tokenizer of the adapter {adapter.name} cannot be loaded: {error}") from error
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = base.tokenizer.chat_template
+    return tokenizer
+
+
+def _fit_embeddings(network: Any, rows: int) -> None:  # noqa: ANN401 - see above
+    """Give a tree embeddings of its own, with as many rows as the adapter carries.
+
+    PEFT copies the adapter's rows into the tensors that it finds, which would otherwise be the base's.
+    """
+    from torch import nn  # noqa: PLC0415 - slow to import
+
+    is_tied = network.get_output_embeddings().weight is network.get_input_embeddings().weight
+    for embeddings in (network.get_input_embeddings(), network.get_output_embeddings()):
+        embeddings.weight = nn.Parameter(embeddings.weight.detach().clone(), requires_grad=False)
+    if is_tied:
+        network.tie_weights()
+    if rows != network.get_input_embeddings().weight.shape[0]:
+        network.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def _own_what_merging_writes(peft_network: Any) -> None:  # noqa: ANN401 - see above
+    """Give each layer that an adapter sits on a weight of its own: merging adds to it in place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415 - slow to import
+    from torch import nn  # noqa: PLC0415 - slow to import
+
+    for module in peft_network.modules():
+        if isinstance(module, BaseTunerLayer):
+            layer = module.get_base_layer()
+            for name, parameter in list(layer.named_parameters(recurse=False)):
+                setattr(layer, name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+
+
+def _quantization_config(placement: Placement) -> Any:  # noqa: ANN401 - see above
+    import torch  # noqa: PLC0415 - slow to import
+    from transformers import BitsAndBytesConfig  # noqa: PLC0415 - slow to import
+
+    if placement.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, placement.dtype),
+    )

@@ -1,0 +1,261 @@
+"""Be the process: take the socket, serve at once, load in the background, drain on SIGTERM, end with the
+right code.
+
+Run as `python3 -m inference.server`; `inference.start` does so. Exit codes: 0 after a signal, 1 if the model
+cannot be loaded (the reason is at the end of the log), 2 if the settings cannot be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+
+import uvicorn
+
+from inference.engine import Engine, GenerationRequest, Sampling
+from inference.errors import LoadError, SettingsError
+from inference.service import Limits, ServedModel, Service
+from inference.settings import Settings, load_settings
+from inference.start import bind
+from inference.web import ChatPage, Identity, make_application
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from starlette.types import ASGIApp
+
+    from inference.chat import Chat
+
+T = TypeVar("T")
+
+LOGGER: Final = logging.getLogger("inference.server")
+
+CONNECTION_PATIENCE_S: Final = 2
+"""How long connections may linger once every answer is out. Only an open chat page's heartbeat ever does."""
+
+KEEP_ALIVE_S: Final = 75
+"""Longer than a proxy in front keeps an idle connection: closing first would race with its next request."""
+
+
+def main() -> NoReturn:
+    """Serve until a signal. Never returns."""
+    set_up_logging()
+    try:
+        settings = load_settings(os.environ)
+    except SettingsError as error:
+        for problem in error.problems:
+            LOGGER.error("%s", problem)
+        LOGGER.error("the settings cannot be used")
+        sys.exit(error.exit_code)
+    set_up_libraries()
+    exit_code = asyncio.run(Process(settings).run())
+    logging.shutdown()
+    # A loading thread cannot be interrupted, and the interpreter would wait for it, or fall over it.
+    os._exit(exit_code)
+
+
+def set_up_logging() -> None:
+    """Log a line an event to stderr, with its time in UTC."""
+    handler = logging.StreamHandler()
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    for chatty in ("httpx", "uvicorn.error", "ContinuousBatchingLogger"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def set_up_libraries() -> None:
+    """Keep libraries from calling home, before they are imported; a value that is set already stays."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # The tokenizers library warns, and stops using its threads, when the process forks after using them.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+class Process:
+    """Run the server from its socket to its exit code."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._service = Service(
+            Limits(
+                max_concurrent=settings.max_concurrent,
+                max_waiting=settings.max_waiting,
+                max_new_tokens=settings.max_new_tokens,
+                request_timeout_s=settings.request_timeout_s,
+            )
+        )
+        self._chat_page = ChatPage(self._service)
+        started_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._identity = Identity(settings.release, settings.revision, settings.replica, started_at)
+        self._engine: Engine | None = None
+        self._stop = asyncio.Event()
+        self._exit_code = 0
+
+    async def run(self) -> int:
+        """Serve, and return the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        application = make_application(self._service, self._settings, self._identity, self._chat_page)
+        server = _Server(_configure(application))
+        serving = asyncio.create_task(server.serve([_listener(self._settings)]))
+        work = asyncio.create_task(self._work())
+        await self._stop.wait()
+        await self._drain()
+        work.cancel()
+        server.should_exit = True
+        await asyncio.gather(serving, work, return_exceptions=True)
+        if self._engine is not None:
+            await self._engine.close()
+        if self._exit_code == 0:
+            LOGGER.info("stopped")
+        return self._exit_code
+
+    async def _work(self) -> None:
+        """Load, then keep the chat page alive until cancelled. What goes wrong here stops the process."""
+        try:
+            await self._load()
+            await self._run_chat()
+        except LoadError as error:
+            self._give_up(f"cannot serve: {error}", error.exit_code)
+        except Exception:
+            LOGGER.exception("the server made a mistake while starting")
+            self._give_up("cannot serve: see the traceback above", 1)
+
+    def _give_up(self, reason: str, exit_code: int) -> None:
+        LOGGER.error("%s", reason)
+        self._exit_code = exit_code
+        self._stop.set()
+
+    async def _load(self) -> None:
+        started = time.monotonic()
+        engine, models = await _in_thread(lambda: load_engine(self._settings, self._service.report))
+        self._engine = engine
+        self._service.report("warming up", 85)
+        for model in models:
+            await _warm_up(engine, model)
+        self._service.begin_serving(engine, models)
+        names = ", ".join(model.name for model in models)
+        LOGGER.info("ready after %.1f s: serving %s", time.monotonic() - started, names)
+
+    async def _run_chat(self) -> None:
+        has_sign_in = self._settings.is_chat_sign_in_on
+        chat = await _in_thread(
+            lambda: _make_chat(self._service, self._settings.release, has_sign_in=has_sign_in)
+        )
+        async with chat.lifespan():
+            self._chat_page.application = chat
+            LOGGER.info("the chat page is up")
+            await asyncio.Event().wait()
+
+    async def _drain(self) -> None:
+        self._service.begin_draining()
+        door = self._service.door
+        if door.inside or door.waiting:
+            LOGGER.info("stopping: %d requests are in flight, %d wait", door.inside, door.waiting)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(door.wait_until_empty(), self._settings.drain_grace_s)
+        if door.inside:
+            LOGGER.warning("the grace is over: %d requests are cut off", door.inside)
+
+
+def load_engine(
+    settings: Settings, report: Callable[[str, int], None]
+) -> tuple[Engine, tuple[ServedModel, ...]]:
+    """Find, load and start everything. Takes seconds; for a thread.
+
+    Raises:
+        LoadError: If it cannot be served.
+    """
+    report("looking for weights", 1)
+    from inference.weights import find_weights  # noqa: PLC0415 - keeps the steps in one place
+
+    weights = find_weights(settings.mount, settings.base_model, settings.adapter)
+    adapter = weights.adapter.name if weights.adapter else "none"
+    LOGGER.info("base model: %s, adapter: %s", weights.base.name, adapter)
+    report("importing libraries", 5)
+    from inference.loading import load_served  # noqa: PLC0415 - takes seconds, and torch with it
+
+    return load_served(weights, settings, report)
+
+
+def _make_chat(service: Service, release: str, *, has_sign_in: bool) -> Chat:
+    from inference.chat import make_chat  # noqa: PLC0415 - importing Gradio takes seconds; the API is up by now
+
+    return make_chat(service, release, has_sign_in=has_sign_in)
+
+
+async def _warm_up(engine: Engine, model: ServedModel) -> None:
+    """Generate a little, so that the first client does not pay for first times."""
+    request = GenerationRequest(
+        "warm-up-" + model.name, model.name, model.codec.encode("Hello")[:8] or (0,), 2, Sampling(0.0)
+    )
+    async for _ in engine.submit(request):
+        pass
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Run slow work in a thread that does not keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(set_result: Callable[[], None]) -> None:
+        # The loop may be gone, or the future cancelled, when work ends after the process has been told to
+        # stop.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(lambda: None if future.done() else set_result())
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the work is awaited
+            reason = error
+            settle(lambda: future.set_exception(reason))
+        else:
+            settle(lambda: future.set_result(result))
+
+    threading.Thread(target=run, daemon=True).start()
+    return await future
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `Process`, which drains first, and whose exit code is not the signal's."""
+        yield
+
+
+def _configure(application: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=CONNECTION_PATIENCE_S,
+        # TLS ends at the ingress, whose address is not known; the chat needs the scheme that the browser
+        # used.
+        forwarded_allow_ips="*",
+    )
+
+
+def _listener(settings: Settings) -> socket.socket:
+    if settings.socket_fd is None:
+        return bind(settings)
+    return socket.socket(fileno=settings.socket_fd)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Start the server: bind the port, see to it that the packages are installed, hand over.
+
+Run as `python3 -m inference.start` from the release's folder. Imports the standard library only, since it
+runs where nothing is installed yet. The port answers from the first second: the socket is bound before
+anything is looked at, and while pip works a small server says so on `/readyz`. Then the process becomes
+`inference.server`, which gets the listening socket, so that no connection is refused in between.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import metadata
+from pathlib import Path
+from typing import Final, NoReturn
+
+# The release's folder is a share that several replicas read: nothing is written beside the code.
+sys.dont_write_bytecode = True
+
+from inference.errors import SettingsError  # noqa: E402 - after the switch above, which governs this import
+from inference.settings import Settings, load_settings  # noqa: E402 - see above
+
+REQUIREMENTS: Final = Path(__file__).with_name("requirements.txt")
+BACKLOG: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """Hold one line of the requirements: a distribution and what its version must be.
+
+    Attributes:
+        operator: `==` or `>=`; nothing else is used in our file.
+        version: `1.2`, or `1.2.*` with `==`.
+    """
+
+    name: str
+    operator: str
+    version: str
+
+    def accepts(self, installed: str) -> bool:
+        """Return whether an installed version will do."""
+        if self.operator == ">=":
+            return _release(installed) >= _release(self.version)
+        if self.version.endswith(".*"):
+            wanted = _release(self.version[:-2])
+            return _release(installed)[: len(wanted)] == wanted
+        return _release(installed) == _release(self.version)
+
+
+def main() -> NoReturn:
+    """Bind, install what is missing, become the server. Never returns."""
+    try:
+        settings = load_settings(os.environ)
+    except SettingsError as error:
+        _fail("the settings cannot be used", error.problems, error.exit_code)
+    try:
+        listener = bind(settings)
+    except OSError as error:
+        _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", (), 1)
+    missing = find_missing(parse_requirements(REQUIREMENTS.read_text()))
+    if missing:
+        _say(f"installing packages: {', '.join(missing)}")
+        with StartingPage(listener):
+            exit_code = install(REQUIREMENTS)
+        if exit_code:
+            _fail(f"pip could not install {REQUIREMENTS}; its reason stands above", (), 1)
+    become_server(listener)
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Return a socket that listens on the settings' address."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((settings.host, settings.port))
+    listener.listen(BACKLOG)
+    return listener
+
+
+def parse_requirements(text: str) -> tuple[Requirement, ...]:
+    """Read the lines of our requirements file.
+
+    Raises:
+        ValueError: For a line that is not `name==version` or `name>=version`.
+    """
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    return tuple(_parse_requirement(line) for line in lines if line)
+
+
+def find_missing(requirements: tuple[Requirement, ...]) -> tuple[str, ...]:
+    """Return the names of what is not installed, or in a version that will not do."""
+    return tuple(requirement.name for requirement in requirements if not _is_installed(requirement))
+
+
+def install(requirements: Path) -> int:
+    """Let pip install the requirements; its output is the log. Return its exit code."""
+    command = [sys.executable, "-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check"]
+    command += ["--root-user-action=ignore", "--progress-bar=off", "-r", str(requirements)]
+    return subprocess.run(command, check=False).returncode
+
+
+def become_server(listener: socket.socket) -> NoReturn:
+    """Replace this process by the server, which inherits the listening socket."""
+    listener.set_inheritable(True)
+    environ = os.environ | {"FJARR_SOCKET_FD": str(listener.fileno()), "PYTHONDONTWRITEBYTECODE": "1"}
+    os.execve(sys.executable, [sys.executable, "-m", "inference.server"], environ)  # noqa: S606 - a fixed argv
+
+
+class StartingPage:
+    """Answer probes on the bound socket while pip works. A context manager.
+
+    `/healthz` is 200, so that the startup probe does not kill a container that is installing; everything else
+    is 503.
+    """
+
+    def __init__(self, listener: socket.socket) -> None:
+        host, port = listener.getsockname()[:2]
+        # The socket is already bound and listening; only its accept loop is wanted.
+        self._server = HTTPServer((host, port), _StartingHandler, bind_and_activate=False)
+        self._server.socket.close()
+        self._server.socket = listener
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1})
+
+    def __enter__(self) -> StartingPage:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        # `shutdown` ends the loop and leaves the socket open for the server.
+        self._server.shutdown()
+        self._thread.join()
+
+
+class _StartingHandler(BaseHTTPRequestHandler):
+    timeout = 5
+
+    def do_GET(self) -> None:
+        """Answer a probe."""
+        if self.path == "/healthz":
+            self._answer(200, {"status": "ok"})
+        else:
+            self._answer(503, {"status": "starting", "phase": "installing packages", "percent": 0})
+
+    def do_POST(self) -> None:
+        """Ask a client to come back."""
+        self._answer(503, {"error": {"message": "The server is starting.", "type": "server_error"}})
+
+    def log_message(self, *_: object) -> None:
+        """Keep probes out of the log."""
+
+    def _answer(self, status: int, document: dict[str, object]) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        if status != 200:  # noqa: PLR2004 - the status that means "all is well"
+            self.send_header("Retry-After", "5")
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _parse_requirement(line: str) -> Requirement:
+    match = re.fullmatch(r"([A-Za-z0-9._-]+)(==|>=)([0-9][0-9.]*\*?)", line)
+    if match is None:
+        raise ValueError(f"cannot read the requirement {line!r}: write name==version or name>=version")
+    return Requirement(*match.groups())
+
+
+def _is_installed(requirement: Requirement) -> bool:
+    try:
+        return requirement.accepts(metadata.version(requirement.name))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _release(version: str) -> tuple[int, ...]:
+    match = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+def _say(text: str) -> None:
+    time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    print(f"{time} start: {text}", file=sys.stderr, flush=True)  # noqa: T201 - before logging is set up
+
+
+def _fail(text: str, problems: tuple[str, ...], exit_code: int) -> NoReturn:
+    for problem in problems:
+        _say(f"  {problem}")
+    _say(f"error: {text}")
+    raise SystemExit(exit_code)
+
+
+if __name__ == "__main__":
+    main()
