@@ -8,7 +8,7 @@ does not list with 400.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +74,7 @@ class Answer:
     status: int = 200
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    stream: AsyncIterator[bytes] | None = None
+    stream: AsyncGenerator[bytes, None] | None = None
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -82,10 +82,11 @@ Handler = Callable[[Call], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Who answers a method on a pattern, and for which api-versions (none: for any)."""
+    """Who answers a method on a pattern, for which api-versions (none: for any), and who checks the token."""
 
     handler: Handler
     versions: tuple[str, ...]
+    has_own_auth: bool = False
 
 
 class Router:
@@ -94,13 +95,20 @@ class Router:
     def __init__(self) -> None:
         self._routes: dict[tuple[str, str], Route] = {}
 
-    def add(
-        self, method: str, scope: Scope, template: str, handler: Handler, versions: tuple[str, ...]
+    def add(  # noqa: PLR0913 - the columns of the table
+        self,
+        method: str,
+        scope: Scope,
+        template: str,
+        handler: Handler,
+        versions: tuple[str, ...],
+        *,
+        has_own_auth: bool = False,
     ) -> None:
         """Let `handler` answer `method` on `template`, such as `Microsoft.App/containerApps/{}/start`."""
-        self._routes[method, pattern_of(scope, template)] = Route(handler, versions)
+        self._routes[method, pattern_of(scope, template)] = Route(handler, versions, has_own_auth)
 
-    def find(self, call: Call) -> Handler:
+    def find(self, call: Call) -> Route:
         """Return who answers `call`.
 
         Raises:
@@ -111,7 +119,7 @@ class Router:
             raise not_emulated(f"{call.method} {call.url_path} (route: {call.path.pattern})")
         if route.versions:
             _check_version(call, route.versions)
-        return route.handler
+        return route
 
 
 def _check_version(call: Call, versions: tuple[str, ...]) -> None:

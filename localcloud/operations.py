@@ -16,7 +16,7 @@ from localcloud.errors import AzureError
 from localcloud.identity import utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from datetime import datetime
 
 # Azure's clients wait 30 s between polls unless an answer says otherwise, and take 0 for "not said".
@@ -37,6 +37,7 @@ class Operation:
     status: str = "InProgress"
     error: AzureError | None = None
     ended: datetime | None = None
+    result: Callable[[], Answer] | None = None
 
     @property
     def is_running(self) -> bool:
@@ -70,11 +71,13 @@ class Operations:
     def __init__(self) -> None:
         self._operations: dict[str, Operation] = {}
 
-    def start(self, resource_id: str, work: Coroutine[Any, Any, None]) -> Operation:
-        """Begin `work` in the background."""
+    def start(
+        self, resource_id: str, work: Coroutine[Any, Any, None], result: Callable[[], Answer] | None = None
+    ) -> Operation:
+        """Begin `work` in the background; `result` answers who asks for its result when it has succeeded."""
         operation_id = str(uuid.uuid4())
         task = asyncio.create_task(self._perform(operation_id, work))
-        operation = Operation(operation_id, resource_id, utc_now(), task)
+        operation = Operation(operation_id, resource_id, utc_now(), task, result=result)
         self._operations[operation_id] = operation
         self._forget_old()
         return operation
@@ -134,10 +137,10 @@ def status_answer(operation: Operation) -> Answer:
     return Answer(200, operation.status_body(), RETRY_AFTER)
 
 
-def result_answer(operation: Operation, done: Answer) -> Answer:
-    """Answer a poll of `Location`: 202 while it runs, then `done`, or the error that it failed with."""
+def result_answer(operation: Operation) -> Answer:
+    """Answer a poll of `Location`: 202 while it runs, then its result, or the error that it failed with."""
     if operation.is_running:
         return Answer(202, None, RETRY_AFTER)
     if operation.error is not None:
         return Answer(operation.error.status, operation.error.to_json())
-    return done
+    return Answer(204) if operation.result is None else operation.result()

@@ -110,6 +110,8 @@ class ResourceKind:
     is_asynchronous: ClassVar[bool] = False
     has_collection: ClassVar[bool] = True
     can_patch: ClassVar[bool] = True
+    # Whether Azure makes it with its parent, so that parts of it may come without it.
+    comes_with_parent: ClassVar[bool] = False
     # Members beside `properties` that a request may bring and that are kept.
     top_members: ClassVar[tuple[str, ...]] = ()
 
@@ -147,6 +149,9 @@ class ResourceKind:
         """Return the refusal of a change while `operation` runs."""
         message = f"Another operation on '{resource.name}' is in progress. Operation: '{operation.id}'."
         return AzureError(409, "AnotherOperationInProgress", message)
+
+    def missing(self, name: str) -> AzureError | None:
+        """Return the provider's own words for a resource that is not there; None where they are ARM's."""
 
     def skeleton(self, change: Change, before: Resource | None) -> Resource:
         """Return a resource with its id, location, tags and top-level members, without properties."""
@@ -285,7 +290,7 @@ class Resources:
         Raises:
             AzureError: The refusal; what goes wrong later is in the outcome's operation.
         """
-        self.check_group(change.path)
+        self.check_group(change.path, is_change=True)
         kind = self.kind(change.path.full_type)
         before = self.find(_canonical_id(change.path, kind.type))
         if before is not None:
@@ -324,14 +329,16 @@ class Resources:
         if running is not None:
             raise self.kind(resource.type).busy(resource, running)
 
-    def check_group(self, path: ArmPath) -> None:
-        """Refuse (404) what is in a group that does not exist."""
+    def check_group(self, path: ArmPath, *, is_change: bool = False) -> None:
+        """Refuse what is in a group that does not exist (404), and a change in one that is leaving (409)."""
         if path.group is None:
             return
-        key = group_id(path.subscription or "", path.group)
-        if self._store.get(GROUP, key) is None:
+        group = self._store.get(GROUP, group_id(path.subscription or "", path.group))
+        if group is None:
             message = f"Resource group '{path.group}' could not be found."
             raise AzureError(404, "ResourceGroupNotFound", message)
+        if is_change:
+            check_not_leaving(group)
 
     async def remove_group(self, below: str) -> None:
         """Take everything in a group away, newest first, and then the group."""
@@ -353,6 +360,8 @@ class Resources:
 
     def _check_parent(self, path: ArmPath, world: World) -> None:
         parent = replace(path, types=path.types[:-1], names=path.names[:-1])
+        if self.kind(parent.full_type).comes_with_parent:
+            parent = replace(parent, types=parent.types[:-1], names=parent.names[:-1])
         if world.find(_canonical_id(parent, parent.full_type)) is None:
             message = (
                 "Can not perform requested operation on nested resource. "
@@ -367,6 +376,9 @@ class Resources:
                 self._check_parent(path, self)
         except AzureError as missing:
             return missing
+        own_words = self.kind(path.full_type).missing(path.name)
+        if own_words is not None:
+            return own_words
         where = "/".join((path.full_type, "/".join(path.names)))
         return AzureError(
             404,
@@ -391,6 +403,14 @@ def merged(target: Json, patch: Mapping[str, Any]) -> Json:
         else:
             found[name] = value
     return found
+
+
+def check_not_leaving(group: Json) -> None:
+    """Refuse (409) to change a group, or what is in it, while it is being deleted."""
+    if group["properties"]["provisioningState"] == "Deleting":
+        name = group["name"]
+        message = f"The resource group '{name}' is in deprovisioning state and cannot perform this operation."
+        raise AzureError(409, "ResourceGroupBeingDeleted", message)
 
 
 def is_unknown(value: object) -> bool:

@@ -1,0 +1,159 @@
+"""Put the parts of the local cloud together, and answer a call to its management plane.
+
+This is the whole of the local cloud but for the wire: `server` brings requests to it, a test can do so too.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from localcloud.apps import AppKind, Apps
+from localcloud.calls import Answer, Call, Json, Router
+from localcloud.deployments import Deployments
+from localcloud.environments import APPS, EnvironmentKind, Environments, EnvironmentStorageKind
+from localcloud.errors import AzureError, not_emulated
+from localcloud.files import FileService
+from localcloud.identity import Tokens, load_identity
+from localcloud.insights import WORKSPACES, Insights, WorkspaceKind
+from localcloud.operations import Operations
+from localcloud.resource_routes import ResourceRoutes
+from localcloud.resources import Resources
+from localcloud.revisions import Revisions
+from localcloud.runtime import ContainerHost
+from localcloud.storage import ACCOUNTS, AccountKind, FileServiceKind, ShareKind, Storage
+from localcloud.store import Store
+from localcloud.subscriptions import Subscriptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+
+class Cloud:
+    """One local cloud.
+
+    Args:
+        state: Its directory.
+        base_url: The address that clients reach it at, without a slash at its end.
+        host: What runs containers; None for the real one, below `state`.
+    """
+
+    def __init__(self, state: Path, base_url: str, host: ContainerHost | None = None) -> None:
+        self.store = Store(state / "cloud.db")
+        self.identity = load_identity(self.store)
+        self.tokens = Tokens(self.identity)
+        self.base_url = base_url
+        self._operations = Operations()
+        self.resources = Resources(self.store, self._operations)
+        storage, insights = Storage(self.resources), Insights(self.resources)
+        self.files = FileService(state / "files", storage.account_keys)
+        self.host = host or ContainerHost(state / "runtime")
+        self._revisions = Revisions(self.store, self.resources, self.host, self.files, storage.account_keys)
+        self._app_kind = AppKind(
+            self.resources, self._operations, self.host, self._revisions, self._get_base_url
+        )
+        apps = Apps(self.resources, self.host, self._revisions, self.tokens)
+        self.resources.register(
+            (
+                AccountKind(self.resources, self.files, self._get_base_url),
+                FileServiceKind(),
+                ShareKind(self.files),
+                WorkspaceKind(),
+                EnvironmentKind(self._get_base_url),
+                EnvironmentStorageKind(),
+                self._app_kind,
+            )
+        )
+        runtime = _Runtime(self.resources, storage, insights, apps)
+        self._deployments = Deployments(
+            self.store, self.resources, self._operations, runtime, self.identity.tenant_id
+        )
+        self._router = Router()
+        for part in (
+            Subscriptions(self.identity, self.store, self.resources, self._operations),
+            ResourceRoutes(self.resources, self._operations),
+            self._deployments,
+            storage,
+            insights,
+            Environments(self.resources),
+            apps,
+        ):
+            part.routes(self._router)
+
+    async def open(self) -> None:
+        """Bring up what was running when the local cloud was stopped, or killed."""
+        self._deployments.settle()
+        await self._app_kind.restore()
+
+    async def close(self) -> None:
+        """Stop everything; nothing that was started is left when it returns."""
+        await self._operations.close()
+        await self._revisions.close()
+        await self.host.close()
+        self.store.close()
+
+    async def answer(self, call: Call) -> Answer:
+        """Answer a call; what goes wrong is an answer too."""
+        request_id = str(uuid.uuid4())
+        headers = {"x-ms-request-id": request_id, "x-ms-correlation-request-id": request_id}
+        try:
+            answer = await self._dispatch(call)
+        except AzureError as error:
+            return Answer(error.status, error.to_json(), headers | {"x-ms-failure-cause": "gateway"})
+        except Exception as error:  # noqa: BLE001 - a bug of ours is a 500, and the daemon lives on
+            _log.exception("%s %s failed", call.method, call.url_path)
+            bug = AzureError(500, "InternalServerError", f"{type(error).__name__}: {error}")
+            return Answer(500, bug.to_json(), headers)
+        return replace(answer, headers={**headers, **answer.headers})
+
+    async def _dispatch(self, call: Call) -> Answer:
+        try:
+            route = self._router.find(call)
+        except AzureError:
+            # Who may not ask does not learn what there is.
+            self.tokens.verify(call.token, self.base_url)
+            raise
+        if not route.has_own_auth:
+            self.tokens.verify(call.token, self.base_url)
+        asked = call.path.subscription
+        if asked is not None and asked.lower() != self.identity.subscription_id:
+            message = f"The subscription '{asked}' could not be found."
+            raise AzureError(404, "SubscriptionNotFound", message)
+        return await route.handler(call)
+
+    def _get_base_url(self) -> str:
+        return self.base_url
+
+
+class _Runtime:
+    """What a template can ask of the cloud while it is deployed: see `localcloud.template.Runtime`."""
+
+    def __init__(self, resources: Resources, storage: Storage, insights: Insights, apps: Apps) -> None:
+        self._resources = resources
+        self._lists = {
+            ("listkeys", ACCOUNTS.lower()): storage.keys,
+            ("listkeys", WORKSPACES.lower()): insights.keys,
+            ("listsecrets", APPS.lower()): apps.secrets,
+        }
+
+    def reference(self, resource_id: str, api_version: str | None, full: bool) -> Json:  # noqa: FBT001 - as in the language
+        """Answer the template function `reference`."""
+        resource = self._resources.get(resource_id)
+        shown = self._resources.shown(resource)
+        if not full:
+            return dict(shown["properties"])
+        kind = self._resources.kind(resource.type)
+        return {"apiVersion": api_version or kind.versions[0]} | shown
+
+    def list(self, function: str, resource_id: str, api_version: str) -> Json:
+        """Answer a template function such as `listKeys`."""
+        del api_version
+        resource = self._resources.get(resource_id)
+        found = self._lists.get((function.lower(), resource.type.lower()))
+        if found is None:
+            raise not_emulated(f"the template function '{function}' on {resource.type}")
+        return found(resource.id)

@@ -1,0 +1,324 @@
+"""Run a local cloud in the background: start it, find it, serve it, stop it.
+
+A state directory has at most one daemon: whoever holds the lock on `DIR/lock`, which the system lets go of
+when the process ends, however it ends. `DIR/cloud.json` says how to reach it; a daemon that was killed
+leaves one behind that is stale, and the next start replaces it. The addresses in it survive a restart.
+
+```
+cloud.json   the descriptor, 0600: only while a daemon serves (or one was killed)
+lock         held by the daemon
+cloud.db     everything it remembers, 0600
+ca.pem ca.key  its certificate authority
+daemon.log   what it has to say
+files/ runtime/  shares and replicas
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import psutil
+
+from localcloud.cloud import Cloud
+from localcloud.identity import CLOUD_NAME
+from localcloud.runtime import ContainerHost
+from localcloud.server import Server
+from localcloud.store import Store
+from localcloud.tls import ca_bundle, server_context
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 120
+_POLL_S = 0.1
+_PROBE_TIMEOUT_S = 5
+_TAIL_LINES = 20
+_LOOK_S = 2
+_SETTINGS, _PORT = "cloud", "port"
+
+_log = logging.getLogger(__name__)
+
+
+class DaemonError(Exception):
+    """Say why a local cloud cannot be started, stopped or used, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """How to reach a local cloud: what `cloud.json` holds and `start` prints."""
+
+    pid: int
+    resource_manager: str
+    ca_bundle: str
+    tenant_id: str
+    client_id: str
+    client_secret: str
+    subscription_id: str
+    cloud_name: str
+
+
+def start(state: Path, environment: Mapping[str, str]) -> Descriptor:
+    """Start the daemon of a state directory, unless it runs, and wait until it answers.
+
+    Args:
+        state: The directory; it is made.
+        environment: The process environment: it says where the Azure CLI keeps its own state.
+
+    Raises:
+        DaemonError: The directory is refused, or the daemon does not come up.
+    """
+    prepare(state, environment)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    running = find(state)
+    if running is not None:
+        return running
+    log = state / "daemon.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "localcloud", "serve", "--state", str(state)],
+            cwd=Path(__file__).parent.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={**environment, "PYTHONUNBUFFERED": "1"},
+        )
+    while time.monotonic() < deadline:
+        found = find(state)
+        if found is not None:
+            return found
+        # It may have lost a race for the lock, and the winner be about to answer.
+        if process.poll() is not None and not _is_locked(state):
+            break
+        time.sleep(_POLL_S)
+    tail = "\n".join(log.read_text("utf-8", "replace").splitlines()[-_TAIL_LINES:])
+    raise DaemonError(f"the local cloud did not come up; the end of {log}:\n{tail}")
+
+
+def stop(state: Path) -> bool:
+    """Stop the daemon of a state directory, and whatever it or a killed one left running.
+
+    Returns:
+        Whether one ran.
+
+    Raises:
+        DaemonError: It does not end.
+    """
+    if not state.is_dir():
+        return False
+    descriptor = _read(state)
+    process = _process(descriptor) if _is_locked(state) else None
+    if process is not None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_TIMEOUT_S)
+    elif _is_locked(state):
+        raise DaemonError(f"{state}/lock is held by a process that {state}/cloud.json does not name")
+    with _lock(state) as is_held:
+        if not is_held:
+            raise DaemonError(f"another local cloud has just been started in {state}: stop again")
+        asyncio.run(ContainerHost(state.resolve() / "runtime").recover())
+        (state / "cloud.json").unlink(missing_ok=True)
+    return process is not None
+
+
+def find(state: Path) -> Descriptor | None:
+    """Return how to reach the daemon of a state directory, None if none answers."""
+    descriptor = _read(state)
+    if descriptor is None or not psutil.pid_exists(descriptor.pid) or not _is_locked(state):
+        return None
+    return descriptor if _answers(descriptor) else None
+
+
+def prepare(state: Path, environment: Mapping[str, str]) -> None:
+    """Make the state directory, which only its owner may read.
+
+    Raises:
+        DaemonError: It lies in a directory of the Azure CLI's, which is never touched.
+    """
+    resolved = state.resolve()
+    theirs = [Path.home() / ".azure"]
+    if environment.get("AZURE_CONFIG_DIR"):
+        theirs.append(Path(environment["AZURE_CONFIG_DIR"]))
+    for directory in theirs:
+        if resolved.is_relative_to(directory.resolve()):
+            raise DaemonError(
+                f"the state directory {state} lies in {directory}, which belongs to the Azure CLI: choose "
+                "another"
+            )
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state.chmod(0o700)
+
+
+def serve(state: Path, environment: Mapping[str, str]) -> None:
+    """Be the daemon: serve until SIGTERM or SIGINT.
+
+    Raises:
+        DaemonError: The directory is refused, or another daemon has it.
+    """
+    prepare(state, environment)
+    os.umask(0o077)
+    with _lock_patiently(state) as is_held:
+        if not is_held:
+            raise DaemonError(f"another local cloud serves {state}")
+        asyncio.run(_serve(state.resolve()))
+
+
+async def _serve(state: Path) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    port = _choose_port(state)
+    cloud = Cloud(state, f"https://localhost:{port}")
+    server = Server(cloud)
+    try:
+        await cloud.host.recover()
+        await server.listen(port, server_context(state))
+        await cloud.open()
+        _write(state, _descriptor(state, cloud))
+        _log.info("serving %s", cloud.base_url)
+        await stopping.wait()
+    finally:
+        (state / "cloud.json").unlink(missing_ok=True)
+        await server.close()
+        await cloud.close()
+
+
+def _descriptor(state: Path, cloud: Cloud) -> Descriptor:
+    identity = cloud.identity
+    return Descriptor(
+        pid=os.getpid(),
+        resource_manager=f"{cloud.base_url}/",
+        ca_bundle=str(ca_bundle(state)),
+        tenant_id=identity.tenant_id,
+        client_id=identity.client_id,
+        client_secret=identity.client_secret,
+        subscription_id=identity.subscription_id,
+        cloud_name=CLOUD_NAME,
+    )
+
+
+def _choose_port(state: Path) -> int:
+    """Return the port that the state directory has always had, or a free one that it keeps from now on."""
+    store = Store(state / "cloud.db")
+    try:
+        kept = store.get(_SETTINGS, _PORT)
+        if kept is not None and _is_free(int(kept["port"])):
+            return int(kept["port"])
+        if kept is not None:
+            _log.warning("port %s is taken: another one is chosen, and addresses change", kept["port"])
+        port = _free_port()
+        store.put(_SETTINGS, _PORT, {"port": port})
+        return port
+    finally:
+        store.close()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _read(state: Path) -> Descriptor | None:
+    try:
+        return Descriptor(**json.loads((state / "cloud.json").read_text("utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _write(state: Path, descriptor: Descriptor) -> None:
+    draft = state / "cloud.json.new"
+    draft.touch(mode=0o600)
+    draft.write_text(json.dumps(asdict(descriptor), indent=2) + "\n", "utf-8")
+    draft.replace(state / "cloud.json")
+
+
+def _answers(descriptor: Descriptor) -> bool:
+    url = f"{descriptor.resource_manager}metadata/endpoints?api-version=2022-09-01"
+    context = ssl.create_default_context(cafile=descriptor.ca_bundle)
+    # The environment's proxies are for the internet.
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    )
+    try:
+        with opener.open(url, timeout=_PROBE_TIMEOUT_S) as answer:
+            tenant: str = json.load(answer)["authentication"]["tenant"]
+    except (OSError, urllib.error.URLError, ValueError, KeyError):
+        return False
+    return tenant == descriptor.tenant_id
+
+
+def _process(descriptor: Descriptor | None) -> psutil.Process | None:
+    if descriptor is None:
+        return None
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(descriptor.pid)
+        # The lock is held, and this is a local cloud: not a stranger that has got the pid of one.
+        if "localcloud" in process.cmdline():
+            return process
+    return None
+
+
+def _is_locked(state: Path) -> bool:
+    with _lock(state) as is_held:
+        return not is_held
+
+
+@contextlib.contextmanager
+def _lock_patiently(state: Path) -> Iterator[bool]:
+    """Hold the lock as `_lock` does, but outwait those who only look whether it is free."""
+    deadline = time.monotonic() + _LOOK_S
+    while time.monotonic() < deadline and _is_locked(state):
+        time.sleep(_POLL_S)
+    with _lock(state) as is_held:
+        yield is_held
+
+
+@contextlib.contextmanager
+def _lock(state: Path) -> Iterator[bool]:
+    """Hold the state directory's lock if it is free; yield whether it is held."""
+    with _opened(state / "lock") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return path.open("ab")
