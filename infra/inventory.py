@@ -21,73 +21,88 @@ if TYPE_CHECKING:
     from infra.session import Session
 
 MADE_TAG = "fjarr-made"
-APP, ENVIRONMENT, WORKSPACE, ACCOUNT = "containerApps", "managedEnvironments", "workspaces", "storageAccounts"
-KINDS = (APP, ENVIRONMENT, WORKSPACE, ACCOUNT)
-"""The kinds of resource that the template makes, in the order in which they can be deleted."""
+APP, ENVIRONMENT, WORKSPACE, ACCOUNT = "app", "environment", "workspace", "account"
+TYPES = {
+    APP: "Microsoft.App/containerApps",
+    ENVIRONMENT: "Microsoft.App/managedEnvironments",
+    WORKSPACE: "Microsoft.OperationalInsights/workspaces",
+    ACCOUNT: "Microsoft.Storage/storageAccounts",
+}
+"""The resources that the template makes, by what we call them, in the order in which they can be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Inventory:
-    """Hold what a group has of the template's resources, and what else is in it.
+class Made:
+    """Name one resource that a run of ours made, or is about to make."""
 
-    Attributes:
-        resources: The resources with our names, by kind, as az lists them.
-        others: `name (type)` of everything else.
-    """
+    kind: str
+    name: str
 
-    resources: dict[str, dict[str, Json]]
-    others: tuple[str, ...]
-
-    def tags(self, kind: str) -> dict[str, Json]:
-        """Return the tags of our resource of a kind; none if it is not there."""
-        return as_object(self.resources.get(kind, {}).get("tags"))
+    def is_of(self, resource: Mapping[str, Json]) -> bool:
+        """Say whether a resource that az lists is this one; the case of names and types does not count."""
+        found = (str(resource.get("type")).casefold(), str(resource.get("name")).casefold())
+        return found == (TYPES[self.kind].casefold(), self.name.casefold())
 
 
-def take_inventory(session: Session, group: Group, names: Names) -> Inventory:
-    """List a group and find the template's resources in it by kind and name."""
+def list_resources(session: Session, group: Group) -> tuple[dict[str, Json], ...]:
+    """List all that is in a group."""
     listed = session.az.run(resource_list(group))
-    return sort_out(listed, names)
+    return tuple(as_object(item) for item in listed) if isinstance(listed, list) else ()
 
 
-def sort_out(listed: Json, names: Names) -> Inventory:
-    """Tell the template's resources from others, in what az lists."""
-    named = {
-        APP: names.app,
-        ENVIRONMENT: names.environment,
-        WORKSPACE: names.workspace,
-        ACCOUNT: names.storage_account,
-    }
-    ours = {(kind.casefold(), name.casefold()): kind for kind, name in named.items()}
-    resources: dict[str, dict[str, Json]] = {}
-    others = []
-    for resource in map(as_object, listed if isinstance(listed, list) else []):
-        full_type, name = str(resource.get("type")), str(resource.get("name"))
-        kind = ours.get((full_type.rpartition("/")[2].casefold(), name.casefold()))
-        if kind is None:
-            others.append(f"{name} ({full_type})")
-        else:
-            resources[kind] = resource
-    return Inventory(resources, tuple(sorted(others)))
+def find(resources: tuple[dict[str, Json], ...], wanted: Made) -> dict[str, Json]:
+    """Return a resource out of a list; empty if it is not there."""
+    return next((resource for resource in resources if wanted.is_of(resource)), {})
 
 
-def made_kinds(session: Session, group: Group, app: Mapping[str, Json]) -> tuple[str, ...]:
-    """Return the kinds that earlier runs of ours made in a group.
+def all_made(names: Names) -> tuple[Made, ...]:
+    """Return what a deployment into an empty group would make."""
+    return (
+        Made(APP, names.app),
+        Made(ENVIRONMENT, names.environment),
+        Made(WORKSPACE, names.workspace),
+        Made(ACCOUNT, names.storage_account),
+    )
+
+
+def remembered(session: Session, group: Group, app: Mapping[str, Json]) -> tuple[Made, ...]:
+    """Return what earlier runs of ours made in a group.
 
     Args:
         session: The opened stage.
         group: The group.
         app: The app as az shows it; empty if there is none.
     """
-    tagged = str(as_object(app.get("tags")).get(MADE_TAG, "")).split()
-    noted = _notes(session).get(group.id.casefold())
-    remembered = {*tagged, *(noted if isinstance(noted, list) else [])}
-    return tuple(kind for kind in KINDS if kind in remembered)
+    tag = str(as_object(app.get("tags")).get(MADE_TAG, ""))
+    note = str(_notes(session).get(group.id.casefold(), ""))
+    made = {*parse_made(tag), *parse_made(note)}
+    return tuple(sorted(made, key=lambda each: (list(TYPES).index(each.kind), each.name)))
 
 
-def note_made(session: Session, group: Group, kinds: tuple[str, ...]) -> None:
+def remember(session: Session, group: Group, made: tuple[Made, ...]) -> None:
     """Remember what is being made in a group, in case that fails before there is an app to bear a tag."""
-    notes = {**_notes(session), group.id.casefold(): list(kinds)}
+    notes = {**_notes(session), group.id.casefold(): format_made(made)}
     write_whole(session.stage.state_dir / "made.json", json.dumps(notes, indent=2) + "\n")
+
+
+def forget(session: Session, group: Group) -> None:
+    """Forget what was made in a group, because it is gone."""
+    notes = {key: note for key, note in _notes(session).items() if key != group.id.casefold()}
+    write_whole(session.stage.state_dir / "made.json", json.dumps(notes, indent=2) + "\n")
+
+
+def format_made(made: tuple[Made, ...]) -> str:
+    """Return made resources as the text of a tag: `app:aiacaappabcde environment:aienvabcde`.
+
+    A tag's text has at most 256 characters; the longest names that Azure allows fit.
+    """
+    return " ".join(f"{each.kind}:{each.name}" for each in made)
+
+
+def parse_made(text: str) -> tuple[Made, ...]:
+    """Read what `format_made` wrote; what it did not write is passed over."""
+    entries = (entry.partition(":") for entry in text.split())
+    return tuple(Made(kind, name) for kind, _, name in entries if kind in TYPES and name)
 
 
 def _notes(session: Session) -> dict[str, Json]:

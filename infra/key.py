@@ -38,19 +38,37 @@ def new_key() -> str:
     return secrets.token_urlsafe(_KEY_BYTES)
 
 
-def find_keys(session: Session) -> tuple[ApiKey, ...]:
+@dataclass(frozen=True, slots=True)
+class ApiKeys:
+    """Hold the keys of an app, the first of them the one to hand out."""
+
+    keys: tuple[ApiKey, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the document that `--json` prints."""
+        return {"key": self.keys[0].value, "keys": {key.name: key.value for key in self.keys}}
+
+    def to_text(self) -> str:
+        """Return the first key alone, so that `$(invoke key)` is one."""
+        return self.keys[0].value
+
+
+def find_keys(session: Session) -> ApiKeys:
     """Return the keys of a stage's app.
 
     Raises:
         UsageError: The stage is not provisioned, or its app asks for no key.
     """
     config = session.config()
+    session.require_cloud()
     try:
-        text = read_secret(session, session.group(), config.aca_app_name)
-    except NotFoundError as error:
+        keys = parse_keys(read_secret(session, session.group(), config.aca_app_name))
+    except NotFoundError:
+        keys = ()
+    if not keys:
         hint = "invoke provision makes one, unless environmentVariables sets FJARR_AUTH to off"
-        raise UsageError(f"the app {config.aca_app_name!r} has no API key", hint=hint) from error
-    return parse_keys(text)
+        raise UsageError(f"the app {config.aca_app_name!r} has no API key", hint=hint)
+    return ApiKeys(keys)
 
 
 def read_secret(session: Session, group: Group, app: str) -> str:

@@ -25,7 +25,18 @@ from infra.config import KEYS, InferenceConfig, write_config
 from infra.document import Json, as_object, write_whole
 from infra.environment import profile_changes, wished_profile
 from infra.errors import RemoteError, UsageError
-from infra.inventory import ACCOUNT, ENVIRONMENT, KINDS, MADE_TAG, made_kinds, note_made, take_inventory
+from infra.inventory import (
+    ACCOUNT,
+    ENVIRONMENT,
+    MADE_TAG,
+    Made,
+    all_made,
+    find,
+    format_made,
+    list_resources,
+    remember,
+    remembered,
+)
 from infra.key import has_secret, new_key, read_secret
 from infra.parameters import (
     DIGEST_TAG,
@@ -51,7 +62,6 @@ from infra.templates import judge
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from infra.inventory import Inventory
     from infra.names import Names
     from infra.session import Session
 
@@ -73,6 +83,18 @@ class Provisioned:
 
     config: InferenceConfig
     is_changed: bool
+
+    def to_json(self) -> dict[str, object]:
+        """Return the document that `--json` prints."""
+        return {**self.config.to_values(), "endpoint": self.config.endpoint_url, "changed": self.is_changed}
+
+    def to_text(self) -> str:
+        """Return the lines that a person reads."""
+        what = "provisioned" if self.is_changed else "nothing had to be changed in"
+        return (
+            f"{what} {self.config.resource_group_name}: app {self.config.aca_app_name}, share "
+            f"{self.config.file_share_name} of {self.config.storage_account_name}\n{self.config.endpoint_url}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,20 +187,22 @@ def _ensure_group(session: Session, plan: _Plan, flags: Flags) -> str:
 def _meet_what_exists(session: Session, plan: _Plan, app: Mapping[str, Json], location: str) -> Settings:
     """Return the settings fitted to what is in the group, after adding what its environment lacks."""
     with session.console.step("look at what is there"):
-        inventory = take_inventory(session, plan.group, plan.names)
+        resources = list_resources(session, plan.group)
         environment = as_object(session.az.find(environment_show(plan.group, plan.names.environment)))
-    made_before = made_kinds(session, plan.group, app)
-    made = tuple(kind for kind in KINDS if kind in made_before or kind not in inventory.resources)
+    before = remembered(session, plan.group, app)
+    made = (*before, *(new for new in all_made(plan.names) if new not in before and not find(resources, new)))
     settings = plan.settings
     if environment:
-        _extend_environment(session, plan, environment, is_ours=ENVIRONMENT in made_before)
+        is_ours = Made(ENVIRONMENT, plan.names.environment) in before
+        _extend_environment(session, plan, environment, is_ours=is_ours)
         there = _region(environment.get("location"))
         if settings.find("location") is None and there not in {"", _region(location)}:
             settings = settings.with_value("location", there, "the environment's location")
-    note_made(session, plan.group, made)
+    remember(session, plan.group, made)
+    account = find(resources, Made(ACCOUNT, plan.names.storage_account))
     settings = settings.with_value("environmentExists", bool(environment), _OURS)
     settings = settings.with_value("apiKey", _api_key(session, plan, app), _OURS)
-    return settings.with_value("tags", _tags(plan, inventory, made), settings.source("tags"))
+    return settings.with_value("tags", _tags(plan, account, made), settings.source("tags"))
 
 
 def _extend_environment(
@@ -194,11 +218,11 @@ def _extend_environment(
             session.az.run(change.command)
 
 
-def _tags(plan: _Plan, inventory: Inventory, made: tuple[str, ...]) -> dict[str, Json]:
+def _tags(plan: _Plan, account: Mapping[str, Json], made: tuple[Made, ...]) -> dict[str, Json]:
     """Return the tags to deploy: those that the storage account bears already, the user's, and our two."""
     said = plan.settings.find("tags")
     users = as_object(said.value) if said else {}
-    return {**inventory.tags(ACCOUNT), **users, DIGEST_TAG: plan.digest, MADE_TAG: " ".join(made)}
+    return {**as_object(account.get("tags")), **users, DIGEST_TAG: plan.digest, MADE_TAG: format_made(made)}
 
 
 def _api_key(session: Session, plan: _Plan, app: Mapping[str, Json]) -> str:

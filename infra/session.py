@@ -65,6 +65,7 @@ class Session:
         console: Where progress is shown.
         runner: Starts processes, with the stage's environment.
         az: Performs az commands, signed in to the stage's cloud.
+        is_connected: Whether the stage's cloud can be asked: False for an embedded one that is stopped.
         ca_bundle: The certificates to trust when talking to the stage's cloud; None means the machine's own.
         local_cloud: The running embedded Azure, if the stage is on it.
     """
@@ -76,6 +77,7 @@ class Session:
     az: Az
     ca_bundle: Path | None
     local_cloud: LocalCloud | None
+    is_connected: bool = True
 
     @property
     def has_bicep(self) -> bool:
@@ -84,6 +86,16 @@ class Session:
             return True
         config_dir = Path(os.environ.get("AZURE_CONFIG_DIR") or Path.home() / ".azure")
         return not self.stage.is_local and (config_dir / "bin" / "bicep").exists()
+
+    def require_cloud(self) -> None:
+        """Go on only if the stage's cloud can be asked.
+
+        Raises:
+            UsageError: The stage's embedded Azure is stopped.
+        """
+        if not self.is_connected:
+            hint = f"invoke up --stage {self.stage.name}"
+            raise UsageError(f"the local cloud of stage {self.stage.name!r} is stopped", hint=hint)
 
     def config(self) -> InferenceConfig:
         """Read where the stage was provisioned.
@@ -110,10 +122,12 @@ def open_session(root: Path, stage_name: str, console: Console, *, is_cloud_star
         root: The project's folder.
         stage_name: The stage to open.
         console: Where progress is shown.
-        is_cloud_started: Whether to start the embedded Azure of a local stage if it does not run.
+        is_cloud_started: Whether to start the embedded Azure of a local stage if it does not run. Otherwise
+            the
+            session that is returned is not connected.
 
     Raises:
-        UsageError: There is no such stage, or its embedded Azure does not run and should not be started.
+        UsageError: There is no such stage.
         ToolError: az or the embedded Azure cannot be started.
     """
     stage = load_stage(root, stage_name)
@@ -172,8 +186,8 @@ def _open_local(root: Path, stage: Stage, console: Console, *, is_cloud_started:
     cloud = read_cloud(cloud_state(root, stage))
     if cloud is None:
         if not is_cloud_started:
-            hint = f"invoke up --stage {stage.name}"
-            raise UsageError(f"the local cloud of stage {stage.name!r} is not running", hint=hint)
+            runner = Runner(local_environment(os.environ, config_dir, None), root)
+            return Session(root, stage, console, runner, Az(runner), None, None, is_connected=False)
         cloud = _start_cloud(root, stage, console, local_environment(os.environ, config_dir, None))
     runner = Runner(local_environment(os.environ, config_dir, cloud.ca_bundle), root)
     session = Session(root, stage, console, runner, Az(runner), cloud.ca_bundle, cloud)

@@ -1,0 +1,97 @@
+"""Read the records of an app's log streams, order them, and know which were shown already. Pure.
+
+Source: Azure Container Apps logstream and eventstream, one JSON object a line: a console record has
+TimeStamp and Log; a system record TimeStamp, Type, RevisionName, ReplicaName, Msg, Reason, Count.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from infra.document import Json, as_object
+
+Kind = Literal["console", "system"]
+
+_SPACED_TIME = re.compile(r"^(\S+) (\S+) ([+-]\d{4})( \S+)?$")
+_LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """Hold one line of a log.
+
+    Attributes:
+        time: When it was written, ISO 8601 in UTC; empty if the stream did not say.
+        kind: `console` for what the server wrote, `system` for what the platform says about it.
+        replica: The replica it is about; empty if it is about the whole app.
+        text: The line.
+    """
+
+    time: str
+    kind: Kind
+    replica: str
+    text: str
+
+    def to_json(self) -> dict[str, object]:
+        """Return the record as `--json` prints it."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """Return the record as one line for people; of a replica's name, its unique end is shown."""
+        source = self.kind if self.kind == "system" else self.replica.rpartition("-")[2]
+        return f"{self.time[:19]} {source:>6} | {self.text}"
+
+
+def parse_record(line: bytes, kind: Kind, replica: str) -> LogRecord | None:
+    """Read one line of a stream; None for one that says nothing. What is not JSON is taken as plain text."""
+    text = line.decode("utf-8", errors="replace").rstrip()
+    if not text.strip():
+        return None
+    try:
+        document: Json = json.loads(text)
+    except ValueError:
+        return LogRecord("", kind, replica, text)
+    record = as_object(document)
+    time = format_time(str(record.get("TimeStamp") or ""))
+    if kind == "console":
+        return LogRecord(time, kind, replica, str(record.get("Log", text)).rstrip())
+    said = f"{record.get('Reason', '')}: {record.get('Msg', '')}".strip(": ")
+    return LogRecord(time, kind, str(record.get("ReplicaName") or ""), said)
+
+
+def format_time(text: str) -> str:
+    """Return a stream's time as ISO 8601 in UTC, so that times compare as text; empty if it is none.
+
+    Two forms were seen: `2023-07-14T05:11:12.34696` (UTC where no offset is given) and
+    `2023-06-27 03:58:10 +0000 UTC`.
+    """
+    spaced = _SPACED_TIME.match(text)
+    plain = f"{spaced[1]}T{spaced[2]}{spaced[3]}" if spaced else text
+    try:
+        moment = datetime.fromisoformat(_LONG_FRACTION.sub(r"\1", plain))
+    except ValueError:
+        return ""
+    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return aware.isoformat(timespec="microseconds")
+
+
+class Seen:
+    """Remember what of one stream was shown, so that a stream that was reconnected does not repeat itself."""
+
+    def __init__(self) -> None:
+        self._time = ""
+        self._texts: set[str] = set()
+
+    def is_new(self, record: LogRecord) -> bool:
+        """Say whether a record was not shown yet, and take it as shown. Records come in order of time."""
+        if not record.time or record.time > self._time:
+            self._time, self._texts = record.time or self._time, {record.text}
+            return True
+        if record.time == self._time and record.text not in self._texts:
+            self._texts.add(record.text)
+            return True
+        return False
