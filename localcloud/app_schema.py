@@ -89,6 +89,16 @@ CLASSES: dict[str, dict[str, str | None]] = {
 }
 
 
+def canonical(body: Json, class_name: str = "ContainerApp") -> Json:
+    """Return a request with known names written as the API writes them, whatever their case was."""
+    spelling = {name.lower(): name for name in CLASSES[class_name]}
+    found: Json = {}
+    for sent, value in body.items():
+        name = spelling.get(sent.lower(), sent)
+        found[name] = _canonical_value(value, CLASSES[class_name].get(name))
+    return found
+
+
 def check_schema(body: Json, class_name: str = "ContainerApp") -> None:
     """Refuse (400 `ContainerAppInvalidSchema`) a property that does not exist, however deep."""
     known = CLASSES[class_name]
@@ -99,6 +109,14 @@ def check_schema(body: Json, class_name: str = "ContainerApp") -> None:
     for name, inner in known.items():
         if inner is not None and body.get(name) is not None:
             _check_value(body[name], name, inner)
+
+
+def _canonical_value(value: Any, class_name: str | None) -> Any:  # noqa: ANN401 - JSON
+    if class_name is None:
+        return value
+    if isinstance(value, list):
+        return [_canonical_value(item, class_name) for item in value]
+    return canonical(value, class_name) if isinstance(value, dict) else value
 
 
 def _check_value(value: Any, name: str, class_name: str) -> None:  # noqa: ANN401 - JSON

@@ -24,6 +24,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from localcloud.app_rules import check_app
+from localcloud.app_schema import canonical
 from localcloud.app_shape import normal_properties, secret_values
 from localcloud.calls import Answer, Call, Json, Router
 from localcloud.environments import APPS, VERSIONS, default_domain, find_profile
@@ -67,6 +68,10 @@ class AppKind(ResourceKind):
         self._revisions = revisions
         self._base_url = base_url
 
+    def canonical(self, body: Json) -> Json:
+        """Return a request with its property names as the API writes them."""
+        return canonical(body)
+
     def check(self, change: Change, before: Resource | None, world: World) -> None:
         """Refuse what Azure refuses, and what is not emulated."""
         name = change.path.name
@@ -107,7 +112,7 @@ class AppKind(ResourceKind):
             "latestRevisionFqdn": fqdn if latest else "",
             "outboundIpAddresses": ["127.0.0.1"],
             "customDomainVerificationId": "",
-            "eventStreamEndpoint": f"{self._base_url()}{resource.id}/eventstream",
+            "eventStreamEndpoint": f"{self._base_url()}{_stream_path(resource)}/eventstream",
         }
 
     def shown_location(self, resource: Resource) -> str | None:
@@ -193,9 +198,12 @@ class Apps:
             ("GET", f"{revision}/replicas/{{}}", self.show_replica),
         ):
             router.add(method, "group", template, handler, VERSIONS)
-        stream = f"{revision}/replicas/{{}}/containers/{{}}/logstream"
+        # Their paths have no provider, and a group's own words are those of Resource Manager.
+        plain = one.replace("Microsoft.App", "Microsoft.Resources")
+        replica = f"{plain}/revisions/{{}}/replicas/{{}}"
+        stream = f"{replica}/containers/{{}}/logstream"
         router.add("GET", "group", stream, self.console, (), has_own_auth=True)
-        router.add("GET", "group", f"{one}/eventstream", self.events, (), has_own_auth=True)
+        router.add("GET", "group", f"{plain}/eventstream", self.events, (), has_own_auth=True)
 
     def secrets(self, identifier: str) -> Json:
         """Return what `listSecrets` answers for an app."""
@@ -368,7 +376,8 @@ class Apps:
 
     def _replica(self, app: Resource, replica: ReplicaStatus) -> Json:
         identifier = f"{app.id}/revisions/{replica.revision}/replicas/{replica.name}"
-        stream = f"{self._resources.shown(app)['properties']['eventStreamEndpoint'].partition(app.id)[0]}"
+        endpoint = str(self._resources.shown(app)["properties"]["eventStreamEndpoint"])
+        root = f"{endpoint.removesuffix('/eventstream')}/revisions/{replica.revision}/replicas/{replica.name}"
         container = {
             "name": replica.container,
             "containerId": f"process://{replica.name}",
@@ -377,7 +386,7 @@ class Apps:
             "restartCount": replica.restart_count,
             "runningState": replica.running_state,
             "runningStateDetails": replica.details,
-            "logStreamEndpoint": f"{stream}{identifier}/containers/{replica.container}/logstream",
+            "logStreamEndpoint": f"{root}/containers/{replica.container}/logstream",
         }
         is_running = replica.running_state == "Running"
         properties = {
@@ -389,6 +398,11 @@ class Apps:
         }
         kind = f"{_REVISION}/replicas"
         return {"id": identifier, "name": replica.name, "type": kind, "properties": properties}
+
+
+def _stream_path(app: Resource) -> str:
+    """Return the path of an app's streams, which names no provider."""
+    return app.id.replace("/providers/Microsoft.App/containerapps/", "/containerApps/")
 
 
 def _tail(call: Call) -> int:

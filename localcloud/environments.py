@@ -74,6 +74,14 @@ class EnvironmentKind(ResourceKind):
     def __init__(self, base_url: Callable[[], str]) -> None:
         self._base_url = base_url
 
+    def canonical(self, body: Json) -> Json:
+        """Return a request with its profiles' properties in lower camel case; az sends `Name`."""
+        properties = dict(body.get("properties") or {})
+        if properties.get("workloadProfiles"):
+            profiles = properties["workloadProfiles"]
+            properties["workloadProfiles"] = [_lower_camel(profile) for profile in profiles]
+        return {**body, "properties": properties}
+
     def check(self, change: Change, before: Resource | None, world: World) -> None:
         """Refuse bad names and profiles, unknown properties, and what is not emulated."""
         name, properties = change.path.name, change.properties
@@ -112,14 +120,14 @@ class EnvironmentKind(ResourceKind):
 
     def show(self, resource: Resource) -> Json:
         """Return the properties with what Azure computes."""
-        where = f"{self._base_url()}{resource.id}/eventstream"
+        path = resource.id.replace("/providers/Microsoft.App/", "/")
         return resource.properties | {
             "provisioningState": "Succeeded",
             "defaultDomain": default_domain(resource),
             "staticIp": "127.0.0.1",
             "vnetConfiguration": resource.properties.get("vnetConfiguration"),
             "customDomainConfiguration": None,
-            "eventStreamEndpoint": where,
+            "eventStreamEndpoint": f"{self._base_url()}{path}/eventstream",
         }
 
     def shown_location(self, resource: Resource) -> str | None:
@@ -208,9 +216,7 @@ class Environments:
         return Answer(200, {"value": value})
 
     async def usages(self, call: Call) -> Answer:
-        """Answer `containerapp env list-usages`: what the environment's apps ask for, of Azure's usual "
-        "limits.
-        """
+        """Answer `containerapp env list-usages`: what its apps ask for, of usual limits."""
         environment = self._environment(call)
         used: dict[str, float] = {}
         for app in apps_in(environment, self._resources):
@@ -305,6 +311,10 @@ def _check_profile(profile: Json) -> None:
         _check_no_counts(profile, found)
     else:
         _check_counts(profile)
+
+
+def _lower_camel(profile: Json) -> Json:
+    return {name[:1].lower() + name[1:]: value for name, value in profile.items()}
 
 
 def _check_no_counts(profile: Json, found: ProfileType) -> None:

@@ -111,8 +111,9 @@ class ResourceRoutes:
     async def _done(self, outcome: Outcome) -> Answer:
         if outcome.operation is not None:
             await outcome.operation.wait()
-        shown = self._resources.shown(self._resources.get(outcome.resource.id))
-        return Answer(201 if outcome.is_new else 200, shown)
+        resource = self._resources.get(outcome.resource.id)
+        status = self._resources.kind(resource.type).created_status if outcome.is_new else 200
+        return Answer(status, self._resources.shown(resource))
 
     def _change(self, call: Call) -> Change:
         return Change(call.path, call.json(), call.api_version)

@@ -108,7 +108,8 @@ class ResourceKind:
     versions: ClassVar[tuple[str, ...]]
     # Whether a change answers at once (200) or goes on in the background (201 and something to poll).
     is_asynchronous: ClassVar[bool] = False
-    has_collection: ClassVar[bool] = True
+    # The status of a PUT that made it.
+    created_status: ClassVar[int] = 201
     can_patch: ClassVar[bool] = True
     # Whether Azure makes it with its parent, so that parts of it may come without it.
     comes_with_parent: ClassVar[bool] = False
@@ -119,6 +120,10 @@ class ResourceKind:
     def is_tracked(self) -> bool:
         """Tell whether it is a top-level type: one with a location and tags."""
         return self.type.count("/") == 1
+
+    def canonical(self, body: Json) -> Json:
+        """Return a request with its names written as the type writes them; Azure does not mind their case."""
+        return body
 
     def check(self, change: Change, before: Resource | None, world: World) -> None:
         """Refuse what Azure would refuse, with an `AzureError`; mind that a value may be `is_unknown`."""
@@ -277,6 +282,7 @@ class Resources:
         if change.api_version not in kind.versions:
             location = str(change.body.get("location") or "")
             raise no_registered_provider(kind.type, location, change.api_version, kind.versions)
+        change = replace(change, body=kind.canonical(change.body))
         before = self.find(_canonical_id(change.path, kind.type))
         _check_envelope(change, kind, before)
         if not kind.is_tracked:

@@ -64,6 +64,7 @@ class AccountKind(ResourceKind):
     type: ClassVar[str] = ACCOUNTS
     versions: ClassVar[tuple[str, ...]] = VERSIONS
     top_members: ClassVar[tuple[str, ...]] = ("sku", "kind")
+    created_status: ClassVar[int] = 200
 
     def __init__(self, resources: Resources, files: FileService, base_url: Callable[[], str]) -> None:
         self._resources = resources
