@@ -1,0 +1,139 @@
+"""A template's resources as declared: one list, whether they have symbolic names or nest in each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from localcloud.errors import AzureError, not_emulated
+from localcloud.template.faults import TemplateError
+from localcloud.template.parser import is_expression
+from localcloud.template.values import position_of
+
+_TEMPLATE_KEYS = {
+    *("$schema", "contentVersion", "languageVersion", "apiProfile", "definitions", "metadata", "functions"),
+    *("parameters", "variables", "resources", "outputs"),
+}
+_UNKNOWN_HERE = ("imports", "extensions", "asserts")
+_GROUP_SCHEMA = "deploymentTemplate.json"
+_KEYWORDS = {
+    *("type", "apiVersion", "name", "condition", "copy", "dependsOn", "existing", "comments", "metadata"),
+    *("resources",),
+}
+_REFUSED = ("scope", "import", "extension", "@options", "subscriptionId", "resourceGroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One resource of the template, of which a loop may make several.
+
+    Args:
+        symbolic_name: Its key in the template; empty where the template has no such names.
+        type: The full type.
+        names: The texts whose values, joined with slashes, are its name: one a nesting level.
+        document: The resource as it stands in the template.
+        line: Where its opening brace stands, from 1.
+        column: The same, in the line.
+    """
+
+    symbolic_name: str
+    type: str
+    names: tuple[str, ...]
+    document: dict[str, Any]
+    line: int
+    column: int
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """What is put, with its expressions: all but the keywords that speak to Resource Manager."""
+        return {key: value for key, value in self.document.items() if key not in _KEYWORDS}
+
+    @property
+    def label(self) -> str:
+        """What Azure's messages call it."""
+        return self.symbolic_name or self.names[-1]
+
+    def is_not_valid(self, message: str) -> TemplateError:
+        """Return the error of an expression in it."""
+        return TemplateError(
+            f"The template resource '{self.label}' at line '{self.line}' and column '{self.column}' is not valid: "
+            f"{message}. Please see https://aka.ms/arm-functions for usage details.",
+            line=self.line,
+            column=self.column,
+            path=f"properties.template.resources.{self.label}",
+        )
+
+
+def check_template(template: dict[str, Any]) -> None:
+    """Judge a template's outermost keys and its schema.
+
+    Raises:
+        TemplateError: A key is unknown, or the schema is not that of a resource group's template.
+        AzureError: 501, for what Azure knows and the local cloud does not.
+    """
+    for key in template:
+        if key in _UNKNOWN_HERE:
+            raise not_emulated(f"'{key}' in a template")
+        if key not in _TEMPLATE_KEYS:
+            line, column = position_of(template)
+            raise AzureError(
+                400,
+                "InvalidRequestContent",
+                "The request content was invalid and could not be deserialized: "
+                f"'Could not find member '{key}' on object of type 'Template'. Path '{key}', line {line}, "
+                f"position {column}.'.",
+            )
+    schema = str(template.get("$schema", ""))
+    if schema.rstrip("#").rpartition("/")[2].lower() != _GROUP_SCHEMA.lower():
+        raise TemplateError(
+            f"The template's schema '{schema}' is not that of a resource group's deployment, '{_GROUP_SCHEMA}'."
+        )
+    version = template.get("languageVersion")
+    if version not in (None, "1.0", "2.0"):
+        raise not_emulated(f"the template language version '{version}'")
+
+
+def declarations(resources: dict[str, Any] | list[Any]) -> list[Declaration]:
+    """Return a template's resources, in the order in which they stand, each parent before what nests in it.
+
+    Raises:
+        TemplateError: A resource lacks its type, name or api-version.
+        AzureError: 501, for a keyword that the local cloud does not know.
+    """
+    return _declared(resources, None)
+
+
+def _declared(resources: dict[str, Any] | list[Any], parent: Declaration | None) -> list[Declaration]:
+    pairs = resources.items() if isinstance(resources, dict) else (("", each) for each in resources)
+    found: list[Declaration] = []
+    for symbolic_name, document in pairs:
+        declaration = _declaration(symbolic_name, document, parent)
+        found.append(declaration)
+        found += _declared(document.get("resources", []), declaration)
+    return found
+
+
+def _declaration(symbolic_name: str, document: dict[str, Any], parent: Declaration | None) -> Declaration:
+    line, column = position_of(document)
+    label = symbolic_name or document.get("name", "")
+    for key in _REFUSED:
+        if key in document:
+            raise not_emulated(f"'{key}' of a template resource ('{label}')")
+    for key in ("type", "apiVersion", "name"):
+        if not isinstance(document.get(key), str):
+            raise TemplateError(
+                f"The template resource '{label}' at line '{line}' and column '{column}' is not valid. "
+                f"The {key} property cannot be null or empty. "
+                "Please see https://aka.ms/arm-syntax-resources for usage details.",
+                line=line,
+                column=column,
+                path=f"properties.template.resources.{label}",
+            )
+    resource_type, names = document["type"], (document["name"],)
+    if parent is not None:
+        resource_type, names = f"{parent.type}/{resource_type}", (*parent.names, *names)
+    if resource_type.lower() == "microsoft.resources/deployments":
+        raise not_emulated("nested deployments (Bicep modules)")
+    if is_expression(resource_type) or is_expression(document["apiVersion"]):
+        raise not_emulated(f"an expression as the type or the api-version of a resource ('{label}')")
+    return Declaration(symbolic_name, resource_type, names, document, line, column)

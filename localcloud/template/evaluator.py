@@ -1,0 +1,240 @@
+"""Evaluation of expressions and of the JSON around them.
+
+One evaluator serves both times of a deployment. Before it runs, what depends on a resource stays a `Residual`, and
+so do secure parameters, that no plan shows them. While it runs, a `Runtime` answers, and nothing stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from localcloud.template.faults import ExpressionError, NeedsRuntime, function_error
+from localcloud.template.parser import is_expression, parse, plain_text
+from localcloud.template.registry import find_function
+from localcloud.template.syntax import Access, Call, Literal, node_of
+from localcloud.template.values import Residual, Value, find_key, kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from localcloud.template.model import Runtime, Scope
+    from localcloud.template.syntax import Node
+
+MOST_COPIES = 800
+
+
+class Place(Enum):
+    """Where an expression stands, which decides what it may call."""
+
+    PARAMETER = "a parameter's default value"
+    VARIABLE = "a variable"
+    FUNCTION = "a function of the template"
+    IDENTITY = "a name, a condition, a count: what must be known before the deployment runs"
+    BODY = "the body of a resource"
+    OUTPUT = "an output"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A resource of the template that an expression names."""
+
+    id: str
+    api_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserFunction:
+    """A function that the template defines: its parameters' names and its result, an expression."""
+
+    parameters: tuple[str, ...]
+    output: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Bindings:
+    """What the names in expressions mean.
+
+    `target` finds a resource of the template by its symbolic name, name or id; `targets` the resources of a loop.
+    """
+
+    scope: Scope
+    parameter: Callable[[str], Value]
+    variable: Callable[[str], Value]
+    target: Callable[[str], Target | None]
+    targets: Callable[[str], tuple[Target, ...] | None]
+    user_functions: Mapping[str, UserFunction]
+    content_version: str
+    runtime: Runtime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluator:
+    """Evaluates expressions in one place, with the loops and lambdas around it.
+
+    Args:
+        bindings: What names mean.
+        place: Where the expressions stand.
+        copies: The index of each loop around, by the loop's name.
+        innermost: The name of the innermost loop.
+        lambdas: The variables of the lambdas around.
+    """
+
+    bindings: Bindings
+    place: Place
+    copies: Mapping[str, int] = field(default_factory=dict)
+    innermost: str | None = None
+    lambdas: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def scope(self) -> Scope:
+        """Where the template is deployed."""
+        return self.bindings.scope
+
+    def with_copy(self, name: str, index: int) -> Evaluator:
+        """Return the evaluator inside one turn of a loop."""
+        return replace(self, copies={**self.copies, name: index}, innermost=name)
+
+    def with_lambda(self, variables: Mapping[str, Value]) -> Evaluator:
+        """Return the evaluator inside a lambda's body."""
+        return replace(self, lambdas={**self.lambdas, **variables})
+
+    def tree(self, document: Any) -> Value:  # noqa: ANN401 - any JSON value
+        """Evaluate every expression of a JSON value, its property loops included.
+
+        Raises:
+            ExpressionError: An expression cannot be evaluated.
+        """
+        match document:
+            case str():
+                return self.text(document)
+            case list():
+                return [self.tree(item) for item in document]
+            case dict():
+                return self._object(document)
+        return document
+
+    def text(self, text: str) -> Value:
+        """Evaluate a text of the template, which may be an expression."""
+        return self.evaluate(parse(text)) if is_expression(text) else plain_text(text)
+
+    def known(self, document: Any, wanted: str) -> Value:  # noqa: ANN401 - any JSON value
+        """Evaluate what must be known before the deployment runs, and be of one kind.
+
+        Raises:
+            ExpressionError: It is not known, or of another kind.
+        """
+        value = self.tree(document)
+        if isinstance(value, Residual):
+            for call in (value.node,) if isinstance(value.node, Call) else ():
+                raise function_error(f"The template function '{call.name}' is not expected at this location.")
+            raise function_error("A value that is only known at run time is not expected at this location.")
+        found = kind(value)
+        if found != wanted:
+            shown = "null" if value is None else str(value)
+            raise ExpressionError(
+                f"Evaluation result of language expression '{shown}' is type '{found}', "
+                f"expected type is '{wanted}'."
+            )
+        return value
+
+    def evaluate(self, node: Node) -> Value:
+        """Evaluate an expression as far as it can be."""
+        match node:
+            case Literal(value=value):
+                return value
+            case Access(target=target, key=key):
+                return access(self.evaluate(target), self.evaluate(key))
+            case Call():
+                return self._call(node)
+
+    def loop(self, loop: dict[str, Any], default_name: str | None = None) -> list[Value]:
+        """Evaluate the ``input`` of a loop as often as its ``count`` says."""
+        name = str(loop.get("name", default_name or ""))
+        count = self.known(loop.get("count"), "Integer")
+        check_count(count)
+        return [self.with_copy(name, index).tree(loop.get("input")) for index in range(count)]
+
+    def freeze(self, node: Node) -> Node:
+        """Put the indices of the loops into an expression that will be evaluated later, outside of them."""
+        match node:
+            case Call(name=name) if name.lower() == "copyindex" and self.copies:
+                return node_of(self._call(node))
+            case Call(name=name, arguments=arguments):
+                return Call(name, tuple(map(self.freeze, arguments)))
+            case Access(target=target, key=key):
+                return Access(self.freeze(target), self.freeze(key))
+        return node
+
+    def _object(self, document: dict[str, Any]) -> Value:
+        found: dict[str, Value] = {}
+        for key, value in document.items():
+            if key == "copy" and isinstance(value, list):
+                found |= {self.known(loop["name"], "String"): self.loop(loop) for loop in value}
+                continue
+            name = self.known(key, "String") if is_expression(key) else plain_text(key)
+            found[name] = self.tree(value)
+        return found
+
+    def _call(self, call: Call) -> Value:
+        if "." in call.name:
+            return self._call_user_function(call)
+        found = find_function(call.name)
+        if found is None:
+            raise function_error(f"The template function '{call.name}' is not valid.")
+        found.signature.check_count(call.name, len(call.arguments))
+        if found.lazy is not None:
+            return found.lazy(self, call)
+        arguments = tuple(map(self.evaluate, call.arguments))
+        try:
+            found.signature.check_kinds(call.name, arguments)
+            return found.call(self, arguments) if found.call else None
+        except NeedsRuntime:
+            return Residual(Call(call.name, tuple(map(node_of, arguments))))
+
+    def _call_user_function(self, call: Call) -> Value:
+        found = self.bindings.user_functions.get(call.name.lower())
+        if found is None:
+            raise function_error(f"The template function '{call.name}' is not valid.")
+        if len(call.arguments) != len(found.parameters):
+            raise ExpressionError(
+                f"Unable to evaluate template language function '{call.name}': function requires "
+                f"{len(found.parameters)} argument(s) while {len(call.arguments)} were provided."
+            )
+        given = dict(zip(found.parameters, map(self.evaluate, call.arguments), strict=True))
+        inside = replace(self.bindings, parameter=given.__getitem__, runtime=None)
+        return Evaluator(inside, Place.FUNCTION).tree(found.output)
+
+
+def access(target: Value, key: Value) -> Value:
+    """Return a property of an object or an element of an array.
+
+    Raises:
+        ExpressionError: It is not there.
+    """
+    if isinstance(target, Residual) or isinstance(key, Residual):
+        return Residual(Access(node_of(target), node_of(key)))
+    match target, key:
+        case dict(), str():
+            name = find_key(target, key)
+            if name is not None:
+                return target[name]
+            raise ExpressionError(
+                f"The language expression property '{key}' doesn't exist, "
+                f"available properties are '{', '.join(target)}'."
+            )
+        case list(), int() if not isinstance(key, bool):
+            if 0 <= key < len(target):
+                return target[key]
+            raise ExpressionError(f"The language expression property array index '{key}' is out of bounds.")
+    raise ExpressionError(f"The language expression property '{key}' can't be evaluated.")
+
+
+def check_count(count: int) -> None:
+    """Raise `ExpressionError` if a loop may not turn so often."""
+    if not 0 <= count <= MOST_COPIES:
+        raise ExpressionError(
+            f"The template copy count '{count}' is not valid: it must be between 0 and {MOST_COPIES}. "
+            "Please see https://aka.ms/arm-resource-loops for usage details."
+        )

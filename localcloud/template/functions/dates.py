@@ -1,0 +1,103 @@
+"""Times. The only clock is the deployment's own, in `Scope.now`."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from localcloud.errors import not_emulated
+from localcloud.template.dotnet import format_time
+from localcloud.template.evaluator import Place
+from localcloud.template.faults import ExpressionError, misplaced
+from localcloud.template.registry import INTEGER, STRING, function, scoped
+
+if TYPE_CHECKING:
+    from localcloud.template.evaluator import Evaluator
+
+UTC = timezone.utc  # noqa: UP017 - one name for it in this module
+_BASIC = "yyyyMMdd'T'HHmmss'Z'"
+_SECONDS = "yyyy-MM-dd'T'HH:mm:ss'Z'"
+_DURATION = re.compile(
+    r"(?P<sign>-?)P(?=.)(?:(?P<years>\d+)Y)?(?:(?P<months>\d+)M)?(?:(?P<days>\d+)D)?"
+    r"(?:T(?=.)(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?\Z"
+)
+_DAYS_A_MONTH, _DAYS_A_YEAR = 30, 365
+_ONLY_DEFAULTS = " The function can only be used with parameter default value expresions."  # Azure's spelling
+_GUID_NAMESPACE = uuid.UUID("5f1c2f0e-3a55-5a0f-9a52-7f5b8f0b7a11")
+
+
+@function("dateTimeAdd", STRING, STRING, optional=(STRING,))
+def date_time_add(base: str, duration: str, pattern: str | None = None) -> str:
+    """Add an ISO 8601 duration; a month is 30 days and a year 365, as in .NET."""
+    moment = _parse_time("dateTimeAdd", base)
+    return _format("dateTimeAdd", moment + _parse_duration(duration), pattern or _SECONDS)
+
+
+@function("dateTimeToEpoch", STRING)
+def date_time_to_epoch(text: str) -> int:
+    """Return the seconds since 1970."""
+    return int(_parse_time("dateTimeToEpoch", text).timestamp())
+
+
+@function("dateTimeFromEpoch", INTEGER)
+def date_time_from_epoch(seconds: int) -> str:
+    """Return the time so many seconds after 1970."""
+    return format_time(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds), _SECONDS)
+
+
+@scoped("utcNow", optional=(STRING,))
+def utc_now(evaluator: Evaluator, pattern: str = _BASIC) -> str:
+    """Return the time of the deployment; only in a parameter's default value."""
+    return _format("utcNow", _now(evaluator, "utcNow").astimezone(UTC), pattern)
+
+
+@scoped("newGuid")
+def new_guid(evaluator: Evaluator) -> str:
+    """Return a GUID that is another in every deployment; only in a parameter's default value."""
+    moment = _now(evaluator, "newGuid")
+    scope = evaluator.scope
+    return str(uuid.uuid5(_GUID_NAMESPACE, f"{scope.group_id}/{scope.deployment_name}/{moment.isoformat()}"))
+
+
+def _now(evaluator: Evaluator, name: str) -> datetime:
+    if evaluator.place is not Place.PARAMETER:
+        raise misplaced(name, _ONLY_DEFAULTS)
+    if evaluator.scope.now is None:
+        raise not_emulated(f"the template function '{name}' without a clock")
+    return evaluator.scope.now
+
+
+def _parse_time(name: str, text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ExpressionError(
+            f"The template function '{name}' has an invalid parameter. The first parameter '{text}' is not a valid "
+            "ISO8601 DateTime string. Please see https://aka.ms/arm-syntax-functions ."
+        ) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _parse_duration(text: str) -> timedelta:
+    match = _DURATION.match(text)
+    if match is None:
+        raise ExpressionError(
+            f"The template function 'dateTimeAdd' has an invalid parameter. The second parameter '{text}' is not a "
+            "valid ISO8601 Duration string. Please see https://aka.ms/arm-syntax-functions ."
+        )
+    part = {name: float(value or 0) for name, value in match.groupdict().items() if name != "sign"}
+    days = part["years"] * _DAYS_A_YEAR + part["months"] * _DAYS_A_MONTH + part["days"]
+    found = timedelta(days=days, hours=part["hours"], minutes=part["minutes"], seconds=part["seconds"])
+    return -found if match.group("sign") else found
+
+
+def _format(name: str, moment: datetime, pattern: str) -> str:
+    try:
+        return format_time(moment, pattern)
+    except ValueError:
+        raise ExpressionError(
+            f"The template function '{name}' has an invalid parameter. The format '{pattern}' is not valid. "
+            "Please see https://aka.ms/arm-syntax-functions ."
+        ) from None

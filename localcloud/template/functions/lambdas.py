@@ -1,0 +1,193 @@
+"""Functions that take a function: `map`, `filter`, `reduce`, `sort` and their kin.
+
+A lambda is written as a call, ``lambda('item', body)``; its body names the variable as ``lambdaVariables('item')``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cmp_to_key
+from typing import TYPE_CHECKING
+
+from localcloud.template.faults import NeedsRuntime, function_error
+from localcloud.template.registry import ANY, ARRAY, OBJECT, STRING, Kinds, kind_error, lazy, ordinal
+from localcloud.template.syntax import Call, Literal, Node, node_of
+from localcloud.template.values import Residual, Value, find_key, kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from localcloud.template.evaluator import Evaluator
+
+
+@dataclass(frozen=True, slots=True)
+class Lambda:
+    """A lambda and where it was written."""
+
+    evaluator: Evaluator
+    function: str
+    index: int
+    names: tuple[str, ...]
+    body: Node
+
+    def __call__(self, *values: Value) -> Value:
+        """Evaluate the body; values beyond the lambda's own variables are not given to it."""
+        return self.evaluator.with_lambda(dict(zip(self.names, values, strict=False))).evaluate(self.body)
+
+    def of_kind(self, wanted: Kinds, *values: Value) -> Value:
+        """Evaluate the body, which must yield a known value of one kind."""
+        result = self(*values)
+        found = kind(result)
+        if found not in wanted:
+            raise function_error(
+                f"The lambda expression parameter at index '{self.index}' of function '{self.function}' returned "
+                f"a value of type '{found}', expected type is '{', '.join(wanted)}'."
+            )
+        return result
+
+
+@lazy("lambda", rest=ANY)
+def lambda_(_evaluator: Evaluator, call: Call) -> Value:
+    """Refuse a lambda that is not the argument of a function that takes one."""
+    raise function_error(f"The template function '{call.name}' is not expected at this location.")
+
+
+@lazy("lambdaVariables", STRING)
+def lambda_variables(evaluator: Evaluator, call: Call) -> Value:
+    """Return a variable of a lambda around."""
+    name = evaluator.evaluate(call.arguments[0])
+    if name not in evaluator.lambdas:
+        raise function_error(f"The template function '{call.name}' is not valid.")
+    return evaluator.lambdas[name]
+
+
+@lazy("map", ARRAY, ANY)
+def map_(evaluator: Evaluator, call: Call) -> Value:
+    """Return what a lambda makes of each element."""
+
+    def run(items: list[Value], convert: Lambda) -> Value:
+        return [convert(item, index) for index, item in enumerate(items)]
+
+    return _over(evaluator, call, ARRAY, run)
+
+
+@lazy("filter", ARRAY, ANY)
+def filter_(evaluator: Evaluator, call: Call) -> Value:
+    """Return the elements of which a lambda says true."""
+
+    def run(items: list[Value], is_wanted: Lambda) -> Value:
+        return [item for index, item in enumerate(items) if is_wanted.of_kind(("Boolean",), item, index)]
+
+    return _over(evaluator, call, ARRAY, run)
+
+
+@lazy("sort", ARRAY, ANY)
+def sort(evaluator: Evaluator, call: Call) -> Value:
+    """Sort by a lambda that says whether the first of two comes first; equals keep their order."""
+
+    def run(items: list[Value], is_before: Lambda) -> Value:
+        def compare(left: Value, right: Value) -> int:
+            if is_before.of_kind(("Boolean",), left, right):
+                return -1
+            return 1 if is_before.of_kind(("Boolean",), right, left) else 0
+
+        return sorted(items, key=cmp_to_key(compare))
+
+    return _over(evaluator, call, ARRAY, run)
+
+
+@lazy("reduce", ARRAY, ANY, ANY)
+def reduce(evaluator: Evaluator, call: Call) -> Value:
+    """Fold an array into one value, from a first one."""
+
+    def run(items: list[Value], first: Value, combine: Lambda) -> Value:
+        for index, item in enumerate(items):
+            first = combine(first, item, index)
+        return first
+
+    return _over(evaluator, call, ARRAY, run)
+
+
+@lazy("toObject", ARRAY, ANY, optional=(ANY,))
+def to_object(evaluator: Evaluator, call: Call) -> Value:
+    """Make an object of an array: a lambda for the keys, and one for the values if they are not the elements."""
+
+    def run(
+        items: list[Value], key_of: Lambda, value_of: Callable[[Value], Value] = lambda item: item
+    ) -> Value:
+        found: dict[str, Value] = {}
+        for item in items:
+            key = key_of.of_kind(STRING, item)
+            if find_key(found, key) is not None:
+                raise function_error(
+                    f"The lambda expression parameter at index '{key_of.index}' of function '{call.name}' returned "
+                    f"a duplicate key '{key}'. Object keys must be strings that are case-insensitively unique."
+                )
+            found[key] = value_of(item)
+        return found
+
+    return _over(evaluator, call, ARRAY, run)
+
+
+@lazy("groupBy", ARRAY, ANY, optional=(ANY,))
+def group_by(evaluator: Evaluator, call: Call) -> Value:
+    """Put the elements into arrays by what a lambda says of each."""
+
+    def run(
+        items: list[Value], key_of: Lambda, value_of: Callable[[Value], Value] = lambda item: item
+    ) -> Value:
+        found: dict[str, Value] = {}
+        for item in items:
+            key = key_of.of_kind(STRING, item)
+            found.setdefault(find_key(found, key) or key, []).append(value_of(item))
+        return found
+
+    return _over(evaluator, call, ARRAY, run)
+
+
+@lazy("mapValues", OBJECT, ANY)
+def map_values(evaluator: Evaluator, call: Call) -> Value:
+    """Return an object with the same keys and what a lambda makes of each value."""
+
+    def run(document: dict[str, Value], convert: Lambda) -> Value:
+        return {key: convert(value) for key, value in document.items()}
+
+    return _over(evaluator, call, OBJECT, run)
+
+
+def _over(evaluator: Evaluator, call: Call, wanted: Kinds, run: Callable[..., Value]) -> Value:
+    """Evaluate the collection and the lambdas of a call, and run it; leave it if something is not known yet."""
+    collection = evaluator.evaluate(call.arguments[0])
+    if isinstance(collection, Residual):
+        return _later(evaluator, call, collection)
+    if kind(collection) not in wanted:
+        raise kind_error(call.name, kind(collection), wanted, 0)
+    try:
+        return run(
+            collection, *(_argument(evaluator, call, index) for index in range(1, len(call.arguments)))
+        )
+    except NeedsRuntime:
+        return _later(evaluator, call, collection)
+
+
+def _later(evaluator: Evaluator, call: Call, collection: Value) -> Residual:
+    return Residual(Call(call.name, (node_of(collection), *map(evaluator.freeze, call.arguments[1:]))))
+
+
+def _argument(evaluator: Evaluator, call: Call, index: int) -> Value:
+    """Return a lambda, or the value of an argument that is none."""
+    node = call.arguments[index]
+    if not isinstance(node, Call) or node.name.lower() != "lambda":
+        if call.name.lower() == "reduce" and index == 1:
+            return evaluator.evaluate(node)
+        raise function_error(
+            f"The template language function '{call.name}' expects its {ordinal(index)} parameter to be a lambda."
+        )
+    *names, body = node.arguments
+    return Lambda(evaluator, call.name, index, tuple(map(_name, names)), body)
+
+
+def _name(node: Node) -> str:
+    if isinstance(node, Literal) and isinstance(node.value, str):
+        return node.value
+    raise function_error("The variables of a lambda expression must be string literals.")

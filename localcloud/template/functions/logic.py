@@ -1,0 +1,169 @@
+"""Conditions and comparisons.
+
+`if`, `and`, `or` and `coalesce` evaluate no more than they need. What they cannot decide before the deployment runs
+they leave as it was written.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from localcloud.template.faults import ExpressionError, function_error
+from localcloud.template.registry import ANY, BOOLEAN, function, kind_error, lazy
+from localcloud.template.syntax import Call, node_of
+from localcloud.template.values import Residual, Value, is_equal, kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from localcloud.template.evaluator import Evaluator
+
+
+@lazy("if", BOOLEAN, ANY, ANY)
+def if_(evaluator: Evaluator, call: Call) -> Value:
+    """Evaluate the branch that the condition chooses, and not the other."""
+    condition = evaluator.evaluate(call.arguments[0])
+    if isinstance(condition, Residual):
+        return _undecided(evaluator, call, [condition])
+    if not isinstance(condition, bool):
+        raise kind_error(call.name, kind(condition), BOOLEAN, 0)
+    return evaluator.evaluate(call.arguments[1 if condition else 2])
+
+
+@lazy("and", BOOLEAN, BOOLEAN, rest=BOOLEAN)
+def and_(evaluator: Evaluator, call: Call) -> Value:
+    """Say whether all arguments are true; the first that is not ends the evaluation."""
+    return _until(evaluator, call, decisive=False)
+
+
+@lazy("or", BOOLEAN, BOOLEAN, rest=BOOLEAN)
+def or_(evaluator: Evaluator, call: Call) -> Value:
+    """Say whether an argument is true; the first that is ends the evaluation."""
+    return _until(evaluator, call, decisive=True)
+
+
+@lazy("coalesce", rest=ANY)
+def coalesce(evaluator: Evaluator, call: Call) -> Value:
+    """Return the first argument that is not null."""
+    seen: list[Value] = []
+    for argument in call.arguments:
+        value = evaluator.evaluate(argument)
+        seen.append(value)
+        if isinstance(value, Residual):
+            return _undecided(evaluator, call, seen)
+        if value is not None:
+            return value
+    return None
+
+
+@function("not", BOOLEAN)
+def not_(value: bool) -> bool:  # noqa: FBT001 - the language's own argument
+    """Turn a condition round."""
+    return not value
+
+
+@function("xor", BOOLEAN, BOOLEAN)
+def xor(left: bool, right: bool) -> bool:  # noqa: FBT001 - the language's own arguments
+    """Say whether exactly one of two is true."""
+    return left != right
+
+
+@function("true")
+def true() -> bool:
+    """Return true."""
+    return True
+
+
+@function("false")
+def false() -> bool:
+    """Return false."""
+    return False
+
+
+@function("null")
+def null() -> None:
+    """Return null."""
+
+
+@function("equals", ANY, ANY)
+def equals(left: Value, right: Value) -> bool:
+    """Say whether two values are the same; text is compared by its characters."""
+    return is_equal(left, right)
+
+
+@function("less", ANY, ANY)
+def less(left: Value, right: Value) -> bool:
+    """Compare two numbers, or two texts by their characters."""
+    return _compare("less", left, right, lambda order: order < 0)
+
+
+@function("lessOrEquals", ANY, ANY)
+def less_or_equals(left: Value, right: Value) -> bool:
+    """Compare two numbers, or two texts by their characters."""
+    return _compare("lessOrEquals", left, right, lambda order: order <= 0)
+
+
+@function("greater", ANY, ANY)
+def greater(left: Value, right: Value) -> bool:
+    """Compare two numbers, or two texts by their characters."""
+    return _compare("greater", left, right, lambda order: order > 0)
+
+
+@function("greaterOrEquals", ANY, ANY)
+def greater_or_equals(left: Value, right: Value) -> bool:
+    """Compare two numbers, or two texts by their characters."""
+    return _compare("greaterOrEquals", left, right, lambda order: order >= 0)
+
+
+@function("bool", ("String", "Integer", "Boolean"))
+def bool_(value: str | int) -> bool:
+    """Turn a text or a number into a condition."""
+    if isinstance(value, int):
+        return value != 0
+    found = {"true": True, "false": False, "1": True, "0": False}.get(value.strip().lower())
+    if found is None:
+        raise ExpressionError(
+            "The template language function 'bool' was invoked with a parameter that is not valid. "
+            "The value cannot be converted to the target type."
+        )
+    return found
+
+
+@function("fail", ("String",))
+def fail(message: str) -> Value:
+    """End the deployment with a message of the template's."""
+    raise ExpressionError(message)
+
+
+def _until(evaluator: Evaluator, call: Call, *, decisive: bool) -> Value:
+    seen: list[Value] = []
+    for index, argument in enumerate(call.arguments):
+        value = evaluator.evaluate(argument)
+        seen.append(value)
+        if isinstance(value, Residual):
+            return _undecided(evaluator, call, seen)
+        if not isinstance(value, bool):
+            raise kind_error(call.name, kind(value), BOOLEAN, index)
+        if value is decisive:
+            return decisive
+    return not decisive
+
+
+def _undecided(evaluator: Evaluator, call: Call, seen: Sequence[Value]) -> Residual:
+    """Return the call with what was evaluated, the last of it unknown, and the rest as it was written."""
+    rest = map(evaluator.freeze, call.arguments[len(seen) :])
+    return Residual(Call(call.name, (*map(node_of, seen), *rest)))
+
+
+def _compare(name: str, left: Value, right: Value, judge: Callable[[int], bool]) -> bool:
+    kinds = (kind(left), kind(right))
+    if kinds[0] == "String":
+        if kinds[1] != "String":
+            raise kind_error(name, kinds[1], ("String",), 1)
+        left, right = left.encode("utf-16-be"), right.encode("utf-16-be")
+    elif not set(kinds) <= {"Integer", "Float"}:
+        raise function_error(
+            f"The provided arguments for template language function '{name}' is not valid: all function arguments "
+            f"should be of numeric types. Please see https://aka.ms/arm-functions#{name} for usage details."
+        )
+    return judge((left > right) - (left < right))

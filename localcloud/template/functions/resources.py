@@ -1,0 +1,290 @@
+"""What a template knows of itself and of Azure: its parameters, where it is deployed, resources and their ids."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from localcloud.errors import not_emulated
+from localcloud.template.evaluator import Place
+from localcloud.template.faults import ExpressionError, function_error, misplaced
+from localcloud.template.registry import (
+    ANY,
+    INTEGER,
+    STRING,
+    Function,
+    Signature,
+    find_function,
+    function,
+    kind_error,
+    lazy,
+    scoped,
+)
+from localcloud.template.registry import FUNCTIONS as TABLE
+from localcloud.template.syntax import Access, Call, Literal, node_of
+from localcloud.template.values import Residual, Value, kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from localcloud.template.evaluator import Evaluator, Target
+
+#: The list actions that the local cloud's resources have. Azure has many more.
+LIST_FUNCTIONS = (
+    *("list", "listAccountSas", "listAuthKeys", "listConnectionStrings", "listCredential", "listCredentials"),
+    *("listKeys", "listQueryKeys", "listSecrets", "listServiceSas", "listSecret"),
+)
+_COPY_HELP = (
+    " The function can only be used in a resource with copy specified. "
+    "Please see https://aka.ms/arm-resource-loops for usage details."
+)
+
+
+@scoped("parameters", STRING)
+def parameters(evaluator: Evaluator, name: str) -> Value:
+    """Return a parameter's value."""
+    return evaluator.bindings.parameter(name)
+
+
+@scoped("variables", STRING)
+def variables(evaluator: Evaluator, name: str) -> Value:
+    """Return a variable's value."""
+    if evaluator.place in (Place.PARAMETER, Place.FUNCTION):
+        raise misplaced("variables")
+    return evaluator.bindings.variable(name)
+
+
+@scoped("copyIndex", optional=(("String", "Integer"), INTEGER))
+def copy_index(evaluator: Evaluator, first: str | int | None = None, second: int = 0) -> int:
+    """Return the index of the innermost loop or of a named one, and an offset more."""
+    name, offset = (first, second) if isinstance(first, str) else (evaluator.innermost, first or 0)
+    found = next(
+        (index for each, index in evaluator.copies.items() if each.lower() == (name or "").lower()), None
+    )
+    if found is None:
+        raise ExpressionError(
+            f"The template function 'copyIndex' is not expected at this location.{_COPY_HELP}"
+        )
+    return found + offset
+
+
+@scoped("resourceGroup")
+def resource_group(evaluator: Evaluator) -> Value:
+    """Return the resource group."""
+    scope = evaluator.scope
+    known = {
+        "id": scope.group_id,
+        "name": scope.resource_group,
+        "type": "Microsoft.Resources/resourceGroups",
+        "location": scope.location,
+    }
+    return known | _unknown("resourceGroup", "tags", "managedBy", "properties")
+
+
+@scoped("subscription")
+def subscription(evaluator: Evaluator) -> Value:
+    """Return the subscription."""
+    scope = evaluator.scope
+    known = {
+        "id": f"/subscriptions/{scope.subscription_id}",
+        "subscriptionId": scope.subscription_id,
+        "tenantId": scope.tenant_id,
+    }
+    return known | _unknown("subscription", "displayName")
+
+
+@scoped("tenant")
+def tenant(evaluator: Evaluator) -> Value:
+    """Return the tenant."""
+    tenant_id = evaluator.scope.tenant_id
+    return _unknown("tenant", "countryCode", "displayName") | {
+        "id": f"/tenants/{tenant_id}",
+        "tenantId": tenant_id,
+    }
+
+
+@scoped("deployment")
+def deployment(evaluator: Evaluator) -> Value:
+    """Return the deployment."""
+    content = {"contentVersion": evaluator.bindings.content_version}
+    return {"name": evaluator.scope.deployment_name, "properties": {"template": content}}
+
+
+@lazy("environment")
+def environment(evaluator: Evaluator, call: Call) -> Value:
+    """Leave the facts of the cloud to the time when the deployment runs."""
+    return _later(evaluator, call, "environment")
+
+
+@lazy("deployer")
+def deployer(evaluator: Evaluator, call: Call) -> Value:
+    """Leave the person who deploys to the time when the deployment runs."""
+    return _later(evaluator, call, "deployer")
+
+
+@scoped("resourceId", STRING, STRING, rest=STRING)
+def resource_id(evaluator: Evaluator, *parts: str) -> str:
+    """Return the id of a resource in this group, or in another one whose name stands before the type."""
+    at = _type_index("resourceId", parts)
+    subscription_id, group = evaluator.scope.subscription_id, evaluator.scope.resource_group
+    if at == 1:
+        group = parts[0]
+    elif at > 1:
+        subscription_id, group = parts[0], parts[1]
+    base = f"/subscriptions/{subscription_id}/resourceGroups/{group}"
+    return base + _provider_path("resourceId", parts[at], parts[at + 1 :])
+
+
+@scoped("subscriptionResourceId", STRING, STRING, rest=STRING)
+def subscription_resource_id(evaluator: Evaluator, *parts: str) -> str:
+    """Return the id of a resource of this subscription, or of another one whose id stands before the type."""
+    at = _type_index("subscriptionResourceId", parts)
+    base = f"/subscriptions/{parts[0] if at else evaluator.scope.subscription_id}"
+    return base + _provider_path("subscriptionResourceId", parts[at], parts[at + 1 :])
+
+
+@function("tenantResourceId", STRING, STRING, rest=STRING)
+def tenant_resource_id(*parts: str) -> str:
+    """Return the id of a resource of the tenant."""
+    return _provider_path("tenantResourceId", parts[0], parts[1:])
+
+
+@function("extensionResourceId", STRING, STRING, STRING, rest=STRING)
+def extension_resource_id(base: str, resource_type: str, *names: str) -> str:
+    """Return the id of a resource that extends another."""
+    return base.rstrip("/") + _provider_path("extensionResourceId", resource_type, names)
+
+
+@function("managementGroupResourceId", STRING, STRING, STRING, rest=STRING)
+def management_group_resource_id(group: str, resource_type: str, *names: str) -> str:
+    """Return the id of a resource of a management group."""
+    base = f"/providers/Microsoft.Management/managementGroups/{group}"
+    return base + _provider_path("managementGroupResourceId", resource_type, names)
+
+
+@lazy("reference", STRING, optional=(STRING, STRING))
+def reference(evaluator: Evaluator, call: Call) -> Value:
+    """Return a resource's properties, or the whole of it with `Full`."""
+    _require_runtime_place(evaluator, call.name)
+    values = tuple(map(evaluator.evaluate, call.arguments))
+    for index, value in enumerate(values):
+        if not isinstance(value, str | Residual):
+            raise kind_error(call.name, kind(value), STRING, index)
+    if any(isinstance(value, Residual) for value in values):
+        return Residual(Call(call.name, tuple(map(node_of, values))))
+    target = _target(evaluator, call.name, values[0])
+    api_version = values[1] if len(values) > 1 else (target.api_version if target else None)
+    full = values[2:]
+    address = target.id if target else values[0]
+    if evaluator.bindings.runtime is not None:
+        is_full = bool(full) and full[0].lower() == "full"
+        return evaluator.bindings.runtime.reference(address, api_version, is_full)
+    return Residual(
+        Call(call.name, tuple(map(Literal, (address, *([api_version] if api_version else []), *full))))
+    )
+
+
+@lazy("references", STRING, optional=(STRING,))
+def references(evaluator: Evaluator, call: Call) -> Value:
+    """Return the properties of every resource of a loop, or the whole of them with `Full`."""
+    _require_runtime_place(evaluator, call.name)
+    values = tuple(map(evaluator.evaluate, call.arguments))
+    runtime = evaluator.bindings.runtime
+    if runtime is None or any(isinstance(value, Residual) for value in values):
+        return Residual(Call(call.name, tuple(map(node_of, values))))
+    targets = evaluator.bindings.targets(values[0])
+    if targets is None:
+        raise _not_found(call.name, values[0])
+    is_full = len(values) > 1 and values[1].lower() == "full"
+    return [runtime.reference(target.id, target.api_version, is_full) for target in targets]
+
+
+@lazy("resourceInfo", STRING)
+def resource_info(evaluator: Evaluator, call: Call) -> Value:
+    """Return the id and the name of a resource of this template."""
+    name = evaluator.evaluate(call.arguments[0])
+    target = evaluator.bindings.target(name)
+    if target is None:
+        raise _not_found(call.name, name)
+    return {"id": target.id}
+
+
+def list_function(evaluator: Evaluator, call: Call) -> Value:
+    """Return the answer of a list action of a resource: name or id, api-version, and what the action is given."""
+    _require_runtime_place(evaluator, call.name)
+    values = tuple(map(evaluator.evaluate, call.arguments))
+    if any(isinstance(value, Residual) for value in values):
+        return Residual(Call(call.name, tuple(map(node_of, values))))
+    for index, value in enumerate(values[:2]):
+        if not isinstance(value, str):
+            raise kind_error(call.name, kind(value), STRING, index)
+    target = _target(evaluator, call.name, values[0])
+    address = target.id if target else values[0]
+    runtime = evaluator.bindings.runtime
+    if runtime is None:
+        return Residual(Call(call.name, (Literal(address), *map(node_of, values[1:]))))
+    if len(values) > 2:  # noqa: PLR2004 - the third argument is the action's body
+        raise not_emulated(f"the template function '{call.name}' with a body")
+    return runtime.list(call.name, address, values[1])
+
+
+def is_runtime_function(name: str) -> bool:
+    """Say whether a function asks a resource, and so makes what calls it depend on the resource."""
+    found = find_function(name)
+    return found is not None and (found.name in ("reference", "references") or found.name in LIST_FUNCTIONS)
+
+
+for _name in LIST_FUNCTIONS:
+    TABLE[_name.lower()] = Function(_name, Signature((STRING, STRING), (ANY,)), lazy=list_function)
+
+
+def _unknown(function_name: str, *names: str) -> dict[str, Value]:
+    return {name: Residual(Access(Call(function_name, ()), Literal(name))) for name in names}
+
+
+def _later(evaluator: Evaluator, call: Call, name: str) -> Residual:
+    if evaluator.bindings.runtime is not None:
+        raise not_emulated(f"the template function '{name}'")
+    return Residual(call)
+
+
+def _require_runtime_place(evaluator: Evaluator, name: str) -> None:
+    if evaluator.place not in (Place.BODY, Place.OUTPUT):
+        raise misplaced(name)
+
+
+def _target(evaluator: Evaluator, function_name: str, name: str) -> Target | None:
+    """Return the resource of the template that a name or an id means; None for the id of another resource."""
+    target = evaluator.bindings.target(name)
+    if target is None and not name.startswith("/"):
+        raise _not_found(function_name, name)
+    return target
+
+
+def _not_found(function_name: str, name: str) -> ExpressionError:
+    return ExpressionError(
+        f"The template function '{function_name}' names '{name}': the resource '{name}' is not defined in the template. "
+        "Please see https://aka.ms/arm-syntax-resources for usage details."
+    )
+
+
+def _type_index(name: str, parts: Sequence[str]) -> int:
+    for index, part in enumerate(parts):
+        if "/" in part:
+            return index
+    raise function_error(
+        f"Unable to evaluate template language function '{name}'. The type has to be fully qualified, such as "
+        "'Microsoft.Storage/storageAccounts'."
+    )
+
+
+def _provider_path(name: str, resource_type: str, names: Sequence[str]) -> str:
+    namespace, *types = resource_type.strip("/").split("/")
+    if len(types) != len(names):
+        raise ExpressionError(
+            f"Unable to evaluate template language function '{name}': the type '{resource_type}' requires "
+            f"'{len(types)}' resource name argument(s). "
+            f"Please see https://aka.ms/arm-resource-functions/#{name.lower()} for usage details."
+        )
+    return f"/providers/{namespace}" + "".join(
+        f"/{part}/{own}" for part, own in zip(types, names, strict=True)
+    )

@@ -1,0 +1,164 @@
+"""Texts. Lengths and positions count as .NET counts them, comparisons are by characters or ignore case as noted."""
+
+from __future__ import annotations
+
+from localcloud.template.dotnet import format_composite
+from localcloud.template.faults import ExpressionError, NeedsRuntime, function_error
+from localcloud.template.registry import ANY, ARRAY, INTEGER, STRING, function, kind_error
+from localcloud.template.values import Residual, Value, is_equal, json_text, kind, utf16_length, utf16_slice
+
+_SCALARS = ("String", "Integer", "Boolean")
+
+
+@function("string", ("Integer", "String", "Boolean", "Object", "Array"))
+def string(value: Value) -> str:
+    """Return a text as it is, a condition as ``True`` or ``False``, anything else as compact JSON."""
+    return value if isinstance(value, str) else _scalar_text(value)
+
+
+@function("format", STRING, rest=ANY)
+def format_(pattern: str, *values: Value) -> str:
+    """Fill a pattern in .NET's composite format."""
+    if any(isinstance(value, Residual) for value in values):
+        raise NeedsRuntime
+    try:
+        return format_composite(pattern, values)
+    except ValueError as exc:
+        raise ExpressionError(
+            f"Unable to evaluate language function 'format': the format is invalid: '{exc}'. "
+            "Please see https://aka.ms/arm-function-format for usage details."
+        ) from None
+
+
+@function("toLower", STRING)
+def to_lower(text: str) -> str:
+    """Return a text in lower case, a character for a character."""
+    return "".join(lower if len(lower := each.lower()) == 1 else each for each in text)
+
+
+@function("toUpper", STRING)
+def to_upper(text: str) -> str:
+    """Return a text in upper case, a character for a character."""
+    return "".join(upper if len(upper := each.upper()) == 1 else each for each in text)
+
+
+@function("trim", STRING)
+def trim(text: str) -> str:
+    """Return a text without white space around it."""
+    return text.strip()
+
+
+@function("padLeft", ("String", "Integer"), INTEGER, optional=(STRING,))
+def pad_left(value: str | int, width: int, fill: str = " ") -> str:
+    """Fill a text up to a width from the left."""
+    text = str(value)
+    return fill * max(width - utf16_length(text), 0) + text
+
+
+@function("replace", STRING, STRING, STRING)
+def replace(text: str, old: str, new: str) -> str:
+    """Put a text in the place of every occurrence of another."""
+    if not old:
+        raise function_error(
+            "The template language function 'replace' expects its second parameter to not be null or empty."
+        )
+    return text.replace(old, new)
+
+
+@function("split", STRING, ANY)
+def split(text: str, separators: Value) -> list[str]:
+    """Cut a text at a separator or at any of several."""
+    marks = [separators] if isinstance(separators, str) else separators
+    if not isinstance(marks, list) or any(kind(mark) != "String" for mark in marks):
+        raise function_error(
+            "The template language function 'split' expects its second parameter to be of type 'String or Array of "
+            f"Strings'. The provided value is of type '{kind(separators)}'."
+        )
+    found = [""]
+    position = 0
+    while position < len(text):
+        mark = next((each for each in marks if each and text.startswith(each, position)), None)
+        if mark is None:
+            found[-1] += text[position]
+        else:
+            found.append("")
+        position += len(mark or text[position])
+    return found
+
+
+@function("join", ARRAY, STRING)
+def join(parts: list[Value], separator: str) -> str:
+    """Join the texts of an array's elements."""
+    wrong = [index for index, part in enumerate(parts) if kind(part) not in _SCALARS]
+    if wrong:
+        kinds = ", ".join(sorted({f"'{kind(parts[index])}'" for index in wrong}))
+        raise function_error(
+            "The template language function 'join' expects its first parameter to be an array only containing "
+            "elements of type(s) 'String, Integer, Boolean'. The provided value contains elements with disallowed "
+            f"type(s) {kinds} in index(es) {', '.join(map(str, wrong))}."
+        )
+    return separator.join(string(part) for part in parts)
+
+
+@function("substring", STRING, INTEGER, optional=(INTEGER,))
+def substring(text: str, start: int, count: int | None = None) -> str:
+    """Cut a part out of a text."""
+    size = utf16_length(text)
+    if start < 0 or start > size:
+        raise ExpressionError(
+            "Unable to evaluate the template language function 'substring'. The index parameter cannot be larger "
+            f"than the length of the string. The index parameter: '{start}', the length of the string parameter: "
+            f"'{size}'. Please see https://aka.ms/arm-function-substring for usage details."
+        )
+    if count is not None and (count < 0 or start + count > size):
+        raise ExpressionError(
+            "Unable to evaluate the template language function 'substring'. The index and length parameters must "
+            f"refer to a location within the string. The index parameter: '{start}', the length parameter: "
+            f"'{count}', the length of the string parameter: '{size}'. "
+            "Please see https://aka.ms/arm-function-substring for usage details."
+        )
+    return utf16_slice(text, start, size if count is None else start + count)
+
+
+@function("startsWith", STRING, STRING)
+def starts_with(text: str, beginning: str) -> bool:
+    """Say whether a text begins with another, whatever their case."""
+    return to_upper(text).startswith(to_upper(beginning))
+
+
+@function("endsWith", STRING, STRING)
+def ends_with(text: str, end: str) -> bool:
+    """Say whether a text ends with another, whatever their case."""
+    return to_upper(text).endswith(to_upper(end))
+
+
+@function("indexOf", ("String", "Array"), ANY)
+def index_of(container: str | list[Value], wanted: Value) -> int:
+    """Return the first position of a text, whatever its case, or of an element; -1 if there is none."""
+    if isinstance(container, list):
+        return next((index for index, item in enumerate(container) if is_equal(item, wanted)), -1)
+    found = to_upper(container).find(to_upper(_text("indexOf", wanted)))
+    return utf16_length(container[:found]) if found > 0 else found
+
+
+@function("lastIndexOf", ("String", "Array"), ANY)
+def last_index_of(container: str | list[Value], wanted: Value) -> int:
+    """Return the last position of a text, whatever its case, or of an element; -1 if there is none."""
+    if isinstance(container, list):
+        positions = range(len(container) - 1, -1, -1)
+        return next((index for index in positions if is_equal(container[index], wanted)), -1)
+    needle = to_upper(_text("lastIndexOf", wanted))
+    if not needle:
+        return max(utf16_length(container) - 1, 0)
+    found = to_upper(container).rfind(needle)
+    return utf16_length(container[:found]) if found > 0 else found
+
+
+def _scalar_text(value: Value) -> str:
+    return str(value) if isinstance(value, bool) else json_text(value)
+
+
+def _text(name: str, value: Value) -> str:
+    if isinstance(value, str):
+        return value
+    raise kind_error(name, kind(value), STRING, 1)

@@ -1,0 +1,146 @@
+"""JSON as templates are written: with comments, texts over several lines, and Azure's request body.
+
+``az`` sends a template's file as it is, under a key ``template`` without quotes, so that comments and texts over
+several lines reach Azure; this reader takes the same liberties, and no others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from localcloud.errors import AzureError
+from localcloud.template.values import Located
+
+_SPACE = re.compile(r"(?:\s+|//[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
+_TEXT = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
+_NAME = re.compile(r"[A-Za-z_$][\w$]*")
+_CONSTANTS = {"true": True, "false": False, "null": None}
+
+
+def load_template(text: str) -> dict[str, Any]:
+    """Read a template. Its objects know their line and column.
+
+    Raises:
+        AzureError: 400 `InvalidRequestContent`, if it is not a JSON object.
+    """
+    return _Reader(text).document()
+
+
+def load_deployment_body(text: str) -> dict[str, Any]:
+    """Read a request body that holds a template, whose key may stand without quotes.
+
+    Raises:
+        AzureError: 400 `InvalidRequestContent`, if it is not a JSON object.
+    """
+    return _Reader(text).document()
+
+
+class _Reader:
+    """One pass over a text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text.removeprefix("\ufeff")
+        self.at = 0
+
+    def document(self) -> dict[str, Any]:
+        value = self.value()
+        self.skip()
+        if self.at < len(self.text):
+            raise self.invalid("Additional text found after the end of the document.")
+        if not isinstance(value, dict):
+            raise self.invalid("A JSON object was expected.")
+        return value
+
+    def value(self) -> Any:  # noqa: ANN401 - any JSON value
+        self.skip()
+        match self.text[self.at : self.at + 1]:
+            case "{":
+                return self.object()
+            case "[":
+                return self.array()
+            case '"':
+                return self.string()
+            case _:
+                return self.scalar()
+
+    def object(self) -> Located:
+        found = Located(*self.position())
+        self.at += 1
+        while not self.accept("}"):
+            key = self.key()
+            if not self.accept(":"):
+                raise self.invalid("':' was expected after a property name.")
+            found[key] = self.value()
+            if not self.accept(",") and self.peek() != "}":
+                raise self.invalid("',' or '}' was expected after a property.")
+        return found
+
+    def array(self) -> list[Any]:
+        self.at += 1
+        found = []
+        while not self.accept("]"):
+            found.append(self.value())
+            if not self.accept(",") and self.peek() != "]":
+                raise self.invalid("',' or ']' was expected after an element.")
+        return found
+
+    def key(self) -> str:
+        if self.peek() == '"':
+            return self.string()
+        match = _NAME.match(self.text, self.at)
+        if match is None:
+            raise self.invalid("A property name was expected.")
+        self.at = match.end()
+        return match.group()
+
+    def string(self) -> str:
+        match = _TEXT.match(self.text, self.at)
+        if match is None:
+            raise self.invalid("Unterminated string.")
+        try:
+            # Not strict: a text may hold line breaks and other control characters as they are.
+            value: str = json.loads(match.group(), strict=False)
+        except json.JSONDecodeError as exc:
+            raise self.invalid("Bad JSON escape sequence.") from exc
+        self.at = match.end()
+        return value
+
+    def scalar(self) -> float | bool | None:
+        if match := _NUMBER.match(self.text, self.at):
+            self.at = match.end()
+            is_whole = match.group(1) is None and match.group(2) is None
+            return int(match.group()) if is_whole else float(match.group())
+        match = _NAME.match(self.text, self.at)
+        if match is None or match.group() not in _CONSTANTS:
+            raise self.invalid("A value was expected.")
+        self.at = match.end()
+        return _CONSTANTS[match.group()]
+
+    def accept(self, sign: str) -> bool:
+        is_here = self.peek() == sign
+        self.at += is_here
+        return is_here
+
+    def peek(self) -> str:
+        self.skip()
+        return self.text[self.at : self.at + 1]
+
+    def skip(self) -> None:
+        match = _SPACE.match(self.text, self.at)
+        self.at = match.end() if match else self.at
+
+    def position(self) -> tuple[int, int]:
+        start = self.text.rfind("\n", 0, self.at) + 1
+        return self.text.count("\n", 0, self.at) + 1, self.at - start + 1
+
+    def invalid(self, what: str) -> AzureError:
+        line, column = self.position()
+        return AzureError(
+            400,
+            "InvalidRequestContent",
+            "The request content was invalid and could not be deserialized: "
+            f"'{what} Path '', line {line}, position {column}.'.",
+        )

@@ -1,0 +1,159 @@
+"""The table of the language's functions, and the judgement of their arguments.
+
+A function is declared once, with the kinds of its arguments; the table checks their number and kinds in Azure's
+words before the function runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeAlias
+
+from localcloud.template.faults import ExpressionError, function_error
+from localcloud.template.values import Value, kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from localcloud.template.evaluator import Evaluator
+    from localcloud.template.syntax import Call
+
+Kinds: TypeAlias = tuple[str, ...]
+P = ParamSpec("P")
+
+ANY: Kinds = ()
+ARRAY: Kinds = ("Array",)
+BOOLEAN: Kinds = ("Boolean",)
+INTEGER: Kinds = ("Integer",)
+OBJECT: Kinds = ("Object",)
+STRING: Kinds = ("String",)
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_COUNTS = {1: "one parameter", 2: "two parameter"}  # Azure's grammar
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """How many arguments of which kinds a function takes; with `rest`, any number more of that kind."""
+
+    required: tuple[Kinds, ...]
+    optional: tuple[Kinds, ...] = ()
+    rest: Kinds | None = None
+
+    def check_count(self, name: str, count: int) -> None:
+        """Raise `ExpressionError` if so many arguments are too few or too many."""
+        least = len(self.required)
+        if self.rest is not None:
+            if count < least:
+                raise function_error(
+                    f"Unable to evaluate template language function '{name}'. "
+                    f"At least {_COUNTS.get(least, f'{least} parameters')} should be provided."
+                )
+            return
+        most = least + len(self.optional)
+        if not least <= count <= most:
+            wanted = str(least) if least == most else f"{least} to {most}"
+            message = f"function requires {wanted} argument(s) while {count} were provided"
+            raise _count_error(name, message)
+
+    def check_kinds(self, name: str, arguments: Sequence[Value]) -> None:
+        """Raise `ExpressionError` if an argument has the wrong kind, `NeedsRuntime` if it has none yet."""
+        declared = self.required + self.optional
+        for index, argument in enumerate(arguments):
+            wanted = declared[index] if index < len(declared) else self.rest or ANY
+            found = kind(argument)
+            if wanted and found not in wanted:
+                raise kind_error(name, found, wanted, index if len(declared) > 1 or self.rest else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function of the language.
+
+    Exactly one of the two is set: `call` gets evaluated arguments, `lazy` the call as it was written, and decides
+    itself what to evaluate.
+    """
+
+    name: str
+    signature: Signature
+    call: Callable[[Evaluator, tuple[Value, ...]], Value] | None = None
+    lazy: Callable[[Evaluator, Call], Value] | None = None
+
+
+FUNCTIONS: dict[str, Function] = {}
+
+
+def find_function(name: str) -> Function | None:
+    """Return a function by its name, whatever its case."""
+    return FUNCTIONS.get(name.lower())
+
+
+def function(
+    name: str, *required: Kinds, optional: tuple[Kinds, ...] = (), rest: Kinds | None = None
+) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
+    """Declare a function of its arguments alone."""
+    signature = Signature(required, optional, rest)
+
+    def declare(body: Callable[..., Value]) -> Callable[..., Value]:
+        def call(_evaluator: Evaluator, arguments: tuple[Value, ...]) -> Value:
+            return body(*arguments)
+
+        FUNCTIONS[name.lower()] = Function(name, signature, call=call)
+        return body
+
+    return declare
+
+
+def scoped(
+    name: str, *required: Kinds, optional: tuple[Kinds, ...] = (), rest: Kinds | None = None
+) -> Callable[[Callable[Concatenate[Evaluator, P], Value]], Callable[Concatenate[Evaluator, P], Value]]:
+    """Declare a function that also asks the evaluator, such as for the resource group."""
+    signature = Signature(required, optional, rest)
+
+    def declare(
+        body: Callable[Concatenate[Evaluator, P], Value],
+    ) -> Callable[Concatenate[Evaluator, P], Value]:
+        def call(evaluator: Evaluator, arguments: tuple[Value, ...]) -> Value:
+            return body(evaluator, *arguments)  # type: ignore[call-arg] # the signature has checked them
+
+        FUNCTIONS[name.lower()] = Function(name, signature, call=call)
+        return body
+
+    return declare
+
+
+def lazy(
+    name: str, *required: Kinds, optional: tuple[Kinds, ...] = (), rest: Kinds | None = None
+) -> Callable[[Callable[[Evaluator, Call], Value]], Callable[[Evaluator, Call], Value]]:
+    """Declare a function that evaluates its own arguments, or not."""
+    signature = Signature(required, optional, rest)
+
+    def declare(body: Callable[[Evaluator, Call], Value]) -> Callable[[Evaluator, Call], Value]:
+        FUNCTIONS[name.lower()] = Function(name, signature, lazy=body)
+        return body
+
+    return declare
+
+
+def kind_error(name: str, found: str, wanted: Kinds, index: int | None) -> Exception:
+    """Return Azure's complaint about an argument; `index` counts from 0, None if the function has only one."""
+    which = "parameter" if index is None else f"{ordinal(index)} parameter"
+    types = (
+        f"of type '{wanted[0]}'" if len(wanted) == 1 else f"one of the following types '{', '.join(wanted)}'"
+    )
+    return function_error(
+        f"The template language function '{name}' expects its {which} to be {types}. "
+        f"The provided value is of type '{found}'."
+    )
+
+
+def ordinal(index: int) -> str:
+    """Return the word for a position that counts from 0."""
+    return _ORDINALS[index] if index < len(_ORDINALS) else f"{index + 1}th"
+
+
+def _count_error(name: str, message: str) -> Exception:
+    return ExpressionError(
+        f"Unable to evaluate template language function '{name}': {message}. "
+        f"Please see https://aka.ms/arm-resource-functions/#{name} for usage details."
+    )

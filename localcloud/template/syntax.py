@@ -1,0 +1,87 @@
+"""The syntax tree of a template expression, and its text as Azure prints it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from localcloud.template.values import Residual, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A text or a whole number."""
+
+    value: str | int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function with its arguments; `name` has its namespace in front if the template defines the function."""
+
+    name: str
+    arguments: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A property or an element of what `target` yields: ``target.key``, ``target['key']``, ``target[0]``."""
+
+    target: Node
+    key: Node
+
+
+Node: TypeAlias = "Literal | Call | Access"
+
+
+def text_of(node: Node) -> str:
+    """Print an expression without its brackets."""
+    match node:
+        case Literal(value=str() as text):
+            return "'" + text.replace("'", "''") + "'"
+        case Literal(value=number):
+            return str(number)
+        case Call(name=name, arguments=arguments):
+            return f"{name}({', '.join(map(text_of, arguments))})"
+        case Access(target=target, key=Literal(value=str() as name)) if _IDENTIFIER.match(name):
+            return f"{text_of(target)}.{name}"
+        case Access(target=target, key=key):
+            return f"{text_of(target)}[{text_of(key)}]"
+
+
+def node_of(value: Value) -> Node:
+    """Return the expression that yields a value."""
+    match value:
+        case Residual(node=node):
+            return node
+        case None:
+            return Call("null", ())
+        case bool():
+            return Call("true" if value else "false", ())
+        case int() | str():
+            return Literal(value)
+        case float():
+            return Call("json", (Literal(repr(value)),))
+        case list():
+            return Call("createArray", tuple(map(node_of, value)))
+        case dict():
+            return Call("createObject", tuple(node_of(part) for pair in value.items() for part in pair))
+    raise TypeError(type(value).__name__)
+
+
+def calls_in(node: Node) -> Iterator[Call]:
+    """Yield every call of an expression, outermost first."""
+    match node:
+        case Call(arguments=arguments):
+            yield node
+            for argument in arguments:
+                yield from calls_in(argument)
+        case Access(target=target, key=key):
+            yield from calls_in(target)
+            yield from calls_in(key)

@@ -1,0 +1,126 @@
+"""The values of the template language, as plain Python, and what they have in common.
+
+JSON's values are Python's. A `Residual` is an expression that only a running deployment can finish; it may also
+stand inside an array or an object.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from localcloud.template.faults import NeedsRuntime
+
+if TYPE_CHECKING:
+    from localcloud.template.syntax import Node
+
+#: None, bool, int, float, str, list, dict or Residual; arrays and objects hold the same.
+Value: TypeAlias = Any
+
+_LINE_SEPARATORS = re.compile("[\u0085\u2028\u2029]")
+
+
+class Located(dict[str, Any]):
+    """A JSON object that knows where its opening brace stands: `line` and `column`, both from 1."""
+
+    __slots__ = ("column", "line")
+
+    def __init__(self, line: int = 0, column: int = 0) -> None:
+        super().__init__()
+        self.line = line
+        self.column = column
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """An expression that is reduced as far as it can be before the deployment runs."""
+
+    node: Node
+
+
+def position_of(document: object) -> tuple[int, int]:
+    """Return line and column of a JSON object, (0, 0) for one that was not read from text."""
+    if isinstance(document, Located):
+        return document.line, document.column
+    return 0, 0
+
+
+def kind(value: Value) -> str:  # noqa: PLR0911 - one return a kind
+    """Return Azure's name of the value's type.
+
+    Raises:
+        NeedsRuntime: The value is a `Residual`.
+    """
+    match value:
+        case None:
+            return "Null"
+        case bool():
+            return "Boolean"
+        case int():
+            return "Integer"
+        case float():
+            return "Float"
+        case str():
+            return "String"
+        case list():
+            return "Array"
+        case dict():
+            return "Object"
+    raise NeedsRuntime
+
+
+def json_text(value: Value) -> str:
+    """Return compact JSON as Azure writes it: nothing but quotes, backslashes and control characters escaped.
+
+    Raises:
+        NeedsRuntime: A part of it is a `Residual`.
+    """
+    require_known(value)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _LINE_SEPARATORS.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+def require_known(value: Value) -> None:
+    """Raise `NeedsRuntime` if the value is a `Residual` or holds one."""
+    match value:
+        case Residual():
+            raise NeedsRuntime
+        case list():
+            for item in value:
+                require_known(item)
+        case dict():
+            for item in value.values():
+                require_known(item)
+
+
+def is_equal(left: Value, right: Value) -> bool:
+    """Compare as `equals` does: types count, text by its characters, objects whatever their order."""
+    if kind(left) != kind(right):
+        return False
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(is_equal, left, right))
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(is_equal(left[key], right[key]) for key in left)
+    return bool(left == right)
+
+
+def find_key(document: dict[str, Value], name: str) -> str | None:
+    """Return the key that a property name means: the same one, else one that differs in case only."""
+    if name in document:
+        return name
+    wanted = name.upper()
+    return next((key for key in document if key.upper() == wanted), None)
+
+
+def utf16_length(text: str) -> int:
+    """Count as .NET does: characters beyond the basic plane are two."""
+    return len(text) + sum(character > "\uffff" for character in text)
+
+
+def utf16_slice(text: str, start: int, stop: int) -> str:
+    """Cut a text at positions that are counted as .NET counts them."""
+    if text.isascii():
+        return text[start:stop]
+    return text.encode("utf-16-le")[2 * start : 2 * stop].decode("utf-16-le", "surrogatepass")
