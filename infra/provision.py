@@ -46,7 +46,7 @@ from infra.parameters import (
     read_template,
     render_parameters,
 )
-from infra.refusals import HINTS, AzureRefusalError, Refusal, innermost
+from infra.refusals import HINTS, VAGUE_CODES, AzureRefusalError, Refusal, innermost
 from infra.settings import (
     Flags,
     Settings,
@@ -69,7 +69,6 @@ BICEP = Path("infra/provision/inference.bicep")
 COMPILED = Path("infra/provision/inference.json")
 DEPLOYMENT = "inference"
 _OURS = "provision itself"
-_VAGUE = frozenset({"DeploymentFailed", "InvalidTemplateDeployment", "ResourceDeploymentFailure", "Conflict"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +281,7 @@ def _endpoint(session: Session, host: str) -> str:
 def _explained(session: Session, plan: _Plan, error: AzureRefusalError) -> RemoteError:
     """Return the error of a failed deployment with the innermost reason that can be had."""
     refusal = error.refusal
-    if refusal.code in _VAGUE:
+    if refusal.code in VAGUE_CODES:
         refusal = _failed_operation(session, plan) or refusal
     what = f"deployment {DEPLOYMENT!r} failed: {refusal}"
     return RemoteError(what, command=error.command, hint=HINTS.get(refusal.code))

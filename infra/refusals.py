@@ -25,8 +25,21 @@ _NOT_FOUND = (
     "DeploymentNotFound",
     "NotFound",
 )
+VAGUE_CODES = frozenset(
+    {
+        "Conflict",
+        "DeploymentFailed",
+        "InvalidTemplateDeployment",
+        "PreflightValidationCheckFailed",
+        "ResourceDeploymentFailure",
+        "ValidationForResourceFailed",
+    }
+)
+"""The codes that only say that the cause is elsewhere."""
+
 _SIGNED_OUT = re.compile(r"az login|AADSTS\d+|No subscription found|not logged in", re.IGNORECASE)
 _CODE_AND_MESSAGE = re.compile(r"^(?:ERROR: )?\((?P<code>\w+)\) (?P<message>.+)$", re.MULTILINE)
+_CODE_DASH_MESSAGE = re.compile(r"^(?:ERROR: )?(?P<code>[A-Z]\w+) - (?P<message>.+)$", re.MULTILINE)
 _CODE_LINE = re.compile(r"^Code: *(?P<code>\w+)$", re.MULTILINE)
 _MESSAGE_LINE = re.compile(r"^Message: *(?P<message>.+)$", re.MULTILINE)
 _USAGE_EXIT_CODE = 2
@@ -102,21 +115,20 @@ def classify(exit_code: int, stderr: str, *, command: str) -> UsageError | ToolE
 def refusal_in(text: str) -> Refusal | None:
     """Find the innermost cause in what az printed, or None where nothing has a code.
 
-    Understands az's `(Code) message` line, its `Code:` and `Message:` lines, and any JSON document, also one
-    that stands as text within a message.
+    az prints an error of a deployment as one JSON document a level, the outer first, each without what is
+    within it; others as `(Code) message`, as `Code - message` a level, or as a `Code:` and a `Message:`
+    line. Any message may hold a whole document as text.
     """
-    for document in _documents(text):
-        found = innermost(document)
-        if found is not None:
-            return found
-    match = _CODE_AND_MESSAGE.search(text)
-    if match:
-        return _unwrapped(match["code"], match["message"])
+    for causes in (
+        _printed_documents(text),
+        _matches(_CODE_AND_MESSAGE, text),
+        _matches(_CODE_DASH_MESSAGE, text),
+    ):
+        if causes:
+            return _most_telling(causes)
     codes = _CODE_LINE.findall(text)
     messages = _MESSAGE_LINE.findall(text)
-    if codes and messages:
-        return _unwrapped(codes[-1], messages[-1])
-    return None
+    return _unwrapped(codes[-1], messages[-1]) if codes and messages else None
 
 
 def innermost(document: Json) -> Refusal | None:
@@ -144,6 +156,19 @@ def innermost(document: Json) -> Refusal | None:
 def last_lines(text: str, count: int = _SHOWN_LINES) -> tuple[str, ...]:
     """Return the last lines that say something."""
     return tuple(line for line in text.splitlines() if line.strip())[-count:]
+
+
+def _printed_documents(text: str) -> list[Refusal]:
+    return [found for document in _documents(text) if (found := innermost(document)) is not None]
+
+
+def _matches(pattern: re.Pattern[str], text: str) -> list[Refusal]:
+    return [_unwrapped(match["code"], match["message"]) for match in pattern.finditer(text)]
+
+
+def _most_telling(causes: list[Refusal]) -> Refusal:
+    """Return the first cause that says something by itself, else the innermost, which comes last."""
+    return next((cause for cause in causes if cause.code not in VAGUE_CODES), causes[-1])
 
 
 def _unwrapped(code: str, message: str) -> Refusal:
