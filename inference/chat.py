@@ -32,7 +32,7 @@ TITLE: Final = "Fjarr"
 PATHS: Final = frozenset({
     "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/gradio_api/app_id",
     "/gradio_api/cancel", "/gradio_api/info", "/gradio_api/queue/data", "/gradio_api/queue/join", "/gradio_api/reset",
-    "/gradio_api/startup-events", "/gradio_api/theme.css", "/gradio_api/user", "/gradio_api/login_check",
+    "/gradio_api/run/predict", "/gradio_api/startup-events", "/gradio_api/theme.css", "/gradio_api/user", "/gradio_api/login_check",
 })  # fmt: skip
 FOLDERS: Final = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
 
@@ -154,6 +154,7 @@ def _make_blocks(service: Service, release: str, *, has_sign_in: bool) -> gradio
         model = _model_choice(service.models)
         with gradio.Accordion("Settings", open=False, render=False) as settings:
             system_prompt = gradio.Textbox(
+                "",
                 label="System prompt", lines=2, placeholder="None: the model's own"
             )
             with gradio.Row():
@@ -218,10 +219,22 @@ def _heading(models: tuple[ServedModel, ...], release: str, *, has_sign_in: bool
 def _make_theme() -> gradio.themes.Base:
     # System fonts only: nothing is fetched.
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
-    return gradio.themes.Soft(
+    theme = gradio.themes.Default(
         primary_hue="teal",
+        secondary_hue="teal",
         neutral_hue="slate",
         radius_size="lg",
         font=fonts,
         font_mono=["ui-monospace", "Consolas", "monospace"],
+    )
+    return theme.set(
+        body_background_fill="*neutral_50",
+        block_border_width="1px",
+        block_shadow="none",
+        block_title_text_weight="600",
+        checkbox_label_background_fill_selected="*primary_100",
+        checkbox_label_background_fill_selected_dark="*primary_900",
+        checkbox_label_border_color_selected="*primary_500",
+        checkbox_label_text_color_selected="*primary_900",
+        checkbox_label_text_color_selected_dark="*primary_100",
     )
