@@ -310,11 +310,11 @@ class Deployments:
                 change = {"resourceId": change["resourceId"], "changeType": "Deploy"}
             yield change
         below = group_id(request.call.path.subscription or "", request.call.group)
-        for resource in self._resources.all(below):
-            if resource.id.lower() in named or not self._resources.kind(resource.type).is_tracked:
+        for other in self._resources.all(below):
+            if other.id.lower() in named or not self._resources.kind(other.type).is_tracked:
                 continue
-            shown = self._compared(self._resources.shown(resource))
-            yield resource_change(resource.id, shown, None, is_planned=False)
+            shown = self._compared(self._resources.shown(other))
+            yield resource_change(other.id, shown, None, is_planned=False)
 
     def _change_of(self, request: Request, resource: PlannedResource) -> Json:
         before = self._resources.find(resource.id)

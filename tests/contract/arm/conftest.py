@@ -1,0 +1,255 @@
+"""A local cloud in this process, with a container host that only remembers what it was told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from localcloud.calls import Answer, Call
+from localcloud.cloud import Cloud
+from localcloud.resource_ids import parse_path
+from localcloud.runtime import (
+    ConsoleRecord,
+    ContainerHost,
+    ReplicaStatus,
+    RevisionNotActiveError,
+    RevisionSpec,
+    RevisionState,
+    SystemRecord,
+)
+
+BASE = "https://localhost:1"
+APP_VERSION = "2025-07-01"
+_TURNS = 50
+
+
+@dataclass
+class FakeHost:
+    """Run nothing; a revision becomes ready when a test says so."""
+
+    specs: dict[str, RevisionSpec] = field(default_factory=dict)
+    served: dict[str, str] = field(default_factory=dict)
+    restarts: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    ports: dict[str, int] = field(default_factory=dict)
+    readiness: dict[str, asyncio.Event] = field(default_factory=dict)
+    hold: asyncio.Event | None = None
+
+    def is_ready(self, revision: str) -> asyncio.Event:
+        return self.readiness.setdefault(revision, asyncio.Event())
+
+    async def start_app(self, app: str, port: int | None = None) -> int:
+        if self.hold is not None:
+            await self.hold.wait()
+        return self.ports.setdefault(app, port or 20000 + len(self.ports))
+
+    async def stop_app_ingress(self, app: str) -> None:
+        del self.ports[app]
+
+    async def serve(self, app: str, revision: str) -> None:
+        self.served[app] = revision
+
+    async def run(self, spec: RevisionSpec) -> None:
+        self.specs[spec.revision] = spec
+
+    async def wait_ready(self, revision: str) -> None:
+        await self.is_ready(revision).wait()
+        if revision not in self.specs:
+            raise RevisionNotActiveError(revision)
+
+    async def restart(self, revision: str) -> None:
+        self.restarts.append(revision)
+
+    async def stop(self, revision: str) -> None:
+        self.stopped.append(revision)
+        self.specs.pop(revision, None)
+
+    async def remove_app(self, app: str) -> None:
+        self.removed.append(app)
+
+    async def close(self) -> None:
+        pass
+
+    async def emit(self, app: str, revision: str, reason: str, message: str) -> None:
+        self.events.append(reason)
+
+    def replicas(self, revision: str) -> tuple[ReplicaStatus, ...]:
+        if revision not in self.specs:
+            return ()
+        name = f"{revision}-0123456789-abcde"
+        created = datetime(2026, 1, 2, tzinfo=UTC)
+        details = "Container started"
+        return (
+            ReplicaStatus(name, revision, "web", created, True, True, 0, "Running", details, None, 20500),
+        )
+
+    def revision_state(self, revision: str) -> RevisionState:
+        return RevisionState("Running", "Healthy", "") if revision in self.specs else _STOPPED
+
+    def console_log(
+        self, revision: str, replica: str, *, tail: int, follow: bool
+    ) -> AsyncIterator[ConsoleRecord]:
+        if replica not in [found.name for found in self.replicas(revision)]:
+            raise KeyError(replica)
+        return self._console(tail)
+
+    def system_log(self, app: str, *, tail: int, follow: bool) -> AsyncIterator[SystemRecord]:
+        return self._system(app)
+
+    async def _console(self, tail: int) -> AsyncIterator[ConsoleRecord]:
+        for number in range(tail):
+            yield ConsoleRecord(datetime(2026, 1, 2, tzinfo=UTC), f"line {number}")
+
+    async def _system(self, app: str) -> AsyncIterator[SystemRecord]:
+        yield SystemRecord(datetime(2026, 1, 2, tzinfo=UTC), "Normal", app, "", "", "ContainerStarted", "up")
+
+
+_STOPPED = RevisionState("Stopped", "None", "")
+
+
+@dataclass
+class Arm:
+    """Call a cloud as a signed-in client would."""
+
+    cloud: Cloud
+    host: FakeHost
+    token: str
+
+    @property
+    def subscription(self) -> str:
+        return f"/subscriptions/{self.cloud.identity.subscription_id}"
+
+    @property
+    def group(self) -> str:
+        return f"{self.subscription}/resourceGroups/rg"
+
+    async def call(self, method: str, url: str, body: Any = None, token: str | None = "") -> Answer:
+        parts = urlsplit(url if url.startswith(("/", "http")) else f"{self.group}/{url}")
+        query = {name.lower(): value for name, value in parse_qsl(parts.query, keep_blank_values=True)}
+        text = body if isinstance(body, str) else "" if body is None else json.dumps(body)
+        bearer = self.token if token == "" else token
+        path = parse_path(parts.path)
+        return await self.cloud.answer(Call(method, path, parts.path, query, text, BASE, bearer))
+
+    async def done(self, answer: Answer) -> Answer:
+        """Follow a poll as az does, until what it is about has ended."""
+        url = answer.headers.get("Azure-AsyncOperation") or answer.headers["Location"]
+        await self.settle()
+        return await self.call("GET", url)
+
+    async def settle(self) -> None:
+        """Let everything in the background go as far as it can."""
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+
+    async def make_group(self) -> None:
+        await self.call("PUT", f"{self.group}?api-version=2024-11-01", {"location": "swedencentral"})
+
+    async def make_environment(self, **properties: Any) -> None:
+        """Make an environment `env` with a share on it as the storage `share`."""
+        await self.make_group()
+        account = "providers/Microsoft.Storage/storageAccounts/acct"
+        storage = "api-version=2025-08-01"
+        body = {"location": "swedencentral", "sku": {"name": "Standard_LRS"}, "kind": "StorageV2"}
+        await self.call("PUT", f"{account}?{storage}", body)
+        await self.call("PUT", f"{account}/fileServices/default/shares/data?{storage}", {"properties": {}})
+        keys = await self.call("POST", f"{account}/listKeys?{storage}")
+        profiles = [
+            {"name": "Consumption", "workloadProfileType": "Consumption"},
+            {"name": "GPU", "workloadProfileType": "NC24-A100", "minimumCount": 0, "maximumCount": 2},
+        ]
+        environment = "providers/Microsoft.App/managedEnvironments/env"
+        body = {"location": "swedencentral", "properties": {"workloadProfiles": profiles, **properties}}
+        await self.call("PUT", f"{environment}?api-version={APP_VERSION}", body)
+        share = {
+            "accountName": "acct",
+            "accountKey": keys.body["keys"][0]["value"],
+            "shareName": "data",
+            "accessMode": "ReadWrite",
+        }
+        body = {"properties": {"azureFile": share}}
+        await self.call("PUT", f"{environment}/storages/share?api-version={APP_VERSION}", body)
+        await self.settle()
+
+    def app_body(self, **container: Any) -> dict[str, Any]:
+        """Return the PUT of an app that mounts the share and has a secret."""
+        return {
+            "location": "swedencentral",
+            "properties": {
+                "environmentId": f"{self.group}/providers/Microsoft.App/managedEnvironments/env",
+                "workloadProfileName": "Consumption",
+                "configuration": {
+                    "ingress": {"external": True, "targetPort": 7860},
+                    "secrets": [{"name": "api-key", "value": "s3cret"}],
+                },
+                "template": {
+                    "containers": [
+                        {
+                            "name": "web",
+                            "image": "x",
+                            "command": ["/bin/true"],
+                            "env": [{"name": "KEY", "secretRef": "api-key"}, {"name": "A", "value": "b"}],
+                            "resources": {"cpu": 0.5, "memory": "1Gi"},
+                            "volumeMounts": [{"volumeName": "v", "mountPath": "/mount"}],
+                            **container,
+                        }
+                    ],
+                    "volumes": [{"name": "v", "storageType": "AzureFile", "storageName": "share"}],
+                    "scale": {"minReplicas": 1, "maxReplicas": 1},
+                },
+            },
+        }
+
+    async def put_app(self, body: dict[str, Any], name: str = "app") -> Answer:
+        return await self.call("PUT", f"{self.app_path(name)}?api-version={APP_VERSION}", body)
+
+    async def show_app(self) -> dict[str, Any]:
+        answer = await self.call("GET", f"{self.app_path()}?api-version={APP_VERSION}")
+        return cast("dict[str, Any]", answer.body)
+
+    def app_path(self, name: str = "app") -> str:
+        return f"{self.group}/providers/Microsoft.App/containerApps/{name}"
+
+    async def make_app(self) -> dict[str, Any]:
+        """Make the app in a whole environment, and let its first revision be ready."""
+        await self.make_environment()
+        await self.put_app(self.app_body())
+        await self.settle()
+        shown = await self.show_app()
+        self.host.is_ready(shown["properties"]["latestRevisionName"]).set()
+        await self.settle()
+        return await self.show_app()
+
+
+def new_arm(state: Path, host: FakeHost) -> Arm:
+    cloud = Cloud(state, BASE, cast("ContainerHost", host))
+    token, _ = cloud.tokens.issue(BASE)
+    return Arm(cloud, host, token)
+
+
+@pytest.fixture
+def host() -> FakeHost:
+    return FakeHost()
+
+
+@pytest.fixture
+async def arm(tmp_path: Path, host: FakeHost) -> AsyncGenerator[Arm, None]:
+    found = new_arm(tmp_path, host)
+    await found.cloud.open()
+    yield found
+    await found.cloud.close()
+
+
+@pytest.fixture
+def reopen(tmp_path: Path) -> Any:
+    """Open the same state directory again, as a restarted daemon does."""
+    return lambda host: new_arm(tmp_path, host)
