@@ -85,9 +85,7 @@ class Mounts:
 
     def _make_room(self, path: Path, source: Path) -> None:
         if not path.is_symlink() or not self._is_ours(path):
-            raise MountError(
-                f"mount path '{path}' is taken: choose another, or move away what is there"
-            )
+            raise MountError(f"mount path '{path}' is taken: choose another, or move away what is there")
         if self._users.get(path):
             raise MountError(
                 f"mount path '{path}' leads to '{path.readlink()}', which another replica needs, and cannot "

@@ -167,16 +167,17 @@ class Replica:
     Args:
         spec: What to run.
         around: The host's side.
+        changed: Called after every change of its status.
     """
 
-    def __init__(self, spec: RevisionSpec, around: Surroundings) -> None:
+    def __init__(self, spec: RevisionSpec, around: Surroundings, changed: Callable[[], None]) -> None:
         self.name = new_name(spec.revision)
         self.spec = spec
         self.created = now()
         self.backend: Backend | None = None
         self.failing = False
-        self.ready = asyncio.Event()
         self._around = around
+        self._tell = changed
         self._directory = around.directory / self.name
         self._probes = probes_of(spec.container, spec.target_port)
         self._state: ContainerState = "Waiting"
@@ -493,9 +494,7 @@ class Replica:
     def _changed(self) -> None:
         if self.is_ready:
             self.failing = False
-            self.ready.set()
-        else:
-            self.ready.clear()
+        self._tell()
 
     async def _emit(self, reason: str, message: str, kind: EventType = "Normal", count: int = 1) -> None:
         await self._around.emit(self.name, reason, message, kind, count)

@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     from localcloud.runtime.ingress import Backend
 
 
+class _Bell:
+    """Wake all who wait for a change; they look for themselves what has changed."""
+
+    def __init__(self) -> None:
+        self._next = asyncio.Event()
+
+    def ring(self) -> None:
+        rung, self._next = self._next, asyncio.Event()
+        rung.set()
+
+    async def wait(self) -> None:
+        await self._next.wait()
+
+
 class Revision:
     """Keep the replicas of one revision.
 
@@ -40,6 +54,7 @@ class Revision:
         self._replicas: list[Replica] = []
         self._current: list[Replica] = []
         self._active = False
+        self._bell = _Bell()
         self._rollout: asyncio.Task[None] | None = None
         self._stops: set[asyncio.Task[None]] = set()
 
@@ -99,7 +114,7 @@ class Revision:
         """Replace all replicas, start-first, and return at once.
 
         Raises:
-            RevisionNotActiveError: it has none.
+            RevisionNotActiveError: it is stopped.
         """
         if not self.is_active:
             raise RevisionNotActiveError(f"revision '{self.spec.revision}' is not active: activate it first")
@@ -111,13 +126,13 @@ class Revision:
         self._roll_out()
 
     async def wait_ready(self) -> None:
-        """Wait until all replicas that are meant to stay are ready.
+        """Wait until all replicas that are meant to stay are ready, and the others are being stopped.
 
         Raises:
             RevisionNotActiveError: it was stopped.
         """
-        while self._rollout is not None and not self._rollout.done():
-            await asyncio.wait({self._rollout})
+        while self.is_active and not self._is_settled():
+            await self._bell.wait()
         if not self.is_active:
             raise RevisionNotActiveError(f"revision '{self.spec.revision}' was stopped")
 
@@ -127,13 +142,20 @@ class Revision:
             self._rollout.cancel()
         self._active = False
         self._current = []
+        self._bell.ring()
         for replica in tuple(self._replicas):
             self._stop_soon(replica)
         while self._stops:
             await asyncio.wait(set(self._stops))
 
+    def _is_settled(self) -> bool:
+        return all(
+            replica.is_ready if replica in self._current else replica.is_draining
+            for replica in self._replicas
+        )
+
     def _new(self) -> Replica:
-        replica = Replica(self.spec, self._around)
+        replica = Replica(self.spec, self._around, self._bell.ring)
         self._replicas.append(replica)
         return replica
 
@@ -146,8 +168,7 @@ class Revision:
 
     async def _finish(self, incoming: tuple[Replica, ...]) -> None:
         while not all(replica.is_ready for replica in incoming):
-            for replica in incoming:
-                await replica.ready.wait()
+            await self._bell.wait()
         for replica in self._replicas:
             if replica not in incoming:
                 self._stop_soon(replica)

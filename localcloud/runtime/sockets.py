@@ -42,9 +42,10 @@ def free_port(taken: Iterable[int] = ()) -> int:
         OSError: no free port was found.
     """
     avoided = frozenset(taken)
-    for _ in range(_TRIES):
-        port = random.choice(_PORTS)  # noqa: S311 - it need not be hard to guess
-        if port not in avoided and is_free(port):
+    candidates = [port for port in _PORTS if port not in avoided]
+    random.shuffle(candidates)
+    for port in candidates[:_TRIES]:
+        if is_free(port):
             return port
     raise OSError(errno.EADDRNOTAVAIL, f"no free port on 127.0.0.1 among {_PORTS.start}-{_PORTS.stop - 1}")
 

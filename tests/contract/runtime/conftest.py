@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 
 from localcloud.runtime import BackOff, Container, ContainerHost, Limits, Probe, RevisionSpec, SystemRecord
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
 APP = "app"
 REVISION = "app--0000001"
@@ -29,7 +31,7 @@ LIMITS = Limits(
 READINESS = Probe("Readiness", "/readyz", TARGET_PORT, period_s=0.05, timeout_s=2, failure_threshold=1)
 
 # What a container does is in its environment (at its start) and in the requests that it gets.
-SERVER = r'''
+SERVER = r"""
 import json, os, select, signal, socket, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -45,7 +47,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def piece(self, text):
         data = text.encode()
@@ -157,7 +160,7 @@ server.serve_forever(poll_interval=0.01)
 print("draining", flush=True)
 server.server_close()
 print("drained", flush=True)
-'''
+"""
 
 
 @dataclass
@@ -182,7 +185,9 @@ class Bench:
             env=tuple(env.items()),
             probes=probes or (READINESS,),
         )
-        return RevisionSpec(APP, REVISION, container, TARGET_PORT, replicas, grace_s, "local.test", "app.local.test")
+        return RevisionSpec(
+            APP, REVISION, container, TARGET_PORT, replicas, grace_s, "local.test", "app.local.test"
+        )
 
     async def up(self, spec: RevisionSpec | None = None) -> None:
         await self.host.run(spec or self.spec())

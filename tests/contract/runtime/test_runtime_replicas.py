@@ -1,5 +1,6 @@
 """What a replica promises: it runs, is probed, is started again, and ends without a trace."""
 
+# ruff: noqa: ASYNC240 - a test may look at a file
 from __future__ import annotations
 
 import asyncio
@@ -9,7 +10,6 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ async def test_serves_once_the_replica_is_ready(bench: Any) -> None:
     assert (replica.ready, replica.started, replica.restart_count, replica.exit_code) == (True, True, 0, None)
     assert replica.created.tzinfo is not None
     assert bench.host.revision_state(REVISION) == ("Running", "Healthy", "")
+    await bench.event("RevisionReady")
     reasons = [reason for reason in await bench.events() if reason != "ProbeFailed"]
     assert reasons == ["AssigningReplica", "ContainerCreated", "ContainerStarted", "RevisionReady"]
 
@@ -69,13 +70,16 @@ async def test_takes_a_replica_out_while_it_says_that_it_is_not_ready(bench: Any
     (replica,) = bench.host.replicas(REVISION)
     await bench.get("/set?name=ready&value=no")
     await bench.event("ProbeFailed", replica=replica.name)
-    while bench.host.replicas(REVISION)[0].ready:
-        await asyncio.sleep(0)
-    assert (await bench.get("/name"))[0] == 503
+    async with asyncio.timeout(5):
+        while (await bench.get("/name"))[0] != 503:
+            pass
+    assert not bench.host.replicas(REVISION)[0].ready
     assert bench.host.replicas(REVISION)[0].restart_count == 0
 
 
-async def test_gives_nothing_of_this_machines_environment(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_gives_nothing_of_this_machines_environment(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SECRET_OF_THIS_MACHINE", "x")
     await bench.up(bench.spec(FJARR_API_KEYS="name=key", CONTAINER_APP_NAME="not this"))
     (replica,) = bench.host.replicas(REVISION)
@@ -101,7 +105,7 @@ async def test_gives_nothing_of_this_machines_environment(bench: Any, monkeypatc
     assert stat.S_IMODE(Path(about["cwd"]).parent.stat().st_mode) == 0o700
     assert about["pid"] == about["sid"]
     await bench.host.stop(REVISION)
-    assert not (home.exists() or tmp.exists() or Path(about["cwd"]).exists())
+    assert not any(path.exists() for path in (home, tmp, Path(about["cwd"])))
 
 
 async def test_starts_a_crashed_container_again_and_counts(bench: Any) -> None:
@@ -112,8 +116,7 @@ async def test_starts_a_crashed_container_again_and_counts(bench: Any) -> None:
     await bench.event("ContainerTerminated")
     await bench.event("ContainerStarted", 2)
     await bench.event("ContainerBackOff")
-    while not bench.host.replicas(REVISION)[0].ready:
-        await asyncio.sleep(0.01)
+    await bench.host.wait_ready(REVISION)
     (after,) = bench.host.replicas(REVISION)
     assert (after.name, after.created) == (before.name, before.created)
     assert (after.restart_count, after.exit_code) == (1, 3)
@@ -164,7 +167,9 @@ async def test_restarts_a_container_whose_liveness_fails(bench: Any) -> None:
 
 async def test_restarts_a_container_that_never_starts_up(bench: Any) -> None:
     startup = Probe("Startup", "/nothing", PORT, period_s=0.05, timeout_s=2, failure_threshold=4)
-    await bench.host.run(bench.spec(startup, READINESS, IGNORE_TERM="1", grace_s=0.2))
+    spec = bench.spec(startup, READINESS, grace_s=0.2)
+    deaf = replace(spec.container, args=("-c", "trap '' TERM; sleep 600"))
+    await bench.host.run(replace(spec, container=deaf))
     await bench.event("ReplicaUnhealthy")
     ended = await bench.event("ContainerTerminated")
     assert ended.message.endswith("with exit code '137' and reason 'ProbeFailure'")
@@ -318,8 +323,9 @@ async def test_refuses_a_replica_that_the_network_can_reach(bench: Any) -> None:
 
 async def test_refuses_a_replica_that_opens_a_port_to_the_network_later(bench: Any, tmp_path: Path) -> None:
     later = tmp_path / "later.py"
-    text = bench.server.read_text()
-    later.write_text(text.replace('elif url.path == "/redirect":', 'elif url.path == "/open":\n            state["open"] = socket.create_server(("", 0)); self.answer(200)\n        elif url.path == "/redirect":'))
+    opening = 'state["open"] = socket.create_server(("", 0)); self.answer(200)'
+    page = f'elif url.path == "/open":\n            {opening}\n        elif url.path == "/redirect":'
+    later.write_text(bench.server.read_text().replace('elif url.path == "/redirect":', page))
     bench.server = later
     await bench.up()
     assert (await bench.get("/open"))[0] == 200
@@ -396,7 +402,8 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-async def test_clears_up_after_a_daemon_that_was_killed(make_bench: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("make_bench")
+async def test_clears_up_after_a_daemon_that_was_killed(tmp_path: Path) -> None:
     server, share, mount = tmp_path / "server.py", tmp_path / "share", tmp_path / "mount"
     share.mkdir()
     state = tmp_path / "state"
@@ -416,7 +423,8 @@ async def test_clears_up_after_a_daemon_that_was_killed(make_bench: Callable[...
     host = ContainerHost(state)
     assert await host.recover() == (ledger.parent.name,)
     assert gone(*(child.pid for child in children))
-    assert not (mount.is_symlink() or tmp.exists() or ledger.exists())
+    assert not mount.is_symlink()
+    assert not any(path.exists() for path in (tmp, ledger))
     assert await host.start_app(APP, port) == port
     async for record in host.console_log(REVISION, ledger.parent.name, tail=1):
         assert record.text == "child"
@@ -444,7 +452,7 @@ async def test_leaves_no_process_no_port_and_no_file_of_a_removed_app(bench: Any
     await bench.host.remove_app(APP)
     assert gone(pid)
     assert not (tmp_path / "state" / "apps" / "app").exists()
-    with pytest.raises(OSError, match="Connect call failed|Cannot connect"):
+    with pytest.raises(OSError, match=r"Cannot connect to host 127\.0\.0\.1"):
         await bench.get("/name")
     with pytest.raises(KeyError):
         bench.host.system_log(APP)
