@@ -64,7 +64,7 @@ def read_config(path: Path) -> InferenceConfig:
     Raises:
         UsageError: It is missing, is not JSON, or does not hold exactly the six keys with text for each.
     """
-    remedy = "provision the stage first (invoke provision), or write the file by hand with: " + ", ".join(
+    remedy = "provision the stage first (invoke provision), or write the file by hand, with " + ", ".join(
         KEYS
     )
     document = read_object(path, hint=remedy)
