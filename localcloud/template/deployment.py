@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 from localcloud.template import functions  # noqa: F401 - declares the functions of the language
 from localcloud.template.declarations import check_template, declarations
 from localcloud.template.evaluator import Bindings, Evaluator, Place, Target, UserFunction
-from localcloud.template.faults import ExpressionError, NeedsRuntime, TemplateError
+from localcloud.template.faults import (
+    FUNCTIONS_HELP,
+    ExpressionError,
+    NeedsRuntime,
+    TemplateError,
+    function_error,
+)
 from localcloud.template.functions.resources import is_runtime_function
 from localcloud.template.model import PlannedResource
 from localcloud.template.parameters import Types, check_names, not_provided
@@ -70,7 +76,7 @@ class Deployment:
             self._types = Types(template.get("definitions", {}))
             self._declared_parameters: dict[str, dict[str, Any]] = template.get("parameters", {})
             check_names(self._declared_parameters, parameters)
-            _check_expressions(template)
+            _check_expressions(template, declarations(template.get("resources", [])))
             self._user_functions = _user_functions(template.get("functions", []))
             self._given = {name: entry.get("value") for name, entry in parameters.items()}
             self._parameters: dict[str, Value] = {}
@@ -153,7 +159,8 @@ class Deployment:
                     "Please see https://aka.ms/arm-syntax-parameters for usage details."
                 )
             declared = self._declared_parameters[key]
-            is_hidden = not shows_secrets and key in self._given and self._types.is_secure(declared)
+            is_given = self._given.get(key) is not None
+            is_hidden = not shows_secrets and is_given and self._types.is_secure(declared)
             return Residual(Call("parameters", (Literal(name),))) if is_hidden else self._parameter(key)
 
         def variable(name: str) -> Value:
@@ -413,19 +420,36 @@ class _as_azure_errors:  # noqa: N801 - reads as what it does, in a `with`
         return error.as_azure_error()
 
 
-def _check_expressions(document: Any) -> None:  # noqa: ANN401 - any JSON value
+def _check_expressions(template: dict[str, Any], declared: list[Declaration]) -> None:
     """Judge every expression, also those that would never be evaluated: its syntax, and that its functions exist."""
+    for declaration in declared:
+        if (fault := _first_fault(_own(declaration))) is not None:
+            raise declaration.is_not_valid(str(fault))
+    for section in ("parameters", "variables", "outputs"):
+        for name, document in template.get(section, {}).items():
+            if (fault := _first_fault(document)) is not None:
+                raise TemplateError(
+                    f"The template {section[:-1]} '{name}' is not valid: {fault}. {FUNCTIONS_HELP}",
+                    path=f"properties.template.{section}.{name}",
+                )
+    if (fault := _first_fault(template.get("functions", []))) is not None:
+        raise TemplateError(f"A function of the template is not valid: {fault}. {FUNCTIONS_HELP}")
+
+
+def _own(declaration: Declaration) -> dict[str, Any]:
+    """Return a resource without those that nest in it, which are judged by themselves."""
+    return {key: value for key, value in declaration.document.items() if key != "resources"}
+
+
+def _first_fault(document: Any) -> ExpressionError | None:  # noqa: ANN401 - any JSON value
     for expression in _expressions_in(document):
         try:
-            calls = list(calls_in(parse(expression)))
+            for call in calls_in(parse(expression)):
+                if "." not in call.name and find_function(call.name) is None:
+                    return function_error(f"The template function '{call.name}' is not valid.")
         except ExpressionError as exc:
-            raise TemplateError(f"{exc} Please see https://aka.ms/arm-functions for usage details.") from exc
-        for call in calls:
-            if "." not in call.name and find_function(call.name) is None:
-                raise TemplateError(
-                    f"The template function '{call.name}' is not valid, in the expression '{expression}'. "
-                    "Please see https://aka.ms/arm-functions for usage details."
-                )
+            return exc
+    return None
 
 
 def _expressions_in(document: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON value

@@ -9,6 +9,7 @@ Source: Microsoft, "Composite formatting", "Standard numeric format strings", "C
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ from localcloud.template.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
 _HOLE = re.compile(r"\{\{|\}\}|\{(\d+)(?:,\s*(-?\d+)\s*)?(?::([^{}]*))?\}|[{}]")
 _STANDARD_NUMBER = re.compile(r"([A-Za-z])(\d{0,2})\Z")
@@ -84,6 +84,8 @@ def format_time(moment: datetime, pattern: str) -> str:
     if len(pattern) == 1:
         if pattern not in _STANDARD_TIMES:
             raise ValueError("Input string was not in a correct format.")
+        if pattern in "rRu":
+            moment = moment.astimezone(UTC)
         pattern = _STANDARD_TIMES[pattern]
     return _TIME_PART.sub(lambda match: _time_part(moment, match), pattern)
 
@@ -100,7 +102,16 @@ def _format_value(value: Value, spec: str) -> str:
 
 
 def _plain_number(value: float) -> str:
-    return str(int(value)) if value == int(value) else repr(value)
+    """Print a number as .NET does by default: decimals up to 15 digits, an exponent beyond."""
+    if isinstance(value, int):
+        return str(value)
+    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    assert isinstance(exponent, int)  # noqa: S101 - JSON has no infinities
+    magnitude = len(digits) - 1 + exponent
+    if -5 <= magnitude < 15:  # noqa: PLR2004 - .NET's own bounds
+        return f"{Decimal(repr(value)).normalize():f}"
+    mantissa = str(digits[0]) + ("." + "".join(map(str, digits[1:])) if len(digits) > 1 else "")
+    return f"{'-' if sign else ''}{mantissa}E{magnitude:+03d}"
 
 
 def _expression_text(value: Value) -> str:
@@ -151,6 +162,16 @@ def _exponential(number: Decimal, letter: str, count: int) -> str:
 
 
 def _custom_number(number: Decimal, spec: str) -> str:
+    """Fill a custom format, which may have sections for positive and negative numbers and for zero."""
+    sections = spec.split(";")
+    if number == 0 and len(sections) > 2:  # noqa: PLR2004 - the third section is that of zero
+        return _custom_section(number, sections[2])
+    if number < 0 and len(sections) > 1:
+        return _custom_section(-number, sections[1])
+    return _custom_section(number, sections[0])
+
+
+def _custom_section(number: Decimal, spec: str) -> str:
     match = _CUSTOM_NUMBER.search(spec)
     if match is None:
         return spec
@@ -217,8 +238,6 @@ def _named(number: int, name: str, size: int) -> str:
 def _offset(moment: datetime, part: str) -> str:
     delta = moment.utcoffset()
     minutes = int(delta.total_seconds() // 60) if delta else 0
-    if part == "K" and minutes == 0:
-        return "Z"
     sign, (hours, rest) = "-" if minutes < 0 else "+", divmod(abs(minutes), 60)
     if part == "z":
         return f"{sign}{hours}"

@@ -14,7 +14,7 @@ from localcloud.errors import AzureError
 from localcloud.template.values import Located
 
 _SPACE = re.compile(r"(?:\s+|//[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
-_TEXT = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_TEXT = re.compile(r""""((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\'""", re.DOTALL)
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
 _NAME = re.compile(r"[A-Za-z_$][\w$]*")
 _CONSTANTS = {"true": True, "false": False, "null": None}
@@ -38,6 +38,18 @@ def load_deployment_body(text: str) -> dict[str, Any]:
     return _Reader(text).document()
 
 
+def load_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Read any JSON value, as the function `json` does.
+
+    Raises:
+        AzureError: 400 `InvalidRequestContent`, if it is not JSON.
+    """
+    reader = _Reader(text)
+    value = reader.value()
+    reader.expect_end()
+    return value
+
+
 class _Reader:
     """One pass over a text."""
 
@@ -47,12 +59,15 @@ class _Reader:
 
     def document(self) -> dict[str, Any]:
         value = self.value()
-        self.skip()
-        if self.at < len(self.text):
-            raise self.invalid("Additional text found after the end of the document.")
+        self.expect_end()
         if not isinstance(value, dict):
             raise self.invalid("A JSON object was expected.")
         return value
+
+    def expect_end(self) -> None:
+        self.skip()
+        if self.at < len(self.text):
+            raise self.invalid("Additional text found after the end of the document.")
 
     def value(self) -> Any:  # noqa: ANN401 - any JSON value
         self.skip()
@@ -61,7 +76,7 @@ class _Reader:
                 return self.object()
             case "[":
                 return self.array()
-            case '"':
+            case '"' | "'":
                 return self.string()
             case _:
                 return self.scalar()
@@ -88,7 +103,7 @@ class _Reader:
         return found
 
     def key(self) -> str:
-        if self.peek() == '"':
+        if self.peek() in ('"', "'"):
             return self.string()
         match = _NAME.match(self.text, self.at)
         if match is None:
@@ -102,7 +117,7 @@ class _Reader:
             raise self.invalid("Unterminated string.")
         try:
             # Not strict: a text may hold line breaks and other control characters as they are.
-            value: str = json.loads(match.group(), strict=False)
+            value: str = json.loads(_double_quoted(match), strict=False)
         except json.JSONDecodeError as exc:
             raise self.invalid("Bad JSON escape sequence.") from exc
         self.at = match.end()
@@ -144,3 +159,11 @@ class _Reader:
             "The request content was invalid and could not be deserialized: "
             f"'{what} Path '', line {line}, position {column}.'.",
         )
+
+
+def _double_quoted(match: re.Match[str]) -> str:
+    """Return a text's JSON in double quotes, which single ones may have stood for."""
+    if match.group(1) is not None:
+        return match.group()
+    inside = match.group(2).replace("\\'", "'")
+    return '"' + re.sub(r'(?<!\\)((?:\\\\)*)"', r'\1\\"', inside) + '"'

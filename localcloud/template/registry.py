@@ -63,7 +63,8 @@ class Signature:
             wanted = declared[index] if index < len(declared) else self.rest or ANY
             found = kind(argument)
             if wanted and found not in wanted:
-                raise kind_error(name, found, wanted, index if len(declared) > 1 or self.rest else None)
+                is_only = len(declared) == 1 and len(wanted) == 1 and not self.rest
+                raise kind_error(name, found, wanted, None if is_only else index)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from localcloud.template.evaluator import access
-from localcloud.template.faults import ExpressionError, NeedsRuntime, function_error
+from localcloud.template.faults import ExpressionError, function_error
 from localcloud.template.registry import ANY, ARRAY, INTEGER, OBJECT, function, kind_error, lazy, ordinal
 from localcloud.template.syntax import Call, node_of
 from localcloud.template.values import (
@@ -69,7 +69,7 @@ def concat(*values: Value) -> Value:
     """Join arrays, or the texts of anything else."""
     if values and all(isinstance(value, list) for value in values):
         return [item for value in values for item in value]
-    if any(isinstance(value, list) for value in values):
+    if any(kind(value) in ("Array", "Object", "Null") for value in values):
         raise ExpressionError(
             "The provided parameters for language function 'concat' are invalid. Either all or none of the "
             "parameters must be an array. Please see https://aka.ms/arm-function-concat for usage details."
@@ -181,7 +181,7 @@ def flatten(arrays: list[Value]) -> list[Value]:
     return [item for part in arrays for item in part]
 
 
-@function("union", ANY, rest=ANY)
+@function("union", ANY, ANY, rest=ANY)
 def union(*values: Value) -> Value:
     """Join arrays without what comes twice, or objects: the last value of a key counts, objects are joined inside."""
     first_kind = _collection_kind("union", values)
@@ -193,7 +193,7 @@ def union(*values: Value) -> Value:
     return found
 
 
-@function("intersection", ANY, rest=ANY)
+@function("intersection", ANY, ANY, rest=ANY)
 def intersection(*values: Value) -> Value:
     """Return the elements that all arrays have, or the keys that all objects have with the same value."""
     if _collection_kind("intersection", values) == "Array":
@@ -247,7 +247,11 @@ def try_get(value: Value, *keys: str | int) -> Value:
 def index_from_end(values: list[Value], position: int) -> Value:
     """Return an element counted from the end, from 1."""
     if not 1 <= position <= len(values):
-        raise ExpressionError(f"The language expression property array index '{position}' is out of bounds.")
+        raise ExpressionError(
+            "Unable to evaluate the template language function 'indexFromEnd'. The index parameter cannot be larger "
+            f"than the length of the array. The index parameter was '{position}', and the length of the array "
+            f"parameter was '{len(values)}'."
+        )
     return values[-position]
 
 
@@ -284,20 +288,25 @@ def _distinct(values: list[Value]) -> list[Value]:
 def _merged(left: dict[str, Value], right: dict[str, Value]) -> dict[str, Value]:
     found = dict(left)
     for key, value in right.items():
-        name = find_key(found, key) or key
-        old = found.get(name)
-        if value is None and name in found:
-            continue
-        if isinstance(old, dict) and isinstance(value, dict):
-            found[name] = _merged(old, value)
-        elif isinstance(old, dict) and not isinstance(value, Residual):
-            raise ExpressionError(
-                "The template language function 'union' failed to evaluate due to a type mismatch between "
-                f"'Object' and '{kind(value)}'. Please see https://aka.ms/arm-function-union for usage details."
-            )
-        else:
-            found[name] = value
+        name = find_key(found, key)
+        if name is None:
+            found[key] = value
+        elif value is not None:
+            found[key] = _joined(found.pop(name), value)
     return found
+
+
+def _joined(old: Value, new: Value) -> Value:
+    """Join two values of the same key: objects inside, anything else by taking the new one."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return _merged(old, new)
+    is_open = isinstance(old, Residual) or isinstance(new, Residual)
+    if not is_open and old is not None and isinstance(old, dict) != isinstance(new, dict):
+        raise ExpressionError(
+            "The template language function 'union' failed to evaluate due to a type mismatch between "
+            f"'{kind(old)}' and '{kind(new)}'. Please see https://aka.ms/arm-function-union for usage details."
+        )
+    return new
 
 
 def _collection_kind(name: str, values: tuple[Value, ...]) -> str:
@@ -323,10 +332,4 @@ def _end_of(name: str, value: Value, index: int) -> Value:
 
 
 def _text_of(value: Value) -> str:
-    if isinstance(value, Residual):
-        raise NeedsRuntime
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value)
-    return value if isinstance(value, str) else json_text(value)
+    return json_text(value) if isinstance(value, float) else str(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from localcloud.errors import not_emulated
@@ -16,7 +16,6 @@ from localcloud.template.registry import INTEGER, STRING, function, scoped
 if TYPE_CHECKING:
     from localcloud.template.evaluator import Evaluator
 
-UTC = timezone.utc  # noqa: UP017 - one name for it in this module
 _BASIC = "yyyyMMdd'T'HHmmss'Z'"
 _SECONDS = "yyyy-MM-dd'T'HH:mm:ss'Z'"
 _DURATION = re.compile(
@@ -77,7 +76,7 @@ def _parse_time(name: str, text: str) -> datetime:
             f"The template function '{name}' has an invalid parameter. The first parameter '{text}' is not a valid "
             "ISO8601 DateTime string. Please see https://aka.ms/arm-syntax-functions ."
         ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def _parse_duration(text: str) -> timedelta:
@@ -98,6 +97,6 @@ def _format(name: str, moment: datetime, pattern: str) -> str:
         return format_time(moment, pattern)
     except ValueError:
         raise ExpressionError(
-            f"The template function '{name}' has an invalid parameter. The format '{pattern}' is not valid. "
-            "Please see https://aka.ms/arm-syntax-functions ."
+            f"The template function '{name}' has an invalid parameter. The third parameter '{pattern}' is not a "
+            "valid DateTime format string. Please see https://aka.ms/arn-template#functions ."  # Azure's spelling
         ) from None

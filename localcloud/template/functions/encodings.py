@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 import uuid
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from localcloud.errors import AzureError
 from localcloud.template.faults import ExpressionError, function_error
+from localcloud.template.jsonc import load_json
 from localcloud.template.registry import OBJECT, STRING, function
 from localcloud.template.values import Value
 
@@ -41,8 +42,8 @@ def base64_to_json(text: str) -> Value:
 def json_(text: str) -> Value:
     """Read a JSON value."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return load_json(text)
+    except AzureError:
         raise ExpressionError(
             "Unable to evaluate the template language function 'json'. "
             "The argument provided is not a valid JSON string."
@@ -94,12 +95,12 @@ def parse_uri(text: str) -> Value:
     """Take a URI apart into scheme, host, port, path and query."""
     parts = urlsplit(text)
     if not parts.scheme or not parts.hostname:
-        raise function_error(
-            f"The template language function 'parseUri' was invoked with '{text}', which is no URI."
+        raise ExpressionError(
+            f"The specified URL '{text}' is not valid 'Invalid URI: The format of the URI could not be determined.'."
         )
     query = {"query": f"?{parts.query}"} if parts.query else {}
-    port = {"port": parts.port} if parts.port else {}
-    return {"scheme": parts.scheme, "host": parts.hostname, **port, "path": parts.path or "/", **query}
+    path = {"path": parts.path} if parts.path else {}
+    return {"scheme": parts.scheme, "host": parts.hostname, "port": parts.port, **path, **query}
 
 
 @function("buildUri", OBJECT)

@@ -10,7 +10,7 @@ from functools import cmp_to_key
 from typing import TYPE_CHECKING
 
 from localcloud.template.faults import NeedsRuntime, function_error
-from localcloud.template.registry import ANY, ARRAY, OBJECT, STRING, Kinds, kind_error, lazy, ordinal
+from localcloud.template.registry import ANY, ARRAY, BOOLEAN, OBJECT, STRING, Kinds, kind_error, lazy, ordinal
 from localcloud.template.syntax import Call, Literal, Node, node_of
 from localcloud.template.values import Residual, Value, find_key, kind
 
@@ -34,14 +34,15 @@ class Lambda:
         """Evaluate the body; values beyond the lambda's own variables are not given to it."""
         return self.evaluator.with_lambda(dict(zip(self.names, values, strict=False))).evaluate(self.body)
 
-    def of_kind(self, wanted: Kinds, *values: Value) -> Value:
-        """Evaluate the body, which must yield a known value of one kind."""
+    def of_kind(self, wanted: Kinds, position: int, *values: Value) -> Value:
+        """Evaluate the body for the element at a position; it must yield a known value of one kind."""
         result = self(*values)
         found = kind(result)
         if found not in wanted:
             raise function_error(
-                f"The lambda expression parameter at index '{self.index}' of function '{self.function}' returned "
-                f"a value of type '{found}', expected type is '{', '.join(wanted)}'."
+                f"The lambda expression provided to language function '{self.function}' is expected to return a "
+                f"value of type '{wanted[0]}', but evaluation on the input element at position {position} returned "
+                f"a value of type '{found}'."
             )
         return result
 
@@ -49,7 +50,7 @@ class Lambda:
 @lazy("lambda", rest=ANY)
 def lambda_(_evaluator: Evaluator, call: Call) -> Value:
     """Refuse a lambda that is not the argument of a function that takes one."""
-    raise function_error(f"The template function '{call.name}' is not expected at this location.")
+    raise function_error(f"The template function '{call.name}' is not valid.")
 
 
 @lazy("lambdaVariables", STRING)
@@ -76,7 +77,7 @@ def filter_(evaluator: Evaluator, call: Call) -> Value:
     """Return the elements of which a lambda says true."""
 
     def run(items: list[Value], is_wanted: Lambda) -> Value:
-        return [item for index, item in enumerate(items) if is_wanted.of_kind(("Boolean",), item, index)]
+        return [item for index, item in enumerate(items) if is_wanted.of_kind(BOOLEAN, index, item, index)]
 
     return _over(evaluator, call, ARRAY, run)
 
@@ -87,9 +88,9 @@ def sort(evaluator: Evaluator, call: Call) -> Value:
 
     def run(items: list[Value], is_before: Lambda) -> Value:
         def compare(left: Value, right: Value) -> int:
-            if is_before.of_kind(("Boolean",), left, right):
+            if is_before.of_kind(BOOLEAN, 0, left, right):
                 return -1
-            return 1 if is_before.of_kind(("Boolean",), right, left) else 0
+            return 1 if is_before.of_kind(BOOLEAN, 0, right, left) else 0
 
         return sorted(items, key=cmp_to_key(compare))
 
@@ -116,8 +117,8 @@ def to_object(evaluator: Evaluator, call: Call) -> Value:
         items: list[Value], key_of: Lambda, value_of: Callable[[Value], Value] = lambda item: item
     ) -> Value:
         found: dict[str, Value] = {}
-        for item in items:
-            key = key_of.of_kind(STRING, item)
+        for index, item in enumerate(items):
+            key = key_of.of_kind(STRING, index, item)
             if find_key(found, key) is not None:
                 raise function_error(
                     f"The lambda expression parameter at index '{key_of.index}' of function '{call.name}' returned "
@@ -137,8 +138,8 @@ def group_by(evaluator: Evaluator, call: Call) -> Value:
         items: list[Value], key_of: Lambda, value_of: Callable[[Value], Value] = lambda item: item
     ) -> Value:
         found: dict[str, Value] = {}
-        for item in items:
-            key = key_of.of_kind(STRING, item)
+        for index, item in enumerate(items):
+            key = key_of.of_kind(STRING, index, item)
             found.setdefault(find_key(found, key) or key, []).append(value_of(item))
         return found
 
@@ -181,7 +182,8 @@ def _argument(evaluator: Evaluator, call: Call, index: int) -> Value:
         if call.name.lower() == "reduce" and index == 1:
             return evaluator.evaluate(node)
         raise function_error(
-            f"The template language function '{call.name}' expects its {ordinal(index)} parameter to be a lambda."
+            f"The template language function '{call.name}' expects its {ordinal(index)} parameter to be of type "
+            f"'lambda'. The provided value is of type '{'Token' if isinstance(node, Literal) else 'Function'}'."
         )
     *names, body = node.arguments
     return Lambda(evaluator, call.name, index, tuple(map(_name, names)), body)

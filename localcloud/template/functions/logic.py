@@ -62,12 +62,6 @@ def not_(value: bool) -> bool:  # noqa: FBT001 - the language's own argument
     return not value
 
 
-@function("xor", BOOLEAN, BOOLEAN)
-def xor(left: bool, right: bool) -> bool:  # noqa: FBT001 - the language's own arguments
-    """Say whether exactly one of two is true."""
-    return left != right
-
-
 @function("true")
 def true() -> bool:
     """Return true."""
@@ -120,7 +114,7 @@ def bool_(value: str | int) -> bool:
     """Turn a text or a number into a condition."""
     if isinstance(value, int):
         return value != 0
-    found = {"true": True, "false": False, "1": True, "0": False}.get(value.strip().lower())
+    found = {"true": True, "false": False}.get(value.strip().lower())
     if found is None:
         raise ExpressionError(
             "The template language function 'bool' was invoked with a parameter that is not valid. "

@@ -15,10 +15,10 @@ _POINT_TO_POINT = 2
 def parse_cidr(text: str) -> Value:
     """Return an address range's parts."""
     network = _network(text)
-    is_small = network.num_addresses <= _POINT_TO_POINT
     first, last = network[0], network[-1]
-    if network.version == 4 and not is_small:  # noqa: PLR2004 - IPv4 keeps the first and the last address
-        first, last = network[1], network[-2]
+    if network.version == 4:  # noqa: PLR2004 - IPv4 keeps the first and the last address
+        is_small = network.num_addresses <= _POINT_TO_POINT
+        first, last = (network[0], network[0]) if is_small else (network[1], network[-2])
     broadcast = {"broadcast": str(network.broadcast_address)} if network.version == 4 else {}  # noqa: PLR2004
     return {
         "network": str(network.network_address),
@@ -35,9 +35,12 @@ def cidr_subnet(text: str, prefix: int, index: int) -> str:
     """Return the range of a smaller size at a position, from 0."""
     network = _network(text)
     most = network.max_prefixlen
-    if not network.prefixlen <= prefix <= most or not 0 <= index < 2 ** (prefix - network.prefixlen):
+    if not network.prefixlen <= prefix <= most:
+        raise ExpressionError(f"Could not generate subnet for network '{text}' and CIDR value '{prefix}'.")
+    count = 2 ** (prefix - network.prefixlen)
+    if not 0 <= index < count:
         raise ExpressionError(
-            f"Could not calculate the CidrSubnet for network '{text}', CIDR '{prefix}' and index '{index}'."
+            f"The specified subnetIndex '{index}' is not a valid index of the subnet size '{count}'."
         )
     start = int(network.network_address) + index * 2 ** (most - prefix)
     return str(type(network)((start, prefix)))
@@ -47,17 +50,17 @@ def cidr_subnet(text: str, prefix: int, index: int) -> str:
 def cidr_host(text: str, index: int) -> str:
     """Return the usable address at a position, from 0."""
     network = _network(text)
-    usable = parse_cidr(text)
-    first, last = (int(ip_network(usable[key])[0]) for key in ("firstUsable", "lastUsable"))
-    if index < 0 or first + index > last:
+    if not 0 <= index < network.num_addresses - 2:
         raise ExpressionError(
             f"Could not calculate the CidrHost for network '{text}' and CIDR value '{index}'."
         )
-    return str(type(network.network_address)(first + index))
+    return str(network[index + 1])
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:
     try:
+        if "/" not in text:
+            raise ValueError(text)  # .NET would guess a size from the first number; we do not
         return ip_network(text, strict=False)
     except ValueError:
         raise ExpressionError(f"The specified CIDR '{text}' is not valid.") from None

@@ -59,8 +59,8 @@ def max_(*values: Value) -> int:
     return max(_integers("max", values))
 
 
-@function("int", ("String", "Integer", "Float"))
-def int_(value: str | float) -> int:
+@function("int", ("Integer", "String"))
+def int_(value: str | int) -> int:
     """Turn a text into a whole number."""
     try:
         return int(value)
