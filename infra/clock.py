@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 
@@ -34,3 +34,27 @@ class SystemClock(Clock):
     def sleep(self, seconds: float) -> None:
         """Wait."""
         time.sleep(seconds)
+
+
+class ManualClock(Clock):
+    """Stand still until somebody sleeps: waits of minutes take no time in a test.
+
+    Attributes:
+        when: The time of day.
+    """
+
+    def __init__(self, when: datetime) -> None:
+        self.when = when
+        self._start = when
+
+    def now(self) -> datetime:
+        """Return the time of day, in UTC."""
+        return self.when
+
+    def elapsed_s(self) -> float:
+        """Return seconds since this clock was made."""
+        return (self.when - self._start).total_seconds()
+
+    def sleep(self, seconds: float) -> None:
+        """Move the time on."""
+        self.when += timedelta(seconds=seconds)
