@@ -272,7 +272,7 @@ class Bar:
         self._step += 1
         self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
         is_terminal = sys.stderr.isatty()
-        if is_terminal or self._step % 25 == 0 or self._step == self._steps:
+        if is_terminal or self._step % 10 == 0 or self._step == self._steps:
             sys.stderr.write(("\r" if is_terminal else "") + self._line() + ("" if is_terminal else "\n"))
         if is_terminal and self._step == self._steps:
             sys.stderr.write("\n")
