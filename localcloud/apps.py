@@ -205,14 +205,9 @@ class Apps:
         router.add("GET", "group", stream, self.console, (), has_own_auth=True)
         router.add("GET", "group", f"{plain}/eventstream", self.events, (), has_own_auth=True)
 
-    def secrets(self, identifier: str) -> Json:
-        """Return what `listSecrets` answers for an app."""
-        values = self._resources.get(identifier).private["secrets"]
-        return {"value": [{"name": name, "value": value} for name, value in values.items()]}
-
     async def list_secrets(self, call: Call) -> Answer:
         """Answer `containerapp secret list --show-values` and `secret show`."""
-        return Answer(200, self.secrets(self._app(call).id))
+        return Answer(200, listed_secrets(self._app(call)))
 
     async def auth_token(self, call: Call) -> Answer:
         """Answer with a token for the app's log streams, and for nothing else."""
@@ -398,6 +393,12 @@ class Apps:
         }
         kind = f"{_REVISION}/replicas"
         return {"id": identifier, "name": replica.name, "type": kind, "properties": properties}
+
+
+def listed_secrets(app: Resource) -> Json:
+    """Return what `listSecrets` answers for an app."""
+    values = app.private["secrets"]
+    return {"value": [{"name": name, "value": value} for name, value in values.items()]}
 
 
 def _stream_path(app: Resource) -> str:

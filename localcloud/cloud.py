@@ -11,19 +11,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from localcloud.apps import AppKind, Apps
-from localcloud.calls import Answer, Call, Json, Router
+from localcloud.calls import Answer, Call, Router
 from localcloud.deployments import Deployments
-from localcloud.environments import APPS, EnvironmentKind, Environments, EnvironmentStorageKind
-from localcloud.errors import AzureError, not_emulated
+from localcloud.environments import EnvironmentKind, Environments, EnvironmentStorageKind
+from localcloud.errors import AzureError
 from localcloud.files import FileService
 from localcloud.identity import Tokens, load_identity
-from localcloud.insights import WORKSPACES, Insights, WorkspaceKind
+from localcloud.insights import Insights, WorkspaceKind
 from localcloud.operations import Operations
 from localcloud.resource_routes import ResourceRoutes
 from localcloud.resources import Resources
 from localcloud.revisions import Revisions
 from localcloud.runtime import ContainerHost
-from localcloud.storage import ACCOUNTS, AccountKind, FileServiceKind, ShareKind, Storage
+from localcloud.storage import AccountKind, FileServiceKind, ShareKind, Storage
 from localcloud.store import Store
 from localcloud.subscriptions import Subscriptions
 
@@ -68,10 +68,7 @@ class Cloud:
                 self._app_kind,
             )
         )
-        runtime = _Runtime(self.resources, storage, insights, apps)
-        self._deployments = Deployments(
-            self.store, self.resources, self._operations, runtime, self.identity.tenant_id
-        )
+        self._deployments = Deployments(self.store, self.resources, self._operations, self.identity.tenant_id)
         self._router = Router()
         for part in (
             Subscriptions(self.identity, self.store, self.resources, self._operations),
@@ -127,33 +124,3 @@ class Cloud:
 
     def _get_base_url(self) -> str:
         return self.base_url
-
-
-class _Runtime:
-    """What a template can ask of the cloud while it is deployed: see `localcloud.template.Runtime`."""
-
-    def __init__(self, resources: Resources, storage: Storage, insights: Insights, apps: Apps) -> None:
-        self._resources = resources
-        self._lists = {
-            ("listkeys", ACCOUNTS.lower()): storage.keys,
-            ("listkeys", WORKSPACES.lower()): insights.keys,
-            ("listsecrets", APPS.lower()): apps.secrets,
-        }
-
-    def reference(self, resource_id: str, api_version: str | None, full: bool) -> Json:  # noqa: FBT001 - as in the language
-        """Answer the template function `reference`."""
-        resource = self._resources.get(resource_id)
-        shown = self._resources.shown(resource)
-        if not full:
-            return dict(shown["properties"])
-        kind = self._resources.kind(resource.type)
-        return {"apiVersion": api_version or kind.versions[0]} | shown
-
-    def list(self, function: str, resource_id: str, api_version: str) -> Json:
-        """Answer a template function such as `listKeys`."""
-        del api_version
-        resource = self._resources.get(resource_id)
-        found = self._lists.get((function.lower(), resource.type.lower()))
-        if found is None:
-            raise not_emulated(f"the template function '{function}' on {resource.type}")
-        return found(resource.id)

@@ -27,13 +27,14 @@ from localcloud.operations import RETRY_AFTER, Operations
 from localcloud.resource_ids import group_id, parse_path
 from localcloud.resources import GROUP, Change, Overlay, Resources
 from localcloud.template import Deployment, Scope, load_deployment_body
+from localcloud.template_runtime import WorldRuntime
 from localcloud.what_if import resource_change
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from localcloud.store import Store
-    from localcloud.template import PlannedResource, Runtime
+    from localcloud.template import PlannedResource
 
 VERSIONS = ("2025-04-01", "2025-03-01", "2024-11-01", "2024-07-01", "2024-03-01", "2022-09-01", "2021-04-01")
 _DEPLOYMENT, _OPERATION = "deployment", "deployment-operation"
@@ -58,13 +59,11 @@ class Request:
 class Deployments:
     """The operations of Microsoft.Resources/deployments in a resource group."""
 
-    def __init__(
-        self, store: Store, resources: Resources, operations: Operations, runtime: Runtime, tenant_id: str
-    ) -> None:
+    def __init__(self, store: Store, resources: Resources, operations: Operations, tenant_id: str) -> None:
         self._store = store
         self._resources = resources
         self._operations = operations
-        self._runtime = runtime
+        self._runtime = WorldRuntime(resources, resources)
         self._tenant_id = tenant_id
 
     def routes(self, router: Router) -> None:
@@ -220,7 +219,8 @@ class Deployments:
         refusals = []
         for resource in planned:
             try:
-                world.add(self._resources.preview(_change(resource, resource.body), world))
+                body = request.deployment.body(resource, WorldRuntime(self._resources, world))
+                world.add(self._resources.preview(_change(resource, body), world))
             except AzureError as refusal:
                 refusals.append(_validation_failure(refusal))
         if refusals:

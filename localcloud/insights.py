@@ -90,18 +90,17 @@ class Insights:
         for verb in ("sharedKeys", "listKeys"):
             router.add("POST", "group", f"{WORKSPACES}/{{}}/{verb}", self.shared_keys, VERSIONS)
 
-    def keys(self, identifier: str) -> Json:
-        """Return what `sharedKeys` and the template function `listKeys` answer."""
-        private = self._resources.get(identifier).private
-        primary, secondary = private["keys"]
-        return {"primarySharedKey": primary, "secondarySharedKey": secondary}
-
     async def shared_keys(self, call: Call) -> Answer:
         """Answer `monitor log-analytics workspace get-shared-keys`."""
         names = call.path.names[:1]
-        return Answer(
-            200, self.keys(resource_id(call.path.subscription or "", call.group, WORKSPACES, names))
-        )
+        identifier = resource_id(call.path.subscription or "", call.group, WORKSPACES, names)
+        return Answer(200, listed_keys(self._resources.get(identifier)))
+
+
+def listed_keys(workspace: Resource) -> Json:
+    """Return what `sharedKeys` and the template function `listKeys` answer for a workspace."""
+    primary, secondary = workspace.private["keys"]
+    return {"primarySharedKey": primary, "secondarySharedKey": secondary}
 
 
 def _new_private() -> Json:

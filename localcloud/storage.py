@@ -233,14 +233,9 @@ class Storage:
         found = _named(self._resources, account)
         return None if found is None else tuple(key["value"] for key in found.private["keys"])
 
-    def keys(self, identifier: str) -> Json:
-        """Return what `listKeys` answers for an account."""
-        account = self._resources.get(identifier)
-        return {"keys": [_shown_key(key) for key in account.private["keys"]]}
-
     async def list_keys(self, call: Call) -> Answer:
         """Answer `storage account keys list`."""
-        return Answer(200, self.keys(_account_id(call)))
+        return Answer(200, listed_keys(self._resources.get(_account_id(call))))
 
     async def regenerate_key(self, call: Call) -> Answer:
         """Answer `storage account keys renew`: a new value, and the old one opens nothing any more."""
@@ -266,6 +261,11 @@ class Storage:
             message = f"The storage account named {name} is already taken."
             return Answer(200, {"nameAvailable": False, "reason": "AlreadyExists", "message": message})
         return Answer(200, {"nameAvailable": True})
+
+
+def listed_keys(account: Resource) -> Json:
+    """Return what `listKeys` answers for an account."""
+    return {"keys": [_shown_key(key) for key in account.private["keys"]]}
 
 
 def _account_id(call: Call) -> str:
