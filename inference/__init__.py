@@ -4,7 +4,7 @@ The folder is copied to the share whole and started there as `python3 -m inferen
 nothing of the project but itself. The layers, from the wire inwards:
 
 ```
-start        binds the port, sees to it that the packages are installed, hands over to server   (standard library)
+start        binds the port, sees to it that the packages are installed, becomes server (standard library)
 server       the process: signals, loading in the background, draining, the exit code
 web          the ASGI application: health, version, /v1, the chat
 api, chat    the two ways in: the OpenAI API and the page for people

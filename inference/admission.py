@@ -45,8 +45,8 @@ class Door:
         """
         if self._inside >= self._places and len(self._waiting) >= self._waiting_places:
             raise OverloadedError(
-                f"{self._inside} requests are being answered and {len(self._waiting)} wait, which is all this server"
-                " takes. Try again shortly.",
+                f"{self._inside} requests are being answered and {len(self._waiting)} wait, which is all this"
+                " server takes. Try again shortly.",
                 headers={"Retry-After": "2"},
             )
         ticket = Ticket(self)

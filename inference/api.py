@@ -22,7 +22,17 @@ from starlette.exceptions import HTTPException
 
 from inference.errors import ApiError, InvalidRequestError, MethodNotAllowedError, NotFoundError
 from inference.schemas import ChatCompletionRequest, CompletionRequest, describe_error
-from inference.service import Answer, ServedModel, Service, TextDelta, TextRequest, Usage
+from inference.service import (
+    Answer,
+    ChatPrompt,
+    ServedModel,
+    Service,
+    TextDelta,
+    TextPrompt,
+    TextRequest,
+    TokenPrompt,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -77,7 +87,7 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
         text_request = TextRequest(
             request_id=request_id_of(request),
             model=body.model,
-            prompt=tuple(message.to_message() for message in body.messages),
+            prompt=ChatPrompt(tuple(message.to_message() for message in body.messages)),
             max_new_tokens=body.max_completion_tokens or body.max_tokens,
             sampling=body.sampling,
             stops=tuple(body.stop or ()),
@@ -96,7 +106,6 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
             max_new_tokens=body.max_tokens or COMPLETION_TOKENS,
             sampling=body.sampling,
             stops=tuple(body.stop or ()),
-            prompt_param="prompt",
         )
         dressing = Dressing(TEXT, text_request, has_usage=body.has_usage_in_stream)
         return await _respond(service, text_request, dressing, request, heartbeat_s if body.stream else None)
@@ -271,13 +280,16 @@ async def _stream(answer: Answer, dressing: Dressing, request_id: str) -> AsyncI
             yield dressing.closing(answer.usage)
 
 
-def _completion_prompt(body: CompletionRequest) -> str | tuple[int, ...]:
+def _completion_prompt(body: CompletionRequest) -> TextPrompt | TokenPrompt:
     prompt = body.prompt
     if isinstance(prompt, str):
-        return prompt
-    if prompt and isinstance(prompt[0], str):
-        return prompt[0]
-    return tuple(token for token in prompt if isinstance(token, int))
+        return TextPrompt(prompt)
+    texts = [part for part in prompt if isinstance(part, str)]
+    return (
+        TextPrompt(texts[0])
+        if texts
+        else TokenPrompt(tuple(part for part in prompt if isinstance(part, int)))
+    )
 
 
 def _model_document(model: ServedModel) -> dict[str, Any]:

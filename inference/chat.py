@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import gradio
@@ -18,7 +19,7 @@ from starlette.responses import PlainTextResponse
 from inference.codec import Message
 from inference.engine import Sampling
 from inference.errors import ApiError
-from inference.service import ServedModel, Service, TextRequest
+from inference.service import ChatPrompt, ServedModel, Service, TextRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,15 +32,17 @@ TITLE: Final = "Fjarr"
 
 PATHS: Final = frozenset({
     "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/gradio_api/app_id",
-    "/gradio_api/cancel", "/gradio_api/info", "/gradio_api/queue/data", "/gradio_api/queue/join", "/gradio_api/reset",
-    "/gradio_api/run/predict", "/gradio_api/startup-events", "/gradio_api/theme.css", "/gradio_api/user", "/gradio_api/login_check",
+    "/gradio_api/cancel", "/gradio_api/info", "/gradio_api/login_check", "/gradio_api/queue/data",
+    "/gradio_api/queue/join", "/gradio_api/reset", "/gradio_api/run/predict", "/gradio_api/startup-events",
+    "/gradio_api/theme.css", "/gradio_api/user",
 })  # fmt: skip
 FOLDERS: Final = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
 
 CSS: Final = """
 .gradio-container { max-width: 58rem !important; margin: 0 auto !important; }
 footer { display: none !important; }
-#heading { display: flex; flex-wrap: wrap; align-items: center; justify-content: space-between; gap: .25rem 1rem; }
+#heading { display: flex; flex-wrap: wrap; align-items: center; gap: .25rem 1rem; }
+#heading { justify-content: space-between; }
 #heading h1 { font-size: 1.3rem; font-weight: 650; margin: 0; }
 #heading p { margin: 0; color: var(--body-text-color-subdued); font-size: .85rem; overflow-wrap: anywhere; }
 #heading a { color: var(--body-text-color-subdued); font-size: .85rem; }
@@ -87,14 +90,24 @@ def make_chat(service: Service, release: str, *, has_sign_in: bool) -> Chat:
     return Chat(application)
 
 
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """Hold what the page's controls say.
+
+    Attributes:
+        model: The name of the model to ask.
+        system_prompt: Empty for none.
+    """
+
+    model: str
+    system_prompt: str
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
 async def answer(
-    service: Service,
-    message: str,
-    history: list[dict[str, Any]],
-    model: str,
-    system_prompt: str,
-    sampling: Sampling,
-    max_new_tokens: int,
+    service: Service, message: str, history: list[dict[str, Any]], controls: Controls
 ) -> AsyncIterator[str]:
     """Yield the answer as it grows.
 
@@ -103,10 +116,10 @@ async def answer(
     """
     request = TextRequest(
         request_id="chat-" + uuid.uuid4().hex,
-        model=model,
-        prompt=(*_conversation(system_prompt, history), Message("user", message)),
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
+        model=controls.model,
+        prompt=ChatPrompt((*_conversation(controls.system_prompt, history), Message("user", message))),
+        max_new_tokens=controls.max_new_tokens,
+        sampling=Sampling(controls.temperature, controls.top_p),
         length_param="the length of the answer",
     )
     text = ""
@@ -134,7 +147,7 @@ def _text_of(content: object) -> str:
 
 
 def _make_blocks(service: Service, release: str, *, has_sign_in: bool) -> gradio.Blocks:
-    async def reply(
+    async def reply(  # noqa: PLR0913, PLR0917 - Gradio calls it with an argument a control
         message: str,
         history: list[dict[str, Any]],
         model: str,
@@ -143,10 +156,8 @@ def _make_blocks(service: Service, release: str, *, has_sign_in: bool) -> gradio
         top_p: float,
         max_new_tokens: int,
     ) -> AsyncIterator[str]:
-        sampling = Sampling(float(temperature), float(top_p))
-        async for text in answer(
-            service, message, history, model, system_prompt, sampling, int(max_new_tokens)
-        ):
+        controls = Controls(model, system_prompt, float(temperature), float(top_p), int(max_new_tokens))
+        async for text in answer(service, message, history, controls):
             yield text
 
     with gradio.Blocks(title=TITLE, fill_height=True, analytics_enabled=False) as blocks:
@@ -154,29 +165,33 @@ def _make_blocks(service: Service, release: str, *, has_sign_in: bool) -> gradio
         model = _model_choice(service.models)
         with gradio.Accordion("Settings", open=False, render=False) as settings:
             system_prompt = gradio.Textbox(
-                "",
-                label="System prompt", lines=2, placeholder="None: the model's own"
+                "", label="System prompt", lines=2, placeholder="None: the model's own"
             )
             with gradio.Row():
-                temperature = gradio.Slider(
-                    0, 2, 0.7, step=0.05, label="Temperature", info="0: always the likeliest", min_width=200
-                )
-                top_p = gradio.Slider(
-                    0.05, 1, 0.95, step=0.05, label="Top p", info="The likeliest share", min_width=200
-                )
-                max_new_tokens = gradio.Slider(
-                    1, MOST_NEW_TOKENS, min(512, service.limits.max_new_tokens), step=1, label="Length", min_width=200,
-                    info="The most tokens an answer has",
-                )  # fmt: skip
+                temperature = _slider("Temperature", "0: always the likeliest", 0, 2, 0.7, 0.05)
+                top_p = _slider("Top p", "Out of the likeliest tokens", 0.05, 1, 0.95, 0.05)
+                length = min(512, service.limits.max_new_tokens)
+                max_new_tokens = _slider("Length", "The most tokens", 1, MOST_NEW_TOKENS, length, 1)
         gradio.ChatInterface(
             reply,
             chatbot=gradio.Chatbot(
-                elem_id="conversation", show_label=False, scale=1, buttons=["copy"], layout="bubble",
+                elem_id="conversation",
+                show_label=False,
+                scale=1,
+                buttons=["copy"],
+                layout="bubble",
                 placeholder="Say something to the model.",
             ),
             textbox=gradio.Textbox(
-                placeholder="Your message", show_label=False, container=False, autofocus=True, max_lines=12, scale=7,
-                submit_btn=True, stop_btn=True,
+                elem_id="message",
+                placeholder="Your message",
+                show_label=False,
+                container=False,
+                autofocus=True,
+                max_lines=12,
+                scale=7,
+                submit_btn=True,
+                stop_btn=True,
             ),
             additional_inputs=[model, system_prompt, temperature, top_p, max_new_tokens],
             # The door decides how many are answered at once, the API's requests among them.
@@ -185,10 +200,16 @@ def _make_blocks(service: Service, release: str, *, has_sign_in: bool) -> gradio
             analytics_enabled=False,
             api_visibility="private",
             show_progress="hidden",
-        )  # fmt: skip
+        )
         settings.render()
     blocks.queue(default_concurrency_limit=None)
     return blocks
+
+
+def _slider(label: str, info: str, *numbers: float) -> gradio.Slider:
+    """Make a slider from its least and most value, where it stands, and its step."""
+    least, most, value, step = numbers
+    return gradio.Slider(least, most, value, step=step, label=label, info=info, min_width=200)
 
 
 def _model_choice(models: tuple[ServedModel, ...]) -> gradio.Radio:

@@ -135,8 +135,8 @@ def _last_user_content(messages: Sequence[Message]) -> str:
 def _only_content(messages: Sequence[Message]) -> str:
     if len(messages) != 1 or messages[0].role != "user":
         raise InvalidRequestError(
-            "This model has no chat template, so it takes a single user message; for more, write the prompt yourself"
-            " and use /v1/completions.",
+            "This model has no chat template, so it takes a single user message; for more, write the prompt"
+            " yourself and use /v1/completions.",
             param="messages",
         )
     return messages[0].content

@@ -1,5 +1,4 @@
-"""Be an engine whose tokens come from a script: the double that tests of this server, and of yours, drive by
-hand.
+"""Be an engine whose tokens come from a script: the double that tests drive by hand.
 
 Each request takes the next script of the queue, or waits until a test puts one there. A script is a list of
 steps: token ids, an error, or an event to wait for. Nothing here sleeps.

@@ -2,8 +2,8 @@
 
 ```
 InferenceError
-├── SettingsError       who deploys: a variable of the environment is unknown or has a bad value   (exit code 2)
-├── LoadError           who deploys: the base, the adapter or the hardware does not fit            (exit code 1)
+├── SettingsError       who deploys: a variable is unknown or has a bad value (exit code 2)
+├── LoadError           who deploys: base, adapter and hardware do not fit (exit code 1)
 ├── EngineError         nobody outside: the engine failed on a request, or died
 └── ApiError            the client, or its patience: it has a status and OpenAI's error fields
     ├── InvalidRequestError      400
@@ -137,7 +137,7 @@ class OverloadedError(ApiError):
 
 
 class UnavailableError(ApiError):
-    """Report that the server cannot answer now: it is starting, draining, out of time, or its engine is dead."""
+    """Report that the server cannot answer now: it starts, drains, is out of time, or its engine is dead."""
 
     status = 503
     kind = "server_error"

@@ -92,9 +92,11 @@ def choose(hardware: Hardware, device: str, dtype: str, quantization: str, weigh
     """Choose how to load weights of a size (in their two-byte form).
 
     Args:
+        hardware: What the machine has.
         device: `auto`, `cpu` or `cuda`.
         dtype: `auto`, or one to use whatever the hardware.
         quantization: `auto`, `none`, `nf4` or `int8`.
+        weight_bytes: Their size.
 
     Raises:
         LoadError: If what is asked for is not there.
@@ -118,8 +120,10 @@ def size_cache(
     """Size the key-value cache of each of some lanes.
 
     Args:
+        device: `cpu` or `cuda`.
         free_bytes: Memory left after loading.
         bytes_per_token: Keys and values of one token in all layers.
+        lanes: How many caches there are.
         wanted_tokens: What the settings say; None derives it.
 
     Raises:
@@ -131,9 +135,9 @@ def size_cache(
     blocks = tokens // PAGE_TOKENS
     if blocks < (1 if wanted_tokens else least_blocks):
         raise LoadError(
-            f"only {free_bytes // 2**20} MiB are free after loading, which is too little for a key-value cache of"
-            f" {lanes} x {least_blocks * PAGE_TOKENS} tokens: take a smaller model, FJARR_QUANTIZATION=nf4 on a GPU,"
-            " or a larger machine"
+            f"only {free_bytes // 2**20} MiB are free after loading, which is too little for key-value caches"
+            f" of {lanes} x {least_blocks * PAGE_TOKENS} tokens: take a smaller model,"
+            " FJARR_QUANTIZATION=nf4 on a GPU, or a larger machine"
         )
     return CacheSize(blocks, min(MAX_BATCH_TOKENS[device], blocks * PAGE_TOKENS))
 

@@ -102,6 +102,6 @@ def _nucleus_size(kept: torch.Tensor, log_total: torch.Tensor, top_p: float) -> 
 
 
 def _draw(probabilities: torch.Tensor) -> torch.Tensor:
-    """Draw an index by the exponential race, which is `multinomial` without its second pass and its checks."""
+    """Draw an index by the exponential race: `multinomial` without its second pass and its checks."""
     race = torch.empty_like(probabilities).exponential_().clamp_min_(torch.finfo(torch.float32).tiny)
     return torch.argmax(probabilities / race, dim=-1)

@@ -20,9 +20,9 @@ from inference.engine import Sampling
 MAX_STOPS: Final = 16
 UNSUPPORTED: Final = frozenset({
     "audio", "best_of", "echo", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs",
-    "modalities", "moderation", "n", "prediction", "presence_penalty", "reasoning_effort", "response_format", "seed",
-    "service_tier", "store", "suffix", "tool_calls", "tool_choice", "tools", "top_logprobs", "verbosity",
-    "web_search_options",
+    "modalities", "moderation", "n", "prediction", "presence_penalty", "reasoning_effort", "response_format",
+    "seed", "service_tier", "store", "suffix", "tool_calls", "tool_choice", "tools", "top_logprobs",
+    "verbosity", "web_search_options",
 })  # fmt: skip
 """Fields that are known and take only a neutral value; the error says that they are not supported."""
 
@@ -39,8 +39,8 @@ def _join_parts(content: object) -> object:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text" or not isinstance(part.get("text"), str):
             raise PydanticCustomError(
-                "content_part", "a part of the content is not of the form {{'type': 'text', 'text': ...}}; only text is"
-                " supported"
+                "content_part",
+                "only text is supported: each part of the content is {{'type': 'text', 'text': ...}}",
             )  # fmt: skip
     return "".join(part["text"] for part in content)
 

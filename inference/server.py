@@ -1,5 +1,4 @@
-"""Be the process: take the socket, serve at once, load in the background, drain on SIGTERM, end with the
-right code.
+"""Be the process: take the socket, serve at once, load in the background, drain on SIGTERM, end.
 
 Run as `python3 -m inference.server`; `inference.start` does so. Exit codes: 0 after a signal, 1 if the model
 cannot be loaded (the reason is at the end of the log), 2 if the settings cannot be used.
@@ -53,8 +52,8 @@ def main() -> NoReturn:
         settings = load_settings(os.environ)
     except SettingsError as error:
         for problem in error.problems:
-            LOGGER.error("%s", problem)
-        LOGGER.error("the settings cannot be used")
+            LOGGER.error("%s", problem)  # noqa: TRY400 - the problems say it all; a traceback would bury them
+        LOGGER.error("the settings cannot be used")  # noqa: TRY400 - see above
         sys.exit(error.exit_code)
     set_up_libraries()
     exit_code = asyncio.run(Process(settings).run())

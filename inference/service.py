@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, Self
 
 from inference.admission import Door, Ticket
-from inference.codec import Codec, Message
 from inference.engine import Engine, FinishReason, GenerationRequest, Increment, Sampling, TokenStream
 from inference.errors import ApiError, EngineError, InvalidRequestError, NotFoundError, UnavailableError
 from inference.text import Detokenizer, StopFinder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from inference.codec import Codec, Message
 
 LOGGER: Final = logging.getLogger(__name__)
 LONG_PROMPT_CHARACTERS: Final = 20_000
-"""Longer prompts are tokenised in a thread: it would take the event loop milliseconds, and streams would stutter."""
+"""Longer prompts are tokenised in a thread: it takes milliseconds, and streams would stutter meanwhile."""
 
 State = Literal["starting", "ready", "draining", "failed"]
 
@@ -55,11 +56,37 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """Be a conversation, for the model's chat template."""
+
+    messages: tuple[Message, ...]
+    param: ClassVar[str] = "messages"
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    """Be bare text."""
+
+    text: str
+    param: ClassVar[str] = "prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrompt:
+    """Be token ids, taken as they are."""
+
+    token_ids: tuple[int, ...]
+    param: ClassVar[str] = "prompt"
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt
+
+
+@dataclass(frozen=True, slots=True)
 class TextRequest:
     """Ask for text.
 
     Attributes:
-        prompt: A conversation, bare text, or token ids.
         max_new_tokens: None takes the server's default, or what the context leaves if that is less.
         stops: Strings at which the answer ends, themselves left out.
         length_param: The request's field to name when prompt and answer do not fit together.
@@ -67,11 +94,10 @@ class TextRequest:
 
     request_id: str
     model: str
-    prompt: tuple[Message, ...] | str | tuple[int, ...]
+    prompt: Prompt
     max_new_tokens: int | None
     sampling: Sampling
     stops: tuple[str, ...] = ()
-    prompt_param: str = "messages"
     length_param: str = "max_tokens"
 
 
@@ -159,7 +185,7 @@ class Service:
         """
         model = self.model(request.model)
         deadline = asyncio.get_running_loop().time() + self.limits.request_timeout_s
-        token_ids = await _encode(model.codec, request)
+        token_ids = await _encode(model.codec, request.prompt)
         # While it was being tokenised the server may have begun to stop.
         engine = self.require_ready()
         generation = GenerationRequest(
@@ -194,19 +220,19 @@ class Service:
     def _room(self, context: int, prompt: int, request: TextRequest) -> int:
         wanted = request.max_new_tokens
         if prompt == 0:
-            raise InvalidRequestError("The prompt is empty.", param=request.prompt_param)
+            raise InvalidRequestError("The prompt is empty.", param=request.prompt.param)
         if prompt >= context:
             raise InvalidRequestError(
                 f"This model's maximum context length is {context} tokens, and the prompt alone has {prompt}."
                 " Shorten it.",
-                param=request.prompt_param,
+                param=request.prompt.param,
                 code="context_length_exceeded",
             )
         if wanted is not None and prompt + wanted > context:
             raise InvalidRequestError(
-                f"This model's maximum context length is {context} tokens, and you requested {prompt + wanted}"
-                f" ({prompt} in the prompt, {wanted} in the answer). Shorten the prompt, or lower"
-                f" {request.length_param}.",
+                f"This model's maximum context length is {context} tokens, and you requested"
+                f" {prompt + wanted} ({prompt} in the prompt, {wanted} in the answer). Shorten the prompt, or"
+                f" lower {request.length_param}.",
                 param=request.length_param,
                 code="context_length_exceeded",
             )
@@ -220,7 +246,7 @@ class Answer:
         usage: What it took so far; final once a delta has a finish reason.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - made in one place, `Service.begin`
         self,
         engine: Engine,
         model: ServedModel,
@@ -240,7 +266,7 @@ class Answer:
         self._is_over = False
         self.usage = Usage(len(request.prompt_token_ids), 0)
 
-    async def __aenter__(self) -> Answer:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -303,26 +329,28 @@ class Answer:
         where = "was being answered" if self._stream else "waited for its turn"
         # The official client would ask three times; a request that was too long once is too long again.
         return UnavailableError(
-            f"The request's time was over while it {where} ({self.usage.completion_tokens} tokens were generated)."
+            f"The request's time was over while it {where}, after {self.usage.completion_tokens} tokens."
             " Ask for fewer tokens, or try again when the server has less to do.",
             code="request_timeout",
             headers={"x-should-retry": "false"},
         )
 
 
-async def _encode(codec: Codec, request: TextRequest) -> tuple[int, ...]:
-    prompt = request.prompt
-    if isinstance(prompt, str):
-        size, encode = len(prompt), lambda: codec.encode(prompt)
-    elif prompt and isinstance(prompt[0], Message):
-        messages: tuple[Message, ...] = prompt  # type: ignore[assignment]  # a tuple is all of one kind
-        size, encode = sum(len(message.content) for message in messages), lambda: codec.encode_chat(messages)
-    else:
-        return _check_token_ids(codec, prompt, request.prompt_param)  # type: ignore[arg-type]  # see above
+async def _encode(codec: Codec, prompt: Prompt) -> tuple[int, ...]:
+    match prompt:
+        case ChatPrompt(messages):
+            size = sum(len(message.content) for message in messages)
+            return await _near_or_far(size, lambda: codec.encode_chat(messages))
+        case TextPrompt(text):
+            return await _near_or_far(len(text), lambda: codec.encode(text))
+        case TokenPrompt(token_ids):
+            if any(not 0 <= token < codec.vocabulary_size for token in token_ids):
+                raise InvalidRequestError(
+                    f"Token ids are from 0 to {codec.vocabulary_size - 1}.", param=prompt.param
+                )
+            return token_ids
+
+
+async def _near_or_far(size: int, encode: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
+    """Encode here, or in a thread if it takes long."""
     return encode() if size < LONG_PROMPT_CHARACTERS else await asyncio.to_thread(encode)
-
-
-def _check_token_ids(codec: Codec, token_ids: tuple[int, ...], param: str) -> tuple[int, ...]:
-    if any(not 0 <= token < codec.vocabulary_size for token in token_ids):
-        raise InvalidRequestError(f"Token ids are from 0 to {codec.vocabulary_size - 1}.", param=param)
-    return token_ids

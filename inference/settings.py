@@ -104,9 +104,13 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
             problems.append(f"{name}: {error}")
     unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in _READERS)
     problems += [f"{name}: no such setting; there are {_known_names()}" for name in unknown]
+    # Where everybody is served, there may be no key to sign in with; then only an explicit `on` is a mistake.
+    values.setdefault("is_chat_sign_in_on", bool(values.get("api_keys") or values.get("is_auth_on", True)))
     settings = dataclasses.replace(Settings(), **values)  # type: ignore[arg-type]  # each reader returns its field's type
     if settings.is_auth_on and not settings.api_keys:
         problems.append("FJARR_API_KEYS: it is empty; set a key, or FJARR_AUTH=off to serve everybody")
+    elif settings.is_chat_sign_in_on and not settings.api_keys:
+        problems.append("FJARR_CHAT_SIGN_IN: it is on, and there is no key in FJARR_API_KEYS to sign in with")
     if problems:
         raise SettingsError(tuple(problems))
     return settings

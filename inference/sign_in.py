@@ -10,13 +10,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import html
 import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+
+from inference.pages import sign_in_page
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,26 +28,6 @@ USER: Final = "fjarr"
 COOKIE: Final = "fjarr_session"
 SESSION_S: Final = 30 * 24 * 3600
 MAX_FORM_BYTES: Final = 8192
-
-PAGE: Final = """<!doctype html><html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>Sign in</title><style>
-:root{color-scheme:light dark;--page:#f5f7f8;--card:#fff;--text:#16202a;--quiet:#5b6874;--line:#d5dce1;--go:#0f766e}
-@media(prefers-color-scheme:dark){:root{--page:#0b0f14;--card:#151b22;--text:#e6ebf0;--quiet:#93a1ae;--line:#2b3540;
---go:#14b8a6}}
-*{box-sizing:border-box}body{margin:0;min-height:100vh;display:grid;place-items:center;padding:1rem;
-font:16px/1.5 system-ui,sans-serif;background:var(--page);color:var(--text)}
-form{width:100%%;max-width:22rem;background:var(--card);border:1px solid var(--line);border-radius:14px;
-padding:1.75rem}h1{font-size:1.3rem;margin:0 0 .25rem}p{margin:0 0 1.25rem;color:var(--quiet);font-size:.92rem}
-label{display:block;font-size:.85rem;font-weight:600;margin:0 0 .3rem}input{width:100%%;font:inherit;color:inherit;
-background:transparent;border:1px solid var(--line);border-radius:8px;padding:.55rem .7rem;margin:0 0 1rem}
-input:focus-visible,button:focus-visible{outline:2px solid var(--go);outline-offset:1px}
-button{width:100%%;font:inherit;font-weight:600;color:#fff;background:#0f766e;border:0;border-radius:8px;
-padding:.6rem;cursor:pointer}.wrong{color:#c2410c;font-weight:600}</style></head><body>
-<form method="post" action="/login"><h1>Sign in</h1><p>The password is the endpoint's API key.</p>%s
-<label for="user">User name</label><input id="user" name="username" value="%s" autocomplete="username" required>
-<label for="password">Password</label><input id="password" name="password" type="password"
-autocomplete="current-password" autofocus required><button>Sign in</button></form></body></html>"""
-WRONG: Final = '<p class="wrong" role="alert">That user name and key do not fit.</p>'
 
 
 class SignIn:
@@ -86,7 +67,7 @@ class SignIn:
         # Both are always looked at, so that the answer takes as long whichever is wrong.
         is_key = self._keyring.find(password) is not None
         if not (is_user and is_key):
-            return HTMLResponse(PAGE % (WRONG, html.escape(user or USER, quote=True)), 401)
+            return HTMLResponse(sign_in_page(user or USER, is_wrong=True), 401)
         expiry = str(int(time.time()) + SESSION_S)
         response = RedirectResponse("/", 303)
         response.set_cookie(
@@ -116,7 +97,7 @@ async def _read_form(request: Request) -> tuple[str, str]:
 
 def _refuse(scope: Scope) -> Response:
     if scope["path"] == "/" and scope["method"] in {"GET", "HEAD"}:
-        return HTMLResponse(PAGE % ("", USER), 401)
+        return HTMLResponse(sign_in_page(USER, is_wrong=False), 401)
     return PlainTextResponse("Sign in first.\n", 401)
 
 

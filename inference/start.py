@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import metadata
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Self
 
 # The release's folder is a share that several replicas read: nothing is written beside the code.
 sys.dont_write_bytecode = True
@@ -129,7 +129,7 @@ class StartingPage:
         self._server.socket = listener
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1})
 
-    def __enter__(self) -> StartingPage:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

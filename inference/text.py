@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 REPLACEMENT: Final = "\ufffd"
 
 MOST_PENDING: Final = 3
-"""A character has at most 4 bytes, so at most 3 wait for the last; a decoder shows each, or all, as one U+FFFD."""
+"""A character has at most 4 bytes, so at most 3 wait for the last; each, or all, show as one U+FFFD."""
 
 CONTEXT_TOKENS: Final = 6
 """How many tokens already shown are decoded again with the new ones, for what depends on neighbours."""

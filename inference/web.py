@@ -21,6 +21,7 @@ from inference import VERSION
 from inference.api import make_api
 from inference.errors import ApiError, TooLargeError, UnauthorizedError
 from inference.keyring import Keyring
+from inference.pages import starting_page
 from inference.sign_in import SignIn
 
 if TYPE_CHECKING:
@@ -32,14 +33,6 @@ if TYPE_CHECKING:
 LOGGER: Final = logging.getLogger("inference.access")
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 QUIET_PATHS: Final = ("/healthz", "/readyz")
-
-STARTING_PAGE: Final = """<!doctype html><html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><meta http-equiv="refresh" content="2">
-<title>Starting</title><style>
-body{font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:100vh;margin:0;color:#1f2937;
-background:#f8fafc}@media(prefers-color-scheme:dark){body{color:#e5e7eb;background:#0b0f19}}
-progress{width:16rem;accent-color:#0d9488}</style></head>
-<body><main><p>The model is starting: %s.</p><progress max="100" value="%d"></progress></main></body></html>"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +66,7 @@ class ChatPage:
     def _starting_page(self, request: Request) -> Response:
         if request.url.path != "/":
             return Response("There is nothing here.\n", 404, media_type="text/plain")
-        page = STARTING_PAGE % (self._service.phase, self._service.percent)
+        page = starting_page(self._service.phase, self._service.percent)
         return HTMLResponse(page, 503, headers={"Retry-After": "2"})
 
 

@@ -85,7 +85,7 @@ def find_weights(mount: Path, base_reference: str | None, adapter_path: str | No
     reference = base_reference or (adapter.base_reference if adapter else None)
     if not reference:
         raise LoadError(
-            f"there is nothing to serve: no adapter under {mount / MODELS}, and FJARR_BASE_MODEL names no base"
+            f"there is nothing to serve: no adapter under {mount / MODELS}, and FJARR_BASE_MODEL is not set"
             " (push weights with: invoke push)"
         )
     return Weights(find_base(mount, reference), adapter)
