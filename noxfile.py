@@ -15,7 +15,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["test"]
 nox.options.error_on_missing_interpreters = True
 
-CHECKED = ("tasks.py", "noxfile.py", "infra", "inference", "localcloud", "examples", "tests", "benchmarks")
+CHECKED = ("tasks.py", "noxfile.py", "infra", "inference", "localcloud", "examples", "tests", "docs")
 SHARED = {"venv_location": ".nox/fjarr", "reuse_venv": True}
 
 # Environments that this run of nox has already brought up to date.
@@ -35,6 +35,7 @@ def test(session: nox.Session) -> None:
     install(session)
     session.notify("lint")
     session.notify("types")
+    session.notify("docs")
     session.notify("unit", session.posargs)
     session.notify("e2e")
 
@@ -53,6 +54,13 @@ def types(session: nox.Session) -> None:
     """Judge types, strictly."""
     install(session)
     session.run("mypy")
+
+
+@nox.session(**SHARED)
+def docs(session: nox.Session) -> None:
+    """Check that the generated parts of the documentation say what the code says."""
+    install(session)
+    session.run("python", "docs/generate.py")
 
 
 @nox.session(**SHARED)

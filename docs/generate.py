@@ -1,0 +1,100 @@
+"""Fill the generated blocks of the documentation from the code, or check that they are up to date.
+
+A block lies between `<!-- NAME -->` and `<!-- end NAME -->` on lines of their own. Run `nox -s docs` to check, and
+`python docs/generate.py --write` to fill them anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from invoke import Collection  # noqa: E402  # the project's folder has to be on the path first
+
+import tasks  # noqa: E402
+from inference.settings import SETTINGS  # noqa: E402
+
+TEMPLATE = ROOT / "infra/provision/inference.json"
+EXAMPLE = ROOT / "examples/ticket-triage"
+
+
+def verbs() -> str:
+    """List the verbs as `invoke --list` does."""
+    namespace = Collection.from_module(tasks)
+    rows = ["| verb | what it does |", "|---|---|"]
+    for name in sorted(namespace.task_names):
+        summary = " ".join((namespace[name].__doc__ or "").split("\n\n")[0].split())
+        rows.append(f"| `invoke {name}` | {summary} |")
+    return "\n".join(rows)
+
+
+def parameters() -> str:
+    """Describe the template's parameters from its own metadata."""
+    template = json.loads(TEMPLATE.read_text(encoding="utf-8"))
+    rows = ["| parameter | type | default | meaning |", "|---|---|---|---|"]
+    for name, parameter in template["parameters"].items():
+        default = "null" if parameter.get("nullable") else _default(parameter.get("defaultValue"))
+        kind = parameter.get("type") or parameter["$ref"].rpartition("/")[2]
+        meaning = parameter.get("metadata", {}).get("description", "").replace("|", "\\|")
+        rows.append(f"| `{name}` | {kind} | {default} | {meaning} |")
+    return "\n".join(rows)
+
+
+def settings() -> str:
+    """Describe the server's settings from the table that reads them."""
+    rows = ["| setting | meaning |", "|---|---|"]
+    rows += [f"| `{name}` | {meaning} |" for name, meaning in SETTINGS.items()]
+    return "\n".join(rows)
+
+
+def example() -> str:
+    """Show the scores of the example's adapter, as its judge wrote them."""
+    return (EXAMPLE / "results.md").read_text(encoding="utf-8").strip()
+
+
+BLOCKS = {"verbs": verbs, "parameters": parameters, "settings": settings, "example": example}
+
+
+def fill(text: str) -> str:
+    """Return a page with each of its blocks made anew."""
+    for name, make in BLOCKS.items():
+        block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        if block.search(text):
+            content = make()
+            text = block.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
+    return text
+
+
+def main() -> int:
+    """Check all pages, or write them; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="fill the blocks instead of checking them")
+    is_writing = parser.parse_args().write
+    stale = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        filled = fill(text)
+        if filled != text:
+            stale.append(page)
+            if is_writing:
+                page.write_text(filled, encoding="utf-8")
+    names = ", ".join(str(page.relative_to(ROOT)) for page in stale)
+    if stale and not is_writing:
+        print(f"out of date: {names}; run: python docs/generate.py --write", file=sys.stderr)
+        return 1
+    print(f"written: {names}" if stale else "all pages are up to date")
+    return 0
+
+
+def _default(value: object) -> str:
+    return "" if value in {None, ""} else f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
