@@ -22,6 +22,7 @@ import random
 import shutil
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,8 @@ def load(base: Path, recipe: Recipe, dtype: torch.dtype) -> tuple[Network, Token
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - takes seconds, and --help needs it not
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - as above
 
+    # peft 0.21 still asks transformers for it under its old name.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     torch.manual_seed(recipe.seed)
     lora = LoraConfig(
         task_type="CAUSAL_LM",

@@ -23,6 +23,9 @@ import train  # noqa: E402 - as above
 
 ADAPTER = EXAMPLE / "adapter"
 
+# peft 0.21 still asks for it under its old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
 
 @pytest.fixture(scope="module")
 def tiny() -> Any:
