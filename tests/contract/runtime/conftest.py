@@ -137,6 +137,9 @@ class Handler(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     daemon_threads = False
 
+    def handle_error(self, request, client_address):
+        pass  # a client that left
+
 def spawn(env):
     code = "import time; print('child', flush=True); time.sleep(600)"
     child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, env=env)

@@ -10,7 +10,7 @@ import signal
 import stat
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -402,33 +402,58 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-@pytest.mark.usefixtures("make_bench")
-async def test_clears_up_after_a_daemon_that_was_killed(tmp_path: Path) -> None:
-    server, share, mount = tmp_path / "server.py", tmp_path / "share", tmp_path / "mount"
+@dataclass
+class Daemon:
+    """A process of its own that runs a host with one replica, which has two children and a mount."""
+
+    process: asyncio.subprocess.Process
+    port: int
+    children: list[psutil.Process]
+    state: Path
+    mount: Path
+
+
+@pytest.fixture
+async def daemon(tmp_path: Path, make_bench: Any) -> Daemon:
+    share, mount, state = tmp_path / "share", tmp_path / "mount", tmp_path / "state"
     share.mkdir()
-    state = tmp_path / "state"
-    arguments = ("-c", DAEMON, str(state), str(server), str(share), str(mount))
-    daemon = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
-    assert daemon.stdout is not None
-    port = int(await daemon.stdout.readline())
-    children = psutil.Process(daemon.pid).children(recursive=True)
+    await make_bench()
+    arguments = ("-c", DAEMON, str(state), str(tmp_path / "server.py"), str(share), str(mount))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    port = int(await process.stdout.readline())
+    children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) == 3
-    daemon.send_signal(signal.SIGKILL)
-    await daemon.communicate()
-    assert all(child.is_running() for child in children)
     assert mount.is_symlink()
-    (ledger,) = state.glob("apps/app/replicas/*/processes.json")
+    return Daemon(process, port, children, state, mount)
+
+
+async def test_clears_up_after_a_daemon_that_was_killed(daemon: Daemon) -> None:
+    daemon.process.send_signal(signal.SIGKILL)
+    await daemon.process.communicate()
+    assert all(child.is_running() for child in daemon.children)
+    (ledger,) = daemon.state.glob("apps/app/replicas/*/processes.json")
     tmp = (ledger.parent / "tmp").readlink()
 
-    host = ContainerHost(state)
+    host = ContainerHost(daemon.state)
     assert await host.recover() == (ledger.parent.name,)
-    assert gone(*(child.pid for child in children))
-    assert not mount.is_symlink()
+    assert gone(*(child.pid for child in daemon.children))
+    assert not daemon.mount.is_symlink()
     assert not any(path.exists() for path in (tmp, ledger))
-    assert await host.start_app(APP, port) == port
-    async for record in host.console_log(REVISION, ledger.parent.name, tail=1):
-        assert record.text == "child"
+    assert await host.start_app(APP, daemon.port) == daemon.port
+    texts = [record.text async for record in host.console_log(REVISION, ledger.parent.name, tail=100)]
+    assert texts.count("child") == 2
     await host.close()
+
+
+async def test_leaves_nothing_when_its_daemon_is_interrupted(daemon: Daemon) -> None:
+    daemon.process.send_signal(signal.SIGINT)
+    await daemon.process.communicate()
+    assert gone(*(child.pid for child in daemon.children))
+    assert not daemon.mount.is_symlink()
+    assert not list(daemon.state.glob("apps/app/replicas/*/processes.json"))
 
 
 async def test_does_not_kill_a_stranger_that_got_a_recorded_pid(tmp_path: Path) -> None:
