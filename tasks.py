@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import json as json_format
+import os
+import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -57,6 +59,9 @@ def _reporting(body: Callable[..., None]) -> Callable[..., None]:
             body(*arguments, **flags)
         except FjarrError as error:
             raise Exit(str(error), error.exit_code) from error
+        except BrokenPipeError:
+            # Whoever read our output has gone, as `head` does. Python's own last flush must not fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except KeyboardInterrupt:
             raise Exit("interrupted", INTERRUPTED) from None
         except Exception:  # noqa: BLE001  # the last resort, and it tells all

@@ -17,6 +17,9 @@ from infra.document import Json, as_object
 Kind = Literal["console", "system"]
 
 _SPACED_TIME = re.compile(r"^(\S+) (\S+) ([+-]\d{4})( \S+)?$")
+_GREETINGS = ("Connecting to the container '", "Successfully Connected to container: '")
+"""What the platform says in a console stream each time that one is opened."""
+
 _LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
 
 
@@ -58,7 +61,8 @@ def parse_record(line: bytes, kind: Kind, replica: str) -> LogRecord | None:
     record = as_object(document)
     time = format_time(str(record.get("TimeStamp") or ""))
     if kind == "console":
-        return LogRecord(time, kind, replica, str(record.get("Log", text)).rstrip())
+        said = str(record.get("Log", text)).rstrip()
+        return None if said.startswith(_GREETINGS) else LogRecord(time, kind, replica, said)
     said = f"{record.get('Reason', '')}: {record.get('Msg', '')}".strip(": ")
     return LogRecord(time, kind, str(record.get("ReplicaName") or ""), said)
 

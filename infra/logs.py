@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -119,37 +120,38 @@ def follow_logs(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> Iter
     while True:
         access = find_access(session, kinds)
         for source in access.sources:
-            if source not in followers:
-                followers[source] = _Follower(source, context, tail, lines)
+            if source in followers:
+                followers[source].token = access.token
+            else:
+                followers[source] = _Follower(source, access.token, context, tail, lines)
                 followers[source].start()
-            followers[source].token = access.token
         for gone in followers.keys() - set(access.sources):
             followers.pop(gone).stop()
         yield from _until_refresh(lines)
 
 
 def find_access(session: Session, kinds: tuple[Kind, ...]) -> Access:
-    """Ask az for a token and for the addresses of an app's streams.
+    """Ask az for a token and for the addresses of an app's streams, all of it at once.
 
     Raises:
         RemoteError: Azure does not say where the logs are.
     """
     config, group = session.config(), session.group()
     session.require_cloud()
-    app = session.az.run(app_show(group, config.aca_app_name))
-    token = as_object(as_object(session.az.run(app_log_token(group, config.aca_app_name))).get("properties"))
-    properties = as_object(as_object(app).get("properties"))
-    endpoint = str(properties.get("eventStreamEndpoint") or "")
-    base, found, _ = endpoint.partition("/subscriptions/")
+    with ThreadPoolExecutor(3) as pool:
+        shown = pool.submit(session.az.run, app_show(group, config.aca_app_name))
+        answered = pool.submit(session.az.run, app_log_token(group, config.aca_app_name))
+        listed = pool.submit(session.az.run, replica_list(group, config.aca_app_name))
+        properties = as_object(as_object(shown.result()).get("properties"))
+        token = as_object(as_object(answered.result()).get("properties")).get("token")
+        replicas = listed.result()
+    base, found, _ = str(properties.get("eventStreamEndpoint") or "").partition("/subscriptions/")
     if not found:
         raise RemoteError(f"Azure does not tell where the logs of {config.aca_app_name!r} are")
     here = f"{base}{group.id}/containerApps/{config.aca_app_name}"
-    system = (Source("system", "", f"{here}/eventstream"),) if "system" in kinds else ()
-    revision = str(properties.get("latestRevisionName") or "")
-    if "console" not in kinds or not revision:
-        return Access(str(token.get("token")), system)
-    replicas = session.az.run(replica_list(group, config.aca_app_name, revision))
-    return Access(str(token.get("token")), (*_consoles(here, revision, replicas), *system))
+    consoles = _consoles(here, str(properties.get("latestRevisionName")), replicas)
+    sources = (*consoles, Source("system", "", f"{here}/eventstream"))
+    return Access(str(token), tuple(source for source in sources if source.kind in kinds))
 
 
 def _consoles(here: str, revision: str, replicas: Json) -> tuple[Source, ...]:
@@ -206,10 +208,15 @@ class _Follower(threading.Thread):
     """Read one stream for ever, and open it again whenever it ends."""
 
     def __init__(
-        self, source: Source, context: ssl.SSLContext, tail: int, lines: queue.SimpleQueue[LogRecord | None]
+        self,
+        source: Source,
+        token: str,
+        context: ssl.SSLContext,
+        tail: int,
+        lines: queue.SimpleQueue[LogRecord | None],
     ) -> None:
         super().__init__(name=f"{source.kind} log {source.replica}", daemon=True)
-        self.token = ""
+        self.token = token
         self._source = source
         self._context = context
         self._tail = tail
@@ -223,19 +230,21 @@ class _Follower(threading.Thread):
 
     def run(self) -> None:
         """Read until stopped. What ends a stream is no error: it is opened again."""
-        tail = self._tail
         while not self._stopped.is_set():
             try:
-                with _open(self._source, self.token, tail, self._context, is_followed=True) as lines:
-                    for line in lines:
-                        self._take(line)
-                        if self._stopped.is_set():
-                            return
+                self._read()
             except (OSError, http.client.HTTPException):
                 pass  # refused, cut off, or silent for too long: open it again
             self._lines.put(None)
-            tail = MOST_LINES  # of what the new stream repeats, `Seen` lets nothing through
             self._stopped.wait(_PAUSE_S)
+
+    def _read(self) -> None:
+        with _open(self._source, self.token, self._tail, self._context, is_followed=True) as lines:
+            self._tail = MOST_LINES  # the next one repeats what it can, and `Seen` lets nothing through twice
+            for line in lines:
+                self._take(line)
+                if self._stopped.is_set():
+                    return
 
     def _take(self, line: bytes) -> None:
         record = parse_record(line, self._source.kind, self._source.replica)
