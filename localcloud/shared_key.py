@@ -2,8 +2,8 @@
 
 Pure: a request goes in as a value, a string or a verdict comes out. It reads no clock and no socket.
 
-Source: "Authorize with Shared Key" (Blob, Queue and File services, version 2009-09-19 and later), and the order of
-canonical headers as the Azure SDK and the service compute it (see `header_order`).
+Source: "Authorize with Shared Key" (Blob, Queue and File services, version 2009-09-19 and later), and the
+order of canonical headers as the Azure SDK and the service compute it (see `header_order`).
 """
 
 from __future__ import annotations
@@ -94,9 +94,10 @@ def canonical_resource(account: str, raw_path: str, query: Iterable[tuple[str, s
 def header_order(name: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
     """Return the sort key of a lower-case header name.
 
-    The service collates the way dictionaries do: hyphens and apostrophes do not count, `_` stands before digits and
-    digits before letters. Only between names that are equal so far does the position of the hyphens decide, a later
-    one first. Plain code point order differs from this for metadata such as `x-ms-meta-a_b` and `x-ms-meta-a1`.
+    The service collates the way dictionaries do: hyphens and apostrophes do not count, `_` stands before
+    digits and digits before letters. Only between names that are equal so far does the position of the
+    hyphens decide, a later one first. Plain code point order differs from this for metadata such as
+    `x-ms-meta-a_b` and `x-ms-meta-a1`.
 
     Raises:
         KeyError: for a character that no HTTP header name may hold.

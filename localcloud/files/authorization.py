@@ -1,22 +1,24 @@
 """Decide who may do what: account key, SAS, or nobody.
 
-A request carries an `Authorization` header, or a SAS in its query, or nothing. There is no anonymous access, and no
-identity holds a data role here, so an OAuth token is refused with a sentence that says what to use instead.
+A request carries an `Authorization` header, or a SAS in its query, or nothing. There is no anonymous access,
+and no identity holds a data role here, so an OAuth token is refused with a sentence that says what to use
+instead.
 
-Source: "Authorize requests to Azure Storage", "Authorize with Shared Key", and the recorded wording of the service.
+Source: "Authorize requests to Azure Storage", "Authorize with Shared Key", and the recorded wording of the
+service.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 
 from localcloud import shared_key
 from localcloud.files.faults import StorageFault, authentication_failed, fault, missing_header
 from localcloud.files.request import Grant, Request
 from localcloud.files.sas import check_sas
 from localcloud.shared_key import SignedRequest
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,8 +109,8 @@ def _check_signature(request: Request, keys: Sequence[str], signature: str) -> N
         raise authentication_failed(f"A header's name holds the character {error}.") from None
     if not shared_key.is_signed_by(keys, text, signature):
         raise authentication_failed(
-            f"The MAC signature found in the HTTP request '{signature}' is not the same as any computed signature. "
-            f"Server used following string to sign: '{text}'."
+            f"The MAC signature found in the HTTP request '{signature}' is not the same as any computed "
+            f"signature. Server used following string to sign: '{text}'."
         )
 
 
@@ -118,8 +120,8 @@ def _no_role(request: Request) -> StorageFault:
     return StorageFault(
         403,
         "AuthorizationPermissionMismatch",
-        "This request is not authorized to perform this operation using this permission. No identity holds a data "
-        "role in the local cloud: use the account's key or a SAS instead of an OAuth token.",
+        "This request is not authorized to perform this operation using this permission. No identity holds "
+        "a data role in the local cloud: use the account's key or a SAS instead of an OAuth token.",
     )
 
 
@@ -131,7 +133,8 @@ def _unauthenticated(request: Request) -> StorageFault:
     return StorageFault(
         401,
         "NoAuthenticationInformation",
-        "Server failed to authenticate the request. Please refer to the information in the www-authenticate header.",
+        "Server failed to authenticate the request. "
+        "Please refer to the information in the www-authenticate header.",
         headers=(("WWW-Authenticate", challenge),),
     )
 

@@ -2,7 +2,8 @@
 
 A copy is done by the time it is answered, as Azure does within one account, so there is never one to abort.
 
-Source: "Copy File", "Abort Copy File", "Rename File", "Rename Directory", and "Put Range From URL" for `read_source`.
+Source: "Copy File", "Abort Copy File", "Rename File", "Rename Directory", and "Put Range From URL" for
+`read_source`.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from __future__ import annotations
 import os
 import uuid
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from localcloud.files import leases
 from localcloud.files.entries import (
     Entry,
-    apply_times,
+    Times,
     attributes,
     changed_headers,
     check_permission,
     entry_of,
     existing,
     lease_id,
+    read_times,
     store,
     version_headers,
 )
@@ -39,7 +42,6 @@ from localcloud.files.names import check_path, fold_path, split_url_path
 from localcloud.files.request import Call, Reply, Request
 from localcloud.files.sidecar import Copy, Record, unrecorded
 from localcloud.files.tree import Place, open_place
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +51,16 @@ _COPY_SOURCE = "x-ms-copy-source"
 _RENAME_SOURCE = "x-ms-file-rename-source"
 
 
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """What a rename changes of a file besides its path; None and () leave a property as it is."""
+
+    metadata: tuple[tuple[str, str], ...]
+    content_type: str | None
+    attributes: str | None
+    times: Times
+
+
 def copy_file(call: Call) -> Reply:
     """Copy a file of the same account to this path, replacing what is there."""
     check_permission(call)
@@ -56,24 +68,23 @@ def copy_file(call: Call) -> Reply:
     source = _source_request(call, _COPY_SOURCE)
     _authorize_source(call, source)
     own_metadata = read_metadata(call.request.headers)
+    times, word = read_times(call), _read_copied_attributes(call)
     ignores_read_only = read_boolean(call.request.headers, "x-ms-file-copy-ignore-readonly")
     share, path = source.names[0], _source_path(call, source)
-    with call.shares.locks.hold(call.key(), (call.account, share, *path)):
-        with (
-            _opened_source(call, share, path) as (descriptor, found),
-            open_place(call.root, call.path) as place,
-        ):
-            lease = replaceable(call, place, ignores_read_only=ignores_read_only)
-            status = _copy_bytes(descriptor, place, call)
-            copied = Copy(
-                str(uuid.uuid4()), url.partition("?")[0], status.st_size, write_http_time(call.now_ns)
-            )
-            record = replace(
-                _copied_record(call, found, status), lease=lease, copy=copied,
-                metadata=own_metadata or found.metadata,
-            )  # fmt: skip
-            before = entry_of(call, call.path, status, place.parent)
-            entry = store(call, before, replace(record, revision=before.record.revision), status)
+    with (
+        call.shares.locks.hold(call.key(), (call.account, share, *path)),
+        _opened_source(call, share, path) as (descriptor, found),
+        open_place(call.root, call.path) as place,
+    ):
+        lease = replaceable(call, place, ignores_read_only=ignores_read_only)
+        status = _copy_bytes(descriptor, place, times)
+        copied = Copy(str(uuid.uuid4()), url.partition("?")[0], status.st_size, write_http_time(call.now_ns))
+        record = replace(
+            unrecorded(status), created_ns=times.created_or(call.now_ns), attributes=word or found.attributes,
+            content=found.content, metadata=own_metadata or found.metadata, lease=lease, copy=copied,
+        )  # fmt: skip
+        before = entry_of(call, call.path, status, place.parent)
+        entry = store(call, before, replace(record, revision=before.record.revision), status)
     return Reply(202, (*version_headers(entry), ("x-ms-copy-id", copied.id), ("x-ms-copy-status", "success")))
 
 
@@ -115,18 +126,22 @@ def _rename(call: Call, *, directory: bool) -> Reply:
     source = _source_request(call, _RENAME_SOURCE)
     if source.names[0] != call.share:
         raise invalid_header(_RENAME_SOURCE, call.header(_RENAME_SOURCE) or "")
+    if call.grant.is_service_sas and call.request.query.get("sr") == "f":
+        raise fault("AuthorizationPermissionMismatch")
     old = _source_path(call, source)
+    changes = _read_changes(call, directory=directory)
     if directory and fold_path(call.path)[: len(old)] == fold_path(old) and len(call.path) > len(old):
         raise StorageFault(409, "SharingViolation", "A directory cannot be moved into itself.")
-    with _rename_locks(call, old, directory=directory):
-        with open_place(call.root, old) as origin, open_place(call.root, call.path) as target:
-            entry = _check_rename(call, origin, target, old, directory=directory)
-            name = call.path[-1] if _is_same(origin, target) else target.name
-            os.rename(
-                origin.name, name, src_dir_fd=origin.parent.descriptor, dst_dir_fd=target.parent.descriptor
-            )
-            call.sidecar.move(old, call.path)
-            moved = _finish_rename(call, entry.record, Place(target.parent, *target.parent.match(name)))
+    with (
+        _rename_locks(call, old, directory=directory),
+        open_place(call.root, old) as origin,
+        open_place(call.root, call.path) as target,
+    ):
+        entry = _check_rename(call, origin, target, old, directory=directory)
+        name = call.path[-1] if _is_same(origin, target) else target.name
+        os.rename(origin.name, name, src_dir_fd=origin.parent.descriptor, dst_dir_fd=target.parent.descriptor)
+        call.sidecar.move(old, call.path)
+        moved = _finish_rename(call, entry.record, changes, Place(target.parent, *target.parent.match(name)))
     return Reply(200, changed_headers(moved))
 
 
@@ -170,23 +185,32 @@ def _is_same(origin: Place, target: Place) -> bool:
     )
 
 
-def _finish_rename(call: Call, record: Record, place: Place) -> Entry:
+def _read_changes(call: Call, *, directory: bool) -> _Changes:
+    keeps = (call.header("x-ms-file-attributes") or "preserve").lower() == "preserve"
+    return _Changes(
+        read_metadata(call.request.headers),
+        call.header("x-ms-content-type"),
+        None if keeps else attributes(call, "Directory" if directory else "Archive"),
+        read_times(call),
+    )
+
+
+def _finish_rename(call: Call, record: Record, changes: _Changes, place: Place) -> Entry:
     status = place.status
     if status is None:
         raise fault("ResourceNotFound")
     if place.is_link:
         return entry_of(call, call.path, status, place.parent)
-    metadata = read_metadata(call.request.headers)
-    kind = call.header("x-ms-content-type")
     changed = replace(
         record,
-        metadata=metadata or record.metadata,
-        content=record.content if kind is None else replace(record.content, type=kind),
-        attributes=attributes(call, record.attributes),
+        metadata=changes.metadata or record.metadata,
+        content=replace(record.content, type=changes.content_type or record.content.type),
+        attributes=changes.attributes or record.attributes,
+        created_ns=changes.times.created_or(record.created_ns),
     )
     descriptor = place.open()
     try:
-        changed = replace(changed, created_ns=apply_times(call, record.created_ns, descriptor))
+        changes.times.write(descriptor)
         status = os.fstat(descriptor)
     finally:
         os.close(descriptor)
@@ -248,7 +272,7 @@ def _opened_source(call: Call, share: str, path: tuple[str, ...]) -> Iterator[tu
         os.close(descriptor)
 
 
-def _copy_bytes(source: int, place: Place, call: Call) -> os.stat_result:
+def _copy_bytes(source: int, place: Place, times: Times) -> os.stat_result:
     target = place.parent.open_file(place.name, os.O_RDWR | os.O_CREAT)
     try:
         if not os.path.samestat(os.fstat(source), os.fstat(target)):
@@ -257,16 +281,18 @@ def _copy_bytes(source: int, place: Place, call: Call) -> os.stat_result:
             while data := os.pread(source, _CHUNK_BYTES, offset):
                 os.pwrite(target, data, offset)
                 offset += len(data)
-        apply_times(call, call.now_ns, target)
+        times.write(target)
         return os.fstat(target)
     finally:
         os.close(target)
 
 
-def _copied_record(call: Call, source: Record, status: os.stat_result) -> Record:
-    created_ns = apply_times(call, call.now_ns, None)
-    asks_source = (call.header("x-ms-file-attributes") or "").lower() == "source"
-    word = source.attributes if asks_source else attributes(call, "Archive")
-    if read_boolean(call.request.headers, "x-ms-file-copy-set-archive") and "Archive" not in word:
-        word = f"{word}|Archive" if word != "None" else "Archive"
-    return replace(unrecorded(status), content=source.content, attributes=word, created_ns=created_ns)
+def _read_copied_attributes(call: Call) -> str | None:
+    """Return the attributes that a copy gets, or None for the source's."""
+    if (call.header("x-ms-file-attributes") or "").lower() == "source":
+        return None
+    word = attributes(call, "Archive")
+    sets_archive = read_boolean(call.request.headers, "x-ms-file-copy-set-archive")
+    if not sets_archive or "Archive" in word:
+        return word
+    return "Archive" if word == "None" else f"{word}|Archive"

@@ -1,13 +1,14 @@
 """Operations on directories.
 
-Source: "List Directories and Files", "Create Directory", "Get Directory Properties", "Set Directory Properties",
-"Set Directory Metadata", "Delete Directory".
+Source: "List Directories and Files", "Create Directory", "Get Directory Properties", "Set Directory
+Properties", "Set Directory Metadata", "Delete Directory".
 """
 
 from __future__ import annotations
 
 import stat as modes
 from dataclasses import replace
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from localcloud.files.documents import add, add_name, document
@@ -15,7 +16,6 @@ from localcloud.files.entries import (
     PERMISSION_KEY,
     ROOT_ID,
     Entry,
-    apply_times,
     attributes,
     changed_headers,
     check_permission,
@@ -23,6 +23,7 @@ from localcloud.files.entries import (
     existing,
     held_place,
     property_headers,
+    read_times,
     root_entry,
     store,
 )
@@ -33,7 +34,6 @@ from localcloud.files.paging import read_page
 from localcloud.files.request import Call, Reply
 from localcloud.files.sidecar import unrecorded
 from localcloud.files.tree import Folder, open_directory
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import os
@@ -46,15 +46,18 @@ def create_directory(call: Call) -> Reply:
     check_permission(call)
     metadata = read_metadata(call.request.headers)
     word = attributes(call, "Directory")
+    times = read_times(call)
     with held_place(call) as place:
         if place.status is not None:
             raise fault("ResourceAlreadyExists" if place.is_directory else "ResourceTypeMismatch")
         place.parent.make_directory(place.name)
         call.sidecar.remove(call.path)
         with open_directory(call.root, call.path) as made:
-            created_ns = apply_times(call, call.now_ns, made.descriptor)
+            times.write(made.descriptor)
             status = made.stat()
-        record = replace(unrecorded(status), created_ns=created_ns, metadata=metadata, attributes=word)
+        record = replace(
+            unrecorded(status), created_ns=times.created_or(call.now_ns), metadata=metadata, attributes=word,
+        )  # fmt: skip
         entry = store(call, entry_of(call, call.path, status, place.parent), record, status)
     return Reply(201, changed_headers(entry))
 
@@ -92,11 +95,12 @@ def set_directory_metadata(call: Call) -> Reply:
 def set_directory_properties(call: Call) -> Reply:
     """Change a directory's attributes and times."""
     check_permission(call)
+    times = read_times(call)
     with call.shares.locks.hold(call.key()), open_directory(call.root, call.path) as folder:
         entry = _entry(call, folder)
         word = attributes(call, entry.record.attributes)
-        created_ns = apply_times(call, entry.record.created_ns, folder.descriptor)
-        record = replace(entry.record, attributes=word, created_ns=created_ns)
+        times.write(folder.descriptor)
+        record = replace(entry.record, attributes=word, created_ns=times.created_or(entry.record.created_ns))
         stored = store(call, entry, record, folder.stat())
     return Reply(200, changed_headers(stored))
 
@@ -123,14 +127,8 @@ def list_directory(call: Call) -> Reply:
             add(root, "DirectoryId", str(folder.stat().st_ino) if call.path else ROOT_ID)
         entries = add(root, "Entries")
         for name, status in chosen:
-            _add_entry(
-                call,
-                entries,
-                _listed(call, folder, name, status, include),
-                name,
-                include,
-                with_id=bool(extended or include),
-            )
+            entry = _listed(call, folder, name, status, include)
+            _add_entry(entries, entry, include, with_id=extended or bool(include))
     add(root, "NextMarker", next_marker)
     return Reply(200, (("Content-Type", "application/xml"),), document(root))
 
@@ -188,13 +186,11 @@ def _listed(call: Call, folder: Folder, name: str, status: os.stat_result, inclu
         return entry_of(call, path, folder.look(name) or status, folder)
 
 
-def _add_entry(  # noqa: PLR0913 - they are what one element is made of
-    call: Call, parent: ET.Element, entry: Entry, name: str, include: frozenset[str], *, with_id: bool
-) -> None:
+def _add_entry(parent: ET.Element, entry: Entry, include: frozenset[str], *, with_id: bool) -> None:
     item = add(parent, "Directory" if entry.is_directory else "File")
     if with_id:
         add(item, "FileId", str(entry.status.st_ino))
-    add_name(item, "Name", name)
+    add_name(item, "Name", entry.path[-1])
     properties = add(item, "Properties")
     if not entry.is_directory:
         add(properties, "Content-Length", str(entry.status.st_size))

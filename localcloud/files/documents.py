@@ -6,10 +6,9 @@ Pure. Names that XML cannot hold are percent-encoded and marked `Encoded="true"`
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
-
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from localcloud.files.faults import StorageFault

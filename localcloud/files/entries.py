@@ -6,6 +6,7 @@ import os
 import stat as modes
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from localcloud.files import leases
 from localcloud.files.faults import fault, not_emulated
@@ -18,11 +19,11 @@ from localcloud.files.headers import (
 )
 from localcloud.files.sidecar import Record, etag, unrecorded
 from localcloud.files.tree import Folder, Place, open_directory, open_place
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from localcloud.files.request import Call, Headers
     from collections.abc import Iterator
+
+    from localcloud.files.request import Call, Headers
 
 #: Every entry inherits the one permission of its share; this is its key. Others cannot be made.
 PERMISSION_KEY = "1*1"
@@ -76,13 +77,14 @@ def held_place(call: Call) -> Iterator[Place]:
 def existing(call: Call, place: Place, *, directory: bool) -> Entry:
     """Return the entry at a place.
 
+    An entry of the other kind counts as missing: `az storage file upload-batch` asks for the directory of the
+    name of each file that it has uploaded, and takes 404 for an answer.
+
     Raises:
-        StorageFault: ResourceNotFound, or ResourceTypeMismatch when it is not of the wanted kind.
+        StorageFault: ResourceNotFound.
     """
-    if place.status is None:
+    if place.status is None or place.is_directory is not directory:
         raise fault("ResourceNotFound")
-    if place.is_directory is not directory:
-        raise fault("ResourceTypeMismatch")
     return entry_of(call, call.path, place.status, place.parent)
 
 
@@ -132,20 +134,35 @@ def lease_id(call: Call, name: str = "x-ms-lease-id") -> str | None:
     return None if value is None else value.lower()
 
 
-def apply_times(call: Call, created_default_ns: int, descriptor: int | None) -> int:
-    """Set the time of writing that a request asks for on the disk; return its time of creation.
+@dataclass(frozen=True, slots=True)
+class Times:
+    """The file times that a request sets, in nanoseconds since the epoch; None leaves one as it is."""
 
-    Args:
-        call: The request.
-        created_default_ns: The time of creation without a header.
-        descriptor: The open file or directory.
+    written_ns: int | None
+    created_ns: int | None
+
+    def write(self, descriptor: int) -> None:
+        """Set the time of writing of an open file or directory on the disk."""
+        if self.written_ns is not None:
+            os.utime(descriptor, ns=(self.written_ns, self.written_ns))
+
+    def created_or(self, default_ns: int) -> int:
+        """Return the time of creation, or a default."""
+        return default_ns if self.created_ns is None else self.created_ns
+
+
+def read_times(call: Call) -> Times:
+    """Return the times that a request sets; the change time is checked, but the service keeps its own.
+
+    Raises:
+        StorageFault: InvalidHeaderValue.
     """
-    written_ns = read_time(call.request.headers, "x-ms-file-last-write-time", call.now_ns)
-    if written_ns is not None and descriptor is not None:
-        os.utime(descriptor, ns=(written_ns, written_ns))
-    read_time(call.request.headers, "x-ms-file-change-time", call.now_ns)
-    created_ns = read_time(call.request.headers, "x-ms-file-creation-time", call.now_ns)
-    return created_default_ns if created_ns is None else created_ns
+    headers = call.request.headers
+    read_time(headers, "x-ms-file-change-time", call.now_ns)
+    return Times(
+        read_time(headers, "x-ms-file-last-write-time", call.now_ns),
+        read_time(headers, "x-ms-file-creation-time", call.now_ns),
+    )
 
 
 def check_permission(call: Call) -> None:

@@ -1,10 +1,10 @@
 """What Azure Files answers when it refuses: one exception, and the refusals that it is raised with.
 
-`StorageFault` is the only exception that operations raise for a caller's mistake; `service` writes it as XML with
-its code in `x-ms-error-code`. Anything else that is raised is a bug of ours and is answered 500.
+`StorageFault` is the only exception that operations raise for a caller's mistake; `service` writes it as XML
+with its code in `x-ms-error-code`. Anything else that is raised is a bug of ours and is answered 500.
 
-Source: "Azure Files error codes" and "Common REST API error codes" of the Azure Storage REST reference; the wording
-of lease errors is that of recorded answers of the real service.
+Source: "Azure Files error codes" and "Common REST API error codes" of the Azure Storage REST reference; the
+wording of lease errors is that of recorded answers of the real service.
 """
 
 from __future__ import annotations
@@ -93,8 +93,10 @@ _KNOWN = {
     ),
     "InvalidAuthenticationInfo": (
         400,
-        "The authentication information was not provided in the correct format. "
-        "Verify the value of Authorization header.",
+        (
+            "The authentication information was not provided in the correct format. "
+            "Verify the value of Authorization header."
+        ),
     ),
     "LeaseAlreadyPresent": (409, "There is already a lease present."),
 }

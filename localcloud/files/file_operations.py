@@ -1,6 +1,7 @@
 """Operations on whole files: create, read, describe, change properties, delete.
 
-Source: "Create File", "Get File", "Get File Properties", "Set File Properties", "Set File Metadata", "Delete File".
+Source: "Create File", "Get File", "Get File Properties", "Set File Properties", "Set File Metadata", "Delete
+File".
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import base64
 import hashlib
 import os
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from localcloud.files import leases
 from localcloud.files.entries import (
     Entry,
-    apply_times,
     attributes,
     changed_headers,
     check_permission,
@@ -23,6 +24,7 @@ from localcloud.files.entries import (
     held_place,
     lease_id,
     property_headers,
+    read_times,
     store,
     version_headers,
 )
@@ -40,7 +42,6 @@ from localcloud.files.headers import (
 )
 from localcloud.files.request import Call, FileStream, Headers, Reply
 from localcloud.files.sidecar import Content, Record, unrecorded
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from localcloud.files.tree import Place
@@ -74,6 +75,7 @@ def create_file(call: Call) -> Reply:
     content = read_content(call.request.headers)
     metadata = read_metadata(call.request.headers)
     word = attributes(call, "Archive")
+    times = read_times(call)
     with held_place(call) as place:
         lease = replaceable(call, place)
         descriptor = place.parent.open_file(place.name, os.O_RDWR | os.O_CREAT)
@@ -81,13 +83,14 @@ def create_file(call: Call) -> Reply:
             os.ftruncate(descriptor, 0)
             os.ftruncate(descriptor, size)
             write_all(descriptor, call.body, 0)
-            created_ns = apply_times(call, call.now_ns, descriptor)
+            times.write(descriptor)
             status = os.fstat(descriptor)
         finally:
             os.close(descriptor)
         record = replace(
             unrecorded(status),
-            created_ns=created_ns, attributes=word, content=content, metadata=metadata, lease=lease,
+            created_ns=times.created_or(call.now_ns), attributes=word, content=content,
+            metadata=metadata, lease=lease,
         )  # fmt: skip
         before = entry_of(call, call.path, status, place.parent)
         entry = store(call, before, replace(record, revision=before.record.revision), status)
@@ -131,6 +134,7 @@ def set_file_properties(call: Call) -> Reply:
     """Set a file's content headers (the ones not named are cleared), its size, its attributes and times."""
     check_permission(call)
     content = read_content(call.request.headers)
+    times = read_times(call)
     size = None
     if "x-ms-content-length" in call.request.headers:
         size = read_integer(call.request.headers, "x-ms-content-length", maximum=MAX_FILE_BYTES)
@@ -142,10 +146,11 @@ def set_file_properties(call: Call) -> Reply:
         try:
             if size is not None:
                 os.ftruncate(descriptor, size)
-            created_ns = apply_times(call, entry.record.created_ns, descriptor)
+            times.write(descriptor)
             status = os.fstat(descriptor)
         finally:
             os.close(descriptor)
+        created_ns = times.created_or(entry.record.created_ns)
         record = replace(entry.record, content=content, attributes=word, created_ns=created_ns)
         stored = store(call, entry, record, status)
     return Reply(200, changed_headers(stored))
@@ -167,15 +172,15 @@ def replaceable(call: Call, place: Place, *, ignores_read_only: bool = False) ->
     """Check that a file may be written to a place; return the lease of the file that it replaces.
 
     Raises:
-        StorageFault: ResourceTypeMismatch, ReadOnlyAttribute, a lease's 412, or AuthorizationPermissionMismatch for
-            a SAS that may create but not overwrite.
+        StorageFault: ResourceTypeMismatch, ReadOnlyAttribute, a lease's 412, or
+            AuthorizationPermissionMismatch for a SAS that may create but not overwrite.
     """
     if place.status is None:
         call.sidecar.remove(call.path)
         return None
-    entry = existing(call, place, directory=False)
-    if place.is_link:
+    if place.is_directory or place.is_link:
         raise fault("ResourceTypeMismatch")
+    entry = existing(call, place, directory=False)
     if ignores_read_only:
         leases.check_write(entry.record.lease, lease_id(call), call.now_ns, "file")
     else:
@@ -198,7 +203,7 @@ def check_body_md5(call: Call) -> bytes:
     return digest
 
 
-def write_all(descriptor: int, data: bytes, offset: int) -> None:
+def write_all(descriptor: int, data: bytes | bytearray, offset: int) -> None:
     """Write all of the data at an offset."""
     rest = memoryview(data)
     while rest:

@@ -10,11 +10,11 @@ import binascii
 import re
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from localcloud.files.faults import StorageFault, fault, invalid_header, missing_header
 from localcloud.files.sidecar import Content
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,9 +58,9 @@ def read_boolean(headers: Mapping[str, str], name: str) -> bool:
 
 
 def read_range(headers: Mapping[str, str], name: str = "x-ms-range") -> tuple[int, int | None] | None:
-    """Return the first and last byte of a `bytes=a-b` header, `b` None if it is open, or None without the header.
+    """Return the first and last byte of a `bytes=a-b` header, or None without the header.
 
-    `x-ms-range` goes before the standard `Range`.
+    The last one is None when the range is open. `x-ms-range` goes before the standard `Range`.
     """
     value = headers.get(name)
     if value is None and name == "x-ms-range":
@@ -144,7 +144,7 @@ def read_content(headers: Mapping[str, str]) -> Content:
 
 
 def write_content(content: Content, *, md5_name: str = "Content-MD5") -> tuple[tuple[str, str], ...]:
-    """Return the content headers of a file; the MD5 of a whole file goes under another name beside a range."""
+    """Return the content headers of a file; beside a range, its MD5 goes under another name."""
     named = (
         ("Content-Encoding", content.encoding),
         ("Content-Language", content.language),

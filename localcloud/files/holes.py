@@ -1,6 +1,7 @@
 """Give a range of a file back to the disk, so that it reads as zeros and takes no room.
 
-Linux can; elsewhere, and on filesystems that cannot, zeros are written instead. The only module that calls the C
+Linux can; elsewhere, and on filesystems that cannot, zeros are written instead. The only module that calls
+the C
 library: Python offers no way to punch a hole.
 """
 

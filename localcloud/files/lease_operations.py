@@ -53,7 +53,7 @@ def _act(call: Call, action: str, lease: Lease | None, noun: str) -> tuple[Lease
         return held, 201, (("x-ms-lease-id", held.id),)
     if action == "break":
         broken, wait_s = leases.break_lease(lease, _read_period(call), call.now_ns, noun)
-        return broken, 202, (("x-ms-lease-time", str(wait_s)),)
+        return broken, 202, (("x-ms-lease-time", str(wait_s)),) if noun == NOUN else ()
     own = lease_id(call)
     if own is None:
         raise missing_header("x-ms-lease-id")

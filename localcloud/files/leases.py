@@ -1,10 +1,10 @@
 """Leases on files and shares: pure rules over a value.
 
-A file's lease is always infinite; a share's lasts 15 to 60 seconds or for ever. Time comes in as nanoseconds since
-the epoch, so that a test can turn the clock.
+A file's lease is always infinite; a share's lasts 15 to 60 seconds or for ever. Time comes in as nanoseconds
+since the epoch, so that a test can turn the clock.
 
-Source: "Lease File" (2019-02-02 and later) and "Lease Share" (2020-02-10 and later); the codes and sentences are
-those of recorded answers of the real service.
+Source: "Lease File" (2019-02-02 and later) and "Lease Share" (2020-02-10 and later); the codes and sentences
+are those of recorded answers of the real service.
 """
 
 from __future__ import annotations
@@ -135,11 +135,8 @@ def break_lease(lease: Lease | None, period_s: int | None, now_ns: int, noun: st
         raise _not_present(noun)
     if lease.broken_ns is not None and now_ns >= lease.broken_ns:
         return lease, 0
-    rest_s = 0
-    if lease.expires_ns is not None:
-        rest_s = max(0, -(-(lease.expires_ns - now_ns) // _SECOND_NS))
-    elif period_s is not None:
-        rest_s = period_s
+    ends_ns = lease.expires_ns if lease.broken_ns is None else lease.broken_ns
+    rest_s = period_s or 0 if ends_ns is None else max(0, -(-(ends_ns - now_ns) // _SECOND_NS))
     wait_s = rest_s if period_s is None else min(rest_s, period_s)
     return replace(lease, broken_ns=now_ns + wait_s * _SECOND_NS), wait_s
 

@@ -25,7 +25,7 @@ _MAX_DEPTH = 250
 
 
 def is_share_name(name: str) -> bool:
-    """Tell whether a share may be called this: 3 to 63 of `a-z0-9-`, no hyphen at an end or beside another."""
+    """Tell whether a share may be called this: 3 to 63 of `a-z0-9-`, hyphens apart and inside."""
     return len(name) in _SHARE_NAME_LENGTH and _SHARE_NAME.fullmatch(name) is not None
 
 
@@ -42,9 +42,10 @@ def check_share_name(name: str) -> None:
 
 
 def split_url_path(raw_path: str) -> tuple[str, ...]:
-    """Split the encoded path of a URL into decoded names; `%2F` separates as `/` does, empty names are dropped.
+    """Split the encoded path of a URL into decoded names.
 
-    The SDK sends directory paths with `%2F` between names and file paths with `/`.
+    `%2F` separates as `/` does, and empty names are dropped. The SDK sends directory paths with `%2F`
+    between names and file paths with `/`.
 
     Raises:
         StorageFault: InvalidUri, when the path is not UTF-8.
@@ -61,11 +62,12 @@ def check_path(names: tuple[str, ...], *, keep_trailing_dots: bool) -> tuple[str
 
     Args:
         names: Decoded names below the share.
-        keep_trailing_dots: What `x-ms-allow-trailing-dot` says; without it, dots at the end of a name are dropped.
+        keep_trailing_dots: What `x-ms-allow-trailing-dot` says; without it, dots at the end of a name are
+            dropped.
 
     Raises:
-        StorageFault: InvalidResourceName for a forbidden or reserved name, InvalidFileOrDirectoryPathName for a path
-            that is too long or too deep.
+        StorageFault: InvalidResourceName for a forbidden or reserved name, InvalidFileOrDirectoryPathName for
+            a path that is too long or too deep.
     """
     for name in names:
         if _FORBIDDEN.search(name) or name.upper() in _RESERVED:
@@ -85,7 +87,8 @@ def check_path(names: tuple[str, ...], *, keep_trailing_dots: bool) -> tuple[str
 def fold(name: str) -> str:
     """Return the form in which two names that differ only in case are equal.
 
-    Each character is raised on its own, as NTFS does, so that a name keeps its length: `ß` and `SS` stay apart.
+    Each character is raised on its own, as NTFS does, so that a name keeps its length: `ß` and `SS` stay
+    apart.
     """
     return "".join(raised if len(raised := character.upper()) == 1 else character for character in name)
 

@@ -1,8 +1,8 @@
 """Which operation a request is, and what that operation understands.
 
-The table is the whole of what is emulated. What is not in it is refused: 501 for what Azure has, 400 or 405 for what
-it has not. An operation also names the headers and parameters that it understands; any other `x-ms-` header and any
-other parameter is refused, so that nothing is ignored in silence.
+The table is the whole of what is emulated. What is not in it is refused: 501 for what Azure has, 400 or 405
+for what it has not. An operation also names the headers and parameters that it understands; any other `x-ms-`
+header and any other parameter is refused, so that nothing is ignored in silence.
 """
 
 from __future__ import annotations
@@ -185,7 +185,8 @@ _COPIED_FILE = Operation(copy_operations.copy_file, "o", "cw", _COPY, has_metada
 _PUT_RANGE = Operation(range_operations.put_range, "o", "w", _RANGE, max_body_bytes=MAX_RANGE_BYTES)
 _PUT_RANGE_FROM_URL = Operation(range_operations.put_range_from_url, "o", "w", _FROM_URL)
 
-#: Level (account, share, path), method, restype, comp -> operation. The root directory of a share is on its level.
+#: Level (account, share, path), method, restype, comp -> operation. The root directory of a share is on its
+#: level.
 _OPERATIONS: Mapping[_Key, Operation] = {
     ("account", "GET", "", "list"): Operation(share_operations.list_shares, "s", "l", parameters=_PAGE),
     ("share", "PUT", "share", ""): Operation(
@@ -237,6 +238,8 @@ _OPERATIONS: Mapping[_Key, Operation] = {
     ("path", "PUT", "directory", "rename"): Operation(
         copy_operations.rename_directory, "o", "w", _RENAME, has_metadata=True
     ),
+    ("path", "PUT", "", ""): _CREATED_FILE,
+    ("path", "PUT", "", "range"): _PUT_RANGE,
     ("path", "GET", "", ""): Operation(
         file_operations.download_file, "o", "r", _LEASE | {"x-ms-range", "x-ms-range-get-content-md5"}
     ),

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from dataclasses import dataclass
-from typing import TypeVar, TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from localcloud.files.documents import add, add_name
 from localcloud.files.faults import invalid_parameter, out_of_range_parameter
 
 if TYPE_CHECKING:
-    from localcloud.files.request import Call
-    from xml.etree import ElementTree as ET
     from collections.abc import Callable, Sequence
+    from xml.etree import ElementTree as ET
+
+    from localcloud.files.request import Call
 
 #: The longest page.
 MAX_RESULTS = 5000
-_MARKER = "1!"
+_MARKER_VERSION = "1"
 
 Item = TypeVar("Item")
 
@@ -42,13 +42,13 @@ class Page:
     asked: str | None
 
     def cut(self, items: Sequence[Item], key: Callable[[Item], str]) -> tuple[list[Item], str]:
-        """Return this page of a list that is sorted by `key`, and the marker of the next one (empty at the end)."""
+        """Return this page of a list that is sorted by `key`, and the next one's marker or `""`."""
         rest = [item for item in items if self.after is None or key(item) > self.after]
         chosen = rest[: self.limit]
         if len(rest) <= self.limit:
             return chosen, ""
         last = key(chosen[-1]).encode("utf-8", "surrogateescape")
-        return chosen, _MARKER + base64.urlsafe_b64encode(last).decode("ascii")
+        return chosen, f"{_MARKER_VERSION}!{base64.urlsafe_b64encode(last).decode('ascii')}"
 
     def describe(self, root: ET.Element) -> None:
         """Repeat in the document what was asked for, as the service does."""
@@ -80,11 +80,11 @@ def read_page(call: Call) -> Page:
 def _read_marker(marker: str) -> str | None:
     if not marker:
         return None
+    version, _, encoded = marker.partition("!")
     try:
-        if not marker.startswith(_MARKER):
-            raise ValueError(marker)
-        return base64.urlsafe_b64decode(marker[len(_MARKER) :].encode("ascii")).decode(
-            "utf-8", "surrogateescape"
-        )
-    except (ValueError, binascii.Error):
-        raise invalid_parameter("marker", marker, "It was not given by this service.") from None
+        key = base64.b64decode(encoded.encode("ascii"), altchars=b"-_", validate=True)
+    except ValueError:
+        version = ""
+    if version != _MARKER_VERSION:
+        raise invalid_parameter("marker", marker, "It was not given by this service.")
+    return key.decode("utf-8", "surrogateescape")

@@ -1,12 +1,13 @@
 """Operations on ranges of a file.
 
-Source: "Put Range", "Put Range From URL", "List Ranges". A range's checksum guards its transfer and is not kept: the
-file's Content-MD5 property stays what a client set it to.
+Source: "Put Range", "Put Range From URL", "List Ranges". A range's checksum guards its transfer and is not
+kept: the file's Content-MD5 property stays what a client set it to.
 """
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from localcloud.files import leases
@@ -26,7 +27,6 @@ from localcloud.files.file_operations import check_body_md5, encode_md5, write_a
 from localcloud.files.headers import MAX_RANGE_BYTES, read_closed_range, read_range, write_file_time
 from localcloud.files.holes import clear_range, data_ranges
 from localcloud.files.request import Call, Headers, Reply
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from localcloud.files.tree import Place
@@ -120,7 +120,7 @@ def _clear(call: Call) -> Reply:
     return Reply(201, _written_headers(_write(call, first, last, None)))
 
 
-def _write(call: Call, first: int, last: int, data: bytes | None) -> Entry:
+def _write(call: Call, first: int, last: int, data: bytes | bytearray | None) -> Entry:
     """Write data to a range, or clear it without data; record that the change was ours."""
     mode = (call.header("x-ms-file-last-write-time") or "now").lower()
     if mode not in {"now", _PRESERVE}:
@@ -133,7 +133,7 @@ def _write(call: Call, first: int, last: int, data: bytes | None) -> Entry:
 
 
 def _write_at(  # noqa: PLR0913 - they are what a write is
-    place: Place, entry: Entry, first: int, last: int, data: bytes | None, *, preserve: bool
+    place: Place, entry: Entry, first: int, last: int, data: bytes | bytearray | None, *, preserve: bool
 ) -> os.stat_result:
     descriptor = place.parent.open_file(place.name, os.O_RDWR)
     try:

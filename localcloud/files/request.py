@@ -1,21 +1,22 @@
 """The values that travel between the HTTP edge and the operations.
 
-A `Call` is all that an operation may know: it gets no socket, no clock and no event loop, so that every operation is
-a plain function over the disk, run in a thread. A `Reply` is all that it may answer.
+A `Call` is all that an operation may know: it gets no socket, no clock and no event loop, so that every
+operation is a plain function over the disk, run in a thread. A `Reply` is all that it may answer.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from localcloud.files.faults import fault
 from typing import TYPE_CHECKING
 
+from localcloud.files.faults import fault
+
 if TYPE_CHECKING:
-    from localcloud.files.sidecar import Sidecar
-    from localcloud.files.shares import Share, ShareStore
-    from pathlib import Path
     from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from localcloud.files.shares import Share, ShareStore
+    from localcloud.files.sidecar import Sidecar
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -51,7 +52,8 @@ class Request:
         account: The first name of the path.
         names: The decoded names after the account: the share, then the path in it.
         query: Decoded, by lower-case name.
-        headers: By lower-case name, except that the names of metadata keep their case; repeated ones are joined.
+        headers: By lower-case name, except that the names of metadata keep their case; repeated ones are
+            joined.
     """
 
     method: str
@@ -111,7 +113,7 @@ class Call:
     share: str
     path: tuple[str, ...]
     now_ns: int
-    body: bytes
+    body: bytes | bytearray
     check_source: Callable[[Request], None]
 
     @property

@@ -2,19 +2,19 @@
 
 Pure, but for the time, which comes in as a value.
 
-Source: "Create an account SAS" and "Create a service SAS" (File service, version 2015-04-05 and later; the account
-SAS has one more line since 2020-12-06).
+Source: "Create an account SAS" and "Create a service SAS" (File service, version 2015-04-05 and later; the
+account SAS has one more line since 2020-12-06).
 """
 
 from __future__ import annotations
 
 import ipaddress
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from localcloud import shared_key
 from localcloud.files.faults import StorageFault, authentication_failed, fault, not_emulated
 from localcloud.files.request import Grant, Request
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,8 +41,9 @@ def check_sas(request: Request, keys: Sequence[str], resource: str, now: datetim
         now: The time.
 
     Raises:
-        StorageFault: AuthenticationFailed for a signature or a time that does not hold, an Authorization…Mismatch
-            for one that does not reach this request, NotImplementedByLocalCloud for kinds that are not emulated.
+        StorageFault: AuthenticationFailed for a signature or a time that does not hold, an
+            Authorization…Mismatch for one that does not reach this request, NotImplementedByLocalCloud for
+            kinds that are not emulated.
     """
     query = request.query
     if any(name in query for name in _DELEGATION):
@@ -109,7 +110,8 @@ def _check_origin(request: Request) -> None:
         raise StorageFault(
             403,
             "AuthorizationSourceIPMismatch",
-            f"This request is not authorized to perform this operation using this source IP {request.remote}.",
+            "This request is not authorized to perform this operation "
+            f"using this source IP {request.remote}.",
         )
 
 

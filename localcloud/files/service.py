@@ -1,7 +1,7 @@
 """The HTTP edge of the local cloud's Azure Files.
 
-It reads a request, has it authorized, runs its operation in a thread, and writes the answer. All that blocks runs in
-threads; of a file, never more than a few MiB are in memory.
+It reads a request, has it authorized, runs its operation in a thread, and writes the answer. All that blocks
+runs in threads; of a file, never more than a few MiB are in memory.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -27,10 +28,9 @@ from localcloud.files.authorization import authorize, check_copy_source, check_p
 from localcloud.files.documents import error_document
 from localcloud.files.faults import StorageFault, body_too_large, fault, invalid_header, unsupported_header
 from localcloud.files.headers import decode_query, read_boolean, split_query, write_file_time
-from localcloud.files.names import check_path, is_share_name, split_url_path
+from localcloud.files.names import check_path, check_share_name, is_share_name, split_url_path
 from localcloud.files.request import Call, FileStream, Headers, Reply, Request
 from localcloud.files.shares import MAX_QUOTA_GIB, Share, ShareStore
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,8 @@ class FileService:
 
     Args:
         root: The directory that holds everything: `root/<account>/<share>` is what a replica mounts.
-        account_keys: Returns an account's base64 keys, any of which opens it, or None if there is no such account.
+        account_keys: Returns an account's base64 keys, any of which opens it, or None if there is no such
+            account.
         clock_ns: Returns the time in nanoseconds since the epoch.
     """
 
@@ -108,7 +109,7 @@ class FileService:
         except StorageFault as refusal:
             reply = self._refusal(request, refusal, request_id)
         except OSError as error:
-            reply = self._refusal(request, _disk_fault(error, request), request_id)
+            reply = self._refusal(request, disk_fault(error, f"{request.method} {request.path}"), request_id)
         return await _respond(request, reply, request_id)
 
     async def _answer(self, http: web.Request) -> Reply:
@@ -153,7 +154,7 @@ def _run(operation: operations.Operation, call: Call) -> Reply:
 
 
 def _find(request: Request) -> operations.Operation | StorageFault:
-    """Find the operation, or the refusal of what is none; a caller learns which only after it is authorized."""
+    """Find the operation, or the refusal of what is none, which a caller learns only once authorized."""
     try:
         return operations.find_operation(request)
     except StorageFault as refusal:
@@ -194,11 +195,13 @@ def _read_headers(http: web.Request) -> dict[str, str]:
 
 
 def _read_path(request: Request) -> tuple[str, ...]:
+    if request.names:
+        check_share_name(request.names[0])
     keep = read_boolean(request.headers, "x-ms-allow-trailing-dot")
     return check_path(request.names[1:], keep_trailing_dots=keep)
 
 
-async def _read_body(http: web.Request, maximum: int) -> bytes:
+async def _read_body(http: web.Request, maximum: int) -> bytes | bytearray:
     """Return a request's body, which is never longer than a range."""
     if http.method not in {"PUT", "POST"}:
         return b""
@@ -209,13 +212,18 @@ async def _read_body(http: web.Request, maximum: int) -> bytes:
         return b""
     if length > maximum:
         raise body_too_large(maximum)
-    body = bytearray()
-    while len(body) < length and (chunk := await http.content.readany()):
-        body += chunk
-    return bytes(body)
+    body = bytearray(length)
+    filled = 0
+    while filled < length and (chunk := await http.content.readany()):
+        body[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
+    if filled < length:
+        raise StorageFault(400, "InvalidInput", f"The body ended after {filled} of {length} bytes.")
+    return body
 
 
-def _disk_fault(error: OSError, http: web.Request) -> StorageFault:
+def disk_fault(error: OSError, request: str) -> StorageFault:
+    """Return the refusal that a disk's refusal leads to; what nobody expected is logged with its traceback."""
     if error.errno == errno.ENAMETOOLONG:
         return StorageFault(400, "InvalidFileOrDirectoryPathName", "File or directory path is too long.")
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
@@ -224,7 +232,7 @@ def _disk_fault(error: OSError, http: web.Request) -> StorageFault:
         )
     if error.errno in {errno.EACCES, errno.EPERM, errno.EBUSY, errno.ETXTBSY}:
         return StorageFault(409, "SharingViolation", "The specified resource may be in use by an SMB client.")
-    _LOG.error("the disk refused %s %s", http.method, http.path, exc_info=error)
+    _LOG.error("the disk refused %s", request, exc_info=error)
     return StorageFault(500, "InternalError", f"The server encountered an internal error: {error}.")
 
 
@@ -280,6 +288,6 @@ async def _stream(
 
 
 def _abort(http: web.Request) -> None:
-    """Cut the connection: the file became shorter while it was being sent, and the length is already promised."""
+    """Cut the connection: the file became shorter while it was sent, and its length is already promised."""
     if http.transport is not None:
         http.transport.abort()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from localcloud.files import leases
@@ -19,7 +21,6 @@ from localcloud.files.names import check_share_name
 from localcloud.files.paging import Page, read_page
 from localcloud.files.request import Call, Headers, Reply
 from localcloud.files.shares import MAX_QUOTA_GIB, Share
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,7 @@ NOUN = "file share"
 
 
 def list_shares(call: Call) -> Reply:
-    """List the account's shares. Snapshots and deleted shares do not exist here, so asking for them finds none."""
+    """List the account's shares; there are no snapshots and no deleted ones to be found."""
     page = read_page(call)
     include = _read_include(call)
     names = [name for name in call.shares.names(call.account) if name.startswith(page.prefix)]
@@ -106,7 +107,7 @@ def share_statistics(call: Call) -> Reply:
     found = call.share_properties()
     total = 0
     for folder, _, names in os.walk(call.root, followlinks=False):
-        total += sum(_size(os.path.join(folder, name)) for name in names)
+        total += sum(_size(Path(folder, name)) for name in names)
     root = ET.Element("ShareStats")
     add(root, "ShareUsageBytes", str(total))
     return Reply(200, (*_version(found), ("Content-Type", "application/xml")), document(root))
@@ -120,9 +121,9 @@ def _change(call: Call, change: Callable[[Share], Share]) -> Reply:
     return Reply(200, _version(stored))
 
 
-def _size(path: str) -> int:
+def _size(path: Path) -> int:
     try:
-        return os.lstat(path).st_size
+        return path.lstat().st_size
     except FileNotFoundError:
         return 0
 

@@ -1,7 +1,7 @@
 """The shares on the disk: which there are, where, and their own properties.
 
-`root/<account>/<share>` is the directory that a replica mounts; everything else lives under `root/.properties`, a
-name that no account can have.
+`root/<account>/<share>` is the directory that a replica mounts; everything else lives under
+`root/.properties`, a name that no account can have.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import threading
 import uuid
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from localcloud.files.leases import Lease
 from localcloud.files.names import is_share_name

@@ -1,10 +1,11 @@
 """Keep what the disk cannot hold: properties of files and directories, beside the share and never in it.
 
-The disk is the truth about size and time of writing. Content type, Content-MD5, metadata, attributes, leases and the
-like are kept in one small JSON file an entry, in a tree of their own whose folders are named by a digest of the folded
-name, so that a name of any length fits and a directory moves with one rename. A record belongs to a file only while
-inode, size and time of writing are those that the service saw last: when a replica has changed the file behind our
-back, only its lease is kept, and that only while the inode is the same.
+The disk is the truth about size and time of writing. Content type, Content-MD5, metadata, attributes, leases
+and the like are kept in one small JSON file an entry, in a tree of their own whose folders are named by a
+digest of the folded name, so that a name of any length fits and a directory moves with one rename. A record
+belongs to a file only while inode, size and time of writing are those that the service saw last: when a
+replica has changed the file behind our back, only its lease is kept, and that only while the inode is the
+same.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ import threading
 import zlib
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from localcloud.files.leases import Lease
 from localcloud.files.names import fold_path
 
 if TYPE_CHECKING:
-    from pathlib import Path
-    from collections.abc import Iterator
     import os
+    from collections.abc import Iterator
+    from pathlib import Path
 
 _RECORD = "properties.json"
 _STRIPES = 64
@@ -64,7 +65,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The properties of one entry. Times are nanoseconds since the epoch; `revision` counts our own changes."""
+    """The properties of one entry; times are nanoseconds since the epoch, `revision` counts our changes."""
 
     created_ns: int
     changed_ns: int
@@ -120,7 +121,7 @@ class Sidecar:
         return replace(fresh, lease=found.lease) if found.fingerprint.inode == now.inode else fresh
 
     def write(self, path: tuple[str, ...], record: Record, status: os.stat_result, now_ns: int) -> Record:
-        """Store a record for an entry as its status is now; return it with its new revision and time of change."""
+        """Store a record for an entry that has this status; return it with its new revision and time."""
         stored = replace(
             record, revision=record.revision + 1, changed_ns=now_ns, fingerprint=fingerprint(status)
         )
@@ -161,7 +162,7 @@ class Sidecar:
 
 
 class Locks:
-    """Locks for the entries of all shares; one holds a few, in a fixed order, so that no two callers wait in a ring."""
+    """Locks for the entries of all shares, held in a fixed order, so that no callers wait in a ring."""
 
     def __init__(self) -> None:
         self._stripes = tuple(threading.RLock() for _ in range(_STRIPES))

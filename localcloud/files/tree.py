@@ -1,8 +1,9 @@
 """Walk a share's directory on the disk without ever leaving it.
 
-A replica writes into the same directory and may put symbolic links there. Every step is taken from an open directory
-to a name in it (`openat` and its family) and never through a link, so that no request can reach outside of a share,
-not even while somebody swaps a directory for a link. Names are matched without regard to case, an exact match first.
+A replica writes into the same directory and may put symbolic links there. Every step is taken from an open
+directory to a name in it (`openat` and its family) and never through a link, so that no request can reach
+outside of a share, not even while somebody swaps a directory for a link. Names are matched without regard to
+case, an exact match first.
 
 Nothing here knows HTTP beyond the refusals that a missing or wrong kind of entry leads to.
 """
@@ -14,14 +15,14 @@ import os
 import stat as modes
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from localcloud.files.faults import fault
 from localcloud.files.names import fold
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Iterator
+    from pathlib import Path
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: O_NONBLOCK keeps a pipe that a replica made from holding a thread for ever; it means nothing for a file.
@@ -47,20 +48,24 @@ class Folder:
         except FileNotFoundError:
             return None
 
+    def names(self) -> list[str]:
+        """Return the names of all entries, in no order."""
+        return os.listdir(self.descriptor)  # noqa: PTH208 - pathlib cannot read an open directory
+
     def match(self, name: str) -> tuple[str, os.stat_result | None]:
-        """Return the name as it stands on the disk, and its status; the name as given and None if there is none."""
+        """Return the name as it stands on the disk, and its status; the name as given, and None, if not."""
         found = self.look(name)
         if found is not None:
             return name, found
         folded = fold(name)
-        for actual in os.listdir(self.descriptor):
+        for actual in self.names():
             if fold(actual) == folded:
                 return actual, self.look(actual)
         return name, None
 
     def entries(self) -> list[tuple[str, os.stat_result]]:
         """Return every entry with its status, in no order; one that vanishes meanwhile is left out."""
-        found = ((name, self.look(name)) for name in os.listdir(self.descriptor))
+        found = ((name, self.look(name)) for name in self.names())
         return [(name, status) for name, status in found if status is not None]
 
     def open_file(self, name: str, flags: int) -> int:
@@ -83,8 +88,15 @@ class Folder:
         raise fault("ResourceTypeMismatch")
 
     def make_directory(self, name: str) -> None:
-        """Make a directory; the caller has looked that the name is free."""
-        os.mkdir(name, _DIRECTORY_MODE, dir_fd=self.descriptor)
+        """Make a directory.
+
+        Raises:
+            StorageFault: ResourceAlreadyExists, when a replica was faster.
+        """
+        try:
+            os.mkdir(name, _DIRECTORY_MODE, dir_fd=self.descriptor)
+        except FileExistsError:
+            raise fault("ResourceAlreadyExists") from None
 
     def remove_file(self, name: str) -> None:
         """Remove a file or a link (never what it points to)."""
@@ -140,8 +152,8 @@ def open_directory(root: Path, names: tuple[str, ...]) -> Iterator[Folder]:
     """Open a directory of a share for the length of a `with` block; the empty path is the share's root.
 
     Raises:
-        StorageFault: ShareNotFound; ParentNotFound when a name above the last is missing; ResourceNotFound when the
-            last is; ResourceTypeMismatch when the last is not a directory.
+        StorageFault: ShareNotFound; ParentNotFound when a name above the last is missing or no directory,
+            ResourceNotFound when the last is.
     """
     descriptor = _open_root(root)
     try:
@@ -189,9 +201,7 @@ def _step(folder: Folder, name: str, *, is_last: bool) -> int:
         raise fault("ResourceNotFound" if is_last else "ParentNotFound")
     try:
         return os.open(actual, _DIRECTORY_FLAGS, dir_fd=folder.descriptor)
-    except FileNotFoundError:
-        raise fault("ResourceNotFound" if is_last else "ParentNotFound") from None
     except OSError as error:
-        if error.errno in {errno.ENOTDIR, errno.ELOOP}:
-            raise fault("ResourceTypeMismatch" if is_last else "ParentNotFound") from None
+        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+            raise fault("ResourceNotFound" if is_last else "ParentNotFound") from None
         raise
