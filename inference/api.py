@@ -335,6 +335,7 @@ async def _answer_http_error(request: Request, error: HTTPException) -> Response
         return await _answer_api_error(request, error.__cause__)
     path, method = request.url.path, request.method
     answers: dict[int, ApiError] = {
+        400: InvalidRequestError("The body is not valid JSON in UTF-8."),
         404: NotFoundError(f"There is no {path}.", code="unknown_url"),
         405: MethodNotAllowedError(f"{path} does not take {method}.", headers=error.headers or {}),
     }
