@@ -20,7 +20,8 @@ _KEYWORDS = {
     *("type", "apiVersion", "name", "condition", "copy", "dependsOn", "existing", "comments", "metadata"),
     *("resources",),
 }
-_REFUSED = ("scope", "import", "extension", "@options", "subscriptionId", "resourceGroup")
+_REFUSED = ("scope", "import", "extension", "@options")
+_ELSEWHERE = ("subscriptionId", "resourceGroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +117,14 @@ def _declared(resources: dict[str, Any] | list[Any], parent: Declaration | None)
 def _declaration(symbolic_name: str, document: dict[str, Any], parent: Declaration | None) -> Declaration:
     line, column = position_of(document)
     label = symbolic_name or document.get("name", "")
-    for key in _REFUSED:
+    is_existing = document.get("existing", False)
+    for key in _REFUSED if is_existing else (*_REFUSED, *_ELSEWHERE):
         if key in document:
             raise not_emulated(f"'{key}' of a template resource ('{label}')")
-    for key in ("type", "apiVersion", "name"):
-        if not isinstance(document.get(key), str):
+    for key in ("type", "name", "apiVersion"):
+        if not document.get(key) or not isinstance(document[key], str):
             raise TemplateError(
-                f"The template resource '{label}' at line '{line}' and column '{column}' is not valid. "
-                f"The {key} property cannot be null or empty. "
-                "Please see https://aka.ms/arm-syntax-resources for usage details.",
+                _missing(key, label, str(document.get("type")), line, column),
                 line=line,
                 column=column,
                 path=f"properties.template.resources.{label}",
@@ -137,3 +137,20 @@ def _declaration(symbolic_name: str, document: dict[str, Any], parent: Declarati
     if is_expression(resource_type) or is_expression(document["apiVersion"]):
         raise not_emulated(f"an expression as the type or the api-version of a resource ('{label}')")
     return Declaration(symbolic_name, resource_type, names, document, line, column)
+
+
+def _missing(key: str, label: str, resource_type: str, line: int, column: int) -> str:
+    """Return Azure's complaint about a resource that lacks one of the three properties that it must have."""
+    if key == "apiVersion":
+        return (
+            f"The template resource '{label}' is not valid. The api-version property at line '{line}' and column "
+            f"'{column}' is not defined. The api-profile '<null>' for the template does not match any valid "
+            f"api-version for the resource type '{resource_type}'.  Either explicitly specify the api-version for the "
+            "resource or specify the correct api-profile for the template.. "
+            "Please see https://aka.ms/arm-syntax-resources for usage details."
+        )
+    kind = f" of type '{resource_type}'" if key == "name" else ""
+    return (
+        f"The template resource '{label}'{kind} at line '{line}' and column '{column}' is not valid. The {key} property "
+        "cannot be null or empty. Please see https://aka.ms/arm-syntax-resources for usage details."
+    )

@@ -21,7 +21,7 @@ from localcloud.template.parameters import Types, check_names, not_provided
 from localcloud.template.parser import is_expression, parse
 from localcloud.template.registry import find_function
 from localcloud.template.syntax import Call, Literal, calls_in, text_of
-from localcloud.template.values import Residual, Value, require_known
+from localcloud.template.values import Residual, Value, end_of, require_known
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from localcloud.template.declarations import Declaration
     from localcloud.template.model import Runtime, Scope
 
+_MAY_ASK = ("properties", "tags", "sku")
 _RESOURCES_HELP = "Please see https://aka.ms/arm-syntax-resources for usage details."
 
 
@@ -119,7 +120,7 @@ class Deployment:
         evaluator = self._evaluator(instance, self._bind(shows_secrets=True, runtime=runtime), Place.BODY)
         declaration = instance.declaration
         try:
-            body = evaluator.tree(declaration.body)
+            body = _body(evaluator, declaration)
             require_known(body)
         except (ExpressionError, NeedsRuntime) as exc:
             raise TemplateError(
@@ -197,9 +198,13 @@ class Deployment:
             try:
                 return Evaluator(self._bindings, Place.PARAMETER).tree(document)
             except ExpressionError as exc:
+                line, column = end_of(self._declared_parameters[name], "defaultValue")
                 raise TemplateError(
-                    f"The template parameter '{name}' is not valid: {exc}. "
-                    "Please see https://aka.ms/arm-functions for usage details."
+                    f"The template expression in parameter '{name}' at line '{line}' and column '{column}' is not "
+                    f"valid: {exc}",
+                    line=line,
+                    column=column,
+                    path=f"properties.template.parameters.{name}",
                 ) from exc
 
     def _variable(self, name: str, known: dict[str, Value], bindings: Bindings) -> Value:
@@ -243,8 +248,7 @@ class Deployment:
             if loop is None:
                 yield self._instance(declaration, evaluator, None)
                 return
-            turns = evaluator.loop({"name": loop["name"], "count": loop["count"], "input": None})
-            for index in range(len(turns)):
+            for index in range(evaluator.count(loop)):
                 yield self._instance(declaration, evaluator.with_copy(loop["name"], index), index)
         except ExpressionError as exc:
             raise declaration.is_not_valid(str(exc)) from exc
@@ -256,18 +260,27 @@ class Deployment:
         namespace, *types = declaration.type.split("/")
         parts = name.split("/")
         if len(parts) != len(types):
+            line, column = end_of(declaration.document, "name")
             raise TemplateError(
-                f"The template resource '{name}' of type '{declaration.type}' at line '{declaration.line}' and column "
-                f"'{declaration.column}' has an invalid name. The name '{name}' contains '{len(parts)}' name "
+                f"The template resource '{name}' of type '{declaration.type}' at line '{line}' and column "
+                f"'{column}' has an invalid name. The name '{name}' contains '{len(parts)}' name "
                 f"segment(s) separated by '/', but '{len(types)}' segment(s) were expected. {_RESOURCES_HELP}",
-                line=declaration.line,
-                column=declaration.column,
+                line=line,
+                column=column,
                 path=f"properties.template.resources.{declaration.label}",
             )
         path = "".join(f"/{each}/{own}" for each, own in zip(types, parts, strict=True))
-        return _Instance(
-            declaration, index, f"{self._scope.group_id}/providers/{namespace}{path}", name, bool(is_wanted)
+        address = f"{self._group_of(declaration, evaluator)}/providers/{namespace}{path}"
+        return _Instance(declaration, index, address, name, bool(is_wanted))
+
+    def _group_of(self, declaration: Declaration, evaluator: Evaluator) -> str:
+        """Return the id of the group that a resource is in; an existing one may be in another than this."""
+        document = declaration.document
+        subscription_id = evaluator.known(
+            document.get("subscriptionId", self._scope.subscription_id), "String"
         )
+        group = evaluator.known(document.get("resourceGroup", self._scope.resource_group), "String")
+        return f"/subscriptions/{subscription_id}/resourceGroups/{group}"
 
     def _evaluator(self, instance: _Instance, bindings: Bindings, place: Place) -> Evaluator:
         evaluator = Evaluator(bindings, place)
@@ -310,7 +323,7 @@ class Deployment:
         declaration = instance.declaration
         evaluator = self._evaluator(instance, bindings, Place.BODY)
         try:
-            body = evaluator.tree(declaration.body)
+            body = _body(evaluator, declaration)
             depends_on = [*self._explicit(instance), *self._implicit(declaration.body, evaluator)]
         except ExpressionError as exc:
             raise declaration.is_not_valid(str(exc)) from exc
@@ -372,7 +385,7 @@ class Deployment:
                 if not evaluator.known(declared.get("condition", True), "Boolean"):
                     continue
                 loop = declared.get("copy")
-                value = evaluator.loop(loop, name) if loop else evaluator.tree(declared.get("value"))
+                value = _turned(evaluator, loop) if loop else evaluator.tree(declared.get("value"))
                 if bindings.runtime is not None:
                     require_known(value)
             except (ExpressionError, NeedsRuntime) as exc:
@@ -382,6 +395,20 @@ class Deployment:
                 ) from exc
             self._types.check("output", name, declared, value)
             yield name, declared, value
+
+
+def _body(evaluator: Evaluator, declaration: Declaration) -> dict[str, Value]:
+    """Evaluate what is put for a resource; only some of its parts may ask other resources."""
+    names = replace(evaluator, place=Place.IDENTITY)
+    return {
+        key: (evaluator if key in _MAY_ASK else names).tree(value) for key, value in declaration.body.items()
+    }
+
+
+def _turned(evaluator: Evaluator, loop: dict[str, Any]) -> list[Value]:
+    """Evaluate the loop of an output, which has no name of its own."""
+    turns = range(evaluator.count(loop))
+    return [evaluator.with_copy("", index).tree(loop.get("input")) for index in turns]
 
 
 class _CircleGuard:

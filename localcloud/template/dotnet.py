@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING
 
-from localcloud.template.values import Value
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from localcloud.template.values import Value
 
 _HOLE = re.compile(r"\{\{|\}\}|\{(\d+)(?:,\s*(-?\d+)\s*)?(?::([^{}]*))?\}|[{}]")
 _STANDARD_NUMBER = re.compile(r"([A-Za-z])(\d{0,2})\Z")

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from localcloud.template.faults import ExpressionError, NeedsRuntime, function_error
+from localcloud.template.faults import ExpressionError, NeedsRuntime, TemplateError, function_error
 from localcloud.template.parser import is_expression, parse, plain_text
 from localcloud.template.registry import find_function
-from localcloud.template.syntax import Access, Call, Literal, node_of
-from localcloud.template.values import Residual, Value, find_key, kind
+from localcloud.template.syntax import Access, Call, Literal, node_of, text_of
+from localcloud.template.values import Residual, Value, end_of, find_key, kind, position_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -93,7 +93,7 @@ class Evaluator:
         return self.bindings.scope
 
     def with_copy(self, name: str, index: int) -> Evaluator:
-        """Return the evaluator inside one turn of a loop."""
+        """Return the evaluator inside one turn of a loop, which is what `copyIndex` without a name means."""
         return replace(self, copies={**self.copies, name: index}, innermost=name)
 
     def with_lambda(self, variables: Mapping[str, Value]) -> Evaluator:
@@ -149,12 +149,39 @@ class Evaluator:
             case Call():
                 return self._call(node)
 
-    def loop(self, loop: dict[str, Any], default_name: str | None = None) -> list[Value]:
-        """Evaluate the ``input`` of a loop as often as its ``count`` says."""
-        name = str(loop.get("name", default_name or ""))
-        count = self.known(loop.get("count"), "Integer")
-        check_count(count)
-        return [self.with_copy(name, index).tree(loop.get("input")) for index in range(count)]
+    def loop(self, loop: dict[str, Any]) -> list[Value]:
+        """Evaluate the ``input`` of a named loop as often as its ``count`` says."""
+        if _has_loop(loop.get("input")):
+            line, column = position_of(loop)
+            raise TemplateError(
+                f"The template 'copy' definition at line '{line}' and column '{column}' has nested copy arrays. "
+                "The use of nested copy arrays is not supported. "
+                "Please see https://aka.ms/arm-resource-loops for usage details.",
+                line=line,
+                column=column,
+            )
+        turns = range(self.count(loop))
+        inside = [replace(self, copies={**self.copies, loop["name"]: index}) for index in turns]
+        return [evaluator.tree(loop.get("input")) for evaluator in inside]
+
+    def count(self, loop: dict[str, Any]) -> int:
+        """Return how often a loop turns.
+
+        Raises:
+            TemplateError: That is not a number that Azure allows.
+        """
+        count = self.tree(loop.get("count"))
+        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MOST_COPIES:
+            return count
+        line, column = end_of(loop, "count") if isinstance(loop.get("count"), str) else position_of(loop)
+        shown = f"[{text_of(count.node)}]" if isinstance(count, Residual) else count
+        raise TemplateError(
+            f"The template 'copy' definition at line '{line}' and column '{column}' has an invalid copy count of: "
+            f"'{shown}'. The copy count must be a non-negative integer value and cannot exceed '{MOST_COPIES}'. "
+            "Please see https://aka.ms/arm-resource-loops for usage details.",
+            line=line,
+            column=column,
+        )
 
     def freeze(self, node: Node) -> Node:
         """Put the indices of the loops into an expression that will be evaluated later, outside of them."""
@@ -173,7 +200,7 @@ class Evaluator:
             if key == "copy" and isinstance(value, list):
                 found |= {self.known(loop["name"], "String"): self.loop(loop) for loop in value}
                 continue
-            name = self.known(key, "String") if is_expression(key) else plain_text(key)
+            name = self.known(key, "String") if is_expression(key) else key
             found[name] = self.tree(value)
         return found
 
@@ -231,10 +258,10 @@ def access(target: Value, key: Value) -> Value:
     raise ExpressionError(f"The language expression property '{key}' can't be evaluated.")
 
 
-def check_count(count: int) -> None:
-    """Raise `ExpressionError` if a loop may not turn so often."""
-    if not 0 <= count <= MOST_COPIES:
-        raise ExpressionError(
-            f"The template copy count '{count}' is not valid: it must be between 0 and {MOST_COPIES}. "
-            "Please see https://aka.ms/arm-resource-loops for usage details."
-        )
+def _has_loop(document: Any) -> bool:  # noqa: ANN401 - any JSON value
+    match document:
+        case list():
+            return any(map(_has_loop, document))
+        case dict():
+            return isinstance(document.get("copy"), list) or any(map(_has_loop, document.values()))
+    return False

@@ -89,6 +89,8 @@ class _Reader:
             if not self.accept(":"):
                 raise self.invalid("':' was expected after a property name.")
             found[key] = self.value()
+            line, column = self.position()
+            found.ends[key] = line, column - 1
             if not self.accept(",") and self.peek() != "}":
                 raise self.invalid("',' or '}' was expected after a property.")
         return found

@@ -10,6 +10,7 @@ from typing import Any
 
 from localcloud.errors import AzureError, not_emulated
 from localcloud.template.faults import NeedsRuntime, TemplateError
+from localcloud.template.syntax import node_of, text_of
 from localcloud.template.values import Residual, Value, is_equal, kind, position_of, utf16_length
 
 _KINDS = {
@@ -127,8 +128,9 @@ class Types:
     def _check_limits(self, noun: str, path: str, declared: dict[str, Any], value: Value) -> None:
         allowed = declared.get("allowedValues")
         if allowed is not None and not _is_allowed(value, allowed):
+            given = value if isinstance(value, str) else f"[{text_of(node_of(value))}]"
             shown = ",".join(map(str, allowed))
-            raise _invalid(noun, path, f"The value '{value}' is not part of the allowed value(s): '{shown}'.")
+            raise _invalid(noun, path, f"The value '{given}' is not part of the allowed value(s): '{shown}'.")
         if isinstance(value, int) and not isinstance(value, bool):
             _check_range(noun, path, "Value", value, declared.get("minValue"), declared.get("maxValue"))
         if isinstance(value, str | list):
@@ -142,9 +144,10 @@ class Types:
         for index, value in enumerate(values):
             each = first[index] if index < len(first) else rest
             if each is False:
-                raise _invalid(
-                    noun, path, f"The array holds more than '{len(first)}' elements. {_LIMITS_HELP}"
+                message = (
+                    f"The array expects exactly {len(first)} item(s), but additional items were present."
                 )
+                raise _invalid(noun, path, f"{message} {_LIMITS_HELP}")
             if isinstance(each, dict):
                 self.check(noun, f"{path}[{index}]", each, value)
 
@@ -184,8 +187,13 @@ class Types:
         name, mapping = tag["propertyName"], tag["mapping"]
         found = value.get(name)
         if found not in mapping:
-            shown = ", ".join(f"'{each}'" for each in mapping)
-            raise _invalid(noun, path, f"The property '{name}' must be one of [{shown}]. {_LIMITS_HELP}")
+            shown = ",".join(f"'{each}'" for each in mapping)
+            raise _invalid(
+                noun,
+                path,
+                f"The value provided for the discriminator property '{name}' did not match any known variant. "
+                f"Valid discriminator property values are: {shown}. {_LIMITS_HELP}",
+            )
         variant = self.resolve(mapping[found])
         own = {**variant.get("properties", {}), **declared.get("properties", {})}
         return {**variant, "properties": {**own, name: {"type": "string", "allowedValues": [found]}}}

@@ -20,8 +20,17 @@ if TYPE_CHECKING:
     from localcloud.template.syntax import Node
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>[+-]?\d+)|(?P<name>[A-Za-z_][\w]*)|(?P<sign>[()\[\],.])|(?P<bad>\S))"
+    r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>[+-]?\d+)|(?P<name>[A-Za-z_]\w*)|(?P<sign>[()\[\],.])|(?P<bad>\S))"
 )
+_SIGNS = {
+    "(": "LeftParenthesis",
+    ")": "RightParenthesis",
+    "[": "LeftSquareBracket",
+    "]": "RightSquareBracket",
+    ",": "Comma",
+    ".": "Dot",
+}
+_TOKENS = {"text": "Literal", "number": "Integer", "name": "Identifier"}
 
 
 def is_expression(text: str) -> bool:
@@ -55,34 +64,35 @@ class _Parser:
     def whole(self) -> Node:
         node = self.expression()
         if self.position < len(self.tokens):
-            _, found, at = self.tokens[self.position]
-            raise self.invalid(f"expected end of string and found '{found}' at position '{at}'")
+            raise self.expected("EndOfData")
         return node
 
     def expression(self) -> Node:
-        node = self.primary()
-        while self.position < len(self.tokens):
+        group, found = self.peek()
+        if group == "text":
+            self.position += 1
+            return Literal(found[1:-1].replace("''", "'"))
+        if group == "number":
+            self.position += 1
+            return Literal(int(found))
+        return self.accesses(self.call())
+
+    def call(self) -> Node:
+        name = self.name()
+        if self.accept("."):  # a namespace: `ns.function(...)`
+            name += "." + self.name()
+        self.expect("(")
+        return Call(name, self.arguments())
+
+    def accesses(self, node: Node) -> Node:
+        while True:
             if self.accept("."):
-                node = Access(node, Literal(self.expect_name()))
+                node = Access(node, Literal(self.name()))
             elif self.accept("["):
                 node = Access(node, self.expression())
                 self.expect("]")
             else:
-                break
-        return node
-
-    def primary(self) -> Node:
-        group, found, at = self.take()
-        if group == "text":
-            return Literal(found[1:-1].replace("''", "'"))
-        if group == "number":
-            return Literal(int(found))
-        if group != "name":
-            raise self.invalid(f"found '{found}' at position '{at}' where a value was expected")
-        while self.accept("."):  # a namespace: `ns.function(...)`
-            found += "." + self.expect_name()
-        self.expect("(")
-        return Call(found, self.arguments())
+                return node
 
     def arguments(self) -> tuple[Node, ...]:
         if self.accept(")"):
@@ -93,55 +103,51 @@ class _Parser:
         self.expect(")")
         return tuple(found)
 
-    def take(self) -> tuple[str, str, int]:
-        if self.position == len(self.tokens):
-            raise self.invalid("it ends where a value was expected")
+    def name(self) -> str:
+        group, found = self.peek()
+        if group != "name":
+            raise self.expected("Identifier")
         self.position += 1
-        return self.tokens[self.position - 1]
+        return found
 
     def accept(self, sign: str) -> bool:
-        is_here = self.position < len(self.tokens) and self.tokens[self.position][:2] == ("sign", sign)
+        is_here = self.peek() == ("sign", sign)
         self.position += is_here
         return is_here
 
     def expect(self, sign: str) -> None:
         if not self.accept(sign):
-            raise self.invalid(f"'{sign}' was expected{self.where()}")
+            raise self.expected(_SIGNS[sign])
 
-    def expect_name(self) -> str:
-        if self.position < len(self.tokens) and self.tokens[self.position][0] == "name":
-            return self.take()[1]
-        raise self.invalid(f"a name was expected{self.where()}")
+    def peek(self) -> tuple[str, str]:
+        return self.tokens[self.position] if self.position < len(self.tokens) else ("", "")
 
-    def where(self) -> str:
-        if self.position == len(self.tokens):
-            return " at its end"
-        _, found, at = self.tokens[self.position]
-        return f", found '{found}' at position '{at}'"
-
-    def invalid(self, what: str) -> ExpressionError:
-        return _invalid(self.source, what)
+    def expected(self, token: str) -> ExpressionError:
+        group, found = self.peek()
+        actual = _SIGNS[found] if group == "sign" else _TOKENS.get(group, "EndOfData")
+        return ExpressionError(
+            f"Unable to parse language expression '{self.source}': expected token '{token}' and actual '{actual}'."
+        )
 
 
-def _tokens(source: str) -> list[tuple[str, str, int]]:
-    """Split an expression into (group, text, position)."""
+def _tokens(source: str) -> list[tuple[str, str]]:
+    """Split an expression into (group, text)."""
     found = []
     for match in _TOKEN.finditer(source):
         group = match.lastgroup or "bad"
-        text = match.group(group)
-        if text == "'":
-            raise _invalid(
-                source,
-                f"the string constant at position '{match.start(group)}' is not terminated. "
-                "String constants must be enclosed within a pair of single quotes",
-            )
         if group == "bad":
-            raise _invalid(
-                source, f"the character '{text}' at position '{match.start(group)}' is not expected"
-            )
-        found.append((group, text, match.start(group)))
+            raise _unexpected(source, match.group(group), match.start(group))
+        found.append((group, match.group(group)))
     return found
 
 
-def _invalid(source: str, what: str) -> ExpressionError:
-    return ExpressionError(f"The language expression '{source}' is not valid: {what}.")
+def _unexpected(source: str, character: str, position: int) -> ExpressionError:
+    what = f"the string character '{character}' at position '{position}' is not expected."
+    if character == "'":
+        what = (
+            f"the string constant at position '{position}' is not terminated. "
+            "String constants must be enclosed within a pair of single quotes."
+        )
+    if character in "+-":
+        what = f"the value '{character}' at position '{position}' cannot be converted to number."
+    return ExpressionError(f"The language expression '{source}' is not valid: {what}")

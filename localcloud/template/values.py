@@ -23,14 +23,25 @@ _LINE_SEPARATORS = re.compile("[\u0085\u2028\u2029]")
 
 
 class Located(dict[str, Any]):
-    """A JSON object that knows where its opening brace stands: `line` and `column`, both from 1."""
+    """A JSON object that knows where it stands.
 
-    __slots__ = ("column", "line")
+    `line` and `column` are those of its opening brace, from 1; `ends` has those of the last character of each value.
+    """
+
+    __slots__ = ("column", "ends", "line")
 
     def __init__(self, line: int = 0, column: int = 0) -> None:
         super().__init__()
         self.line = line
         self.column = column
+        self.ends: dict[str, tuple[int, int]] = {}
+
+
+def end_of(document: object, key: str) -> tuple[int, int]:
+    """Return line and column of the end of one value of an object, (0, 0) if the object was not read from text."""
+    if isinstance(document, Located):
+        return document.ends.get(key, (0, 0))
+    return 0, 0
 
 
 @dataclass(frozen=True, slots=True)

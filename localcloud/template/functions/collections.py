@@ -23,7 +23,7 @@ from localcloud.template.values import (
 if TYPE_CHECKING:
     from localcloud.template.evaluator import Evaluator
 
-_MOST_IN_RANGE = 1000
+_MOST_IN_RANGE = 10_000
 
 
 @lazy("createArray", rest=ANY)

@@ -6,13 +6,16 @@ import base64
 import binascii
 import re
 import uuid
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from localcloud.errors import AzureError
 from localcloud.template.faults import ExpressionError, function_error
 from localcloud.template.jsonc import load_json
 from localcloud.template.registry import OBJECT, STRING, function
-from localcloud.template.values import Value
+
+if TYPE_CHECKING:
+    from localcloud.template.values import Value
 
 _GUID_NAMESPACE = uuid.UUID("11fb06fb-712d-4ddd-98c7-e71bbd588830")
 _BASE32 = "abcdefghijklmnopqrstuvwxyz234567"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from localcloud.template.faults import ExpressionError, function_error
+from localcloud.template.faults import ExpressionError
 from localcloud.template.registry import ANY, BOOLEAN, function, kind_error, lazy
 from localcloud.template.syntax import Call, node_of
 from localcloud.template.values import Residual, Value, is_equal, kind
@@ -26,7 +26,10 @@ def if_(evaluator: Evaluator, call: Call) -> Value:
     if isinstance(condition, Residual):
         return _undecided(evaluator, call, [condition])
     if not isinstance(condition, bool):
-        raise kind_error(call.name, kind(condition), BOOLEAN, 0)
+        raise ExpressionError(
+            f"The template language function 'if' expects its first parameter to be of type 'boolean'. The provided "
+            f"value is of type '{kind(condition)}'. Please see https://aka.ms/arm-function-if for usage details."
+        )
     return evaluator.evaluate(call.arguments[1 if condition else 2])
 
 
@@ -156,7 +159,7 @@ def _compare(name: str, left: Value, right: Value, judge: Callable[[int], bool])
             raise kind_error(name, kinds[1], ("String",), 1)
         left, right = left.encode("utf-16-be"), right.encode("utf-16-be")
     elif not set(kinds) <= {"Integer", "Float"}:
-        raise function_error(
+        raise ExpressionError(
             f"The provided arguments for template language function '{name}' is not valid: all function arguments "
             f"should be of numeric types. Please see https://aka.ms/arm-functions#{name} for usage details."
         )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import TYPE_CHECKING
 
 from localcloud.template.faults import ExpressionError
 from localcloud.template.registry import INTEGER, STRING, function
-from localcloud.template.values import Value
+
+if TYPE_CHECKING:
+    from localcloud.template.values import Value
 
 _POINT_TO_POINT = 2
 

@@ -94,7 +94,7 @@ def _in_range(name: str, left: int, right: int, result: int) -> int:
 def _integers(name: str, values: tuple[Value, ...]) -> list[int]:
     parts = list(chain.from_iterable(value if isinstance(value, list) else [value] for value in values))
     if not parts or any(kind(part) != "Integer" for part in parts):
-        raise function_error(
+        raise ExpressionError(
             f"The provided arguments for template language function '{name}' is not valid: all function arguments "
             f"should be of numeric types. Please see https://aka.ms/arm-functions#{name} for usage details."
         )

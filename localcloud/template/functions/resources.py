@@ -33,10 +33,7 @@ LIST_FUNCTIONS = (
     *("list", "listAccountSas", "listAuthKeys", "listConnectionStrings", "listCredential", "listCredentials"),
     *("listKeys", "listQueryKeys", "listSecrets", "listServiceSas", "listSecret"),
 )
-_COPY_HELP = (
-    " The function can only be used in a resource with copy specified. "
-    "Please see https://aka.ms/arm-resource-loops for usage details."
-)
+_LOOPS_HELP = "Please see https://aka.ms/arm-resource-loops for usage details."
 
 
 @scoped("parameters", STRING)
@@ -48,7 +45,7 @@ def parameters(evaluator: Evaluator, name: str) -> Value:
 @scoped("variables", STRING)
 def variables(evaluator: Evaluator, name: str) -> Value:
     """Return a variable's value."""
-    if evaluator.place in (Place.PARAMETER, Place.FUNCTION):
+    if evaluator.place is Place.FUNCTION:
         raise misplaced("variables")
     return evaluator.bindings.variable(name)
 
@@ -60,9 +57,15 @@ def copy_index(evaluator: Evaluator, first: str | int | None = None, second: int
     found = next(
         (index for each, index in evaluator.copies.items() if each.lower() == (name or "").lower()), None
     )
+    if found is None and evaluator.copies:
+        raise ExpressionError(
+            "The template language function 'copyIndex' has an invalid argument. "
+            f"The provided copy name '{name or ''}' doesn't exist in the resource. {_LOOPS_HELP}"
+        )
     if found is None:
         raise ExpressionError(
-            f"The template function 'copyIndex' is not expected at this location.{_COPY_HELP}"
+            "The template function 'copyIndex' is not expected at this location. "
+            f"The function can only be used in a resource with copy specified. {_LOOPS_HELP}"
         )
     return found + offset
 
@@ -262,8 +265,8 @@ def _target(evaluator: Evaluator, function_name: str, name: str) -> Target | Non
 
 def _not_found(function_name: str, name: str) -> ExpressionError:
     return ExpressionError(
-        f"The template function '{function_name}' names '{name}': the resource '{name}' is not defined in the template. "
-        "Please see https://aka.ms/arm-syntax-resources for usage details."
+        f"The template {function_name} '{name}' is not valid: could not find template resource or resource copy with "
+        "this name. Please see https://aka.ms/arm-function-reference for usage details."
     )
 
 
