@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
-import httpx
+import httpx2 as httpx
 import openai
 import pytest
 
@@ -255,7 +255,7 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     ({"stop": ["x"] * 17}, "stop", "'stop': "),
     ({"messages": []}, "messages", "'messages': List should have at least 1 item"),
     ({"messages": None}, "messages", "'messages': Input should be a valid list."),
-    ({"messages": [{"role": "robot", "content": ""}]}, "messages[0].role", "'messages[0].role': Input should be"),
+    ({"messages": [{"role": "robot", "content": ""}]}, "messages[0].role", "'messages[0].role': Input should"),
     ({"messages": [{"role": "user"}]}, "messages[0].content", "The field 'messages[0].content' is missing."),
     ({"messages": [*HELLO, {"role": "assistant", "content": "", "tool_calls": [{}]}]},
      "messages[1].tool_calls", "'messages[1].tool_calls' is not supported by this server"),
@@ -284,7 +284,8 @@ async def test_what_changes_nothing_is_taken(world: World) -> None:
     response = await world.chat(
         n=1, logprobs=False, presence_penalty=0, frequency_penalty=0.0, logit_bias={}, tools=[], store=False,
         user="u", metadata={"a": "b"}, response_format={"type": "text"}, seed=None, service_tier="auto",
-        parallel_tool_calls=True, tool_choice="none", stream=False, stop=None, top_k=-1, safety_identifier="s",
+        parallel_tool_calls=True, tool_choice="none", stream=False, stop=None, top_k=-1,
+        safety_identifier="s",
     )  # fmt: skip
     assert response.status_code == 200, response.text
 
@@ -421,8 +422,8 @@ async def test_the_version_names_who_answers(world: World) -> None:
     response = await world.http.get("/version", headers={"Authorization": ""})
     assert response.json() == {
         "release": "20260101T000000Z-0123abcd", "version": "0.1.0", "revision": "app--rev",
-        "replica": "app--rev-0", "started_at": "2026-01-01T00:00:00Z", "base_model": BASE, "adapters": [TUNED],
-        "ready": True,
+        "replica": "app--rev-0", "started_at": "2026-01-01T00:00:00Z", "base_model": BASE,
+        "adapters": [TUNED], "ready": True,
     }  # fmt: skip
 
 
@@ -527,7 +528,7 @@ async def test_nothing_of_a_conversation_is_logged(world: World, caplog: pytest.
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - it lets the other tasks run; no time passes
             await asyncio.sleep(0)
 
 
@@ -540,15 +541,19 @@ class Client:
         self._news = asyncio.Event()
         body = json.dumps({"model": BASE, "messages": HELLO, "stream": stream}).encode()
         self._messages = [{"type": "http.request", "body": body, "more_body": False}]
+        headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"content-type", b"application/json")]
         scope = {
-            "type": "http", "method": "POST", "path": "/v1/chat/completions", "raw_path": b"", "root_path": "",
-            "scheme": "http", "query_string": b"", "http_version": "1.1", "server": ("server", 80), "client": None,
-            "headers": [(b"authorization", f"Bearer {KEY}".encode()), (b"content-type", b"application/json")],
+            "type": "http", "method": "POST", "path": "/v1/chat/completions", "raw_path": b"",
+            "root_path": "", "scheme": "http", "query_string": b"", "http_version": "1.1",
+            "server": ("server", 80), "client": None, "headers": headers,
         }  # fmt: skip
-        self.task = asyncio.create_task(world.app(scope, self._receive, self._send))
+        self.task = asyncio.create_task(self._run(world, scope))
 
     def leave(self) -> None:
         self._left.set()
+
+    async def _run(self, world: World, scope: dict[str, Any]) -> None:
+        await world.app(scope, self._receive, self._send)
 
     async def wait_for(self, text: bytes) -> None:
         while text not in self.received:

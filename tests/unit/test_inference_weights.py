@@ -3,13 +3,13 @@ from __future__ import annotations
 import json
 import os
 import struct
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from inference.errors import LoadError
 from inference.hardware import CacheSize, Hardware, Placement, choose, size_cache
 from inference.weights import find_base, find_weights, read_shapes
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,12 +19,13 @@ PHI = "model-cache/microsoft/Phi-3-mini-4k-instruct"
 
 
 def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
     for name, shape in shapes.items():
         size = 4
         for length in shape:
             size *= length
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}  # type: ignore[assignment]
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
         end += size
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
