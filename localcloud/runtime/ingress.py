@@ -290,7 +290,8 @@ def _headers_of(request: web.BaseRequest) -> CIMultiDict[str]:
     came_from = [*headers.popall("X-Forwarded-For", []), request.remote or "127.0.0.1"]
     headers["X-Forwarded-For"] = ", ".join(came_from)
     headers["X-Forwarded-Proto"] = "http"
-    headers["X-Forwarded-Host"] = headers.get("Host", "")
+    if "Host" in headers:
+        headers["X-Forwarded-Host"] = headers["Host"]
     if not 0 < len(headers.get("X-Request-Id", "")) <= _REQUEST_ID_CHARACTERS:
         headers["X-Request-Id"] = str(uuid.uuid4())
     return headers

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 
 from localcloud.runtime import processes
 from localcloud.runtime.logs import LineSplitter, Log, now
 from localcloud.runtime.spec import ConsoleRecord, Limits
 
+_log = logging.getLogger(__name__)
 _CHUNK_BYTES = 64 * 1024
 
 
@@ -104,7 +106,14 @@ class Life:
 async def _pump(reader: asyncio.StreamReader, log: Log[ConsoleRecord]) -> None:
     splitter = LineSplitter()
     while data := await reader.read(_CHUNK_BYTES):
-        time = now()
-        await log.append(ConsoleRecord(time, line) for line in splitter.feed(data))
+        await _keep(splitter.feed(data), log)
+    await _keep(splitter.end(), log)
+
+
+async def _keep(lines: list[str], log: Log[ConsoleRecord]) -> None:
     time = now()
-    await log.append(ConsoleRecord(time, line) for line in splitter.end())
+    try:
+        await log.append(ConsoleRecord(time, line) for line in lines)
+    except OSError as error:
+        # The lines are lost, but nothing else: a container whose output is not read would stop.
+        _log.warning("%d lines of a container's output are lost: %s", len(lines), error)

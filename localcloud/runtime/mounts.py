@@ -89,7 +89,7 @@ class Mounts:
         if self._users.get(path):
             raise MountError(
                 f"mount path '{path}' leads to '{path.readlink()}', which another replica needs, and cannot "
-                f"lead to '{source}' too; give the apps different mount paths"
+                f"lead to '{source}' too: stop that one's revision first, or choose another mountPath"
             )
         path.unlink()
 

@@ -120,7 +120,7 @@ async def send(probe: Probe, port: int, session: aiohttp.ClientSession) -> str |
 
 async def _get(probe: Probe, port: int, session: aiohttp.ClientSession) -> str | None:
     url = f"http://127.0.0.1:{port}/{(probe.path or '').removeprefix('/')}"
-    headers = {"User-Agent": "fjarr-probe/1", "Connection": "close", **dict(probe.headers)}
+    headers = {"User-Agent": "fjarr-probe/1", **dict(probe.headers)}
     try:
         # A redirect is a success, as for Kubernetes; following it would probe something else.
         async with session.get(url, headers=headers, allow_redirects=False) as response:

@@ -440,9 +440,7 @@ class Replica:
             f"The TargetPort {self.spec.target_port} does not match the listening port {ports}: "
             f"here the container must listen on CONTAINER_APP_PORT ({self._port})"
         )
-        self._details = message
-        self._changed()
-        await self._emit("Pending:PortMismatch", message, "Warning")
+        await self._fail("Pending:PortMismatch", message)
 
     async def _tell_probe_failure(self, problem: str, count: int) -> None:
         if count & (count - 1) == 0:

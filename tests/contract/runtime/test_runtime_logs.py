@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from localcloud.runtime import ConsoleRecord
+from localcloud.runtime.life import _pump
 from localcloud.runtime.logs import Log, console_log, now
 
 if TYPE_CHECKING:
@@ -76,6 +77,17 @@ async def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
     log = console_log(path, 1000)
     await log.append(records("after"))
     assert await texts(log, 10) == ["before", "after"]
+
+
+async def test_output_that_cannot_be_kept_is_read_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(b"one\ntwo\nthree")
+    reader.feed_eof()
+    await _pump(reader, console_log(tmp_path, 1000))
+    assert reader.at_eof()
+    assert "2 lines of a container's output are lost" in caplog.text
 
 
 async def test_a_console_can_be_followed_and_read_after_the_end(bench: Any) -> None:

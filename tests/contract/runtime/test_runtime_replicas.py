@@ -343,6 +343,8 @@ async def test_says_that_the_container_listens_on_another_port(bench: Any) -> No
         f"The TargetPort 7860 does not match the listening port {other}: "
         f"here the container must listen on CONTAINER_APP_PORT ({replica.port})"
     )
+    state = bench.host.revision_state(REVISION)
+    assert state == ("Failed", "Unhealthy", f"0/1 replicas ready. {record.message}")
 
 
 async def test_mounts_a_directory_as_a_symlink_while_it_is_needed(bench: Any, tmp_path: Path) -> None:
@@ -365,6 +367,24 @@ async def test_mounts_a_directory_as_a_symlink_while_it_is_needed(bench: Any, tm
     await bench.host.stop(REVISION)
     assert not mount.is_symlink()
     assert (share / "CURRENT").exists()
+
+
+async def test_a_mount_path_leads_to_one_place_at_a_time(bench: Any, tmp_path: Path) -> None:
+    one, other, mount = tmp_path / "one", tmp_path / "other", tmp_path / "mount"
+    one.mkdir()
+    other.mkdir()
+    spec = bench.spec()
+    await bench.up(replace(spec, container=replace(spec.container, mounts=((one, str(mount)),))))
+    second = replace(spec.container, mounts=((other, str(mount)),))
+    await bench.host.run(replace(spec, revision="app--0000002", container=second))
+    record = await bench.event("VolumeMountFailure")
+    assert record.message == (
+        f"mount path '{mount}' leads to '{one}', which another replica needs, and cannot lead to '{other}' "
+        "too: stop that one's revision first, or choose another mountPath"
+    )
+    await bench.host.stop(REVISION)
+    await bench.host.wait_ready("app--0000002")
+    assert mount.readlink() == other
 
 
 async def test_touches_nothing_that_stands_at_the_mount_path(bench: Any, tmp_path: Path) -> None:
