@@ -223,7 +223,7 @@ async def _read_body(http: web.Request, maximum: int) -> bytes | bytearray:
 
 
 def disk_fault(error: OSError, request: str) -> StorageFault:
-    """Return the refusal that a disk's refusal leads to; what nobody expected is logged with its traceback."""
+    """Return the refusal that a disk's refusal leads to; an unexpected one is logged with its traceback."""
     if error.errno == errno.ENAMETOOLONG:
         return StorageFault(400, "InvalidFileOrDirectoryPathName", "File or directory path is too long.")
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:

@@ -88,7 +88,8 @@ def test_delete_an_empty_directory_only(share: ShareClient, folder: Path) -> Non
         made.delete_directory()
 
 
-def test_the_root_cannot_be_deleted(send: Callable[..., Any], share: ShareClient) -> None:
+@pytest.mark.usefixtures("share")
+def test_the_root_cannot_be_deleted(send: Callable[..., Any]) -> None:
     answer = send("DELETE", "/models?restype=directory")
     assert (answer.status, answer.code) == (409, "CannotDeleteFileOrDirectory")
 
@@ -183,7 +184,8 @@ def test_list_without_include_tells_names_and_sizes_only(
     )
 
 
-def test_an_unknown_include_is_refused(send: Callable[..., Any], share: ShareClient) -> None:
+@pytest.mark.usefixtures("share")
+def test_an_unknown_include_is_refused(send: Callable[..., Any]) -> None:
     answer = send("GET", "/models?restype=directory&comp=list&include=everything")
     assert (answer.status, answer.code) == (400, "InvalidQueryParameterValue")
 

@@ -181,9 +181,8 @@ def test_names_that_xml_cannot_hold_are_listed_encoded(share: ShareClient, folde
     assert [item.name for item in share.list_directories_and_files()] == ["bell\x07"]
 
 
-def test_a_name_that_is_not_utf8_is_listed_encoded(
-    send: Callable[..., Any], share: ShareClient, folder: Path
-) -> None:
+@pytest.mark.usefixtures("share")
+def test_a_name_that_is_not_utf8_is_listed_encoded(send: Callable[..., Any], folder: Path) -> None:
     (Path(os.fsdecode(os.fsencode(folder) + b"/latin-\xf6"))).write_bytes(b"x")
     assert b'<Name Encoded="true">latin-%F6</Name>' in send("GET", "/models?restype=directory&comp=list").body
 
@@ -211,11 +210,9 @@ def test_what_the_disk_refuses_is_answered_in_azures_words(number: int, status: 
     assert (refusal.status, refusal.code) == (status, code)
 
 
+@pytest.mark.usefixtures("share")
 def test_any_other_fault_of_the_disk_is_answered_and_logged(
-    share: ShareClient,
-    send: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    send: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> None:
         raise OSError(errno.EIO, "the disk is broken")

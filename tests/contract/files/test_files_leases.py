@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SECOND = 10**9
+ACQUIRE = {"x-ms-lease-action": "acquire", "x-ms-lease-duration": "-1"}
 ONE, OTHER = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
 
 
@@ -108,14 +109,13 @@ def test_break_without_a_lease(file: ShareFileClient) -> None:
         ({"x-ms-lease-action": "renew", "x-ms-lease-id": ONE}, "InvalidHeaderValue"),
         ({"x-ms-lease-action": "acquire"}, "MissingRequiredHeader"),
         ({"x-ms-lease-action": "acquire", "x-ms-lease-duration": "30"}, "InvalidHeaderValue"),
-        ({"x-ms-lease-action": "acquire", "x-ms-lease-duration": "-1", "x-ms-proposed-lease-id": "me"}, "InvalidHeaderValue"),
+        ({**ACQUIRE, "x-ms-proposed-lease-id": "me"}, "InvalidHeaderValue"),
         ({"x-ms-lease-action": "release"}, "MissingRequiredHeader"),
         ({"x-ms-lease-action": "change", "x-ms-lease-id": ONE}, "MissingRequiredHeader"),
     ],
 )  # fmt: skip
-def test_leases_of_no_sense_are_refused(
-    send: Callable[..., Any], file: ShareFileClient, headers: dict[str, str], code: str
-) -> None:
+@pytest.mark.usefixtures("file")
+def test_leases_of_no_sense_are_refused(send: Callable[..., Any], headers: dict[str, str], code: str) -> None:
     # Source: "Lease File": a file's lease is infinite and has no renew.
     answer = send("PUT", "/models/.lock?comp=lease", headers)
     assert (answer.status, answer.code) == (400, code)

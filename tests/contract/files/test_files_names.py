@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import ssl
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 from azure.core.exceptions import HttpResponseError
@@ -90,8 +91,6 @@ def test_folding_is_that_of_single_characters() -> None:
 
 @given(st.lists(NAMES.filter(lambda name: "%" not in name), min_size=1, max_size=5))
 def test_encoded_and_plain_slashes_separate_alike(names: list[str]) -> None:
-    from urllib.parse import quote
-
     assert split_url_path("/" + "%2F".join(map(quote, names))) == tuple(names)
     assert split_url_path("/" + "/".join(map(quote, names)) + "/") == tuple(names)
 
@@ -180,7 +179,8 @@ def test_bad_names_are_refused_over_the_wire(share: ShareClient, folder: Path, n
         "/models/a%00b",
     ],
 )
-def test_no_path_leads_out(send: Callable[..., Any], share: ShareClient, server: Any, path: str) -> None:
+@pytest.mark.usefixtures("share")
+def test_no_path_leads_out(send: Callable[..., Any], server: Any, path: str) -> None:
     (server.root.parent / "secret").write_text("secret")
     for method, headers in (
         ("GET", {}),
@@ -193,7 +193,8 @@ def test_no_path_leads_out(send: Callable[..., Any], share: ShareClient, server:
 
 
 @pytest.mark.parametrize("share_name", ["..", ".properties", "%2e%2e", ".deleted"])
-def test_no_share_name_leads_out(send: Callable[..., Any], share: ShareClient, share_name: str) -> None:
+@pytest.mark.usefixtures("share")
+def test_no_share_name_leads_out(send: Callable[..., Any], share_name: str) -> None:
     for path in (
         f"/{share_name}/share.json",
         f"/{share_name}?restype=share",

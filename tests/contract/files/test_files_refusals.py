@@ -34,8 +34,9 @@ NEW_FILE = {"x-ms-type": "file", "x-ms-content-length": "0"}
         ("PUT", "/models/f?restype=hardlink"),
     ],
 )
+@pytest.mark.usefixtures("share")
 def test_operations_that_azure_has_and_we_have_not_are_501(
-    send: Callable[..., Any], share: ShareClient, method: str, path: str
+    send: Callable[..., Any], method: str, path: str
 ) -> None:
     answer = send(method, path)
     assert (answer.status, answer.code) == (501, "NotImplementedByLocalCloud")
@@ -60,8 +61,9 @@ def test_operations_that_azure_has_and_we_have_not_are_501(
         ("GET", "/models?restype=share&RESTYPE=share", 400, "InvalidQueryParameterValue"),
     ],
 )
+@pytest.mark.usefixtures("share")
 def test_operations_that_azure_has_not_are_refused(
-    send: Callable[..., Any], share: ShareClient, method: str, path: str, status: int, code: str
+    *, send: Callable[..., Any], method: str, path: str, status: int, code: str
 ) -> None:
     answer = send(method, path)
     assert (answer.status, answer.code) == (status, code)
@@ -85,14 +87,9 @@ def test_operations_that_azure_has_not_are_refused(
         ("If-Modified-Since", "Thu, 01 Jan 2026 00:00:00 GMT", 400, "ConditionHeadersNotSupported"),
     ],
 )
-def test_headers_without_their_meaning_are_refused(
-    send: Callable[..., Any],
-    share: ShareClient,
-    folder: Path,
-    header: str,
-    value: str,
-    status: int,
-    code: str,
+@pytest.mark.usefixtures("share")
+def test_headers_without_their_meaning_are_refused(  # noqa: PLR0913 - fixtures and one example
+    *, send: Callable[..., Any], folder: Path, header: str, value: str, status: int, code: str
 ) -> None:
     answer = send("PUT", "/models/f", {**NEW_FILE, header: value})
     assert (answer.status, answer.code) == (status, code)
@@ -105,12 +102,14 @@ def test_nfs_and_provisioned_shares_are_501(send: Callable[..., Any]) -> None:
         assert (answer.status, answer.code) == (501, "NotImplementedByLocalCloud")
 
 
-def test_a_header_of_another_operation_is_refused(send: Callable[..., Any], share: ShareClient) -> None:
+@pytest.mark.usefixtures("share")
+def test_a_header_of_another_operation_is_refused(send: Callable[..., Any]) -> None:
     answer = send("DELETE", "/models/f", {"x-ms-write": "update"})
     assert (answer.status, answer.code, answer.text("HeaderName")) == (400, "UnsupportedHeader", "x-ms-write")
 
 
-def test_a_body_that_nobody_asked_for_is_refused(send: Callable[..., Any], share: ShareClient) -> None:
+@pytest.mark.usefixtures("share")
+def test_a_body_that_nobody_asked_for_is_refused(send: Callable[..., Any]) -> None:
     answer = send("PUT", "/models?restype=share&comp=metadata", body=b"surprise")
     assert (answer.status, answer.code, answer.text("MaxLimit")) == (413, "RequestBodyTooLarge", "0")
 

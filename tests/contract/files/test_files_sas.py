@@ -80,8 +80,9 @@ def test_an_account_sas_opens_all_that_it_names(server: Any, endpoint: str, acco
         share.get_file_client("a/f").delete_file()
 
 
+@pytest.mark.usefixtures("share")
 def test_a_share_sas_opens_the_share_only(
-    share: ShareClient, client: ShareServiceClient, opened: Any, account: str, key: str
+    client: ShareServiceClient, opened: Any, account: str, key: str
 ) -> None:
     # Source: "Create a service SAS".
     client.create_share("other").get_file_client("f").create_file(1)
@@ -97,7 +98,7 @@ def test_a_share_sas_opens_the_share_only(
 
 
 def test_a_file_sas_opens_the_file_only(  # noqa: PLR0913 - fixtures
-    share: ShareClient, send: Callable[..., Any], server: Any, endpoint: str, account: str, key: str
+    *, share: ShareClient, send: Callable[..., Any], server: Any, endpoint: str, account: str, key: str
 ) -> None:
     for name in ("f", "g"):
         share.create_directory(f"d{name}").upload_file(name, name.encode())
@@ -132,8 +133,8 @@ def test_a_file_sas_opens_the_file_only(  # noqa: PLR0913 - fixtures
         ("d", {"delete"}),
     ],
 )
-def test_each_permission_opens_its_own(
-    share: ShareClient, opened: Any, account: str, key: str, permission: str, allowed: set[str]
+def test_each_permission_opens_its_own(  # noqa: PLR0913 - fixtures and one example
+    *, share: ShareClient, opened: Any, account: str, key: str, permission: str, allowed: set[str]
 ) -> None:
     share.get_file_client("f").upload_file(b"data")
     own = opened(share_sas(account, key, permission))
@@ -191,8 +192,8 @@ def test_the_second_key_signs_too(share: ShareClient, opened: Any, server: Any, 
         ("10.0.0.0-10.255.255.255", False),
     ],
 )
-def test_a_sas_has_its_addresses(
-    share: ShareClient, opened: Any, account: str, key: str, ip: str, opens: bool
+def test_a_sas_has_its_addresses(  # noqa: PLR0913 - fixtures and one example
+    *, share: ShareClient, opened: Any, account: str, key: str, ip: str, opens: bool
 ) -> None:
     share.get_file_client("f").create_file(1)
     file = opened(share_sas(account, key, "r", ip=ip)).get_file_client("f")
@@ -213,8 +214,8 @@ def test_a_sas_has_its_addresses(
         ({"permission": AccountSasPermissions.from_string("l")}, "AuthorizationPermissionMismatch"),
     ],
 )
-def test_an_account_sas_reaches_no_further(
-    share: ShareClient, opened: Any, account: str, key: str, changes: dict[str, Any], code: str
+def test_an_account_sas_reaches_no_further(  # noqa: PLR0913 - fixtures and one example
+    *, share: ShareClient, opened: Any, account: str, key: str, changes: dict[str, Any], code: str
 ) -> None:
     share.get_file_client("f").create_file(1)
     own = opened(account_sas(account, key, **changes))
@@ -231,9 +232,8 @@ def test_an_account_sas_reaches_no_further(
         ("sv=2026-04-06&sr=d&sig=a", 403, "AuthenticationFailed"),
     ],
 )
-def test_other_kinds_of_sas_are_refused(
-    send: Callable[..., Any], share: ShareClient, query: str, status: int, code: str
-) -> None:
+@pytest.mark.usefixtures("share")
+def test_other_kinds_of_sas_are_refused(send: Callable[..., Any], query: str, status: int, code: str) -> None:
     answer = send("GET", f"/models/f?{query}", key=None)
     assert (answer.status, answer.code) == (status, code)
 

@@ -124,7 +124,7 @@ def test_a_head_request_is_refused_without_a_body(send: Callable[..., Any]) -> N
 
 @pytest.mark.parametrize(("minutes", "allowed"), [(-16, False), (-14, True), (14, True), (16, False)])
 def test_a_date_more_than_fifteen_minutes_away_is_refused(
-    send: Callable[..., Any], minutes: int, allowed: bool
+    send: Callable[..., Any], minutes: int, *, allowed: bool
 ) -> None:
     # Source: "Authorize with Shared Key", "Specifying the date header".
     answer = send("GET", "/?comp=list", date=datetime.now(UTC) + timedelta(minutes=minutes))
@@ -149,7 +149,8 @@ def test_other_authorization_headers_are_refused(
     assert (answer.status, answer.code) == (status, code)
 
 
-def test_a_signature_of_another_path_does_not_open_this_one(send: Callable[..., Any], share: Any) -> None:
+@pytest.mark.usefixtures("share")
+def test_a_signature_of_another_path_does_not_open_this_one(send: Callable[..., Any]) -> None:
     signed = send("GET", "/models?restype=share")
     assert signed.status == 200
     answer = send("GET", "/models?restype=share", {"x-ms-date": "not a date"})

@@ -70,7 +70,8 @@ def test_setting_properties_and_metadata_changes_the_etag(share: ShareClient) ->
     assert after.etag != before.etag
 
 
-def test_a_quota_beyond_the_limits_is_refused(send: Callable[..., Any], share: ShareClient) -> None:
+@pytest.mark.usefixtures("share")
+def test_a_quota_beyond_the_limits_is_refused(send: Callable[..., Any]) -> None:
     for quota in ("0", "102401", "many"):
         answer = send("PUT", "/models?restype=share&comp=properties", {"x-ms-share-quota": quota})
         assert (answer.status, answer.code, answer.text("HeaderName")) == (
@@ -80,9 +81,8 @@ def test_a_quota_beyond_the_limits_is_refused(send: Callable[..., Any], share: S
         )
 
 
-def test_statistics_count_the_bytes_on_the_disk(
-    send: Callable[..., Any], share: ShareClient, folder: Path
-) -> None:
+@pytest.mark.usefixtures("share")
+def test_statistics_count_the_bytes_on_the_disk(send: Callable[..., Any], folder: Path) -> None:
     # Source: "Get Share Stats".
     (folder / "deep").mkdir()
     (folder / "deep" / "weights").write_bytes(b"x" * 1000)
@@ -104,7 +104,8 @@ def test_list_shares_in_order_with_prefix_metadata_and_pages(client: ShareServic
     assert pages == [["alpha", "alto", "beta"], ["gamma"]]
 
 
-def test_list_shares_as_az_asks(send: Callable[..., Any], share: ShareClient) -> None:
+@pytest.mark.usefixtures("share")
+def test_list_shares_as_az_asks(send: Callable[..., Any]) -> None:
     answer = send("GET", "/?comp=list&include=&maxresults=5000")
     assert answer.status == 200
     assert answer.body.startswith(
