@@ -6,7 +6,6 @@ Everything is a question but `restart` and `activate`. What the answers mean is 
 from __future__ import annotations
 
 import json
-import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from urllib.parse import urlsplit
 from infra.az import (
     Command,
     Group,
-    app_console_log,
     app_show,
     replica_list,
     revision_activate,
@@ -30,17 +28,16 @@ from infra.refusals import AzureRefusalError
 from infra.revision import Answer, NoAnswer, Replica, Revision, Sight
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from infra.clock import Clock
     from infra.document import Json
-    from infra.runner import Az, Runner
+    from infra.runner import Az
 
 _ANSWER_TIMEOUT_S: Final = 5.0
 _ANSWER_BYTES: Final = 1 << 16
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _SHOWN_LINES: Final = 15
-_CONNECTION: Final = re.compile(r"^(?:Connecting to the container|Successfully Connected to container)")
 _BUSY: Final = "ContainerAppOperationInProgress"
 _BUSY_PAUSES_S: Final = (2.0, 4.0, 8.0, 16.0, 30.0)
 
@@ -63,20 +60,24 @@ class App(Protocol):
     def version(self) -> Answer | NoAnswer:
         """Ask the app's own address which release serves."""
 
-    def console_tail(self, revision: str, replica: str) -> tuple[str, ...]:
+    def console_tail(self, replica: str) -> tuple[str, ...]:
         """Return the last lines that a replica's container wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class AzureApp(App):
-    """Answer for a container app on Azure, or on the Azure that is embedded here."""
+    """Answer for a container app on Azure, or on the Azure that is embedded here.
+
+    Attributes:
+        tail: Reads the last lines that a replica's container wrote.
+    """
 
     az: Az
     group: Group
     name: str
     endpoint_url: str
     clock: Clock
-    runner: Runner
+    tail: Callable[[str], tuple[str, ...]]
 
     def revision(self) -> tuple[Revision, bool]:
         """Return the newest active revision, or the latest one and False if none is active."""
@@ -110,11 +111,10 @@ class AzureApp(App):
         """Ask the app's own address which release serves."""
         return ask_version(self.endpoint_url)
 
-    def console_tail(self, revision: str, replica: str) -> tuple[str, ...]:
+    def console_tail(self, replica: str) -> tuple[str, ...]:
         """Return the last lines that a replica's container wrote; none if they cannot be had."""
-        command = app_console_log(self.group, self.name, revision, replica)
         try:
-            return parse_log(self.runner.check(command))[-_SHOWN_LINES:]
+            return self.tail(replica)[-_SHOWN_LINES:]
         except FjarrError:
             return ()  # the log explains an error; that it is missing must not hide that error
 
@@ -164,23 +164,6 @@ def parse_answer(body: bytes) -> Answer | NoAnswer:
         started=_text(document.get("started_at")),
         is_ready=document.get("ready") is True,
     )
-
-
-def parse_log(text: str) -> tuple[str, ...]:
-    """Take the lines that a container wrote out of the records that `az containerapp logs show` prints.
-
-    The platform's own records, which say that a log was connected to, have the same shape and are left out.
-    """
-    lines = []
-    for line in text.splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # az puts words of its own between the records
-        said = record.get("Log") if isinstance(record, dict) else None
-        if isinstance(said, str) and said.strip() and not _CONNECTION.match(said):
-            lines.append(said.rstrip())
-    return tuple(lines)
 
 
 def parse_revision(document: Json) -> Revision:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
+from infra.console import readable_size
 from infra.errors import FjarrError
 from infra.manifest import Manifest, Origin, Release, scan_tree
 from infra.origin import find_origin
@@ -69,6 +70,20 @@ class DeployResult:
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
         return asdict(self)
+
+    def to_text(self) -> str:
+        """Return what a person reads."""
+        if not self.has_changed:
+            return f"{self.release} is live already"
+        rows = [
+            ("release", self.release),
+            ("before", self.previous or "none"),
+            ("uploaded", f"{count(self.uploaded_files, 'file')}, {readable_size(self.uploaded_bytes)}"),
+            ("replica", self.replica),
+            ("took", f"{self.seconds} s from the restart to the proof"),
+            ("outage", "" if self.outage_s is None else f"{self.outage_s} s"),
+        ]
+        return "\n".join(f"{name:<9} {value}" for name, value in rows if value)
 
 
 @dataclass(frozen=True, slots=True)

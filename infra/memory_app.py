@@ -98,10 +98,10 @@ class MemoryApp(App):
                 return Answer(process.release, process.name, born.isoformat(), is_ready=True)
         return NoAnswer("HTTP 503")
 
-    def console_tail(self, revision: str, replica: str) -> tuple[str, ...]:
+    def console_tail(self, replica: str) -> tuple[str, ...]:
         """Return the last words of a replica."""
         release = next((each.release for each in self._processes if each.name == replica), "")
-        return (f"{revision}: {release} says goodbye",)
+        return (f"{release} says goodbye",)
 
     def stop(self) -> None:
         """Take all replicas away, as an inactive revision has none."""

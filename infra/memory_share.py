@@ -31,6 +31,7 @@ class MemoryShare(Share):
         self.log: list[str] = []
         self.before_change: Callable[[str], None] = lambda _change: None
         self._lock = threading.RLock()
+        self._written: dict[str, float] = {}
 
     def read(self, path: str) -> bytes | None:
         """Return a file's content, or None if it is not there."""
@@ -57,7 +58,7 @@ class MemoryShare(Share):
         prefix = f"{folder}/" if folder else ""
         with self._lock:
             found = {
-                _entry(path.removeprefix(prefix), len(content))
+                _entry(path.removeprefix(prefix), len(content), self._written.get(path, 0.0))
                 for path, content in self.files.items()
                 if path.startswith(prefix)
             }
@@ -107,15 +108,14 @@ class MemoryShare(Share):
     def _change(self, change: str) -> None:
         self.before_change(change)
         self.log.append(change)
+        self._written[change.partition(" ")[2]] = float(len(self.log))
 
 
-def _entry(rest: str, size_bytes: int) -> ShareEntry:
+def _entry(rest: str, size_bytes: int, modified_s: float) -> ShareEntry:
     name, slash, _ = rest.partition("/")
-    return (
-        ShareEntry(name, is_folder=True)
-        if slash
-        else ShareEntry(name, is_folder=False, size_bytes=size_bytes)
-    )
+    if slash:
+        return ShareEntry(name, is_folder=True)
+    return ShareEntry(name, is_folder=False, size_bytes=size_bytes, modified_s=modified_s)
 
 
 def _content(source: Path | bytes) -> bytes:

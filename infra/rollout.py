@@ -331,7 +331,7 @@ class _Wait:
             return ()
         replicas = self._before.new_replicas(self._sight) or self._sight.replicas
         worst = max(replicas, key=lambda replica: replica.restart_count)
-        return self._rollout.app.console_tail(self._revision, worst.name)
+        return self._rollout.app.console_tail(worst.name)
 
 
 @dataclass(slots=True)

@@ -134,7 +134,9 @@ class AzureShare(Share):
         """List a folder by name; one that is not there is empty."""
 
         def ask() -> tuple[ShareEntry, ...]:
-            items = self._client.get_directory_client(folder).list_directories_and_files()
+            items = self._client.get_directory_client(folder).list_directories_and_files(
+                include=["timestamps"]
+            )
             return tuple(_entry(item) for item in items)
 
         found = self._find(f"list {folder or 'the root'}", ask, ())
@@ -305,7 +307,11 @@ class AzureShare(Share):
 
 
 def _entry(item: DirectoryProperties | FileProperties) -> ShareEntry:
-    return ShareEntry(item.name, bool(item.is_directory), 0 if item.is_directory else int(item.size))
+    if item.is_directory:
+        return ShareEntry(item.name, is_folder=True)
+    written = item.last_write_time
+    modified_s = 0.0 if written is None else written.timestamp()
+    return ShareEntry(item.name, is_folder=False, size_bytes=int(item.size), modified_s=modified_s)
 
 
 def _code(error: HttpResponseError) -> str:

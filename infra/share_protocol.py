@@ -19,11 +19,15 @@ Advance: TypeAlias = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class ShareEntry:
-    """Describe what a folder on the share holds: one file, or one folder (whose size is 0)."""
+    """Describe what a folder on the share holds: one file, or one folder (whose size is 0).
+
+    `modified_s` is when a file was last written, in seconds since 1970; 0 where the share does not say.
+    """
 
     name: str
     is_folder: bool
     size_bytes: int = 0
+    modified_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from infra.app import AzureApp
 from infra.clock import Clock, SystemClock
 from infra.lock import DeployLock, HeldLock, this_process
+from infra.logs import read_logs
 from infra.rollout import Background, Rollout, in_background
 from infra.share import open_share
 
@@ -26,6 +27,7 @@ AZURE_TIMEOUT_S: Final = 2400.0
 """On Azure a GPU node may first have to be found and the image pulled, which was seen to take 25 minutes."""
 
 _THREADS: Final = 2
+_TAIL_LINES: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def open_site(session: Session, timeout_s: float | None) -> Iterator[Site]:
         name=config.aca_app_name,
         endpoint_url=config.endpoint_url,
         clock=clock,
-        runner=session.runner,
+        tail=lambda replica: console_tail(session, replica),
     )
     app = AzureApp(
         az=session.az,
@@ -79,7 +81,7 @@ def open_site(session: Session, timeout_s: float | None) -> Iterator[Site]:
         name=config.aca_app_name,
         endpoint_url=config.endpoint_url,
         clock=clock,
-        runner=session.runner,
+        tail=lambda replica: console_tail(session, replica),
     )
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="az") as pool:
         yield Site(
@@ -91,3 +93,9 @@ def open_site(session: Session, timeout_s: float | None) -> Iterator[Site]:
             background=in_background(pool),
             timeout_s=timeout_s or (LOCAL_TIMEOUT_S if session.stage.is_local else AZURE_TIMEOUT_S),
         )
+
+
+def console_tail(session: Session, replica: str) -> tuple[str, ...]:
+    """Return the last lines that a replica's container wrote."""
+    records = read_logs(session, tail=_TAIL_LINES, kinds=("console",))
+    return tuple(record.text for record in records if record.replica == replica)

@@ -200,7 +200,7 @@ def test_a_release_that_crashes_is_turned_back(world: World) -> None:
     assert caught.value.details == (
         f"turned back: {first.release} serves again",
         "its log ended with:",
-        f"  app--1: {second} says goodbye",
+        f"  {second} says goodbye",
     )
     assert ".lock" not in world.share.files
 

@@ -1,0 +1,54 @@
+"""Fetch a base model from the Hugging Face hub: the one place that does.
+
+Only safetensors and what belongs to them are fetched, never pickles or code. The hub's own cache is used, so
+that a model that is there already is not fetched again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from infra.errors import RemoteError, UsageError
+
+if TYPE_CHECKING:
+    from infra.console import Console
+
+_WANTED: Final = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+_UNWANTED: Final = ("*/*",)
+"""What lies in folders of a model's repository is the same weights again, in forms that are not served."""
+
+
+def download_base(base_id: str, console: Console) -> Path:
+    """Return the local folder of a model on the hub, fetched first if need be.
+
+    Args:
+        base_id: `<org>/<name>`.
+        console: Is told that it takes a while; the hub's client shows bars of its own on stderr.
+
+    Raises:
+        UsageError: There is no such model, or it wants a token that this machine does not have.
+        RemoteError: The hub cannot be reached.
+    """
+    # The import takes a second, and hardly any push needs it.
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError  # noqa: PLC0415
+
+    console.info(f"fetching {base_id} from the Hugging Face hub")
+    try:
+        return Path(snapshot_download(base_id, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED)))
+    except GatedRepoError as error:
+        hint = f"accept its terms on https://huggingface.co/{base_id}, and set HF_TOKEN to a token of yours"
+        raise UsageError(
+            f"the base model {base_id} is only for those who accepted its terms", hint=hint
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        hint = "correct --base; for a private model set HF_TOKEN; or name a local folder with --base"
+        raise UsageError(f"there is no model {base_id} on the Hugging Face hub", hint=hint) from error
+    except Exception as error:  # the client lets errors of several HTTP libraries through
+        hint = "check the network; or fetch the model elsewhere, and name its folder with --base"
+        raise RemoteError(f"cannot fetch {base_id} from the hub: {_first_line(error)}", hint=hint) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

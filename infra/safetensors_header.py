@@ -1,0 +1,48 @@
+"""Read the header of a safetensors file, to find a damaged or cut off one before it travels.
+
+Nothing is loaded, and no tensor library is needed: the file begins with the header's length (8 bytes, little
+endian), then the header as JSON, then the tensors' bytes, to which the header's offsets relate.
+
+Source: the safetensors format's own description.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LENGTH_BYTES: Final = 8
+_LONGEST_HEADER: Final = 100_000_000
+
+
+class SafetensorsError(Exception):
+    """Report that a file is not safetensors, or not all of it."""
+
+
+def check_safetensors(path: Path) -> int:
+    """Make sure that a file is whole, and return how many tensors it has.
+
+    Raises:
+        SafetensorsError: It is not.
+    """
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        if size_bytes < _LENGTH_BYTES or not 0 < length <= min(_LONGEST_HEADER, size_bytes - _LENGTH_BYTES):
+            raise SafetensorsError("is not safetensors, or is cut off in its header")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        tensors = [value for name, value in header.items() if name != "__metadata__"]
+        end = max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise SafetensorsError("is not safetensors: its header cannot be read") from error
+    if not tensors:
+        raise SafetensorsError("has no tensors")
+    expected = _LENGTH_BYTES + length + end
+    if size_bytes != expected:
+        raise SafetensorsError(f"is damaged: it has {size_bytes} bytes where its header tells of {expected}")
+    return len(tensors)
