@@ -10,7 +10,8 @@ custom domains, managed identities, and everything that `app_rules` refuses. An 
 replicas are made, not when they are ready: on Azure, too, only the revision's state and its answers tell
 that. Of two apps with one name in two groups the second is refused, since both would be one to the machine.
 Real bodies of restart, activate and deactivate, and the codes for a revision that is not there or not
-active, were not found in public material.
+active, were not found in public material. A change that fails is taken back; what Azure shows then is not
+known.
 
 Source: Microsoft.App REST API 2025-07-01 and 2026-01-01; the Azure CLI's source and recorded tests.
 """
@@ -121,12 +122,13 @@ class AppKind(ResourceKind):
 
     async def apply(self, resource: Resource, before: Resource | None) -> None:
         """Listen, make a revision if the template is new, and let the right one serve."""
-        del before
         try:
             app = await self.listen(resource)
             await self._revisions.update(app)
         except BaseException:
             self._note(resource, provisioning_state="Failed")
+            if before is not None:
+                self._take_back(before)
             raise
         self._note(resource, provisioning_state="Succeeded")
 
@@ -162,6 +164,11 @@ class AppKind(ResourceKind):
         for app in self._resources.of_type(APPS):
             noted = self._note(app, provisioning_state=app.private.get("provisioning_state", "Failed"))
             await self._revisions.restore(await self.listen(noted))
+
+    def _take_back(self, before: Resource) -> None:
+        """Let an app be again what it was, so that a change that failed does not fail every later one."""
+        noted = self._note(before, secrets=before.private["secrets"])
+        self._resources.save(replace(noted, properties=before.properties))
 
     def _note(self, app: Resource, **private: Any) -> Resource:  # noqa: ANN401 - JSON values
         noted = self._resources.get(app.id).with_private(**private)

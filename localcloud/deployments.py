@@ -216,13 +216,19 @@ class Deployments:
     def _preflight(self, request: Request) -> tuple[PlannedResource, ...]:
         planned = request.deployment.plan()
         world = Overlay(self._resources)
-        refusals = []
+        refusals: list[AzureError] = []
+        refused: set[str] = set()
         for resource in planned:
+            if refused.intersection(resource.depends_on):
+                # It would only be refused for what is refused already.
+                refused |= {resource.symbolic_name, resource.id}
+                continue
             try:
                 body = request.deployment.body(resource, WorldRuntime(self._resources, world))
                 world.add(self._resources.preview(_change(resource, body), world))
             except AzureError as refusal:
                 refusals.append(_validation_failure(refusal))
+                refused |= {resource.symbolic_name, resource.id}
         if refusals:
             message = (
                 f"The template deployment '{request.name}' is not valid according to the validation "

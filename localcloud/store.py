@@ -1,7 +1,8 @@
 """Keep the local cloud's documents through restarts and crashes, in one private SQLite file.
 
 A document is a JSON object under a kind (`resource`, `deployment`, `revision`...) and a key. Keys are
-resource ids and compare without regard to case, as Azure's do. A write is durable when `put` returns.
+resource ids and compare without regard to case, as Azure's do. When `put` returns, the write survives
+the end of the process.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ class Store:
         path.touch(mode=0o600, exist_ok=True)
         path.chmod(0o600)
         self._database = sqlite3.connect(path, isolation_level=None)
+        # What was written survives a killed daemon; only a power failure may lose the last moment.
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.execute(_SCHEMA)
 
     def get(self, kind: str, key: str) -> dict[str, Any] | None:

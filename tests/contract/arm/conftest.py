@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+
 from localcloud.calls import Answer, Call
 from localcloud.cloud import Cloud
 from localcloud.resource_ids import parse_path
@@ -24,6 +23,10 @@ from localcloud.runtime import (
     RevisionState,
     SystemRecord,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+    from pathlib import Path
 
 BASE = "https://localhost:1"
 APP_VERSION = "2025-07-01"
@@ -80,6 +83,7 @@ class FakeHost:
         pass
 
     async def emit(self, app: str, revision: str, reason: str, message: str) -> None:
+        del app, revision, message
         self.events.append(reason)
 
     def replicas(self, revision: str) -> tuple[ReplicaStatus, ...]:
@@ -88,9 +92,20 @@ class FakeHost:
         name = f"{revision}-0123456789-abcde"
         created = datetime(2026, 1, 2, tzinfo=UTC)
         details = "Container started"
-        return (
-            ReplicaStatus(name, revision, "web", created, True, True, 0, "Running", details, None, 20500),
+        status = ReplicaStatus(
+            name,
+            revision,
+            "web",
+            created,
+            ready=True,
+            started=True,
+            restart_count=0,
+            running_state="Running",
+            details=details,
+            exit_code=None,
+            port=20500,
         )
+        return (status,)
 
     def revision_state(self, revision: str) -> RevisionState:
         return RevisionState("Running", "Healthy", "") if revision in self.specs else _STOPPED
@@ -98,11 +113,13 @@ class FakeHost:
     def console_log(
         self, revision: str, replica: str, *, tail: int, follow: bool
     ) -> AsyncIterator[ConsoleRecord]:
+        del follow
         if replica not in [found.name for found in self.replicas(revision)]:
             raise KeyError(replica)
         return self._console(tail)
 
     def system_log(self, app: str, *, tail: int, follow: bool) -> AsyncIterator[SystemRecord]:
+        del tail, follow
         return self._system(app)
 
     async def _console(self, tail: int) -> AsyncIterator[ConsoleRecord]:

@@ -1,12 +1,15 @@
-"""Sign-in, tokens, metadata. Source: facts 1.1; Microsoft identity platform, client credentials and its errors."""
+"""Sign-in, tokens, metadata.
+
+Source: Microsoft identity platform, "client credentials flow"; `az cloud register` and `az login` on the wire.
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from localcloud.errors import AzureError
 from localcloud.identity import (
     Identity,
@@ -17,6 +20,9 @@ from localcloud.identity import (
     sign_in,
 )
 from localcloud.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BASE = "https://localhost:1"
 IDENTITY = Identity("tenant", "client", "secret", "subscription", "ab" * 32)

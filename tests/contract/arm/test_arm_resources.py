@@ -1,4 +1,8 @@
-"""Paths, groups, resources of every type. Source: facts 1.1, 1.2, 1.4, 1.7, 3.6; ARM common API."""
+"""Paths, groups, resources of every type.
+
+Source: Azure Resource Manager REST API 2024-11-01, Microsoft.Storage 2025-08-01, Microsoft.OperationalInsights
+2025-02-01; the Azure CLI's recorded tests and calls on the wire.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from localcloud.errors import AzureError
 from localcloud.regions import checked_region
 from localcloud.resource_ids import parse_path, resource_id
