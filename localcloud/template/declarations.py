@@ -57,8 +57,8 @@ class Declaration:
     def is_not_valid(self, message: str) -> TemplateError:
         """Return the error of an expression in it."""
         return TemplateError(
-            f"The template resource '{self.label}' at line '{self.line}' and column '{self.column}' is not valid: "
-            f"{message}. Please see https://aka.ms/arm-functions for usage details.",
+            f"The template resource '{self.label}' at line '{self.line}' and column '{self.column}' is not "
+            f"valid: {message}. Please see https://aka.ms/arm-functions for usage details.",
             line=self.line,
             column=self.column,
             path=f"properties.template.resources.{self.label}",
@@ -87,7 +87,8 @@ def check_template(template: dict[str, Any]) -> None:
     schema = str(template.get("$schema", ""))
     if schema.rstrip("#").rpartition("/")[2].lower() != _GROUP_SCHEMA.lower():
         raise TemplateError(
-            f"The template's schema '{schema}' is not that of a resource group's deployment, '{_GROUP_SCHEMA}'."
+            f"The template's schema '{schema}' is not that of a resource group's deployment, "
+            f"'{_GROUP_SCHEMA}'."
         )
     version = template.get("languageVersion")
     if version not in (None, "1.0", "2.0"):
@@ -143,14 +144,15 @@ def _missing(key: str, label: str, resource_type: str, line: int, column: int) -
     """Return Azure's complaint about a resource that lacks one of the three properties that it must have."""
     if key == "apiVersion":
         return (
-            f"The template resource '{label}' is not valid. The api-version property at line '{line}' and column "
-            f"'{column}' is not defined. The api-profile '<null>' for the template does not match any valid "
-            f"api-version for the resource type '{resource_type}'.  Either explicitly specify the api-version for the "
-            "resource or specify the correct api-profile for the template.. "
-            "Please see https://aka.ms/arm-syntax-resources for usage details."
+            f"The template resource '{label}' is not valid. The api-version property at line '{line}' and "
+            f"column '{column}' is not defined. The api-profile '<null>' for the template does not match any "
+            f"valid api-version for the resource type '{resource_type}'.  Either explicitly specify the "
+            "api-version for the resource or specify the correct api-profile for the template.. Please see "
+            "https://aka.ms/arm-syntax-resources for usage details."
         )
     kind = f" of type '{resource_type}'" if key == "name" else ""
     return (
-        f"The template resource '{label}'{kind} at line '{line}' and column '{column}' is not valid. The {key} property "
-        "cannot be null or empty. Please see https://aka.ms/arm-syntax-resources for usage details."
+        f"The template resource '{label}'{kind} at line '{line}' and column '{column}' is not valid. The "
+        f"{key} property cannot be null or empty. Please see https://aka.ms/arm-syntax-resources for usage "
+        "details."
     )

@@ -57,16 +57,18 @@ class _Instance:
 class Deployment:
     """A template that is being deployed to a resource group.
 
-    Before it runs, `plan` says what it will put, in which order; `body` and `outputs` finish the evaluation with
-    what only the running deployment knows.
+    Before it runs, `plan` says what it will put, in which order; `body` and `outputs` finish the evaluation
+    with what only the running deployment knows.
 
     Args:
         template: The template, as `load_template` reads it.
-        parameters: What was given for its parameters: ``{"name": {"value": ...}}``; a null value counts as none.
+        parameters: What was given for its parameters: ``{"name": {"value": ...}}``; a null value counts as
+            none.
         scope: Where and as what it is deployed.
 
     Raises:
-        AzureError: 400 `InvalidTemplate`, in Azure's words; 501, for a construct that the local cloud does not know.
+        AzureError: 400 `InvalidTemplate`, in Azure's words; 501, for a construct that the local cloud does
+            not know.
     """
 
     def __init__(self, template: dict[str, Any], parameters: dict[str, dict[str, Any]], scope: Scope) -> None:
@@ -90,7 +92,7 @@ class Deployment:
 
     @property
     def parameters_echo(self) -> dict[str, dict[str, Any]]:
-        """The parameters as a deployment's answer shows them: types and values, secret ones without a value."""
+        """The parameters as a deployment's answer shows them: types and values, no secret's value."""
         return {
             name: self._echo(declared, self._parameters[name])
             for name, declared in self._declared_parameters.items()
@@ -100,8 +102,8 @@ class Deployment:
     def plan(self) -> tuple[PlannedResource, ...]:
         """Return the resources that will be put, each after those it depends on.
 
-        Existing resources and those whose condition is false are not among them. What is only known at run time,
-        and secure parameters, stand in the bodies as expressions in brackets.
+        Existing resources and those whose condition is false are not among them. What is only known at run
+        time, and secure parameters, stand in the bodies as expressions in brackets.
         """
         return self._planned
 
@@ -200,8 +202,8 @@ class Deployment:
             except ExpressionError as exc:
                 line, column = end_of(self._declared_parameters[name], "defaultValue")
                 raise TemplateError(
-                    f"The template expression in parameter '{name}' at line '{line}' and column '{column}' is not "
-                    f"valid: {exc}",
+                    f"The template expression in parameter '{name}' at line '{line}' and column '{column}' "
+                    f"is not valid: {exc}",
                     line=line,
                     column=column,
                     path=f"properties.template.parameters.{name}",
@@ -263,8 +265,8 @@ class Deployment:
             line, column = end_of(declaration.document, "name")
             raise TemplateError(
                 f"The template resource '{name}' of type '{declaration.type}' at line '{line}' and column "
-                f"'{column}' has an invalid name. The name '{name}' contains '{len(parts)}' name "
-                f"segment(s) separated by '/', but '{len(types)}' segment(s) were expected. {_RESOURCES_HELP}",
+                f"'{column}' has an invalid name. The name '{name}' contains '{len(parts)}' name segment(s) "
+                f"separated by '/', but '{len(types)}' segment(s) were expected. {_RESOURCES_HELP}",
                 line=line,
                 column=column,
                 path=f"properties.template.resources.{declaration.label}",
@@ -289,7 +291,7 @@ class Deployment:
         return evaluator.with_copy(instance.declaration.document["copy"]["name"], instance.index)
 
     def _named(self, name: str) -> list[_Instance]:
-        """Return what a name means: a symbolic name, with its index or of a whole loop; an id; a name or a loop."""
+        """Return what a symbolic name (with its index or of a whole loop), an id, a name or a loop means."""
         wanted = name.lower()
         exact = [
             each for each in self._instances if name in (each.symbolic_name, each.declaration.symbolic_name)
@@ -338,7 +340,7 @@ class Deployment:
         )
 
     def _explicit(self, instance: _Instance) -> Iterator[str]:
-        """Yield the ids of what ``dependsOn`` names and the deployment puts; through existing ones to theirs."""
+        """Yield the ids that ``dependsOn`` names and the deployment puts; through existing ones to theirs."""
         evaluator = self._evaluator(instance, self._bindings, Place.IDENTITY)
         for document in instance.declaration.document.get("dependsOn", []):
             name = evaluator.known(document, "String")
@@ -364,7 +366,7 @@ class Deployment:
         )
 
     def _implicit(self, document: Any, evaluator: Evaluator) -> Iterator[str]:  # noqa: ANN401 - any JSON value
-        """Yield the ids of the deployed resources that expressions ask with `reference` and the list functions."""
+        """Yield the ids of the deployed resources that `reference` and the list functions ask."""
         for expression in _expressions_in(document):
             for call in calls_in(parse(expression)):
                 if not is_runtime_function(call.name) or not call.arguments:
@@ -448,7 +450,7 @@ class _as_azure_errors:  # noqa: N801 - reads as what it does, in a `with`
 
 
 def _check_expressions(template: dict[str, Any], declared: list[Declaration]) -> None:
-    """Judge every expression, also those that would never be evaluated: its syntax, and that its functions exist."""
+    """Judge every expression, evaluated or not: its syntax, and that its functions exist."""
     for declaration in declared:
         if (fault := _first_fault(_own(declaration))) is not None:
             raise declaration.is_not_valid(str(fault))

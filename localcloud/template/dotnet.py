@@ -1,6 +1,7 @@
 """The parts of .NET's formatting that templates can reach, in its invariant culture.
 
-Composite formats (``{0,10:N2}``), standard and custom formats of numbers, standard and custom formats of times.
+Composite formats (``{0,10:N2}``), standard and custom formats of numbers, standard and custom formats of
+times.
 
 Source: Microsoft, "Composite formatting", "Standard numeric format strings", "Custom numeric format strings",
 "Standard date and time format strings", "Custom date and time format strings".
@@ -66,7 +67,8 @@ def format_composite(pattern: str, values: Sequence[Value]) -> str:
         index = int(match.group(1))
         if index >= len(values):
             raise ValueError(
-                "Index (zero based) must be greater than or equal to zero and less than the size of the argument list."
+                "Index (zero based) must be greater than or equal to zero and less than the size of the "
+                "argument list."
             )
         text = _format_value(values[index], match.group(3) or "")
         width = int(match.group(2) or 0)
@@ -128,7 +130,7 @@ def _expression_text(value: Value) -> str:
     return _plain_number(value)
 
 
-def _format_number(number: Decimal, original: float, spec: str) -> str:
+def _format_number(number: Decimal, original: float, spec: str) -> str:  # noqa: PLR0911 - one a format
     standard = _STANDARD_NUMBER.match(spec)
     if standard is None:
         return _custom_number(number, spec)
@@ -195,7 +197,7 @@ def _signed(number: Decimal, text: str) -> str:
     return f"-{text}" if number < 0 else text
 
 
-def _time_part(moment: datetime, match: re.Match[str]) -> str:  # noqa: C901, PLR0911 - a row of the format table each
+def _time_part(moment: datetime, match: re.Match[str]) -> str:  # noqa: C901, PLR0911, PLR0912 - a table
     found = match.group()
     part = match.group(1)
     if part is None:

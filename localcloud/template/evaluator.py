@@ -1,7 +1,8 @@
 """Evaluation of expressions and of the JSON around them.
 
-One evaluator serves both times of a deployment. Before it runs, what depends on a resource stays a `Residual`, and
-so do secure parameters, that no plan shows them. While it runs, a `Runtime` answers, and nothing stays.
+One evaluator serves both times of a deployment. Before it runs, what depends on a resource stays a
+`Residual`, and so do secure parameters, that no plan shows them. While it runs, a `Runtime` answers, and
+nothing stays.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class UserFunction:
 class Bindings:
     """What the names in expressions mean.
 
-    `target` finds a resource of the template by its symbolic name, name or id; `targets` the resources of a loop.
+    `target` finds a resource of the template by its symbolic name, name or id; `targets` the resources of a
+    loop.
     """
 
     scope: Scope
@@ -154,9 +156,9 @@ class Evaluator:
         if _has_loop(loop.get("input")):
             line, column = position_of(loop)
             raise TemplateError(
-                f"The template 'copy' definition at line '{line}' and column '{column}' has nested copy arrays. "
-                "The use of nested copy arrays is not supported. "
-                "Please see https://aka.ms/arm-resource-loops for usage details.",
+                f"The template 'copy' definition at line '{line}' and column '{column}' has nested copy "
+                "arrays. The use of nested copy arrays is not supported. Please see "
+                "https://aka.ms/arm-resource-loops for usage details.",
                 line=line,
                 column=column,
             )
@@ -176,9 +178,9 @@ class Evaluator:
         line, column = end_of(loop, "count") if isinstance(loop.get("count"), str) else position_of(loop)
         shown = f"[{text_of(count.node)}]" if isinstance(count, Residual) else count
         raise TemplateError(
-            f"The template 'copy' definition at line '{line}' and column '{column}' has an invalid copy count of: "
-            f"'{shown}'. The copy count must be a non-negative integer value and cannot exceed '{MOST_COPIES}'. "
-            "Please see https://aka.ms/arm-resource-loops for usage details.",
+            f"The template 'copy' definition at line '{line}' and column '{column}' has an invalid copy "
+            f"count of: '{shown}'. The copy count must be a non-negative integer value and cannot exceed "
+            f"'{MOST_COPIES}'. Please see https://aka.ms/arm-resource-loops for usage details.",
             line=line,
             column=column,
         )

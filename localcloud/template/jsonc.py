@@ -1,7 +1,7 @@
 """JSON as templates are written: with comments, texts over several lines, and Azure's request body.
 
-``az`` sends a template's file as it is, under a key ``template`` without quotes, so that comments and texts over
-several lines reach Azure; this reader takes the same liberties, and no others.
+``az`` sends a template's file as it is, under a key ``template`` without quotes, so that comments and texts
+over several lines reach Azure; this reader takes the same liberties, and no others.
 """
 
 from __future__ import annotations

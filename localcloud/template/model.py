@@ -50,7 +50,8 @@ class PlannedResource:
     """A resource that the deployment will put.
 
     Args:
-        symbolic_name: Its name in the template, ``name[index]`` in a loop; empty if the template has no such names.
+        symbolic_name: Its name in the template, ``name[index]`` in a loop; empty if the template has no such
+            names.
         id: The resource id.
         type: The full type, such as ``Microsoft.Storage/storageAccounts/fileServices``.
         name: The full name, with those of its parents, such as ``account/default``.

@@ -1,6 +1,7 @@
 """Parameters and outputs against their declared types: definitions and ``$ref``, limits, nullability.
 
-Source: Azure Resource Manager, "Parameters in ARM templates", "Type definitions in ARM templates"; the messages are
+Source: Azure Resource Manager, "Parameters in ARM templates", "Type definitions in ARM templates"; the
+    messages are
 those of the Bicep CLI's snapshot engine.
 """
 
@@ -131,12 +132,15 @@ class Types:
             given = value if isinstance(value, str) else f"[{text_of(node_of(value))}]"
             shown = ",".join(map(str, allowed))
             raise _invalid(noun, path, f"The value '{given}' is not part of the allowed value(s): '{shown}'.")
+        fault = None
         if isinstance(value, int) and not isinstance(value, bool):
-            _check_range(noun, path, "Value", value, declared.get("minValue"), declared.get("maxValue"))
+            fault = _range_fault("Value", value, declared.get("minValue"), declared.get("maxValue"))
         if isinstance(value, str | list):
             size = utf16_length(value) if isinstance(value, str) else len(value)
             limits = declared.get("minLength"), declared.get("maxLength")
-            _check_range(noun, path, "Length of the value", size, *limits)
+            fault = _range_fault("Length of the value", size, *limits)
+        if fault is not None:
+            raise _invalid(noun, path, f"{fault} {_LIMITS_HELP}")
 
     def _check_items(self, noun: str, path: str, declared: dict[str, Any], values: list[Value]) -> None:
         first = declared.get("prefixItems", [])
@@ -169,8 +173,8 @@ class Types:
             raise _invalid(
                 noun,
                 path,
-                "The object does not allow values with properties not defined in the schema, but the following "
-                f"unknown properties were present: [{shown}]. {_LIMITS_HELP}",
+                "The object does not allow values with properties not defined in the schema, but the "
+                f"following unknown properties were present: [{shown}]. {_LIMITS_HELP}",
             )
         for name, item in value.items():
             each = properties.get(name, rest)
@@ -191,8 +195,8 @@ class Types:
             raise _invalid(
                 noun,
                 path,
-                f"The value provided for the discriminator property '{name}' did not match any known variant. "
-                f"Valid discriminator property values are: {shown}. {_LIMITS_HELP}",
+                f"The value provided for the discriminator property '{name}' did not match any known "
+                f"variant. Valid discriminator property values are: {shown}. {_LIMITS_HELP}",
             )
         variant = self.resolve(mapping[found])
         own = {**variant.get("properties", {}), **declared.get("properties", {})}
@@ -209,10 +213,10 @@ def check_names(declared: dict[str, Any], given: dict[str, Any]) -> None:
     unknown = [name for name in given if name not in declared]
     if unknown:
         raise TemplateError(
-            f"The template parameters '{', '.join(unknown)}' in the parameters file are not valid; they are not "
-            "present in the original template and can therefore not be provided at deployment time. The only "
-            f"supported parameters for this template are '{', '.join(declared)}'. "
-            "Please see https://aka.ms/arm-pass-parameter-values for usage details."
+            f"The template parameters '{', '.join(unknown)}' in the parameters file are not valid; they are "
+            "not present in the original template and can therefore not be provided at deployment time. The "
+            f"only supported parameters for this template are '{', '.join(declared)}'. Please see "
+            "https://aka.ms/arm-pass-parameter-values for usage details."
         )
     for name, entry in given.items():
         if not isinstance(entry, dict):
@@ -229,8 +233,8 @@ def not_provided(name: str, declared: dict[str, Any]) -> TemplateError:
     """Return the error for a parameter that has neither a value nor a default."""
     line, column = position_of(declared)
     return TemplateError(
-        f"The value for the template parameter '{name}' at line '{line}' and column '{column}' is not provided. "
-        f"{_FILE_HELP}",
+        f"The value for the template parameter '{name}' at line '{line}' and column '{column}' is not "
+        f"provided. {_FILE_HELP}",
         line=line,
         column=column,
         path=f"properties.template.parameters.{name}",
@@ -246,11 +250,12 @@ def _is_allowed(value: Value, allowed: list[Any]) -> bool:
         return True
 
 
-def _check_range(noun: str, path: str, what: str, size: int, least: int | None, most: int | None) -> None:
+def _range_fault(what: str, size: int, least: int | None, most: int | None) -> str | None:
     if least is not None and size < least:
-        raise _invalid(noun, path, f"{what} should be greater than or equal to '{least}'. {_LIMITS_HELP}")
+        return f"{what} should be greater than or equal to '{least}'."
     if most is not None and size > most:
-        raise _invalid(noun, path, f"{what} should be less than or equal to '{most}'. {_LIMITS_HELP}")
+        return f"{what} should be less than or equal to '{most}'."
+    return None
 
 
 def _invalid(noun: str, path: str, what: str) -> TemplateError:

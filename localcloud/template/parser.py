@@ -1,8 +1,9 @@
 """Template expressions: from text to a syntax tree.
 
-A text that begins with one ``[`` and ends with ``]`` is an expression; ``[[`` at the beginning stands for a plain
-``[``. The language has texts in single quotes (a quote inside is doubled), whole numbers, calls, and access by
-``.name`` or ``[key]``.
+A text that begins with one ``[`` and ends with ``]`` is an expression; ``[[`` at the beginning stands for a
+plain ``[``. The language has texts in single quotes (a quote inside is doubled), whole numbers, calls, and
+access
+by ``.name`` or ``[key]``.
 
 Source: Azure Resource Manager, "Syntax and expressions in ARM templates".
 """
@@ -126,7 +127,8 @@ class _Parser:
         group, found = self.peek()
         actual = _SIGNS[found] if group == "sign" else _TOKENS.get(group, "EndOfData")
         return ExpressionError(
-            f"Unable to parse language expression '{self.source}': expected token '{token}' and actual '{actual}'."
+            f"Unable to parse language expression '{self.source}': expected token '{token}' and actual "
+            f"'{actual}'."
         )
 
 

@@ -1,7 +1,7 @@
 """The table of the language's functions, and the judgement of their arguments.
 
-A function is declared once, with the kinds of its arguments; the table checks their number and kinds in Azure's
-words before the function runs.
+A function is declared once, with the kinds of its arguments; the table checks their number and kinds in
+Azure's words before the function runs.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Signature:
 class Function:
     """A function of the language.
 
-    Exactly one of the two is set: `call` gets evaluated arguments, `lazy` the call as it was written, and decides
-    itself what to evaluate.
+    Exactly one of the two is set: `call` gets evaluated arguments, `lazy` the call as it was written, and
+    decides itself what to evaluate.
     """
 
     name: str
@@ -137,7 +137,7 @@ def lazy(
 
 
 def kind_error(name: str, found: str, wanted: Kinds, index: int | None) -> Exception:
-    """Return Azure's complaint about an argument; `index` counts from 0, None if the function has only one."""
+    """Return Azure's complaint about the argument at `index`, from 0; None if there is only one."""
     which = "parameter" if index is None else f"{ordinal(index)} parameter"
     types = (
         f"of type '{wanted[0]}'" if len(wanted) == 1 else f"one of the following types '{', '.join(wanted)}'"

@@ -23,7 +23,7 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function with its arguments; `name` has its namespace in front if the template defines the function."""
+    """A function with its arguments. A function of the template has its namespace in its `name`."""
 
     name: str
     arguments: tuple[Node, ...]
@@ -55,7 +55,7 @@ def text_of(node: Node) -> str:
             return f"{text_of(target)}[{text_of(key)}]"
 
 
-def node_of(value: Value) -> Node:
+def node_of(value: Value) -> Node:  # noqa: PLR0911 - one return a kind
     """Return the expression that yields a value."""
     match value:
         case Residual(node=node):

@@ -1,7 +1,7 @@
 """The values of the template language, as plain Python, and what they have in common.
 
-JSON's values are Python's. A `Residual` is an expression that only a running deployment can finish; it may also
-stand inside an array or an object.
+JSON's values are Python's. A `Residual` is an expression that only a running deployment can finish; it may
+also stand inside an array or an object.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _LINE_SEPARATORS = re.compile("[\u0085\u2028\u2029]")
 class Located(dict[str, Any]):
     """A JSON object that knows where it stands.
 
-    `line` and `column` are those of its opening brace, from 1; `ends` has those of the last character of each value.
+    `line` and `column` are those of its opening brace, from 1; `ends` has those of the last character of each
+    value.
     """
 
     __slots__ = ("column", "ends", "line")
@@ -38,7 +39,7 @@ class Located(dict[str, Any]):
 
 
 def end_of(document: object, key: str) -> tuple[int, int]:
-    """Return line and column of the end of one value of an object, (0, 0) if the object was not read from text."""
+    """Return line and column where one value of an object ends, (0, 0) if it was not read from text."""
     if isinstance(document, Located):
         return document.ends.get(key, (0, 0))
     return 0, 0

@@ -48,9 +48,10 @@ def create_object(evaluator: Evaluator, call: Call) -> Value:
     ]
     if wrong:
         raise function_error(
-            "The template language function 'createObject' expects the parameters at an odd-numbered position to be "
-            f"of type 'string'. The specified parameters at positions '{', '.join(str(at + 1) for at, _ in wrong)}' "
-            f"are of types '{', '.join(found for _, found in wrong)}', respectively."
+            "The template language function 'createObject' expects the parameters at an odd-numbered "
+            "position to be of type 'string'. The specified parameters at positions "
+            f"'{', '.join(str(at + 1) for at, _ in wrong)}' are of types "
+            f"'{', '.join(found for _, found in wrong)}', respectively."
         )
     return dict(zip(values[::2], values[1::2], strict=True))
 
@@ -88,10 +89,10 @@ def contains(container: Value, wanted: Value) -> bool:
         case dict(), str():
             return find_key(container, wanted) is not None
     raise ExpressionError(
-        "The template function 'contains' expects parameters of matching types: a dictionary and a key (string), an "
-        "array and a value (object), or a string and a substring. The provided types "
-        f"'{kind(container)}' and '{kind(wanted)}' are incompatible. "
-        "Please see https://aka.ms/arm-function-contains for usage details."
+        "The template function 'contains' expects parameters of matching types: a dictionary and a key "
+        "(string), an array and a value (object), or a string and a substring. The provided types "
+        f"'{kind(container)}' and '{kind(wanted)}' are incompatible. Please see "
+        "https://aka.ms/arm-function-contains for usage details."
     )
 
 
@@ -160,9 +161,9 @@ def range_(start: int, count: int) -> list[int]:
     """Return so many whole numbers from `start` on."""
     if not 0 <= count <= _MOST_IN_RANGE or start + count > 2**31 - 1:
         raise ExpressionError(
-            "The template language function 'range' parameters are out of range: 'count' must be a positive integer "
-            "no larger than 1000 and the sum of 'start index' and 'count' must be no larger than 2147483647. "
-            "Please see https://aka.ms/arm-function-range for usage details."
+            "The template language function 'range' parameters are out of range: 'count' must be a positive "
+            "integer no larger than 1000 and the sum of 'start index' and 'count' must be no larger than "
+            "2147483647. Please see https://aka.ms/arm-function-range for usage details."
         )
     return list(range(start, start + count))
 
@@ -174,16 +175,19 @@ def flatten(arrays: list[Value]) -> list[Value]:
     if wrong:
         kinds = ", ".join(sorted({f"'{kind(arrays[index])}'" for index in wrong}))
         raise function_error(
-            "The template language function 'flatten' expects its first parameter to be an array only containing "
-            "elements of type(s) 'Array'. The provided value contains elements with disallowed type(s) "
-            f"{kinds} in index(es) {', '.join(map(str, wrong))}."
+            "The template language function 'flatten' expects its first parameter to be an array only "
+            "containing elements of type(s) 'Array'. The provided value contains elements with disallowed "
+            f"type(s) {kinds} in index(es) {', '.join(map(str, wrong))}."
         )
     return [item for part in arrays for item in part]
 
 
 @function("union", ANY, ANY, rest=ANY)
 def union(*values: Value) -> Value:
-    """Join arrays without what comes twice, or objects: the last value of a key counts, objects are joined inside."""
+    """Join arrays, without what comes twice, or objects.
+
+    The last value of a key counts; objects that are values of the same key are joined, too.
+    """
     first_kind = _collection_kind("union", values)
     if first_kind == "Array":
         return _distinct([item for value in values for item in value])
@@ -248,9 +252,9 @@ def index_from_end(values: list[Value], position: int) -> Value:
     """Return an element counted from the end, from 1."""
     if not 1 <= position <= len(values):
         raise ExpressionError(
-            "Unable to evaluate the template language function 'indexFromEnd'. The index parameter cannot be larger "
-            f"than the length of the array. The index parameter was '{position}', and the length of the array "
-            f"parameter was '{len(values)}'."
+            "Unable to evaluate the template language function 'indexFromEnd'. The index parameter cannot "
+            f"be larger than the length of the array. The index parameter was '{position}', and the length "
+            f"of the array parameter was '{len(values)}'."
         )
     return values[-position]
 
@@ -304,7 +308,8 @@ def _joined(old: Value, new: Value) -> Value:
     if not is_open and old is not None and isinstance(old, dict) != isinstance(new, dict):
         raise ExpressionError(
             "The template language function 'union' failed to evaluate due to a type mismatch between "
-            f"'{kind(old)}' and '{kind(new)}'. Please see https://aka.ms/arm-function-union for usage details."
+            f"'{kind(old)}' and '{kind(new)}'. Please see https://aka.ms/arm-function-union for usage "
+            "details."
         )
     return new
 
@@ -315,8 +320,8 @@ def _collection_kind(name: str, values: tuple[Value, ...]) -> str:
         if each not in ("Array", "Object") or each != found[0]:
             wanted = "Array, Object" if index == 0 else found[0]
             raise function_error(
-                f"The template language function '{name}' expects its {ordinal(index)} parameter to be of type "
-                f"'{wanted}'. The provided value is of type '{each}'."
+                f"The template language function '{name}' expects its {ordinal(index)} parameter to be of "
+                f"type '{wanted}'. The provided value is of type '{each}'."
             )
     return found[0]
 

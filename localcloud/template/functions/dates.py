@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _BASIC = "yyyyMMdd'T'HHmmss'Z'"
 _SECONDS = "yyyy-MM-dd'T'HH:mm:ss'Z'"
+_FORMATS_PAGE = "https://aka.ms/arn-template#functions"  # Azure's spelling
 _DURATION = re.compile(
     r"(?P<sign>-?)P(?=.)(?:(?P<years>\d+)Y)?(?:(?P<months>\d+)M)?(?:(?P<days>\d+)D)?"
     r"(?:T(?=.)(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?\Z"
@@ -73,8 +74,8 @@ def _parse_time(name: str, text: str) -> datetime:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
         raise ExpressionError(
-            f"The template function '{name}' has an invalid parameter. The first parameter '{text}' is not a valid "
-            "ISO8601 DateTime string. Please see https://aka.ms/arm-syntax-functions ."
+            f"The template function '{name}' has an invalid parameter. The first parameter '{text}' is not a "
+            "valid ISO8601 DateTime string. Please see https://aka.ms/arm-syntax-functions ."
         ) from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
@@ -83,8 +84,8 @@ def _parse_duration(text: str) -> timedelta:
     match = _DURATION.match(text)
     if match is None:
         raise ExpressionError(
-            f"The template function 'dateTimeAdd' has an invalid parameter. The second parameter '{text}' is not a "
-            "valid ISO8601 Duration string. Please see https://aka.ms/arm-syntax-functions ."
+            f"The template function 'dateTimeAdd' has an invalid parameter. The second parameter '{text}' is "
+            "not a valid ISO8601 Duration string. Please see https://aka.ms/arm-syntax-functions ."
         )
     part = {name: float(value or 0) for name, value in match.groupdict().items() if name != "sign"}
     days = part["years"] * _DAYS_A_YEAR + part["months"] * _DAYS_A_MONTH + part["days"]
@@ -97,6 +98,6 @@ def _format(name: str, moment: datetime, pattern: str) -> str:
         return format_time(moment, pattern)
     except ValueError:
         raise ExpressionError(
-            f"The template function '{name}' has an invalid parameter. The third parameter '{pattern}' is not a "
-            "valid DateTime format string. Please see https://aka.ms/arn-template#functions ."  # Azure's spelling
+            f"The template function '{name}' has an invalid parameter. The third parameter '{pattern}' is "
+            f"not a valid DateTime format string. Please see {_FORMATS_PAGE} ."
         ) from None

@@ -65,7 +65,8 @@ def data_uri_to_string(uri: str) -> str:
     match = _DATA_URI.match(uri)
     if match is None:
         raise function_error(
-            f"The template language function 'dataUriToString' was invoked with '{uri}', which is no data URI."
+            f"The template language function 'dataUriToString' was invoked with '{uri}', which is no "
+            "data URI."
         )
     return _decode("dataUriToString", match.group(3)) if match.group(2) else unquote(match.group(3))
 
@@ -76,7 +77,8 @@ def uri_(base: str, relative: str) -> str:
     if not urlsplit(base).scheme:
         raise ExpressionError(
             "The template language function 'uri' expects its first argument to be a uri string. "
-            f"The provided value is '{base}'. Please see https://aka.ms/arm-function-datauri for usage details."
+            f"The provided value is '{base}'. "
+            "Please see https://aka.ms/arm-function-datauri for usage details."
         )
     return urljoin(base, relative)
 
@@ -99,7 +101,8 @@ def parse_uri(text: str) -> Value:
     parts = urlsplit(text)
     if not parts.scheme or not parts.hostname:
         raise ExpressionError(
-            f"The specified URL '{text}' is not valid 'Invalid URI: The format of the URI could not be determined.'."
+            f"The specified URL '{text}' is not valid 'Invalid URI: The format of the URI could not be "
+            "determined.'."
         )
     query = {"query": f"?{parts.query}"} if parts.query else {}
     path = {"path": parts.path} if parts.path else {}
@@ -110,17 +113,15 @@ def parse_uri(text: str) -> Value:
 def build_uri(parts: dict[str, Value]) -> str:
     """Put a URI together from what `parseUri` yields."""
     port = f":{parts['port']}" if parts.get("port") else ""
-    path = str(parts.get("path") or "/")
-    query = str(parts.get("query") or "")
-    return (
-        f"{parts.get('scheme', 'https')}://{parts.get('host', '')}{port}"
-        f"{path if path.startswith('/') else '/' + path}{query if query.startswith('?') or not query else '?' + query}"
-    )
+    path = "/" + str(parts.get("path") or "").removeprefix("/")
+    query = str(parts.get("query") or "").removeprefix("?")
+    start = f"{parts.get('scheme', 'https')}://{parts.get('host', '')}{port}{path}"
+    return f"{start}?{query}" if query else start
 
 
 @function("guid", STRING, rest=STRING)
 def guid(*texts: str) -> str:
-    """Return the name-based GUID (RFC 4122, version 5) of the texts, joined with hyphens, in Azure's namespace."""
+    """Return the name-based GUID (RFC 4122, version 5) of the texts, joined with hyphens."""
     return str(uuid.uuid5(_GUID_NAMESPACE, "-".join(texts)))
 
 

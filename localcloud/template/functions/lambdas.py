@@ -1,6 +1,7 @@
 """Functions that take a function: `map`, `filter`, `reduce`, `sort` and their kin.
 
-A lambda is written as a call, ``lambda('item', body)``; its body names the variable as ``lambdaVariables('item')``.
+A lambda is written as a call, ``lambda('item', body)``; its body names the variable as
+``lambdaVariables('item')``.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ class Lambda:
         found = kind(result)
         if found not in wanted:
             raise function_error(
-                f"The lambda expression provided to language function '{self.function}' is expected to return a "
-                f"value of type '{wanted[0]}', but evaluation on the input element at position {position} returned "
-                f"a value of type '{found}'."
+                f"The lambda expression provided to language function '{self.function}' is expected to "
+                f"return a value of type '{wanted[0]}', but evaluation on the input element at position "
+                f"{position} returned a value of type '{found}'."
             )
         return result
 
@@ -111,7 +112,7 @@ def reduce(evaluator: Evaluator, call: Call) -> Value:
 
 @lazy("toObject", ARRAY, ANY, optional=(ANY,))
 def to_object(evaluator: Evaluator, call: Call) -> Value:
-    """Make an object of an array: a lambda for the keys, and one for the values if they are not the elements."""
+    """Make an object of an array, by a lambda for the keys, and one for the values if there is one."""
 
     def run(
         items: list[Value], key_of: Lambda, value_of: Callable[[Value], Value] = lambda item: item
@@ -121,8 +122,9 @@ def to_object(evaluator: Evaluator, call: Call) -> Value:
             key = key_of.of_kind(STRING, index, item)
             if find_key(found, key) is not None:
                 raise function_error(
-                    f"The lambda expression parameter at index '{key_of.index}' of function '{call.name}' returned "
-                    f"a duplicate key '{key}'. Object keys must be strings that are case-insensitively unique."
+                    f"The lambda expression parameter at index '{key_of.index}' of function '{call.name}' "
+                    f"returned a duplicate key '{key}'. Object keys must be strings that are "
+                    "case-insensitively unique."
                 )
             found[key] = value_of(item)
         return found
@@ -157,7 +159,7 @@ def map_values(evaluator: Evaluator, call: Call) -> Value:
 
 
 def _over(evaluator: Evaluator, call: Call, wanted: Kinds, run: Callable[..., Value]) -> Value:
-    """Evaluate the collection and the lambdas of a call, and run it; leave it if something is not known yet."""
+    """Run a call with its collection and its lambdas; leave it if something is not known yet."""
     collection = evaluator.evaluate(call.arguments[0])
     if isinstance(collection, Residual):
         return _later(evaluator, call, collection)
@@ -182,8 +184,9 @@ def _argument(evaluator: Evaluator, call: Call, index: int) -> Value:
         if call.name.lower() == "reduce" and index == 1:
             return evaluator.evaluate(node)
         raise function_error(
-            f"The template language function '{call.name}' expects its {ordinal(index)} parameter to be of type "
-            f"'lambda'. The provided value is of type '{'Token' if isinstance(node, Literal) else 'Function'}'."
+            f"The template language function '{call.name}' expects its {ordinal(index)} parameter to be of "
+            "type 'lambda'. The provided value is of type "
+            f"'{'Token' if isinstance(node, Literal) else 'Function'}'."
         )
     *names, body = node.arguments
     return Lambda(evaluator, call.name, index, tuple(map(_name, names)), body)

@@ -1,7 +1,7 @@
 """Conditions and comparisons.
 
-`if`, `and`, `or` and `coalesce` evaluate no more than they need. What they cannot decide before the deployment runs
-they leave as it was written.
+`if`, `and`, `or` and `coalesce` evaluate no more than they need. What they cannot decide before the
+deployment runs they leave as it was written.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def if_(evaluator: Evaluator, call: Call) -> Value:
         return _undecided(evaluator, call, [condition])
     if not isinstance(condition, bool):
         raise ExpressionError(
-            f"The template language function 'if' expects its first parameter to be of type 'boolean'. The provided "
-            f"value is of type '{kind(condition)}'. Please see https://aka.ms/arm-function-if for usage details."
+            "The template language function 'if' expects its first parameter to be of type 'boolean'. The "
+            f"provided value is of type '{kind(condition)}'. Please see https://aka.ms/arm-function-if for "
+            "usage details."
         )
     return evaluator.evaluate(call.arguments[1 if condition else 2])
 
@@ -160,7 +161,8 @@ def _compare(name: str, left: Value, right: Value, judge: Callable[[int], bool])
         left, right = left.encode("utf-16-be"), right.encode("utf-16-be")
     elif not set(kinds) <= {"Integer", "Float"}:
         raise ExpressionError(
-            f"The provided arguments for template language function '{name}' is not valid: all function arguments "
-            f"should be of numeric types. Please see https://aka.ms/arm-functions#{name} for usage details."
+            f"The provided arguments for template language function '{name}' is not valid: all function "
+            f"arguments should be of numeric types. Please see https://aka.ms/arm-functions#{name} for usage "
+            "details."
         )
     return judge((left > right) - (left < right))

@@ -61,9 +61,10 @@ def cidr_host(text: str, index: int) -> str:
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:
+    invalid = ExpressionError(f"The specified CIDR '{text}' is not valid.")
+    if "/" not in text:
+        raise invalid  # Azure would guess a size from the first number; we do not
     try:
-        if "/" not in text:
-            raise ValueError(text)  # .NET would guess a size from the first number; we do not
         return ip_network(text, strict=False)
     except ValueError:
-        raise ExpressionError(f"The specified CIDR '{text}' is not valid.") from None
+        raise invalid from None

@@ -78,8 +78,8 @@ def float_(value: str | float) -> float:
         return float(value)
     except ValueError:
         raise ExpressionError(
-            f"The template language function 'float' cannot convert provided value '{value}' to floating-point "
-            "number value. Please see https://aka.ms/arm-function-float for usage details."
+            f"The template language function 'float' cannot convert provided value '{value}' to "
+            "floating-point number value. Please see https://aka.ms/arm-function-float for usage details."
         ) from None
 
 
@@ -95,7 +95,8 @@ def _integers(name: str, values: tuple[Value, ...]) -> list[int]:
     parts = list(chain.from_iterable(value if isinstance(value, list) else [value] for value in values))
     if not parts or any(kind(part) != "Integer" for part in parts):
         raise ExpressionError(
-            f"The provided arguments for template language function '{name}' is not valid: all function arguments "
-            f"should be of numeric types. Please see https://aka.ms/arm-functions#{name} for usage details."
+            f"The provided arguments for template language function '{name}' is not valid: all function "
+            f"arguments should be of numeric types. Please see https://aka.ms/arm-functions#{name} for usage "
+            "details."
         )
     return parts

@@ -1,4 +1,4 @@
-"""What a template knows of itself and of Azure: its parameters, where it is deployed, resources and their ids."""
+"""What a template knows of itself and of Azure: parameters, its place, resources and their ids."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def resource_info(evaluator: Evaluator, call: Call) -> Value:
 
 
 def list_function(evaluator: Evaluator, call: Call) -> Value:
-    """Return the answer of a list action of a resource: name or id, api-version, and what the action is given."""
+    """Return the answer of a list action of a resource: its name or id, the api-version."""
     _require_runtime_place(evaluator, call.name)
     values = tuple(map(evaluator.evaluate, call.arguments))
     if any(isinstance(value, Residual) for value in values):
@@ -265,8 +265,8 @@ def _target(evaluator: Evaluator, function_name: str, name: str) -> Target | Non
 
 def _not_found(function_name: str, name: str) -> ExpressionError:
     return ExpressionError(
-        f"The template {function_name} '{name}' is not valid: could not find template resource or resource copy with "
-        "this name. Please see https://aka.ms/arm-function-reference for usage details."
+        f"The template {function_name} '{name}' is not valid: could not find template resource or resource "
+        "copy with this name. Please see https://aka.ms/arm-function-reference for usage details."
     )
 
 
@@ -275,8 +275,8 @@ def _type_index(name: str, parts: Sequence[str]) -> int:
         if "/" in part:
             return index
     raise function_error(
-        f"Unable to evaluate template language function '{name}'. The type has to be fully qualified, such as "
-        "'Microsoft.Storage/storageAccounts'."
+        f"Unable to evaluate template language function '{name}'. The type has to be fully qualified, such "
+        "as 'Microsoft.Storage/storageAccounts'."
     )
 
 

@@ -1,4 +1,7 @@
-"""Texts. Lengths and positions count as .NET counts them, comparisons are by characters or ignore case as noted."""
+"""Texts, with lengths and positions as .NET counts them.
+
+Comparisons are by characters; where they ignore case, it says so.
+"""
 
 from __future__ import annotations
 
@@ -71,8 +74,8 @@ def split(text: str, separators: Value) -> list[str]:
     marks = [separators] if isinstance(separators, str) else separators
     if not isinstance(marks, list) or any(kind(mark) != "String" for mark in marks):
         raise function_error(
-            "The template language function 'split' expects its second parameter to be of type 'String or Array of "
-            f"Strings'. The provided value is of type '{kind(separators)}'."
+            "The template language function 'split' expects its second parameter to be of type 'String or "
+            f"Array of Strings'. The provided value is of type '{kind(separators)}'."
         )
     found = [""]
     position = 0
@@ -93,9 +96,9 @@ def join(parts: list[Value], separator: str) -> str:
     if wrong:
         kinds = ", ".join(sorted({f"'{kind(parts[index])}'" for index in wrong}))
         raise function_error(
-            "The template language function 'join' expects its first parameter to be an array only containing "
-            "elements of type(s) 'String, Integer, Boolean'. The provided value contains elements with disallowed "
-            f"type(s) {kinds} in index(es) {', '.join(map(str, wrong))}."
+            "The template language function 'join' expects its first parameter to be an array only "
+            "containing elements of type(s) 'String, Integer, Boolean'. The provided value contains "
+            f"elements with disallowed type(s) {kinds} in index(es) {', '.join(map(str, wrong))}."
         )
     return separator.join(string(part) for part in parts)
 
@@ -106,16 +109,16 @@ def substring(text: str, start: int, count: int | None = None) -> str:
     size = utf16_length(text)
     if start < 0 or start > size:
         raise ExpressionError(
-            "Unable to evaluate the template language function 'substring'. The index parameter cannot be larger "
-            f"than the length of the string. The index parameter: '{start}', the length of the string parameter: "
-            f"'{size}'. Please see https://aka.ms/arm-function-substring for usage details."
+            "Unable to evaluate the template language function 'substring'. The index parameter cannot be "
+            f"larger than the length of the string. The index parameter: '{start}', the length of the string "
+            f"parameter: '{size}'. Please see https://aka.ms/arm-function-substring for usage details."
         )
     if count is not None and (count < 0 or start + count > size):
         raise ExpressionError(
-            "Unable to evaluate the template language function 'substring'. The index and length parameters must "
-            f"refer to a location within the string. The index parameter: '{start}', the length parameter: "
-            f"'{count}', the length of the string parameter: '{size}'. "
-            "Please see https://aka.ms/arm-function-substring for usage details."
+            "Unable to evaluate the template language function 'substring'. The index and length parameters "
+            f"must refer to a location within the string. The index parameter: '{start}', the length "
+            f"parameter: '{count}', the length of the string parameter: '{size}'. Please see "
+            "https://aka.ms/arm-function-substring for usage details."
         )
     return utf16_slice(text, start, size if count is None else start + count)
 
@@ -123,13 +126,13 @@ def substring(text: str, start: int, count: int | None = None) -> str:
 @function("startsWith", STRING, STRING)
 def starts_with(text: str, beginning: str) -> bool:
     """Say whether a text begins with another, whatever their case."""
-    return to_upper(text).startswith(to_upper(beginning))
+    return bool(to_upper(text).startswith(to_upper(beginning)))
 
 
 @function("endsWith", STRING, STRING)
 def ends_with(text: str, end: str) -> bool:
     """Say whether a text ends with another, whatever their case."""
-    return to_upper(text).endswith(to_upper(end))
+    return bool(to_upper(text).endswith(to_upper(end)))
 
 
 @function("indexOf", ("String", "Array"), ANY)
