@@ -38,6 +38,7 @@ TARGET = {
     "location": "the region, such as swedencentral, for a group that has to be made",
     "set": "a parameter of infra/provision/inference.bicep as name=value; may be given several times",
 }
+LOCK = "take the deploy lock from whoever holds it"
 WAIT = "how many seconds to wait for the release to serve (default: 600 on local, 2400 on azure)"
 
 
@@ -127,19 +128,31 @@ def provision(
         "stage": STAGE,
         "adapter": "a folder with your LoRA adapter (default: the example's)",
         "base": "its base model: a folder, or an id on the hub (default: what the adapter names)",
+        "name": "what to call the adapter on the share and in the API (default: its folder's name)",
+        "timeout": WAIT,
+        "break_lock": LOCK,
         "json": JSON,
     },
 )
 def push(
-    _: Context, stage: str = "azure", adapter: str | None = None, base: str | None = None, json: bool = False
+    _: Context,
+    stage: str = "azure",
+    adapter: str | None = None,
+    base: str | None = None,
+    name: str | None = None,
+    timeout: int = 0,
+    break_lock: bool = False,
+    json: bool = False,
 ) -> None:
     """Put weights on the share: an adapter and its base model.
 
-    Only what the share does not have travels. A running server loads it with the next deploy.
+    Only what the share does not have travels. If a release is live, it is restarted to load them.
     """
     from infra.push import push as put
 
-    _show(put(_open(stage), adapter=Path(adapter) if adapter else None, base=base), json)
+    path, timeout_s = Path(adapter) if adapter else None, timeout or None
+    pushed = put(_open(stage), adapter=path, base=base, name=name, timeout_s=timeout_s, break_lock=break_lock)
+    _show(pushed, json)
 
 
 @verb(
@@ -147,7 +160,7 @@ def push(
         "stage": STAGE,
         "force": "make a new release and restart, even if this code is live already",
         "timeout": WAIT,
-        "break_lock": "take the deploy lock from whoever holds it",
+        "break_lock": LOCK,
         "json": JSON,
     },
 )

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -25,7 +26,7 @@ from infra.errors import RemoteError, UsageError
 from infra.log_records import Kind, LogRecord, Seen, parse_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from infra.session import Session
 
@@ -106,7 +107,7 @@ def read_logs(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> tuple[
     return tuple(sorted(records, key=lambda record: record.time))
 
 
-def follow_logs(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> Iterator[LogRecord]:
+def follow_logs(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> Generator[LogRecord]:
     """Yield the last lines of every stream, then each new line as it comes, until the user has enough.
 
     Raises:
@@ -117,17 +118,21 @@ def follow_logs(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> Iter
     lines: queue.SimpleQueue[LogRecord | None] = queue.SimpleQueue()
     followers: dict[Source, _Follower] = {}
     context = _tls(session)
-    while True:
-        access = find_access(session, kinds)
-        for source in access.sources:
-            if source in followers:
-                followers[source].token = access.token
-            else:
-                followers[source] = _Follower(source, access.token, context, tail, lines)
-                followers[source].start()
-        for gone in followers.keys() - set(access.sources):
-            followers.pop(gone).stop()
-        yield from _until_refresh(lines)
+    try:
+        while True:
+            access = find_access(session, kinds)
+            for source in access.sources:
+                if source in followers:
+                    followers[source].token = access.token
+                else:
+                    followers[source] = _Follower(source, access.token, context, tail, lines)
+                    followers[source].start()
+            for gone in followers.keys() - set(access.sources):
+                followers.pop(gone).stop()
+            yield from _until_refresh(lines)
+    finally:
+        for follower in followers.values():
+            follower.stop()
 
 
 def find_access(session: Session, kinds: tuple[Kind, ...]) -> Access:
@@ -231,10 +236,9 @@ class _Follower(threading.Thread):
     def run(self) -> None:
         """Read until stopped. What ends a stream is no error: it is opened again."""
         while not self._stopped.is_set():
-            try:
+            # Refused, cut off, or silent for too long.
+            with suppress(OSError, http.client.HTTPException):
                 self._read()
-            except (OSError, http.client.HTTPException):
-                pass  # refused, cut off, or silent for too long: open it again
             self._lines.put(None)
             self._stopped.wait(_PAUSE_S)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,11 +89,11 @@ Stop it all: {self.down_command}"""
 
 def curl_line(up: Up) -> str:
     """Return one line that asks the model with curl, to be pasted into a shell in the project's folder."""
-    body = f'{{"model": "{up.model}", "messages": [{{"role": "user", "content": "{up.prompt}"}}]}}'
+    body = json.dumps({"model": up.model, "messages": [{"role": "user", "content": up.prompt}]})
     return (
         f"curl --silent --show-error {up.status.endpoint}/v1/chat/completions "
-        f'-H "Authorization: Bearer $({up.key_command})" -H "Content-Type: application/json" '
-        f"-d '{body}'"
+        f'--header "Authorization: Bearer $({up.key_command})" --header "Content-Type: application/json" '
+        f"--data {shlex.quote(body)}"
     )
 
 
@@ -101,10 +103,10 @@ def openai_snippet(up: Up) -> str:
 OPENAI_API_KEY="$({up.key_command})" {up.commands}python - <<'PY'
 from openai import OpenAI
 
-client = OpenAI(base_url="{up.status.endpoint}/v1")
+client = OpenAI(base_url={up.status.endpoint + "/v1"!r})
 answer = client.chat.completions.create(
-    model="{up.model}",
-    messages=[{{"role": "user", "content": "{up.prompt}"}}],
+    model={up.model!r},
+    messages=[{{"role": "user", "content": {up.prompt!r}}}],
 )
 print(answer.choices[0].message.content)
 PY"""

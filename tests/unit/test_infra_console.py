@@ -1,0 +1,103 @@
+"""What a person sees: lines into a pipe, questions on a terminal."""
+
+from __future__ import annotations
+
+import io
+import sys
+from itertools import count
+
+import pytest
+
+from infra.console import Console, readable_size
+
+
+@pytest.fixture
+def stream() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def console(stream: io.StringIO) -> Console:
+    ticks = count(0, 1.5)
+    return Console(stream, lambda: next(ticks))
+
+
+def test_a_step_is_a_line_with_its_outcome_and_its_time(console: Console, stream: io.StringIO) -> None:
+    with console.step("deploy [x]") as step:
+        step.update("waiting")
+        step.update("waiting")
+        step.update("ready")
+        step.finish("done")
+    assert stream.getvalue() == "  deploy [x]: waiting\n  deploy [x]: ready\n✓ deploy [x]: done  1.5 s\n"
+
+
+def test_a_step_that_fails_says_so_and_lets_the_error_through(console: Console, stream: io.StringIO) -> None:
+    with pytest.raises(KeyError), console.step("deploy"):
+        raise KeyError("x")
+    assert stream.getvalue() == "✗ deploy: failed  1.5 s\n"
+
+
+def test_progress_into_a_pipe_is_one_line(console: Console, stream: io.StringIO) -> None:
+    with console.progress("upload", 5_200_000) as advance:
+        advance(5_000_000)
+        advance(200_000)
+    assert stream.getvalue() == "✓ upload: 5.2 MB  1.5 s\n"
+
+
+def test_a_step_within_a_step_and_a_bar_within_that(console: Console, stream: io.StringIO) -> None:
+    with console.step("outer"), console.progress("inner", 10):
+        pass
+    assert [line.split("  ")[0] for line in stream.getvalue().splitlines()] == [
+        "✓ inner: 10 bytes",
+        "✓ outer",
+    ]
+
+
+def test_information_and_warnings(console: Console, stream: io.StringIO) -> None:
+    console.info("it is [bold]")
+    console.warn("careful")
+    assert stream.getvalue() == "it is [bold]\nwarning: careful\n"
+    assert not console.is_interactive
+
+
+@pytest.mark.parametrize(
+    ("typed", "choices", "chosen"),
+    [
+        ("\n", ("a", "b"), "a"),
+        ("2\n", ("a", "b"), "b"),
+        ("b\n", ("a", "b"), "b"),
+        ("3\n", ("a", "b"), "3"),
+        ("new\n", (), "new"),
+        ("", (), ""),
+    ],
+)
+def test_a_choice(
+    console: Console, monkeypatch: pytest.MonkeyPatch, typed: str, choices: tuple[str, ...], chosen: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    assert console.choose("Which?", choices) == chosen
+
+
+@pytest.mark.parametrize(
+    ("typed", "is_yes"), [("y\n", True), ("YES\n", True), ("\n", False), ("no\n", False), ("", False)]
+)
+def test_anything_but_yes_is_no(
+    console: Console, monkeypatch: pytest.MonkeyPatch, typed: str, *, is_yes: bool
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    assert console.confirm("Sure?") is is_yes
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (999_950, "1.0 MB"),
+        (5_240_000, "5.2 MB"),
+        (3e12, "3.0 TB"),
+    ],
+)
+def test_sizes_as_a_person_reads_them(size: int, text: str) -> None:
+    assert readable_size(size) == text
