@@ -113,7 +113,7 @@ def test_kinds() -> None:
 
 
 class LogServer:
-    """Serve the two kinds of stream; each followed stream ends after one line, as a dropped connection does."""
+    """Serve the two kinds of stream; a followed one ends after some lines, as a dropped connection does."""
 
     def __init__(self, answer: Callable[[str, dict[str, list[str]], str], tuple[int, list[Any]]]) -> None:
         outer = self
