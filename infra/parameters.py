@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from infra.document import Json, read_object
+from infra.document import Json, as_object, read_object
 from infra.errors import UsageError
 from infra.limits import parameter_problems, template_problems
 from infra.templates import judge, render, variables
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 TEMPLATE = "inference.parameters.json.j2"
 SCHEMA = "inference.parameters"
 DIGEST_TAG = "fjarr-provision"
+_TEXT_TYPES = ("string", "securestring")
 _OTHER_PARAMETER = re.compile(r"^\[parameters\('(\w+)'\)\]$")
 
 
@@ -37,10 +38,12 @@ class Template:
     Attributes:
         defaults: Every parameter with its default; None where it has none or may be null.
         document: All of the template.
+        texts: The names of the parameters that are text.
     """
 
     defaults: dict[str, Json]
     document: dict[str, Json]
+    texts: frozenset[str] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,7 +65,10 @@ def read_template(path: Path) -> Template:
         name: entry.get("defaultValue") if isinstance(entry, dict) else None
         for name, entry in parameters.items()
     }
-    return Template(defaults, document)
+    texts = frozenset(
+        name for name, entry in parameters.items() if as_object(entry).get("type") in _TEXT_TYPES
+    )
+    return Template(defaults, document, texts)
 
 
 def render_parameters(settings: Settings, template: Template) -> str:

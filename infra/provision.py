@@ -139,7 +139,7 @@ def _plan(session: Session, flags: Flags) -> _Plan:
     root, stage = session.root, session.stage
     handover = read_handover(root)
     template = read_template(root / COMPILED)
-    layers = [read_user_parameters(root), said_by_stage(stage), said_by_flags(flags)]
+    layers = [read_user_parameters(root), said_by_stage(stage), said_by_flags(flags, template.texts)]
     gather(layers, template.names)  # first of all, as its mistakes need no answer from anybody
     group = find_group(session, flags, handover)
     settings = gather([handover.said_for(group), *layers], template.names)

@@ -22,7 +22,7 @@ from infra.stage import STAGES_PATH
 from infra.templates import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from infra.az import Group
     from infra.stage import Stage
@@ -181,14 +181,20 @@ def said_by_stage(stage: Stage) -> tuple[Setting, ...]:
     return tuple(Setting(name, value, source) for name, value in stage.overlay)
 
 
-def said_by_flags(flags: Flags) -> tuple[Setting, ...]:
+def said_by_flags(flags: Flags, texts: Collection[str] = ()) -> tuple[Setting, ...]:
     """Return the parameters that the command line sets.
+
+    Args:
+        flags: What the command line said.
+        texts: The parameters that are text, so that their value is taken as it is typed; others' are JSON,
+            if they
+            can be.
 
     Raises:
         UsageError: A `--set` is not of the form `name=value`.
     """
     location = (Setting("location", flags.location, "--location"),) if flags.location else ()
-    return (*location, *(_flag_setting(flag) for flag in flags.parameters))
+    return (*location, *(_flag_setting(flag, texts) for flag in flags.parameters))
 
 
 def read_user_parameters(root: Path) -> tuple[Setting, ...]:
@@ -234,11 +240,13 @@ def _values(document: dict[str, Json], source: Path, names: Iterable[str]) -> tu
     )
 
 
-def _flag_setting(flag: str) -> Setting:
+def _flag_setting(flag: str, texts: Collection[str]) -> Setting:
     name, equals, text = flag.partition("=")
     if not equals or not name:
         hint = "write --set name=value, such as --set maximumInstanceCount=1"
         raise UsageError(f"--set {flag!r} has no name or no value", hint=hint)
+    if name in texts:
+        return Setting(name, text, "--set")
     try:
         value: Json = json.loads(text)
     except ValueError:

@@ -105,6 +105,11 @@ def test_a_flag_is_json_or_else_text(flag: str, value: Any) -> None:
     assert said_by_flags(Flags(parameters=(flag,))) == (Setting("n", value, "--set"),)
 
 
+def test_a_flag_of_a_parameter_that_is_text_is_text() -> None:
+    flags = Flags(parameters=("containerCpu=4", "minReplicas=4"))
+    assert [setting.value for setting in said_by_flags(flags, {"containerCpu"})] == ["4", 4]
+
+
 @pytest.mark.parametrize("flag", ["novalue", "=3", ""])
 def test_a_flag_without_a_name_or_value(flag: str) -> None:
     with pytest.raises(UsageError) as caught:
