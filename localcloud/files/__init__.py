@@ -16,12 +16,13 @@ Not emulated, and refused with 501 `NotImplementedByLocalCloud`:
 * copies from another account or from blobs, and OAuth for a copy's source.
 
 Refused otherwise: OAuth tokens (403: no identity holds a data role), SharedKeyLite (400), condition headers
-(400), `x-ms-` headers and parameters that an operation does not have (400), CORS preflights (405).
+(400), `x-ms-` headers and parameters that an operation does not have (400), CORS preflights (401).
 
 Different from Azure, and not refused:
 
 * A quota is kept and told but not enforced; there is no throttling.
 * There is no SMB: no open handles, no SharingViolation by a replica that has a file open.
+* A directory is renamed whatever leases the files in it have.
 * A copy is done when it is answered; deletion of a share is immediate (never ShareBeingDeleted).
 * A link that a replica made is listed as the small file that it is, can be renamed and deleted, and is never
   followed; reading or writing it is refused with ResourceTypeMismatch.

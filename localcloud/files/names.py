@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from localcloud.files.faults import fault, path_too_deep, path_too_long
 
+_ACCOUNT_NAME = re.compile(r"[a-z0-9]{3,24}")
 _SHARE_NAME = re.compile(r"[a-z0-9](?:-?[a-z0-9])*")
 _SHARE_NAME_LENGTH = range(3, 64)
 _FORBIDDEN = re.compile('["\\\\/:|<>*?\x00-\x1f\ufffe\uffff\ud800-\udfff]')
@@ -22,6 +23,11 @@ _RESERVED = frozenset(
 _MAX_NAME_UNITS = 255
 _MAX_PATH_UNITS = 2048
 _MAX_DEPTH = 250
+
+
+def is_account_name(name: str) -> bool:
+    """Tell whether a storage account may be called this: 3 to 24 of `a-z0-9`."""
+    return _ACCOUNT_NAME.fullmatch(name) is not None
 
 
 def is_share_name(name: str) -> bool:
@@ -90,6 +96,8 @@ def fold(name: str) -> str:
     Each character is raised on its own, as NTFS does, so that a name keeps its length: `ß` and `SS` stay
     apart.
     """
+    if name.isascii():
+        return name.upper()
     return "".join(raised if len(raised := character.upper()) == 1 else character for character in name)
 
 

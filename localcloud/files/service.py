@@ -28,7 +28,13 @@ from localcloud.files.authorization import authorize, check_copy_source, check_p
 from localcloud.files.documents import error_document
 from localcloud.files.faults import StorageFault, body_too_large, fault, invalid_header, unsupported_header
 from localcloud.files.headers import decode_query, read_boolean, split_query, write_file_time
-from localcloud.files.names import check_path, check_share_name, is_share_name, split_url_path
+from localcloud.files.names import (
+    check_path,
+    check_share_name,
+    is_account_name,
+    is_share_name,
+    split_url_path,
+)
 from localcloud.files.request import Call, FileStream, Headers, Reply, Request
 from localcloud.files.shares import MAX_QUOTA_GIB, Share, ShareStore
 
@@ -114,7 +120,7 @@ class FileService:
 
     async def _answer(self, http: web.Request) -> Reply:
         request = _read_request(http)
-        keys = self._account_keys(request.account)
+        keys = self._account_keys(request.account) if is_account_name(request.account) else None
         if keys is None:
             raise StorageFault(404, "ResourceNotFound", f"There is no storage account '{request.account}'.")
         operation = _find(request)

@@ -205,7 +205,8 @@ def test_no_share_name_leads_out(send: Callable[..., Any], share_name: str) -> N
         assert answer.code in {"InvalidResourceName", "OutOfRangeInput"}
 
 
-def test_the_records_of_properties_are_no_account(server: Any) -> None:
+def test_the_records_of_properties_are_no_account(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(server.accounts, ".properties", ("a2V5",))
     context = ssl.create_default_context(cafile=str(server.ca))
     connection = http.client.HTTPSConnection("localhost", server.port, context=context, timeout=20)
     try:

@@ -62,6 +62,11 @@ def test_an_empty_body_has_no_length_in_the_signature_and_x_ms_date_hides_date()
     )
 
 
+def test_the_date_header_is_signed_where_there_is_no_x_ms_date() -> None:
+    request = SignedRequest("GET", "/a", (), (("Date", "today"), ("x-ms-version", "v")))
+    assert string_to_sign(request, "a") == "GET\n\n\n\n\n\ntoday\n\n\n\n\n\nx-ms-version:v\n/a/a"
+
+
 HEADER_NAMES = st.text("abcz019_-", min_size=1, max_size=8).map("x-ms-meta-{}".format)
 
 
