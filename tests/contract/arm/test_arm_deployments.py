@@ -1,7 +1,7 @@
 """Deployments: a small template, sent as the real az sends one.
 
-Source: Azure Resource Manager REST API 2025-04-01, Deployments; the Azure CLI's recorded tests and calls on the
-wire; error bodies as quoted in public issues.
+Source: Azure Resource Manager REST API 2025-04-01, Deployments; the Azure CLI's recorded tests and calls
+on the wire; error bodies as quoted in public issues.
 """
 
 from __future__ import annotations

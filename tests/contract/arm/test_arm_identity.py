@@ -1,6 +1,7 @@
 """Sign-in, tokens, metadata.
 
-Source: Microsoft identity platform, "client credentials flow"; `az cloud register` and `az login` on the wire.
+Source: Microsoft identity platform, "client credentials flow"; `az cloud register` and `az login` on the
+wire.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Paths, groups, resources of every type.
 
-Source: Azure Resource Manager REST API 2024-11-01, Microsoft.Storage 2025-08-01, Microsoft.OperationalInsights
-2025-02-01; the Azure CLI's recorded tests and calls on the wire.
+Source: Azure Resource Manager REST API 2024-11-01, Microsoft.Storage 2025-08-01,
+Microsoft.OperationalInsights 2025-02-01; the Azure CLI's recorded tests and calls on the wire.
 """
 
 from __future__ import annotations
