@@ -171,6 +171,10 @@ def _secret_names(configuration: Json, before: Resource | None) -> set[str]:
             raise _refusal("ContainerAppSecretNameInvalid", message)
         if secret.get("keyVaultUrl"):
             raise not_emulated("secrets from a key vault")
+        if name in names:
+            raise _refusal("ContainerAppSecretInvalid", f"The secret '{name}' is defined more than once.")
+        if not isinstance(secret.get("value", ""), str | None):
+            raise _refusal("ContainerAppSecretInvalid", f"The value of the secret '{name}' must be text.")
         if secret.get("value") is None and name not in kept:
             message = f"Container app secret(s) with name(s) '{name}' are invalid: value is required."
             raise _refusal("ContainerAppSecretInvalid", message)
@@ -180,6 +184,10 @@ def _secret_names(configuration: Json, before: Resource | None) -> set[str]:
 
 def _check_secret_refs(containers: list[Json], configuration: Json, secrets: Collection[str]) -> None:
     for container in containers:
+        names = [variable.get("name") for variable in container.get("env") or ()]
+        if len(set(names)) < len(names) or not all(names):
+            message = f"Container '{container['name']}' has an environment variable twice or without a name."
+            raise _refusal("ContainerAppInvalidEnvironmentVariable", message)
         for variable in container.get("env") or ():
             reference = variable.get("secretRef")
             if reference and reference not in secrets:
@@ -292,7 +300,7 @@ def _check_probe(probe: Json, kind: str, where: str) -> None:
         value = probe.get(name)
         if value is None:
             continue
-        if not isinstance(value, int) or not low <= value <= high:
+        if not _is_within(value, low, high):
             shown = f"{name[0].upper()}{name[1:]}"
             message = f"{where}'s {shown} must be in the range of ['{low}', '{high}']."
             raise _refusal(f"ContainerAppProbe{shown}OutOfRange", message)
@@ -334,7 +342,8 @@ def _check_scale(template: Json) -> None:
     scale = template.get("scale") or {}
     least, most = scale.get("minReplicas"), scale.get("maxReplicas")
     least, most = (0 if least is None else least), (10 if most is None else most)
-    if not 0 <= least <= _MOST_REPLICAS or not 1 <= most <= _MOST_REPLICAS or least > most:
+    fits = _is_within(least, 0, _MOST_REPLICAS) and _is_within(most, 1, _MOST_REPLICAS) and least <= most
+    if not fits:
         message = (
             f"minReplicas {least} and maxReplicas {most} are invalid: 0 to {_MOST_REPLICAS} and 1 to "
             f"{_MOST_REPLICAS}, the least no more than the most."
@@ -346,7 +355,7 @@ def _check_scale(template: Json) -> None:
             message = f"The scale rule '{rule.get('name')}' must have a name and exactly one kind."
             raise _refusal("ContainerAppInvalidScaleRule", message)
     grace = template.get("terminationGracePeriodSeconds")
-    if grace is not None and not 0 <= grace <= _LONGEST_GRACE_S:
+    if grace is not None and not _is_within(grace, 0, _LONGEST_GRACE_S):
         message = f"terminationGracePeriodSeconds must be in the range of ['0', '{_LONGEST_GRACE_S}']."
         raise _refusal("ContainerAppInvalidTerminationGracePeriod", message)
 
@@ -403,9 +412,13 @@ def _memory(container: str, value: Any) -> Decimal:  # noqa: ANN401 - JSON
 
 
 def _check_port(value: Any, where: str) -> None:  # noqa: ANN401 - JSON
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST_PORT:
+    if not _is_within(value, 1, _LARGEST_PORT):
         message = f"{where} must be in the range of ['1', '{_LARGEST_PORT}'], not '{value}'."
         raise _refusal("ContainerAppInvalidPort", message)
+
+
+def _is_within(value: Any, low: int, high: int) -> bool:  # noqa: ANN401 - JSON
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def _refusal(code: str, message: str) -> AzureError:

@@ -163,7 +163,12 @@ class AppKind(ResourceKind):
         """Bring all apps up again, as after a restart of the daemon."""
         for app in self._resources.of_type(APPS):
             noted = self._note(app, provisioning_state=app.private.get("provisioning_state", "Failed"))
-            await self._revisions.restore(await self.listen(noted))
+            try:
+                await self._revisions.restore(await self.listen(noted))
+            except (AzureError, OSError, KeyError):
+                # One app that cannot come up is no reason to keep all others down.
+                _log.exception("app %s could not be brought up again", app.name)
+                self._note(app, provisioning_state="Failed")
 
     def _take_back(self, before: Resource) -> None:
         """Let an app be again what it was, so that a change that failed does not fail every later one."""

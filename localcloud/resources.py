@@ -11,6 +11,7 @@ moving a resource, `extendedLocation`, `zones`, managed identities.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -351,7 +352,8 @@ class Resources:
         for resource in reversed(self.all(below)):
             running = self._operations.running(resource.id)
             if running is not None:
-                await running.wait()
+                # However it ends: what it made goes next.
+                await asyncio.wait([running.task])
             await self._remove_alone(resource)
         self._store.delete(GROUP, below)
 

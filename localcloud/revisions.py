@@ -196,7 +196,9 @@ class Revisions:
 
     def _roll_out(self, app: Resource, name: str) -> None:
         self._cancel_rollout(app)
-        self._rollouts[app.id.lower()] = asyncio.create_task(self._promote(app, name))
+        rollout = asyncio.create_task(self._promote(app, name))
+        rollout.add_done_callback(self._finish)
+        self._rollouts[app.id.lower()] = rollout
 
     async def _promote(self, app: Resource, name: str) -> None:
         with suppress(RevisionNotActiveError):

@@ -255,6 +255,16 @@ async def test_apps_come_up_again_after_a_restart(arm: Any, host: Any, reopen: A
     await again.cloud.close()
 
 
+async def test_an_app_that_cannot_come_up_keeps_no_other_down(arm: Any, host: Any, reopen: Any) -> None:
+    await arm.make_app()
+    arm.cloud.store.delete("resource", f"{arm.group}/{ENVIRONMENT}".lower())
+    await arm.cloud.close()
+    again = reopen(type(host)())
+    await again.cloud.open()
+    assert (await again.show_app())["properties"]["provisioningState"] == "Failed"
+    await again.cloud.close()
+
+
 async def test_a_rotated_key_breaks_the_mount(arm: Any) -> None:
     name = (await arm.make_app())["properties"]["latestRevisionName"]
     account = "providers/Microsoft.Storage/storageAccounts/acct"
@@ -326,6 +336,11 @@ MEMORY = (
             "",
         ),
         ({"image": ""}, "ContainerAppImageRequired", ""),
+        (
+            {"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]},
+            "ContainerAppInvalidEnvironmentVariable",
+            "",
+        ),
         ({"name": "a b"}, "ContainerAppContainerNameInvalid", ""),
     ],
 )
@@ -347,6 +362,26 @@ async def test_a_bad_container_is_refused_in_azures_words(
         ({"tmplate": {}}, 400, "ContainerAppInvalidSchema"),
         ({"configuration": {"ingress": {"targetPort": 70000}}}, 400, "ContainerAppInvalidPort"),
         ({"configuration": {"dapr": {"enabled": True}}}, 501, "NotImplementedByLocalCloud"),
+        ({"template": {"scale": {"minReplicas": 2}}}, 400, "ContainerAppInvalidScale"),
+        ({"template": {"scale": {"maxReplicas": "x"}}}, 400, "ContainerAppInvalidScale"),
+        ({"template": {"scale": {"rules": [{"name": "r"}]}}}, 400, "ContainerAppInvalidScaleRule"),
+        ({"template": {"scale": "x"}}, 400, "ContainerAppInvalidSchema"),
+        (
+            {"template": {"terminationGracePeriodSeconds": 601}},
+            400,
+            "ContainerAppInvalidTerminationGracePeriod",
+        ),
+        ({"template": {"revisionSuffix": "a--b"}}, 400, "ContainerAppInvalidRevisionName"),
+        ({"template": {"revisionSuffix": "a" * 50}}, 400, "ContainerAppInvalidRevisionName"),
+        ({"template": {"initContainers": [{"name": "i"}]}}, 501, "NotImplementedByLocalCloud"),
+        (
+            {"configuration": {"secrets": [{"name": "a", "value": "1"}, {"name": "a", "value": "2"}]}},
+            400,
+            "ContainerAppSecretInvalid",
+        ),
+        ({"configuration": {"secrets": [{"name": "a", "value": 1}]}}, 400, "ContainerAppSecretInvalid"),
+        ({"configuration": {"secrets": [{"name": "a"}]}}, 400, "ContainerAppSecretInvalid"),
+        ({"configuration": {"secrets": [{"name": "A", "value": ""}]}}, 400, "ContainerAppSecretNameInvalid"),
         (
             {"configuration": {"ingress": {"transport": "tcp", "targetPort": 1}}},
             501,
