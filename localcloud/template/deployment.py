@@ -89,6 +89,7 @@ class Deployment:
                 self._parameter(name)
             self._instances = self._expand()
             self._planned = self._plan()
+            self._planned_outputs = self._shown_outputs()
 
     @property
     def parameters_echo(self) -> dict[str, dict[str, Any]]:
@@ -109,8 +110,7 @@ class Deployment:
 
     def plan_outputs(self) -> dict[str, Any]:
         """Return the values of the outputs as far as they are known before the deployment runs."""
-        with _as_azure_errors():
-            return {name: _shown(value) for name, _, value in self._outputs(self._bind(shows_secrets=False))}
+        return self._planned_outputs
 
     def body(self, resource: PlannedResource, runtime: Runtime) -> dict[str, Any]:
         """Return what to put for a planned resource, with every expression evaluated.
@@ -262,7 +262,7 @@ class Deployment:
         namespace, *types = declaration.type.split("/")
         parts = name.split("/")
         if len(parts) != len(types):
-            line, column = end_of(declaration.document, "name")
+            line, column = end_of(declaration.document, "type")
             raise TemplateError(
                 f"The template resource '{name}' of type '{declaration.type}' at line '{line}' and column "
                 f"'{column}' has an invalid name. The name '{name}' contains '{len(parts)}' name segment(s) "
@@ -378,6 +378,9 @@ class Deployment:
                 for other in self._named(name) if isinstance(name, str) else ():
                     if other.is_deployed:
                         yield other.id
+
+    def _shown_outputs(self) -> dict[str, Any]:
+        return {name: _shown(value) for name, _, value in self._outputs(self._bind(shows_secrets=False))}
 
     def _outputs(self, bindings: Bindings) -> Iterator[tuple[str, dict[str, Any], Value]]:
         evaluator = Evaluator(bindings, Place.OUTPUT)

@@ -1,0 +1,190 @@
+"""The judge of templates: Azure's own evaluator, which the Bicep CLI carries, asked offline.
+
+`python tests/snapshots/judge.py` makes every committed snapshot anew; the tests compare with what is
+committed, and where the CLI is on PATH also what is committed with what it says today.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+TEMPLATE = ROOT / "infra" / "provision" / "inference.json"
+INFERENCE = HERE / "inference"
+LANGUAGE = HERE / "language"
+SCHEMA = "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#"
+PLACE = {
+    "subscriptionId": "00000000-0000-0000-0000-000000000000",
+    "tenantId": "11111111-1111-1111-1111-111111111111",
+    "resourceGroup": "my-rg",
+    "location": "swedencentral",
+    "deploymentName": "inference",
+}
+
+
+class RefusalError(Exception):
+    """The judge's refusal of a template; its text is Azure's message."""
+
+
+class Judge:
+    """A running `bicep jsonrpc`, which answers in a tenth of the time that a process of its own takes."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="judge-"))
+        program = shutil.which("bicep")
+        assert program, "the judge needs the Bicep CLI on PATH"
+        self._process = subprocess.Popen(
+            [program, "jsonrpc", "--stdio"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=30)  # closes its input, on which it ends
+        shutil.rmtree(self._folder)
+
+    def snapshot(self, template: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return the resources and outputs that a template means; parameters that are null are not given."""
+        self._count += 1  # a name of its own each time: the CLI caches files
+        name = f"case{self._count}"
+        given = {key: value for key, value in parameters.items() if value is not None}
+        (self._folder / f"{name}.json").write_text(template, encoding="utf-8")
+        (self._folder / f"{name}.values.json").write_text(json.dumps(given), encoding="utf-8")
+        lines = [f"using '{name}.json'"]
+        lines += [f"param {key} = loadJsonContent('{name}.values.json').{key}" for key in given]
+        path = self._folder / f"{name}.bicepparam"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        request = {"path": str(path), "metadata": PLACE, "externalInputs": []}
+        found = json.loads(self._call("bicep/getSnapshot", request)["snapshot"])
+        return {"predictedResources": found["predictedResources"], "outputs": found["outputs"] or {}}
+
+    def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        body = json.dumps(
+            {"jsonrpc": "2.0", "id": self._count, "method": method, "params": [parameters]}
+        ).encode()
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        self._process.stdin.flush()
+        size = 0
+        while header := self._process.stdout.readline().strip():
+            if header.lower().startswith(b"content-length:"):
+                size = int(header.partition(b":")[2])
+        answer = json.loads(self._process.stdout.read(size))
+        if "error" in answer:
+            raise RefusalError(answer["error"]["message"])
+        return dict(answer["result"])
+
+
+def read(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def values_of(path: Path) -> dict[str, Any]:
+    """Return the values of a parameters file, none if there is no such file."""
+    entries = read(path)["parameters"] if path.exists() else {}
+    return {name: entry["value"] for name, entry in entries.items()}
+
+
+def cases(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Return the cases of a folder by name: the template and the values of its parameters."""
+    if folder == INFERENCE:
+        found = sorted(folder.glob("*.parameters.json"))
+        return {path.name.removesuffix(".parameters.json"): (TEMPLATE, values_of(path)) for path in found}
+    templates = [path for path in sorted(folder.glob("*.json")) if path.name.count(".") == 1]
+    return {path.stem: (path, values_of(path.with_suffix(".parameters.json"))) for path in templates}
+
+
+def expressions_template(expressions: dict[str, str], context: dict[str, Any]) -> str:
+    """Return a template that puts each expression into a property of the same name."""
+    properties = {name: f"[{text}]" for name, text in expressions.items()}
+    account = {"type": "Microsoft.Storage/storageAccounts", "apiVersion": "2025-08-01"}
+    return json.dumps(
+        {
+            "$schema": SCHEMA,
+            "languageVersion": "2.0",
+            "contentVersion": "1.0.0.0",
+            **context,
+            "resources": {
+                "other": {**account, "name": "other"},
+                "probe": {**account, "name": "probe", "properties": properties},
+            },
+        }
+    )
+
+
+def fault_template(fragment: dict[str, Any]) -> str:
+    """Return a whole template around the part of it that is wrong."""
+    return json.dumps({"$schema": SCHEMA, "contentVersion": "1.0.0.0", "languageVersion": "2.0", **fragment})
+
+
+def properties_of(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """Return the evaluated expressions of an `expressions_template`."""
+    probe = next(each for each in snapshot["predictedResources"] if each["name"] == "probe")
+    return dict(probe["properties"])
+
+
+def refusal(judge: Judge, template: str, parameters: dict[str, Any]) -> str:
+    """Return the message with which the judge refuses a template."""
+    try:
+        judge.snapshot(template, parameters)
+    except RefusalError as exc:
+        return str(exc)
+    raise AssertionError(f"the judge has nothing against {template}")
+
+
+def judged_expressions(judge: Judge) -> dict[str, Any]:
+    """Return the table of expressions with today's values and refusals."""
+    table = read(LANGUAGE / "expressions.json")
+    given = values_of(LANGUAGE / "expressions.parameters.json")
+    named = {f"e{index}": text for index, text in enumerate(table["values"])}
+    found = properties_of(judge.snapshot(expressions_template(named, table["context"]), given))
+    refusals = {
+        text: refusal(judge, expressions_template({"e": text}, table["context"]), given)
+        for text in table["refusals"]
+    }
+    return {
+        "context": table["context"],
+        "values": {text: found[name] for name, text in named.items()},
+        "refusals": refusals,
+    }
+
+
+def judged_faults(judge: Judge) -> dict[str, Any]:
+    """Return the table of wrong templates with today's refusals."""
+    return {
+        name: {**case, "message": refusal(judge, fault_template(case["template"]), {})}
+        for name, case in read(LANGUAGE / "faults.json").items()
+    }
+
+
+def write(path: Path, document: Any) -> None:
+    """Write a JSON file as the repository keeps them."""
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Make every committed snapshot anew."""
+    with Judge() as judge:
+        for folder in (INFERENCE, LANGUAGE / "templates"):
+            for name, (template, parameters) in cases(folder).items():
+                snapshot = judge.snapshot(template.read_text(encoding="utf-8"), parameters)
+                write(folder / f"{name}.snapshot.json", snapshot)
+        write(LANGUAGE / "expressions.json", judged_expressions(judge))
+        write(LANGUAGE / "faults.json", judged_faults(judge))
+
+
+if __name__ == "__main__":
+    main()
