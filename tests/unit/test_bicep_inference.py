@@ -1,4 +1,4 @@
-"""The template of infra/provision: what the CLI builds, what users come with, and the limits that Azure enforces."""
+"""The template: what the CLI builds, what users come with, and the limits that Azure enforces."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_nine_may_be_null_and_the_others_have_defaults(compiled: dict[str, A
             assert declared["nullable"] is True
         else:
             assert "defaultValue" in declared
-        assert declared["metadata"]["description"].endswith(".") or name in ("gpuProfileType",)
+        assert declared["metadata"]["description"].endswith(".")
 
 
 def test_only_the_key_is_secret(compiled: dict[str, Any]) -> None:
