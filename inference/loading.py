@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,8 @@ def apply_adapter(base: LoadedModel, adapter: Adapter, *, is_quantized: bool) ->
 
     network = share(base.network)
     tokenizer = _adapter_tokenizer(base, adapter)
+    # PEFT looks at a property that transformers has renamed; a user can do nothing about it.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     try:
         if adapter.embedding_rows is not None:
             _fit_embeddings(network, adapter.embedding_rows)

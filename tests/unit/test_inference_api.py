@@ -255,7 +255,7 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     ({"stop": ["x"] * 17}, "stop", "'stop': "),
     ({"messages": []}, "messages", "'messages': List should have at least 1 item"),
     ({"messages": None}, "messages", "'messages': Input should be a valid list."),
-    ({"messages": [{"role": "robot", "content": ""}]}, "messages[0].role", "'messages[0].role': Input should"),
+    ({"messages": [{"role": "robot", "content": ""}]}, "messages[0].role", "'messages[0].role': Input"),
     ({"messages": [{"role": "user"}]}, "messages[0].content", "The field 'messages[0].content' is missing."),
     ({"messages": [*HELLO, {"role": "assistant", "content": "", "tool_calls": [{}]}]},
      "messages[1].tool_calls", "'messages[1].tool_calls' is not supported by this server"),

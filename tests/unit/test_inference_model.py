@@ -1,0 +1,462 @@
+"""The real manager, PEFT and the process, on a random model so small that a step takes a millisecond."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx2 as httpx
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from inference.codec import Message, TokenizerCodec
+from inference.engine import GenerationRequest, Increment, Sampling, TokenStream
+from inference.engine_transformers import TransformersEngine
+from inference.errors import EngineError, InvalidRequestError, LoadError
+from inference.hardware import CacheSize
+from inference.loading import LoadedModel, bytes_per_cached_token, load_models
+from inference.settings import Settings
+from inference.start import StartingPage, bind
+from inference.weights import find_weights
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+pytestmark = [
+    pytest.mark.model,
+    # PEFT looks at a property of the model that transformers has renamed.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    # PEFT looks for the base's configuration by a path that holds on the share only.
+    pytest.mark.filterwarnings("ignore:Could not find a config file in model-cache:UserWarning"),
+]
+
+ROOT = Path(__file__).parents[2]
+BASE, TUNED = "org/tiny", "mine"
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if true %}<assistant>{% endif %}"
+)
+SETTINGS = Settings(dtype="float32", device="cpu", is_auth_on=False)
+
+
+def make_tokenizer(*extra: str) -> PreTrainedTokenizerFast:
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<end>": 0} | {symbol: index + 1 for index, symbol in enumerate(symbols)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+    if extra:
+        tokenizer.add_special_tokens({"pad_token": extra[0]})
+    return tokenizer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small are slower with more threads, and much slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def mount(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A share with a tiny base, and an adapter that changes its answers."""
+    mount = tmp_path_factory.mktemp("mount")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, eos_token_id=0, bos_token_id=None,
+        tie_word_embeddings=True, initializer_range=0.3,
+    )  # fmt: skip
+    folder = mount / "model-cache" / BASE
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    save_adapter(mount, "mine")
+    return mount
+
+
+def save_adapter(mount: Path, name: str, *, pad: str | None = None, hidden: int = 32) -> Path:
+    network = LlamaForCausalLM.from_pretrained(mount / "model-cache" / BASE)
+    if pad is not None:
+        network.resize_token_embeddings(258, mean_resizing=False)
+        network.get_input_embeddings().weight.data[257] = 7.0
+    if hidden != 32:
+        network = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=257,
+                hidden_size=hidden,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+            )
+        )
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    tuned = get_peft_model(network, lora)
+    for key, parameter in tuned.named_parameters():
+        if "lora_B" in key:
+            torch.nn.init.normal_(parameter, std=0.5)
+    tuned.peft_config["default"].base_model_name_or_path = "model-cache/" + BASE
+    folder = mount / "models" / name / "adapter"
+    tuned.save_pretrained(folder, save_embedding_layers=pad is not None)
+    if pad is not None:
+        make_tokenizer(pad).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(mount: Path) -> tuple[LoadedModel, ...]:
+    return load_models(find_weights(mount, None, "models/mine"), SETTINGS, lambda _phase, _percent: None)
+
+
+@pytest.fixture
+async def engine(loaded: tuple[LoadedModel, ...]) -> AsyncIterator[TransformersEngine]:
+    engine = TransformersEngine(loaded, CacheSize(64, 64), 16)
+    yield engine
+    await engine.close()
+
+
+NUMBERS = itertools.count()
+
+
+def ask(
+    engine: TransformersEngine,
+    prompt: tuple[int, ...],
+    model: str = BASE,
+    max_new_tokens: int = 12,
+    sampling: Sampling = Sampling(0.0),  # noqa: B008 - it is frozen
+) -> TokenStream:
+    return engine.submit(GenerationRequest(f"r{next(NUMBERS)}", model, prompt, max_new_tokens, sampling))
+
+
+async def read(stream: TokenStream) -> Increment:
+    increments = [increment async for increment in stream]
+    tokens = tuple(token for increment in increments for token in increment.token_ids)
+    return Increment(tokens, increments[-1].finish_reason)
+
+
+def generate(model: LoadedModel, prompt: tuple[int, ...], count: int = 12) -> Increment:
+    """What transformers' own `generate` says."""
+    prompt_ids = torch.tensor([prompt])
+    output = model.network.generate(
+        prompt_ids, attention_mask=torch.ones_like(prompt_ids), max_new_tokens=count, do_sample=False,
+        pad_token_id=0,
+    )  # fmt: skip
+    tokens = tuple(output[0, len(prompt) :].tolist())
+    return Increment(tokens, "stop" if tokens[-1] == 0 else "length")
+
+
+def prompts(count: int) -> list[tuple[int, ...]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        tuple(torch.randint(1, 257, (5 + 7 * index,), generator=generator).tolist()) for index in range(count)
+    ]
+
+
+def test_the_two_trees_share_every_tensor_that_the_adapter_leaves_alone(
+    loaded: tuple[LoadedModel, ...],
+) -> None:
+    base, tuned = (dict(model.network.named_parameters()) for model in loaded)
+    assert base.keys() == tuned.keys()
+    own = {name for name in base if base[name].data_ptr() != tuned[name].data_ptr()}
+    assert own == {
+        f"model.layers.{layer}.self_attn.{name}.weight" for layer in (0, 1) for name in ("q_proj", "v_proj")
+    }
+    assert loaded[1].parent == BASE
+
+
+def test_the_adapter_is_merged_as_peft_merges_it_and_the_base_is_untouched(
+    mount: Path, loaded: tuple[LoadedModel, ...]
+) -> None:
+    folder = mount / "model-cache" / BASE
+    fresh = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    prompt_ids = torch.tensor([prompts(1)[0]])
+    with torch.no_grad():
+        assert torch.equal(loaded[0].network(prompt_ids).logits, fresh(prompt_ids).logits)
+        peft = PeftModel.from_pretrained(fresh, str(mount / "models/mine/adapter"))
+        torch.testing.assert_close(loaded[1].network(prompt_ids).logits, peft(prompt_ids).logits)
+        assert not torch.allclose(loaded[0].network(prompt_ids).logits, loaded[1].network(prompt_ids).logits)
+
+
+def test_an_adapter_with_resized_embeddings_gets_a_base_that_fits(mount: Path) -> None:
+    save_adapter(mount, "padded", pad="[PAD]")
+    weights = find_weights(mount, None, "models/padded")
+    assert weights.adapter is not None
+    assert weights.adapter.embedding_rows == 258
+    base, tuned = load_models(weights, SETTINGS, lambda _phase, _percent: None)
+    assert base.network.get_input_embeddings().weight.shape == (257, 32)
+    assert tuned.network.get_input_embeddings().weight.shape == (258, 32)
+    assert tuned.network.get_input_embeddings().weight[257, 0] == 7.0
+    assert len(tuned.tokenizer) == 258
+    assert tuned.tokenizer.chat_template == TEMPLATE
+
+
+def test_an_adapter_of_another_base_says_so(mount: Path) -> None:
+    save_adapter(mount, "alien", hidden=64)
+    with pytest.raises(LoadError, match="the adapter alien cannot be applied to org/tiny"):
+        load_models(find_weights(mount, None, "models/alien"), SETTINGS, lambda _phase, _percent: None)
+
+
+def test_a_cached_token_has_the_size_of_its_keys_and_values(loaded: tuple[LoadedModel, ...]) -> None:
+    assert bytes_per_cached_token(loaded[0].network) == 2 * 2 * 2 * 8 * 4
+
+
+async def test_greedy_answers_are_those_of_generate_alone_and_in_a_full_batch(
+    engine: TransformersEngine, loaded: tuple[LoadedModel, ...]
+) -> None:
+    # In float32; in bfloat16 near-ties may fall the other way when the batch changes.
+    cases = [(model, prompt) for prompt in prompts(8) for model in loaded]
+    expected = [generate(model, prompt) for model, prompt in cases]
+    alone = [await read(ask(engine, prompt, model.name)) for model, prompt in cases]
+    assert alone == expected
+    together = await asyncio.gather(*(read(ask(engine, prompt, model.name)) for model, prompt in cases))
+    assert together == expected
+    assert {answer.finish_reason for answer in expected} >= {"length"}
+
+
+async def test_greedy_stays_greedy_beside_sampled_requests(
+    engine: TransformersEngine, loaded: tuple[LoadedModel, ...]
+) -> None:
+    prompt = prompts(1)[0]
+    sampled = [ask(engine, prompt, sampling=Sampling(1.5, 0.9)) for _ in range(6)]
+    greedy = await read(ask(engine, prompt))
+    answers = {(await read(stream)).token_ids for stream in sampled}
+    assert greedy == generate(loaded[0], prompt)
+    assert len(answers) > 1
+
+
+async def test_a_prompt_longer_than_a_step_is_read_in_parts(
+    engine: TransformersEngine, loaded: tuple[LoadedModel, ...]
+) -> None:
+    prompt = prompts(40)[-1]
+    assert len(prompt) > 64
+    assert await read(ask(engine, prompt)) == generate(loaded[0], prompt)
+
+
+async def test_the_end_token_ends_an_answer(
+    engine: TransformersEngine, loaded: tuple[LoadedModel, ...]
+) -> None:
+    head = loaded[0].network.get_output_embeddings()
+    bias = torch.nn.Parameter(torch.zeros(257))
+    bias.data[0] = 1e4
+    head.bias = bias
+    try:
+        assert await read(ask(engine, (5, 6, 7))) == Increment((0,), "stop")
+    finally:
+        head.bias = None
+
+
+async def test_tokens_come_one_by_one(engine: TransformersEngine) -> None:
+    stream = ask(engine, (5, 6, 7), max_new_tokens=40)
+    first = await anext(stream)
+    assert len(first.token_ids) < 40
+    stream.cancel()
+
+
+async def test_cancelling_frees_the_place(engine: TransformersEngine) -> None:
+    stream = ask(engine, (5, 6, 7), max_new_tokens=400)
+    await anext(stream)
+    assert engine.stats().running == 1
+    stream.cancel()
+    stream.cancel()
+    assert engine.stats().running == 0
+    # The cache of 64 pages of 32 tokens holds this many only if the first one's pages are free again.
+    answers = await asyncio.gather(*(read(ask(engine, prompt)) for prompt in prompts(16)))
+    assert len(answers) == 16
+    scheduler = engine._lanes[BASE]._manager.batch_processor.scheduler
+    assert not scheduler.active_requests
+
+
+async def test_closing_ends_what_is_open(loaded: tuple[LoadedModel, ...]) -> None:
+    engine = TransformersEngine(loaded, CacheSize(64, 64), 16)
+    stream = ask(engine, (5, 6, 7), max_new_tokens=400)
+    await anext(stream)
+    await engine.close()
+    assert not engine.is_alive
+    with pytest.raises(EngineError):
+        await read(stream)
+    with pytest.raises(EngineError, match="the engine has stopped"):
+        ask(engine, (5, 6, 7))
+
+
+async def test_a_crash_ends_what_is_open_and_is_seen(
+    engine: TransformersEngine, loaded: tuple[LoadedModel, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_args: object, **_kwargs: object) -> None:
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(loaded[0].network, "forward", crash)
+    with pytest.raises(EngineError, match="device lost"):
+        await read(ask(engine, (5, 6, 7)))
+    engine._lanes[BASE]._manager.join(0.0, timeout=10)
+    assert not engine.is_alive
+
+
+def test_the_context_is_what_the_model_knows_and_the_cache_holds(engine: TransformersEngine) -> None:
+    assert engine.context_tokens(BASE) == 512
+    assert CacheSize(8, 64).tokens == 256
+
+
+def test_the_codec_speaks_the_model_s_template(loaded: tuple[LoadedModel, ...]) -> None:
+    tokenizer = loaded[0].tokenizer
+    codec = TokenizerCodec(tokenizer)
+    conversation = (Message("system", "Be brief."), Message("user", "Hé?"))
+    assert codec.decode(codec.encode_chat(conversation)) == "<system>Be brief.<user>Hé?<assistant>"
+    assert codec.decode((*codec.encode("a <end> b"), 0)) == "a  b"
+
+
+def test_a_prompt_template_goes_around_the_last_user_message(loaded: tuple[LoadedModel, ...]) -> None:
+    codec = TokenizerCodec(loaded[0].tokenizer, "### Text: {}\n### The tone is:\n")
+    conversation = (Message("user", "one"), Message("assistant", "two"), Message("user", "{three}"))
+    assert codec.decode(codec.encode_chat(conversation)) == "### Text: {three}\n### The tone is:\n"
+    with pytest.raises(InvalidRequestError, match="there is none"):
+        codec.encode_chat((Message("system", "x"),))
+
+
+def test_without_any_template_a_single_message_is_the_prompt() -> None:
+    codec = TokenizerCodec(make_tokenizer())
+    assert codec.decode(codec.encode_chat((Message("user", "bare"),))) == "bare"
+    with pytest.raises(InvalidRequestError, match="no chat template"):
+        codec.encode_chat((Message("user", "one"), Message("assistant", "two"), Message("user", "three")))
+
+
+def test_what_the_template_refuses_is_the_client_s_error() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(InvalidRequestError, match="roles must alternate"):
+        TokenizerCodec(tokenizer).encode_chat((Message("user", "x"),))
+
+
+class Server:
+    """The process, started as a container starts it."""
+
+    def __init__(self, mount: Path, **environ: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(mount),
+            "FJARR_MOUNT": str(mount),
+            "FJARR_HOST": "127.0.0.1",
+            "CONTAINER_APP_PORT": self.url.rpartition(":")[2],
+            "FJARR_API_KEYS": "k",
+            "FJARR_ADAPTER": "models/mine",
+            "FJARR_RELEASE": "20260101T000000Z-0123abcd",
+            "FJARR_THREADS": "1",
+        } | environ
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "inference.start"],
+            cwd=ROOT,
+            env=environ,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[str] = []
+
+    def wait_for(self, text: str) -> None:
+        """Read the log up to a line with this text."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if text in line:
+                return
+        pytest.fail(f"the server ended without {text!r}: " + "".join(self.lines))
+
+    def wait(self) -> int:
+        """Read the log to its end and return the exit code."""
+        assert self.process.stderr is not None
+        self.lines += self.process.stderr.readlines()
+        return self.process.wait(30)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+@pytest.fixture
+def start(mount: Path) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def start(**environ: str) -> Server:
+        servers.append(Server(mount, **environ))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def test_the_process_serves_and_finishes_what_is_in_flight_when_told_to_stop(
+    start: Callable[..., Server],
+) -> None:
+    server = start()
+    server.wait_for("the chat page is up")
+    with httpx.Client(base_url=server.url, headers={"Authorization": "Bearer k"}, timeout=60) as client:
+        assert client.get("/readyz").json() == {"status": "ready"}
+        version = client.get("/version").json()
+        assert (version["base_model"], version["adapters"], version["ready"]) == (BASE, [TUNED], True)
+        assert client.get("/").status_code == 401
+        body = {"model": TUNED, "prompt": "abc", "max_tokens": 480, "stream": True}
+        with client.stream("POST", "/v1/completions", json=body) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            server.process.send_signal(signal.SIGTERM)
+            while client.get("/readyz").status_code == 200:
+                pass
+            late = client.post("/v1/completions", json=body)
+            assert (late.status_code, late.json()["error"]["code"]) == (503, "draining")
+            assert late.headers["retry-after"] == "5"
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+    assert server.wait() == 0
+    assert "stopped" in server.lines[-1]
+    assert "abc" not in "".join(server.lines)
+
+
+def test_the_process_stops_at_once_while_it_loads(start: Callable[..., Server]) -> None:
+    server = start()
+    server.wait_for("base model: org/tiny, adapter: mine")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+def test_what_cannot_be_loaded_ends_the_process_with_its_reason_last(start: Callable[..., Server]) -> None:
+    server = start(FJARR_BASE_MODEL="model-cache/org/absent")
+    assert server.wait() == 1
+    assert "cannot serve: the base model 'model-cache/org/absent' is not on the share" in server.lines[-1]
+
+
+def test_bad_settings_end_the_process_before_anything_else(start: Callable[..., Server]) -> None:
+    server = start(FJARR_PROT="1", FJARR_DTYPE="int3")
+    assert server.wait() == 2
+    assert "FJARR_DTYPE" in server.lines[0]
+    assert "FJARR_PROT" in server.lines[1]
+    assert server.lines[-1].endswith("error: the settings cannot be used\n")
+
+
+def test_the_port_answers_while_packages_are_installed() -> None:
+    listener = bind(Settings(host="127.0.0.1", port=0, is_auth_on=False))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with StartingPage(listener):
+        assert httpx.get(url + "/healthz").status_code == 200
+        ready = httpx.get(url + "/readyz")
+        assert ready.status_code == 503
+        assert ready.json() == {"status": "starting", "phase": "installing packages", "percent": 0}
+        assert httpx.post(url + "/v1/chat/completions").headers["retry-after"] == "5"
+    # The socket lives on, for the server that inherits it.
+    assert listener.fileno() >= 0
+    listener.close()
