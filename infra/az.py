@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MINIMUM_VERSION = (2, 75, 0)
-"""The oldest az whose containerapp commands need no extension for what we call. Source: developed on 2.91."""
+"""The oldest az that is let pass. Developed and tested on 2.91; what is older than this was never tried."""
 
 APP_API_VERSION = "2025-07-01"
 """The api-version for the calls to Microsoft.App that az has no command for: the one az 2.91 itself uses."""

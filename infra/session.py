@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from infra.az import Command, Group, cloud_register, cloud_set, login
+from infra.az import MINIMUM_VERSION, Command, Group, cloud_register, cloud_set, login
 from infra.config import InferenceConfig, read_config
 from infra.document import read_object, write_whole
 from infra.errors import ToolError, UsageError
@@ -133,7 +133,10 @@ def open_session(root: Path, stage_name: str, console: Console, *, is_cloud_star
     stage = load_stage(root, stage_name)
     if not stage.is_local:
         runner = Runner(az_environment(os.environ), root)
-        return Session(root, stage, console, runner, Az(runner), None, None)
+        session = Session(root, stage, console, runner, Az(runner), None, None)
+        if is_cloud_started:
+            _check_az(session)
+        return session
     return _open_local(root, stage, console, is_cloud_started=is_cloud_started)
 
 
@@ -191,6 +194,7 @@ def _open_local(root: Path, stage: Stage, console: Console, *, is_cloud_started:
         cloud = _start_cloud(root, stage, console, local_environment(os.environ, config_dir, None))
     runner = Runner(local_environment(os.environ, config_dir, cloud.ca_bundle), root)
     session = Session(root, stage, console, runner, Az(runner), cloud.ca_bundle, cloud)
+    _check_az(session)
     _sign_in(session, cloud, config_dir)
     return session
 
@@ -213,13 +217,26 @@ def _sign_in(session: Session, cloud: LocalCloud, config_dir: Path) -> None:
     with session.console.step("sign az in to the local cloud"):
         shutil.rmtree(config_dir, ignore_errors=True)
         secret = config_dir / "client-secret"
-        session.az.check_version()
         write_whole(secret, cloud.client_secret, mode=0o600)
         session.az.run(cloud_register(cloud.cloud_name, cloud.resource_manager))
         session.az.run(cloud_set(cloud.cloud_name))
         session.az.run(login(cloud.client_id, secret, cloud.tenant_id))
         secret.unlink()
         write_whole(stamp, cloud.fingerprint)
+
+
+def _check_az(session: Session) -> None:
+    """See to it that az is new enough; it is asked only once, as it takes a second to answer.
+
+    Raises:
+        ToolError: There is no az, or it is too old.
+    """
+    stamp = session.stage.state_dir / "az-checked"
+    path = Path(session.runner.find("az"))
+    identity = f"{path} {path.stat().st_mtime_ns} {MINIMUM_VERSION}"
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != identity:
+        session.az.check_version()
+        write_whole(stamp, identity)
 
 
 def _answers(address: str) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infra.base_models import EXAMPLE
 from infra.deploy import deploy
 from infra.errors import RemoteError
 from infra.provision import provision
@@ -135,7 +137,14 @@ def up(
     if not status.ready:
         raise RemoteError(f"{status.app} was deployed but is not ready: {status.detail}", hint="invoke logs")
     is_changed = provisioned.is_changed or is_pushed or deployed.has_changed
-    return Up(status, commands_folder(session.root), DEFAULT_PROMPT, is_changed)
+    return Up(status, commands_folder(session.root), _prompt(status), is_changed)
+
+
+def _prompt(status: Status) -> str:
+    """Return a question that suits what is served: the example's own for the example."""
+    example = tomllib.loads((EXAMPLE / "example.toml").read_text(encoding="utf-8"))
+    is_example = status.adapters[:1] == (example["name"],)
+    return str(example.get("prompt", DEFAULT_PROMPT)) if is_example else DEFAULT_PROMPT
 
 
 def commands_folder(root: Path) -> str:

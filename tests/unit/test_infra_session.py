@@ -73,6 +73,9 @@ def ran(monkeypatch: pytest.MonkeyPatch, root: Path, listener: int) -> list[Comm
         return Completed(0, '{"azure-cli": "2.91.0"}', "")
 
     monkeypatch.setattr(Runner, "run", run)
+    az = root / "az"
+    az.touch()
+    monkeypatch.setattr(Runner, "find", lambda _, program: str(root / program))
     return commands
 
 
@@ -80,13 +83,14 @@ def words(ran: list[Command]) -> list[str]:
     return [" ".join(command.argv[:3]) for command in ran]
 
 
-SIGN_IN = ["az version --output", "az cloud register", "az cloud set", "az login --service-principal"]
+VERSION = ["az version --output"]
+SIGN_IN = ["az cloud register", "az cloud set", "az login --service-principal"]
 
 
 def test_a_local_stage_is_started_and_signed_in_once(root: Path, ran: list[Command]) -> None:
     session = open_session(root, "local", Console(io.StringIO()))
     assert ran[0] == cloud_command(root, session.stage, "start")
-    assert words(ran)[1:] == SIGN_IN
+    assert words(ran)[1:] == VERSION + SIGN_IN
     assert session.local_cloud is not None
     assert session.ca_bundle == Path("/x/ca.pem")
     assert "hush" not in repr(session.local_cloud)
@@ -136,6 +140,9 @@ def test_a_cloud_that_starts_but_does_not_answer(
 
 def test_the_azure_stage_uses_the_users_own_az(root: Path, ran: list[Command]) -> None:
     session = open_session(root, "azure", Console(io.StringIO()))
+    assert words(ran) == VERSION
+    ran.clear()
+    open_session(root, "azure", Console(io.StringIO()))
     assert ran == []
     assert (session.ca_bundle, session.local_cloud, session.is_connected) == (None, None, True)
     assert isinstance(session.az, Az)
@@ -147,7 +154,7 @@ def test_az_finds_bicep_on_path_or_where_it_installed_it(
     root: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    session = open_session(root, "azure", Console(io.StringIO()))
+    session = open_session(root, "azure", Console(io.StringIO()), is_cloud_started=False)
     assert not session.has_bicep
     installed = own_home / ".azure/bin/bicep"
     installed.parent.mkdir(parents=True)
