@@ -4,14 +4,9 @@ A state directory has at most one daemon: whoever holds the lock on `DIR/lock`, 
 when the process ends, however it ends. `DIR/cloud.json` says how to reach it; a daemon that was killed
 leaves one behind that is stale, and the next start replaces it. The addresses in it survive a restart.
 
-```
-cloud.json   the descriptor, 0600: only while a daemon serves (or one was killed)
-lock         held by the daemon
-cloud.db     everything it remembers, 0600
-ca.pem ca.key  its certificate authority
-daemon.log   what it has to say
-files/ runtime/  shares and replicas
-```
+``` cloud.json   the descriptor, 0600: only while a daemon serves (or one was killed); without it the daemon
+stops lock         held by the daemon cloud.db     everything it remembers, 0600 ca.pem ca.key  its
+certificate authority daemon.log   what it has to say files/ runtime/  shares and replicas ```
 """
 
 from __future__ import annotations
@@ -52,6 +47,7 @@ _POLL_S = 0.1
 _PROBE_TIMEOUT_S = 5
 _TAIL_LINES = 20
 _LOOK_S = 2
+_WATCH_S = 2
 _SETTINGS, _PORT = "cloud", "port"
 
 _log = logging.getLogger(__name__)
@@ -199,11 +195,20 @@ async def _serve(state: Path) -> None:
         await cloud.open()
         _write(state, _descriptor(state, cloud))
         _log.info("serving %s", cloud.base_url)
-        await stopping.wait()
+        await _until_stopped(state, stopping)
     finally:
         (state / "cloud.json").unlink(missing_ok=True)
         await server.close()
         await cloud.close()
+
+
+async def _until_stopped(state: Path, stopping: asyncio.Event) -> None:
+    """Wait for a signal, or until somebody deletes the state directory: nobody could stop the daemon then."""
+    while (state / "cloud.json").exists():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), _WATCH_S)
+            return
+    _log.warning("%s is gone: stopping", state)
 
 
 def _descriptor(state: Path, cloud: Cloud) -> Descriptor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -94,6 +95,15 @@ def test_a_daemon_lives_from_start_to_stop_and_outlives_a_kill(state: Path) -> N
     assert not (state / "cloud.json").exists()
     assert json.loads(command("stop", state).stdout) == {"stopped": False}
     assert command("status", state).returncode == 3
+
+
+def test_a_daemon_without_its_directory_ends(state: Path) -> None:
+    descriptor = json.loads(command("start", state).stdout)
+    process = psutil.Process(descriptor["pid"])
+    shutil.rmtree(state)
+    gone, alive = psutil.wait_procs([process], timeout=60)
+    assert (len(gone), alive) == (1, [])
+    assert not is_open(port_of(descriptor))
 
 
 def listeners(pid: int) -> list[Any]:
