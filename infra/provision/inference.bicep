@@ -185,6 +185,8 @@ var plainVariables = union(
     FJARR_CHAT_SIGN_IN: chatSignIn ? 'on' : 'off'
     FJARR_BASE_MODEL: baseModel
     FJARR_ADAPTER: adapterPath
+    // The image's Python is its distribution's, into which pip would else install nothing (PEP 668).
+    PIP_BREAK_SYSTEM_PACKAGES: '1'
   },
   environmentVariables
 )

@@ -67,7 +67,8 @@ class Judge:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         request = {"path": str(path), "metadata": PLACE, "externalInputs": []}
         found = json.loads(self._call("bicep/getSnapshot", request)["snapshot"])
-        return {"predictedResources": found["predictedResources"], "outputs": found["outputs"] or {}}
+        outputs = dict(sorted((found["outputs"] or {}).items()))  # the CLI's order is another each time
+        return {"predictedResources": found["predictedResources"], "outputs": outputs}
 
     def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
         body = json.dumps(

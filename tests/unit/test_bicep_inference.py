@@ -148,6 +148,7 @@ def test_without_a_key_there_is_no_secret() -> None:
         "FJARR_BASE_MODEL",
         "FJARR_CHAT_SIGN_IN",
         "FJARR_MOUNT",
+        "PIP_BREAK_SYSTEM_PACKAGES",
     ]
 
 
@@ -158,6 +159,7 @@ def test_a_stage_may_overlay_every_setting() -> None:
         "FJARR_BASE_MODEL": "model-cache/microsoft/Phi-3-mini-4k-instruct",
         "FJARR_CHAT_SIGN_IN": "on",
         "FJARR_MOUNT": "/mount",
+        "PIP_BREAK_SYSTEM_PACKAGES": "1",
     }
 
 
