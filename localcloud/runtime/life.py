@@ -23,7 +23,7 @@ class Life:
 
     def __init__(
         self,
-        process: asyncio.subprocess.Process,
+        process: processes.Process,
         tree: processes.Tree,
         output: asyncio.ReadTransport,
         pump: asyncio.Task[None],
@@ -51,7 +51,7 @@ class Life:
         """
         reading, writing = os.pipe()
         try:
-            process = await processes.start(launch, writing)
+            process = processes.start(launch, writing)
         except BaseException:
             os.close(reading)
             raise
@@ -68,7 +68,7 @@ class Life:
 
     async def ended(self) -> int:
         """Wait for the end of the first process; return its exit code (128 + n after signal n)."""
-        return processes.exit_code(await self._process.wait())
+        return await self._process.wait()
 
     async def end(self, grace_s: float) -> tuple[int, list[int]]:
         """End the container: SIGTERM to its first process, then SIGKILL to whatever is left of it.
@@ -79,8 +79,8 @@ class Life:
         Returns:
             The exit code of the first process, and the pids of processes that could not be killed.
         """
-        if self._process.returncode is None:
-            processes.terminate(self._process)
+        if self._process.is_running:
+            self._process.terminate()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
                     await self._process.wait()
@@ -91,7 +91,7 @@ class Life:
 
     def abandon(self) -> None:
         """Kill the container's process group at once, when this process ends in a hurry."""
-        if self._process.returncode is None:
+        if self._process.is_running:
             processes.kill_group(self._process.pid)
         self._pump.cancel()
         self._output.close()

@@ -21,6 +21,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +51,46 @@ class Launch:
     directory: Path
 
 
-async def start(launch: Launch, output: int) -> asyncio.subprocess.Process:
+class Process:
+    """Hold a started process, and wait for its end.
+
+    asyncio's own subprocesses are not used: their start, if it is cancelled together with all other tasks (at
+    the end of `asyncio.run`), waits for ever; and nothing else in this process may depend on child watchers.
+    """
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self.pid = popen.pid
+        self._popen = popen
+        loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = loop.create_future()
+        watch = threading.Thread(target=self._watch, args=(loop,), name=f"end of {self.pid}", daemon=True)
+        watch.start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its end has not been seen yet."""
+        return not self._ended.done()
+
+    async def wait(self) -> int:
+        """Wait for its end; return its exit code, as a container's: 128 + n if signal n ended it."""
+        return exit_code(await asyncio.shield(self._ended))
+
+    def terminate(self) -> None:
+        """Send it SIGTERM, if it still runs."""
+        with contextlib.suppress(ProcessLookupError):
+            self._popen.terminate()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        code = self._popen.wait()
+        # A loop that is closed by now has nobody who waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._ended.set_result, code)
+
+
+def start(launch: Launch, output: int) -> Process:
     """Start a process as the leader of a new session, with nothing inherited but what `launch` names.
+
+    It blocks for the moment that starting a process takes: so it cannot be cancelled halfway.
 
     Args:
         launch: What to start.
@@ -60,16 +100,16 @@ async def start(launch: Launch, output: int) -> asyncio.subprocess.Process:
         OSError: the program is missing or cannot be executed.
     """
     program, *arguments = launch.argv
-    return await asyncio.create_subprocess_exec(
-        _program(program),
-        *arguments,
+    popen = subprocess.Popen(
+        [_program(program), *arguments],
         env=launch.env,
         cwd=launch.directory,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
         start_new_session=True,
     )
+    return Process(popen)
 
 
 def exit_code(returncode: int) -> int:
@@ -180,12 +220,6 @@ class Tree:
         draft.replace(self._ledger)
 
 
-def terminate(process: asyncio.subprocess.Process) -> None:
-    """Send SIGTERM to a container's first process, as container runtimes do; the rest is its own affair."""
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGTERM)
-
-
 def kill_group(pid: int) -> None:
     """Kill a process group at once, without looking for those that left it: for when there is no time."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -207,7 +241,7 @@ def _parent(process: psutil.Process) -> int | None:
 
 
 def _wait(processes: list[psutil.Process]) -> None:
-    # Not psutil's own wait: it would reap our child, whose exit code asyncio waits for.
+    # Not psutil's own wait: it would reap our child, whose exit code `Process` waits for.
     deadline = time.monotonic() + _WAIT_S
     while time.monotonic() < deadline and any(_is_alive(process) for process in processes):
         time.sleep(_POLL_S)

@@ -192,6 +192,7 @@ class Replica:
         self._draining = False
         self._stop = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
+        self._opening: asyncio.Future[None] | None = None
         self._log = console_log(self._directory / CONSOLE, around.limits.log_bytes)
         self._tree = processes.Tree(self.name, self._directory / LEDGER)
         self._task = asyncio.create_task(self._live(), name=f"replica {self.name}")
@@ -254,7 +255,9 @@ class Replica:
 
     async def _live(self) -> None:
         try:
-            await asyncio.to_thread(self._open)
+            # Not a task: when all tasks are cancelled this goes on, and `_close` waits for it.
+            self._opening = asyncio.get_running_loop().run_in_executor(None, self._open)
+            await asyncio.shield(self._opening)
             await self._emit("AssigningReplica", f"Replica '{self.name}' has been scheduled on this machine")
             await self._live_on()
         except Exception as error:  # noqa: BLE001 - told in three places, below
@@ -329,8 +332,8 @@ class Replica:
         tasks: set[asyncio.Task[_Verdict | None]] = {
             asyncio.create_task(watch, name=f"{name} {self.name}")
             for name, watch in (
-                ("end", _without_verdict(life.ended())),
-                ("stop", _without_verdict(self._stop.wait())),
+                ("end", _without_verdict(life.ended)),
+                ("stop", _without_verdict(self._stop.wait)),
                 ("startup", self._start_up(began, started)),
                 ("readiness", self._keep_ready(began, started)),
                 ("liveness", self._keep_alive(began, started)),
@@ -502,6 +505,8 @@ class Replica:
         self._tree.open()
 
     async def _close(self) -> None:
+        if self._opening is not None:
+            await asyncio.wait({self._opening})
         stuck = await asyncio.to_thread(self._tree.kill, self._around.limits.kill_s)
         await asyncio.to_thread(self._around.mounts.release, self.name)
         await asyncio.to_thread(discard, self._directory)
@@ -519,8 +524,8 @@ def _refusal(reachable: list[sockets.Listener]) -> _Verdict:
     return _Verdict("NonLoopbackListener", message, "Refused", is_final=True)
 
 
-async def _without_verdict(waiting: Awaitable[object]) -> None:
-    await waiting
+async def _without_verdict(wait: Callable[[], Awaitable[object]]) -> None:
+    await wait()
 
 
 async def _for_ever() -> NoReturn:

@@ -476,6 +476,42 @@ async def test_leaves_nothing_when_its_daemon_is_interrupted(daemon: Daemon) -> 
     assert not list(daemon.state.glob("apps/app/replicas/*/processes.json"))
 
 
+INTERRUPTED = """
+import asyncio, sys
+from pathlib import Path
+from localcloud.runtime import Container, ContainerHost, RevisionSpec
+
+async def main(state, delay_s):
+    container = Container("main", "none", ("/bin/bash",), ("-c", "sleep 600 & sleep 600"))
+    host = ContainerHost(Path(state))
+    await host.run(RevisionSpec("app", "app--0000001", container, 7860, 2))
+    await asyncio.sleep(delay_s)
+
+for number in range(6):
+    asyncio.run(main(sys.argv[1], number * 0.01))
+"""
+
+
+async def test_leaves_nothing_when_its_loop_ends_in_the_middle_of_a_start(tmp_path: Path) -> None:
+    arguments = ("-c", INTERRUPTED, str(tmp_path / "state"))
+    interrupted = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, stderr=asyncio.subprocess.DEVNULL, env={"TMPDIR": str(tmp_path)}
+    )
+    async with asyncio.timeout(30):
+        assert await interrupted.wait() == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    replicas = {path.name for path in tmp_path.glob("state/apps/app/replicas/*")}
+    assert replicas
+    assert not [process for process in psutil.process_iter() if replica_of(process) in replicas]
+
+
+def replica_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("CONTAINER_APP_REPLICA_NAME")
+    except psutil.Error:
+        return None
+
+
 async def test_does_not_kill_a_stranger_that_got_a_recorded_pid(tmp_path: Path) -> None:
     stranger = await asyncio.create_subprocess_exec("sleep", "600")
     directory = tmp_path / "apps" / "app" / "replicas" / "app--0000001-0123456789-abcde"
