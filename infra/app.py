@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol
@@ -94,8 +95,10 @@ class AzureApp(App):
 
     def look(self, revision: str) -> Sight:
         """Return what the platform says about a revision and its replicas now."""
-        listed = self.az.run(replica_list(self.group, self.name, revision))
-        shown = self.az.run(revision_show(self.group, self.name, revision))
+        with ThreadPoolExecutor(1) as beside:  # an az command takes seconds, nearly all of them its own start
+            shown_later = beside.submit(self.az.run, revision_show(self.group, self.name, revision))
+            listed = self.az.run(replica_list(self.group, self.name, revision))
+            shown = shown_later.result()
         replicas = tuple(parse_replica(item) for item in listed) if isinstance(listed, list) else ()
         return Sight(parse_revision(shown), replicas)
 

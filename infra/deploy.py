@@ -49,7 +49,7 @@ class DeployResult:
 
     Attributes:
         release: The release that is live now.
-        previous: The one that was live before; None if there was none.
+        previous: The one that was seen to serve before; None if there was none.
         has_changed: False if this release was live already, and nothing was restarted.
         uploaded_files: How many files crossed the network.
         uploaded_bytes: How large they were together.
@@ -157,7 +157,7 @@ def deploy_tree(
         _prune(site)
     return DeployResult(
         release=placed.release,
-        previous=live.current,
+        previous=live.proven or live.current,
         has_changed=True,
         uploaded_files=placed.uploaded_files,
         uploaded_bytes=placed.uploaded_bytes,

@@ -12,7 +12,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError
 from azure.storage.fileshare import ShareClient, ShareFileClient
@@ -40,6 +40,9 @@ _PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 _COPY_POLL_S: Final = 0.5
 _GONE: Final = frozenset({"ResourceNotFound", "ParentNotFound"})
+_NO_SOURCE: Final = (404, "CannotVerifyCopySource")
+"""What a copy is refused with when its source is not there. With another status it is about access."""
+
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -109,6 +112,14 @@ class AzureShare(Share):
         self._clock = clock
         self._folders: set[str] = {"", "."}
         self._folders_lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        """Use the share in a `with` block, which closes its connections."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections."""
+        self._client.close()
 
     def read(self, path: str) -> bytes | None:
         """Return a small file's content, or None if it is not there."""
@@ -205,7 +216,7 @@ class AzureShare(Share):
             return call()
         except HttpResponseError as error:
             status, code = error.status_code or 0, _code(error)
-            if code in _GONE:
+            if code in _GONE or (status, code) == _NO_SOURCE:
                 raise _GoneError(f"cannot {what}: it is not there") from error
             if is_last or not is_passing(status, code):
                 raise explain_refusal(what, self._place, status, code, error.message) from error

@@ -66,7 +66,6 @@ def open_site(session: Session, timeout_s: float | None) -> Iterator[Site]:
     """
     clock = SystemClock()
     config = session.config()
-    share = open_share(session, clock)
     AzureApp(
         az=session.az,
         group=session.group(),
@@ -83,7 +82,10 @@ def open_site(session: Session, timeout_s: float | None) -> Iterator[Site]:
         clock=clock,
         tail=lambda replica: console_tail(session, replica),
     )
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="az") as pool:
+    with (
+        open_share(session, clock) as share,
+        ThreadPoolExecutor(_THREADS, thread_name_prefix="az") as pool,
+    ):
         yield Site(
             share=share,
             app=app,
