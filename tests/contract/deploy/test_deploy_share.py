@@ -120,9 +120,7 @@ def folder(server: Server, place: Place) -> Path:
     return server.service.share_path(place.account, place.share)
 
 
-def refuse(
-    status: int, code: str, times: int = 1, where: str = ""
-) -> Callable[[web.Request], web.Response | None]:
+def refuse(status: int, code: str, times: int = 1) -> Callable[[web.Request], web.Response | None]:
     """Answer the next requests with an error, as the service would."""
     left = iter(range(times))
     body = (
