@@ -115,7 +115,7 @@ param concurrentRequests int = 32
 @maxValue(600)
 param terminationGracePeriodSeconds int = 60
 
-@description('Further environment variables of the server. One that is also set by this template wins over it.')
+@description('Further environment variables of the server. One of them takes the place of a variable that this template sets.')
 param environmentVariables StringMap = {}
 
 // --------------------------------------------------------------------------------------------------------- The server
@@ -185,6 +185,7 @@ var plainVariables = union(
     FJARR_CHAT_SIGN_IN: chatSignIn ? 'on' : 'off'
     FJARR_BASE_MODEL: baseModel
     FJARR_ADAPTER: adapterPath
+    PYTHONDONTWRITEBYTECODE: '1' // A release on the share stays as its manifest says.
     // The image's Python is its distribution's, into which pip would else install nothing (PEP 668).
     PIP_BREAK_SYSTEM_PACKAGES: '1'
   },

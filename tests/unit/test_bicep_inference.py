@@ -149,6 +149,7 @@ def test_without_a_key_there_is_no_secret() -> None:
         "FJARR_CHAT_SIGN_IN",
         "FJARR_MOUNT",
         "PIP_BREAK_SYSTEM_PACKAGES",
+        "PYTHONDONTWRITEBYTECODE",
     ]
 
 
@@ -160,6 +161,7 @@ def test_a_stage_may_overlay_every_setting() -> None:
         "FJARR_CHAT_SIGN_IN": "on",
         "FJARR_MOUNT": "/mount",
         "PIP_BREAK_SYSTEM_PACKAGES": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 
