@@ -106,6 +106,7 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
             max_new_tokens=body.max_tokens or COMPLETION_TOKENS,
             sampling=body.sampling,
             stops=tuple(body.stop or ()),
+            length_param="max_tokens",
         )
         dressing = Dressing(TEXT, text_request, has_usage=body.has_usage_in_stream)
         return await _respond(service, text_request, dressing, request, heartbeat_s if body.stream else None)

@@ -7,6 +7,7 @@ recorder.
 
 from __future__ import annotations
 
+import asyncio
 import html
 import uuid
 from dataclasses import dataclass
@@ -72,22 +73,8 @@ class Chat:
 
 def make_chat(service: Service, release: str, *, has_sign_in: bool) -> Chat:
     """Build the page. Takes a second; for a thread."""
-    application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    gradio.mount_gradio_app(
-        application,
-        _make_blocks(service, release, has_sign_in=has_sign_in),
-        path="/",
-        footer_links=[],
-        run_history=False,
-        show_error=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        mcp_server=False,
-        pwa=False,
-        theme=_make_theme(),
-        css=CSS,
-    )
-    return Chat(application)
+    # Gradio wants a running event loop while it builds; without one it makes some and leaves them open.
+    return asyncio.run(_build(service, release, has_sign_in=has_sign_in))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +107,35 @@ async def answer(
         prompt=ChatPrompt((*_conversation(controls.system_prompt, history), Message("user", message))),
         max_new_tokens=controls.max_new_tokens,
         sampling=Sampling(controls.temperature, controls.top_p),
-        length_param="the length of the answer",
     )
     text = ""
     try:
         async with await service.begin(request) as reply:
             async for delta in reply:
-                text += delta.text
-                yield text
+                if delta.text:
+                    text += delta.text
+                    yield text
     except ApiError as error:
         raise gradio.Error(error.message, title="No answer", print_exception=False) from error
+
+
+async def _build(service: Service, release: str, *, has_sign_in: bool) -> Chat:
+    application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    gradio.mount_gradio_app(
+        application,
+        _make_blocks(service, release, has_sign_in=has_sign_in),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+        theme=_make_theme(),
+        css=CSS,
+    )
+    return Chat(application)
 
 
 def _conversation(system_prompt: str, history: list[dict[str, Any]]) -> tuple[Message, ...]:

@@ -89,7 +89,8 @@ class TextRequest:
     Attributes:
         max_new_tokens: None takes the server's default, or what the context leaves if that is less.
         stops: Strings at which the answer ends, themselves left out.
-        length_param: The request's field to name when prompt and answer do not fit together.
+        length_param: The request's field to name when prompt and answer do not fit together; None
+            cuts the answer to what fits.
     """
 
     request_id: str
@@ -98,7 +99,7 @@ class TextRequest:
     max_new_tokens: int | None
     sampling: Sampling
     stops: tuple[str, ...] = ()
-    length_param: str = "max_tokens"
+    length_param: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,7 @@ class Service:
                 param=request.prompt.param,
                 code="context_length_exceeded",
             )
-        if wanted is not None and prompt + wanted > context:
+        if request.length_param is not None and wanted is not None and prompt + wanted > context:
             raise InvalidRequestError(
                 f"This model's maximum context length is {context} tokens, and you requested"
                 f" {prompt + wanted} ({prompt} in the prompt, {wanted} in the answer). Shorten the prompt, or"
@@ -236,7 +237,7 @@ class Service:
                 param=request.length_param,
                 code="context_length_exceeded",
             )
-        return wanted or min(self.limits.max_new_tokens, context - prompt)
+        return min(wanted or self.limits.max_new_tokens, context - prompt)
 
 
 class Answer:
