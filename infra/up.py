@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from infra.session import Session
 
 DEFAULT_PROMPT = "What can you do?"
+EXAMPLE_TOKENS = 100
+"""How long the examples' answers may be: a small machine needs a moment for each token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,10 @@ Stop it all: {self.down_command}"""
 
 def curl_line(up: Up) -> str:
     """Return one line that asks the model with curl, to be pasted into a shell in the project's folder."""
-    body = json.dumps({"model": up.model, "messages": [{"role": "user", "content": up.prompt}]})
+    message = {"role": "user", "content": up.prompt}
+    body = json.dumps({"model": up.model, "messages": [message], "max_tokens": EXAMPLE_TOKENS})
     return (
-        f"curl --silent --show-error {up.status.endpoint}/v1/chat/completions "
+        f"curl --silent --show-error --fail-with-body {up.status.endpoint}/v1/chat/completions "
         f'--header "Authorization: Bearer $({up.key_command})" --header "Content-Type: application/json" '
         f"--data {shlex.quote(body)}"
     )
@@ -109,6 +112,7 @@ client = OpenAI(base_url={up.status.endpoint + "/v1"!r})
 answer = client.chat.completions.create(
     model={up.model!r},
     messages=[{{"role": "user", "content": {up.prompt!r}}}],
+    max_tokens={EXAMPLE_TOKENS},
 )
 print(answer.choices[0].message.content)
 PY"""

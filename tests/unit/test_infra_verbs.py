@@ -476,7 +476,8 @@ def test_the_curl_line_is_one_line_whose_body_is_json_whatever_the_prompt(brough
     words = shlex.split(line)
     assert words[0] == "curl"
     body = json.loads(words[words.index("--data") + 1])
-    assert body == {"model": "tuned", "messages": [{"role": "user", "content": brought_up.prompt}]}
+    message = {"role": "user", "content": brought_up.prompt}
+    assert body == {"model": "tuned", "messages": [message], "max_tokens": 100}
     assert "Authorization: Bearer $(.venv/bin/invoke key --stage azure)" in words
 
 
