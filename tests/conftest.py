@@ -23,7 +23,7 @@ _KEPT_VARIABLES = ("AZURE_BICEP_USE_BINARY_FROM_PATH", "AZURE_BICEP_CHECK_VERSIO
 def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give every test a home of its own, so that nothing of the user's is read or written.
 
-    The cache of base models stays the user's: it holds downloads, each checked by its digest, and no settings.
+    The cache of base models stays the user's: it holds downloads, checked by their digests, and no settings.
     """
     cache = os.environ.get("FJARR_CACHE_DIR") or str(user_cache_path("fjarr"))
     home = tmp_path_factory.mktemp("home")

@@ -150,8 +150,8 @@ LATE_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a pair that Consumption does not have": (
         {"workloadProfileName": "Consumption", "containerCpu": "0.25", "containerMemory": "4Gi"},
         (
-            "containerCpu, containerMemory: 0.25 cores and 4Gi are not a pair that the profile Consumption has: "
-            "0.25 to 4 cores in steps of 0.25, with twice as many Gi"
+            "containerCpu, containerMemory: 0.25 cores and 4Gi are not a pair that the profile Consumption "
+            "has: 0.25 to 4 cores in steps of 0.25, with twice as many Gi"
         ),
     ),
     "more than the GPU profile gives": (
