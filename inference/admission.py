@@ -81,24 +81,27 @@ class Ticket:
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        self._admitted = asyncio.Event()
+        self._is_admitted = False
         self._has_left = False
+        self._news = asyncio.Event()
 
     @property
     def is_admitted(self) -> bool:
         """Return whether the holder is, or was, inside."""
-        return self._admitted.is_set()
+        return self._is_admitted
 
     def admit(self) -> None:
         """Let the holder in. For the door."""
-        self._admitted.set()
+        self._is_admitted = True
+        self._news.set()
 
     async def wait(self) -> None:
-        """Return when the holder is inside."""
-        await self._admitted.wait()
+        """Return when the holder is inside, or has left."""
+        await self._news.wait()
 
     def leave(self) -> None:
         """Give the place back; idempotent."""
         if not self._has_left:
             self._has_left = True
+            self._news.set()
             self._door._leave(self)  # noqa: SLF001 - the two are one thing

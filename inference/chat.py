@@ -10,8 +10,12 @@ from __future__ import annotations
 import asyncio
 import html
 import uuid
+from collections.abc import AsyncIterator  # noqa: TC003 - Gradio reads the annotations of `reply`
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qs
 
 import gradio
 from fastapi import FastAPI
@@ -20,11 +24,11 @@ from starlette.responses import PlainTextResponse
 from inference.codec import Message
 from inference.engine import Sampling
 from inference.errors import ApiError
-from inference.service import ChatPrompt, ServedModel, Service, TextRequest
+from inference.service import Answer, ChatPrompt, ServedModel, Service, TextRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from starlette.types import Receive, Scope, Send
 
@@ -33,10 +37,11 @@ TITLE: Final = "Fjarr"
 
 PATHS: Final = frozenset({
     "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/gradio_api/app_id",
-    "/gradio_api/cancel", "/gradio_api/info", "/gradio_api/login_check", "/gradio_api/queue/data",
+    "/gradio_api/cancel", "/gradio_api/info", "/gradio_api/login_check",
     "/gradio_api/queue/join", "/gradio_api/reset", "/gradio_api/run/predict", "/gradio_api/startup-events",
     "/gradio_api/theme.css", "/gradio_api/user",
 })  # fmt: skip
+EVENTS: Final = "/gradio_api/queue/data"
 FOLDERS: Final = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
 
 CSS: Final = """
@@ -52,16 +57,48 @@ footer { display: none !important; }
 """
 
 
+class Sessions:
+    """Know which answers belong to which open page, to end them when it is closed."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, set[Answer]] = {}
+
+    @contextmanager
+    def holding(self, session: str, reply: Answer) -> Iterator[None]:
+        """Count an answer as one of a session's."""
+        answers = self._answers.setdefault(session, set())
+        answers.add(reply)
+        try:
+            yield
+        finally:
+            answers.discard(reply)
+            if not answers:
+                self._answers.pop(session, None)
+
+    def end(self, session: str) -> None:
+        """End a session's answers."""
+        for reply in tuple(self._answers.get(session, ())):
+            reply.close()
+
+
 class Chat:
     """Be the page as an ASGI application; `lifespan` must be entered while it serves."""
 
-    def __init__(self, application: FastAPI) -> None:
+    def __init__(self, application: FastAPI, sessions: Sessions) -> None:
         self._application = application
+        self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what the page uses."""
         path = scope["path"].rstrip("/") or "/"
-        if path in PATHS or path.startswith(FOLDERS):
+        if path == EVENTS:
+            # Answers reach the page by this stream. When it ends before them, the page is gone; Gradio itself
+            # would notice at an answer's next token, which a waiting request does not get.
+            try:
+                await self._application(scope, receive, send)
+            finally:
+                self._sessions.end(_session_of(scope))
+        elif path in PATHS or path.startswith(FOLDERS):
             await self._application(scope, receive, send)
         elif scope["type"] == "http":
             await PlainTextResponse("There is nothing here.\n", 404)(scope, receive, send)
@@ -94,9 +131,20 @@ class Controls:
 
 
 async def answer(
-    service: Service, message: str, history: list[dict[str, Any]], controls: Controls
+    service: Service,
+    message: str,
+    history: list[dict[str, Any]],
+    controls: Controls,
+    holding: Callable[[Answer], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> AsyncIterator[str]:
     """Yield the answer as it grows.
+
+    Args:
+        service: Whom to ask.
+        message: What the person says now.
+        history: What was said before, as Gradio keeps it.
+        controls: How to ask.
+        holding: Makes a context that knows of the answer while it is read.
 
     Raises:
         gradio.Error: With the reason, for the person to read.
@@ -111,19 +159,21 @@ async def answer(
     text = ""
     try:
         async with await service.begin(request) as reply:
-            async for delta in reply:
-                if delta.text:
-                    text += delta.text
-                    yield text
+            with holding(reply):
+                async for delta in reply:
+                    if delta.text:
+                        text += delta.text
+                        yield text
     except ApiError as error:
         raise gradio.Error(error.message, title="No answer", print_exception=False) from error
 
 
 async def _build(service: Service, release: str, *, has_sign_in: bool) -> Chat:
+    sessions = Sessions()
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gradio.mount_gradio_app(
         application,
-        _make_blocks(service, release, has_sign_in=has_sign_in),
+        _make_blocks(service, release, sessions, has_sign_in=has_sign_in),
         path="/",
         footer_links=[],
         run_history=False,
@@ -135,7 +185,12 @@ async def _build(service: Service, release: str, *, has_sign_in: bool) -> Chat:
         theme=_make_theme(),
         css=CSS,
     )
-    return Chat(application)
+    return Chat(application, sessions)
+
+
+def _session_of(scope: Scope) -> str:
+    query: dict[str, list[str]] = parse_qs(scope["query_string"].decode("latin-1"))
+    return query.get("session_hash", [""])[0]
 
 
 def _conversation(system_prompt: str, history: list[dict[str, Any]]) -> tuple[Message, ...]:
@@ -152,7 +207,7 @@ def _text_of(content: object) -> str:
     return str(content.get("text", "")) if isinstance(content, dict) else ""
 
 
-def _make_blocks(service: Service, release: str, *, has_sign_in: bool) -> gradio.Blocks:
+def _make_blocks(service: Service, release: str, sessions: Sessions, *, has_sign_in: bool) -> gradio.Blocks:
     async def reply(  # noqa: PLR0913, PLR0917 - Gradio calls it with an argument a control
         message: str,
         history: list[dict[str, Any]],
@@ -161,9 +216,11 @@ def _make_blocks(service: Service, release: str, *, has_sign_in: bool) -> gradio
         temperature: float,
         top_p: float,
         max_new_tokens: int,
+        request: gradio.Request,
     ) -> AsyncIterator[str]:
         controls = Controls(model, system_prompt, float(temperature), float(top_p), int(max_new_tokens))
-        async for text in answer(service, message, history, controls):
+        holding = partial(sessions.holding, request.session_hash or "")
+        async for text in answer(service, message, history, controls, holding):
             yield text
 
     with gradio.Blocks(title=TITLE, fill_height=True, analytics_enabled=False) as blocks:

@@ -274,7 +274,7 @@ class Answer:
         self.close()
 
     def close(self) -> None:
-        """Stop generating and give the place back; idempotent."""
+        """Stop generating and give the place back; idempotent. Whoever reads the answer is at its end."""
         self._is_over = True
         if self._stream is not None:
             self._stream.cancel()
@@ -295,6 +295,8 @@ class Answer:
             async with asyncio.timeout_at(self._deadline):
                 if self._stream is None:
                     await self._ticket.wait()
+                    if self._is_over:
+                        raise StopAsyncIteration
                     self._stream = self._engine.submit(self._request)
                 return await anext(self._stream)
         except TimeoutError:
