@@ -9,6 +9,7 @@ import http.client
 import json
 import re
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Clone, Ran
+
+BIN = Path(sys.executable).parent
 
 pytestmark = [pytest.mark.az, pytest.mark.model]
 
@@ -182,7 +185,7 @@ def test_plain_az_deploys_the_same_files(clone: Clone) -> None:
 
     def run_az(*argv: str) -> Any:
         done = subprocess.run(
-            [str(clone.root / ".venv" / "az"), *argv, "--output", "json"],
+            [str(BIN / "az"), *argv, "--output", "json"],
             cwd=clone.root,
             env=az,
             capture_output=True,
