@@ -94,12 +94,12 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     """
     problems: list[str] = []
     values: dict[str, object] = {}
-    for name, (field, parse) in _READERS.items():
+    for name, reader in _READERS.items():
         text = environ.get(name, "").strip()
         if not text:
             continue
         try:
-            values[field] = parse(text)
+            values[reader.field] = reader.parse(text)
         except ValueError as error:
             problems.append(f"{name}: {error}")
     unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in _READERS)
@@ -201,33 +201,97 @@ def _optional_text(text: str) -> str:
     return text
 
 
-_READERS: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Say which field a variable fills, how its text is read, and what it means."""
+
+    field: str
+    parse: Callable[[str], object]
+    meaning: str
+
+
+_READERS: Final[Mapping[str, _Reader]] = {
     # The ingress's own port first, so that FJARR_PORT has the last word.
-    "CONTAINER_APP_PORT": ("port", _whole(1, 65535)),
-    "CONTAINER_APP_REVISION": ("revision", _optional_text),
-    "CONTAINER_APP_REPLICA_NAME": ("replica", _optional_text),
-    "FJARR_MOUNT": ("mount", Path),
-    "FJARR_RELEASE": ("release", _optional_text),
-    "FJARR_HOST": ("host", _optional_text),
-    "FJARR_PORT": ("port", _whole(1, 65535)),
-    "FJARR_API_KEYS": ("api_keys", _parse_keys),
-    "FJARR_AUTH": ("is_auth_on", _parse_switch),
-    "FJARR_CHAT_SIGN_IN": ("is_chat_sign_in_on", _parse_switch),
-    "FJARR_BASE_MODEL": ("base_model", _optional_text),
-    "FJARR_ADAPTER": ("adapter", _optional_text),
-    "FJARR_PROMPT_TEMPLATE": ("prompt_template", _parse_template),
-    "FJARR_DEVICE": ("device", _one_of(DEVICES)),
-    "FJARR_DTYPE": ("dtype", _one_of(DTYPES)),
-    "FJARR_QUANTIZATION": ("quantization", _one_of(QUANTIZATIONS)),
-    "FJARR_THREADS": ("threads", _whole(1)),
-    "FJARR_MAX_NEW_TOKENS": ("max_new_tokens", _whole(1)),
-    "FJARR_MAX_CONTEXT_TOKENS": ("max_context_tokens", _whole(16)),
-    "FJARR_KV_CACHE_TOKENS": ("kv_cache_tokens", _whole(64)),
-    "FJARR_MAX_CONCURRENT": ("max_concurrent", _whole(1, 256)),
-    "FJARR_MAX_WAITING": ("max_waiting", _whole(0)),
-    "FJARR_MAX_BODY_BYTES": ("max_body_bytes", _whole(1024)),
-    "FJARR_REQUEST_TIMEOUT_S": ("request_timeout_s", _seconds(1, INGRESS_LIMIT_S - 1)),
-    "FJARR_HEARTBEAT_S": ("heartbeat_s", _seconds(0.05, INGRESS_LIMIT_S - 1)),
-    "FJARR_DRAIN_GRACE_S": ("drain_grace_s", _seconds(0, 600)),
-    "FJARR_SOCKET_FD": ("socket_fd", _whole(3)),
+    "CONTAINER_APP_PORT": _Reader("port", _whole(1, 65535), "the port that the platform gave this replica"),
+    "CONTAINER_APP_REVISION": _Reader("revision", _optional_text, "the revision that this replica is of"),
+    "CONTAINER_APP_REPLICA_NAME": _Reader("replica", _optional_text, "this replica's name"),
+    "FJARR_MOUNT": _Reader("mount", Path, "where the share is mounted; `/mount`"),
+    "FJARR_RELEASE": _Reader(
+        "release", _optional_text, "the release that runs, as `CURRENT` named it at the start"
+    ),
+    "FJARR_HOST": _Reader("host", _optional_text, "the address to listen on; `0.0.0.0`"),
+    "FJARR_PORT": _Reader("port", _whole(1, 65535), "the port to listen on; the platform's, else 7860"),
+    "FJARR_API_KEYS": _Reader(
+        "api_keys",
+        _parse_keys,
+        "`name=key` entries, parted by commas or new lines; a bare key is named `default`",
+    ),
+    "FJARR_AUTH": _Reader("is_auth_on", _parse_switch, "`off` serves `/v1` without a key; `on`"),
+    "FJARR_CHAT_SIGN_IN": _Reader(
+        "is_chat_sign_in_on", _parse_switch, "`off` serves the chat without a sign-in; `on`"
+    ),
+    "FJARR_BASE_MODEL": _Reader(
+        "base_model",
+        _optional_text,
+        "path on the share, id under `model-cache`, or hub id; the one that the adapter names",
+    ),
+    "FJARR_ADAPTER": _Reader(
+        "adapter", _optional_text, "the adapter's folder on the share; the newest under `models`"
+    ),
+    "FJARR_PROMPT_TEMPLATE": _Reader(
+        "prompt_template",
+        _parse_template,
+        "text with one `{}` for the last user message, for adapters trained on bare text",
+    ),
+    "FJARR_DEVICE": _Reader(
+        "device", _one_of(DEVICES), "`auto`, `cpu` or `cuda`; `auto` takes the card if there is one"
+    ),
+    "FJARR_DTYPE": _Reader(
+        "dtype", _one_of(DTYPES), "`auto`, `bfloat16`, `float16` or `float32`; `auto` suits the hardware"
+    ),
+    "FJARR_QUANTIZATION": _Reader(
+        "quantization",
+        _one_of(QUANTIZATIONS),
+        "`auto`, `none`, `nf4` or `int8`; `auto` quantises where the weights would not fit",
+    ),
+    "FJARR_THREADS": _Reader("threads", _whole(1), "how many threads compute on a CPU; torch's own choice"),
+    "FJARR_MAX_NEW_TOKENS": _Reader(
+        "max_new_tokens", _whole(1), "how many tokens an answer may have when the request does not say; 1024"
+    ),
+    "FJARR_MAX_CONTEXT_TOKENS": _Reader(
+        "max_context_tokens", _whole(16), "a limit for prompt and answer together, below the model's own"
+    ),
+    "FJARR_KV_CACHE_TOKENS": _Reader(
+        "kv_cache_tokens",
+        _whole(64),
+        "how many tokens the key-value cache of a model holds; derived from the memory",
+    ),
+    "FJARR_MAX_CONCURRENT": _Reader(
+        "max_concurrent", _whole(1, 256), "how many requests generate at once, the others wait; 64"
+    ),
+    "FJARR_MAX_WAITING": _Reader(
+        "max_waiting", _whole(0), "how many requests may wait before new ones are answered with 429; 128"
+    ),
+    "FJARR_MAX_BODY_BYTES": _Reader("max_body_bytes", _whole(1024), "the largest request body; 4194304"),
+    "FJARR_REQUEST_TIMEOUT_S": _Reader(
+        "request_timeout_s",
+        _seconds(1, INGRESS_LIMIT_S - 1),
+        "how long a request may take, waiting included; 230, below the ingress's 240",
+    ),
+    "FJARR_HEARTBEAT_S": _Reader(
+        "heartbeat_s",
+        _seconds(0.05, INGRESS_LIMIT_S - 1),
+        "after how much silence a stream sends a comment; 15",
+    ),
+    "FJARR_DRAIN_GRACE_S": _Reader(
+        "drain_grace_s", _seconds(0, 600), "how long requests in flight may go on after SIGTERM; 25"
+    ),
+    "FJARR_SOCKET_FD": _Reader(
+        "socket_fd", _whole(3), "the listening socket that `start` hands over; not for users"
+    ),
 }
+
+SETTINGS: Final[Mapping[str, str]] = {
+    name: reader.meaning for name, reader in _READERS.items() if name.startswith(PREFIX)
+}
+"""What each setting means and what it is without being set. The reference is made from this."""
