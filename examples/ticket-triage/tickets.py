@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ PRIORITIES = ("low", "normal", "high")
 SEED = 2025
 
 # Tickets for each of the fifteen pairs of category and priority.
-SIZES = {"train": 80, "combinations": 10, "validation": 10, "heldout": 20}
+SIZES = {"train": 140, "combinations": 10, "validation": 10, "heldout": 20}
 
 # Of all pairs of a problem and an urgency of the training sentences, one in so many is kept apart.
 _KEPT_PAIRS = 6
@@ -51,6 +52,8 @@ _IS_ONE_PARAGRAPH = 0.5
 
 # Letters from which on a word may get a typo; in a shorter one it would be hard to read.
 _LONG_WORD = 6
+
+_CHOICE = re.compile(r"\[([^\[\]]*)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +197,7 @@ class _SmallTalk:
         return dice.pick(self.wordings[kind][self.source]) if dice.happens(probability) else ""
 
     def fill(self, sentence: str, dice: Dice) -> str:
+        sentence = _CHOICE.sub(lambda found: dice.pick(found.group(1).split("|")), sentence)
         fillers = self.wordings["fillers"]["train" if self.source == "validation" else self.source]
         for kind, values in fillers.items():
             while f"{{{kind}}}" in sentence:

@@ -61,9 +61,9 @@ class Recipe:
         seed: Seeds the order of the tickets and the adapter's first weights.
     """
 
-    epochs: int = 2
+    epochs: int = 1
     batch: int = 8
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     warmup: float = 0.06
     rank: int = 8
     scale: float = 2.0
