@@ -247,6 +247,7 @@ def _make_blocks(service: Service, release: str, sessions: Sessions, *, has_sign
             ),
             textbox=gradio.Textbox(
                 elem_id="message",
+                label="Your message",
                 placeholder="Your message",
                 show_label=False,
                 container=False,

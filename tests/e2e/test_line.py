@@ -231,7 +231,7 @@ def test_a_person_chats_in_a_browser(endpoint: str, tmp_path: Path) -> None:
         complaints: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(endpoint)
-        box = page.get_by_placeholder("Your message")
+        box = page.get_by_label("Your message")
         box.fill(TICKET)
         box.press("Enter")
         bot = page.locator("[data-testid='bot']").last

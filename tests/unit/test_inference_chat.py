@@ -163,7 +163,7 @@ def test_a_person_talks_to_both_models_and_stops_one(site: Site, page: Page) -> 
     expect(page.get_by_label("Fine-tuned: tickets")).to_be_checked()
 
     site.play(b"**Tuned** says hi", (END,))
-    page.get_by_placeholder("Your message").fill("Hello")
+    page.get_by_label("Your message").fill("Hello")
     page.keyboard.press("Enter")
     # Markdown is rendered.
     expect(page.locator("strong", has_text="Tuned")).to_be_visible()
@@ -185,7 +185,7 @@ def test_a_person_talks_to_both_models_and_stops_one(site: Site, page: Page) -> 
 @pytest.mark.browser
 def test_a_closed_tab_frees_its_place(site: Site, page: Page) -> None:
     site.play(b"The base talks and talks", asyncio.Event())
-    page.get_by_placeholder("Your message").fill("Hello")
+    page.get_by_label("Your message").fill("Hello")
     page.keyboard.press("Enter")
     expect(page.get_by_text("The base talks and talks")).to_be_visible()
     page.goto("about:blank")
