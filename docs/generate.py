@@ -1,7 +1,7 @@
 """Fill the generated blocks of the documentation from the code, or check that they are up to date.
 
-A block lies between `<!-- NAME -->` and `<!-- end NAME -->` on lines of their own. Run `nox -s docs` to check, and
-`python docs/generate.py --write` to fill them anew.
+A block lies between `<!-- NAME -->` and `<!-- end NAME -->` on lines of their own. `nox -s docs` checks them,
+and `python docs/generate.py --write` fills them anew.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from inference.settings import SETTINGS  # noqa: E402
 
 TEMPLATE = ROOT / "infra/provision/inference.json"
 EXAMPLE = ROOT / "examples/ticket-triage"
+SHOWN = ("answers", "results")
 
 
 def verbs() -> str:
@@ -54,8 +55,12 @@ def settings() -> str:
 
 
 def example() -> str:
-    """Show the scores of the example's adapter, as its judge wrote them."""
-    return (EXAMPLE / "results.md").read_text(encoding="utf-8").strip()
+    """Show the example's scores and answers, as its judge wrote them into the example's own page."""
+    page = (EXAMPLE / "README.md").read_text(encoding="utf-8")
+    parts = (
+        re.search(rf"<!-- {name}: [^>]*-->\n(.*?)<!-- end of {name} -->", page, re.DOTALL) for name in SHOWN
+    )
+    return "\n\n".join(part[1].strip() for part in parts if part)
 
 
 BLOCKS = {"verbs": verbs, "parameters": parameters, "settings": settings, "example": example}
@@ -93,7 +98,9 @@ def main() -> int:
 
 
 def _default(value: object) -> str:
-    return "" if value in {None, ""} else f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"
+    if value is None or value == "":
+        return ""
+    return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value)}`"
 
 
 if __name__ == "__main__":
