@@ -21,6 +21,9 @@ capabilities"."""
 FITTING_SHARE: Final = 0.75
 """Weights may take this share of a card; the rest is for the cache and the activations."""
 
+FLOAT32_SHARE: Final = 0.5
+"""Weights in float32 may take this share of a machine's memory; larger ones stay in bfloat16."""
+
 CACHE_SHARE: Final = {"cpu": 0.1, "cuda": 0.6}
 """Which share of the memory left after loading all key-value caches together may take. On a CPU the memory is
 shared with everything else on the machine, and the cost of a step grows with the cache long before memory
@@ -40,13 +43,15 @@ class Hardware:
 
     Attributes:
         gpu_capability: Compute capability of the first CUDA device; None without one.
-        free_bytes: Memory that is free on the device that would be used.
+        has_cpu_bf16: Whether the CPU's matrix library multiplies bfloat16. Where it does not, every row of a
+            batch costs as much as the first, and a batch of 32 takes four times as long as in float32.
     """
 
     gpu_name: str | None
     gpu_capability: tuple[int, int] | None
     gpu_free_bytes: int
     cpu_free_bytes: int
+    has_cpu_bf16: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +87,14 @@ def look() -> Hardware:
     import torch  # noqa: PLC0415
 
     cpu_free = min(int(psutil.virtual_memory().available), _container_free_bytes())
+    # The same question that torch itself asks before it hands a product to oneDNN.
+    has_cpu_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - there is no public way
     if not torch.cuda.is_available():
-        return Hardware(None, None, 0, cpu_free)
+        return Hardware(None, None, 0, cpu_free, has_cpu_bf16)
     free, _ = torch.cuda.mem_get_info()
-    return Hardware(torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0), int(free), cpu_free)
+    return Hardware(
+        torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0), int(free), cpu_free, has_cpu_bf16
+    )
 
 
 def choose(hardware: Hardware, device: str, dtype: str, quantization: str, weight_bytes: int) -> Placement:
@@ -102,7 +111,7 @@ def choose(hardware: Hardware, device: str, dtype: str, quantization: str, weigh
         LoadError: If what is asked for is not there.
     """
     chosen_device = _choose_device(hardware, device)
-    chosen_dtype = dtype if dtype != "auto" else _choose_dtype(hardware, chosen_device)
+    chosen_dtype = dtype if dtype != "auto" else _choose_dtype(hardware, chosen_device, weight_bytes)
     chosen_quantization = quantization
     if quantization == "auto":
         is_tight = chosen_device == "cuda" and weight_bytes > FITTING_SHARE * hardware.gpu_free_bytes
@@ -161,7 +170,8 @@ def _choose_device(hardware: Hardware, device: str) -> Literal["cpu", "cuda"]:
     return "cuda" if device != "cpu" and hardware.gpu_capability is not None else "cpu"
 
 
-def _choose_dtype(hardware: Hardware, device: str) -> str:
+def _choose_dtype(hardware: Hardware, device: str, weight_bytes: int) -> str:
     if device == "cpu":
-        return "bfloat16"
+        has_room = 2 * weight_bytes < FLOAT32_SHARE * hardware.cpu_free_bytes
+        return "float32" if has_room and not hardware.has_cpu_bf16 else "bfloat16"
     return "bfloat16" if hardware.gpu_capability and hardware.gpu_capability >= BF16_CAPABILITY else "float16"

@@ -83,6 +83,9 @@ def load_models(weights: Weights, settings: Settings, report: Report) -> tuple[L
     placement = choose(
         look(), settings.device, settings.dtype, settings.quantization, weight_bytes(weights.base)
     )
+    LOGGER.info(
+        "device: %s, dtype: %s, quantisation: %s", placement.device, placement.dtype, placement.quantization
+    )
     base = load_base(weights.base, placement)
     if weights.adapter is None:
         return (base,)

@@ -63,7 +63,11 @@ async def test_the_chat_is_under_the_same_limits_as_the_api() -> None:
     service, engine = make_service(Limits(max_concurrent=1, max_waiting=0))
     engine.play(asyncio.Event())
     controls = Controls(BASE, "", 1.0, 1.0, 40)
-    first = asyncio.create_task(anext(answer(service, "x", [], controls)))
+
+    async def read() -> list[str]:
+        return [text async for text in answer(service, "x", [], controls)]
+
+    first = asyncio.create_task(read())
     await asyncio.sleep(0)
     with pytest.raises(gradio.Error, match="Try again shortly"):
         await anext(answer(service, "x", [], controls))

@@ -155,9 +155,10 @@ def test_a_file_that_is_not_safetensors_is_an_error(tmp_path: Path, content: byt
         read_shapes(path)
 
 
-CPU_ONLY = Hardware(None, None, 0, 8 * GIB)
-A100 = Hardware("NVIDIA A100 80GB PCIe", (8, 0), 79 * GIB, 200 * GIB)
-T4 = Hardware("Tesla T4", (7, 5), 15 * GIB, 50 * GIB)
+CPU_ONLY = Hardware(None, None, 0, 8 * GIB, has_cpu_bf16=True)
+OLD_CPU = Hardware(None, None, 0, 8 * GIB, has_cpu_bf16=False)
+A100 = Hardware("NVIDIA A100 80GB PCIe", (8, 0), 79 * GIB, 200 * GIB, has_cpu_bf16=True)
+T4 = Hardware("Tesla T4", (7, 5), 15 * GIB, 50 * GIB, has_cpu_bf16=False)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +166,8 @@ T4 = Hardware("Tesla T4", (7, 5), 15 * GIB, 50 * GIB)
     [
         (CPU_ONLY, 1, Placement("cpu", "bfloat16", "none")),
         (CPU_ONLY, 100, Placement("cpu", "bfloat16", "none")),
+        (OLD_CPU, 1, Placement("cpu", "float32", "none")),
+        (OLD_CPU, 3, Placement("cpu", "bfloat16", "none")),
         (A100, 14, Placement("cuda", "bfloat16", "none")),
         (A100, 140, Placement("cuda", "bfloat16", "nf4")),
         (T4, 8, Placement("cuda", "float16", "none")),
