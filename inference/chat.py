@@ -45,7 +45,7 @@ EVENTS: Final = "/gradio_api/queue/data"
 FOLDERS: Final = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
 
 CSS: Final = """
-.gradio-container { max-width: 58rem !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 58rem !important; margin: 0 auto !important; }
 footer { display: none !important; }
 #heading { display: flex; flex-wrap: wrap; align-items: center; gap: .25rem 1rem; }
 #heading { justify-content: space-between; }
