@@ -30,16 +30,38 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 
 from inference.engine import EngineStats, GenerationRequest, Increment, TokenStream
 from inference.errors import EngineError
-from inference.hardware import PAGE_TOKENS, CacheSize
+from inference.hardware import PAGE_TOKENS, CacheSize, look, size_cache
+from inference.loading import LoadedModel, bytes_per_cached_token, load_models, serve
 from inference.sampling import SAMPLING_KEY, RowSampler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inference.loading import LoadedModel
+    from inference.engines import Report
+    from inference.service import ServedModel
+    from inference.settings import Settings
+    from inference.weights import Weights
 
 LOGGER: Final = logging.getLogger(__name__)
 STOP_PATIENCE_S: Final = 10.0
+
+
+def start_engine(
+    weights: Weights, settings: Settings, report: Report
+) -> tuple[TransformersEngine, tuple[ServedModel, ...]]:
+    """Load what was found and start an engine on it.
+
+    Raises:
+        LoadError: If it cannot be served.
+    """
+    models = load_models(weights, settings, report)
+    report("starting the engine", 80)
+    cache = _size_cache(models, settings)
+    LOGGER.info("key-value cache: %d tokens a model, %d tokens a step", cache.tokens, cache.batch_tokens)
+    served = tuple(
+        serve(model.name, model.parent, model.tokenizer, model.end_token_ids, settings) for model in models
+    )
+    return TransformersEngine(models, cache, settings.max_concurrent), served
 
 
 class TransformersEngine:
@@ -178,6 +200,14 @@ class _Lane:
             request.stream.push(Increment(tokens))
         if output.is_finished():
             self.open.pop(output.request_id, None)
+
+
+def _size_cache(models: tuple[LoadedModel, ...], settings: Settings) -> CacheSize:
+    network, hardware = models[0].network, look()
+    device = network.device.type
+    free_bytes = hardware.gpu_free_bytes if device == "cuda" else hardware.cpu_free_bytes
+    token_bytes = bytes_per_cached_token(network.config, network.dtype.itemsize)
+    return size_cache(device, free_bytes, token_bytes, len(models), settings.kv_cache_tokens)
 
 
 def _make_manager(

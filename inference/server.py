@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 import uvicorn
 
 from inference.engine import Engine, GenerationRequest, Sampling
+from inference.engines import start_engine
 from inference.errors import LoadError, SettingsError
 from inference.service import Limits, ServedModel, Service
 from inference.settings import Settings, load_settings
@@ -184,9 +185,7 @@ def load_engine(
     adapter = weights.adapter.name if weights.adapter else "none"
     LOGGER.info("base model: %s, adapter: %s", weights.base.name, adapter)
     report("importing libraries", 5)
-    from inference.loading import load_served  # noqa: PLC0415 - takes seconds, and torch with it
-
-    return load_served(weights, settings, report)
+    return start_engine(weights, settings, report)
 
 
 def _make_chat(service: Service, release: str, *, has_sign_in: bool) -> Chat:

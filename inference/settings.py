@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from inference.engines import CHOICES as ENGINE_CHOICES
 from inference.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Settings:
         base_model: Path relative to the mount, id under `model-cache`, or hub id; None means the adapter's.
         adapter: Path relative to the mount; None means the newest one under `models`.
         prompt_template: Text with one `{}`, around the last user message, for adapters trained on bare text.
+        engine: One of `engines.CHOICES`.
         max_new_tokens: How many tokens a chat answer may have when the request does not say.
         max_context_tokens: A limit for prompt and answer together, below the model's own; None means the
             model's.
@@ -68,6 +70,7 @@ class Settings:
     base_model: str | None = None
     adapter: str | None = None
     prompt_template: str | None = None
+    engine: str = "auto"
     device: str = "auto"
     dtype: str = "auto"
     quantization: str = "auto"
@@ -216,6 +219,7 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
     "FJARR_BASE_MODEL": ("base_model", _optional_text),
     "FJARR_ADAPTER": ("adapter", _optional_text),
     "FJARR_PROMPT_TEMPLATE": ("prompt_template", _parse_template),
+    "FJARR_ENGINE": ("engine", _one_of(ENGINE_CHOICES)),
     "FJARR_DEVICE": ("device", _one_of(DEVICES)),
     "FJARR_DTYPE": ("dtype", _one_of(DTYPES)),
     "FJARR_QUANTIZATION": ("quantization", _one_of(QUANTIZATIONS)),
