@@ -278,15 +278,15 @@ def transformers_serve(setting: Setting, *, is_batching: bool) -> HttpServer:
 
     Its own defaults give the cache most of the machine's memory, so it gets the cache that our engine has.
     """
-    batching = ("--continuous-batching", "--cb-block-size", "32", "--cb-num-blocks", "256")
-    batching += ("--cb-max-batch-tokens", "512")
+    cache = ("--cb-block-size", "32", "--cb-num-blocks", "256", "--cb-max-batch-tokens", "512")
+    batching = ("--continuous-batching", *cache) if is_batching else ()
     model = str(setting.weights.base)
     command = (setting.python, "-m", "transformers.cli.transformers", "serve", model)
     address = ("--host", "127.0.0.1", "--port", PORT)
     return HttpServer(
         name="transformers-batching" if is_batching else "transformers",
         about="transformers serve --continuous-batching" if is_batching else "transformers serve",
-        launch=Launch((*command, *address, *(batching if is_batching else ())), ROOT),
+        launch=Launch((*command, *address, *batching), ROOT),
         models=(model,),
         needs=("torch", "transformers", "fastapi", "uvicorn", "openai"),
         has_list=False,  # it lists what a cache of downloads holds, and has none here
@@ -304,7 +304,8 @@ def missing_modules(python: str, modules: Sequence[str]) -> str | None:
     if not Path(python).is_file():
         return f"there is no interpreter {Path(python).name} where the command line says"
     code = (
-        "import sys; from importlib.util import find_spec as f; print(*[m for m in sys.argv[1:] if not f(m)])"
+        "import sys; from importlib.util import find_spec; "
+        "print(*[name for name in sys.argv[1:] if not find_spec(name)])"
     )
     answer = processes.run([python, "-I", "-c", code, *modules], ROOT, Path(os.devnull))
     return f"not installed: {answer.strip()}" if answer.strip() else None
