@@ -22,7 +22,7 @@ import uvicorn
 
 from inference.engine import Engine, GenerationRequest, Sampling
 from inference.engines import start_engine
-from inference.errors import LoadError, SettingsError
+from inference.errors import EngineError, LoadError, SettingsError
 from inference.service import Limits, ServedModel, Service
 from inference.settings import Settings, load_settings
 from inference.start import bind
@@ -199,8 +199,11 @@ async def _warm_up(engine: Engine, model: ServedModel) -> None:
     request = GenerationRequest(
         "warm-up-" + model.name, model.name, model.codec.encode("Hello")[:8] or (0,), 2, Sampling(0.0)
     )
-    async for _ in engine.submit(request):
-        pass
+    try:
+        async for _ in engine.submit(request):
+            pass
+    except EngineError as error:
+        raise LoadError(f"{model.name} was loaded and cannot be served: {error}") from error
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
