@@ -332,9 +332,10 @@ def _fjarr(  # noqa: PLR0913 - all by keyword, and each says what one contestant
     mount: Path,
     base: str,
     models: tuple[str, ...],
-    engine: str = "",
+    engine: str = "transformers",
 ) -> HttpServer:
     environ = {
+        "FJARR_ENGINE": engine,
         "FJARR_MOUNT": str(mount),
         "FJARR_BASE_MODEL": base,
         "FJARR_API_KEYS": f"bench={setting.api_key}",
@@ -342,8 +343,6 @@ def _fjarr(  # noqa: PLR0913 - all by keyword, and each says what one contestant
         "FJARR_HOST": "127.0.0.1",
         "FJARR_PORT": PORT,
     }
-    if engine:
-        environ["FJARR_ENGINE"] = engine
     return HttpServer(
         name=name,
         about=about,
@@ -352,7 +351,7 @@ def _fjarr(  # noqa: PLR0913 - all by keyword, and each says what one contestant
             (python, "-m", "inference.server"), ROOT, tuple(environ.items()), ready_paths=("/readyz", "/")
         ),
         models=models,
-        needs=(engine or "transformers", "fastapi", "uvicorn", "gradio"),
+        needs=(engine, "fastapi", "uvicorn", "gradio"),
         api_key=setting.api_key,
     )
 

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -162,6 +163,16 @@ def versions(python: str, distributions: Sequence[str]) -> dict[str, str]:
         return {}
     found: dict[str, str] = json.loads(done.stdout)
     return found
+
+
+def leave_on_signals() -> None:
+    """Turn the signals that end a process into an exit, which stops what was started."""
+
+    def leave(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, leave)
 
 
 def gpu_names() -> tuple[str, ...]:

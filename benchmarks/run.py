@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from benchmarks import report
+from benchmarks import processes, report
 from benchmarks.contest import Contest, Entry, hold, look_at_machine, make_rows, now
 from benchmarks.contestants import ROOT, Contestant, Setting, all_contestants, choose
 from benchmarks.load import Load
@@ -28,6 +28,7 @@ RESULTS: Final = ROOT / "benchmarks" / "results"
 def main() -> int:
     """Do what the command line asks for, and return the exit code."""
     arguments = parse_arguments(sys.argv[1:])
+    processes.leave_on_signals()
     loads = make_loads(arguments.clients, arguments.requests_per_client, arguments.max_tokens)
     try:
         setting = make_setting(arguments)

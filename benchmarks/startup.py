@@ -110,6 +110,7 @@ def main() -> int:
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--module", default="inference.start", help="or inference.server")
     arguments = parser.parse_args()
+    processes.leave_on_signals()
     try:
         weights = lay_out(arguments.model, arguments.adapter, WORK / "startup", arguments.python, 1)
         setting = Setting(weights, arguments.python, arguments.python)
