@@ -16,6 +16,7 @@ manager.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 import time
@@ -133,7 +134,7 @@ class _Lane:
         self.context_tokens = min(model.context_tokens, cache.tokens)
         self.generated_tokens = 0
         self.open: dict[str, _OpenRequest] = {}
-        self._name = model.name
+        self._numbers = itertools.count()
         self._end_token_ids = model.end_token_ids
         self._manager = _make_manager(model, cache, max_concurrent, turn)
         self._manager.start()
@@ -143,7 +144,8 @@ class _Lane:
         return bool(self._manager.is_running()) and self._manager.background_thread_status.fatal_error is None
 
     def submit(self, request: GenerationRequest) -> TokenStream:
-        request_id = request.request_id
+        # Clients choose the ids of their requests, so two may be the same.
+        request_id = f"{request.request_id}-{next(self._numbers)}"
         stream = TokenStream(lambda: self._cancel(request_id))
         self.open[request_id] = _OpenRequest(stream)
         self._manager.register_result_handler(request_id, self._deliver)

@@ -104,7 +104,8 @@ def variables(cores: Cores, threads: int | None, *, is_local: bool) -> dict[str,
     """
     found = {
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
+        # Its warnings are advice to whoever packages it.
+        "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",
         # This process has threads by now; a fork could stand still on a lock that one of them holds.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
@@ -146,6 +147,7 @@ def engine_options(
         "max_model_len": limit,
         "max_num_seqs": settings.max_concurrent,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
     if weights.adapter is not None:
         options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _adapter_rank(weights.adapter)}
@@ -180,6 +182,7 @@ class VllmEngine:
     def __init__(self, llm: AsyncLLM, models: Sequence[ServedModel], adapter: Adapter | None) -> None:
         self._llm = llm
         self._end_token_ids = {model.name: model.end_token_ids for model in models}
+        self._context_tokens = {model.name: int(llm.model_config.max_model_len) for model in models}
         self._lora_requests = _lora_requests(adapter)
         self._open: dict[TokenStream, asyncio.Task[None]] = {}
         self._generated_tokens = 0
@@ -192,8 +195,7 @@ class VllmEngine:
 
     def context_tokens(self, model: str) -> int:
         """Return what the model knows and the cache holds, whichever is less."""
-        del model
-        return int(self._llm.model_config.max_model_len)
+        return self._context_tokens[model]
 
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Hand a request to vLLM."""

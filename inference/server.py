@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -59,6 +60,9 @@ def main() -> NoReturn:
     set_up_libraries()
     exit_code = asyncio.run(Process(settings).run())
     logging.shutdown()
+    # An engine that was still starting may have processes, and they would outlive this one.
+    for process in multiprocessing.active_children():
+        process.kill()
     # A loading thread cannot be interrupted, and the interpreter would wait for it, or fall over it.
     os._exit(exit_code)
 
@@ -70,7 +74,7 @@ def set_up_logging() -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for chatty in ("httpx", "uvicorn.error", "ContinuousBatchingLogger"):
+    for chatty in ("httpx", "uvicorn.error", "ContinuousBatchingLogger", "vllm"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
