@@ -18,7 +18,9 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = ["test"]
 
 ENVIRONMENT = Path(".nox/fjarr").resolve()
-CHECKED = ("tasks.py", "noxfile.py", "infra", "inference", "localcloud", "examples", "tests", "docs")
+CHECKED = (
+    "tasks.py", "noxfile.py", "infra", "inference", "localcloud", "benchmarks", "examples", "tests", "docs",
+)  # fmt: skip
 
 # What this run of nox has brought up to date already.
 installed: set[Path] = set()
@@ -63,6 +65,13 @@ def e2e(session: nox.Session) -> None:
     if "CI" in os.environ and shutil.which("chromium") is None:
         session.error("the end-to-end test drives Chromium: apt-get install chromium")
     run(session, "pytest", "tests/e2e", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Compare servers: `nox -s bench -- --model FOLDER`; see benchmarks/README.md. Not a part of `test`."""
+    run(session, "python", "-m", "pip", "install", "-c", "constraints.txt", "-e", ".[bench]")
+    run(session, "python", "-m", "benchmarks.run", *session.posargs)
 
 
 def run(session: nox.Session, program: str, *arguments: str) -> None:

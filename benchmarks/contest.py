@@ -11,19 +11,24 @@ import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
+import psutil
 
 from benchmarks import processes
 from benchmarks.measures import Measurement, Percentiles, median_of, median_ratio
 from benchmarks.processes import StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from benchmarks.contestants import Contestant
     from benchmarks.load import Load
+
+BUSY_LOOK_S: Final = 1.0
+QUIET_SHARE: Final = 0.15
+"""With others using more than this, figures are of them as much as of the contestant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +44,14 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Hold one contestant's turn in one round; `failure` says why there are no measurements."""
+    """Hold one contestant's turn in one round; `failure` says why there are no measurements.
+
+    Attributes:
+        busy_share: How much of the processors others were using just before, in [0, 1].
+    """
 
     number: int
+    busy_share: float
     ready_after_s: float | None
     measurements: tuple[Measurement, ...]
     failure: str | None = None
@@ -114,8 +124,8 @@ def hold(
     rounds: int,
     logs: Path,
     say: Callable[[str], None],
-) -> tuple[Entry, ...]:
-    """Let everybody take their turns, and return what each gave.
+) -> Iterator[tuple[Entry, ...]]:
+    """Let everybody take their turns; after each round, yield what each has given so far.
 
     Args:
         contestants: Who takes part.
@@ -135,9 +145,9 @@ def hold(
             turn = _take_turn(contestant, loads, number, logs)
             turns[contestant.name].append(turn)
             say(f"round {number + 1}, {contestant.name}: {turn.failure or _describe(turn)}")
-    return tuple(
-        Entry(each.name, each.about, tuple(turns[each.name]), reasons[each.name]) for each in contestants
-    )
+        yield tuple(
+            Entry(each.name, each.about, tuple(turns[each.name]), reasons[each.name]) for each in contestants
+        )
 
 
 def rotate(contestants: Sequence[Contestant], by: int) -> list[Contestant]:
@@ -183,18 +193,20 @@ def now() -> str:
 
 def _take_turn(contestant: Contestant, loads: Sequence[Load], number: int, logs: Path) -> Round:
     log = logs / f"{contestant.name}-{number + 1}.log"
+    busy_share = psutil.cpu_percent(BUSY_LOOK_S) / 100
     try:
         turn = contestant.take_turn(loads, f"round-{number + 1}", log)
     except (StartError, aiohttp.ClientError) as error:
-        return Round(number + 1, None, (), str(error))
-    return Round(number + 1, turn.ready_after_s, turn.measurements)
+        return Round(number + 1, busy_share, None, (), str(error))
+    return Round(number + 1, busy_share, turn.ready_after_s, turn.measurements)
 
 
 def _describe(turn: Round) -> str:
+    busy = f"{turn.busy_share:.0%} busy before, " if turn.busy_share > QUIET_SHARE else ""
     start = f"ready after {turn.ready_after_s:.1f} s, " if turn.ready_after_s is not None else ""
     speeds = ", ".join(f"{each.tokens_per_s:.1f} at {each.clients}" for each in turn.measurements)
     errors = sum(each.errors for each in turn.measurements)
-    return f"{start}tokens/s {speeds}" + (f", {errors} errors" if errors else "")
+    return f"{busy}{start}tokens/s {speeds}" + (f", {errors} errors" if errors else "")
 
 
 def _make_row(entry: Entry, base: Entry, clients: int) -> Row | None:

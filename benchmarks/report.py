@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from benchmarks.contest import Contest, Entry, Row
@@ -55,7 +55,7 @@ def draw(contest: Contest, file: Path) -> None:
     """
     from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and only the plot needs it
 
-    panels = (
+    panels: tuple[tuple[str, Callable[[Row], float | None]], ...] = (
         ("tokens/s (more is better)", lambda row: row.tokens_per_s),
         ("time to first token, p50, ms", lambda row: _ms(row.time_to_first_token_s, "p50")),
         ("inter-token latency, p50, ms", lambda row: _ms(row.inter_token_s, "p50")),
@@ -71,7 +71,7 @@ def draw(contest: Contest, file: Path) -> None:
             rows = [row for row in contest.rows if row.name == name and value_of(row) is not None]
             axis.plot(
                 [places[row.clients] for row in rows],
-                [value_of(row) for row in rows],
+                [value_of(row) or 0.0 for row in rows],
                 label=name,
                 color=f"C{number % 10}",
                 marker=markers[number % len(markers)],

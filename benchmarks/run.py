@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import processes, report
-from benchmarks.contest import Contest, Entry, hold, look_at_machine, make_rows, now
+from benchmarks.contest import Contest, Entry, Row, hold, look_at_machine, make_rows, now
 from benchmarks.contestants import ROOT, Contestant, Setting, all_contestants, choose
 from benchmarks.load import Load
 from benchmarks.processes import StartError
@@ -39,21 +39,24 @@ def main() -> int:
         return 2
     if not setting.weights.is_endless:
         _say("this model's tokenizer has no spare token: answers may end early, which the results count")
-    started_at = now()
-    entries = hold(contestants, loads, arguments.rounds, WORK / "logs", _say)
-    contest = Contest(
-        name=arguments.name,
-        started_at=started_at,
-        model=arguments.model_name or arguments.model.resolve().name,
-        machine=look_at_machine((arguments.python, arguments.vllm_python)),
-        baseline=arguments.baseline,
-        loads=loads,
-        entries=tuple(without_places(entry, (arguments.model, ROOT, Path.home())) for entry in entries),
-        rows=make_rows(entries, loads, arguments.baseline),
-    )
-    write(contest, arguments.results)
-    _say(f"results: {arguments.results / arguments.name}.json, .md, .png")
-    return 0 if contest.rows else 1
+    started_at, machine = now(), look_at_machine((arguments.python, arguments.vllm_python))
+    rows: tuple[Row, ...] = ()
+    # Written after each round, so that a contest that is stopped has results.
+    for entries in hold(contestants, loads, arguments.rounds, WORK / "logs", _say):
+        rows = make_rows(entries, loads, arguments.baseline)
+        contest = Contest(
+            name=arguments.name,
+            started_at=started_at,
+            model=arguments.model_name or arguments.model.resolve().name,
+            machine=machine,
+            baseline=arguments.baseline,
+            loads=loads,
+            entries=tuple(without_places(entry, (arguments.model, ROOT, Path.home())) for entry in entries),
+            rows=rows,
+        )
+        write(contest, arguments.results)
+    _say(f"results: {arguments.results / arguments.name}.md, .json, .png")
+    return 0 if rows else 1
 
 
 def write(contest: Contest, folder: Path) -> None:

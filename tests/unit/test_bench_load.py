@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
+
+# The benchmarks are run from the repository's root and are no part of the package.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.load import Load, Target, list_models, run_load
 from benchmarks.prompts import make_prompts
