@@ -4,8 +4,8 @@ One engine serves the base and, beside it in the same batch, the adapter. vLLM t
 ids; it has no tokenizer here.
 
 Source: vLLM 0.32, `v1/engine/async_llm.py`, `engine/arg_utils.py`, `sampling_params.py`, and for the CPU
-`platforms/cpu.py` and `utils/ompmultiprocessing.py`. `tests/unit/test_inference_engine_conformance.py` runs
-the real engine.
+`platforms/cpu.py`, `utils/ompmultiprocessing.py` and `lora/punica_wrapper/punica_cpu.py`.
+`tests/unit/test_inference_engine_conformance.py` runs the real engine.
 """
 
 from __future__ import annotations
@@ -150,7 +150,10 @@ def engine_options(
         "use_tqdm_on_load": False,
     }
     if weights.adapter is not None:
-        options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _adapter_rank(weights.adapter)}
+        # On a CPU, vLLM gives the base's rows of a mixed batch the last slot's adapter: it has to stay empty.
+        slots = 2 if placement.device == "cpu" else 1
+        rank = _adapter_rank(weights.adapter)
+        options |= {"enable_lora": True, "max_loras": slots, "max_lora_rank": rank}
     return options
 
 
