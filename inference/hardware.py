@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,37 @@ class CacheSize:
     def tokens(self) -> int:
         """Return how many tokens fit."""
         return self.blocks * PAGE_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Say which processor cores this process may use.
+
+    Attributes:
+        allowed: The kernel's numbers of them.
+        quota: How many cores' time the container's limit allows, at least 1; None without a limit.
+    """
+
+    allowed: tuple[int, ...]
+    quota: int | None
+
+    @property
+    def usable(self) -> int:
+        """Return how many cores' time there is."""
+        return min(len(self.allowed), self.quota or len(self.allowed))
+
+
+def look_at_cores() -> Cores:
+    """Ask the kernel and the container's limits about processor cores.
+
+    Source: the kernel's documentation of control groups v2, "cpu.max".
+    """
+    allowed = tuple(sorted(os.sched_getaffinity(0)))
+    try:
+        limit, period = (_CGROUP / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return Cores(allowed, None)
+    return Cores(allowed, None if limit == "max" else max(1, int(limit) // int(period)))
 
 
 def look() -> Hardware:

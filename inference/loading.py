@@ -10,28 +10,24 @@ import copy
 import logging
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from inference.codec import TokenizerCodec
 from inference.errors import LoadError
-from inference.hardware import CacheSize, Placement, choose, look, size_cache
+from inference.hardware import Placement, choose, look
 from inference.service import ServedModel
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from inference.engine import Engine
+    from inference.engines import Report
     from inference.settings import Settings
     from inference.weights import Adapter, BaseModel, Weights
 
 LOGGER: Final = logging.getLogger(__name__)
-
-Report = Callable[[str, int], None]
-"""Called with the phase that begins and how many per cent of the way to ready are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +48,6 @@ class LoadedModel:
     tokenizer: Any
     end_token_ids: frozenset[int]
     context_tokens: int
-
-
-def load_served(
-    weights: Weights, settings: Settings, report: Report
-) -> tuple[Engine, tuple[ServedModel, ...]]:
-    """Load what was found and start an engine on it.
-
-    Raises:
-        LoadError: If it cannot be served.
-    """
-    models = load_models(weights, settings, report)
-    report("starting the engine", 80)
-    from inference.engine_transformers import TransformersEngine  # noqa: PLC0415 - slow to import
-
-    cache = _size_cache(models, settings)
-    LOGGER.info("key-value cache: %d tokens a model, %d tokens a step", cache.tokens, cache.batch_tokens)
-    engine = TransformersEngine(models, cache, settings.max_concurrent)
-    return engine, tuple(_serve(model, settings) for model in models)
 
 
 def load_models(weights: Weights, settings: Settings, report: Report) -> tuple[LoadedModel, ...]:
@@ -134,7 +112,7 @@ def apply_adapter(base: LoadedModel, adapter: Adapter, *, is_quantized: bool) ->
     from peft import PeftModel  # noqa: PLC0415 - slow to import
 
     network = share(base.network)
-    tokenizer = _adapter_tokenizer(base, adapter)
+    tokenizer = adapter_tokenizer(base.tokenizer, adapter)
     # PEFT looks at a property that transformers has renamed; a user can do nothing about it.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     try:
@@ -161,12 +139,24 @@ def share(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
 
 
-def bytes_per_cached_token(network: Any) -> int:  # noqa: ANN401 - a transformers model, which has no useful type
-    """Return the size of one token's keys and values over all layers."""
-    config = network.config.get_text_config()
+def bytes_per_cached_token(config: Any, itemsize: int) -> int:  # noqa: ANN401 - a transformers configuration, as above
+    """Return the size of one token's keys and values over all layers, at some bytes a number."""
+    config = config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * head_dim * network.dtype.itemsize)
+    return int(2 * config.num_hidden_layers * heads * head_dim * itemsize)
+
+
+def known_positions(config: Any, tokenizer: Any) -> int:  # noqa: ANN401 - see above
+    """Return how many positions a model knows."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(positions or tokenizer.model_max_length)
+
+
+def end_token_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:  # noqa: ANN401 - see above
+    """Return the tokens that end an answer: those of the model's generation and the tokenizer's own."""
+    ends = generation_config.eos_token_id
+    return frozenset({*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None})
 
 
 def weight_bytes(base: BaseModel) -> int:
@@ -174,6 +164,38 @@ def weight_bytes(base: BaseModel) -> int:
     if not base.is_local:
         return 0
     return sum(path.stat().st_size for path in Path(base.source).glob("*.safetensors"))
+
+
+def serve(
+    name: str,
+    parent: str | None,
+    tokenizer: Any,  # noqa: ANN401 - see above
+    ends: frozenset[int],
+    settings: Settings,
+) -> ServedModel:
+    """Describe a loaded model to the service."""
+    # The template belongs to the adapter's training; the base beside it has its own way to be asked.
+    template = settings.prompt_template if parent is not None else None
+    return ServedModel(name, parent, TokenizerCodec(tokenizer, template), ends, int(time.time()))
+
+
+def adapter_tokenizer(base_tokenizer: Any, adapter: Adapter) -> Any:  # noqa: ANN401 - see above
+    """Return the adapter's own tokenizer, which knows the tokens that its training added, or the base's.
+
+    Raises:
+        LoadError: If its own cannot be read.
+    """
+    if not adapter.has_tokenizer:
+        return base_tokenizer
+    from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(adapter.folder), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise LoadError(f"the tokenizer of the adapter {adapter.name} cannot be loaded: {error}") from error
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = base_tokenizer.chat_template
+    return tokenizer
 
 
 def _import_libraries(threads: int | None) -> None:
@@ -185,45 +207,10 @@ def _import_libraries(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _size_cache(models: tuple[LoadedModel, ...], settings: Settings) -> CacheSize:
-    network, hardware = models[0].network, look()
-    device = network.device.type
-    free_bytes = hardware.gpu_free_bytes if device == "cuda" else hardware.cpu_free_bytes
-    return size_cache(
-        device, free_bytes, bytes_per_cached_token(network), len(models), settings.kv_cache_tokens
-    )
-
-
-def _serve(model: LoadedModel, settings: Settings) -> ServedModel:
-    # The template belongs to the adapter's training; the base beside it has its own way to be asked.
-    template = settings.prompt_template if model.parent is not None else None
-    codec = TokenizerCodec(model.tokenizer, template)
-    return ServedModel(model.name, model.parent, codec, model.end_token_ids, int(time.time()))
-
-
 def _describe(name: str, parent: str | None, network: Any, tokenizer: Any) -> LoadedModel:  # noqa: ANN401 - see above
-    ends = network.generation_config.eos_token_id
-    end_token_ids = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
-    context = (
-        getattr(network.config.get_text_config(), "max_position_embeddings", None)
-        or tokenizer.model_max_length
-    )
-    return LoadedModel(name, parent, network, tokenizer, frozenset(end_token_ids - {None}), int(context))
-
-
-def _adapter_tokenizer(base: LoadedModel, adapter: Adapter) -> Any:  # noqa: ANN401 - see above
-    """Return the adapter's own tokenizer, which knows the tokens that its training added, or the base's."""
-    if not adapter.has_tokenizer:
-        return base.tokenizer
-    from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(adapter.folder), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise LoadError(f"the tokenizer of the adapter {adapter.name} cannot be loaded: {error}") from error
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = base.tokenizer.chat_template
-    return tokenizer
+    ends = end_token_ids(network.generation_config, tokenizer)
+    positions = known_positions(network.config, tokenizer)
+    return LoadedModel(name, parent, network, tokenizer, ends, positions)
 
 
 def _fit_embeddings(network: Any, rows: int) -> None:  # noqa: ANN401 - see above

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -21,7 +22,8 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 import uvicorn
 
 from inference.engine import Engine, GenerationRequest, Sampling
-from inference.errors import LoadError, SettingsError
+from inference.engines import start_engine
+from inference.errors import EngineError, LoadError, SettingsError
 from inference.service import Limits, ServedModel, Service
 from inference.settings import Settings, load_settings
 from inference.start import bind
@@ -64,6 +66,9 @@ def main() -> NoReturn:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     exit_code = asyncio.run(Process(settings).run())
     logging.shutdown()
+    # An engine that was still starting may have processes, and they would outlive this one.
+    for process in multiprocessing.active_children():
+        process.kill()
     # A loading thread cannot be interrupted, and the interpreter would wait for it, or fall over it.
     os._exit(exit_code)
 
@@ -75,7 +80,7 @@ def set_up_logging() -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for chatty in ("httpx", "uvicorn.error", "ContinuousBatchingLogger"):
+    for chatty in ("httpx", "uvicorn.error", "ContinuousBatchingLogger", "vllm"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
@@ -190,9 +195,7 @@ def load_engine(
     adapter = weights.adapter.name if weights.adapter else "none"
     LOGGER.info("base model: %s, adapter: %s", weights.base.name, adapter)
     report("importing libraries", 5)
-    from inference.loading import load_served  # noqa: PLC0415 - takes seconds, and torch with it
-
-    return load_served(weights, settings, report)
+    return start_engine(weights, settings, report)
 
 
 def _make_chat(service: Service, release: str, *, has_sign_in: bool) -> Chat:
@@ -206,8 +209,11 @@ async def _warm_up(engine: Engine, model: ServedModel) -> None:
     request = GenerationRequest(
         "warm-up-" + model.name, model.name, model.codec.encode("Hello")[:8] or (0,), 2, Sampling(0.0)
     )
-    async for _ in engine.submit(request):
-        pass
+    try:
+        async for _ in engine.submit(request):
+            pass
+    except EngineError as error:
+        raise LoadError(f"{model.name} was loaded and cannot be served: {error}") from error
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

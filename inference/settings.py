@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from inference.engines import CHOICES as ENGINE_CHOICES
 from inference.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Settings:
         base_model: Path relative to the mount, id under `model-cache`, or hub id; None means the adapter's.
         adapter: Path relative to the mount; None means the newest one under `models`.
         prompt_template: Text with one `{}`, around the last user message, for adapters trained on bare text.
+        engine: One of `engines.CHOICES`.
         max_new_tokens: How many tokens a chat answer may have when the request does not say.
         max_context_tokens: A limit for prompt and answer together, below the model's own; None means the
             model's.
@@ -68,6 +70,7 @@ class Settings:
     base_model: str | None = None
     adapter: str | None = None
     prompt_template: str | None = None
+    engine: str = "auto"
     device: str = "auto"
     dtype: str = "auto"
     quantization: str = "auto"
@@ -242,6 +245,11 @@ _READERS: Final[Mapping[str, _Reader]] = {
         "prompt_template",
         _parse_template,
         "text with one `{}` for the last user message, for adapters trained on bare text",
+    ),
+    "FJARR_ENGINE": _Reader(
+        "engine",
+        _one_of(ENGINE_CHOICES),
+        "`auto`, `transformers` or `vllm`; `auto` takes vLLM on a card where it is installed",
     ),
     "FJARR_DEVICE": _Reader(
         "device", _one_of(DEVICES), "`auto`, `cpu` or `cuda`; `auto` takes the card if there is one"

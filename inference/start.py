@@ -19,16 +19,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import metadata
-from pathlib import Path
-from typing import Final, NoReturn, Self
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 # The release's folder is a share that several replicas read: nothing is written beside the code.
 sys.dont_write_bytecode = True
 
-from inference.errors import SettingsError  # noqa: E402 - after the switch above, which governs this import
+from inference.engines import requirements_of  # noqa: E402 - after the switch above, which governs this import
+from inference.errors import SettingsError  # noqa: E402 - see above
 from inference.settings import Settings, load_settings  # noqa: E402 - see above
 
-REQUIREMENTS: Final = Path(__file__).with_name("requirements.txt")
+if TYPE_CHECKING:
+    from pathlib import Path
+
 BACKLOG: Final = 2048
 
 
@@ -65,13 +67,14 @@ def main() -> NoReturn:
         listener = bind(settings)
     except OSError as error:
         _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", (), 1)
-    missing = find_missing(parse_requirements(REQUIREMENTS.read_text()))
+    requirements = requirements_of(settings)
+    missing = find_missing(parse_requirements(requirements.read_text()))
     if missing:
         _say(f"installing packages: {', '.join(missing)}")
         with StartingPage(listener):
-            exit_code = install(REQUIREMENTS)
+            exit_code = install(requirements)
         if exit_code:
-            _fail(f"pip could not install {REQUIREMENTS}; its reason stands above", (), 1)
+            _fail(f"pip could not install {requirements}; its reason stands above", (), 1)
     become_server(listener)
 
 

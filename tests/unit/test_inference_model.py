@@ -210,7 +210,7 @@ def test_an_adapter_of_another_base_says_so(mount: Path) -> None:
 
 
 def test_a_cached_token_has_the_size_of_its_keys_and_values(loaded: tuple[LoadedModel, ...]) -> None:
-    assert bytes_per_cached_token(loaded[0].network) == 2 * 2 * 2 * 8 * 4
+    assert bytes_per_cached_token(loaded[0].network.config, 4) == 2 * 2 * 2 * 8 * 4
 
 
 async def test_greedy_answers_are_those_of_generate_alone_and_in_a_full_batch(

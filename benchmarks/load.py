@@ -1,0 +1,199 @@
+# ruff: noqa: T201 - the result of a command line goes to stdout
+"""Put load on an OpenAI-compatible server and measure what comes back.
+
+A closed loop: each client sends a streamed chat completion, reads it to its end and sends the next, until
+the requests are used up. What is read is kept as it came, with its time, and parsed when the load is over:
+the generator shares its processors with the server it measures.
+
+    python -m benchmarks.load http://127.0.0.1:8000 --model NAME --clients 8 --requests 32
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+
+from benchmarks.measures import Measurement, summarize
+from benchmarks.prompts import make_prompts
+from benchmarks.sse import Exchange, read_exchange
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+HTTP_OK: Final = 200
+WARM_UP_TOKENS: Final = 16
+SHOWN_BODY: Final = 200
+LIST_LIMIT_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Say whom to ask, and for what.
+
+    Attributes:
+        address: `http://host:port`, without `/v1`.
+        models: The models that requests name, in turns.
+        api_key: Sent as a bearer token, unless it is empty.
+        fields: Further fields of a request's body.
+    """
+
+    address: str
+    models: tuple[str, ...]
+    api_key: str = field(default="", repr=False)
+    fields: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Say how much to ask for.
+
+    Attributes:
+        requests: How many are sent in all; at least one a client.
+        max_tokens: The length of an answer; a model that ends its answers itself may stay below.
+        warm_up: How many requests are sent before, and not measured.
+        time_limit_s: How long a stream may be silent before its request has failed.
+    """
+
+    clients: int
+    requests: int
+    max_tokens: int = 64
+    warm_up: int = 0
+    time_limit_s: float = 240.0
+
+
+async def run_load(target: Target, load: Load, seed: str) -> Measurement:
+    """Warm up, run the load, and sum it up. The prompts are a function of the seed."""
+    async with _session(target, load.time_limit_s) as session:
+        if load.warm_up:
+            bodies = _bodies(target, load.warm_up, min(WARM_UP_TOKENS, load.max_tokens), f"{seed}-warm-up")
+            await _send_all(session, target, bodies, load.clients)
+        bodies = _bodies(target, load.requests, load.max_tokens, seed)
+        cpu_s = time.process_time()
+        exchanges = await _send_all(session, target, bodies, load.clients)
+        cpu_s = time.process_time() - cpu_s
+    return summarize([read_exchange(exchange) for exchange in exchanges], load.clients, cpu_s)
+
+
+async def list_models(target: Target) -> tuple[str, ...]:
+    """Return what a server says it serves.
+
+    Raises:
+        aiohttp.ClientError: If it does not say.
+    """
+    async with (
+        _session(target, LIST_LIMIT_S) as session,
+        session.get(f"{target.address}/v1/models", raise_for_status=True) as response,
+    ):
+        return tuple(model["id"] for model in (await response.json())["data"])
+
+
+def _session(target: Target, time_limit_s: float) -> aiohttp.ClientSession:
+    headers = {"Content-Type": "application/json"}
+    if target.api_key:
+        headers["Authorization"] = f"Bearer {target.api_key}"
+    return aiohttp.ClientSession(
+        headers=headers,
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=None, sock_read=time_limit_s),
+    )
+
+
+def _bodies(target: Target, count: int, max_tokens: int, seed: str) -> Sequence[bytes]:
+    """Encode all requests before the first is sent."""
+    return [
+        json.dumps(
+            {
+                "model": target.models[index % len(target.models)],
+                "messages": [{"role": "user", "content": prompt}],
+                "max_tokens": max_tokens,
+                "temperature": 0,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+                **dict(target.fields),
+            }
+        ).encode()
+        for index, prompt in enumerate(make_prompts(count, seed))
+    ]
+
+
+async def _send_all(
+    session: aiohttp.ClientSession, target: Target, bodies: Sequence[bytes], clients: int
+) -> list[Exchange]:
+    queue = iter(bodies)
+    exchanges: list[Exchange] = []
+    address = f"{target.address}/v1/chat/completions"
+    await asyncio.gather(*(_be_client(session, address, queue, exchanges) for _ in range(clients)))
+    return exchanges
+
+
+async def _be_client(
+    session: aiohttp.ClientSession, address: str, queue: Iterator[bytes], exchanges: list[Exchange]
+) -> None:
+    for body in queue:
+        exchanges.append(await _exchange(session, address, body))  # noqa: PERF401 - the list is all clients'
+
+
+async def _exchange(session: aiohttp.ClientSession, address: str, body: bytes) -> Exchange:
+    clock = time.perf_counter
+    pieces: list[tuple[float, bytes]] = []
+    failure = None
+    started_s = clock()
+    try:
+        async with session.post(address, data=body) as response:
+            async for piece in response.content.iter_any():
+                pieces.append((clock(), piece))  # noqa: PERF401 - what came before a failure is kept
+            if response.status != HTTP_OK:
+                failure = f"status {response.status}: {_shown(pieces)}"
+    except TimeoutError:
+        failure = "the stream was silent for too long"
+    except aiohttp.ClientError as error:
+        failure = f"{type(error).__name__}: {error}"
+    return Exchange(started_s, clock(), tuple(pieces), failure)
+
+
+def _shown(pieces: Sequence[tuple[float, bytes]]) -> str:
+    return b"".join(piece for _, piece in pieces)[:SHOWN_BODY].decode(errors="replace")
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description="Put load on a server.")
+    parser.add_argument("address", help="http://host:port, without /v1")
+    parser.add_argument(
+        "--model", action="append", required=True, help="may be repeated: requests take turns"
+    )
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--requests", type=int, default=None, help="default: two a client, at least eight")
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--warm-up", type=int, default=None, help="requests; default: one a client")
+    parser.add_argument("--seed", default="load")
+    parser.add_argument(
+        "--api-key-variable",
+        default="FJARR_BENCH_KEY",
+        help="the environment variable that holds the API key",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the loads that the command line asks for, and print their measurements as JSON."""
+    arguments = _parse_arguments()
+    key = os.environ.get(arguments.api_key_variable, "")
+    target = Target(arguments.address.rstrip("/"), tuple(arguments.model), key)
+    measurements = []
+    for clients in arguments.clients:
+        requests = max(clients, arguments.requests or max(8, 2 * clients))
+        warm_up = clients if arguments.warm_up is None else arguments.warm_up
+        load = Load(clients, requests, arguments.max_tokens, warm_up)
+        measurements.append(asyncio.run(run_load(target, load, f"{arguments.seed}-{clients}")))
+    print(json.dumps([asdict(measurement) for measurement in measurements], indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Merge an adapter into a model and write the result. A process of its own, so that its memory goes with it.
+
+python -m benchmarks.merge MODEL ADAPTER TARGET
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    model, adapter, target = (Path(argument) for argument in sys.argv[1:])
+    network = AutoModelForCausalLM.from_pretrained(model, dtype="auto", use_safetensors=True)
+    PeftModel.from_pretrained(network, str(adapter)).merge_and_unload().save_pretrained(target)
+    # The tokenizer and its settings, the end of an answer among them, are the base's, to the letter.
+    for file in model.iterdir():
+        if file.suffix != ".safetensors" and not file.name.endswith(".index.json"):
+            shutil.copyfile(file, target / file.name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Hold the contest and write its results.
+
+    python -m benchmarks.run --model FOLDER --adapter FOLDER --vllm-python ENVIRONMENT/bin/python
+
+Writes `<name>.json`, `<name>.md` and, where matplotlib is installed, `<name>.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from benchmarks import processes, report
+from benchmarks.contest import Contest, Entry, Row, hold, look_at_machine, make_rows, now
+from benchmarks.contestants import ROOT, Contestant, Setting, all_contestants, choose
+from benchmarks.load import Load
+from benchmarks.processes import StartError
+from benchmarks.weights import lay_out
+
+WORK: Final = ROOT / ".fjarr" / "bench"
+RESULTS: Final = ROOT / "benchmarks" / "results"
+
+
+def main() -> int:
+    """Do what the command line asks for, and return the exit code."""
+    arguments = parse_arguments(sys.argv[1:])
+    processes.leave_on_signals()
+    loads = make_loads(arguments.clients, arguments.requests_per_client, arguments.max_tokens)
+    try:
+        setting = make_setting(arguments)
+        contestants = choose(all_contestants(setting), arguments.only)
+        _require_baseline(contestants, arguments.baseline)
+    except (ValueError, StartError) as error:
+        _say(f"error: {error}")
+        return 2
+    if not setting.weights.is_endless:
+        _say("this model's tokenizer has no spare token: answers may end early, which the results count")
+    started_at, machine = now(), look_at_machine((arguments.python, arguments.vllm_python))
+    rows: tuple[Row, ...] = ()
+    # Written after each round, so that a contest that is stopped has results.
+    for entries in hold(contestants, loads, arguments.rounds, WORK / "logs", _say):
+        rows = make_rows(entries, loads, arguments.baseline)
+        contest = Contest(
+            name=arguments.name,
+            started_at=started_at,
+            model=arguments.model_name or arguments.model.resolve().name,
+            machine=machine,
+            baseline=arguments.baseline,
+            loads=loads,
+            entries=tuple(without_places(entry, (arguments.model, ROOT, Path.home())) for entry in entries),
+            rows=rows,
+        )
+        write(contest, arguments.results)
+    _say(f"results: {arguments.results / arguments.name}.md, .json, .png")
+    return 0 if rows else 1
+
+
+def write(contest: Contest, folder: Path) -> None:
+    """Write a contest's files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{contest.name}.json").write_text(report.to_json(contest))
+    (folder / f"{contest.name}.md").write_text(report.to_markdown(contest))
+    if importlib.util.find_spec("matplotlib") is None:
+        _say("no plot: matplotlib is not installed (pip install -e .[bench])")
+    else:
+        report.draw(contest, folder / f"{contest.name}.png")
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Compare servers.")
+    parser.add_argument("--model", type=Path, required=True, help="a folder of safetensors")
+    parser.add_argument("--model-name", default="", help="its name in the results; default: the folder's")
+    parser.add_argument("--adapter", type=Path, help="a LoRA adapter's folder; default: none takes part")
+    parser.add_argument("--adapters", type=int, default=4, help="how many are served at once")
+    parser.add_argument("--only", nargs="+", default=[], help="names of contestants; default: all")
+    parser.add_argument("--baseline", default="transformers-batching", help="whom ratios compare with")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument(
+        "--requests-per-client", type=int, default=2, help="but not less than four requests a load"
+    )
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--python", default=sys.executable, help="the interpreter of transformers")
+    parser.add_argument("--vllm-python", default=sys.executable, help="the interpreter of vLLM")
+    parser.add_argument(
+        "--vllm-argument",
+        action="append",
+        default=[],
+        help="one more, as --vllm-argument=--enforce-eager",
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--name", default="contest")
+    return parser.parse_args(arguments)
+
+
+def make_loads(clients: list[int], requests_per_client: int, max_tokens: int) -> tuple[Load, ...]:
+    """Return a load for each number of clients, with a warm-up of one request a client."""
+    return tuple(Load(each, max(4, each * requests_per_client), max_tokens, warm_up=each) for each in clients)
+
+
+def make_setting(arguments: argparse.Namespace) -> Setting:
+    """Lay out the weights and say what contestants are made from.
+
+    Raises:
+        ValueError: If there is no model.
+        StartError: If the adapter cannot be merged.
+    """
+    for folder, file in ((arguments.model, "config.json"), (arguments.adapter, "adapter_config.json")):
+        if folder is not None and not (folder / file).is_file():
+            raise ValueError(f"there is no {file} in {folder}")
+    weights = lay_out(
+        arguments.model, arguments.adapter, WORK / "weights", arguments.python, arguments.adapters
+    )
+    return Setting(weights, arguments.python, arguments.vllm_python, tuple(arguments.vllm_argument))
+
+
+def without_places(entry: Entry, places: tuple[Path, ...]) -> Entry:
+    """Return an entry whose reasons do not name folders of this machine: results are for everybody."""
+
+    def clean(text: str | None) -> str | None:
+        for place in places:
+            for form in (str(place.resolve()), str(place)):
+                text = text and text.replace(form, "...")
+        return text
+
+    rounds = tuple(replace(turn, failure=clean(turn.failure)) for turn in entry.rounds)
+    return replace(entry, rounds=rounds, skipped=clean(entry.skipped))
+
+
+def _require_baseline(contestants: tuple[Contestant, ...], baseline: str) -> None:
+    names = [contestant.name for contestant in contestants]
+    if baseline not in names:
+        raise ValueError(f"the baseline {baseline} does not take part; --baseline takes {', '.join(names)}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - progress of a command line
+
+
+if __name__ == "__main__":
+    sys.exit(main())

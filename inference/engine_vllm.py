@@ -1,0 +1,348 @@
+"""Generate with vLLM: its asynchronous engine here, its scheduler and its workers in processes of their own.
+
+One engine serves the base and, beside it in the same batch, the adapter. vLLM takes token ids and gives token
+ids; it has no tokenizer here.
+
+Source: vLLM 0.32, `v1/engine/async_llm.py`, `engine/arg_utils.py`, `sampling_params.py`, and for the CPU
+`platforms/cpu.py`, `utils/ompmultiprocessing.py` and `lora/punica_wrapper/punica_cpu.py`.
+`tests/unit/test_inference_engine_conformance.py` runs the real engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+from inference.engine import EngineStats, FinishReason, GenerationRequest, Increment, Sampling, TokenStream
+from inference.errors import EngineError, LoadError
+from inference.hardware import CACHE_SHARE, Cores, Placement, choose, look, look_at_cores
+from inference.loading import (
+    adapter_tokenizer,
+    bytes_per_cached_token,
+    end_token_ids,
+    known_positions,
+    serve,
+    weight_bytes,
+)
+from inference.weights import ADAPTER_WEIGHTS, read_shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from vllm import SamplingParams
+    from vllm.lora.request import LoRARequest
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from inference.engines import Report
+    from inference.service import ServedModel
+    from inference.settings import Settings
+    from inference.weights import Adapter, BaseModel, Weights
+
+LOGGER: Final = logging.getLogger(__name__)
+
+FEW_CORES: Final = 4
+"""Up to here every core computes; vLLM would keep one free for its scheduler, which is half of two."""
+
+CPU_BLOCK_TOKENS: Final = 128
+"""What vLLM's cache is cut into on a CPU. It keeps one block for itself. Source: `platforms/cpu.py`."""
+
+CLOSE_PATIENCE_S: Final = 5.0
+
+FINISH_REASONS: Final[Mapping[str, FinishReason]] = MappingProxyType({"stop": "stop", "length": "length"})
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Hold what the base's small files say.
+
+    Attributes:
+        config: The transformers configuration.
+        generation_config: The transformers generation configuration.
+        tokenizer: A fast tokenizer.
+    """
+
+    config: Any
+    generation_config: Any
+    tokenizer: Any
+
+
+def start_engine(
+    weights: Weights, settings: Settings, report: Report
+) -> tuple[VllmEngine, tuple[ServedModel, ...]]:
+    """Start vLLM on what was found.
+
+    Raises:
+        LoadError: If it cannot be served.
+    """
+    # vLLM, and libraries below it, read these while they are imported; its processes inherit them.
+    os.environ.update(variables(look_at_cores(), settings.threads, is_local=weights.base.is_local))
+    report("reading the base model", 10)
+    card = _read_card(weights.base)
+    served = tuple(_served_models(weights, card, settings))
+    hardware = look()
+    placement = choose(
+        hardware, settings.device, settings.dtype, settings.quantization, weight_bytes(weights.base)
+    )
+    cache_bytes = size_cache_bytes(card.config, placement, hardware.cpu_free_bytes, settings)
+    options = engine_options(weights, settings, placement, known_positions(card.config, card.tokenizer))
+    report("starting vLLM", 30)
+    llm = _start({**options, "kv_cache_memory_bytes": cache_bytes}, weights.base)
+    return VllmEngine(llm, served, weights.adapter), served
+
+
+def variables(cores: Cores, threads: int | None, *, is_local: bool) -> dict[str, str]:
+    """Return the environment that vLLM is to have.
+
+    Args:
+        cores: What this process may use.
+        threads: How many cores are to compute; None takes what there is.
+        is_local: Whether all files are here, so that a hub has nothing to be asked.
+    """
+    found = {
+        "VLLM_NO_USAGE_STATS": "1",
+        # Its warnings are advice to whoever packages it.
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+        # This process has threads by now; a fork could stand still on a lock that one of them holds.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    }
+    if is_local:
+        found["HF_HUB_OFFLINE"] = "1"
+    return found | _thread_variables(cores, threads or cores.usable)
+
+
+def engine_options(
+    weights: Weights, settings: Settings, placement: Placement, positions: int
+) -> dict[str, Any]:
+    """Return the arguments of vLLM's engine, but for the size of its cache.
+
+    Args:
+        weights: What to serve.
+        settings: What the environment says.
+        placement: Where and how the weights are loaded.
+        positions: How many positions the model knows.
+
+    Raises:
+        LoadError: If vLLM cannot do what the settings ask for, or cannot serve the adapter.
+    """
+    if placement.quantization == "int8":
+        raise LoadError(
+            "vLLM quantises to nf4 while it loads, not to int8: set FJARR_QUANTIZATION=nf4, or"
+            " FJARR_ENGINE=transformers"
+        )
+    is_quantized = placement.quantization == "nf4"
+    # -1: as many positions as the model knows and the cache holds.
+    limit = -1 if settings.max_context_tokens is None else min(settings.max_context_tokens, positions)
+    options: dict[str, Any] = {
+        "model": weights.base.source,
+        "skip_tokenizer_init": True,
+        "trust_remote_code": False,
+        "dtype": placement.dtype,
+        "quantization": "bitsandbytes" if is_quantized else None,
+        "load_format": "bitsandbytes" if is_quantized else "safetensors",
+        "max_model_len": limit,
+        "max_num_seqs": settings.max_concurrent,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if weights.adapter is not None:
+        # On a CPU, vLLM gives the base's rows of a mixed batch the last slot's adapter: it has to stay empty.
+        slots = 2 if placement.device == "cpu" else 1
+        rank = _adapter_rank(weights.adapter)
+        options |= {"enable_lora": True, "max_loras": slots, "max_lora_rank": rank}
+    return options
+
+
+def size_cache_bytes(config: Any, placement: Placement, free_bytes: int, settings: Settings) -> int | None:  # noqa: ANN401 - a transformers configuration, which has no useful type
+    """Return the size of the key-value cache; None leaves it to vLLM, which measures what a card has left.
+
+    Args:
+        config: The model's.
+        placement: Where and how the weights are loaded.
+        free_bytes: The machine's free memory, not a card's.
+        settings: What the environment says.
+    """
+    itemsize = 4 if placement.dtype == "float32" else 2
+    token_bytes = bytes_per_cached_token(config, itemsize)
+    if settings.kv_cache_tokens is not None:
+        return (settings.kv_cache_tokens + CPU_BLOCK_TOKENS) * token_bytes
+    return None if placement.device == "cuda" else int(CACHE_SHARE["cpu"] * free_bytes)
+
+
+class VllmEngine:
+    """Serve a base and perhaps an adapter on it.
+
+    Args:
+        llm: vLLM's engine.
+        models: What is served; the one with a parent is the adapter.
+        adapter: The adapter's files.
+    """
+
+    def __init__(self, llm: AsyncLLM, models: Sequence[ServedModel], adapter: Adapter | None) -> None:
+        self._llm = llm
+        self._end_token_ids = {model.name: model.end_token_ids for model in models}
+        self._context_tokens = {model.name: int(llm.model_config.max_model_len) for model in models}
+        self._lora_requests = _lora_requests(adapter)
+        self._open: dict[TokenStream, asyncio.Task[None]] = {}
+        self._generated_tokens = 0
+        self._is_closed = False
+
+    @property
+    def is_alive(self) -> bool:
+        """Return whether vLLM's processes run."""
+        return not (self._is_closed or self._llm.errored)
+
+    def context_tokens(self, model: str) -> int:
+        """Return what the model knows and the cache holds, whichever is less."""
+        return self._context_tokens[model]
+
+    def submit(self, request: GenerationRequest) -> TokenStream:
+        """Hand a request to vLLM."""
+        if not self.is_alive:
+            raise EngineError("the engine has stopped")
+        parameters = sampling_parameters(request, self._end_token_ids[request.model])
+        stream = TokenStream(lambda: self._cancel(stream))
+        task = asyncio.get_running_loop().create_task(self._generate(request, parameters, stream))
+        self._open[stream] = task
+        task.add_done_callback(lambda _: self._open.pop(stream))
+        return stream
+
+    def stats(self) -> EngineStats:
+        """Count the open requests."""
+        return EngineStats(sum(not stream.is_over for stream in self._open), self._generated_tokens)
+
+    async def close(self) -> None:
+        """Stop vLLM's processes; what they were doing ends with an error."""
+        self._is_closed = True
+        for stream, task in self._open.items():
+            stream.fail(EngineError("the engine has stopped"))
+            task.cancel()
+        await asyncio.gather(*self._open.values(), return_exceptions=True)
+        await asyncio.to_thread(self._llm.shutdown, CLOSE_PATIENCE_S)
+
+    def _cancel(self, stream: TokenStream) -> None:
+        self._open[stream].cancel()
+
+    async def _generate(
+        self, request: GenerationRequest, parameters: SamplingParams, stream: TokenStream
+    ) -> None:
+        """Move a request's tokens from vLLM to its stream. Cancelling it makes vLLM drop the request."""
+        prompt = {"type": "token", "prompt_token_ids": list(request.prompt_token_ids)}
+        outputs = self._llm.generate(
+            prompt, parameters, request.request_id, lora_request=self._lora_requests.get(request.model)
+        )
+        try:
+            async for output in outputs:
+                (completion,) = output.outputs
+                self._deliver(tuple(completion.token_ids), completion.finish_reason, stream)
+        except Exception as error:
+            LOGGER.exception("request %s failed in the engine", request.request_id)
+            stream.fail(EngineError(f"the engine failed: {error}"))
+        stream.fail(EngineError("the engine ended the request without a reason"))
+
+    def _deliver(self, tokens: tuple[int, ...], reason: str | None, stream: TokenStream) -> None:
+        self._generated_tokens += len(tokens)
+        if reason is None:
+            stream.push(Increment(tokens))
+        elif reason in FINISH_REASONS:
+            stream.push(Increment(tokens, FINISH_REASONS[reason]))
+        else:
+            stream.fail(EngineError(f"the engine ended the request: {reason}"))
+
+
+def sampling_parameters(request: GenerationRequest, ends: frozenset[int]) -> SamplingParams:
+    """Say a request's sampling in vLLM's words. The tokens that end a text are ours alone to say."""
+    from vllm import SamplingParams  # noqa: PLC0415 - takes seconds, and only this engine has it
+    from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415 - see above
+
+    sampling = Sampling(0.0) if request.sampling.is_greedy else request.sampling
+    return SamplingParams(
+        max_tokens=request.max_new_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        stop_token_ids=sorted(ends),
+        ignore_eos=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _thread_variables(cores: Cores, count: int) -> dict[str, str]:
+    if count < len(cores.allowed):
+        # A share of a machine is no particular cores: binding would put every container on the same ones.
+        return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(count)}
+    if count <= FEW_CORES:
+        return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores.allowed))}
+    return {}
+
+
+def _read_card(base: BaseModel) -> Card:
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig  # noqa: PLC0415 - slow to import
+
+    try:
+        config = AutoConfig.from_pretrained(base.source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(base.source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise LoadError(f"the base model {base.name} cannot be read from {base.source}: {error}") from error
+    try:
+        generation_config = GenerationConfig.from_pretrained(base.source)
+    except OSError:
+        # Not every model has the file; then the configuration says it.
+        generation_config = GenerationConfig.from_model_config(config)
+    return Card(config, generation_config, tokenizer)
+
+
+def _served_models(weights: Weights, card: Card, settings: Settings) -> list[ServedModel]:
+    ends = end_token_ids(card.generation_config, card.tokenizer)
+    served = [serve(weights.base.name, None, card.tokenizer, ends, settings)]
+    if weights.adapter is not None:
+        tokenizer = adapter_tokenizer(card.tokenizer, weights.adapter)
+        ends = end_token_ids(card.generation_config, tokenizer)
+        served.append(serve(weights.adapter.name, weights.base.name, tokenizer, ends, settings))
+    return served
+
+
+def _adapter_rank(adapter: Adapter) -> int:
+    """Return the least of the ranks that vLLM has room for into which the adapter fits."""
+    from vllm.config.lora import MaxLoRARanks  # noqa: PLC0415 - takes seconds, and only this engine has it
+
+    if adapter.embedding_rows is not None:
+        raise LoadError(
+            f"the adapter {adapter.name} carries embeddings, which vLLM does not take: set"
+            " FJARR_ENGINE=transformers"
+        )
+    shapes = read_shapes(adapter.folder / ADAPTER_WEIGHTS)
+    rank = max((shape[0] for key, shape in shapes.items() if ".lora_A." in key), default=0)
+    fitting = [most for most in sorted(get_args(MaxLoRARanks)) if most >= rank]
+    if rank == 0 or not fitting:
+        raise LoadError(
+            f"vLLM does not take the adapter {adapter.name}, of rank {rank}: set FJARR_ENGINE=transformers"
+        )
+    return int(fitting[0])
+
+
+def _lora_requests(adapter: Adapter | None) -> dict[str, LoRARequest]:
+    from vllm.lora.request import LoRARequest  # noqa: PLC0415 - takes seconds, and only this engine has it
+
+    if adapter is None:
+        return {}
+    return {adapter.name: LoRARequest(adapter.name, 1, str(adapter.folder))}
+
+
+def _start(options: dict[str, Any], base: BaseModel) -> AsyncLLM:
+    from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: PLC0415 - takes seconds, and only this engine has it
+    from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415 - see above
+
+    try:
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise LoadError(
+            f"vLLM cannot serve the base model {base.name}: {error} (its own words stand above; what it"
+            " does not take, FJARR_ENGINE=transformers may)"
+        ) from error
