@@ -125,7 +125,7 @@ def hold(
     logs: Path,
     say: Callable[[str], None],
 ) -> Iterator[tuple[Entry, ...]]:
-    """Let everybody take their turns; after each round, yield what each has given so far.
+    """Let everybody take their turns; after each turn, yield what each has given so far.
 
     Args:
         contestants: Who takes part.
@@ -145,9 +145,10 @@ def hold(
             turn = _take_turn(contestant, loads, number, logs)
             turns[contestant.name].append(turn)
             say(f"round {number + 1}, {contestant.name}: {turn.failure or _describe(turn)}")
-        yield tuple(
-            Entry(each.name, each.about, tuple(turns[each.name]), reasons[each.name]) for each in contestants
-        )
+            yield tuple(
+                Entry(each.name, each.about, tuple(turns[each.name]), reasons[each.name])
+                for each in contestants
+            )
 
 
 def rotate(contestants: Sequence[Contestant], by: int) -> list[Contestant]:

@@ -142,10 +142,11 @@ def median_ratio(values: Sequence[float | None], baseline: Sequence[float | None
     """Return the median over rounds of value / baseline; None where no round has both.
 
     Each round is compared with itself: drift of the machine from round to round is in both and falls out.
+    Rounds that only one of them has had so far are left out.
     """
     ratios = [
         value / base
-        for value, base in zip(values, baseline, strict=True)
+        for value, base in zip(values, baseline, strict=False)
         if value is not None and base is not None and base > 0
     ]
     return statistics.median(ratios) if ratios else None

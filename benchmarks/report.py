@@ -54,6 +54,7 @@ def draw(contest: Contest, file: Path) -> None:
         ModuleNotFoundError: If matplotlib is not installed.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and only the plot needs it
+    from matplotlib.ticker import LogLocator  # noqa: PLC0415 - see above
 
     panels: tuple[tuple[str, Callable[[Row], float | None]], ...] = (
         ("tokens/s (more is better)", lambda row: row.tokens_per_s),
@@ -79,7 +80,8 @@ def draw(contest: Contest, file: Path) -> None:
             )
         axis.set(title=title, xlabel="clients", yscale="log")
         axis.set_xticks(list(places.values()), [str(clients) for clients in places])
-        # A number or a format string is a formatter of its kind; powers of ten are hard to compare.
+        # Powers of ten alone are too far apart here.
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter("")
         axis.grid(visible=True, which="both", alpha=0.25)

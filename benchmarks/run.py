@@ -41,7 +41,7 @@ def main() -> int:
         _say("this model's tokenizer has no spare token: answers may end early, which the results count")
     started_at, machine = now(), look_at_machine((arguments.python, arguments.vllm_python))
     rows: tuple[Row, ...] = ()
-    # Written after each round, so that a contest that is stopped has results.
+    # Written after each turn, so that a contest that is stopped has results.
     for entries in hold(contestants, loads, arguments.rounds, WORK / "logs", _say):
         rows = make_rows(entries, loads, arguments.baseline)
         contest = Contest(

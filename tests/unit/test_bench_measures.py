@@ -103,6 +103,7 @@ def test_a_ratio_is_made_within_a_round() -> None:
 
 def test_a_round_that_one_of_them_missed_has_no_ratio() -> None:
     assert median_ratio([20.0, None, 30.0], [10.0, 10.0, None]) == 2.0
+    assert median_ratio([20.0], [10.0, 10.0]) == 2.0
     assert median_ratio([None], [10.0]) is None
     assert median_ratio([1.0], [0.0]) is None
 
