@@ -89,7 +89,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     # The pipeline and the local cloud are the repository's; what they read and write is the project's own.
     (root / "localcloud").symlink_to(REPOSITORY / "localcloud")
     (root / "infra/provision").mkdir()
-    for name in ("stages.toml", "provision/inference.json", "provision/inference.parameters.json"):
+    provision_files = ("inference.bicep", "bicepconfig.json", "inference.json", "inference.parameters.json")
+    for name in ("stages.toml", *(f"provision/{file}" for file in provision_files)):
         (root / "infra" / name).write_bytes((REPOSITORY / "infra" / name).read_bytes())
     made = Place(root, Console(io.StringIO()))
     yield made
