@@ -10,6 +10,7 @@ through `loop.call_soon_threadsafe`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "length"]
 
+Ability = Literal["seed", "penalties", "logit_bias", "logprobs", "grammar"]
+"""What an engine may be able to do beyond choosing tokens by temperature, top-p, top-k and min-p."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -31,17 +35,34 @@ class Sampling:
         top_p: Keep the likeliest tokens that together have this probability, in (0, 1].
         top_k: Keep this many of the likeliest; 0 keeps all.
         min_p: Drop tokens less likely than this share of the likeliest one, in [0, 1].
+        presence_penalty: Taken from the score of every token that the answer has already, in [-2, 2].
+        frequency_penalty: The same, times how often the answer has it.
+        repetition_penalty: Divides the positive scores, and multiplies the negative ones, of the tokens that
+            prompt or answer have already; above 0, and 1 changes nothing.
+        logit_bias: Pairs of a token id and what is added to its score.
+        seed: Makes chance repeatable: the same request gives the same tokens, whatever else is in the batch.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
 
     @property
     def is_greedy(self) -> bool:
         """Return whether chance has no part in it."""
         return self.temperature == 0.0 or self.top_k == 1
+
+    @property
+    def has_penalties(self) -> bool:
+        """Return whether tokens that came before count against themselves."""
+        neutral = (0.0, 0.0, 1.0)
+        return (self.presence_penalty, self.frequency_penalty, self.repetition_penalty) != neutral
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +73,10 @@ class GenerationRequest:
         model: One of the engine's models.
         prompt_token_ids: The whole prompt; not empty.
         max_new_tokens: At least 1. Prompt and new tokens together fit the model's context.
+        top_logprobs: Tell each token's log-probability, and those of so many of the likeliest; None tells
+            none.
+        grammar: What the answer's text must be, in llguidance's form of Lark; None leaves it free. The end of
+            turn is allowed where the text may end, and nothing else is where it must.
     """
 
     request_id: str
@@ -59,6 +84,36 @@ class GenerationRequest:
     prompt_token_ids: tuple[int, ...]
     max_new_tokens: int
     sampling: Sampling
+    top_logprobs: int | None = None
+    grammar: str | None = None
+
+    @property
+    def needs(self) -> frozenset[Ability]:
+        """Return the abilities that an engine must have for this request."""
+        sampling = self.sampling
+        wanted: dict[Ability, bool] = {
+            "seed": sampling.seed is not None,
+            "penalties": sampling.has_penalties,
+            "logit_bias": bool(sampling.logit_bias),
+            "logprobs": self.top_logprobs is not None,
+            "grammar": self.grammar is not None,
+        }
+        return frozenset(ability for ability, is_wanted in wanted.items() if is_wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Hold the natural logarithms of one step's probabilities, as the model gave them.
+
+    They are those before temperature, penalties, bias and grammar.
+
+    Attributes:
+        chosen: That of the token that was taken.
+        top: Pairs of token id and logarithm, the likeliest first.
+    """
+
+    chosen: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +121,14 @@ class Increment:
     """Hold the tokens that came since the last increment, and why there will be no more, if so.
 
     A token that ends a text (the model's own end of turn) is among `token_ids`, with `finish_reason` "stop".
+
+    Attributes:
+        logprobs: One for each token, if the request asked for them; else empty.
     """
 
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +141,11 @@ class EngineStats:
 
 class Engine(Protocol):
     """Generate tokens for the models that it holds."""
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """Return what it can do of what not every engine can. A request never needs more."""
+        ...
 
     @property
     def is_alive(self) -> bool:
@@ -172,5 +236,8 @@ class TokenStream:
             await self._news.wait()
         increments = tuple(self._waiting)
         self._waiting.clear()
-        token_ids = tuple(token for increment in increments for token in increment.token_ids)
-        return Increment(token_ids, increments[-1].finish_reason)
+        return Increment(
+            tuple(itertools.chain.from_iterable(increment.token_ids for increment in increments)),
+            increments[-1].finish_reason,
+            tuple(itertools.chain.from_iterable(increment.logprobs for increment in increments)),
+        )

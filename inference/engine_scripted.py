@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
-from inference.engine import EngineStats, GenerationRequest, Increment, TokenStream
+from inference.engine import Ability, EngineStats, GenerationRequest, Increment, TokenStream
 from inference.errors import EngineError
 
 Step = Sequence[int] | asyncio.Event | EngineError
@@ -25,12 +26,14 @@ class ScriptedEngine:
         end_token_ids: Tokens that end a text with "stop".
         requests: What was asked so far, in order.
         cancelled: The ids of requests whose reader went away before their end.
+        abilities: What it says that it can do; it heeds none of it.
     """
 
     contexts: Mapping[str, int]
     end_token_ids: frozenset[int] = frozenset()
     requests: list[GenerationRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    abilities: frozenset[Ability] = frozenset(get_args(Ability))
     is_alive: bool = True
     _scripts: asyncio.Queue[tuple[Step, ...]] = field(default_factory=asyncio.Queue)
     _tasks: dict[TokenStream, asyncio.Task[None]] = field(default_factory=dict)

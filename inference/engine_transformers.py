@@ -29,7 +29,7 @@ from transformers.generation.continuous_batching import ContinuousBatchingManage
 from transformers.generation.continuous_batching.continuous_api import BackgroundThreadStatus
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
-from inference.engine import EngineStats, GenerationRequest, Increment, TokenStream
+from inference.engine import Ability, EngineStats, GenerationRequest, Increment, TokenStream
 from inference.errors import EngineError
 from inference.hardware import PAGE_TOKENS, CacheSize, look, size_cache
 from inference.loading import LoadedModel, bytes_per_cached_token, load_models, serve
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 LOGGER: Final = logging.getLogger(__name__)
 STOP_PATIENCE_S: Final = 10.0
+ABILITIES: Final[frozenset[Ability]] = frozenset()
 
 
 def start_engine(
@@ -78,6 +79,11 @@ class TransformersEngine:
         turn = threading.Lock()
         self._lanes = {model.name: _Lane(model, cache, max_concurrent, turn) for model in models}
         self._is_closed = False
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """Return what it can do of what not every engine can."""
+        return ABILITIES
 
     @property
     def is_alive(self) -> bool:

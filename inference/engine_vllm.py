@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from inference.engine import EngineStats, FinishReason, GenerationRequest, Increment, Sampling, TokenStream
+from inference.engine import (
+    Ability,
+    EngineStats,
+    FinishReason,
+    GenerationRequest,
+    Increment,
+    Sampling,
+    TokenStream,
+)
 from inference.errors import EngineError, LoadError
 from inference.hardware import CACHE_SHARE, Cores, Placement, choose, look, look_at_cores
 from inference.loading import (
@@ -51,6 +59,8 @@ CPU_BLOCK_TOKENS: Final = 128
 """What vLLM's cache is cut into on a CPU. It keeps one block for itself. Source: `platforms/cpu.py`."""
 
 CLOSE_PATIENCE_S: Final = 5.0
+
+ABILITIES: Final[frozenset[Ability]] = frozenset()
 
 FINISH_REASONS: Final[Mapping[str, FinishReason]] = MappingProxyType({"stop": "stop", "length": "length"})
 
@@ -190,6 +200,11 @@ class VllmEngine:
         self._open: dict[TokenStream, asyncio.Task[None]] = {}
         self._generated_tokens = 0
         self._is_closed = False
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """Return what it can do of what not every engine can."""
+        return ABILITIES
 
     @property
     def is_alive(self) -> bool:
