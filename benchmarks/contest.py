@@ -235,12 +235,6 @@ def _make_row(entry: Entry, base: Entry, clients: int) -> Row | None:
     )
 
 
-def _count_errors(entry: Entry, clients: int) -> int:
-    """Count them in all rounds, those without a single whole answer among them."""
-    measured = (each for turn in entry.rounds for each in turn.measurements)
-    return sum(each.errors for each in measured if each.clients == clients)
-
-
 def _speeds(entry: Entry, clients: int) -> list[float | None]:
     found = [turn.measurement(clients) for turn in entry.rounds]
     return [None if each is None else each.tokens_per_s for each in found]

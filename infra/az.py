@@ -171,20 +171,9 @@ def storage_account_show(group: Group, account: str) -> Command:
     return az("storage", "account", "show", "--name", account, *group.flags)
 
 
-def storage_keys_list(group: Group, account: str) -> Command:
-    """List a storage account's two keys. The answer is secret."""
-    return az("storage", "account", "keys", "list", "--account-name", account, *group.flags)
-
-
 def storage_connection_string(group: Group, account: str) -> Command:
     """Ask for an account's connection string: its file endpoint and a key in one. The answer is secret."""
     return az("storage", "account", "show-connection-string", "--name", account, *group.flags)
-
-
-def share_delete(group: Group, account: str, share: str) -> Command:
-    """Delete one file share."""
-    where = ("--storage-account", account, "--name", share, *group.flags)
-    return az("storage", "share-rm", "delete", *where, "--yes")
 
 
 # The environment that the app runs in.
@@ -221,20 +210,9 @@ def workload_profiles_supported(subscription: str, location: str) -> Command:
     return az("containerapp", "env", "workload-profile", "list-supported", *where)
 
 
-def environment_usages(group: Group, environment: str) -> Command:
-    """List an environment's quotas, the serverless GPUs' among them, and how much is in use."""
-    return az("containerapp", "env", "list-usages", "--name", environment, *group.flags)
-
-
 def location_usages(subscription: str, location: str) -> Command:
     """List the quotas of a subscription in a region, and how much is in use."""
     return az("containerapp", "list-usages", "--location", location, "--subscription", subscription)
-
-
-def environment_storage_remove(group: Group, environment: str, storage: str) -> Command:
-    """Take a share away from an environment."""
-    where = ("--name", environment, "--storage-name", storage, *group.flags)
-    return az("containerapp", "env", "storage", "remove", *where, "--yes")
 
 
 # The app.
@@ -243,11 +221,6 @@ def environment_storage_remove(group: Group, environment: str, storage: str) -> 
 def app_show(group: Group, app: str) -> Command:
     """Show a container app."""
     return az("containerapp", "show", "--name", app, *group.flags)
-
-
-def app_delete(group: Group, app: str) -> Command:
-    """Delete a container app and wait until it is gone."""
-    return az("containerapp", "delete", "--name", app, *group.flags, "--yes", timeout_s=600)
 
 
 def app_secret_show(group: Group, app: str, secret: str) -> Command:
@@ -279,12 +252,6 @@ def replica_list(group: Group, app: str, revision: str | None = None) -> Command
     """List the replicas of a revision, or of the app's latest one."""
     which = () if revision is None else ("--revision", revision)
     return az("containerapp", "replica", "list", "--name", app, *which, *group.flags)
-
-
-def app_console_log(group: Group, app: str, revision: str, replica: str) -> Command:
-    """Print the last lines of a replica's console: a JSON record a line, not one document."""
-    which = ("--revision", revision, "--replica", replica, "--tail", "50", "--format", "json")
-    return az("containerapp", "logs", "show", "--name", app, *group.flags, *which, timeout_s=60)
 
 
 def app_log_token(group: Group, app: str) -> Command:

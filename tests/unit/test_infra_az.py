@@ -41,12 +41,8 @@ LINES = {
         GROUP, "inference"
     ),
     f"az storage account show --name acct {IN_GROUP}": az.storage_account_show(GROUP, "acct"),
-    f"az storage account keys list --account-name acct {IN_GROUP}": az.storage_keys_list(GROUP, "acct"),
     f"az storage account show-connection-string --name acct {IN_GROUP}": az.storage_connection_string(
         GROUP, "acct"
-    ),
-    f"az storage share-rm delete --storage-account acct --name share {IN_GROUP} --yes": az.share_delete(
-        GROUP, "acct", "share"
     ),
     f"az containerapp env show --name env {IN_GROUP}": az.environment_show(GROUP, "env"),
     f"az containerapp env workload-profile add --name env {IN_GROUP} --workload-profile-name GPU "
@@ -62,14 +58,10 @@ LINES = {
     "az containerapp env workload-profile list-supported --location swedencentral --subscription s": (
         az.workload_profiles_supported("s", "swedencentral")
     ),
-    f"az containerapp env list-usages --name env {IN_GROUP}": az.environment_usages(GROUP, "env"),
     "az containerapp list-usages --location swedencentral --subscription s": az.location_usages(
         "s", "swedencentral"
     ),
-    "az containerapp env storage remove --name env "
-    f"--storage-name st {IN_GROUP} --yes": az.environment_storage_remove(GROUP, "env", "st"),
     f"az containerapp show --name app {IN_GROUP}": az.app_show(GROUP, "app"),
-    f"az containerapp delete --name app {IN_GROUP} --yes": az.app_delete(GROUP, "app"),
     f"az containerapp secret show --name app --secret-name api-key {IN_GROUP}": az.app_secret_show(
         GROUP, "app", "api-key"
     ),
@@ -83,8 +75,6 @@ LINES = {
     ),
     f"az containerapp replica list --name app {IN_GROUP}": az.replica_list(GROUP, "app"),
     f"az containerapp replica list --name app --revision r {IN_GROUP}": az.replica_list(GROUP, "app", "r"),
-    f"az containerapp logs show --name app {IN_GROUP} --revision r --replica p "
-    "--tail 50 --format json": az.app_console_log(GROUP, "app", "r", "p"),
     "az rest --method post --url '/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/my-rg"
     "/providers/Microsoft.App/containerApps/app/getAuthtoken?api-version=2025-07-01' "
     "--subscription 00000000-0000-0000-0000-000000000001": az.app_log_token(GROUP, "app"),
