@@ -29,10 +29,12 @@ from transformers.generation.continuous_batching import ContinuousBatchingManage
 from transformers.generation.continuous_batching.continuous_api import BackgroundThreadStatus
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
+from inference import attention
 from inference.engine import Ability, EngineStats, GenerationRequest, Increment, TokenStream
 from inference.errors import EngineError
 from inference.hardware import PAGE_TOKENS, CacheSize, look, size_cache
 from inference.loading import LoadedModel, bytes_per_cached_token, load_models, serve
+from inference.packing import can_pack, pack
 from inference.sampling import SAMPLING_KEY, RowSampler
 
 if TYPE_CHECKING:
@@ -58,6 +60,9 @@ def start_engine(
     """
     models = load_models(weights, settings, report)
     report("starting the engine", 80)
+    networks = [model.network for model in models]
+    if can_pack(networks[0].device.type, networks[0].dtype):
+        pack(networks)
     cache = _size_cache(models, settings)
     LOGGER.info("key-value cache: %d tokens a model, %d tokens a step", cache.tokens, cache.batch_tokens)
     served = tuple(
@@ -237,4 +242,8 @@ def _make_manager(
         turn, model=model.network, generation_config=generation, continuous_batching_config=config
     )
     manager.logit_processor = RowSampler()
+    if model.network.device.type == "cpu" and attention.suits(model.network.config):
+        # After the manager is made, which takes the attentions of transformers only, and before it starts.
+        attention.register()
+        model.network.set_attn_implementation(attention.NAME)
     return manager

@@ -1,0 +1,67 @@
+"""Lay out linear layers' weights once as the CPU's matrix library wants them, and not in every step.
+
+Source: torch 2.13, `aten/src/ATen/native/mkldnn/Linear.cpp`, as torch's own inductor uses it when it freezes a
+model. The operators are not public; the version is pinned, and the engine's tests hold the answers to plain
+`generate`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ROWS_HINT: Final = 8
+"""The layout is chosen for this many rows; it serves any number."""
+
+
+class PackedLinear(nn.Module):
+    """Multiply by a packed weight, as `nn.Linear` does by a plain one.
+
+    Args:
+        weight: (outputs, inputs), packed.
+        bias: (outputs,), if there is one.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        # Not as a parameter: it is opaque, and nothing but the multiplication may look at it.
+        self._weight = weight
+        self._bias = bias
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the product with rows (..., inputs)."""
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001 - see the module
+            rows, self._weight, self._bias, "none", [], ""
+        )
+        return product
+
+
+def can_pack(device: str, dtype: torch.dtype) -> bool:
+    """Return whether this machine's matrix library multiplies packed weights of a type."""
+    if device != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    has_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - there is no public way
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and has_bf16)
+
+
+def pack(networks: Iterable[nn.Module]) -> None:
+    """Replace the plain linear layers of some networks in place; a weight that they share is packed once."""
+    packed: dict[int, torch.Tensor] = {}
+    kept: list[torch.Tensor] = []  # an id is a tensor's only as long as it is there
+    for network in networks:
+        for module in list(network.modules()):
+            for name, child in list(module.named_children()):
+                if type(child) is not nn.Linear:
+                    continue
+                weight = child.weight
+                if id(weight) not in packed:
+                    kept.append(weight)
+                    packed[id(weight)] = torch.ops.mkldnn._reorder_linear_weight(  # noqa: SLF001 - see the module
+                        weight.detach(), ROWS_HINT
+                    )
+                setattr(module, name, PackedLinear(packed[id(weight)], child.bias))
