@@ -1,7 +1,7 @@
 """Lay out linear layers' weights once as the CPU's matrix library wants them, and not in every step.
 
-Source: torch 2.13, `aten/src/ATen/native/mkldnn/Linear.cpp`, as torch's own inductor uses it when it freezes a
-model. The operators are not public; the version is pinned, and the engine's tests hold the answers to plain
+Source: torch 2.13, `aten/src/ATen/native/mkldnn/Linear.cpp`, as torch's own inductor uses it when it freezes
+a model. The operators are not public; the version is pinned, and the engine's tests hold the answers to plain
 `generate`.
 """
 
