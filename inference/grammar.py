@@ -65,4 +65,5 @@ def _find_fault(grammar: str) -> str | None:
     if not is_error:
         return None
     reason = ECHO.split(PLACE.sub("", messages[0].strip()))[0]
-    return " ".join(reason.removeprefix("failed to compile JSON schema: ").split())
+    words = reason.removeprefix("failed to compile JSON schema: ").split()
+    return " ".join(word for word in words if word.strip("^"))  # carets point at a line above

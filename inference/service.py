@@ -488,7 +488,7 @@ class Choice:
     def _note(self, tokens: Sequence[int], increment: Increment) -> str:
         """Decode token by token, to know which text is whose."""
         text = ""
-        for token_id, logprobs in zip(tokens, increment.logprobs, strict=False):
+        for token_id, logprobs in zip(tokens, increment.logprobs[: len(tokens)], strict=True):
             if self._ledger is not None:
                 self._ledger.add(token_id, logprobs, self._decoded)
             piece = self._detokenizer.push((token_id,))
@@ -507,9 +507,11 @@ class Choice:
                 rest = self._parser.finish()
                 text, found = text + rest.text, found + rest.calls
             calls = tuple(enumerate(found, self._called))[: self._most_calls]
-        # Where text was cut out, positions are no longer the answer's; what follows calls is seldom anything.
-        self._shown += len(text) if not self._called and not calls else 0
-        self._called += len(calls)
+            self._called += len(calls)
+            # Behind a call, where text was cut out, tokens are no longer told of.
+            self._shown = self._parser.shown
+        else:
+            self._shown += len(text)
         if self._called and reason != "length" and (reason or self._called == self._most_calls):
             finish_reason = "tool_calls"
         tokens = self._ledger.release(self._shown) if self._ledger else ()

@@ -234,10 +234,14 @@ class CallParser:
     Args:
         form: How the model writes its calls.
         names: The functions that there are.
+
+    Attributes:
+        shown: How many characters were shown before the first call.
     """
 
     form: CallFormat
     names: Collection[str]
+    shown: int = 0
     _state: Literal["text", "before", "object", "after"] = "text"
     _held: str = ""
     _raw: str = ""
@@ -251,6 +255,7 @@ class CallParser:
         self._held += text
         shown, piece = "", self._step()
         while piece is not None:
+            self._count(piece)
             shown, piece = shown + piece, self._step()
         return self._say(shown)
 
@@ -262,7 +267,11 @@ class CallParser:
             rest.strip(WHITESPACE + self.form.separators)
         ):
             rest = ""
+        self._count(rest)
         return self._say(rest if rest.strip() or not self._has_called else "")
+
+    def _count(self, text: str) -> None:
+        self.shown += 0 if self._has_called else len(text)
 
     def _say(self, text: str) -> Said:
         calls, self._calls = tuple(self._calls), []
