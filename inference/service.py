@@ -654,7 +654,8 @@ async def _encode(codec: Codec, request: TextRequest) -> tuple[int, ...]:
             tools = request.tool_use.tools if request.tool_use else ()
             if any(message.calls or message.role == "tool" for message in messages) and not codec.has_tools:
                 raise InvalidRequestError(
-                    "This model's chat template has no tools, so there is no place for calls and their results.",
+                    "This model's chat template has no tools, so there is no place for calls and their"
+                    " results.",
                     param=prompt.param,
                 )
             # Tools are long: each brings a schema.

@@ -242,9 +242,12 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     ({"top_logprobs": 1}, "top_logprobs", "'top_logprobs': it goes with 'logprobs': true."),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "'top_logprobs': Input should be less than"),
     ({"seed": 1.5}, "seed", "'seed': Input should be a valid integer."),
-    ({"presence_penalty": 2.5}, "presence_penalty", "'presence_penalty': Input should be less than or equal to 2."),
-    ({"frequency_penalty": -3}, "frequency_penalty", "'frequency_penalty': Input should be greater than or equal"),
-    ({"repetition_penalty": 0}, "repetition_penalty", "'repetition_penalty': Input should be greater than 0."),
+    ({"presence_penalty": 2.5}, "presence_penalty",
+     "'presence_penalty': Input should be less than or equal to 2."),
+    ({"frequency_penalty": -3}, "frequency_penalty",
+     "'frequency_penalty': Input should be greater than or equal to -2."),
+    ({"repetition_penalty": 0}, "repetition_penalty",
+     "'repetition_penalty': Input should be greater than 0."),
     ({"logit_bias": {"5": 101}}, "logit_bias", "Input should be less than or equal to 100."),
     ({"logit_bias": {"five": 1}}, "logit_bias", "'logit_bias': the keys are token ids, such as '50256'."),
     ({"logit_bias": {"258": 1}}, "logit_bias",
@@ -302,7 +305,8 @@ async def test_what_cannot_be_honoured_is_refused_by_name(
 async def test_what_changes_nothing_is_taken(world: World) -> None:
     world.engine.play(ENDED)
     response = await world.chat(
-        n=1, logprobs=False, top_logprobs=0, presence_penalty=0, repetition_penalty=1, frequency_penalty=0.0, logit_bias={}, tools=[], store=False,
+        n=1, logprobs=False, top_logprobs=0, presence_penalty=0, repetition_penalty=1, frequency_penalty=0.0,
+        logit_bias={}, tools=[], store=False,
         user="u", metadata={"a": "b"}, response_format={"type": "text"}, seed=None, service_tier="auto",
         parallel_tool_calls=True, tool_choice="none", stream=False, stop=None, top_k=-1,
         safety_identifier="s",

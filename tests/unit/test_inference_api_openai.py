@@ -113,7 +113,8 @@ CHAT_FIELDS: dict[str, Any] = {
     "temperature": 0.5, "tool_choice": "auto", "tools": [], "top_logprobs": 0, "top_p": 0.5, "user": "u",
 }  # fmt: skip
 REFUSED_IN_CHAT: dict[str, Any] = {
-    "audio": {"voice": "alloy", "format": "wav"}, "function_call": {"name": "f"}, "functions": [{"name": "f"}],
+    "audio": {"voice": "alloy", "format": "wav"}, "function_call": {"name": "f"},
+    "functions": [{"name": "f"}],
     "modalities": ["audio"], "moderation": {"model": "m"}, "prediction": {"type": "content", "content": "x"},
     "reasoning_effort": "low", "service_tier": "priority", "store": True, "verbosity": "low",
     "web_search_options": {}, "tools": [{"type": "function", "function": {"name": "f"}}],

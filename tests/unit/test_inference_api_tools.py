@@ -42,7 +42,8 @@ LLAMA_TEMPLATE = """
 {%- for message in messages %}<|im_start|>{{ message.role }}:
 {%- if loop.first and tools %}{% for tool in tools %} {{ tool | tojson }}{% endfor %}{% endif %}
 {%- if message.tool_calls %}
-{%- set call = message.tool_calls[0].function %} {"name": "{{ call.name }}", "parameters": {{ call.arguments | tojson }}}
+{%- set call = message.tool_calls[0].function %}
+{%- set arguments = call.arguments | tojson %} {"name": "{{ call.name }}", "parameters": {{ arguments }}}
 {%- else %} {{ message.content }}{% endif %}<|im_end|>{% endfor %}
 {%- if add_generation_prompt %}<|im_start|>assistant:{% endif %}"""
 MISTRAL_TEMPLATE = """
@@ -53,14 +54,15 @@ MISTRAL_TEMPLATE = """
 {%- elif message.tool_calls %}[TOOL_CALLS] [
 {%- for call in message.tool_calls %}
 {%- if call.id | length != 9 %}{{ raise_exception("Tool call ids have nine characters") }}{% endif %}
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}, "id": "{{ call.id }}"}
+{%- set arguments = call.function.arguments | tojson %}
+{"name": "{{ call.function.name }}", "arguments": {{ arguments }}, "id": "{{ call.id }}"}
 {%- if not loop.last %}, {% endif %}{% endfor %}]<|im_end|>
 {%- else %} {{ message.content }}<|im_end|>{% endif %}
 {%- endfor %}"""
 XML_TEMPLATE = """
 {%- for tool in tools or [] %}{{ tool | tojson }}{% endfor %}
 {%- for message in messages %}{{ message.role }}: {{ message.content }}
-{%- for call in message.tool_calls or [] %}<tool_call><function={{ call.function.name }}></tool_call>{% endfor %}
+{%- for call in message.tool_calls or [] %}<tool_call><function={{ call.function.name }}>{% endfor %}
 {% endfor %}"""
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
 
@@ -461,8 +463,10 @@ def test_a_strict_function_is_kept_to_its_schema_in_each_form() -> None:
     assert accepts(HERMES.free_grammar(ToolUse(tools)), f"Hm. {SAID['hermes']}\n{SAID['hermes']}\nDone.")
 
 
-PIECES = ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[", "]", ",", "{", "}", '"', "\\", " ", "\n", "text", "é",
-          SAID["hermes"], SAID["llama"], SAID["mistral"], '{"name": "get_time", "arguments": {}}']  # fmt: skip
+PIECES = [
+    "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[", "]", ",", "{", "}", '"', "\\", " ", "\n", "text", "é",
+    SAID["hermes"], SAID["llama"], SAID["mistral"], '{"name": "get_time", "arguments": {}}',
+]  # fmt: skip
 
 
 @given(
