@@ -22,22 +22,15 @@ from starlette.exceptions import HTTPException
 
 from inference.errors import ApiError, InvalidRequestError, MethodNotAllowedError, NotFoundError
 from inference.schemas import ChatCompletionRequest, CompletionRequest, describe_error
-from inference.service import (
-    Answer,
-    ChatPrompt,
-    ServedModel,
-    Service,
-    TextDelta,
-    TextPrompt,
-    TextRequest,
-    TokenPrompt,
-    Usage,
-)
+from inference.service import Answer, ServedModel, Service, TextDelta, TextRequest, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from starlette.types import Receive, Scope, Send
+
+    from inference.logprobs import Likelihood, TokenReport
+    from inference.tools import ToolCall
 
 LOGGER: Final = logging.getLogger(__name__)
 COMPLETION_TOKENS: Final = 16
@@ -87,29 +80,40 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
         text_request = TextRequest(
             request_id=request_id_of(request),
             model=body.model,
-            prompt=ChatPrompt(tuple(message.to_message() for message in body.messages)),
+            prompt=body.prompt,
             max_new_tokens=body.max_completion_tokens or body.max_tokens,
             sampling=body.sampling,
             stops=tuple(body.stop or ()),
             length_param="max_completion_tokens" if body.max_completion_tokens else "max_tokens",
+            choices=body.n or 1,
+            top_logprobs=body.wanted_logprobs,
+            shape=body.shape,
+            tool_use=body.tool_use,
         )
         dressing = Dressing(CHAT, text_request, has_usage=body.has_usage_in_stream)
-        return await _respond(service, text_request, dressing, request, heartbeat_s if body.stream else None)
+        return await _respond(
+            service, (text_request,), dressing, request, heartbeat_s if body.stream else None
+        )
 
     @api.post("/completions")
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
-        """Continue a text."""
-        text_request = TextRequest(
-            request_id=request_id_of(request),
-            model=body.model,
-            prompt=_completion_prompt(body),
-            max_new_tokens=body.max_tokens or COMPLETION_TOKENS,
-            sampling=body.sampling,
-            stops=tuple(body.stop or ()),
-            length_param="max_tokens",
-        )
-        dressing = Dressing(TEXT, text_request, has_usage=body.has_usage_in_stream)
-        return await _respond(service, text_request, dressing, request, heartbeat_s if body.stream else None)
+        """Continue a text, or several."""
+        text_requests = [
+            TextRequest(
+                request_id=request_id_of(request),
+                model=body.model,
+                prompt=prompt,
+                max_new_tokens=body.max_tokens or COMPLETION_TOKENS,
+                sampling=body.sampling,
+                stops=tuple(body.stop or ()),
+                length_param="max_tokens",
+                choices=body.n or 1,
+                top_logprobs=body.logprobs,
+            )
+            for prompt in body.prompts
+        ]
+        dressing = Dressing(TEXT, text_requests[0], has_usage=body.has_usage_in_stream)
+        return await _respond(service, text_requests, dressing, request, heartbeat_s if body.stream else None)
 
     return api
 
@@ -117,6 +121,23 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
 def request_id_of(request: Request) -> str:
     """Return the id that the edge gave the request."""
     return str(request.scope["state"]["request_id"])
+
+
+class Whole:
+    """Gather one choice of an answer that is not a stream."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.calls: list[tuple[int, ToolCall]] = []
+        self.tokens: list[TokenReport] = []
+        self.finish_reason = ""
+
+    def add(self, delta: TextDelta) -> None:
+        """Add what came."""
+        self.text += delta.text
+        self.calls += delta.calls
+        self.tokens += delta.tokens
+        self.finish_reason = delta.finish_reason or self.finish_reason
 
 
 class Dressing:
@@ -129,35 +150,47 @@ class Dressing:
     def __init__(self, form: Form, request: TextRequest, *, has_usage: bool) -> None:
         self._form = form
         self._has_usage = has_usage
+        self._has_logprobs = request.top_logprobs is not None
         self._head = {
             "id": form.id_prefix + request.request_id,
             "created": int(time.time()),
             "model": request.model,
         }
+        # What the events of a stream have in common is written once.
+        chunk = {**self._head, "object": form.chunk_name, "choices": []}
+        self._before = b"data: " + _json(chunk).removesuffix(b"]}")
+        self._after = (b'],"usage":null}' if has_usage else b"]}") + b"\n\n"
 
-    def whole(self, text: str, finish_reason: str, usage: Usage) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Whole], usage: Usage) -> dict[str, Any]:
         """Return the answer that is not a stream."""
-        said: dict[str, Any] = {"text": text}
-        if self._form.is_chat:
-            said = {"message": {"role": "assistant", "content": text, "refusal": None}}
-        choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish_reason}
         return {
             **self._head,
             "object": self._form.object_name,
-            "choices": [choice],
+            "choices": [self._whole_choice(index, whole) for index, whole in enumerate(choices)],
             "usage": _usage_document(usage),
         }
 
-    def opening(self) -> bytes:
-        """Return the event that opens a stream: the role, in a chat; nothing, otherwise."""
-        return self._event({"role": "assistant", "content": ""}, None) if self._form.is_chat else b""
+    def opening(self, choices: int) -> bytes:
+        """Return the events that open a stream: the role of each choice, in a chat; nothing, otherwise."""
+        if not self._form.is_chat:
+            return b""
+        said = {"role": "assistant", "content": ""}
+        return b"".join(self._event(index, said, None, None) for index in range(choices))
 
     def delta(self, delta: TextDelta) -> bytes:
         """Return the events of a delta; the finish reason has an event of its own in a chat."""
+        logprobs = self._logprobs(delta.tokens) if delta.tokens else None
         if not self._form.is_chat:
-            return self._event(delta.text, delta.finish_reason)
-        events = self._event({"content": delta.text}, None) if delta.text else b""
-        return events + (self._event({}, delta.finish_reason) if delta.finish_reason else b"")
+            return self._event(delta.choice, delta.text, delta.finish_reason, logprobs)
+        events = b""
+        if delta.text or delta.tokens:
+            events = self._event(delta.choice, {"content": delta.text}, None, logprobs)
+        if delta.calls:
+            calls = [{"index": index, **_call_document(call)} for index, call in delta.calls]
+            events += self._event(delta.choice, {"tool_calls": calls}, None, None)
+        if delta.finish_reason:
+            events += self._event(delta.choice, {}, delta.finish_reason, None)
+        return events
 
     def closing(self, usage: Usage) -> bytes:
         """Return the events that end a stream."""
@@ -171,13 +204,31 @@ class Dressing:
         }
         return _event_of(document) + DONE
 
-    def _event(self, said: object, finish_reason: str | None) -> bytes:
+    def _whole_choice(self, index: int, whole: Whole) -> dict[str, Any]:
+        said: dict[str, Any] = {"text": whole.text}
+        if self._form.is_chat:
+            content = whole.text if whole.text or not whole.calls else None
+            calls = {"tool_calls": [_call_document(call) for _, call in whole.calls]} if whole.calls else {}
+            said = {"message": {"role": "assistant", "content": content, "refusal": None, **calls}}
+        logprobs = self._logprobs(whole.tokens) if self._has_logprobs else None
+        return {"index": index, **said, "logprobs": logprobs, "finish_reason": whole.finish_reason}
+
+    def _event(
+        self, index: int, said: object, finish_reason: str | None, logprobs: dict[str, Any] | None
+    ) -> bytes:
         key = "delta" if self._form.is_chat else "text"
-        choice = {"index": 0, key: said, "logprobs": None, "finish_reason": finish_reason}
-        document = {**self._head, "object": self._form.chunk_name, "choices": [choice]}
-        if self._has_usage:
-            document["usage"] = None
-        return _event_of(document)
+        choice = {"index": index, key: said, "logprobs": logprobs, "finish_reason": finish_reason}
+        return self._before + _json(choice) + self._after
+
+    def _logprobs(self, tokens: Sequence[TokenReport]) -> dict[str, Any]:
+        if self._form.is_chat:
+            return {"content": [_token_document(token) for token in tokens], "refusal": None}
+        return {
+            "tokens": [token.chosen.token.text for token in tokens],
+            "token_logprobs": [token.chosen.logprob for token in tokens],
+            "top_logprobs": [_likelihoods_by_text(token) for token in tokens],
+            "text_offset": [token.offset for token in tokens],
+        }
 
 
 class EventStream(Response):
@@ -237,11 +288,15 @@ async def wait_for_disconnect(receive: Receive) -> None:
 
 
 async def _respond(
-    service: Service, request: TextRequest, dressing: Dressing, http: Request, heartbeat_s: float | None
+    service: Service,
+    requests: Sequence[TextRequest],
+    dressing: Dressing,
+    http: Request,
+    heartbeat_s: float | None,
 ) -> Response:
-    answer = await service.begin(request)
+    answer = await service.begin(*requests)
     if heartbeat_s is not None:
-        return EventStream(_stream(answer, dressing, request.request_id), heartbeat_s)
+        return EventStream(_stream(answer, dressing, requests[0].request_id), heartbeat_s)
     whole = asyncio.create_task(_collect(answer, dressing))
     left = asyncio.create_task(wait_for_disconnect(http.receive))
     try:
@@ -257,15 +312,14 @@ async def _respond(
 
 
 async def _collect(answer: Answer, dressing: Dressing) -> dict[str, Any]:
-    text, finish_reason = "", ""
+    choices = [Whole() for _ in range(answer.choices)]
     async for delta in answer:
-        text += delta.text
-        finish_reason = delta.finish_reason or finish_reason
-    return dressing.whole(text, finish_reason, answer.usage)
+        choices[delta.choice].add(delta)
+    return dressing.whole(choices, answer.usage)
 
 
 async def _stream(answer: Answer, dressing: Dressing, request_id: str) -> AsyncIterator[bytes]:
-    with_opening = dressing.opening()
+    with_opening = dressing.opening(answer.choices)
     async with answer:
         try:
             async for delta in answer:
@@ -279,18 +333,6 @@ async def _stream(answer: Answer, dressing: Dressing, request_id: str) -> AsyncI
             yield _event_of(_bug_document(request_id))
         else:
             yield dressing.closing(answer.usage)
-
-
-def _completion_prompt(body: CompletionRequest) -> TextPrompt | TokenPrompt:
-    prompt = body.prompt
-    if isinstance(prompt, str):
-        return TextPrompt(prompt)
-    texts = [part for part in prompt if isinstance(part, str)]
-    return (
-        TextPrompt(texts[0])
-        if texts
-        else TokenPrompt(tuple(part for part in prompt if isinstance(part, int)))
-    )
 
 
 def _model_document(model: ServedModel) -> dict[str, Any]:
@@ -312,8 +354,44 @@ def _usage_document(usage: Usage) -> dict[str, int]:
     }
 
 
+def _call_document(call: ToolCall) -> dict[str, Any]:
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
+
+
+def _token_document(report: TokenReport) -> dict[str, Any]:
+    return {
+        **_likelihood_document(report.chosen),
+        "top_logprobs": [_likelihood_document(each) for each in report.top],
+    }
+
+
+def _likelihoods_by_text(report: TokenReport) -> dict[str, float]:
+    """Return the likeliest tokens' and the taken one's; of tokens that look alike, the likeliest's."""
+    found: dict[str, float] = {}
+    for each in (*report.top, report.chosen):
+        found.setdefault(each.token.text, each.logprob)
+    return found
+
+
+def _likelihood_document(likelihood: Likelihood) -> dict[str, Any]:
+    token = likelihood.token
+    return {
+        "token": token.text,
+        "logprob": likelihood.logprob,
+        "bytes": None if token.data is None else list(token.data),
+    }
+
+
 def _event_of(document: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _json(document) + b"\n\n"
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _bug_document(request_id: str) -> dict[str, Any]:

@@ -6,13 +6,22 @@ and no model, for tests: a token is a byte, so characters split over tokens as t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+import itertools
+import json
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from inference.errors import InvalidRequestError
+from inference.tools import CallFormat, Tool, ToolCall, recognise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+NONE_KEPT: Final[Mapping[int, str]] = MappingProxyType({})
+SPACE_MARK: Final = "\u2581"
+"""What SentencePiece writes for a space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +29,36 @@ class Message:
     """Hold one turn of a conversation.
 
     Attributes:
-        role: `system`, `user` or `assistant`.
+        role: `system`, `user`, `assistant` or `tool`.
+        calls: What an assistant called.
+        call_id: Which call a tool's message answers.
     """
 
     role: str
     content: str
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Show one token by itself.
+
+    Attributes:
+        text: Its text, or, where it is no whole character, its bytes, written as OpenAI writes them.
+        data: What it adds to a text, in UTF-8; None for a special token, which adds nothing.
+    """
+
+    text: str
+    data: bytes | None
+
+    @classmethod
+    def of(cls, data: bytes) -> Token:
+        """Show bytes."""
+        try:
+            return cls(data.decode(), data)
+        except UnicodeDecodeError:
+            return cls("bytes:" + "".join(f"\\x{byte:02x}" for byte in data), data)
 
 
 class Codec(Protocol):
@@ -39,7 +73,17 @@ class Codec(Protocol):
         """Return the tokens of bare text, with the token that begins a text where the model has one."""
         ...
 
-    def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    @property
+    def has_tools(self) -> bool:
+        """Return whether conversations may have tools."""
+        ...
+
+    @property
+    def call_format(self) -> CallFormat | None:
+        """Return how the model writes its calls; None if it has no tools, or in a form that is unknown."""
+        ...
+
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
         """Return the tokens of a conversation, up to where the answer begins.
 
         Raises:
@@ -47,8 +91,17 @@ class Codec(Protocol):
         """
         ...
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of tokens, without special tokens. Incomplete characters become U+FFFD."""
+    def decode(self, token_ids: Sequence[int], kept: Mapping[int, str] = NONE_KEPT) -> str:
+        """Return the text of tokens. Incomplete characters become U+FFFD.
+
+        Args:
+            token_ids: The tokens.
+            kept: The special tokens that are not left out, and their texts.
+        """
+        ...
+
+    def token(self, token_id: int) -> Token:
+        """Show one token by itself."""
         ...
 
 
@@ -75,29 +128,94 @@ class TokenizerCodec:
         """Encode with the tokenizer's special tokens around the text."""
         return tuple(self._tokenizer.encode(text))
 
-    def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    @property
+    def has_tools(self) -> bool:
+        """Return whether the template renders differently with tools."""
+        return self._tools[0]
+
+    @property
+    def call_format(self) -> CallFormat | None:
+        """Return the form that the template itself writes calls in."""
+        return self._tools[1]
+
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
         """Encode with the prompt template, else the chat template, else the bare message."""
         if self._prompt_template is not None:
             return self.encode(self._prompt_template.replace("{}", _last_user_content(messages)))
         if self._tokenizer.chat_template is None:
             return self.encode(_only_content(messages))
-        text = self._render(messages)
+        text = self._render(messages, tools)
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Sequence[int], kept: Mapping[int, str] = NONE_KEPT) -> str:
         """Decode exactly: no space is tidied away."""
+        if kept and not kept.keys().isdisjoint(token_ids):
+            return self._decode_around(token_ids, kept)
         text: str = self._tokenizer.decode(
             token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
 
-    def _render(self, messages: Sequence[Message]) -> str:
+    def token(self, token_id: int) -> Token:
+        """Show one token by itself, as it would be within a text."""
+        return self._token_of(token_id)
+
+    @cached_property
+    def _tools(self) -> tuple[bool, CallFormat | None]:
+        """Return whether there are tools, and the form of calls: the template is asked to render one."""
+        if self._prompt_template is not None or self._tokenizer.chat_template is None:
+            return False, None
+        asked, tools = [Message("user", "probe")], [PROBE]
+        try:
+            if self._render(asked) == self._render(asked, tools):
+                return False, None
+            before = self._render(asked, tools, is_answer_next=False)
+            after = self._render(
+                [*asked, Message("assistant", "", (PROBE_CALL,))], tools, is_answer_next=False
+            )
+        except InvalidRequestError:
+            return False, None
+        # The functions' descriptions, which are in both, may look like calls.
+        same = sum(
+            1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))
+        )
+        form = recognise(after[same:], PROBE.name)
+        return True, None if form is None else replace(form, special=self._special((form.mark, form.closing)))
+
+    @cached_property
+    def _token_of(self) -> Callable[[int], Token]:
+        return cache(_make_token_view(self._tokenizer))
+
+    def _special(self, texts: Sequence[str]) -> tuple[tuple[int, str], ...]:
+        added = self._tokenizer.added_tokens_decoder.items()
+        return tuple(
+            (number, token.content) for number, token in added if token.special and token.content in texts
+        )
+
+    def _decode_around(self, token_ids: Sequence[int], kept: Mapping[int, str]) -> str:
+        text, run = "", list[int]()
+        for token_id in token_ids:
+            if token_id in kept:
+                text += (self.decode(run) if run else "") + kept[token_id]
+                run = []
+            else:
+                run.append(token_id)
+        return text + (self.decode(run) if run else "")
+
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, is_answer_next: bool = True
+    ) -> str:
         from jinja2 import TemplateError  # noqa: PLC0415 - comes with transformers, as does its cost
 
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+        names = {call.id: call.name for message in messages for call in message.calls}
         try:
-            text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
+            text: str = self._tokenizer.apply_chat_template(
+                [_turn(message, names) for message in messages],
+                tools=[tool.to_json() for tool in tools] or None,
+                tokenize=False,
+                add_generation_prompt=is_answer_next,
+            )
+        except (TemplateError, TypeError, ValueError) as error:
             raise InvalidRequestError(
                 f"The model's chat template does not take this conversation: {error}", param="messages"
             ) from error
@@ -110,19 +228,99 @@ class ByteCodec:
 
     vocabulary_size: int = 258
 
+    @property
+    def has_tools(self) -> bool:
+        """Return that there are none."""
+        return False
+
+    @property
+    def call_format(self) -> None:
+        """Return that there is none."""
+
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the text's bytes."""
         return tuple(text.encode())
 
-    def encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
         """Return the bytes of lines such as `user: hello`, and of the beginning of the answer's line."""
+        del tools
         return self.encode(
             "".join(f"{message.role}: {message.content}\n" for message in messages) + "assistant: "
         )
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Sequence[int], kept: Mapping[int, str] = NONE_KEPT) -> str:
         """Return the bytes as text."""
+        del kept
         return bytes(token for token in token_ids if token < 256).decode(errors="replace")  # noqa: PLR2004 - a byte
+
+    def token(self, token_id: int) -> Token:
+        """Return the byte."""
+        return Token.of(bytes([token_id])) if token_id < 256 else Token("", None)  # noqa: PLR2004 - see above
+
+
+PROBE: Final = Tool(
+    "probe_function", "Be looked for.", {"type": "object", "properties": {"key": {"type": "string"}}}
+)
+PROBE_CALL: Final = ToolCall("probe1234", PROBE.name, '{"key": "value"}')
+"""Its id is one that Mistral's templates take, which insist on nine letters or digits."""
+
+
+def _turn(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
+    """Return a turn as templates take it; `names` are those of the functions, by the calls' ids."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.calls:
+        turn["tool_calls"] = [call.to_json() for call in message.calls]
+    if message.call_id is not None:
+        turn["tool_call_id"] = message.call_id
+        turn |= {"name": names[message.call_id]} if message.call_id in names else {}
+    return turn
+
+
+def _make_token_view(tokenizer: Any) -> Callable[[int], Token]:  # noqa: ANN401 - has no useful type
+    """Return a function that shows a token, by the way in which the tokenizer's decoder makes text."""
+    added = tokenizer.added_tokens_decoder
+    kinds = _decoder_kinds(tokenizer.backend_tokenizer.decoder)
+    byte_of = _byte_alphabet()
+
+    def view(token_id: int) -> Token:
+        if token_id in added:
+            content = added[token_id].content
+            return Token(content, None) if added[token_id].special else Token.of(content.encode())
+        piece = tokenizer.convert_ids_to_tokens(token_id)
+        if piece is None:  # the model's vocabulary is larger than the tokenizer's
+            return Token("", None)
+        if "ByteLevel" in kinds and all(character in byte_of for character in piece):
+            return Token.of(bytes(byte_of[character] for character in piece))
+        if "ByteFallback" in kinds and len(piece) == len("<0x00>") and piece.startswith("<0x"):
+            return Token.of(bytes.fromhex(piece[3:5]))
+        return Token.of((piece.replace(SPACE_MARK, " ") if kinds & SPACE_MARKERS else piece).encode())
+
+    return view
+
+
+SPACE_MARKERS: Final = frozenset({"Metaspace", "Replace"})
+
+
+def _decoder_kinds(decoder: Any) -> frozenset[str]:  # noqa: ANN401 - has no useful type
+    """Return the kinds of a decoder and of what it is made of."""
+    if decoder is None:
+        return frozenset()
+    document = json.loads(decoder.__getstate__())
+    return frozenset(part["type"] for part in (document, *document.get("decoders", ())))
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Return the bytes by the characters that byte-level vocabularies write them with.
+
+    Printable bytes are written as themselves, and the others, in order, as the characters from 256 on.
+
+    Source: GPT-2, `encoder.py`, which every byte-level BPE follows.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = (byte for byte in range(256) if byte not in printable)
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + index): byte for index, byte in enumerate(others)
+    }
 
 
 def _last_user_content(messages: Sequence[Message]) -> str:

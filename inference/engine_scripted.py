@@ -1,7 +1,8 @@
 """Be an engine whose tokens come from a script: the double that tests drive by hand.
 
 Each request takes the next script of the queue, or waits until a test puts one there. A script is a list of
-steps: token ids, an error, or an event to wait for. Nothing here sleeps.
+steps: token ids (in an `Increment` if they have log-probabilities, or if the script says itself why there are
+no more), an error, or an event to wait for. Nothing here sleeps.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import get_args
 from inference.engine import Ability, EngineStats, GenerationRequest, Increment, TokenStream
 from inference.errors import EngineError
 
-Step = Sequence[int] | asyncio.Event | EngineError
+Step = Sequence[int] | Increment | asyncio.Event | EngineError
 
 
 @dataclass(slots=True)
@@ -102,7 +103,7 @@ class ScriptedEngine:
             if isinstance(step, asyncio.Event):
                 await step.wait()
                 continue
-            increment = self._cut(step, room)
+            increment = self._cut(step if isinstance(step, Increment) else Increment(tuple(step)), room)
             room -= len(increment.token_ids)
             self._generated_tokens += len(increment.token_ids)
             stream.push(increment)
@@ -111,8 +112,12 @@ class ScriptedEngine:
             await asyncio.sleep(0)
         await asyncio.Event().wait()
 
-    def _cut(self, token_ids: Sequence[int], room: int) -> Increment:
-        for index, token_id in enumerate(token_ids[:room]):
-            if token_id in self.end_token_ids:
-                return Increment(tuple(token_ids[: index + 1]), "stop")
-        return Increment(tuple(token_ids[:room]), "length" if len(token_ids) >= room else None)
+    def _cut(self, step: Increment, room: int) -> Increment:
+        token_ids = step.token_ids
+        ends = [index + 1 for index, token_id in enumerate(token_ids) if token_id in self.end_token_ids]
+        if ends and ends[0] <= room:
+            return Increment(token_ids[: ends[0]], "stop", step.logprobs[: ends[0]])
+        reason = step.finish_reason if len(token_ids) <= room else None
+        if reason is None and len(token_ids) >= room:
+            reason = "length"
+        return Increment(token_ids[:room], reason, step.logprobs[:room])

@@ -1,34 +1,50 @@
 """Say which requests `/v1` takes, strictly: an unknown field is refused, and so is what is not supported.
 
-The fields are those of OpenAI's API, with `top_k` and `min_p` beside them, which the official client sends
-through its `extra_body`. A field that would change the answer and that this server cannot honour takes only
-its neutral value.
+The fields are those of OpenAI's API, with `top_k`, `min_p` and `repetition_penalty` beside them, which the
+official client sends through its `extra_body`. A field that would change the answer and that this server
+cannot honour takes only its neutral value.
 
 Source: OpenAI API reference, "Create chat completion" and "Create completion".
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+import json
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from inference.codec import Message
 from inference.engine import Sampling
+from inference.grammar import ANY_OBJECT
+from inference.service import ChatPrompt, JsonShape, TextPrompt, TokenPrompt
+from inference.tools import Tool, ToolCall, ToolUse
 
 MAX_STOPS: Final = 16
+MAX_CHOICES: Final = 16
+MAX_BIASES: Final = 1024
+MAX_TOOLS: Final = 128
+MAX_CHAT_LOGPROBS: Final = 20
+MAX_TEXT_LOGPROBS: Final = 5
 UNSUPPORTED: Final = frozenset({
-    "audio", "best_of", "echo", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs",
-    "modalities", "moderation", "n", "prediction", "presence_penalty", "reasoning_effort", "response_format",
-    "seed", "service_tier", "store", "suffix", "tool_calls", "tool_choice", "tools", "top_logprobs",
-    "verbosity", "web_search_options",
+    "audio", "best_of", "echo", "function_call", "functions", "modalities", "moderation", "prediction",
+    "reasoning_effort", "service_tier", "store", "suffix", "verbosity", "web_search_options",
 })  # fmt: skip
 """Fields that are known and take only a neutral value; the error says that they are not supported."""
 
-Zero = Annotated[float, Field(ge=0, le=0)]
 EmptyList = Annotated[list[Any], Field(max_length=0)]
-EmptyObject = Annotated[dict[str, Any], Field(max_length=0)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 def _join_parts(content: object) -> object:
@@ -55,6 +71,61 @@ def _require_content(stops: list[str]) -> list[str]:
     return stops
 
 
+def _require_token_ids(biases: dict[str, float]) -> dict[str, float]:
+    if not all(key.isdecimal() and key.isascii() for key in biases):
+        raise PydanticCustomError("bias_key", "the keys are token ids, such as '50256'")
+    return biases
+
+
+def _read_prompts(prompt: object) -> tuple[TextPrompt, ...] | tuple[TokenPrompt, ...]:
+    """Turn each of the four forms of a prompt into a list of prompts."""
+    prompts = prompt if isinstance(prompt, list) else [prompt]
+    if isinstance(prompt, list) and all(_is_token(each) for each in prompts):
+        return (TokenPrompt(tuple(prompts)),)
+    if all(isinstance(each, str) for each in prompts):
+        return tuple(TextPrompt(each) for each in prompts)
+    if all(isinstance(each, list) and all(_is_token(token) for token in each) for each in prompts):
+        return tuple(TokenPrompt(tuple(each)) for each in prompts)
+    raise PydanticCustomError(
+        "prompt", "a prompt is a text, a list of texts, a list of token ids, or a list of such lists"
+    )
+
+
+def _is_token(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _read_choice(choice: object) -> object:
+    """Turn the choice of one function into `function NAME`; leave words as they are."""
+    if not isinstance(choice, dict):
+        return choice
+    function = choice.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    if choice != {"type": "function", "function": {"name": name}} or not isinstance(name, str):
+        raise PydanticCustomError(
+            "tool_choice",
+            "it is 'none', 'auto', 'required', or {{'type': 'function', 'function': {{'name': ...}}}}",
+        )
+    return NAMED + name
+
+
+def _require_object(text: str) -> str:
+    try:
+        is_object = isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise PydanticCustomError("arguments", "the arguments are a JSON object, written as a text")
+    return text
+
+
+def _require_object_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    if schema.get("type", "object") != "object":
+        raise PydanticCustomError("parameters", "the schema of a function's arguments has the type 'object'")
+    return schema
+
+
+NAMED: Final = "function "
 Content = Annotated[
     str,
     BeforeValidator(_join_parts),
@@ -80,33 +151,149 @@ Stops = Annotated[
         ]
     }),
 ]  # fmt: skip
+Biases = Annotated[
+    dict[str, Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=MAX_BIASES),
+    AfterValidator(_require_token_ids),
+]
+Prompts = Annotated[
+    Any,
+    PlainValidator(_read_prompts),
+    WithJsonSchema({
+        "anyOf": [
+            {"type": "string"},
+            {"type": "array", "items": {"type": "string"}},
+            {"type": "array", "items": {"type": "integer"}},
+            {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+        ]
+    }),
+]  # fmt: skip
+Choice = Annotated[
+    str,
+    BeforeValidator(_read_choice),
+    Field(pattern=rf"^(none|auto|required|{NAMED}.*)$"),
+    WithJsonSchema({
+        "anyOf": [
+            {"enum": ["none", "auto", "required"]},
+            {"type": "object", "required": ["type", "function"], "properties": {
+                "type": {"const": "function"},
+                "function": {
+                    "type": "object", "required": ["name"], "properties": {"name": {"type": "string"}},
+                },
+            }},
+        ]
+    }),
+]  # fmt: skip
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
-class ChatMessage(_Strict):
-    """Be one turn. What an assistant's message carries besides its text may be there, empty."""
+class CalledFunction(_Strict):
+    """Be the function of a call that is part of the history."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
+    name: Name
+    arguments: Annotated[str, AfterValidator(_require_object)]
+    parsed_arguments: Any = None  # the client's own, in what its `parse` gave back
+
+
+class MessageCall(_Strict):
+    """Be a call that is part of the history."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+    def to_call(self) -> ToolCall:
+        """Return the call."""
+        return ToolCall(self.id, self.function.name, self.function.arguments)
+
+
+class ChatMessage(_Strict):
+    """Be one turn. What an assistant's message carries besides text and calls may be there, empty."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    tool_calls: list[MessageCall] | None = None
+    tool_call_id: str | None = None
     name: None = None
     refusal: None = None
     annotations: EmptyList | None = None
     audio: None = None
     function_call: None = None
-    tool_calls: EmptyList | None = None
+    parsed: Any = None  # the client's own, in what its `parse` gave back
+
+    @model_validator(mode="after")
+    def _require_what_the_role_needs(self) -> Self:
+        """Require a text, but for an assistant that calls; and an id of a tool's answer alone."""
+        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+            raise _missing("content")
+        if self.role == "tool" and self.tool_call_id is None:
+            raise _missing("tool_call_id")
+        if self.role != "tool" and self.tool_call_id is not None:
+            raise PydanticCustomError("role", "only a message of the role 'tool' has a tool_call_id")
+        if self.role != "assistant" and self.tool_calls:
+            raise PydanticCustomError("role", "only a message of the role 'assistant' has tool_calls")
+        return self
 
     def to_message(self) -> Message:
         """Return the turn; `developer` is OpenAI's newer word for `system`."""
-        return Message("system" if self.role == "developer" else self.role, self.content)
+        role = "system" if self.role == "developer" else self.role
+        calls = tuple(call.to_call() for call in self.tool_calls or ())
+        return Message(role, self.content or "", calls, self.tool_call_id)
 
 
-class TextFormat(_Strict):
-    """Ask for text, which is all there is."""
+class JsonSchema(_Strict):
+    """Describe the JSON that is wanted. It is kept to whether `strict` or not."""
 
-    type: Literal["text"]
+    name: Name
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(_Strict):
+    """Say what the answer's text is to be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _require_schema(self) -> Self:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise _missing("json_schema")
+        return self
+
+    def to_shape(self) -> JsonShape | None:
+        """Return what the text must be; None for any."""
+        if self.type == "text":
+            return None
+        schema = self.json_schema.schema_ if self.type == "json_schema" and self.json_schema else None
+        if schema is None:
+            return JsonShape(ANY_OBJECT, "response_format")
+        return JsonShape(schema, "response_format.json_schema.schema")
+
+
+class Function(_Strict):
+    """Describe a function that may be called."""
+
+    name: Name
+    description: str | None = None
+    parameters: Annotated[dict[str, Any], AfterValidator(_require_object_schema)] | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(_Strict):
+    """Be a tool, which here is a function."""
+
+    type: Literal["function"]
+    function: Function
+
+    def to_tool(self) -> Tool:
+        """Return the function."""
+        function = self.function
+        return Tool(function.name, function.description, function.parameters, bool(function.strict))
 
 
 class StreamOptions(_Strict):
@@ -121,10 +308,16 @@ class _GenerationFields(_Strict):
 
     model: Annotated[str, Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    logit_bias: Biases | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stops | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -135,13 +328,7 @@ class _GenerationFields(_Strict):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
-
-    # Not supported: they take only what changes nothing.
-    n: Literal[1] | None = None
-    presence_penalty: Zero | None = None
-    frequency_penalty: Zero | None = None
-    logit_bias: EmptyObject | None = None
-    seed: None = None
+    prompt_cache_options: dict[str, Any] | None = None
 
     @property
     def sampling(self) -> Sampling:
@@ -151,6 +338,11 @@ class _GenerationFields(_Strict):
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=max(0, self.top_k or 0),
             min_p=self.min_p or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            logit_bias=tuple((int(key), bias) for key, bias in (self.logit_bias or {}).items()),
+            seed=self.seed,
         )
 
     @property
@@ -164,13 +356,13 @@ class ChatCompletionRequest(_GenerationFields):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_CHAT_LOGPROBS)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
 
-    logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
-    response_format: TextFormat | None = None
-    tools: EmptyList | None = None
-    tool_choice: Literal["none", "auto"] | None = None
     functions: EmptyList | None = None
     function_call: Literal["none", "auto"] | None = None
     modalities: list[Literal["text"]] | None = None
@@ -183,21 +375,78 @@ class ChatCompletionRequest(_GenerationFields):
     service_tier: Literal["auto", "default"] | None = None
     store: Literal[False] | None = None
 
+    @model_validator(mode="after")
+    def _require_fields_that_go_together(self) -> Self:
+        names = [tool.function.name for tool in self.tools or ()]
+        choice = self.tool_choice or "auto"
+        if self.top_logprobs and not self.logprobs:
+            raise _wrong("top_logprobs", "it goes with 'logprobs': true")
+        if len(set(names)) < len(names):
+            raise _wrong("tools", "two functions have the same name")
+        if choice == "required" and not names:
+            raise _wrong("tool_choice", "there are no tools to choose from")
+        if choice.startswith(NAMED) and choice.removeprefix(NAMED) not in names:
+            raise _wrong("tool_choice", "there is no tool of this name")
+        return self
+
+    @property
+    def prompt(self) -> ChatPrompt:
+        """Return the conversation."""
+        return ChatPrompt(tuple(message.to_message() for message in self.messages))
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """Return how many of the likeliest tokens to tell of; None for nothing at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def shape(self) -> JsonShape | None:
+        """Return what the text must be; None for any."""
+        return self.response_format.to_shape() if self.response_format else None
+
+    @property
+    def tool_use(self) -> ToolUse | None:
+        """Return what the model may call; None for nothing."""
+        choice = self.tool_choice or "auto"
+        if not self.tools or choice == "none":
+            return None
+        return ToolUse(
+            tuple(tool.to_tool() for tool in self.tools),
+            "auto" if choice == "auto" else "required",
+            only=choice.removeprefix(NAMED) if choice.startswith(NAMED) else None,
+            is_parallel=self.parallel_tool_calls is not False,
+        )
+
 
 class CompletionRequest(_GenerationFields):
     """Be the body of `POST /v1/completions`."""
 
-    prompt: str | list[int] | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: Prompts
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TEXT_LOGPROBS)] | None = None
 
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
-    logprobs: None = None
     suffix: None = None
+
+    @property
+    def prompts(self) -> tuple[TextPrompt | TokenPrompt, ...]:
+        """Return the prompts."""
+        return tuple(self.prompt)
+
+
+def _missing(field: str) -> PydanticCustomError:
+    return PydanticCustomError("missing", "Field required", {"field": field})
+
+
+def _wrong(field: str, message: Any) -> PydanticCustomError:  # noqa: ANN401 - pydantic wants a literal
+    return PydanticCustomError("wrong", message, {"field": field})
 
 
 def describe_error(error: dict[str, Any]) -> tuple[str, str | None, str | None]:
     """Turn one of pydantic's errors into a message, the field's path and OpenAI's code."""
-    path = tuple(part for part in error["loc"] if part != "body")
+    # A check of fields that go together is the whole's, and names the field by itself.
+    named = error.get("ctx", {}).get("field")
+    path = (*(part for part in error["loc"] if part != "body"), *([named] if named else []))
     kind, field = error["type"], _field_path(path)
     if kind == "json_invalid":
         return f"The body is not valid JSON: {error['ctx']['error']}.", None, "invalid_json"

@@ -78,7 +78,7 @@ class StopFinder:
         if found:
             self.is_found = True
             return self._release(min(found))
-        return self._release(len(self._held) - self._longest_beginning())
+        return self._release(len(self._held) - longest_beginning(self._held, self._stops))
 
     def finish(self) -> str:
         """Return what was held back, since no stop string followed."""
@@ -88,11 +88,12 @@ class StopFinder:
         text, self._held = self._held[:end], self._held[end:]
         return text
 
-    def _longest_beginning(self) -> int:
-        """Return how many of the last characters are the beginning of a stop string."""
-        most = max(len(stop) for stop in self._stops) - 1
-        for length in range(min(most, len(self._held)), 0, -1):
-            tail = self._held[-length:]
-            if any(stop.startswith(tail) for stop in self._stops):
-                return length
-        return 0
+
+def longest_beginning(text: str, marks: Sequence[str]) -> int:
+    """Return how many of a text's last characters are the beginning of a mark, but not all of it."""
+    most = max(len(mark) for mark in marks) - 1
+    for length in range(min(most, len(text)), 0, -1):
+        tail = text[-length:]
+        if any(mark.startswith(tail) for mark in marks):
+            return length
+    return 0

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from inference.engine import GenerationRequest, Increment, Sampling, TokenLogprobs
+from inference.engine_scripted import ScriptedEngine
+
+LOGPROBS = tuple(TokenLogprobs(-float(index)) for index in range(4))
+
+
+@pytest.mark.parametrize(
+    ("step", "room", "expected"),
+    [
+        ((5, 6, 7), 9, None),
+        ((5, 6, 7), 3, Increment((5, 6, 7), "length")),
+        ((5, 6, 7), 2, Increment((5, 6), "length")),
+        ((5, 0, 7), 2, Increment((5, 0), "stop")),
+        ((5, 6, 0), 2, Increment((5, 6), "length")),
+        (Increment((5, 0, 7, 8), None, LOGPROBS), 9, Increment((5, 0), "stop", LOGPROBS[:2])),
+        (Increment((5, 6, 7, 8), None, LOGPROBS), 3, Increment((5, 6, 7), "length", LOGPROBS[:3])),
+        (Increment((5, 6), "stop"), 2, Increment((5, 6), "stop")),
+        (Increment((5, 6), "stop"), 1, Increment((5,), "length")),
+    ],
+)
+async def test_a_step_is_cut_at_the_end_token_and_at_the_request_s_length(
+    step: tuple[int, ...] | Increment, room: int, expected: Increment | None
+) -> None:
+    engine = ScriptedEngine({"m": 64}, frozenset({0}))
+    engine.play(step)
+    stream = engine.submit(GenerationRequest("r", "m", (1,), room, Sampling(0.0)))
+    increment = await anext(stream)
+    assert increment == (expected or Increment((5, 6, 7)))
+    assert stream.is_over is (expected is not None)
+    await engine.close()
