@@ -92,6 +92,7 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
             sampling=body.sampling,
             stops=tuple(body.stop or ()),
             length_param="max_completion_tokens" if body.max_completion_tokens else "max_tokens",
+            client=client_of(request),
         )
         dressing = Dressing(CHAT, text_request, has_usage=body.has_usage_in_stream)
         return await _respond(service, text_request, dressing, request, heartbeat_s if body.stream else None)
@@ -107,6 +108,7 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
             sampling=body.sampling,
             stops=tuple(body.stop or ()),
             length_param="max_tokens",
+            client=client_of(request),
         )
         dressing = Dressing(TEXT, text_request, has_usage=body.has_usage_in_stream)
         return await _respond(service, text_request, dressing, request, heartbeat_s if body.stream else None)
@@ -117,6 +119,11 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
 def request_id_of(request: Request) -> str:
     """Return the id that the edge gave the request."""
     return str(request.scope["state"]["request_id"])
+
+
+def client_of(request: Request) -> str:
+    """Return the name of the key that the edge let in."""
+    return str(request.scope["state"]["key_name"])
 
 
 class Dressing:

@@ -9,7 +9,9 @@ InferenceError
     ├── InvalidRequestError      400
     ├── UnauthorizedError        401
     ├── NotFoundError            404
+    ├── SlowBodyError            408
     ├── TooLargeError            413
+    ├── HeadersTooLargeError     431
     ├── OverloadedError          429
     └── UnavailableError         503
 ```
@@ -128,8 +130,24 @@ class TooLargeError(ApiError):
     code = "request_too_large"
 
 
+class SlowBodyError(ApiError):
+    """Refuse a request whose body does not arrive."""
+
+    status = 408
+    kind = "invalid_request_error"
+    code = "body_timeout"
+
+
+class HeadersTooLargeError(ApiError):
+    """Refuse a request whose first line or headers are beyond the limit."""
+
+    status = 431
+    kind = "invalid_request_error"
+    code = "headers_too_large"
+
+
 class OverloadedError(ApiError):
-    """Refuse a request because the queue is full."""
+    """Refuse a request because the queue is full, or because its key has all that a key may have."""
 
     status = 429
     kind = "requests"

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal, Self
 
 from inference.admission import Door, Ticket
 from inference.engine import Engine, FinishReason, GenerationRequest, Increment, Sampling, TokenStream
-from inference.errors import ApiError, EngineError, InvalidRequestError, NotFoundError, UnavailableError
+from inference.errors import (
+    ApiError,
+    EngineError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
+from inference.passage import Observer, Passage
 from inference.text import Detokenizer, StopFinder
 
 if TYPE_CHECKING:
@@ -53,6 +61,7 @@ class Limits:
     max_waiting: int = 128
     max_new_tokens: int = 1024
     request_timeout_s: float = 230.0
+    max_per_key: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,7 @@ class TextRequest:
         stops: Strings at which the answer ends, themselves left out.
         length_param: The request's field to name when prompt and answer do not fit together; None
             cuts the answer to what fits.
+        client: The name of the key that asks.
     """
 
     request_id: str
@@ -100,6 +110,7 @@ class TextRequest:
     sampling: Sampling
     stops: tuple[str, ...] = ()
     length_param: str | None = None
+    client: str = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +134,15 @@ class Service:
 
     Args:
         limits: What every request is under.
+
+    Attributes:
+        observers: Who is told of what happens to requests.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.door = Door(limits.max_concurrent, limits.max_waiting)
+        self.door = Door(limits.max_concurrent, limits.max_waiting, limits.max_per_key)
+        self.observers: list[Observer] = []
         self.phase = "starting"
         self.percent = 0
         self._state: State = "starting"
@@ -184,6 +199,14 @@ class Service:
         Raises:
             ApiError: If the request cannot be served, or not now.
         """
+        try:
+            return await self._begin(request)
+        except ApiError as error:
+            for observer in self.observers:
+                observer.refused(request, error)
+            raise
+
+    async def _begin(self, request: TextRequest) -> Answer:
         model = self.model(request.model)
         deadline = asyncio.get_running_loop().time() + self.limits.request_timeout_s
         token_ids = await _encode(model.codec, request.prompt)
@@ -196,7 +219,9 @@ class Service:
             max_new_tokens=self._room(engine.context_tokens(model.name), len(token_ids), request),
             sampling=request.sampling,
         )
-        return Answer(engine, model, generation, request.stops, self.door.enter(), deadline)
+        ticket = self.door.enter(request.client)
+        passage = Passage(request, len(token_ids), self.observers)
+        return Answer(engine, model, generation, request.stops, ticket, deadline, passage)
 
     def require_ready(self) -> Engine:
         """Return the engine.
@@ -255,12 +280,14 @@ class Answer:
         stops: tuple[str, ...],
         ticket: Ticket,
         deadline: float,
+        passage: Passage,
     ) -> None:
         self._engine = engine
         self._model = model
         self._request = request
         self._ticket = ticket
         self._deadline = deadline
+        self._passage = passage
         self._detokenizer = Detokenizer(model.codec.decode)
         self._stop_finder = StopFinder(stops)
         self._stream: TokenStream | None = None
@@ -279,6 +306,7 @@ class Answer:
         if self._stream is not None:
             self._stream.cancel()
         self._ticket.leave()
+        self._passage.ended()
 
     def __aiter__(self) -> AsyncIterator[TextDelta]:
         return self
@@ -297,12 +325,19 @@ class Answer:
                     await self._ticket.wait()
                     if self._is_over:
                         raise StopAsyncIteration
+                    self._passage.admitted()
                     self._stream = self._engine.submit(self._request)
                 return await anext(self._stream)
         except TimeoutError:
+            self._passage.ended("error", "request_timeout")
             self.close()
             raise self._timeout_error() from None
+        except OverloadedError as error:
+            self._passage.ended("error", error.code)
+            self.close()
+            raise
         except EngineError as error:
+            self._passage.ended("error", "engine_failed")
             self.close()
             LOGGER.error("request %s: %s", self._request.request_id, error)  # noqa: TRY400 - the engine has logged where
             raise UnavailableError(
@@ -324,7 +359,9 @@ class Answer:
             reason = "stop"
         elif reason is not None:
             text += self._stop_finder.finish()
+        self._passage.said(len(increment.token_ids), text)
         if reason is not None:
+            self._passage.finished(reason)
             self.close()
         return TextDelta(text, reason)
 

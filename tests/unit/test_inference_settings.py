@@ -128,6 +128,7 @@ def test_the_container_installs_nothing_else() -> None:
     # torch is the image's own there.
     assert {each.name for each in ours} == {
         "transformers", "peft", "accelerate", "safetensors", "gradio", "fastapi", "uvicorn", "pydantic",
+        "prometheus_client",
     }  # fmt: skip
 
 
