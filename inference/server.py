@@ -122,7 +122,7 @@ class Process:
         application = make_application(
             self._service, self._settings, self._identity, self._chat_page, self._tracing
         )
-        server = _Server(_configure(application))
+        server = _Server(configure(application))
         serving = asyncio.create_task(server.serve([_listener(self._settings)]))
         work = asyncio.create_task(self._work())
         await self._stop.wait()
@@ -200,6 +200,26 @@ class Process:
                 await asyncio.wait_for(_in_thread(self._tracing.close), FLUSH_S)
 
 
+def configure(application: ASGIApp) -> uvicorn.Config:
+    """Say how uvicorn is to serve the application."""
+    return uvicorn.Config(
+        application,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        http=Protocol,
+        # Nothing here speaks it, and uvicorn would wherever a library for it happens to be.
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=CONNECTION_PATIENCE_S,
+        # TLS ends at the ingress, whose address is not known; the chat needs the scheme that the browser
+        # used.
+        forwarded_allow_ips="*",
+    )
+
+
 def load_engine(
     settings: Settings, report: Callable[[str, int], None]
 ) -> tuple[Engine, tuple[ServedModel, ...]]:
@@ -265,25 +285,6 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to `Process`, which drains first, and whose exit code is not the signal's."""
         yield
-
-
-def _configure(application: ASGIApp) -> uvicorn.Config:
-    return uvicorn.Config(
-        application,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        http=Protocol,
-        # Nothing here speaks it, and uvicorn would wherever a library for it happens to be.
-        ws="none",
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=CONNECTION_PATIENCE_S,
-        # TLS ends at the ingress, whose address is not known; the chat needs the scheme that the browser
-        # used.
-        forwarded_allow_ips="*",
-    )
 
 
 def _listener(settings: Settings) -> socket.socket:
