@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from inference.errors import ApiError, InvalidRequestError, MethodNotAllowedError, NotFoundError
+from inference.openapi import describe
 from inference.schemas import ChatCompletionRequest, CompletionRequest, describe_error
 from inference.service import (
     Answer,
@@ -64,6 +65,7 @@ TEXT: Final = Form("cmpl-", "text_completion", "text_completion", is_chat=False)
 def make_api(service: Service, heartbeat_s: float) -> FastAPI:
     """Return the application that is mounted at `/v1`."""
     api = FastAPI(title="Fjarr", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    describe(api)
     # FastAPI types handlers by the base class alone.
     api.add_exception_handler(ApiError, _answer_api_error)  # type: ignore[arg-type]
     api.add_exception_handler(RequestValidationError, _answer_validation_error)  # type: ignore[arg-type]

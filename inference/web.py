@@ -55,9 +55,6 @@ MAX_HEADERS: Final = 128
 MAX_HEADER_BYTES: Final = 32 * 1024
 MAX_TARGET_BYTES: Final = 8 * 1024
 
-CLOSE: Final = {"Connection": "close"}
-"""Goes with a refusal that leaves part of the request unread."""
-
 EXPOSED_HEADERS: Final = ("x-request-id", "Retry-After", "x-should-retry")
 """What a browser shows a page of an answer's headers, besides the usual ones."""
 
@@ -397,19 +394,16 @@ def _check_head(scope: Scope) -> None:
     target = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
     size = sum(len(name) + len(value) for name, value in scope["headers"])
     if target > MAX_TARGET_BYTES:
-        raise HeadersTooLargeError(f"The address is longer than {MAX_TARGET_BYTES} bytes.", headers=CLOSE)
+        raise HeadersTooLargeError(f"The address is longer than {MAX_TARGET_BYTES} bytes.")
     if len(scope["headers"]) > MAX_HEADERS or size > MAX_HEADER_BYTES:
         raise HeadersTooLargeError(
-            f"There are more than {MAX_HEADERS} headers, or more than {MAX_HEADER_BYTES} bytes of them.",
-            headers=CLOSE,
+            f"There are more than {MAX_HEADERS} headers, or more than {MAX_HEADER_BYTES} bytes of them."
         )
 
 
 def _too_slow(patience_s: float) -> SlowBodyError:
-    return SlowBodyError(f"The body did not arrive within {patience_s:g} s.", headers=CLOSE)
+    return SlowBodyError(f"The body did not arrive within {patience_s:g} s.", headers={"Connection": "close"})
 
 
 def _too_large(most: int) -> TooLargeError:
-    return TooLargeError(
-        f"The body is larger than {most} bytes, which is the most this server takes.", headers=CLOSE
-    )
+    return TooLargeError(f"The body is larger than {most} bytes, which is the most this server takes.")

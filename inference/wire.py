@@ -26,6 +26,9 @@ HEAD_PATIENCE_S: Final = 20.0
 READ_PATIENCE_S: Final = 60.0
 """How long a client may read nothing while there is more for it than the buffers hold."""
 
+LINGER_S: Final = 1.0
+"""How long a client that was refused may go on sending before its connection is cut."""
+
 
 class Protocol(H11Protocol):
     """Be one connection.
@@ -42,6 +45,7 @@ class Protocol(H11Protocol):
         super().__init__(*args, **keywords)
         self._head_timer: asyncio.TimerHandle | None = None
         self._read_timer: asyncio.TimerHandle | None = None
+        self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Wait for a head, for a while."""
@@ -56,8 +60,12 @@ class Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what came, and watch that a head which has begun ends."""
+        if self._is_refused:
+            return
         super().data_received(data)
         is_in_head = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
+        if self._is_refused:
+            return
         if not is_in_head:
             self._stop_head_timer()
         elif self._head_timer is None and not self.transport.is_closing():
@@ -96,7 +104,11 @@ class Protocol(H11Protocol):
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        self.transport.close()
+        # Closing while more arrives would take the answer away from the client, so that is read and dropped.
+        self._is_refused = True
+        self.transport.write_eof()
+        self._stop_head_timer()
+        self._head_timer = self.loop.call_later(LINGER_S, self.transport.abort)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
