@@ -89,7 +89,8 @@ class ApiError(InferenceError):
 
     def to_json(self) -> dict[str, Any]:
         """Return the body of the answer."""
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+        message, param = _printable(self.message), self.param and _printable(self.param)
+        return {"error": {"message": message, "type": self.kind, "param": param, "code": self.code}}
 
 
 class InvalidRequestError(ApiError):
@@ -159,3 +160,8 @@ class UnavailableError(ApiError):
 
     status = 503
     kind = "server_error"
+
+
+def _printable(text: str) -> str:
+    """Return a text that quotes a request as UTF-8 can say it: JSON can spell halves of characters."""
+    return text.encode(errors="backslashreplace").decode()

@@ -379,9 +379,11 @@ class Answer:
 async def _encode(codec: Codec, prompt: Prompt) -> tuple[int, ...]:
     match prompt:
         case ChatPrompt(messages):
+            _require_unicode(prompt, *(message.content for message in messages))
             size = sum(len(message.content) for message in messages)
             return await _near_or_far(size, lambda: codec.encode_chat(messages))
         case TextPrompt(text):
+            _require_unicode(prompt, text)
             return await _near_or_far(len(text), lambda: codec.encode(text))
         case TokenPrompt(token_ids):
             if any(not 0 <= token < codec.vocabulary_size for token in token_ids):
@@ -389,6 +391,18 @@ async def _encode(codec: Codec, prompt: Prompt) -> tuple[int, ...]:
                     f"Token ids are from 0 to {codec.vocabulary_size - 1}.", param=prompt.param
                 )
             return token_ids
+
+
+def _require_unicode(prompt: Prompt, *texts: str) -> None:
+    """Refuse halves of characters, which JSON can spell and no tokenizer takes."""
+    try:
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError as error:
+        half, position = ord(error.object[error.start]), error.start
+        raise InvalidRequestError(
+            f"The text has half a character, U+{half:04X}, at position {position}.", param=prompt.param
+        ) from error
 
 
 async def _near_or_far(size: int, encode: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import httpx2 as httpx
 import uvicorn
@@ -89,3 +90,30 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - it lets the other tasks run; no time passes
             await asyncio.sleep(0)
+
+
+class Background:
+    """The application on a port, in a thread of its own, for clients that block."""
+
+    def __init__(self, **changes: Any) -> None:
+        self._changes = changes
+        self._is_over = threading.Event()
+        self._is_up = threading.Event()
+        self.port = 0
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._is_up.wait(10)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    async def _serve(self) -> None:
+        served = Served(**self._changes)
+        served.engine.always = (b"Hi", b" there", (END,))
+        async with served.on_a_port() as self.port:
+            self._is_up.set()
+            await asyncio.to_thread(self._is_over.wait)
