@@ -122,7 +122,9 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _or_stream(name: str) -> dict[str, Any]:
-    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    # Each event of the stream is such an object; its data are JSON, but for the last one's, which are [DONE].
+    event = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+    stream = {"text/event-stream": {"schema": event}}
     return _json({"$ref": f"#/components/schemas/{name}"}) | stream
 
 
