@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from inference.errors import ApiError, InvalidRequestError, MethodNotAllowedError, NotFoundError
+from inference.openapi import describe
 from inference.schemas import ChatCompletionRequest, CompletionRequest, describe_error
 from inference.service import Answer, ServedModel, Service, TextDelta, TextRequest, Usage
 
@@ -57,6 +58,7 @@ TEXT: Final = Form("cmpl-", "text_completion", "text_completion", is_chat=False)
 def make_api(service: Service, heartbeat_s: float) -> FastAPI:
     """Return the application that is mounted at `/v1`."""
     api = FastAPI(title="Fjarr", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    describe(api)
     # FastAPI types handlers by the base class alone.
     api.add_exception_handler(ApiError, _answer_api_error)  # type: ignore[arg-type]
     api.add_exception_handler(RequestValidationError, _answer_validation_error)  # type: ignore[arg-type]
@@ -89,6 +91,7 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
             top_logprobs=body.wanted_logprobs,
             shape=body.shape,
             tool_use=body.tool_use,
+            client=client_of(request),
         )
         dressing = Dressing(CHAT, text_request, has_usage=body.has_usage_in_stream)
         return await _respond(
@@ -109,6 +112,7 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
                 length_param="max_tokens",
                 choices=body.n or 1,
                 top_logprobs=body.logprobs,
+                client=client_of(request),
             )
             for prompt in body.prompts
         ]
@@ -121,6 +125,11 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
 def request_id_of(request: Request) -> str:
     """Return the id that the edge gave the request."""
     return str(request.scope["state"]["request_id"])
+
+
+def client_of(request: Request) -> str:
+    """Return the name of the key that the edge let in."""
+    return str(request.scope["state"]["key_name"])
 
 
 class Whole:

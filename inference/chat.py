@@ -130,12 +130,13 @@ class Controls:
     max_new_tokens: int
 
 
-async def answer(
+async def answer(  # noqa: PLR0913, PLR0917 - called in one place, with all of them
     service: Service,
     message: str,
     history: list[dict[str, Any]],
     controls: Controls,
     holding: Callable[[Answer], AbstractContextManager[None]] = lambda _: nullcontext(),
+    client: str = "chat",
 ) -> AsyncIterator[str]:
     """Yield the answer as it grows.
 
@@ -145,6 +146,7 @@ async def answer(
         history: What was said before, as Gradio keeps it.
         controls: How to ask.
         holding: Makes a context that knows of the answer while it is read.
+        client: As whom the door counts the person.
 
     Raises:
         gradio.Error: With the reason, for the person to read.
@@ -155,6 +157,7 @@ async def answer(
         prompt=ChatPrompt((*_conversation(controls.system_prompt, history), Message("user", message))),
         max_new_tokens=controls.max_new_tokens,
         sampling=Sampling(controls.temperature, controls.top_p),
+        client=client,
     )
     text = ""
     try:
@@ -220,7 +223,7 @@ def _make_blocks(service: Service, release: str, sessions: Sessions, *, has_sign
     ) -> AsyncIterator[str]:
         controls = Controls(model, system_prompt, float(temperature), float(top_p), int(max_new_tokens))
         holding = partial(sessions.holding, request.session_hash or "")
-        async for text in answer(service, message, history, controls, holding):
+        async for text in answer(service, message, history, controls, holding, _client_of(request)):
             yield text
 
     with gradio.Blocks(title=TITLE, fill_height=True, analytics_enabled=False) as blocks:
@@ -268,6 +271,13 @@ def _make_blocks(service: Service, release: str, sessions: Sessions, *, has_sign
         settings.render()
     blocks.queue(default_concurrency_limit=None)
     return blocks
+
+
+def _client_of(request: gradio.Request) -> str:
+    """Return as whom the door counts a person: by the key of the session, apart from that key's programs."""
+    state = request.request.scope.get("state", {}) if request.request is not None else {}
+    name = state.get("key_name", "-")
+    return "chat" if name == "-" else f"chat:{name}"
 
 
 def _slider(label: str, info: str, *numbers: float) -> gradio.Slider:

@@ -28,6 +28,7 @@ class ScriptedEngine:
         requests: What was asked so far, in order.
         cancelled: The ids of requests whose reader went away before their end.
         abilities: What it says that it can do; it heeds none of it.
+        always: The script of a request that finds none in the queue; None lets it wait for one.
     """
 
     contexts: Mapping[str, int]
@@ -36,6 +37,7 @@ class ScriptedEngine:
     cancelled: list[str] = field(default_factory=list)
     abilities: frozenset[Ability] = frozenset(get_args(Ability))
     is_alive: bool = True
+    always: tuple[Step, ...] | None = None
     _scripts: asyncio.Queue[tuple[Step, ...]] = field(default_factory=asyncio.Queue)
     _tasks: dict[TokenStream, asyncio.Task[None]] = field(default_factory=dict)
     _generated_tokens: int = 0
@@ -67,7 +69,7 @@ class ScriptedEngine:
         self.requests.append(request)
         stream = TokenStream(lambda: self._cancel(request, stream))
         # The next script is this request's even if it is cancelled before it begins.
-        steps = None if self._scripts.empty() else self._scripts.get_nowait()
+        steps = self.always if self._scripts.empty() else self._scripts.get_nowait()
         task = asyncio.get_running_loop().create_task(self._run(steps, request, stream))
         self._tasks[stream] = task
         task.add_done_callback(lambda _: self._tasks.pop(stream))

@@ -9,7 +9,9 @@ InferenceError
     ├── InvalidRequestError      400
     ├── UnauthorizedError        401
     ├── NotFoundError            404
+    ├── SlowBodyError            408
     ├── TooLargeError            413
+    ├── HeadersTooLargeError     431
     ├── OverloadedError          429
     └── UnavailableError         503
 ```
@@ -87,7 +89,8 @@ class ApiError(InferenceError):
 
     def to_json(self) -> dict[str, Any]:
         """Return the body of the answer."""
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+        message, param = _printable(self.message), self.param and _printable(self.param)
+        return {"error": {"message": message, "type": self.kind, "param": param, "code": self.code}}
 
 
 class InvalidRequestError(ApiError):
@@ -128,8 +131,24 @@ class TooLargeError(ApiError):
     code = "request_too_large"
 
 
+class SlowBodyError(ApiError):
+    """Refuse a request whose body does not arrive."""
+
+    status = 408
+    kind = "invalid_request_error"
+    code = "body_timeout"
+
+
+class HeadersTooLargeError(ApiError):
+    """Refuse a request whose first line or headers are beyond the limit."""
+
+    status = 431
+    kind = "invalid_request_error"
+    code = "headers_too_large"
+
+
 class OverloadedError(ApiError):
-    """Refuse a request because the queue is full."""
+    """Refuse a request because the queue is full, or because its key has all that a key may have."""
 
     status = 429
     kind = "requests"
@@ -141,3 +160,8 @@ class UnavailableError(ApiError):
 
     status = 503
     kind = "server_error"
+
+
+def _printable(text: str) -> str:
+    """Return a text that quotes a request as UTF-8 can say it: JSON can spell halves of characters."""
+    return text.encode(errors="backslashreplace").decode()

@@ -21,13 +21,17 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 import uvicorn
 
+from inference import VERSION
 from inference.engine import Engine, GenerationRequest, Sampling
 from inference.engines import start_engine
 from inference.errors import EngineError, LoadError, SettingsError
+from inference.logs import set_up_logging
 from inference.service import Limits, ServedModel, Service
-from inference.settings import Settings, load_settings
+from inference.settings import KEYS_NAME, Settings, load_settings
 from inference.start import bind
-from inference.web import ChatPage, Identity, make_application
+from inference.tracing import FLUSH_S, Tracing, make_tracing
+from inference.web import MAX_HEADER_BYTES, ChatPage, Identity, make_application
+from inference.wire import Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,6 +61,10 @@ def main() -> NoReturn:
     set_up_logging()
     try:
         settings = load_settings(os.environ)
+        # From here on nothing that this process starts, such as an engine's workers, is given the keys.
+        os.environ.pop(KEYS_NAME, None)
+        set_up_logging(settings.log_format, settings.log_level)
+        tracing = make_tracing(settings, VERSION)
     except SettingsError as error:
         for problem in error.problems:
             LOGGER.error("%s", problem)  # noqa: TRY400 - the problems say it all; a traceback would bury them
@@ -64,24 +72,15 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     set_up_libraries()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    exit_code = asyncio.run(Process(settings).run())
+    if settings.are_prompts_logged:
+        LOGGER.warning("FJARR_LOG_PROMPTS is on: what is asked and what is answered is written to this log")
+    exit_code = asyncio.run(Process(settings, tracing).run())
     logging.shutdown()
     # An engine that was still starting may have processes, and they would outlive this one.
     for process in multiprocessing.active_children():
         process.kill()
     # A loading thread cannot be interrupted, and the interpreter would wait for it, or fall over it.
     os._exit(exit_code)
-
-
-def set_up_logging() -> None:
-    """Log a line an event to stderr, with its time in UTC."""
-    handler = logging.StreamHandler()
-    formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for chatty in ("httpx", "uvicorn.error", "ContinuousBatchingLogger", "vllm"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def set_up_libraries() -> None:
@@ -95,14 +94,16 @@ def set_up_libraries() -> None:
 class Process:
     """Run the server from its socket to its exit code."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracing: Tracing | None = None) -> None:
         self._settings = settings
+        self._tracing = tracing
         self._service = Service(
             Limits(
                 max_concurrent=settings.max_concurrent,
                 max_waiting=settings.max_waiting,
                 max_new_tokens=settings.max_new_tokens,
                 request_timeout_s=settings.request_timeout_s,
+                max_per_key=settings.max_per_key,
             )
         )
         self._chat_page = ChatPage(self._service)
@@ -110,27 +111,38 @@ class Process:
         self._identity = Identity(settings.release, settings.revision, settings.replica, started_at)
         self._engine: Engine | None = None
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._exit_code = 0
 
     async def run(self) -> int:
         """Serve, and return the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        application = make_application(self._service, self._settings, self._identity, self._chat_page)
-        server = _Server(_configure(application))
+            loop.add_signal_handler(number, self._heed_signal)
+        application = make_application(
+            self._service, self._settings, self._identity, self._chat_page, self._tracing
+        )
+        server = _Server(configure(application))
         serving = asyncio.create_task(server.serve([_listener(self._settings)]))
         work = asyncio.create_task(self._work())
         await self._stop.wait()
         await self._drain()
         work.cancel()
         server.should_exit = True
+        server.force_exit = self._hurry.is_set()
         await asyncio.gather(serving, work, return_exceptions=True)
         if self._engine is not None:
             await self._engine.close()
+        await self._send_last_spans()
         if self._exit_code == 0:
             LOGGER.info("stopped")
         return self._exit_code
+
+    def _heed_signal(self) -> None:
+        """Stop in an orderly way at the first signal, and at once at the second."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
 
     async def _work(self) -> None:
         """Load, then keep the chat page alive until cancelled. What goes wrong here stops the process."""
@@ -174,10 +186,38 @@ class Process:
         door = self._service.door
         if door.inside or door.waiting:
             LOGGER.info("stopping: %d requests are in flight, %d wait", door.inside, door.waiting)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(door.wait_until_empty(), self._settings.drain_grace_s)
+        waits = (asyncio.create_task(door.wait_until_empty()), asyncio.create_task(self._hurry.wait()))
+        await asyncio.wait(waits, timeout=self._settings.drain_grace_s, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
         if door.inside:
-            LOGGER.warning("the grace is over: %d requests are cut off", door.inside)
+            reason = "a second signal came" if self._hurry.is_set() else "the grace is over"
+            LOGGER.warning("%s: %d requests are cut off", reason, door.inside)
+
+    async def _send_last_spans(self) -> None:
+        if self._tracing is not None and not self._hurry.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(_in_thread(self._tracing.close), FLUSH_S)
+
+
+def configure(application: ASGIApp) -> uvicorn.Config:
+    """Say how uvicorn is to serve the application."""
+    return uvicorn.Config(
+        application,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        http=Protocol,
+        # Nothing here speaks it, and uvicorn would wherever a library for it happens to be.
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=CONNECTION_PATIENCE_S,
+        # TLS ends at the ingress, whose address is not known; the chat needs the scheme that the browser
+        # used.
+        forwarded_allow_ips="*",
+    )
 
 
 def load_engine(
@@ -245,21 +285,6 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to `Process`, which drains first, and whose exit code is not the signal's."""
         yield
-
-
-def _configure(application: ASGIApp) -> uvicorn.Config:
-    return uvicorn.Config(
-        application,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=CONNECTION_PATIENCE_S,
-        # TLS ends at the ingress, whose address is not known; the chat needs the scheme that the browser
-        # used.
-        forwarded_allow_ips="*",
-    )
 
 
 def _listener(settings: Settings) -> socket.socket:

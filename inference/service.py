@@ -22,9 +22,17 @@ from inference.engine import (
     Sampling,
     TokenStream,
 )
-from inference.errors import ApiError, EngineError, InvalidRequestError, NotFoundError, UnavailableError
+from inference.errors import (
+    ApiError,
+    EngineError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
 from inference.grammar import find_fault, grammar_of, json_rule
 from inference.logprobs import LogprobLedger, TokenReport
+from inference.passage import Observer, Passage
 from inference.text import Detokenizer, StopFinder
 from inference.tools import CallFormat, CallParser, Tool, ToolCall, ToolUse
 
@@ -68,6 +76,7 @@ class Limits:
     max_waiting: int = 128
     max_new_tokens: int = 1024
     request_timeout_s: float = 230.0
+    max_per_key: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +133,7 @@ class TextRequest:
             none.
         shape: What the text must be; None leaves it free.
         tool_use: What the model may call; None for nothing.
+        client: The name of the key that asks.
     """
 
     request_id: str
@@ -137,6 +147,7 @@ class TextRequest:
     top_logprobs: int | None = None
     shape: JsonShape | None = None
     tool_use: ToolUse | None = None
+    client: str = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +183,15 @@ class Service:
 
     Args:
         limits: What every request is under.
+
+    Attributes:
+        observers: Who is told of what happens to requests.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.door = Door(limits.max_concurrent, limits.max_waiting)
+        self.door = Door(limits.max_concurrent, limits.max_waiting, limits.max_per_key)
+        self.observers: list[Observer] = []
         self.phase = "starting"
         self.percent = 0
         self._state: State = "starting"
@@ -238,6 +253,15 @@ class Service:
             ApiError: If the requests cannot be served, or not now.
         """
         requests = (request, *others)
+        try:
+            return await self._begin(requests)
+        except ApiError as error:
+            for observer in self.observers:
+                observer.refused(request, error)
+            raise
+
+    async def _begin(self, requests: Sequence[TextRequest]) -> Answer:
+        request = requests[0]
         model = self.model(request.model)
         deadline = asyncio.get_running_loop().time() + self.limits.request_timeout_s
         self._require_room_for(requests)
@@ -256,34 +280,22 @@ class Service:
         ]
         _require_abilities(engine, request, generations[0])
         _require_known_tokens(model.codec, request.sampling)
+        prompt_tokens = sum(len(token_ids) for token_ids in prompts)
+        ticket = self.door.enter(request.client, len(generations))
+        stay = Stay(ticket, Passage(request, prompt_tokens, self.observers), len(generations))
         choices = tuple(
-            Choice(index, engine, model, generation, request, form, ticket, deadline)
-            for index, (generation, ticket) in enumerate(
-                zip(generations, self._enter(len(generations)), strict=True)
-            )
+            Choice(index, engine, model, generation, request, form, stay, deadline)
+            for index, generation in enumerate(generations)
         )
-        return Answer(choices, sum(len(token_ids) for token_ids in prompts))
+        return Answer(choices, stay, prompt_tokens)
 
     def _require_room_for(self, requests: Sequence[TextRequest]) -> None:
-        count = sum(request.choices for request in requests)
-        most = self.limits.max_concurrent + self.limits.max_waiting
+        count, most = sum(request.choices for request in requests), self.limits.max_concurrent
         if count > most:
             raise InvalidRequestError(
-                f"The request asks for {count} answers, and this server takes {most} at once. Ask for fewer.",
+                f"The request asks for {count} answers, and this server gives {most} at once. Ask for fewer.",
                 param="n" if len(requests) == 1 else requests[0].prompt.param,
             )
-
-    def _enter(self, count: int) -> tuple[Ticket, ...]:
-        """Take as many places as there are choices, or none of them."""
-        tickets: list[Ticket] = []
-        try:
-            while len(tickets) < count:
-                tickets.append(self.door.enter())
-        except ApiError:
-            for ticket in reversed(tickets):
-                ticket.leave()
-            raise
-        return tuple(tickets)
 
     def require_ready(self) -> Engine:
         """Return the engine.
@@ -335,8 +347,9 @@ class Answer:
         prompt_tokens: How many tokens the prompts have together; each counts once.
     """
 
-    def __init__(self, choices: tuple[Choice, ...], prompt_tokens: int) -> None:
+    def __init__(self, choices: tuple[Choice, ...], stay: Stay, prompt_tokens: int) -> None:
         self._choices = choices
+        self._stay = stay
         self._prompt_tokens = prompt_tokens
         self._pumps: tuple[asyncio.Task[None], ...] = ()
 
@@ -360,6 +373,7 @@ class Answer:
         """Stop generating and give the places back; idempotent. Whoever reads the answer is at its end."""
         for choice in self._choices:
             choice.close()
+        self._stay.end()
 
     def __aiter__(self) -> AsyncIterator[TextDelta]:
         return self._choices[0] if len(self._choices) == 1 else self._merge()
@@ -390,6 +404,30 @@ async def _pump(choice: Choice, news: asyncio.Queue[TextDelta | Exception | None
     news.put_nowait(None)
 
 
+class Stay:
+    """Be an answer's time in the server: the places that its choices share, and who is told of it.
+
+    Args:
+        choices: How many there are; the places are given back when the last one has ended.
+    """
+
+    def __init__(self, ticket: Ticket, passage: Passage, choices: int) -> None:
+        self.ticket = ticket
+        self.passage = passage
+        self._open = choices
+
+    def end_one(self) -> None:
+        """Note that a choice has ended. For each of them, once."""
+        self._open -= 1
+        if self._open == 0:
+            self.end()
+
+    def end(self) -> None:
+        """Give the places back; idempotent."""
+        self.ticket.leave()
+        self.passage.ended()
+
+
 class Choice:
     """Be one text of an answer: an async iterator of `TextDelta`.
 
@@ -405,14 +443,14 @@ class Choice:
         generation: GenerationRequest,
         request: TextRequest,
         form: CallFormat | None,
-        ticket: Ticket,
+        stay: Stay,
         deadline: float,
     ) -> None:
         self._index = index
         self._engine = engine
         self._model = model
         self._request = generation
-        self._ticket = ticket
+        self._stay = stay
         self._deadline = deadline
         codec, use = model.codec, request.tool_use
         kept = dict(form.special) if form else {}
@@ -427,11 +465,12 @@ class Choice:
         self.completion_tokens = 0
 
     def close(self) -> None:
-        """Stop generating and give the place back; idempotent. Whoever reads the answer is at its end."""
-        self._is_over = True
-        if self._stream is not None:
-            self._stream.cancel()
-        self._ticket.leave()
+        """Stop generating; idempotent. Whoever reads it is at its end."""
+        if not self._is_over:
+            self._is_over = True
+            if self._stream is not None:
+                self._stream.cancel()
+            self._stay.end_one()
 
     def __aiter__(self) -> AsyncIterator[TextDelta]:
         return self
@@ -447,15 +486,22 @@ class Choice:
         try:
             async with asyncio.timeout_at(self._deadline):
                 if self._stream is None:
-                    await self._ticket.wait()
+                    await self._stay.ticket.wait()
                     if self._is_over:
                         raise StopAsyncIteration
+                    self._stay.passage.admitted()
                     self._stream = self._engine.submit(self._request)
                 return await anext(self._stream)
         except TimeoutError:
+            self._stay.passage.ended("error", "request_timeout")
             self.close()
             raise self._timeout_error() from None
+        except OverloadedError as error:
+            self._stay.passage.ended("error", error.code)
+            self.close()
+            raise
         except EngineError as error:
+            self._stay.passage.ended("error", "engine_failed")
             self.close()
             LOGGER.error("request %s: %s", self._request.request_id, error)  # noqa: TRY400 - the engine has logged where
             raise UnavailableError(
@@ -477,11 +523,13 @@ class Choice:
             reason = "stop"
         elif reason is not None:
             text += self._stop_finder.finish()
+        self._stay.passage.said(len(increment.token_ids), text, self._index)
         if self._ledger is None and self._parser is None:
             delta = TextDelta(text, reason, self._index)
         else:
             delta = self._tell(text, reason)
         if delta.finish_reason is not None:
+            self._stay.passage.finished("length" if delta.finish_reason == "length" else "stop")
             self.close()
         return delta
 
@@ -652,6 +700,7 @@ async def _encode(codec: Codec, request: TextRequest) -> tuple[int, ...]:
     match prompt:
         case ChatPrompt(messages):
             tools = request.tool_use.tools if request.tool_use else ()
+            _require_unicode(prompt, *(message.content for message in messages))
             if any(message.calls or message.role == "tool" for message in messages) and not codec.has_tools:
                 raise InvalidRequestError(
                     "This model's chat template has no tools, so there is no place for calls and their"
@@ -662,6 +711,7 @@ async def _encode(codec: Codec, request: TextRequest) -> tuple[int, ...]:
             size = LONG_PROMPT_CHARACTERS if tools else sum(len(message.content) for message in messages)
             return await _near_or_far(size, lambda: codec.encode_chat(messages, tools))
         case TextPrompt(text):
+            _require_unicode(prompt, text)
             return await _near_or_far(len(text), lambda: codec.encode(text))
         case TokenPrompt(token_ids):
             if any(not 0 <= token < codec.vocabulary_size for token in token_ids):
@@ -669,6 +719,18 @@ async def _encode(codec: Codec, request: TextRequest) -> tuple[int, ...]:
                     f"Token ids are from 0 to {codec.vocabulary_size - 1}.", param=prompt.param
                 )
             return token_ids
+
+
+def _require_unicode(prompt: Prompt, *texts: str) -> None:
+    """Refuse halves of characters, which JSON can spell and no tokenizer takes."""
+    try:
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError as error:
+        half, position = ord(error.object[error.start]), error.start
+        raise InvalidRequestError(
+            f"The text has half a character, U+{half:04X}, at position {position}.", param=prompt.param
+        ) from error
 
 
 async def _near_or_far(size: int, encode: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:

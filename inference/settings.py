@@ -8,6 +8,7 @@ only.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +18,7 @@ from inference.engines import CHOICES as ENGINE_CHOICES
 from inference.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, MutableMapping
 
 T = TypeVar("T")
 
@@ -28,6 +29,15 @@ INGRESS_LIMIT_S: Final = 240.0
 DTYPES: Final = ("auto", "bfloat16", "float16", "float32")
 QUANTIZATIONS: Final = ("auto", "none", "nf4", "int8")
 DEVICES: Final = ("auto", "cpu", "cuda")
+LOG_FORMATS: Final = ("text", "json")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+METRICS: Final = ("on", "open", "off")
+
+KEYS_NAME: Final = "FJARR_API_KEYS"
+DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
+"""How an entry of the keys gives a digest in place of the key."""
+
+ORIGIN: Final = re.compile(r"https?://[^/?#\s]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +64,16 @@ class Settings:
         kv_cache_tokens: How many tokens the key-value cache of a lane holds; None derives it from the memory.
         max_concurrent: How many requests generate at once; more wait.
         max_waiting: How many requests may wait before new ones are answered 429.
+        max_per_key: How many answers one key may have at once, waiting ones included; None sets no limit.
         request_timeout_s: How long a request may take, waiting included.
         heartbeat_s: After how much silence a stream sends a comment.
+        body_timeout_s: How long a client may take to send a request's body.
         drain_grace_s: How long requests in flight may go on after SIGTERM.
+        cors_origins: The origins whose pages may ask `/v1` from a browser; `*` is all.
+        metrics: `on` asks for an API key where `/v1` does, `open` asks nobody, `off` shows none.
+        are_prompts_logged: Whether prompts and answers are logged.
+        otlp_endpoint: Where traces go, as OpenTelemetry's own variables say it; None traces nothing.
+        otlp_protocol: How they travel; only `http/protobuf` is spoken.
         socket_fd: The listening socket that `start` hands over; None makes the server bind one itself.
     """
 
@@ -80,10 +97,19 @@ class Settings:
     kv_cache_tokens: int | None = None
     max_concurrent: int = 64
     max_waiting: int = 128
+    max_per_key: int | None = None
     max_body_bytes: int = 4 * 1024 * 1024
     request_timeout_s: float = 230.0
     heartbeat_s: float = 15.0
+    body_timeout_s: float = 30.0
     drain_grace_s: float = 25.0
+    cors_origins: tuple[str, ...] = ()
+    metrics: str = "on"
+    log_format: str = "text"
+    log_level: str = "info"
+    are_prompts_logged: bool = False
+    otlp_endpoint: str | None = None
+    otlp_protocol: str = "http/protobuf"
     socket_fd: int | None = None
     revision: str = ""
     replica: str = ""
@@ -119,6 +145,12 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     return settings
 
 
+def hide_keys(environ: MutableMapping[str, str], keys: tuple[ApiKey, ...]) -> None:
+    """Put the keys' digests where the keys stood, so that no process begun from now on is given them."""
+    if environ.get(KEYS_NAME):
+        environ[KEYS_NAME] = ",".join(f"{key.name}=sha256:{key.digest.hex()}" for key in keys)
+
+
 def digest_of(key: str) -> bytes:
     """Return the digest under which a key is kept and compared."""
     return sha256(key.encode()).digest()
@@ -141,7 +173,10 @@ def _parse_keys(text: str) -> tuple[ApiKey, ...]:
             raise ValueError(
                 f"entry {len(keys) + 1} has an empty name or key; entries are name=key, or a bare key"
             )
-        keys.append(ApiKey(name.strip(), digest_of(key.strip())))
+        digest = DIGEST.fullmatch(key.strip())
+        keys.append(
+            ApiKey(name.strip(), bytes.fromhex(digest.group(1)) if digest else digest_of(key.strip()))
+        )
     names = [key.name for key in keys]
     if len(set(names)) != len(names):
         raise ValueError("two keys have the same name (a bare key is named 'default')")
@@ -152,6 +187,16 @@ def _parse_switch(text: str) -> bool:
     if text not in {"on", "off"}:
         raise ValueError(f"{text!r} is neither 'on' nor 'off'")
     return text == "on"
+
+
+def _parse_origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin.strip().rstrip("/") for origin in text.split(",") if origin.strip())
+    for origin in origins:
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            raise ValueError(
+                f"{origin!r} is no origin; write https://host or http://host:port, parted by commas, or *"
+            )
+    return origins
 
 
 def _parse_template(text: str) -> str:
@@ -218,16 +263,23 @@ _READERS: Final[Mapping[str, _Reader]] = {
     "CONTAINER_APP_PORT": _Reader("port", _whole(1, 65535), "the port that the platform gave this replica"),
     "CONTAINER_APP_REVISION": _Reader("revision", _optional_text, "the revision that this replica is of"),
     "CONTAINER_APP_REPLICA_NAME": _Reader("replica", _optional_text, "this replica's name"),
+    # OpenTelemetry's own; the more special one comes last and has the last word. The rest of them, such as
+    # OTEL_SERVICE_NAME and OTEL_EXPORTER_OTLP_HEADERS, its library reads by itself.
+    "OTEL_EXPORTER_OTLP_PROTOCOL": _Reader("otlp_protocol", _optional_text, "how traces travel"),
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": _Reader("otlp_protocol", _optional_text, "how traces travel"),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": _Reader("otlp_endpoint", _optional_text, "where all telemetry goes"),
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": _Reader("otlp_endpoint", _optional_text, "where traces go"),
     "FJARR_MOUNT": _Reader("mount", Path, "where the share is mounted; `/mount`"),
     "FJARR_RELEASE": _Reader(
         "release", _optional_text, "the release that runs, as `CURRENT` named it at the start"
     ),
     "FJARR_HOST": _Reader("host", _optional_text, "the address to listen on; `0.0.0.0`"),
     "FJARR_PORT": _Reader("port", _whole(1, 65535), "the port to listen on; the platform's, else 7860"),
-    "FJARR_API_KEYS": _Reader(
+    KEYS_NAME: _Reader(
         "api_keys",
         _parse_keys,
-        "`name=key` entries, parted by commas or new lines; a bare key is named `default`",
+        "`name=key` entries, parted by commas or new lines; a bare key is named `default`, and a key may be"
+        " given as its digest, `sha256:` and 64 hexadecimal digits",
     ),
     "FJARR_AUTH": _Reader("is_auth_on", _parse_switch, "`off` serves `/v1` without a key; `on`"),
     "FJARR_CHAT_SIGN_IN": _Reader(
@@ -280,6 +332,12 @@ _READERS: Final[Mapping[str, _Reader]] = {
     "FJARR_MAX_WAITING": _Reader(
         "max_waiting", _whole(0), "how many requests may wait before new ones are answered with 429; 128"
     ),
+    "FJARR_MAX_PER_KEY": _Reader(
+        "max_per_key",
+        _whole(1),
+        "how many answers one key may have at once, waiting ones included, before it is answered with 429; no"
+        " limit",
+    ),
     "FJARR_MAX_BODY_BYTES": _Reader("max_body_bytes", _whole(1024), "the largest request body; 4194304"),
     "FJARR_REQUEST_TIMEOUT_S": _Reader(
         "request_timeout_s",
@@ -291,8 +349,30 @@ _READERS: Final[Mapping[str, _Reader]] = {
         _seconds(0.05, INGRESS_LIMIT_S - 1),
         "after how much silence a stream sends a comment; 15",
     ),
+    "FJARR_BODY_TIMEOUT_S": _Reader(
+        "body_timeout_s", _seconds(0.05, INGRESS_LIMIT_S - 1), "how long a client may take to send a body; 30"
+    ),
     "FJARR_DRAIN_GRACE_S": _Reader(
         "drain_grace_s", _seconds(0, 600), "how long requests in flight may go on after SIGTERM; 25"
+    ),
+    "FJARR_CORS_ORIGINS": _Reader(
+        "cors_origins",
+        _parse_origins,
+        "the origins whose pages may ask `/v1` from a browser, parted by commas, or `*` for all; none",
+    ),
+    "FJARR_METRICS": _Reader(
+        "metrics",
+        _one_of(METRICS),
+        "`on` serves `/metrics` to who has an API key, `open` to everybody, `off` to nobody; `on`",
+    ),
+    "FJARR_LOG_FORMAT": _Reader(
+        "log_format", _one_of(LOG_FORMATS), "`text`, or `json` for one object a line; `text`"
+    ),
+    "FJARR_LOG_LEVEL": _Reader(
+        "log_level", _one_of(LOG_LEVELS), "`debug`, `info`, `warning` or `error`; `info`"
+    ),
+    "FJARR_LOG_PROMPTS": _Reader(
+        "are_prompts_logged", _parse_switch, "`on` logs what is asked and what is answered; `off`"
     ),
     "FJARR_SOCKET_FD": _Reader(
         "socket_fd", _whole(3), "the listening socket that `start` hands over; not for users"

@@ -1,8 +1,8 @@
 """Keep the chat page behind a sign-in: one user name, any API key as the password.
 
-A session is a signed cookie. Its secret comes from the API keys, so that a session outlives a restart and
-holds on every replica, and ends when the keys are changed. Everything below the wrapped application is closed
-to strangers; nothing of it is asked whether it should be.
+A session is a signed cookie with the name of the key in it. Its secret comes from the API keys, so that a
+session outlives a restart and holds on every replica, and ends when the keys are changed. Everything below
+the wrapped application is closed to strangers; nothing of it is asked whether it should be.
 """
 
 from __future__ import annotations
@@ -47,17 +47,21 @@ class SignIn:
         elif scope["path"] == "/login":
             response = await self._sign_in(Request(scope, receive))
             await response(scope, receive, send)
-        elif self._is_signed_in(HTTPConnection(scope)):
+        elif (name := self._find_session(HTTPConnection(scope))) is not None:
+            scope.setdefault("state", {})["key_name"] = name
             await self._application(scope, receive, send)
         elif scope["type"] == "http":
             await _refuse(scope)(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})
 
-    def _is_signed_in(self, connection: HTTPConnection) -> bool:
-        expiry, _, signature = connection.cookies.get(COOKIE, "").partition(".")
-        is_ours = hmac.compare_digest(signature.encode(), self._sign(expiry).encode())
-        return is_ours and int(expiry) > time.time()
+    def _find_session(self, connection: HTTPConnection) -> str | None:
+        """Return the name of the key that the browser has signed in with, or None."""
+        said, _, signature = connection.cookies.get(COOKIE, "").rpartition(".")
+        if not hmac.compare_digest(signature.encode(), self._sign(said).encode()):
+            return None
+        expiry, _, name = said.partition(".")
+        return _decode(name) if int(expiry) > time.time() else None
 
     async def _sign_in(self, request: Request) -> Response:
         if request.method != "POST":
@@ -65,14 +69,14 @@ class SignIn:
         user, password = await _read_form(request)
         is_user = hmac.compare_digest(user.encode(), USER.encode())
         # Both are always looked at, so that the answer takes as long whichever is wrong.
-        is_key = self._keyring.find(password) is not None
-        if not (is_user and is_key):
+        name = self._keyring.find(password)
+        if not is_user or name is None:
             return HTMLResponse(sign_in_page(user or USER, is_wrong=True), 401)
-        expiry = str(int(time.time()) + SESSION_S)
+        said = f"{int(time.time()) + SESSION_S}.{_encode(name)}"
         response = RedirectResponse("/", 303)
         response.set_cookie(
             COOKIE,
-            f"{expiry}.{self._sign(expiry)}",
+            f"{said}.{self._sign(said)}",
             max_age=SESSION_S,
             httponly=True,
             secure=request.url.scheme == "https",
@@ -80,9 +84,17 @@ class SignIn:
         )
         return response
 
-    def _sign(self, expiry: str) -> str:
-        digest = hmac.new(self._secret, expiry.encode(), hashlib.sha256).digest()
+    def _sign(self, said: str) -> str:
+        digest = hmac.new(self._secret, said.encode(), hashlib.sha256).digest()
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def _encode(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
+
+
+def _decode(text: str) -> str:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
 
 
 async def _read_form(request: Request) -> tuple[str, str]:

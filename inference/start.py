@@ -26,12 +26,13 @@ sys.dont_write_bytecode = True
 
 from inference.engines import requirements_of  # noqa: E402 - after the switch above, which governs this import
 from inference.errors import SettingsError  # noqa: E402 - see above
-from inference.settings import Settings, load_settings  # noqa: E402 - see above
+from inference.settings import Settings, hide_keys, load_settings  # noqa: E402 - see above
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 BACKLOG: Final = 2048
+TRACING_FILE: Final = "requirements-tracing.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +68,24 @@ def main() -> NoReturn:
         listener = bind(settings)
     except OSError as error:
         _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", (), 1)
-    requirements = requirements_of(settings)
-    missing = find_missing(parse_requirements(requirements.read_text()))
+    # The server needs no key, only their digests, and pip neither. What follows inherits this environment.
+    hide_keys(os.environ, settings.api_keys)
+    files = files_of(settings)
+    missing = find_missing(parse_requirements("".join(path.read_text() for path in files)))
     if missing:
         _say(f"installing packages: {', '.join(missing)}")
         with StartingPage(listener):
-            exit_code = install(requirements)
+            exit_code = install(files)
         if exit_code:
-            _fail(f"pip could not install {requirements}; its reason stands above", (), 1)
+            names = ", ".join(str(path) for path in files)
+            _fail(f"pip could not install {names}; its reason stands above", (), 1)
     become_server(listener)
+
+
+def files_of(settings: Settings) -> tuple[Path, ...]:
+    """Return the files with what these settings need: the engine's, and tracing's where it is asked for."""
+    engine = requirements_of(settings)
+    return (engine,) if settings.otlp_endpoint is None else (engine, engine.with_name(TRACING_FILE))
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -103,10 +113,11 @@ def find_missing(requirements: tuple[Requirement, ...]) -> tuple[str, ...]:
     return tuple(requirement.name for requirement in requirements if not _is_installed(requirement))
 
 
-def install(requirements: Path) -> int:
+def install(files: tuple[Path, ...]) -> int:
     """Let pip install the requirements; its output is the log. Return its exit code."""
     command = [sys.executable, "-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check"]
-    command += ["--root-user-action=ignore", "--progress-bar=off", "-r", str(requirements)]
+    command += ["--root-user-action=ignore", "--progress-bar=off"]
+    command += [part for path in files for part in ("-r", str(path))]
     return subprocess.run(command, check=False).returncode
 
 

@@ -10,17 +10,21 @@ import httpx2 as httpx
 import pytest
 import uvicorn
 from playwright.sync_api import Page, expect, sync_playwright
+from starlette.requests import Request
 
-from inference.chat import Chat, Controls, answer, make_chat
+from inference.chat import Chat, Controls, _client_of, answer, make_chat
 from inference.codec import ByteCodec
 from inference.engine import Sampling
 from inference.engine_scripted import ScriptedEngine
+from inference.logs import PromptLog
 from inference.service import Limits, ServedModel, Service
 from inference.settings import ApiKey, Settings, digest_of
 from inference.web import ChatPage, Identity, make_application
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from inference.passage import Passage
 
 BASE, TUNED, END, KEY = "org/base", "tickets", 256, "secret-key"
 
@@ -78,6 +82,14 @@ async def test_the_chat_is_under_the_same_limits_as_the_api() -> None:
 
 
 @pytest.mark.parametrize(
+    ("state", "client"), [({"key_name": "ann"}, "chat:ann"), ({"key_name": "-"}, "chat"), ({}, "chat")]
+)
+def test_a_person_counts_as_a_key_of_their_own(state: dict[str, str], client: str) -> None:
+    request = gradio.Request(Request({"type": "http", "headers": [], "state": state}))
+    assert _client_of(request) == client
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/gradio_api/upload", "/gradio_api/file=/etc/passwd", "/gradio_api/proxy=http://x", "/monitoring",
@@ -93,11 +105,25 @@ async def test_what_the_page_does_not_use_is_not_there(path: str) -> None:
         assert (await client.get(path)).status_code == 404
 
 
+class Noting(PromptLog):
+    """Note as whom requests come."""
+
+    def __init__(self, clients: list[str]) -> None:
+        super().__init__()
+        self._clients = clients
+
+    def came(self, passage: Passage) -> None:
+        super().came(passage)
+        self._clients.append(passage.request.client)
+
+
 class Site:
     """The whole application on a port, on its own thread, with a scripted engine."""
 
     def __init__(self) -> None:
         self.service, self.engine = make_service()
+        self.clients: list[str] = []
+        self.service.observers.append(Noting(self.clients))
         settings = Settings(api_keys=(ApiKey("ann", digest_of(KEY)),))
         page = ChatPage(self.service)
         chat = make_chat(self.service, "20260101T000000Z-0123abcd", has_sign_in=True)
@@ -184,6 +210,7 @@ def test_a_person_talks_to_both_models_and_stops_one(site: Site, page: Page) -> 
     expect(page.locator("button.submit-button")).to_be_visible()
     site.wait_until_empty()
     assert site.engine.cancelled == [site.engine.requests[1].request_id]
+    assert set(site.clients) == {"chat:ann"}
 
 
 @pytest.mark.browser

@@ -128,7 +128,7 @@ def test_the_container_installs_nothing_else() -> None:
     # torch is the image's own there.
     assert {each.name for each in ours} == {
         "transformers", "peft", "accelerate", "safetensors", "gradio", "fastapi", "uvicorn", "pydantic",
-        "llguidance",
+        "llguidance", "prometheus_client",
     }  # fmt: skip
 
 
@@ -158,3 +158,45 @@ def test_what_is_missing_is_named() -> None:
 def test_a_requirement_that_cannot_be_read_is_an_error() -> None:
     with pytest.raises(ValueError, match="cannot read the requirement 'a~=1'"):
         parse_requirements("a~=1")
+
+
+def test_a_key_may_be_given_as_its_digest() -> None:
+    settings = load_settings({"FJARR_API_KEYS": f"ann=sha256:{digest_of('first').hex()}"})
+    assert settings.api_keys[0].digest == digest_of("first")
+
+
+def test_origins_are_exact() -> None:
+    settings = load_settings(
+        {"FJARR_API_KEYS": "k", "FJARR_CORS_ORIGINS": "https://a.example, http://localhost:3000/"}
+    )
+    assert settings.cors_origins == ("https://a.example", "http://localhost:3000")
+    assert load_settings({"FJARR_API_KEYS": "k", "FJARR_CORS_ORIGINS": "*"}).cors_origins == ("*",)
+
+
+@pytest.mark.parametrize("origin", ["a.example", "https://a.example/page", "https://", "ftp://a.example"])
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    (problem,) = problems_of({"FJARR_API_KEYS": "k", "FJARR_CORS_ORIGINS": origin})
+    assert problem == (
+        f"FJARR_CORS_ORIGINS: {origin.rstrip('/')!r} is no origin; write https://host or http://host:port,"
+        " parted by commas, or *"
+    )
+
+
+def test_the_watching_settings_are_read() -> None:
+    settings = load_settings(
+        {
+            "FJARR_API_KEYS": "k", "FJARR_MAX_PER_KEY": "8", "FJARR_METRICS": "open",
+            "FJARR_LOG_FORMAT": "json", "FJARR_LOG_LEVEL": "debug", "FJARR_LOG_PROMPTS": "on",
+            "FJARR_BODY_TIMEOUT_S": "5",
+        }
+    )  # fmt: skip
+    assert (settings.max_per_key, settings.metrics, settings.log_format) == (8, "open", "json")
+    assert (settings.log_level, settings.are_prompts_logged, settings.body_timeout_s) == ("debug", True, 5.0)
+
+
+def test_the_tracing_pins_are_the_extra_s() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    text = (ROOT / "inference" / "requirements-tracing.txt").read_text()
+    assert extras["tracing"] == [
+        f"{each.name}{each.operator}{each.version}" for each in parse_requirements(text)
+    ]

@@ -104,3 +104,28 @@ async def test_signing_out_forgets_the_session() -> None:
     await client.post("/login", data=RIGHT)
     await client.get("/logout")
     assert (await client.get("/")).status_code == 401
+
+
+async def test_who_has_signed_in_is_known_by_the_key_s_name() -> None:
+    seen: list[str] = []
+
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["state"]["key_name"])
+        await PlainTextResponse("")(scope, receive, send)
+
+    keys = (ApiKey("ann", digest_of("key-one")), ApiKey("bob.é", digest_of("key-two")))
+    for password in ("key-one", "key-two"):
+        transport = httpx.ASGITransport(SignIn(page, Keyring(keys)))
+        client = httpx.AsyncClient(transport=transport, base_url="http://chat")
+        await client.post("/login", data={"username": "fjarr", "password": password})
+        assert (await client.get("/")).status_code == 200
+    assert seen == ["ann", "bob.é"]
+
+
+async def test_a_session_s_name_cannot_be_changed() -> None:
+    client = browser()
+    await client.post("/login", data=RIGHT)
+    expiry, name, signature = client.cookies[COOKIE].split(".")
+    for named, status in ((name, 200), ("YW5u", 401)):
+        cookie = {"Cookie": f"{COOKIE}={expiry}.{named}.{signature}"}
+        assert (await browser().get("/", headers=cookie)).status_code == status
