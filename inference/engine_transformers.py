@@ -5,7 +5,7 @@ steps at once on the same cores or the same card would each take more than twice
 on an event and costs nothing.
 
 The manager works in a thread of its own; its results come to the event loop by the handlers that `submit`
-registers.
+registers. A request with a grammar goes there once the grammar is compiled, in yet another thread.
 
 Source: transformers 5.23, `generation/continuous_batching/continuous_api.py`. The parts of it that are not
 public, and that this module relies on, are `_generation_step`, `_wake_up_loop`, `logit_processor` and
@@ -21,7 +21,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
@@ -30,12 +30,13 @@ from transformers.generation.continuous_batching.continuous_api import Backgroun
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
 from inference import attention
+from inference.constraint import Vocabulary
 from inference.engine import Ability, EngineStats, GenerationRequest, Increment, TokenStream
 from inference.errors import EngineError
 from inference.hardware import PAGE_TOKENS, CacheSize, look, size_cache
 from inference.loading import LoadedModel, bytes_per_cached_token, load_models, serve
 from inference.packing import can_pack, pack
-from inference.sampling import SAMPLING_KEY, RowSampler
+from inference.sampling import ROW_KEY, Row, RowSampler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 LOGGER: Final = logging.getLogger(__name__)
 STOP_PATIENCE_S: Final = 10.0
-ABILITIES: Final[frozenset[Ability]] = frozenset()
+ABILITIES: Final[frozenset[Ability]] = frozenset(get_args(Ability))
 
 
 def start_engine(
@@ -68,7 +69,8 @@ def start_engine(
     served = tuple(
         serve(model.name, model.parent, model.tokenizer, model.end_token_ids, settings) for model in models
     )
-    return TransformersEngine(models, cache, settings.max_concurrent), served
+    engine = TransformersEngine(models, cache, settings.max_concurrent, settings.max_context_tokens)
+    return engine, served
 
 
 class TransformersEngine:
@@ -78,11 +80,19 @@ class TransformersEngine:
         models: What to serve; their trees may share tensors.
         cache: The size of each lane's key-value cache.
         max_concurrent: The most requests in one step of a lane.
+        max_context_tokens: The most tokens of a prompt and its answer, if there is to be a limit.
     """
 
-    def __init__(self, models: Sequence[LoadedModel], cache: CacheSize, max_concurrent: int) -> None:
+    def __init__(
+        self,
+        models: Sequence[LoadedModel],
+        cache: CacheSize,
+        max_concurrent: int,
+        max_context_tokens: int | None = None,
+    ) -> None:
         turn = threading.Lock()
         self._lanes = {model.name: _Lane(model, cache, max_concurrent, turn) for model in models}
+        self._max_context_tokens = max_context_tokens
         self._is_closed = False
 
     @property
@@ -96,8 +106,9 @@ class TransformersEngine:
         return not self._is_closed and all(lane.is_alive for lane in self._lanes.values())
 
     def context_tokens(self, model: str) -> int:
-        """Return what the model knows and its lane's cache can hold, whichever is less."""
-        return self._lanes[model].context_tokens
+        """Return what the model knows, its lane's cache can hold or the settings allow: the least of them."""
+        tokens = self._lanes[model].context_tokens
+        return tokens if self._max_context_tokens is None else min(tokens, self._max_context_tokens)
 
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Hand a request to its model's lane."""
@@ -118,6 +129,7 @@ class TransformersEngine:
         await asyncio.gather(*(asyncio.to_thread(lane.stop) for lane in self._lanes.values()))
         for lane in self._lanes.values():
             lane.fail_open_requests("the engine has stopped")
+            await lane.finish_compiling()
 
 
 class _TurnTakingManager(ContinuousBatchingManager):  # type: ignore[misc]  # transformers publishes no types
@@ -135,6 +147,7 @@ class _TurnTakingManager(ContinuousBatchingManager):  # type: ignore[misc]  # tr
 @dataclass(slots=True)
 class _OpenRequest:
     stream: TokenStream
+    row: Row
     delivered: int = 0
 
 
@@ -146,7 +159,10 @@ class _Lane:
         self.generated_tokens = 0
         self.open: dict[str, _OpenRequest] = {}
         self._numbers = itertools.count()
+        self._compiling: set[asyncio.Task[None]] = set()
         self._end_token_ids = model.end_token_ids
+        width = model.network.config.get_text_config().vocab_size
+        self._vocabulary = Vocabulary(model.tokenizer, model.end_token_ids, width)
         self._manager = _make_manager(model, cache, max_concurrent, turn)
         self._manager.start()
 
@@ -158,20 +174,44 @@ class _Lane:
         # Clients choose the ids of their requests, so two may be the same.
         request_id = f"{request.request_id}-{next(self._numbers)}"
         stream = TokenStream(lambda: self._cancel(request_id))
-        self.open[request_id] = _OpenRequest(stream)
+        row = Row(request)
+        self.open[request_id] = _OpenRequest(stream, row)
+        if request.grammar is not None:
+            task = asyncio.get_running_loop().create_task(self._compile(request_id, row, request.grammar))
+            self._compiling.add(task)
+            task.add_done_callback(self._compiling.discard)
+            return stream
+        try:
+            self._add(request_id, row)
+        except EngineError:
+            self._forget(request_id)
+            raise
+        return stream
+
+    async def _compile(self, request_id: str, row: Row, grammar: str) -> None:
+        """Hand a request to the manager once its grammar is compiled, unless it has ended meanwhile."""
+        try:
+            row.constraint = await asyncio.to_thread(self._vocabulary.constrain, grammar)
+            if request_id in self.open:
+                self._add(request_id, row)
+        except EngineError as error:
+            self._fail(request_id, error)
+        except Exception as error:
+            LOGGER.exception("request %s failed in the engine", request_id)
+            self._fail(request_id, EngineError(f"the engine failed: {error}"))
+
+    def _add(self, request_id: str, row: Row) -> None:
         self._manager.register_result_handler(request_id, self._deliver)
         accepted = self._manager.add_request(
-            list(request.prompt_token_ids),
+            list(row.request.prompt_token_ids),
             request_id=request_id,
-            max_new_tokens=request.max_new_tokens,
+            max_new_tokens=row.request.max_new_tokens,
             streaming=True,
             eos_token_id=sorted(self._end_token_ids),
-            **{SAMPLING_KEY: request.sampling},
+            **{ROW_KEY: row},
         )
         if accepted is None:
-            self._forget(request_id)
             raise EngineError("the engine has stopped")
-        return stream
 
     def stop(self) -> None:
         # The manager's own `stop` also collects garbage, twice, which takes seconds and serves no purpose
@@ -182,7 +222,15 @@ class _Lane:
 
     def fail_open_requests(self, reason: str) -> None:
         for request_id in list(self.open):
-            self.open[request_id].stream.fail(EngineError(reason))
+            self._fail(request_id, EngineError(reason))
+
+    async def finish_compiling(self) -> None:
+        """Wait for grammars that are being compiled, though nobody needs them any more."""
+        await asyncio.gather(*self._compiling)
+
+    def _fail(self, request_id: str, error: EngineError) -> None:
+        if request_id in self.open:
+            self.open[request_id].stream.fail(error)
             self._forget(request_id)
 
     def _cancel(self, request_id: str) -> None:
@@ -201,16 +249,21 @@ class _Lane:
         if request is None:
             return
         tokens = tuple(output.generated_tokens[request.delivered :])
+        logprobs = tuple(request.row.logprobs[request.delivered : request.delivered + len(tokens)])
         request.delivered += len(tokens)
         self.generated_tokens += len(tokens)
-        if output.status == RequestStatus.FAILED:
+        if request.row.error is not None:
+            LOGGER.error("request %s failed in the engine: %s", output.request_id, request.row.error)
+            self._fail(output.request_id, request.row.error)
+            self._manager.cancel_request(output.request_id)
+        elif output.status == RequestStatus.FAILED:
             LOGGER.error("request %s failed in the engine: %s", output.request_id, output.error)
             request.stream.fail(EngineError(f"the engine failed: {output.error}"))
         elif output.is_finished():
             ended = bool(output.generated_tokens) and output.generated_tokens[-1] in self._end_token_ids
-            request.stream.push(Increment(tokens, "stop" if ended else "length"))
+            request.stream.push(Increment(tokens, "stop" if ended else "length", logprobs))
         elif tokens:
-            request.stream.push(Increment(tokens))
+            request.stream.push(Increment(tokens, None, logprobs))
         if output.is_finished():
             self.open.pop(output.request_id, None)
 

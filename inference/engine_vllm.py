@@ -1,7 +1,8 @@
 """Generate with vLLM: its asynchronous engine here, its scheduler and its workers in processes of their own.
 
 One engine serves the base and, beside it in the same batch, the adapter. vLLM takes token ids and gives token
-ids; it has no tokenizer here.
+ids; its own tokenizer is there for the grammars alone. Where an answer is held to a grammar, vLLM's
+log-probabilities are those among the tokens that the grammar allows.
 
 Source: vLLM 0.32, `v1/engine/async_llm.py`, `engine/arg_utils.py`, `sampling_params.py`, and for the CPU
 `platforms/cpu.py`, `utils/ompmultiprocessing.py` and `lora/punica_wrapper/punica_cpu.py`.
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -23,7 +25,7 @@ from inference.engine import (
     FinishReason,
     GenerationRequest,
     Increment,
-    Sampling,
+    TokenLogprobs,
     TokenStream,
 )
 from inference.errors import EngineError, LoadError
@@ -41,7 +43,8 @@ from inference.weights import ADAPTER_WEIGHTS, read_shapes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from vllm import SamplingParams
+    from vllm import CompletionOutput, SamplingParams
+    from vllm.logprobs import Logprob
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -60,7 +63,10 @@ CPU_BLOCK_TOKENS: Final = 128
 
 CLOSE_PATIENCE_S: Final = 5.0
 
-ABILITIES: Final[frozenset[Ability]] = frozenset()
+ABILITIES: Final[frozenset[Ability]] = frozenset(get_args(Ability))
+
+MOST_LOGPROBS: Final = 20
+"""How many of the likeliest tokens a request may ask to be told; what OpenAI's API allows."""
 
 FINISH_REASONS: Final[Mapping[str, FinishReason]] = MappingProxyType({"stop": "stop", "length": "length"})
 
@@ -149,13 +155,14 @@ def engine_options(
     limit = -1 if settings.max_context_tokens is None else min(settings.max_context_tokens, positions)
     options: dict[str, Any] = {
         "model": weights.base.source,
-        "skip_tokenizer_init": True,
         "trust_remote_code": False,
         "dtype": placement.dtype,
         "quantization": "bitsandbytes" if is_quantized else None,
         "load_format": "bitsandbytes" if is_quantized else "safetensors",
         "max_model_len": limit,
         "max_num_seqs": settings.max_concurrent,
+        "max_logprobs": MOST_LOGPROBS,
+        "structured_outputs_config": {"backend": "guidance"},
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
@@ -253,34 +260,65 @@ class VllmEngine:
         try:
             async for output in outputs:
                 (completion,) = output.outputs
-                self._deliver(tuple(completion.token_ids), completion.finish_reason, stream)
+                self._deliver(completion, request.top_logprobs, stream)
         except Exception as error:
             LOGGER.exception("request %s failed in the engine", request.request_id)
             stream.fail(EngineError(f"the engine failed: {error}"))
         stream.fail(EngineError("the engine ended the request without a reason"))
 
-    def _deliver(self, tokens: tuple[int, ...], reason: str | None, stream: TokenStream) -> None:
+    def _deliver(self, completion: CompletionOutput, top_logprobs: int | None, stream: TokenStream) -> None:
+        tokens, reason = tuple(completion.token_ids), completion.finish_reason
         self._generated_tokens += len(tokens)
+        logprobs = read_logprobs(tokens, completion.logprobs or (), top_logprobs)
         if reason is None:
-            stream.push(Increment(tokens))
+            stream.push(Increment(tokens, None, logprobs))
         elif reason in FINISH_REASONS:
-            stream.push(Increment(tokens, FINISH_REASONS[reason]))
+            stream.push(Increment(tokens, FINISH_REASONS[reason], logprobs))
         else:
             stream.fail(EngineError(f"the engine ended the request: {reason}"))
+
+
+def read_logprobs(
+    tokens: Sequence[int], steps: Sequence[Mapping[int, Logprob]], count: int | None
+) -> tuple[TokenLogprobs, ...]:
+    """Return what vLLM tells of each token and of so many of the likeliest; nothing if none were asked for.
+
+    A grammar leaves minus infinity to what it forbids; those are no news, and no JSON.
+    """
+    if count is None:
+        return ()
+    told = []
+    for token, step in zip(tokens, steps, strict=True):
+        # The token that was taken is told as well, wherever it stands.
+        ranked = sorted(step.items(), key=lambda item: item[1].rank or 0)[:count]
+        top = tuple((token_id, known.logprob) for token_id, known in ranked if math.isfinite(known.logprob))
+        told.append(TokenLogprobs(step[token].logprob, top))
+    return tuple(told)
 
 
 def sampling_parameters(request: GenerationRequest, ends: frozenset[int]) -> SamplingParams:
     """Say a request's sampling in vLLM's words. The tokens that end a text are ours alone to say."""
     from vllm import SamplingParams  # noqa: PLC0415 - takes seconds, and only this engine has it
-    from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415 - see above
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams  # noqa: PLC0415 - see above
 
-    sampling = Sampling(0.0) if request.sampling.is_greedy else request.sampling
+    sampling = request.sampling
+    if sampling.is_greedy:
+        sampling = replace(sampling, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
+    grammar = request.grammar
     return SamplingParams(
         max_tokens=request.max_new_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         min_p=sampling.min_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        logit_bias=dict(sampling.logit_bias) or None,
+        # vLLM takes -1 for none, and torch no more than 64 bits.
+        seed=None if sampling.seed is None else sampling.seed % 2**63,
+        logprobs=request.top_logprobs,
+        structured_outputs=None if grammar is None else StructuredOutputsParams(grammar=grammar),
         stop_token_ids=sorted(ends),
         ignore_eos=True,
         detokenize=False,

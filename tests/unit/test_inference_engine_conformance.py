@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import multiprocessing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
+import jsonschema
 import pytest
 import pytest_asyncio
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from inference.engine import Engine, GenerationRequest, Increment, Sampling, TokenStream
+from inference.engine import Ability, Engine, GenerationRequest, Increment, Sampling, TokenStream
 from inference.engine_scripted import ScriptedEngine
 from inference.engines import start_engine
 from inference.errors import EngineError
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 BASE, TUNED = "org/tiny", "mine"
 END_TOKENS = (0, 1, 2, 3)
 ENDLESS = 400
-VOCABULARY, CONTEXT, MAX_CONCURRENT = 256, 512, 8
+SYMBOLS = sorted(pre_tokenizers.ByteLevel.alphabet())
+VOCABULARY, CONTEXT, MAX_CONCURRENT = len(END_TOKENS) + len(SYMBOLS), 512, 8
 GREEDY = Sampling(0.0)
 PATIENCE_S = 60.0
 
@@ -63,9 +66,14 @@ ENGINES = [
 
 
 class Bench(Protocol):
-    """Hold an engine, and know what it must say."""
+    """Hold an engine, and know what it must say.
+
+    Attributes:
+        heeds: What of a request it really goes by.
+    """
 
     engine: Engine
+    heeds: frozenset[Ability]
 
     def prepare(self, prompt: Sequence[int], model: str, count: int) -> None:
         """Get ready for a request to come."""
@@ -91,6 +99,7 @@ class ScriptedBench:
     """Play answers that follow from the prompt."""
 
     engine: ScriptedEngine
+    heeds: frozenset[Ability] = frozenset()
 
     def prepare(self, prompt: Sequence[int], model: str, count: int) -> None:
         self.engine.play(*((token,) for token in self.expect(prompt, model, count).token_ids))
@@ -118,6 +127,7 @@ class RealBench:
     """Ask transformers and PEFT what the answer is."""
 
     engine: Engine
+    heeds: frozenset[Ability]
     networks: dict[str, Any]
     count_inside: Callable[[], int]
     crash: Callable[[], None]
@@ -150,6 +160,20 @@ def cut(tokens: Sequence[int]) -> Increment:
     return Increment(tuple(tokens), "length")
 
 
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One whose tokens are bytes, so that whatever a grammar asks for can be spelled."""
+    ends = [f"<end{token}>" for token in END_TOKENS]
+    names = [*ends, *SYMBOLS]
+    backend = Tokenizer(models.BPE(vocab={name: index for index, name in enumerate(names)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(ends)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=ends[0])
+
+
+TOKENIZER = make_tokenizer()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def quiet_machine() -> Iterator[None]:
     """One thread: tensors this small are slower with more, and much slower on a busy machine."""
@@ -163,7 +187,8 @@ def quiet_machine() -> Iterator[None]:
 def mount(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A share with a tiny base, and an adapter with random values."""
     mount = tmp_path_factory.mktemp("mount")
-    torch.manual_seed(0)
+    # A seed whose network has both answers that end soon and answers that never do.
+    torch.manual_seed(4)
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=CONTEXT,
@@ -172,9 +197,7 @@ def mount(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = mount / "model-cache" / BASE
     network = LlamaForCausalLM(config)
     network.save_pretrained(folder)
-    words = {f"t{index}": index for index in range(VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(vocab=words, unk_token="t0"))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="t0").save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
     lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     tuned = get_peft_model(network, lora)
     for key, parameter in tuned.named_parameters():
@@ -224,7 +247,7 @@ def inspect_vllm(engine: Any, networks: dict[str, Any]) -> RealBench:
             process.kill()
 
     count_inside = engine._llm.output_processor.get_num_unfinished_requests
-    return RealBench(engine, networks, count_inside, kill, lambda: None)
+    return RealBench(engine, engine.abilities, networks, count_inside, kill, lambda: None)
 
 
 def inspect_transformers(engine: Any, networks: dict[str, Any]) -> RealBench:
@@ -244,7 +267,7 @@ def inspect_transformers(engine: Any, networks: dict[str, Any]) -> RealBench:
     def join() -> None:
         managers[0].join(0.0, timeout=PATIENCE_S)
 
-    return RealBench(engine, networks, count_inside, break_steps, join)
+    return RealBench(engine, engine.abilities, networks, count_inside, break_steps, join)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -274,10 +297,16 @@ NUMBERS = itertools.count()
 
 
 def ask(
-    bench: Bench, prompt: Sequence[int], model: str = BASE, count: int = 12, sampling: Sampling = GREEDY
+    bench: Bench,
+    prompt: Sequence[int],
+    model: str = BASE,
+    count: int = 12,
+    sampling: Sampling = GREEDY,
+    **asked: Any,
 ) -> TokenStream:
     bench.prepare(prompt, model, count)
-    request = GenerationRequest(f"r{next(NUMBERS)}", model, tuple(prompt), count, sampling)
+    request = GenerationRequest(f"r{next(NUMBERS)}", model, tuple(prompt), count, sampling, **asked)
+    assert request.needs <= bench.engine.abilities
     return bench.engine.submit(request)
 
 
@@ -290,7 +319,41 @@ async def read(stream: TokenStream) -> Increment:
 def add_up(increments: Sequence[Increment]) -> Increment:
     assert all(increment.finish_reason is None for increment in increments[:-1])
     tokens = (token for increment in increments for token in increment.token_ids)
-    return Increment(tuple(tokens), increments[-1].finish_reason)
+    logprobs = (told for increment in increments for told in increment.logprobs)
+    return Increment(tuple(tokens), increments[-1].finish_reason, tuple(logprobs))
+
+
+def require(bench: Bench, *abilities: Ability) -> RealBench:
+    """Skip a test of what an engine does not do."""
+    missing = set(abilities) - bench.heeds
+    if missing or not isinstance(bench, RealBench):
+        pytest.skip(f"it heeds no {', '.join(sorted(missing))}")
+    return bench
+
+
+def scores_after(bench: RealBench, tokens: Sequence[int]) -> torch.Tensor:
+    """The base's own scores for what follows each of some tokens (tokens, vocabulary)."""
+    with torch.no_grad():
+        scores: torch.Tensor = bench.networks[BASE](torch.tensor([list(tokens)])).logits[0].float()
+    return scores
+
+
+def answer_by_hand(
+    bench: RealBench, prompt: Sequence[int], sampling: Sampling, count: int
+) -> tuple[int, ...]:
+    """Take the likeliest token after bias and penalties, one after the other."""
+    answer: list[int] = []
+    while len(answer) < count and not set(answer) & set(END_TOKENS):
+        scores = scores_after(bench, [*prompt, *answer])[-1]
+        for token, bias in sampling.logit_bias:
+            scores[token] += bias
+        for token in {*prompt, *answer}:
+            rate = sampling.repetition_penalty
+            scores[token] = scores[token] / rate if scores[token] > 0 else scores[token] * rate
+        for token in set(answer):
+            scores[token] -= sampling.presence_penalty + sampling.frequency_penalty * answer.count(token)
+        answer.append(int(scores.argmax()))
+    return tuple(answer)
 
 
 def prompts(count: int) -> list[tuple[int, ...]]:
@@ -314,7 +377,10 @@ def ending_prompt(bench: Bench) -> tuple[int, ...]:
 def prompt_whose(bench: Bench, is_right: Callable[[Increment], bool]) -> tuple[int, ...]:
     candidates = tuple((token, 9, 10) for token in range(8, 40))
     answers = bench.expect_many(candidates, ENDLESS)
-    return next(prompt for prompt, answer in zip(candidates, answers, strict=True) if is_right(answer))
+    for prompt, answer in zip(candidates, answers, strict=True):
+        if is_right(answer):
+            return prompt
+    pytest.fail("the network has no such answer: take another seed for it")
 
 
 async def test_greedy_answers_are_those_of_generate_alone_and_together(bench: Bench) -> None:
@@ -427,6 +493,200 @@ async def test_greedy_stays_greedy_beside_sampled_requests(bench: Bench) -> None
 async def test_a_narrow_choice_is_the_greedy_one(bench: Bench, sampling: Sampling) -> None:
     prompt = prompts(3)[2]
     assert await read(ask(bench, prompt, sampling=sampling)) == bench.expect(prompt, BASE, 12)
+
+
+async def test_it_says_what_it_can_do(bench: Bench) -> None:
+    assert bench.engine.abilities == frozenset(get_args(Ability))
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(1.5), Sampling(1.5, top_p=0.9), Sampling(1.5, top_k=20), Sampling(1.5, min_p=0.01)],
+    ids=["temperature", "top_p", "top_k", "min_p"],
+)
+async def test_a_seed_gives_the_same_answer_alone_and_in_a_full_batch(
+    bench: Bench, sampling: Sampling
+) -> None:
+    require(bench, "seed")
+    prompt, *others = prompts(MAX_CONCURRENT)
+    seeded = replace(sampling, seed=2**40 + 5)
+    alone = await read(ask(bench, prompt, count=20, sampling=seeded))
+    assert await read(ask(bench, prompt, count=20, sampling=seeded)) == alone
+    ways = itertools.cycle([GREEDY, sampling, replace(sampling, seed=6), Sampling(0.7, 0.5)])
+    company = [ask(bench, other, count=40, sampling=way) for other, way in zip(others, ways, strict=False)]
+    assert await read(ask(bench, prompt, count=20, sampling=seeded)) == alone
+    for stream in company:
+        await read(stream)
+    different = [
+        await read(ask(bench, prompt, count=20, sampling=replace(seeded, seed=n))) for n in (0, -1, 7)
+    ]
+    assert len({alone, *different}) == 4
+
+
+async def test_no_seed_gives_different_answers(bench: Bench) -> None:
+    require(bench, "seed")
+    answers = [await read(ask(bench, prompts(1)[0], sampling=Sampling(1.5), count=20)) for _ in range(3)]
+    assert len(set(answers)) > 1
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(0.0, presence_penalty=2.0),
+        Sampling(0.0, frequency_penalty=0.6),
+        Sampling(0.0, presence_penalty=-2.0),
+        Sampling(0.0, repetition_penalty=1.7),
+        Sampling(1.0, top_k=1, presence_penalty=0.5, frequency_penalty=1.0, repetition_penalty=1.2),
+    ],
+    ids=["presence", "frequency", "negative", "repetition", "all"],
+)
+async def test_penalties_are_those_worked_out_by_hand(bench: Bench, sampling: Sampling) -> None:
+    real = require(bench, "penalties")
+    prompt, expected = prompt_that_is_changed(real, sampling)
+    beside = [ask(bench, other) for other in prompts(3)]
+    assert (await read(ask(bench, prompt, sampling=sampling, count=16))).token_ids == expected
+    assert [await read(each) for each in beside] == [bench.expect(other, BASE, 12) for other in prompts(3)]
+
+
+async def test_a_bias_moves_tokens_into_and_out_of_an_answer(bench: Bench) -> None:
+    real = require(bench, "logit_bias")
+    prompt = endless_prompt(bench)
+    first = bench.expect(prompt, BASE, 2).token_ids[0]
+    banned = Sampling(0.0, logit_bias=((first, -100.0),))
+    answer = await read(ask(bench, prompt, sampling=banned, count=16))
+    assert answer.token_ids == answer_by_hand(real, prompt, banned, 16)
+    assert first not in answer.token_ids
+    forced = Sampling(1.0, logit_bias=((77, 100.0), (first, -1.0)))
+    assert (await read(ask(bench, prompt, sampling=forced, count=5))).token_ids == (77,) * 5
+
+
+def prompt_that_is_changed(bench: RealBench, sampling: Sampling) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Find a prompt whose answer is another one with this sampling; return both."""
+    for token in range(8, 40):
+        prompt = (token, 9, 10, token, 9)
+        changed = answer_by_hand(bench, prompt, sampling, 16)
+        if changed != bench.expect(prompt, BASE, 16).token_ids:
+            return prompt, changed
+    pytest.fail("the penalties change nothing")
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 20])
+async def test_logprobs_are_those_of_the_plain_network(bench: Bench, count: int) -> None:
+    real = require(bench, "logprobs")
+    prompt, other = prompts(4)[2:]
+    ways = [
+        GREEDY,
+        Sampling(1.5, 0.8),
+        Sampling(0.0, presence_penalty=2.0, repetition_penalty=1.5, logit_bias=((9, 3.0),)),
+    ]
+    silent = ask(bench, other)
+    streams = [ask(bench, prompt, sampling=sampling, top_logprobs=count) for sampling in ways]
+    for answer in [await read(stream) for stream in streams]:
+        scores = scores_after(real, [*prompt, *answer.token_ids])[len(prompt) - 1 : -1]
+        expected = torch.log_softmax(scores, dim=-1)
+        assert len(answer.logprobs) == len(answer.token_ids)
+        for token, told, logprobs in zip(answer.token_ids, answer.logprobs, expected, strict=True):
+            assert told.chosen == pytest.approx(logprobs[token].item(), abs=1e-3)
+            values = [value for _, value in told.top]
+            assert values == pytest.approx(logprobs.topk(count).values.tolist(), abs=1e-3)
+            assert values == sorted(values, reverse=True)
+            assert values == pytest.approx([logprobs[top].item() for top, _ in told.top], abs=1e-3)
+            assert len({top for top, _ in told.top}) == count
+    assert (await read(silent)) == bench.expect(other, BASE, 12)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "category": {"enum": ["billing", "bug", "other"]},
+        "count": {"type": "integer", "minimum": 0, "maximum": 999},
+        "tags": {"type": "array", "items": {"type": "string", "maxLength": 4}, "minItems": 1, "maxItems": 2},
+        "urgent": {"type": "boolean"},
+    },
+    "required": ["category", "count", "tags", "urgent"],
+    "additionalProperties": False,
+}
+# Whitespace without end is still JSON, and a random network may like it.
+JSON_GRAMMAR = "start: %json " + json.dumps(SCHEMA | {"x-guidance": {"whitespace_flexible": False}})
+CHOICES = ("low", "lower", "high", "\u00e4rgerlich")
+CHOICE_GRAMMAR = "start: " + " | ".join(f'"{choice}"' for choice in CHOICES)
+WAYS = [GREEDY, Sampling(1.5), Sampling(1.0, 0.5), Sampling(2.0, top_k=5), Sampling(1.0, min_p=0.3, seed=3)]
+
+
+def text_of(answer: Increment) -> str:
+    """The text of an answer that ended by itself."""
+    assert answer.finish_reason == "stop"
+    assert answer.token_ids[-1] in END_TOKENS
+    return str(TOKENIZER.decode(answer.token_ids[:-1]))
+
+
+@pytest.mark.parametrize("model", [BASE, TUNED])
+async def test_json_is_what_its_schema_says_alone_and_beside_free_requests(bench: Bench, model: str) -> None:
+    require(bench, "grammar")
+    alone = [
+        await read(ask(bench, prompts(1)[0], model, 200, sampling, grammar=JSON_GRAMMAR)) for sampling in WAYS
+    ]
+    free = [ask(bench, prompt) for prompt in prompts(3)]
+    streams = [
+        ask(bench, prompt, model, 200, sampling, grammar=JSON_GRAMMAR)
+        for prompt, sampling in itertools.product(prompts(2), WAYS)
+    ]
+    together = await asyncio.gather(*map(read, streams))
+    for answer in (*alone, *together):
+        jsonschema.validate(json.loads(text_of(answer)), SCHEMA)
+    assert [await read(each) for each in free] == [bench.expect(prompt, BASE, 12) for prompt in prompts(3)]
+
+
+async def test_a_choice_is_one_of_the_choices(bench: Bench) -> None:
+    require(bench, "grammar")
+    cases = itertools.product(prompts(4), WAYS)
+    streams = [
+        ask(bench, prompt, count=40, sampling=sampling, grammar=CHOICE_GRAMMAR) for prompt, sampling in cases
+    ]
+    texts = {text_of(answer) for answer in await asyncio.gather(*map(read, streams))}
+    assert texts <= set(CHOICES)
+    assert len(texts) > 1
+
+
+async def test_a_grammar_that_is_cut_off_ends_with_length(bench: Bench) -> None:
+    require(bench, "grammar")
+    answer = await read(ask(bench, prompts(1)[0], count=8, grammar=JSON_GRAMMAR))
+    assert answer.finish_reason == "length"
+    assert TOKENIZER.decode(answer.token_ids) == '{"catego'
+
+
+async def test_a_grammar_that_makes_no_sense_fails_its_own_request_alone(bench: Bench) -> None:
+    require(bench, "grammar")
+    beside = ask(bench, prompts(1)[0])
+    with pytest.raises(EngineError):
+        await read(ask(bench, prompts(2)[1], grammar="start: %json {"))
+    assert await read(beside) == bench.expect(prompts(1)[0], BASE, 12)
+    assert bench.engine.is_alive
+
+
+async def test_a_request_with_a_grammar_can_be_cancelled_before_it_begins(bench: Bench) -> None:
+    require(bench, "grammar")
+    stream = ask(bench, prompts(1)[0], count=ENDLESS, grammar=JSON_GRAMMAR)
+    assert bench.engine.stats().running == 1
+    stream.cancel()
+    assert bench.engine.stats().running == 0
+    assert [increment async for increment in stream] == []
+    await read(ask(bench, prompts(1)[0], count=3, grammar=CHOICE_GRAMMAR))
+
+
+async def test_everything_at_once(bench: Bench) -> None:
+    require(bench, *get_args(Ability))
+    sampling = Sampling(
+        1.3, 0.95, presence_penalty=0.5, frequency_penalty=0.5, repetition_penalty=1.1,
+        logit_bias=((TOKENIZER.convert_tokens_to_ids("9"), 100.0),), seed=1,
+    )  # fmt: skip
+    first, second = [
+        await read(ask(bench, prompts(1)[0], BASE, 200, sampling, top_logprobs=3, grammar=JSON_GRAMMAR))
+        for _ in range(2)
+    ]
+    assert first.token_ids == second.token_ids
+    assert len(first.logprobs) == len(first.token_ids)
+    assert json.loads(text_of(first))["count"] in {9, 99, 999}
 
 
 async def test_two_requests_of_one_name_are_two(bench: Bench) -> None:
