@@ -349,7 +349,7 @@ def _route_of(scope: Scope) -> str:
     path: str = scope["path"]
     if path in KNOWN_PATHS:
         return path
-    route = scope.get("route")
+    route: Any = scope.get("route")
     # A mount has a path too, and is what matched where nothing below it did.
     is_known = path.startswith(API_PATH + "/") and hasattr(route, "methods")
     return f"{API_PATH}{route.path}" if is_known else "other"
