@@ -26,7 +26,7 @@ from prometheus_client.exposition import choose_encoder
 
 if TYPE_CHECKING:
     from inference.errors import ApiError
-    from inference.passage import Outcome, Passage
+    from inference.passage import Passage
     from inference.service import TextRequest
 
 ENGINE: Final = "0"
@@ -34,7 +34,6 @@ ENGINE: Final = "0"
 
 PROVIDER: Final = "fjarr"
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-OUTCOMES: Final[tuple[Outcome, ...]] = ("stop", "length", "abort", "error")
 
 SECONDS: Final = (
     0.01,
