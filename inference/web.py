@@ -24,6 +24,7 @@ from inference.api import make_api
 from inference.errors import (
     ApiError,
     HeadersTooLargeError,
+    NotFoundError,
     SlowBodyError,
     TooLargeError,
     UnauthorizedError,
@@ -321,7 +322,8 @@ def make_application(
         body_timeout_s=settings.body_timeout_s,
         cors_origins=settings.cors_origins,
     )
-    return Edge(Starlette(routes=routes), guard, numbers, tracing)
+    application = Starlette(routes=routes, exception_handlers={404: _answer_nowhere})
+    return Edge(application, guard, numbers, tracing)
 
 
 def version_document(service: Service, identity: Identity) -> dict[str, Any]:
@@ -337,6 +339,14 @@ def version_document(service: Service, identity: Identity) -> dict[str, Any]:
         "adapters": [model.name for model in service.models if model.parent is not None],
         "ready": service.state == "ready",
     }
+
+
+async def _answer_nowhere(request: Request, _error: Exception) -> Response:
+    """Answer a path that no route takes, mounted ones included: one with a line break in it."""
+    if not request.url.path.startswith(API_PATH):
+        return Response("There is nothing here.\n", 404, media_type="text/plain")
+    error = NotFoundError("There is no such path.", code="unknown_url")
+    return JSONResponse(error.to_json(), error.status)
 
 
 def _request_id(wanted: str) -> str:
