@@ -44,10 +44,9 @@ def set_up_logging(log_format: str = "text", level: str = "info") -> None:
 class TextFormatter(logging.Formatter):
     """Format a record for people: time in UTC, level, logger, message."""
 
-    converter = time.gmtime
-
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        self.converter = time.gmtime
 
 
 class JsonFormatter(logging.Formatter):
@@ -56,7 +55,9 @@ class JsonFormatter(logging.Formatter):
     What a record carries as `fields` (`extra={"fields": {...}}`) becomes members of the object.
     """
 
-    converter = time.gmtime
+    def __init__(self) -> None:
+        super().__init__()
+        self.converter = time.gmtime
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""

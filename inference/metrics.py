@@ -26,7 +26,7 @@ from prometheus_client.exposition import choose_encoder
 
 if TYPE_CHECKING:
     from inference.errors import ApiError
-    from inference.passage import Outcome, Passage
+    from inference.passage import Passage
     from inference.service import TextRequest
 
 ENGINE: Final = "0"
@@ -34,7 +34,6 @@ ENGINE: Final = "0"
 
 PROVIDER: Final = "fjarr"
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-OUTCOMES: Final[tuple[Outcome, ...]] = ("stop", "length", "abort", "error")
 
 SECONDS: Final = (
     0.01,
@@ -81,6 +80,7 @@ class Metrics:
             "fjarr_build_info", "What runs.", ("version", "release", "revision"), registry=self.registry
         )
         build.labels(version, release, revision).set(1)
+        self._each_token: dict[str, tuple[Counter, Histogram]] = {}
         self._make_http()
         self._make_vllm()
         self._make_gen_ai()
@@ -106,9 +106,10 @@ class Metrics:
         """Count tokens, and measure how long they took."""
         del text
         model = passage.request.model
-        self._generation_tokens.labels(model, ENGINE).inc(tokens)
+        generation_tokens, inter_token = self._each_token.get(model) or self._find_each_token(model)
+        generation_tokens.inc(tokens)
         if gap_s is not None and tokens:
-            self._inter_token.labels(model, ENGINE).observe(gap_s / tokens)
+            inter_token.observe(gap_s / tokens)
         elif tokens and passage.completion_tokens == tokens:
             first_token_s = passage.time_to_first_token_s or 0.0
             self._first_token.labels(model, ENGINE).observe(first_token_s)
@@ -143,6 +144,12 @@ class Metrics:
         known = method if method in METHODS else "other"
         self._http.labels(known, handler, str(status)).inc()
         self._http_seconds.labels(known, handler).observe(seconds)
+
+    def _find_each_token(self, model: str) -> tuple[Counter, Histogram]:
+        """Look up what every token touches, once a model: finding it costs as much as counting."""
+        found = self._generation_tokens.labels(model, ENGINE), self._inter_token.labels(model, ENGINE)
+        self._each_token[model] = found
+        return found
 
     def _measure_whole(self, passage: Passage) -> None:
         model, ended_at = passage.request.model, passage.ended_at or passage.came_at

@@ -47,6 +47,9 @@ LOGGER: Final = logging.getLogger("inference.server")
 CONNECTION_PATIENCE_S: Final = 2
 """How long connections may linger once every answer is out. Only an open chat page's heartbeat ever does."""
 
+HURRIED_CLOSE_S: Final = 0.5
+"""How long the engine may take to close after the second signal."""
+
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long a thread may keep the interpreter when another wants it. A step of the engine is hundreds of small
 operations, each of which asks for it again: beside a busy thread, such as the one that imports Gradio, they
@@ -128,11 +131,11 @@ class Process:
         await self._stop.wait()
         await self._drain()
         work.cancel()
+        # Before the connections: what is cut off ends with an error, which its client is still told.
+        await self._close_engine()
         server.should_exit = True
         server.force_exit = self._hurry.is_set()
         await asyncio.gather(serving, work, return_exceptions=True)
-        if self._engine is not None:
-            await self._engine.close()
         await self._send_last_spans()
         if self._exit_code == 0:
             LOGGER.info("stopped")
@@ -193,6 +196,12 @@ class Process:
         if door.inside:
             reason = "a second signal came" if self._hurry.is_set() else "the grace is over"
             LOGGER.warning("%s: %d requests are cut off", reason, door.inside)
+
+    async def _close_engine(self) -> None:
+        if self._engine is not None:
+            patience_s = HURRIED_CLOSE_S if self._hurry.is_set() else None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._engine.close(), patience_s)
 
     async def _send_last_spans(self) -> None:
         if self._tracing is not None and not self._hurry.is_set():

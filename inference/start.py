@@ -9,6 +9,7 @@ anything is looked at, and while pip works a small server says so on `/readyz`. 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import socket
@@ -16,7 +17,6 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import metadata
 from typing import TYPE_CHECKING, Final, NoReturn, Self
@@ -26,11 +26,13 @@ sys.dont_write_bytecode = True
 
 from inference.engines import requirements_of  # noqa: E402 - after the switch above, which governs this import
 from inference.errors import SettingsError  # noqa: E402 - see above
+from inference.logs import set_up_logging  # noqa: E402 - see above
 from inference.settings import Settings, hide_keys, load_settings  # noqa: E402 - see above
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+LOGGER: Final = logging.getLogger("inference.start")
 BACKLOG: Final = 2048
 TRACING_FILE: Final = "requirements-tracing.txt"
 
@@ -60,10 +62,12 @@ class Requirement:
 
 def main() -> NoReturn:
     """Bind, install what is missing, become the server. Never returns."""
+    set_up_logging()
     try:
         settings = load_settings(os.environ)
     except SettingsError as error:
         _fail("the settings cannot be used", error.problems, error.exit_code)
+    set_up_logging(settings.log_format, settings.log_level)
     try:
         listener = bind(settings)
     except OSError as error:
@@ -73,7 +77,7 @@ def main() -> NoReturn:
     files = files_of(settings)
     missing = find_missing(parse_requirements("".join(path.read_text() for path in files)))
     if missing:
-        _say(f"installing packages: {', '.join(missing)}")
+        LOGGER.info("installing packages: %s", ", ".join(missing))
         with StartingPage(listener):
             exit_code = install(files)
         if exit_code:
@@ -200,15 +204,10 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
-def _say(text: str) -> None:
-    time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    print(f"{time} start: {text}", file=sys.stderr, flush=True)  # noqa: T201 - before logging is set up
-
-
 def _fail(text: str, problems: tuple[str, ...], exit_code: int) -> NoReturn:
     for problem in problems:
-        _say(f"  {problem}")
-    _say(f"error: {text}")
+        LOGGER.error("%s", problem)
+    LOGGER.error("%s", text)
     raise SystemExit(exit_code)
 
 

@@ -180,7 +180,7 @@ def _make(settings: Settings, version: str) -> Tracing:
     ours = Resource({name: value for name, value in named.items() if value is not None})
     # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say has the last word.
     stated = Resource.create()
-    if stated.attributes.get("service.name", "").startswith("unknown_service"):
+    if str(stated.attributes.get("service.name", "")).startswith("unknown_service"):
         stated = Resource({name: each for name, each in stated.attributes.items() if name != "service.name"})
     provider = TracerProvider(resource=ours.merge(stated), shutdown_on_exit=False)
     # Where the endpoint is, its headers, its certificate and its time limit, the exporter reads by itself.

@@ -24,6 +24,7 @@ from inference.api import make_api
 from inference.errors import (
     ApiError,
     HeadersTooLargeError,
+    NotFoundError,
     SlowBodyError,
     TooLargeError,
     UnauthorizedError,
@@ -321,7 +322,8 @@ def make_application(
         body_timeout_s=settings.body_timeout_s,
         cors_origins=settings.cors_origins,
     )
-    return Edge(Starlette(routes=routes), guard, numbers, tracing)
+    application = Starlette(routes=routes, exception_handlers={404: _answer_nowhere})
+    return Edge(application, guard, numbers, tracing)
 
 
 def version_document(service: Service, identity: Identity) -> dict[str, Any]:
@@ -339,6 +341,14 @@ def version_document(service: Service, identity: Identity) -> dict[str, Any]:
     }
 
 
+async def _answer_nowhere(request: Request, _error: Exception) -> Response:
+    """Answer a path that no route takes, mounted ones included: one with a line break in it."""
+    if not request.url.path.startswith(API_PATH):
+        return Response("There is nothing here.\n", 404, media_type="text/plain")
+    error = NotFoundError("There is no such path.", code="unknown_url")
+    return JSONResponse(error.to_json(), error.status)
+
+
 def _request_id(wanted: str) -> str:
     """Return the client's own id where it is harmless to log and to send back, else a new one."""
     return wanted if REQUEST_ID.fullmatch(wanted) else uuid.uuid4().hex
@@ -349,7 +359,7 @@ def _route_of(scope: Scope) -> str:
     path: str = scope["path"]
     if path in KNOWN_PATHS:
         return path
-    route = scope.get("route")
+    route: Any = scope.get("route")
     # A mount has a path too, and is what matched where nothing below it did.
     is_known = path.startswith(API_PATH + "/") and hasattr(route, "methods")
     return f"{API_PATH}{route.path}" if is_known else "other"

@@ -114,6 +114,8 @@ class Background:
     async def _serve(self) -> None:
         served = Served(**self._changes)
         served.engine.always = (b"Hi", b" there", (END,))
+        # The double says that it can do everything and does nothing: what would show is not asked of it.
+        served.engine.abilities = frozenset({"seed", "penalties", "logit_bias"})
         async with served.on_a_port() as self.port:
             self._is_up.set()
             await asyncio.to_thread(self._is_over.wait)

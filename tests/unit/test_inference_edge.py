@@ -367,6 +367,13 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for() -> None:
     await served.close()
 
 
+async def test_a_path_with_a_line_break_is_nowhere(served: Served) -> None:
+    response = await served.get("/v1/models/a%0Ab")
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "unknown_url")
+    page = await served.get("/a%0Ab")
+    assert (page.status_code, page.text) == (404, "There is nothing here.\n")
+
+
 async def test_a_slow_answer_is_not_a_slow_body() -> None:
     served = Served(body_timeout_s=0.05)
     gate = asyncio.Event()

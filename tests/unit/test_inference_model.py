@@ -591,7 +591,7 @@ def test_bad_settings_end_the_process_before_anything_else(start: Callable[..., 
     assert server.wait() == 2
     assert "FJARR_DTYPE" in server.lines[0]
     assert "FJARR_PROT" in server.lines[1]
-    assert server.lines[-1].endswith("error: the settings cannot be used\n")
+    assert server.lines[-1].endswith("ERROR inference.start: the settings cannot be used\n")
 
 
 def test_the_port_answers_while_packages_are_installed() -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from inference.settings import digest_of, hide_keys, load_settings
 from inference.start import files_of
+from tests.unit.test_inference_tracing import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ GRACE_S = 20
 # page, whose libraries take seconds to import.
 SCRIPT = """
 import asyncio
+import os
 from inference import server
 from inference.codec import ByteCodec
 from inference.engine_scripted import ScriptedEngine
@@ -46,6 +48,7 @@ class Slow(ScriptedEngine):
         stream.push(self._cut((256,), 10))
 
 def load_engine(settings, report):
+    server.LOGGER.info("an engine's workers are given: %s", [name for name in os.environ if "KEYS" in name])
     engine = Slow({"m": 1000}, frozenset({256}), always=((256,),))
     return engine, (ServedModel("m", None, ByteCodec(), frozenset({256}), 0),)
 
@@ -165,7 +168,7 @@ def test_at_sigterm_what_is_in_flight_is_finished_and_nothing_new_begun(
 
 
 def test_the_second_sigterm_ends_at_once(start: Callable[..., Running]) -> None:
-    running = start()
+    running = start(FJARR_LOG_LEVEL="warning")
     answers: list[tuple[int, bytes]] = []
     thread = chat_in_background(running, answers)
     running.process.send_signal(signal.SIGTERM)
@@ -176,7 +179,24 @@ def test_the_second_sigterm_ends_at_once(start: Callable[..., Running]) -> None:
     # The answer would have taken two seconds, and the grace is twenty.
     assert time.monotonic() - sent_at < 1.0
     thread.join()
-    assert any("a second signal came: 1 requests are cut off" in line for line in running.lines)
+    # The client hears of it, and so does the log: of nothing else, since it is asked for warnings only.
+    assert answers[0][0] == 503
+    lines = [line.partition(" ")[2] for line in running.lines]
+    assert lines[0] == "WARNING inference.server: a second signal came: 1 requests are cut off"
+    assert [line.partition(" ")[0] for line in lines[1:]] == ["ERROR"]
+    assert lines[1].endswith("the engine stopped before the answer was complete")
+
+
+def test_the_last_spans_are_sent_before_the_end(start: Callable[..., Running]) -> None:
+    collector = Collector()
+    running = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    running.ask("/v1/models")
+    # By itself the exporter sends every five seconds.
+    assert collector.spans == []
+    running.process.send_signal(signal.SIGTERM)
+    assert running.end() == 0
+    collector.close()
+    assert [span.name for span in collector.spans] == ["GET /v1/models"]
 
 
 def test_json_lines_for_all_and_a_warning_where_prompts_are_logged(start: Callable[..., Running]) -> None:
@@ -207,6 +227,8 @@ def test_the_running_server_s_environment_holds_no_key(start: Callable[..., Runn
     shown = Path(f"/proc/{running.process.pid}/environ").read_bytes()
     assert KEY.encode() not in shown
     assert b"sha256:" in shown
+    # What it starts itself is not even given the digests, from which a session at the chat page can be made.
+    assert running.lines[0].endswith("an engine's workers are given: []")
 
 
 def test_keys_are_handed_on_as_digests() -> None:
