@@ -79,7 +79,7 @@ def _require_token_ids(biases: dict[str, float]) -> dict[str, float]:
 
 def _read_prompts(prompt: object) -> tuple[TextPrompt, ...] | tuple[TokenPrompt, ...]:
     """Turn each of the four forms of a prompt into a list of prompts."""
-    prompts = prompt if isinstance(prompt, list) else [prompt]
+    prompts: list[Any] = prompt if isinstance(prompt, list) else [prompt]
     if isinstance(prompt, list) and all(_is_token(each) for each in prompts):
         return (TokenPrompt(tuple(prompts)),)
     if all(isinstance(each, str) for each in prompts):

@@ -238,7 +238,7 @@ async def test_without_auth_everybody_is_served() -> None:
 REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     ({"n": 17}, "n", "'n': Input should be less than or equal to 16."),
     ({"n": 0}, "n", "'n': Input should be greater than or equal to 1."),
-    ({"n": 4}, "n", "The request asks for 4 answers, and this server takes 3 at once. Ask for fewer."),
+    ({"n": 3}, "n", "The request asks for 3 answers, and this server gives 2 at once. Ask for fewer."),
     ({"top_logprobs": 1}, "top_logprobs", "'top_logprobs': it goes with 'logprobs': true."),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "'top_logprobs': Input should be less than"),
     ({"seed": 1.5}, "seed", "'seed': Input should be a valid integer."),
