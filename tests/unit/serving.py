@@ -114,6 +114,7 @@ class Background:
     async def _serve(self) -> None:
         served = Served(**self._changes)
         served.engine.always = (b"Hi", b" there", (END,))
+        served.engine.abilities -= {"logprobs"}  # this script has none
         async with served.on_a_port() as self.port:
             self._is_up.set()
             await asyncio.to_thread(self._is_over.wait)
