@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from inference.errors import InvalidRequestError
+from inference.grammar import HALVES
 from inference.tools import CallFormat, Tool, ToolCall, recognise
 
 if TYPE_CHECKING:
@@ -219,6 +220,12 @@ class TokenizerCodec:
             raise InvalidRequestError(
                 f"The model's chat template does not take this conversation: {error}", param="messages"
             ) from error
+        if HALVES.search(text):
+            # A message's content is looked at before; this one was among the calls or the tools.
+            raise InvalidRequestError(
+                "The calls or the tools have half a character, which JSON can spell and no tokenizer takes.",
+                param="messages",
+            )
         return text
 
 

@@ -26,6 +26,7 @@ MOST_CHARACTERS: Final = 50_000
 ONE_LINE: Final = {"item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": False}
 ANY_OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
 PLACE: Final = re.compile(r"^at \d+\(\d+\): ")
+HALVES: Final = re.compile("[\ud800-\udfff]")
 ECHO: Final = re.compile(r"\n +\d+ \| ")
 
 
@@ -56,6 +57,8 @@ async def find_fault(grammar: str) -> str | None:
     """
     if len(grammar) > MOST_CHARACTERS:
         return f"it has {len(grammar)} characters, and {MOST_CHARACTERS} are the most"
+    if HALVES.search(grammar):
+        return "it has half a character, which JSON can spell and no tokenizer takes"
     return await asyncio.to_thread(_find_fault, grammar)
 
 

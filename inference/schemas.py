@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     PlainValidator,
     WithJsonSchema,
     model_validator,
@@ -79,7 +80,7 @@ def _require_token_ids(biases: dict[str, float]) -> dict[str, float]:
 
 def _read_prompts(prompt: object) -> tuple[TextPrompt, ...] | tuple[TokenPrompt, ...]:
     """Turn each of the four forms of a prompt into a list of prompts."""
-    prompts = prompt if isinstance(prompt, list) else [prompt]
+    prompts: list[Any] = prompt if isinstance(prompt, list) else [prompt]
     if isinstance(prompt, list) and all(_is_token(each) for each in prompts):
         return (TokenPrompt(tuple(prompts)),)
     if all(isinstance(each, str) for each in prompts):
@@ -155,7 +156,11 @@ Biases = Annotated[
     dict[str, Annotated[float, Field(ge=-100, le=100)]],
     Field(max_length=MAX_BIASES),
     AfterValidator(_require_token_ids),
-]
+    WithJsonSchema({
+        "type": "object", "maxProperties": MAX_BIASES, "propertyNames": {"pattern": "^[0-9]+$"},
+        "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+    }),
+]  # fmt: skip
 Prompts = Annotated[
     Any,
     PlainValidator(_read_prompts),
@@ -210,8 +215,45 @@ class MessageCall(_Strict):
         return ToolCall(self.id, self.function.name, self.function.arguments)
 
 
+ROLES: Final[list[JsonValue]] = [
+    {
+        "properties": {
+            "role": {"enum": ["system", "developer", "user"]}, "content": {"type": ["string", "array"]},
+            "tool_calls": {"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 0}]},
+            "tool_call_id": {"type": "null"},
+        },
+        "required": ["content"],
+    },
+    {
+        "properties": {
+            "role": {"const": "assistant"}, "content": {"type": ["string", "array"]},
+            "tool_call_id": {"type": "null"},
+        },
+        "required": ["content"],
+    },
+    {
+        "properties": {
+            "role": {"const": "assistant"}, "tool_calls": {"type": "array", "minItems": 1},
+            "tool_call_id": {"type": "null"},
+        },
+        "required": ["tool_calls"],
+    },
+    {
+        "properties": {
+            "role": {"const": "tool"}, "content": {"type": ["string", "array"]},
+            "tool_calls": {"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 0}]},
+            "tool_call_id": {"type": "string"},
+        },
+        "required": ["content", "tool_call_id"],
+    },
+]  # fmt: skip
+"""What each role needs and may have, for the published schema; the check is the model's own."""
+
+
 class ChatMessage(_Strict):
     """Be one turn. What an assistant's message carries besides text and calls may be there, empty."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": ROLES})
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None

@@ -225,6 +225,16 @@ class _ObjectScanner:
             self.is_in_string = False
 
 
+def _write(arguments: dict[str, Any]) -> str:
+    """Write arguments down as a model does, without escapes, unless there is half a character among them."""
+    text = json.dumps(arguments, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(arguments)
+    return text
+
+
 @dataclass(slots=True)
 class CallParser:
     """Read calls out of a text that comes piece by piece.
@@ -353,7 +363,7 @@ class CallParser:
         name, arguments = found.get("name"), found.get(self.form.arguments_key, {})
         if not isinstance(name, str) or name not in self.names or not isinstance(arguments, dict):
             return None
-        return ToolCall(self.form.make_id(), name, json.dumps(arguments, ensure_ascii=False))
+        return ToolCall(self.form.make_id(), name, _write(arguments))
 
     def _look_behind(self) -> str | None:
         """Go to the group's next object, or out of it."""

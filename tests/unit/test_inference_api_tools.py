@@ -83,6 +83,7 @@ WEATHER: Any = {
 }
 CLOCK: Any = {"type": "function", "function": {"name": "get_time"}}
 TOOLS = [WEATHER, CLOCK]
+JSON = {"Content-Type": "application/json"}
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 
 ZURICH = '{"city": "Zürich"}'
@@ -240,6 +241,17 @@ async def test_a_call_that_the_length_cut_off_stays_text(world: World) -> None:
     completion = await world.ask(max_tokens=30)
     assert completion.choices[0].finish_reason == "length"
     assert completion.choices[0].message.content == SAID["hermes"][:30]
+
+
+async def test_half_a_character_breaks_nothing(world: World) -> None:
+    world.play('<tool_call>{"name": "get_weather", "arguments": {"city": "\\ud800"}}</tool_call>')
+    completion = await world.ask()
+    assert completion.choices[0].message.tool_calls[0].function.arguments == '{"city": "\\ud800"}'
+    function = {"name": "f", "description": "\ud800"}
+    body = {"model": "hermes", "messages": HELLO, "tools": [{"type": "function", "function": function}]}
+    response = await world.http.post("/v1/chat/completions", content=json.dumps(body), headers=JSON)
+    assert response.status_code == 400
+    assert "The calls or the tools have half a character" in response.json()["error"]["message"]
 
 
 async def test_without_a_closing_mark_a_whole_call_is_a_call(world: World) -> None:
