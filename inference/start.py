@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 # The release's folder is a share that several replicas read: nothing is written beside the code.
 sys.dont_write_bytecode = True
 
-from inference.engines import requirements_of  # noqa: E402 - after the switch above, which governs this import
+from inference.engines import all_requirements_of  # noqa: E402 - after the switch above, which governs this import
 from inference.errors import SettingsError  # noqa: E402 - see above
 from inference.settings import Settings, load_settings  # noqa: E402 - see above
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 BACKLOG: Final = 2048
@@ -67,14 +68,15 @@ def main() -> NoReturn:
         listener = bind(settings)
     except OSError as error:
         _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", (), 1)
-    requirements = requirements_of(settings)
-    missing = find_missing(parse_requirements(requirements.read_text()))
+    files = all_requirements_of(settings)
+    missing = find_missing(parse_requirements("\n".join(file.read_text() for file in files)))
     if missing:
         _say(f"installing packages: {', '.join(missing)}")
         with StartingPage(listener):
-            exit_code = install(requirements)
+            exit_code = install(files)
         if exit_code:
-            _fail(f"pip could not install {requirements}; its reason stands above", (), 1)
+            names = " and ".join(map(str, files))
+            _fail(f"pip could not install {names}; its reason stands above", (), 1)
     become_server(listener)
 
 
@@ -103,10 +105,12 @@ def find_missing(requirements: tuple[Requirement, ...]) -> tuple[str, ...]:
     return tuple(requirement.name for requirement in requirements if not _is_installed(requirement))
 
 
-def install(requirements: Path) -> int:
-    """Let pip install the requirements; its output is the log. Return its exit code."""
+def install(files: Sequence[Path]) -> int:
+    """Let pip install what files require; its output is the log. Return its exit code."""
     command = [sys.executable, "-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check"]
-    command += ["--root-user-action=ignore", "--progress-bar=off", "-r", str(requirements)]
+    command += ["--root-user-action=ignore", "--progress-bar=off"]
+    for file in files:
+        command += ["-r", str(file)]
     return subprocess.run(command, check=False).returncode
 
 
