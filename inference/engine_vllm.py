@@ -28,7 +28,7 @@ from inference.engine import (
 )
 from inference.engines import has_package
 from inference.errors import EngineError, LoadError
-from inference.hardware import CACHE_SHARE, Cores, Placement, look, look_at_cores
+from inference.hardware import CACHE_SHARE, Cores, Placement, context_limit, look, look_at_cores
 from inference.loading import (
     adapter_tokenizer,
     bytes_per_cached_token,
@@ -107,6 +107,11 @@ def start_engine(
     options = engine_options(weights, settings, placement, positions)
     report("starting vLLM", 30)
     llm = _start({**options, "kv_cache_memory_bytes": cache_bytes}, weights.base)
+    token_bytes = bytes_per_cached_token(card.config, 4 if placement.dtype == "float32" else 2)
+    known = min(positions, settings.max_context_tokens or positions)
+    limit = context_limit(weights.base.name, known, int(llm.model_config.max_model_len), token_bytes, 1)
+    if limit is not None:
+        LOGGER.warning("%s", limit)
     return VllmEngine(llm, served, weights.adapters), served
 
 

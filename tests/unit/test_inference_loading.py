@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, dynamic_module_utils
@@ -16,13 +17,23 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from inference import engines, loading
 from inference.engines import QUANTIZATION_REQUIREMENTS, has_package
 from inference.errors import LoadError
-from inference.hardware import Hardware
-from inference.loading import LoadedModel, load_models, place, read_config, share
+from inference.hardware import Hardware, Placement
+from inference.loading import (
+    LoadedModel,
+    apply_adapter,
+    load_base,
+    load_models,
+    place,
+    read_config,
+    share,
+)
 from inference.settings import Settings
 from inference.weights import find_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from inference.hardware import Quantization
 
 BASE = "org/tiny"
 SETTINGS = Settings(dtype="float32", device="cpu", is_auth_on=False)
@@ -234,6 +245,27 @@ def test_what_quantises_is_asked_for_before_anything_is_loaded(mount: Path) -> N
         f" with: pip install -r {QUANTIZATION_REQUIREMENTS}; a container does so by itself with"
         " FJARR_QUANTIZATION=nf4)"
     )
+
+
+@pytest.mark.skipif(not has_package("bitsandbytes"), reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_trees_over_quantised_weights_answer_as_peft_does_on_weights_of_its_own(
+    mount: Path, adapter: Path, quantization: Quantization
+) -> None:
+    # On a CPU, which bitsandbytes can do, if slowly; the server itself quantises on a card only.
+    placement = Placement("cpu", "bfloat16", quantization)
+    weights = find_weights(mount, BASE, None)
+    lone = load_base(weights.base, placement, SETTINGS)
+    expected_base = logits(lone)
+    peft_network = PeftModel.from_pretrained(lone.network, str(adapter)).eval()
+    expected_tuned = logits(replace(lone, network=peft_network))
+    base = load_base(weights.base, placement, SETTINGS)
+    tuned = apply_adapter(base, weights.adapters[0], SETTINGS, is_quantized=True)
+    # Twice: the first use of a layer changes what it keeps.
+    for _ in range(2):
+        assert torch.equal(logits(base), expected_base)
+        assert torch.equal(logits(tuned), expected_tuned)
+    assert not torch.equal(expected_base, expected_tuned)
 
 
 def test_a_tree_that_shares_its_tensors_shares_what_quantised_layers_keep_beside_them() -> None:
