@@ -338,6 +338,7 @@ def _fjarr(  # noqa: PLR0913 - all by keyword, and each says what one contestant
         "FJARR_ENGINE": engine,
         "FJARR_MOUNT": str(mount),
         "FJARR_BASE_MODEL": base,
+        "FJARR_ADAPTER": "*",
         "FJARR_API_KEYS": f"bench={setting.api_key}",
         "FJARR_CHAT_SIGN_IN": "off",
         "FJARR_HOST": "127.0.0.1",

@@ -287,7 +287,7 @@ def _slider(label: str, info: str, *numbers: float) -> gradio.Slider:
 
 
 def _model_choice(models: tuple[ServedModel, ...]) -> gradio.Radio:
-    """Offer the fine-tuned model first, since it is what the person came for."""
+    """Offer the fine-tuned models first, in their order, since they are what the person came for."""
     choices = [
         (_label(model), model.name) for model in sorted(models, key=lambda model: model.parent is None)
     ]
@@ -303,9 +303,9 @@ def _label(model: ServedModel) -> str:
 
 
 def _heading(models: tuple[ServedModel, ...], release: str, *, has_sign_in: bool) -> str:
-    names = " on ".join(
-        html.escape(model.name) for model in sorted(models, key=lambda model: model.parent is None)
-    )
+    adapters = ", ".join(html.escape(model.name) for model in models if model.parent is not None)
+    bases = ", ".join(html.escape(model.name) for model in models if model.parent is None)
+    names = f"{adapters} on {bases}" if adapters else bases
     facts = f"{names} · release {html.escape(release)}" if release else names
     sign_out = '<a href="/logout">Sign out</a>' if has_sign_in else ""
     return f'<div id="heading"><div><h1>{TITLE}</h1><p>{facts}</p></div>{sign_out}</div>'

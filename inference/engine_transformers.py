@@ -33,7 +33,7 @@ from inference import attention
 from inference.constraint import Vocabulary
 from inference.engine import Ability, EngineStats, GenerationRequest, Increment, TokenStream
 from inference.errors import EngineError
-from inference.hardware import PAGE_TOKENS, CacheSize, look, size_cache
+from inference.hardware import PAGE_TOKENS, CacheSize, context_limit, look, size_cache
 from inference.loading import LoadedModel, bytes_per_cached_token, load_models, serve
 from inference.packing import can_pack, pack
 from inference.sampling import ROW_KEY, Row, RowSampler
@@ -65,7 +65,6 @@ def start_engine(
     if can_pack(networks[0].device.type, networks[0].dtype):
         pack(networks)
     cache = _size_cache(models, settings)
-    LOGGER.info("key-value cache: %d tokens a model, %d tokens a step", cache.tokens, cache.batch_tokens)
     served = tuple(
         serve(model.name, model.parent, model.tokenizer, model.end_token_ids, settings) for model in models
     )
@@ -273,7 +272,13 @@ def _size_cache(models: tuple[LoadedModel, ...], settings: Settings) -> CacheSiz
     device = network.device.type
     free_bytes = hardware.gpu_free_bytes if device == "cuda" else hardware.cpu_free_bytes
     token_bytes = bytes_per_cached_token(network.config, network.dtype.itemsize)
-    return size_cache(device, free_bytes, token_bytes, len(models), settings.kv_cache_tokens)
+    cache = size_cache(device, free_bytes, token_bytes, len(models), settings.kv_cache_tokens)
+    LOGGER.info("key-value cache: %d tokens a model, %d tokens a step", cache.tokens, cache.batch_tokens)
+    for model in models:
+        limit = context_limit(model.name, model.context_tokens, cache.tokens, token_bytes, len(models))
+        if limit is not None:
+            LOGGER.warning("%s", limit)
+    return cache
 
 
 def _make_manager(
@@ -290,6 +295,8 @@ def _make_manager(
         # RowSampler draws in Python, so its steps cannot be replayed from a graph or overlap with the next.
         use_cuda_graph=False,
         use_async_batching=False,
+        # `loading` has chosen; this would also take kernels from the hub, and mind no dtype.
+        auto_switch_to_flash=False,
     )
     manager = _TurnTakingManager(
         turn, model=model.network, generation_config=generation, continuous_batching_config=config

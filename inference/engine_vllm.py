@@ -1,7 +1,7 @@
 """Generate with vLLM: its asynchronous engine here, its scheduler and its workers in processes of their own.
 
-One engine serves the base and, beside it in the same batch, the adapter. vLLM takes token ids and gives token
-ids; its own tokenizer is there for the grammars alone. Where an answer is held to a grammar, vLLM's
+One engine serves the base and, beside it in the same batch, the adapters. vLLM takes token ids and gives
+token ids; its own tokenizer is there for the grammars alone. Where an answer is held to a grammar, vLLM's
 log-probabilities are those among the tokens that the grammar allows.
 
 Source: vLLM 0.32, `v1/engine/async_llm.py`, `engine/arg_utils.py`, `sampling_params.py`, and for the CPU
@@ -28,17 +28,20 @@ from inference.engine import (
     TokenLogprobs,
     TokenStream,
 )
+from inference.engines import has_package
 from inference.errors import EngineError, LoadError
-from inference.hardware import CACHE_SHARE, Cores, Placement, choose, look, look_at_cores
+from inference.hardware import CACHE_SHARE, Cores, Placement, context_limit, look, look_at_cores
 from inference.loading import (
     adapter_tokenizer,
     bytes_per_cached_token,
     end_token_ids,
     known_positions,
+    place,
+    read_config,
+    read_tokenizer,
     serve,
-    weight_bytes,
 )
-from inference.weights import ADAPTER_WEIGHTS, read_shapes
+from inference.weights import is_pickled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,6 +63,9 @@ FEW_CORES: Final = 4
 
 CPU_BLOCK_TOKENS: Final = 128
 """What vLLM's cache is cut into on a CPU. It keeps one block for itself. Source: `platforms/cpu.py`."""
+
+QUANTIZATION_PLUGIN: Final = "vllm-bnb-plugin"
+"""Adds bitsandbytes to vLLM, which has none of its own. Source: vLLM 0.32, `model_loader/__init__.py`."""
 
 CLOSE_PATIENCE_S: Final = 5.0
 
@@ -97,17 +103,22 @@ def start_engine(
     # vLLM, and libraries below it, read these while they are imported; its processes inherit them.
     os.environ.update(variables(look_at_cores(), settings.threads, is_local=weights.base.is_local))
     report("reading the base model", 10)
-    card = _read_card(weights.base)
+    card = _read_card(weights.base, settings)
     served = tuple(_served_models(weights, card, settings))
     hardware = look()
-    placement = choose(
-        hardware, settings.device, settings.dtype, settings.quantization, weight_bytes(weights.base)
-    )
+    # Adapters share the base's one tree and cache here.
+    placement = place(replace(weights, adapters=()), card.config, hardware, settings)
     cache_bytes = size_cache_bytes(card.config, placement, hardware.cpu_free_bytes, settings)
-    options = engine_options(weights, settings, placement, known_positions(card.config, card.tokenizer))
+    positions = known_positions(card.config, card.tokenizer)
+    options = engine_options(weights, settings, placement, positions)
     report("starting vLLM", 30)
     llm = _start({**options, "kv_cache_memory_bytes": cache_bytes}, weights.base)
-    return VllmEngine(llm, served, weights.adapter), served
+    token_bytes = bytes_per_cached_token(card.config, 4 if placement.dtype == "float32" else 2)
+    known = min(positions, settings.max_context_tokens or positions)
+    limit = context_limit(weights.base.name, known, int(llm.model_config.max_model_len), token_bytes, 1)
+    if limit is not None:
+        LOGGER.warning("%s", limit)
+    return VllmEngine(llm, served, weights.adapters), served
 
 
 def variables(cores: Cores, threads: int | None, *, is_local: bool) -> dict[str, str]:
@@ -151,14 +162,19 @@ def engine_options(
             " FJARR_ENGINE=transformers"
         )
     is_quantized = placement.quantization == "nf4"
+    if is_quantized and not has_package(QUANTIZATION_PLUGIN.replace("-", "_")):
+        raise LoadError(
+            f"vLLM quantises to nf4 with its plugin {QUANTIZATION_PLUGIN}, which is not installed: install it"
+            f" with: pip install {QUANTIZATION_PLUGIN}, or set FJARR_ENGINE=transformers"
+        )
     # -1: as many positions as the model knows and the cache holds.
     limit = -1 if settings.max_context_tokens is None else min(settings.max_context_tokens, positions)
     options: dict[str, Any] = {
         "model": weights.base.source,
-        "trust_remote_code": False,
+        "trust_remote_code": settings.is_remote_code_trusted,
         "dtype": placement.dtype,
         "quantization": "bitsandbytes" if is_quantized else None,
-        "load_format": "bitsandbytes" if is_quantized else "safetensors",
+        "load_format": "bitsandbytes" if is_quantized else _load_format(weights.base, settings),
         "max_model_len": limit,
         "max_num_seqs": settings.max_concurrent,
         "max_logprobs": MOST_LOGPROBS,
@@ -166,10 +182,10 @@ def engine_options(
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
-    if weights.adapter is not None:
+    if weights.adapters:
         # On a CPU, vLLM gives the base's rows of a mixed batch the last slot's adapter: it has to stay empty.
-        slots = 2 if placement.device == "cpu" else 1
-        rank = _adapter_rank(weights.adapter)
+        slots = len(weights.adapters) + (placement.device == "cpu")
+        rank = max(map(_adapter_rank, weights.adapters))
         options |= {"enable_lora": True, "max_loras": slots, "max_lora_rank": rank}
     return options
 
@@ -191,19 +207,19 @@ def size_cache_bytes(config: Any, placement: Placement, free_bytes: int, setting
 
 
 class VllmEngine:
-    """Serve a base and perhaps an adapter on it.
+    """Serve a base and the adapters on it.
 
     Args:
         llm: vLLM's engine.
-        models: What is served; the one with a parent is the adapter.
-        adapter: The adapter's files.
+        models: What is served; those with a parent are the adapters.
+        adapters: The adapters' files.
     """
 
-    def __init__(self, llm: AsyncLLM, models: Sequence[ServedModel], adapter: Adapter | None) -> None:
+    def __init__(self, llm: AsyncLLM, models: Sequence[ServedModel], adapters: Sequence[Adapter]) -> None:
         self._llm = llm
         self._end_token_ids = {model.name: model.end_token_ids for model in models}
         self._context_tokens = {model.name: int(llm.model_config.max_model_len) for model in models}
-        self._lora_requests = _lora_requests(adapter)
+        self._lora_requests = _lora_requests(adapters)
         self._open: dict[TokenStream, asyncio.Task[None]] = {}
         self._generated_tokens = 0
         self._is_closed = False
@@ -335,14 +351,10 @@ def _thread_variables(cores: Cores, count: int) -> dict[str, str]:
     return {}
 
 
-def _read_card(base: BaseModel) -> Card:
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig  # noqa: PLC0415 - slow to import
+def _read_card(base: BaseModel, settings: Settings) -> Card:
+    from transformers import GenerationConfig  # noqa: PLC0415 - slow to import
 
-    try:
-        config = AutoConfig.from_pretrained(base.source, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(base.source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise LoadError(f"the base model {base.name} cannot be read from {base.source}: {error}") from error
+    config, tokenizer = read_config(base, settings), read_tokenizer(base, settings)
     try:
         generation_config = GenerationConfig.from_pretrained(base.source)
     except OSError:
@@ -354,11 +366,17 @@ def _read_card(base: BaseModel) -> Card:
 def _served_models(weights: Weights, card: Card, settings: Settings) -> list[ServedModel]:
     ends = end_token_ids(card.generation_config, card.tokenizer)
     served = [serve(weights.base.name, None, card.tokenizer, ends, settings)]
-    if weights.adapter is not None:
-        tokenizer = adapter_tokenizer(card.tokenizer, weights.adapter)
+    for adapter in weights.adapters:
+        tokenizer = adapter_tokenizer(card.tokenizer, adapter, settings)
         ends = end_token_ids(card.generation_config, tokenizer)
-        served.append(serve(weights.adapter.name, weights.base.name, tokenizer, ends, settings))
+        served.append(serve(adapter.name, weights.base.name, tokenizer, ends, settings))
     return served
+
+
+def _load_format(base: BaseModel, settings: Settings) -> str:
+    """Return vLLM's name for what it may load: `hf` takes pickled weights where there are no safetensors."""
+    may_be_pickled = settings.is_pickle_allowed and (is_pickled(base) or not base.is_local)
+    return "hf" if may_be_pickled else "safetensors"
 
 
 def _adapter_rank(adapter: Adapter) -> int:
@@ -370,8 +388,7 @@ def _adapter_rank(adapter: Adapter) -> int:
             f"the adapter {adapter.name} carries embeddings, which vLLM does not take: set"
             " FJARR_ENGINE=transformers"
         )
-    shapes = read_shapes(adapter.folder / ADAPTER_WEIGHTS)
-    rank = max((shape[0] for key, shape in shapes.items() if ".lora_A." in key), default=0)
+    rank = max((shape[0] for key, shape in adapter.shapes.items() if ".lora_A." in key), default=0)
     fitting = [most for most in sorted(get_args(MaxLoRARanks)) if most >= rank]
     if rank == 0 or not fitting:
         raise LoadError(
@@ -380,12 +397,13 @@ def _adapter_rank(adapter: Adapter) -> int:
     return int(fitting[0])
 
 
-def _lora_requests(adapter: Adapter | None) -> dict[str, LoRARequest]:
+def _lora_requests(adapters: Sequence[Adapter]) -> dict[str, LoRARequest]:
     from vllm.lora.request import LoRARequest  # noqa: PLC0415 - takes seconds, and only this engine has it
 
-    if adapter is None:
-        return {}
-    return {adapter.name: LoRARequest(adapter.name, 1, str(adapter.folder))}
+    return {
+        adapter.name: LoRARequest(adapter.name, number, str(adapter.folder))
+        for number, adapter in enumerate(adapters, 1)
+    }
 
 
 def _start(options: dict[str, Any], base: BaseModel) -> AsyncLLM:

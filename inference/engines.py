@@ -6,6 +6,7 @@ the standard library only, and an engine's module when it is chosen.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -80,6 +81,11 @@ ENGINES: Final[Mapping[str, EngineKind]] = MappingProxyType(
 
 CHOICES: Final = ("auto", *ENGINES)
 
+QUANTIZATION_REQUIREMENTS: Final = Path(__file__).with_name("requirements-quantization.txt")
+"""What pip installs beside an engine's own, where the settings ask for quantised weights."""
+
+LOGGER: Final = logging.getLogger(__name__)
+
 
 def choose_engine(wanted: str, device: Device, is_installed: Callable[[str], bool]) -> str:
     """Return the engine's name.
@@ -117,6 +123,12 @@ def requirements_of(settings: Settings) -> Path:
     return Path(__file__).with_name(name)
 
 
+def all_requirements_of(settings: Settings) -> tuple[Path, ...]:
+    """Return the files with what the chosen engine needs, and what the settings ask of it."""
+    asks_for_quantization = settings.quantization not in {"auto", "none"}
+    return (requirements_of(settings), *[QUANTIZATION_REQUIREMENTS] * asks_for_quantization)
+
+
 def start_engine(
     weights: Weights, settings: Settings, report: Report
 ) -> tuple[Engine, tuple[ServedModel, ...]]:
@@ -132,5 +144,17 @@ def start_engine(
             f"FJARR_ENGINE={name}, but the package {kind.package} is not installed"
             f" (install it with: pip install -r {requirements_of(settings)})"
         )
+    _warn(settings)
     module: EngineModule = import_module(kind.module)
     return module.start_engine(weights, settings, report)
+
+
+def _warn(settings: Settings) -> None:
+    if settings.is_pickle_allowed:
+        LOGGER.warning(
+            "FJARR_ALLOW_PICKLE is on: pickled weights are loaded, if only by torch's restricted reader"
+        )
+    if settings.is_remote_code_trusted:
+        LOGGER.warning(
+            "FJARR_TRUST_REMOTE_CODE is on: code that lies beside a model's weights runs in this server"
+        )

@@ -1,6 +1,6 @@
-"""Choose device, dtype and quantisation from the hardware, unless the settings say.
+"""Choose device, dtype, quantisation and attention from the hardware, unless the settings say.
 
-`choose` is pure: `look` is the one place that asks the machine.
+All of it is pure, but for `look` and `look_at_cores`, which ask the machine.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from typing import Final, Literal
 from inference.errors import LoadError
 
 Quantization = Literal["none", "nf4", "int8"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 BF16_CAPABILITY: Final = (8, 0)
 """The first compute capability with bfloat16 units (Ampere). Source: CUDA C++ programming guide, "Compute
 capabilities"."""
+
+FLASH_CAPABILITY: Final = (8, 0)
+"""The first compute capability that flash attention 2 runs on (Ampere), and then in half precision only.
+Source: the README of flash-attention, "NVIDIA CUDA Support"."""
 
 FITTING_SHARE: Final = 0.75
 """Weights may take this share of a card; the rest is for the cache and the activations."""
@@ -33,6 +38,9 @@ ends."""
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
 PAGE_TOKENS: Final = 32
+LEAST_CACHE_TOKENS: Final = 256
+"""What a key-value cache has to hold to be of use: a short conversation."""
+
 MAX_BATCH_TOKENS: Final = {"cpu": 512, "cuda": 4096}
 MAX_CACHE_TOKENS: Final = {"cpu": 8192, "cuda": 262_144}
 """Without flash attention the mask has a column a cached token, so a cache larger than its use costs time."""
@@ -155,6 +163,35 @@ def choose(hardware: Hardware, device: str, dtype: str, quantization: str, weigh
     return Placement(chosen_device, chosen_dtype, chosen_quantization)  # type: ignore[arg-type]  # judged by settings
 
 
+def choose_attention(wanted: str, capability: tuple[int, int] | None, dtype: str, lacks: str) -> Attention:
+    """Choose how attention is computed.
+
+    Args:
+        wanted: `auto`, `sdpa`, `eager` or `flash_attention_2`.
+        capability: Compute capability of the card that the model is on; None on a CPU.
+        dtype: What the model computes in.
+        lacks: What the model or the packages lack for flash attention; empty if nothing.
+
+    Raises:
+        LoadError: If flash attention is asked for and cannot be had.
+    """
+    if wanted in {"sdpa", "eager"}:
+        return "sdpa" if wanted == "sdpa" else "eager"
+    if capability is None:
+        lacks = "it needs a CUDA device, and the model is on the CPU"
+    elif capability < FLASH_CAPABILITY:
+        lacks = "it needs a card of compute capability 8.0 or more, and this one has {}.{}".format(
+            *capability
+        )
+    elif dtype == "float32":
+        lacks = "it computes in bfloat16 or float16, and the model is in float32"
+    if not lacks:
+        return "flash_attention_2"
+    if wanted == "flash_attention_2":
+        raise LoadError(f"FJARR_ATTENTION=flash_attention_2 cannot be had: {lacks}; leave it at auto")
+    return "sdpa"
+
+
 def size_cache(
     device: str, free_bytes: int, bytes_per_token: int, lanes: int, wanted_tokens: int | None
 ) -> CacheSize:
@@ -168,32 +205,52 @@ def size_cache(
         wanted_tokens: What the settings say; None derives it.
 
     Raises:
-        LoadError: If not even a short conversation would fit.
+        LoadError: If what is wanted, or else a short conversation, would not fit.
     """
-    least_blocks = 256 // PAGE_TOKENS
     room = int(CACHE_SHARE[device] * free_bytes / lanes / bytes_per_token)
+    if wanted_tokens is not None and wanted_tokens * lanes * bytes_per_token > free_bytes:
+        wanted_bytes = wanted_tokens * lanes * bytes_per_token
+        raise LoadError(
+            f"FJARR_KV_CACHE_TOKENS={wanted_tokens} needs {wanted_bytes // 2**20} MiB for {lanes} key-value"
+            f" caches, and {free_bytes // 2**20} MiB are free after loading: set {room} or less"
+        )
     tokens = wanted_tokens or min(MAX_CACHE_TOKENS[device], room)
     blocks = tokens // PAGE_TOKENS
-    if blocks < (1 if wanted_tokens else least_blocks):
+    if wanted_tokens is None and tokens < LEAST_CACHE_TOKENS:
         raise LoadError(
             f"only {free_bytes // 2**20} MiB are free after loading, which is too little for key-value caches"
-            f" of {lanes} x {least_blocks * PAGE_TOKENS} tokens: take a smaller model,"
+            f" of {lanes} x {LEAST_CACHE_TOKENS} tokens: take a smaller model, fewer adapters,"
             " FJARR_QUANTIZATION=nf4 on a GPU, or a larger machine"
         )
     return CacheSize(blocks, min(MAX_BATCH_TOKENS[device], blocks * PAGE_TOKENS))
 
 
+def context_limit(model: str, known: int, cache_tokens: int, bytes_per_token: int, lanes: int) -> str | None:
+    """Say so if a key-value cache holds less than the context that a model knows; else None."""
+    if cache_tokens >= known:
+        return None
+    return (
+        f"the context of {model} is {cache_tokens} tokens, and not the {known} that it knows: its key-value"
+        f" cache holds no more (FJARR_KV_CACHE_TOKENS={known} takes"
+        f" {known * bytes_per_token * lanes // 2**20} MiB for {lanes} of them)"
+    )
+
+
 def _container_free_bytes() -> int:
     """Return what the container's own limit leaves free; much, if there is no limit.
 
-    Source: the kernel's documentation of control groups v2, "memory.max" and "memory.current".
+    Files that were read, such as the packages, count as used, and are given up where memory is wanted.
+
+    Source: the kernel's documentation of control groups v2, "memory.max", "memory.current", "memory.stat".
     """
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
-        used = (_CGROUP / "memory.current").read_text().strip()
-    except OSError:
+        used = int((_CGROUP / "memory.current").read_text())
+        entries = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
         return sys.maxsize
-    return sys.maxsize if limit == "max" else max(0, int(limit) - int(used))
+    used -= int(entries.get("inactive_file", 0))
+    return sys.maxsize if limit == "max" else max(0, int(limit) - used)
 
 
 def _choose_device(hardware: Hardware, device: str) -> Literal["cpu", "cuda"]:

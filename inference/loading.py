@@ -1,7 +1,8 @@
-"""Load weights into module trees: one for the base, one with the adapter merged in.
+"""Load weights into module trees: one for the base, and one for each adapter, with it merged in.
 
-The two trees share every tensor that the adapter leaves alone, so a base and its fine-tuned form cost little
-more memory than one of them. Only safetensors are read, and no code from a model's repository is run.
+The trees share every tensor that the adapters leave alone, so a base and its fine-tuned forms cost little
+more memory than one of them. Only safetensors are read, and no code from a model's repository is run, unless
+the settings allow it.
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ import copy
 import logging
 import time
 import warnings
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Final
 
 from inference.codec import TokenizerCodec
+from inference.engines import QUANTIZATION_REQUIREMENTS, has_package
 from inference.errors import LoadError
-from inference.hardware import Placement, choose, look
+from inference.hardware import Placement, choose, choose_attention, look
+from inference.memory import check_memory, measure, reckon
 from inference.service import ServedModel
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from inference.engines import Report
+    from inference.hardware import Hardware
     from inference.settings import Settings
     from inference.weights import Adapter, BaseModel, Weights
 
@@ -39,7 +42,7 @@ class LoadedModel:
         network: The transformers model, in evaluation mode.
         tokenizer: Its tokenizer, with a chat template if there is one.
         end_token_ids: The tokens that end an answer.
-        context_tokens: How many positions the model knows.
+        context_tokens: How many positions the model knows, or may use.
     """
 
     name: str
@@ -51,39 +54,84 @@ class LoadedModel:
 
 
 def load_models(weights: Weights, settings: Settings, report: Report) -> tuple[LoadedModel, ...]:
-    """Load the base and, if there is one, the adapter on it.
+    """Load the base and the adapters on it.
 
     Raises:
         LoadError: If the files do not fit each other, the hardware or the packages.
     """
     _import_libraries(settings.threads)
     report("loading the base model", 30)
+    hardware = look()
+    config = read_config(weights.base, settings)
+    placement = place(weights, config, hardware, settings)
+    base = load_base(weights.base, placement, settings)
+    set_attention(base.network, placement, hardware, settings)
+    models = [base]
+    for number, adapter in enumerate(weights.adapters):
+        report("applying the adapters", 60 + 20 * number // len(weights.adapters))
+        is_quantized = placement.quantization != "none"
+        models.append(apply_adapter(base, adapter, settings, is_quantized=is_quantized))
+    limit = settings.max_context_tokens or base.context_tokens
+    return tuple(replace(model, context_tokens=min(limit, model.context_tokens)) for model in models)
+
+
+def place(weights: Weights, config: Any, hardware: Hardware, settings: Settings) -> Placement:  # noqa: ANN401 - a transformers configuration, which has no useful type
+    """Choose where and how weights are loaded, each adapter with a tree of its own, and see that they fit.
+
+    Raises:
+        LoadError: If the hardware or the packages cannot do what the settings ask for, or memory is short.
+    """
+    size = measure(weights, bytes_per_cached_token(config, 1))
+    two_byte_form = reckon(size, Placement("cpu", "bfloat16", "none"), None)
     placement = choose(
-        look(), settings.device, settings.dtype, settings.quantization, weight_bytes(weights.base)
+        hardware,
+        settings.device,
+        settings.dtype,
+        settings.quantization,
+        two_byte_form.base + two_byte_form.adapters,
     )
+    if placement.quantization != "none" and not has_package("bitsandbytes"):
+        raise LoadError(
+            f"the weights are to be quantised ({placement.quantization}), and the package bitsandbytes is not"
+            f" installed (install it with: pip install -r {QUANTIZATION_REQUIREMENTS}; a container does so by"
+            f" itself with FJARR_QUANTIZATION={placement.quantization})"
+        )
+    check_memory(hardware, placement, size, settings.kv_cache_tokens)
     LOGGER.info(
         "device: %s, dtype: %s, quantisation: %s", placement.device, placement.dtype, placement.quantization
     )
-    base = load_base(weights.base, placement)
-    if weights.adapter is None:
-        return (base,)
-    report("applying the adapter", 60)
-    return (base, apply_adapter(base, weights.adapter, is_quantized=placement.quantization != "none"))
+    return placement
 
 
-def load_base(base: BaseModel, placement: Placement) -> LoadedModel:
+def read_config(base: BaseModel, settings: Settings) -> Any:  # noqa: ANN401 - a transformers configuration, as above
+    """Read what the base's configuration says.
+
+    Raises:
+        LoadError: If transformers cannot, with its reason.
+    """
+    from transformers import AutoConfig  # noqa: PLC0415 - slow to import
+
+    try:
+        return AutoConfig.from_pretrained(base.source, trust_remote_code=settings.is_remote_code_trusted)
+    except (OSError, ValueError, ImportError) as error:
+        raise load_error(base, error) from error
+
+
+def load_base(base: BaseModel, placement: Placement, settings: Settings) -> LoadedModel:
     """Load the base's network and tokenizer.
 
     Raises:
         LoadError: If transformers cannot, with its reason.
     """
     import torch  # noqa: PLC0415 - slow to import; only the loading thread needs it
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - slow to import
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - slow to import
 
     options: dict[str, Any] = {
         "dtype": getattr(torch, placement.dtype),
-        "use_safetensors": True,
-        "trust_remote_code": False,
+        # None takes safetensors where there are some.
+        "use_safetensors": None if settings.is_pickle_allowed else True,
+        "weights_only": True,
+        "trust_remote_code": settings.is_remote_code_trusted,
         "attn_implementation": "sdpa",
         "local_files_only": base.is_local,
     }
@@ -91,16 +139,62 @@ def load_base(base: BaseModel, placement: Placement) -> LoadedModel:
         options["device_map"] = {"": 0}
     if placement.quantization != "none":
         options["quantization_config"] = _quantization_config(placement)
+    tokenizer = read_tokenizer(base, settings)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base.source, trust_remote_code=False)
         network = AutoModelForCausalLM.from_pretrained(base.source, **options).eval()
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise LoadError(f"the base model {base.name} cannot be loaded from {base.source}: {error}") from error
+    except (OSError, ValueError, ImportError, RuntimeError, UnpicklingError) as error:
+        raise load_error(base, error) from error
     network.requires_grad_(False)  # noqa: FBT003 - torch's own signature
     return _describe(base.name, None, network, tokenizer)
 
 
-def apply_adapter(base: LoadedModel, adapter: Adapter, *, is_quantized: bool) -> LoadedModel:
+def read_tokenizer(base: BaseModel, settings: Settings) -> Any:  # noqa: ANN401 - a transformers tokenizer, which has no useful type
+    """Read the base's tokenizer.
+
+    Raises:
+        LoadError: If transformers cannot, with its reason.
+    """
+    from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
+
+    try:
+        return AutoTokenizer.from_pretrained(base.source, trust_remote_code=settings.is_remote_code_trusted)
+    except (OSError, ValueError, ImportError) as error:
+        raise load_error(base, error) from error
+
+
+def load_error(base: BaseModel, error: Exception) -> LoadError:
+    """Say why a base cannot be loaded, and what to do where that is known."""
+    if "trust_remote_code" in str(error):
+        return LoadError(
+            f"the base model {base.name} needs code that lies beside its weights, and no such code is run:"
+            " take a model that transformers knows, or set FJARR_TRUST_REMOTE_CODE=on if you trust whoever"
+            " wrote it"
+        )
+    return LoadError(f"the base model {base.name} cannot be loaded from {base.source}: {error}")
+
+
+def set_attention(network: Any, placement: Placement, hardware: Hardware, settings: Settings) -> None:  # noqa: ANN401 - see above
+    """Give a network the attention that the settings and the card ask for.
+
+    Raises:
+        LoadError: If flash attention is asked for and cannot be had.
+    """
+    from transformers.utils import is_flash_attn_2_available  # noqa: PLC0415 - slow to import
+
+    lacks = ""
+    if not network._supports_flash_attn:  # noqa: SLF001 - there is no public way
+        lacks = f"{type(network).__name__} has none"
+    elif not is_flash_attn_2_available():
+        lacks = "the package flash-attn is not installed (install it with: pip install flash-attn)"
+    capability = hardware.gpu_capability if placement.device == "cuda" else None
+    attention = choose_attention(settings.attention, capability, placement.dtype, lacks)
+    if attention != "sdpa":
+        network.set_attn_implementation(attention)
+
+
+def apply_adapter(
+    base: LoadedModel, adapter: Adapter, settings: Settings, *, is_quantized: bool
+) -> LoadedModel:
     """Return the base with the adapter in it, sharing what the adapter does not touch.
 
     Quantised weights are not merged into: the sum would be rounded again. There the adapter stays beside
@@ -112,7 +206,7 @@ def apply_adapter(base: LoadedModel, adapter: Adapter, *, is_quantized: bool) ->
     from peft import PeftModel  # noqa: PLC0415 - slow to import
 
     network = share(base.network)
-    tokenizer = adapter_tokenizer(base.tokenizer, adapter)
+    tokenizer = adapter_tokenizer(base.tokenizer, adapter, settings)
     # PEFT looks at a property that transformers has renamed; a user can do nothing about it.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     try:
@@ -135,8 +229,11 @@ def apply_adapter(base: LoadedModel, adapter: Adapter, *, is_quantized: bool) ->
 
 def share(network: nn.Module) -> nn.Module:
     """Return a second tree of modules over the same tensors."""
-    tensors: list[torch.Tensor] = [*network.parameters(), *network.buffers()]
-    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
+    kept: list[object] = [*network.parameters(), *network.buffers()]
+    # A layer of bitsandbytes in 8 bits takes its scales out of the weight when it is first used, and keeps
+    # them here. In a second state they would be missing.
+    kept += [module.state for module in network.modules() if hasattr(module, "state")]
+    return copy.deepcopy(network, {id(each): each for each in kept})
 
 
 def bytes_per_cached_token(config: Any, itemsize: int) -> int:  # noqa: ANN401 - a transformers configuration, as above
@@ -159,13 +256,6 @@ def end_token_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:  # 
     return frozenset({*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None})
 
 
-def weight_bytes(base: BaseModel) -> int:
-    """Return the size of a base's weights on disk; 0 where they are not here yet."""
-    if not base.is_local:
-        return 0
-    return sum(path.stat().st_size for path in Path(base.source).glob("*.safetensors"))
-
-
 def serve(
     name: str,
     parent: str | None,
@@ -179,7 +269,7 @@ def serve(
     return ServedModel(name, parent, TokenizerCodec(tokenizer, template), ends, int(time.time()))
 
 
-def adapter_tokenizer(base_tokenizer: Any, adapter: Adapter) -> Any:  # noqa: ANN401 - see above
+def adapter_tokenizer(base_tokenizer: Any, adapter: Adapter, settings: Settings) -> Any:  # noqa: ANN401 - see above
     """Return the adapter's own tokenizer, which knows the tokens that its training added, or the base's.
 
     Raises:
@@ -190,8 +280,10 @@ def adapter_tokenizer(base_tokenizer: Any, adapter: Adapter) -> Any:  # noqa: AN
     from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(adapter.folder), trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(adapter.folder), trust_remote_code=settings.is_remote_code_trusted
+        )
+    except (OSError, ValueError, ImportError) as error:
         raise LoadError(f"the tokenizer of the adapter {adapter.name} cannot be loaded: {error}") from error
     if tokenizer.chat_template is None:
         tokenizer.chat_template = base_tokenizer.chat_template

@@ -167,8 +167,8 @@ class Process:
         started = time.monotonic()
         engine, models = await _in_thread(lambda: load_engine(self._settings, self._service.report))
         self._engine = engine
-        self._service.report("warming up", 85)
-        for model in models:
+        for number, model in enumerate(models):
+            self._service.report("warming up", 85 + 15 * number // len(models))
             await _warm_up(engine, model)
         self._service.begin_serving(engine, models)
         names = ", ".join(model.name for model in models)
@@ -240,9 +240,11 @@ def load_engine(
     report("looking for weights", 1)
     from inference.weights import find_weights  # noqa: PLC0415 - keeps the steps in one place
 
-    weights = find_weights(settings.mount, settings.base_model, settings.adapter)
-    adapter = weights.adapter.name if weights.adapter else "none"
-    LOGGER.info("base model: %s, adapter: %s", weights.base.name, adapter)
+    weights = find_weights(
+        settings.mount, settings.base_model, settings.adapter, allows_pickle=settings.is_pickle_allowed
+    )
+    adapters = ", ".join(adapter.name for adapter in weights.adapters) or "none"
+    LOGGER.info("base model: %s, adapter: %s", weights.base.name, adapters)
     report("importing libraries", 5)
     return start_engine(weights, settings, report)
 

@@ -29,6 +29,7 @@ INGRESS_LIMIT_S: Final = 240.0
 DTYPES: Final = ("auto", "bfloat16", "float16", "float32")
 QUANTIZATIONS: Final = ("auto", "none", "nf4", "int8")
 DEVICES: Final = ("auto", "cpu", "cuda")
+ATTENTIONS: Final = ("auto", "sdpa", "eager", "flash_attention_2")
 LOG_FORMATS: Final = ("text", "json")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 METRICS: Final = ("on", "open", "off")
@@ -55,8 +56,11 @@ class Settings:
     Attributes:
         mount: Where the share is mounted.
         base_model: Path relative to the mount, id under `model-cache`, or hub id; None means the adapter's.
-        adapter: Path relative to the mount; None means the newest one under `models`.
+        adapter: Paths relative to the mount, parted by commas, or `*` for every adapter under `models`; None
+            means the newest.
         prompt_template: Text with one `{}`, around the last user message, for adapters trained on bare text.
+        is_pickle_allowed: Whether pickled weights are loaded.
+        is_remote_code_trusted: Whether code that lies beside a model's weights is run.
         engine: One of `engines.CHOICES`.
         max_new_tokens: How many tokens a chat answer may have when the request does not say.
         max_context_tokens: A limit for prompt and answer together, below the model's own; None means the
@@ -87,10 +91,13 @@ class Settings:
     base_model: str | None = None
     adapter: str | None = None
     prompt_template: str | None = None
+    is_pickle_allowed: bool = False
+    is_remote_code_trusted: bool = False
     engine: str = "auto"
     device: str = "auto"
     dtype: str = "auto"
     quantization: str = "auto"
+    attention: str = "auto"
     threads: int | None = None
     max_new_tokens: int = 1024
     max_context_tokens: int | None = None
@@ -181,6 +188,15 @@ def _parse_keys(text: str) -> tuple[ApiKey, ...]:
     if len(set(names)) != len(names):
         raise ValueError("two keys have the same name (a bare key is named 'default')")
     return tuple(keys)
+
+
+def _parse_adapters(text: str) -> str:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise ValueError(f"{text!r} has an empty entry; entries are folders on the share, parted by commas")
+    if "*" in names and len(names) > 1:
+        raise ValueError(f"{text!r} has more than '*', which takes every adapter already")
+    return ",".join(names)
 
 
 def _parse_switch(text: str) -> bool:
@@ -291,12 +307,26 @@ _READERS: Final[Mapping[str, _Reader]] = {
         "path on the share, id under `model-cache`, or hub id; the one that the adapter names",
     ),
     "FJARR_ADAPTER": _Reader(
-        "adapter", _optional_text, "the adapter's folder on the share; the newest under `models`"
+        "adapter",
+        _parse_adapters,
+        "the adapters' folders on the share, parted by commas, the main one first; `*` takes every adapter"
+        " under `models`; the newest alone",
     ),
     "FJARR_PROMPT_TEMPLATE": _Reader(
         "prompt_template",
         _parse_template,
         "text with one `{}` for the last user message, for adapters trained on bare text",
+    ),
+    "FJARR_ALLOW_PICKLE": _Reader(
+        "is_pickle_allowed",
+        _parse_switch,
+        "`on` loads pickled weights too (`pytorch_model.bin`, `adapter_model.bin`), with torch's restricted"
+        " reader; `off`",
+    ),
+    "FJARR_TRUST_REMOTE_CODE": _Reader(
+        "is_remote_code_trusted",
+        _parse_switch,
+        "`on` runs the code that a model's repository brings along; `off`",
     ),
     "FJARR_ENGINE": _Reader(
         "engine",
@@ -313,6 +343,12 @@ _READERS: Final[Mapping[str, _Reader]] = {
         "quantization",
         _one_of(QUANTIZATIONS),
         "`auto`, `none`, `nf4` or `int8`; `auto` quantises where the weights would not fit",
+    ),
+    "FJARR_ATTENTION": _Reader(
+        "attention",
+        _one_of(ATTENTIONS),
+        "`auto`, `sdpa`, `eager` or `flash_attention_2`, for the engine transformers; `auto` takes flash"
+        " attention where the card and the packages have it",
     ),
     "FJARR_THREADS": _Reader("threads", _whole(1), "how many threads compute on a CPU; torch's own choice"),
     "FJARR_MAX_NEW_TOKENS": _Reader(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 # The release's folder is a share that several replicas read: nothing is written beside the code.
 sys.dont_write_bytecode = True
 
-from inference.engines import requirements_of  # noqa: E402 - after the switch above, which governs this import
+from inference.engines import all_requirements_of  # noqa: E402 - after the switch above, which governs this import
 from inference.errors import SettingsError  # noqa: E402 - see above
 from inference.logs import set_up_logging  # noqa: E402 - see above
 from inference.settings import Settings, hide_keys, load_settings  # noqa: E402 - see above
@@ -88,8 +88,8 @@ def main() -> NoReturn:
 
 def files_of(settings: Settings) -> tuple[Path, ...]:
     """Return the files with what these settings need: the engine's, and tracing's where it is asked for."""
-    engine = requirements_of(settings)
-    return (engine,) if settings.otlp_endpoint is None else (engine, engine.with_name(TRACING_FILE))
+    files = all_requirements_of(settings)
+    return files if settings.otlp_endpoint is None else (*files, files[0].with_name(TRACING_FILE))
 
 
 def bind(settings: Settings) -> socket.socket:

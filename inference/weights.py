@@ -2,23 +2,35 @@
 
 The layout is the fine-tuning step's: base models under `model-cache/<org>/<name>`, adapters in folders with
 an `adapter_config.json` anywhere under `models`. Olive leaves several adapters behind, checkpoints among
-them: the one meant can be named, and the newest folder named `adapter` is a good guess.
+them: those meant can be named, and the newest folder named `adapter` is a good guess.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from inference.errors import LoadError
 
+Shapes = Mapping[str, tuple[int, ...]]
+"""The shapes of tensors, by their names."""
+
 MODEL_CACHE: Final = "model-cache"
 MODELS: Final = "models"
 ADAPTER_CONFIG: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
+PICKLED_ADAPTER: Final = "adapter_model.bin"
+PICKLED_BASES: Final = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+"""What is looked for. Source: transformers 5.23, `modeling_utils.py`, `_get_resolved_checkpoint_files`."""
+
+ALL: Final = "*"
+"""What the setting says for every adapter under `models`."""
+
 EMBEDDING_KEYS: Final = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 MAX_HEADER_BYTES: Final = 100_000_000
 """Source: the safetensors format, which allows no longer header."""
@@ -52,6 +64,7 @@ class Adapter:
             id.
         embedding_rows: Rows of the embeddings that the adapter carries; None when it carries none.
         has_tokenizer: Whether a tokenizer lies beside it, with the tokens that the training added.
+        shapes: The shapes of its tensors.
     """
 
     name: str
@@ -59,54 +72,62 @@ class Adapter:
     base_reference: str
     embedding_rows: int | None
     has_tokenizer: bool
+    shapes: Shapes = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Hold what was found: a base, and perhaps an adapter for it."""
+    """Hold what was found: a base, and the adapters for it, the one first that is meant if none is named."""
 
     base: BaseModel
-    adapter: Adapter | None
+    adapters: tuple[Adapter, ...] = ()
 
 
-def find_weights(mount: Path, base_reference: str | None, adapter_path: str | None) -> Weights:
+def find_weights(
+    mount: Path, base_reference: str | None, adapters: str | None, *, allows_pickle: bool = False
+) -> Weights:
     """Find what to serve.
 
     Args:
         mount: The share.
-        base_reference: What the settings say about the base; None takes the adapter's own.
-        adapter_path: The adapter's folder relative to the mount; None takes the newest.
+        base_reference: What the settings say about the base; None takes the adapters' own.
+        adapters: The adapters' folders relative to the mount, parted by commas; `*` takes all, the newest
+            first, and None the newest alone.
+        allows_pickle: Whether weights may be pickled.
 
     Raises:
-        LoadError: If there is nothing to serve, or it is not in a form that is loaded.
+        LoadError: If there is nothing to serve, it is not in a form that is loaded, or it cannot be served
+            together.
     """
-    folder = _named_adapter(mount, adapter_path) if adapter_path else find_newest_adapter(mount)
-    adapter = read_adapter(mount, folder) if folder else None
-    reference = base_reference or (adapter.base_reference if adapter else None)
+    found = tuple(
+        read_adapter(mount, folder, allows_pickle=allows_pickle) for folder in _folders(mount, adapters)
+    )
+    reference = base_reference or _common_base(mount, found)
     if not reference:
         raise LoadError(
             f"there is nothing to serve: no adapter under {mount / MODELS}, and FJARR_BASE_MODEL is not set"
             " (push weights with: invoke push)"
         )
-    return Weights(find_base(mount, reference), adapter)
+    base = find_base(mount, reference, allows_pickle=allows_pickle)
+    _check_names(base, found)
+    return Weights(base, found)
 
 
-def find_newest_adapter(mount: Path) -> Path | None:
-    """Return the newest folder named `adapter` that has a configuration, or None."""
-    configs = list((mount / MODELS).glob(f"**/adapter/{ADAPTER_CONFIG}"))
-    if not configs:
-        return None
-    return max(configs, key=lambda path: (path.stat().st_mtime, str(path))).parent
+def find_adapters(mount: Path) -> tuple[Path, ...]:
+    """Return the folders named `adapter` that have a configuration, the newest first."""
+    configs = (mount / MODELS).glob(f"**/adapter/{ADAPTER_CONFIG}")
+    newest_first = sorted(configs, key=lambda path: (path.stat().st_mtime, str(path)), reverse=True)
+    return tuple(path.parent for path in newest_first)
 
 
-def read_adapter(mount: Path, folder: Path) -> Adapter:
-    """Read an adapter's configuration and the header of its weights.
+def read_adapter(mount: Path, folder: Path, *, allows_pickle: bool = False) -> Adapter:
+    """Read an adapter's configuration and the shapes of its weights.
 
     Raises:
-        LoadError: If the configuration cannot be read, or the weights are not safetensors.
+        LoadError: If the configuration cannot be read, or the weights are not in a form that is loaded.
     """
     config = _read_json(folder / ADAPTER_CONFIG)
-    shapes = read_shapes(_safetensors_of(folder))
+    shapes = read_adapter_shapes(folder, allows_pickle=allows_pickle)
     rows = [shape[0] for key, shape in shapes.items() if key.endswith(EMBEDDING_KEYS) and "lora_" not in key]
     return Adapter(
         name=_adapter_name(mount, folder),
@@ -114,20 +135,40 @@ def read_adapter(mount: Path, folder: Path) -> Adapter:
         base_reference=str(config.get("base_model_name_or_path") or ""),
         embedding_rows=max(rows, default=None),
         has_tokenizer=(folder / "tokenizer_config.json").is_file(),
+        shapes=shapes,
     )
 
 
-def find_base(mount: Path, reference: str) -> BaseModel:
+def read_adapter_shapes(folder: Path, *, allows_pickle: bool) -> Shapes:
+    """Return the shapes of an adapter's tensors.
+
+    Raises:
+        LoadError: If its weights are not there, or not in a form that is loaded.
+    """
+    if (folder / ADAPTER_WEIGHTS).is_file():
+        return read_shapes(folder / ADAPTER_WEIGHTS)
+    pickled = folder / PICKLED_ADAPTER
+    if not pickled.is_file():
+        raise LoadError(f"the adapter {folder} has no {ADAPTER_WEIGHTS}: was it pushed completely?")
+    if not allows_pickle:
+        raise LoadError(
+            f"{pickled} is pickled, and only safetensors are loaded: save the adapter as {ADAPTER_WEIGHTS},"
+            " or set FJARR_ALLOW_PICKLE=on if you trust whoever made it"
+        )
+    return _read_pickled_shapes(pickled)
+
+
+def find_base(mount: Path, reference: str, *, allows_pickle: bool = False) -> BaseModel:
     """Find a base by a path relative to the mount, by its id under `model-cache`, or take it for a hub id.
 
     Raises:
-        LoadError: If the folder has no safetensors, or nothing of that name is here and it cannot be a hub
-        id.
+        LoadError: If the folder has no weights of a form that is loaded, or nothing of that name is here and
+            it cannot be a hub id.
     """
     relative = PurePosixPath(reference)
     for folder in (mount / relative, mount / MODEL_CACHE / relative):
         if (folder / "config.json").is_file():
-            _check_base_folder(folder)
+            _check_base_folder(folder, allows_pickle=allows_pickle)
             return BaseModel(_base_name(mount, folder), str(folder))
     if relative.is_absolute() or len(relative.parts) != 2 or relative.parts[0] in {"..", MODEL_CACHE}:  # noqa: PLR2004 - org and name
         raise LoadError(
@@ -137,7 +178,7 @@ def find_base(mount: Path, reference: str) -> BaseModel:
     return BaseModel(reference, reference)
 
 
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def read_shapes(path: Path) -> Shapes:
     """Return the shapes of a safetensors file's tensors, from its header alone.
 
     Raises:
@@ -154,6 +195,43 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
 
 
+def read_base_shapes(base: BaseModel) -> Shapes:
+    """Return the shapes of a base's tensors; none where it is pickled, or not here yet.
+
+    Raises:
+        LoadError: If a file of them is not what its name says.
+    """
+    if not base.is_local:
+        return {}
+    folder = Path(base.source)
+    # Beside these, some bases have the same weights once more, in one file of another name.
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    return {key: shape for file in files for key, shape in read_shapes(file).items()}
+
+
+def stored_bytes(base: BaseModel) -> int:
+    """Return the size of a base's weights on disk; 0 where they are not here yet."""
+    if not base.is_local:
+        return 0
+    pattern = "*.bin" if is_pickled(base) else "*.safetensors"
+    return sum(path.stat().st_size for path in Path(base.source).glob(pattern))
+
+
+def is_pickled(base: BaseModel) -> bool:
+    """Return whether a base that is here has pickled weights and no others."""
+    return base.is_local and not any(Path(base.source).glob("*.safetensors"))
+
+
+def _folders(mount: Path, adapters: str | None) -> tuple[Path, ...]:
+    """Return the adapters' folders, in the order in which they are named."""
+    if adapters is None:
+        return find_adapters(mount)[:1]
+    names = [name.strip() for name in adapters.split(",") if name.strip()]
+    if names == [ALL]:
+        return find_adapters(mount)
+    return tuple(_named_adapter(mount, name) for name in names)
+
+
 def _named_adapter(mount: Path, adapter_path: str) -> Path:
     for folder in (mount / adapter_path, mount / adapter_path / "adapter"):
         if (folder / ADAPTER_CONFIG).is_file():
@@ -163,24 +241,62 @@ def _named_adapter(mount: Path, adapter_path: str) -> Path:
     )
 
 
-def _safetensors_of(folder: Path) -> Path:
-    weights = folder / ADAPTER_WEIGHTS
-    if weights.is_file():
-        return weights
-    pickled = folder / "adapter_model.bin"
-    if pickled.is_file():
-        raise LoadError(
-            f"{pickled} is pickled, and only safetensors are loaded: save the adapter as {ADAPTER_WEIGHTS}"
-        )
-    raise LoadError(f"the adapter {folder} has no {ADAPTER_WEIGHTS}: was it pushed completely?")
+def _common_base(mount: Path, adapters: tuple[Adapter, ...]) -> str | None:
+    """Return the base that the adapters name. Two names for one folder are one base."""
+    named = [adapter for adapter in adapters if adapter.base_reference]
+    for one, other in itertools.pairwise(named):
+        if _place(mount, one.base_reference) != _place(mount, other.base_reference):
+            raise LoadError(
+                f"the adapter {one.name} is for the base {one.base_reference} and the adapter {other.name}"
+                f" for {other.base_reference}, and one server has one base: name those of one base in"
+                " FJARR_ADAPTER, or set FJARR_BASE_MODEL if the two are the same"
+            )
+    return named[0].base_reference if named else None
 
 
-def _check_base_folder(folder: Path) -> None:
+def _place(mount: Path, reference: str) -> str:
+    folders = (mount / reference, mount / MODEL_CACHE / reference)
+    found = next((folder for folder in folders if (folder / "config.json").is_file()), None)
+    return str(found.resolve()) if found else reference
+
+
+def _check_names(base: BaseModel, adapters: tuple[Adapter, ...]) -> None:
+    places: dict[str, object] = {base.name: base.source}
+    for adapter in adapters:
+        if adapter.name in places:
+            raise LoadError(
+                f"{places[adapter.name]} and {adapter.folder} would both be served as {adapter.name!r}: name"
+                " one of them in FJARR_ADAPTER, or rename a folder"
+            )
+        places[adapter.name] = adapter.folder
+
+
+def _read_pickled_shapes(path: Path) -> Shapes:
+    import torch  # noqa: PLC0415 - slow to import, and hardly ever needed here
+
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    except Exception as error:
+        # torch promises nothing about what a file that is not a pickle of tensors makes it raise.
+        raise LoadError(f"{path} cannot be read as pickled tensors: {error}") from error
+
+
+def _check_base_folder(folder: Path, *, allows_pickle: bool) -> None:
     if any(folder.glob("*.safetensors")):
         return
+    if allows_pickle and any((folder / name).is_file() for name in PICKLED_BASES):
+        return
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+        if allows_pickle:
+            raise LoadError(
+                f"the weights in {folder} are pickled, and not in {PICKLED_BASES[0]}, which alone is"
+                " looked for: rename the file, or convert it to safetensors"
+            )
         raise LoadError(
-            f"the weights in {folder} are pickled, and only safetensors are loaded: convert them first"
+            f"the weights in {folder} are pickled, and only safetensors are loaded: convert them (load them"
+            " where they can do no harm, and save_pretrained writes safetensors), or set"
+            " FJARR_ALLOW_PICKLE=on if you trust whoever made them"
         )
     raise LoadError(f"the base model {folder} has no *.safetensors: was it pushed completely?")
 

@@ -12,6 +12,7 @@ import uvicorn
 from playwright.sync_api import Page, expect, sync_playwright
 from starlette.requests import Request
 
+from inference import chat
 from inference.chat import Chat, Controls, _client_of, answer, make_chat
 from inference.codec import ByteCodec
 from inference.engine import Sampling
@@ -35,6 +36,24 @@ def make_service(limits: Limits = Limits()) -> tuple[Service, ScriptedEngine]:  
     base = ServedModel(BASE, None, ByteCodec(), frozenset({END}), 0)
     service.begin_serving(engine, (base, ServedModel(TUNED, BASE, ByteCodec(), frozenset({END}), 0)))
     return service, engine
+
+
+def test_several_adapters_are_all_offered_and_the_first_is_chosen() -> None:
+    codec, ends = ByteCodec(), frozenset({END})
+    models = (
+        ServedModel(BASE, None, codec, ends, 0),
+        ServedModel("tickets", BASE, codec, ends, 0),
+        ServedModel("mail", BASE, codec, ends, 0),
+    )
+    choice = chat._model_choice(models)
+    assert choice.choices == [
+        ("Fine-tuned: tickets", "tickets"),
+        ("Fine-tuned: mail", "mail"),
+        ("Base: base", BASE),
+    ]
+    assert choice.value == "tickets"
+    assert "<p>tickets, mail on org/base · release r1</p>" in chat._heading(models, "r1", has_sign_in=True)
+    assert "<p>org/base</p>" in chat._heading(models[:1], "", has_sign_in=True)
 
 
 async def test_an_answer_grows_and_knows_the_history() -> None:

@@ -9,7 +9,14 @@ from transformers import LlamaConfig
 
 from inference import engines, hardware
 from inference.engine_vllm import CPU_BLOCK_TOKENS, engine_options, size_cache_bytes, variables
-from inference.engines import ENGINES, choose_engine, has_package, requirements_of, start_engine
+from inference.engines import (
+    ENGINES,
+    all_requirements_of,
+    choose_engine,
+    has_package,
+    requirements_of,
+    start_engine,
+)
 from inference.errors import LoadError
 from inference.hardware import Cores, Placement, look_at_cores
 from inference.settings import Settings, load_settings
@@ -18,7 +25,7 @@ from inference.weights import Adapter, BaseModel, Weights
 
 CPU = Placement("cpu", "bfloat16", "none")
 CARD = Placement("cuda", "bfloat16", "none")
-BARE = Weights(BaseModel("org/base", "/share/base"), None)
+BARE = Weights(BaseModel("org/base", "/share/base"))
 LLAMA = LlamaConfig(
     num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_size=32, head_dim=8
 )
@@ -64,6 +71,20 @@ def test_what_pip_installs_follows_the_engine_and_the_device(
     assert requirements_of(Settings(engine="vllm")).name == "requirements-vllm.txt"
     assert requirements_of(Settings(engine="vllm", device="cpu")).name == "requirements-vllm-cpu.txt"
     assert requirements_of(Settings(engine="transformers")).name == "requirements.txt"
+
+
+@pytest.mark.parametrize(
+    ("quantization", "names"),
+    [
+        ("auto", ["requirements.txt"]),
+        ("none", ["requirements.txt"]),
+        ("nf4", ["requirements.txt", "requirements-quantization.txt"]),
+        ("int8", ["requirements.txt", "requirements-quantization.txt"]),
+    ],
+)
+def test_what_quantises_is_installed_where_it_is_asked_for(quantization: str, names: list[str]) -> None:
+    settings = Settings(engine="transformers", quantization=quantization)
+    assert [file.name for file in all_requirements_of(settings)] == names
 
 
 @pytest.mark.skipif(has_package("vllm"), reason="vLLM is installed")
@@ -136,8 +157,41 @@ def test_vllm_refuses_what_it_cannot_do() -> None:
         engine_options(BARE, Settings(), Placement("cuda", "bfloat16", "int8"), 8192)
 
 
+@pytest.mark.skipif(has_package("vllm_bnb_plugin"), reason="the plugin is installed")
+def test_vllm_without_its_plugin_has_no_nf4() -> None:
+    with pytest.raises(LoadError) as caught:
+        engine_options(BARE, Settings(), Placement("cuda", "bfloat16", "nf4"), 8192)
+    assert str(caught.value) == (
+        "vLLM quantises to nf4 with its plugin vllm-bnb-plugin, which is not installed: install it with: pip"
+        " install vllm-bnb-plugin, or set FJARR_ENGINE=transformers"
+    )
+
+
+def test_vllm_may_load_pickles_and_run_a_model_s_code_where_the_settings_say_so(tmp_path: Path) -> None:
+    allowed = Settings(is_pickle_allowed=True, is_remote_code_trusted=True)
+    pickled = Weights(BaseModel("org/base", str(tmp_path)))
+    (tmp_path / "pytorch_model.bin").touch()
+    options = engine_options(pickled, allowed, CPU, 8192)
+    assert (options["load_format"], options["trust_remote_code"]) == ("hf", True)
+    (tmp_path / "model.safetensors").touch()
+    assert engine_options(pickled, allowed, CPU, 8192)["load_format"] == "safetensors"
+
+
+def lora(name: str, rank: int) -> Adapter:
+    shapes = {"layers.0.q_proj.lora_A.weight": (rank, 32), "layers.0.q_proj.lora_B.weight": (32, rank)}
+    return Adapter(name, Path("/share") / name, "org/base", None, has_tokenizer=False, shapes=shapes)
+
+
+@pytest.mark.skipif(not has_package("vllm"), reason="vLLM is not installed: run nox -s vllm")
+def test_vllm_has_a_slot_for_each_adapter_and_room_for_the_largest_rank() -> None:
+    weights = Weights(BARE.base, (lora("one", 4), lora("two", 24), lora("three", 16)))
+    on_cpu, on_card = (engine_options(weights, Settings(), each, 8192) for each in (CPU, CARD))
+    assert (on_cpu["max_loras"], on_cpu["max_lora_rank"]) == (4, 32)
+    assert (on_card["max_loras"], on_card["max_lora_rank"]) == (3, 32)
+
+
 @pytest.mark.skipif(not has_package("vllm"), reason="vLLM is not installed: run nox -s vllm")
 def test_vllm_refuses_an_adapter_with_embeddings() -> None:
     adapter = Adapter("mine", Path("/share/mine"), "org/base", 258, has_tokenizer=False)
     with pytest.raises(LoadError, match="mine carries embeddings"):
-        engine_options(Weights(BARE.base, adapter), Settings(), CPU, 8192)
+        engine_options(Weights(BARE.base, (adapter,)), Settings(), CPU, 8192)

@@ -200,8 +200,7 @@ def test_the_adapter_is_merged_as_peft_merges_it_and_the_base_is_untouched(
 def test_an_adapter_with_resized_embeddings_gets_a_base_that_fits(mount: Path) -> None:
     save_adapter(mount, "padded", pad="[PAD]")
     weights = find_weights(mount, None, "models/padded")
-    assert weights.adapter is not None
-    assert weights.adapter.embedding_rows == 258
+    assert [adapter.embedding_rows for adapter in weights.adapters] == [258]
     base, tuned = load_models(weights, SETTINGS, lambda _phase, _percent: None)
     assert base.network.get_input_embeddings().weight.shape == (257, 32)
     assert tuned.network.get_input_embeddings().weight.shape == (258, 32)

@@ -100,6 +100,40 @@ def test_empty_variables_count_as_absent() -> None:
     assert settings.adapter is None
 
 
+@pytest.mark.parametrize(
+    ("text", "adapters"),
+    [("models/a", "models/a"), ("models/a , models/b", "models/a,models/b"), (" * ", "*")],
+)
+def test_several_adapters_may_be_named(text: str, adapters: str) -> None:
+    assert load_settings({"FJARR_AUTH": "off", "FJARR_ADAPTER": text}).adapter == adapters
+
+
+def test_adapters_that_cannot_be_told_apart_are_refused() -> None:
+    assert problems_of({"FJARR_AUTH": "off", "FJARR_ADAPTER": "models/a,,b"}) == (
+        "FJARR_ADAPTER: 'models/a,,b' has an empty entry; entries are folders on the share, parted by commas",
+    )
+    assert problems_of({"FJARR_AUTH": "off", "FJARR_ADAPTER": "*,models/b"}) == (
+        "FJARR_ADAPTER: '*,models/b' has more than '*', which takes every adapter already",
+    )
+
+
+def test_pickles_and_foreign_code_are_off_unless_asked_for() -> None:
+    settings = load_settings({"FJARR_AUTH": "off"})
+    assert not settings.is_pickle_allowed
+    assert not settings.is_remote_code_trusted
+    asked = {"FJARR_ALLOW_PICKLE": "on", "FJARR_TRUST_REMOTE_CODE": "on"}
+    settings = load_settings({"FJARR_AUTH": "off"} | asked)
+    assert settings.is_pickle_allowed
+    assert settings.is_remote_code_trusted
+
+
+def test_attention_is_one_of_those_that_there_are() -> None:
+    assert load_settings({"FJARR_AUTH": "off", "FJARR_ATTENTION": "eager"}).attention == "eager"
+    assert problems_of({"FJARR_AUTH": "off", "FJARR_ATTENTION": "flash"}) == (
+        "FJARR_ATTENTION: 'flash' is none of auto, sdpa, eager, flash_attention_2",
+    )
+
+
 def test_a_prompt_template_may_say_its_line_breaks() -> None:
     settings = load_settings({"FJARR_API_KEYS": "k", "FJARR_PROMPT_TEMPLATE": "### Text: {}\\n### Tone:\\n"})
     assert settings.prompt_template == "### Text: {}\n### Tone:\n"
@@ -121,6 +155,14 @@ def test_the_other_engine_s_pins_are_the_extra_s(device: str, package: str) -> N
     text = (ROOT / "inference" / f"requirements-vllm{device}.txt").read_text()
     wanted = next(each for each in parse_requirements(text) if each.name == package)
     assert extras[package] == [f"{wanted.name}{wanted.operator}{wanted.version}"]
+
+
+def test_what_quantises_is_the_extra_s() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    text = (ROOT / "inference" / "requirements-quantization.txt").read_text()
+    assert [f"{each.name}{each.operator}{each.version}" for each in parse_requirements(text)] == extras[
+        "quantization"
+    ]
 
 
 def test_the_container_installs_nothing_else() -> None:

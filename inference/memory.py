@@ -1,0 +1,227 @@
+"""Reckon what weights and caches need of memory before anything is loaded, and say what would fit.
+
+Loading takes minutes for a large model, and ends in a crash where memory ends. Pure: sizes come from the
+headers of the files, and the memory from `hardware.look`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from inference.errors import LoadError
+from inference.hardware import CACHE_SHARE, LEAST_CACHE_TOKENS, PAGE_TOKENS, Placement
+from inference.weights import EMBEDDING_KEYS, read_base_shapes, stored_bytes
+
+if TYPE_CHECKING:
+    from inference.hardware import Hardware
+    from inference.weights import Adapter, Shapes, Weights
+
+HEAD_KEYS: Final = ("lm_head.weight", "embed_out.weight")
+
+QUANTIZED_BYTES: Final = {"nf4": 0.516, "int8": 1.0}
+"""Bytes a number. nf4 has half a byte, one more for 64 numbers, and four more for 256 of those."""
+
+UNMERGED_BYTES: Final = 4
+"""PEFT keeps the factors of an adapter that is not merged in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSize:
+    """Say how many numbers an adapter takes.
+
+    Attributes:
+        layers: Of the layers that it changes: merging needs a copy of each.
+        embeddings: Of the embeddings that it replaces.
+        factors: Of its own file, which stay beside the base where it is not merged.
+    """
+
+    layers: int
+    embeddings: int
+    factors: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """Say how many numbers the weights and a token's keys and values have.
+
+    Attributes:
+        parameters: The base's weights; 0 where they are not known.
+        embeddings: Those of them that quantisation leaves as they are.
+        adapters: Those that get a tree of their own, and with it a cache.
+        token: Keys and values of one token in all layers.
+    """
+
+    parameters: int
+    embeddings: int
+    adapters: tuple[AdapterSize, ...]
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Say how much memory a model needs, in bytes.
+
+    Attributes:
+        caches: What has to be free after loading for the key-value caches.
+    """
+
+    base: int
+    adapters: int
+    caches: int
+
+    @property
+    def total(self) -> int:
+        """Return all of it."""
+        return self.base + self.adapters + self.caches
+
+
+def measure(weights: Weights, token: int) -> ModelSize:
+    """Read how large weights are, from the headers of their files.
+
+    Args:
+        weights: What is to be served, each adapter with a tree of its own.
+        token: How many numbers a token's keys and values have in all layers.
+
+    Raises:
+        LoadError: If a file is not what its name says.
+    """
+    shapes = read_base_shapes(weights.base)
+    parameters = sum(map(math.prod, shapes.values())) or stored_bytes(weights.base) // 2
+    embeddings = _count(shapes, EMBEDDING_KEYS + HEAD_KEYS)
+    adapters = tuple(measure_adapter(adapter, shapes) for adapter in weights.adapters)
+    return ModelSize(parameters, embeddings, adapters, token)
+
+
+def measure_adapter(adapter: Adapter, base: Shapes) -> AdapterSize:
+    """Count an adapter's numbers.
+
+    A pair of factors `(rank, inputs)` and `(outputs, rank)` is a layer of inputs times outputs.
+
+    Args:
+        adapter: What its file says.
+        base: The shapes of the base's tensors.
+    """
+    layers = embeddings = 0
+    has_head = False
+    for key, shape in adapter.shapes.items():
+        if ".lora_A" in key:
+            layers += shape[-1] * adapter.shapes.get(key.replace(".lora_A", ".lora_B"), (0,))[0]
+        elif ".lora_embedding_A" in key:
+            layers += shape[-1] * adapter.shapes.get(key.replace("_A", "_B"), (0,))[0]
+        elif "lora_" not in key:
+            embeddings += math.prod(shape)
+            has_head |= key.endswith(HEAD_KEYS)
+    if adapter.embedding_rows is not None and not has_head and any(key.endswith(HEAD_KEYS) for key in base):
+        # A head of its own that is not tied to the embeddings grows with them.
+        embeddings *= 2
+    return AdapterSize(layers, embeddings, sum(map(math.prod, adapter.shapes.values())))
+
+
+def reckon(size: ModelSize, placement: Placement, wanted_tokens: int | None) -> Need:
+    """Return what a model needs that is placed so.
+
+    Args:
+        size: How large it is.
+        placement: Where and how it is loaded.
+        wanted_tokens: The size of each key-value cache; None takes the least that is of use.
+    """
+    itemsize = _itemsize(placement)
+    share = CACHE_SHARE[placement.device] if wanted_tokens is None else 1.0
+    cache_tokens = (wanted_tokens or LEAST_CACHE_TOKENS) * (1 + len(size.adapters))
+    caches = int(cache_tokens * size.token * itemsize / share)
+    if placement.quantization == "none":
+        base = size.parameters * itemsize
+        adapters = sum((adapter.layers + adapter.embeddings) * itemsize for adapter in size.adapters)
+    else:
+        quantized = size.parameters - size.embeddings
+        base = int(quantized * QUANTIZED_BYTES[placement.quantization]) + size.embeddings * itemsize
+        adapters = sum(
+            adapter.factors * UNMERGED_BYTES + adapter.embeddings * itemsize for adapter in size.adapters
+        )
+    return Need(base, adapters, caches)
+
+
+def room_tokens(free: int, placement: Placement, size: ModelSize) -> int:
+    """Return how many tokens each key-value cache holds in what loading leaves of some free bytes."""
+    need = reckon(size, placement, None)
+    room = CACHE_SHARE[placement.device] * (free - need.base - need.adapters)
+    token = size.token * _itemsize(placement) * (1 + len(size.adapters))
+    return max(0, int(room / token)) // PAGE_TOKENS * PAGE_TOKENS
+
+
+def check_memory(
+    hardware: Hardware, placement: Placement, size: ModelSize, wanted_tokens: int | None
+) -> None:
+    """Do nothing if a model fits, or if its size is not known.
+
+    Raises:
+        LoadError: If it does not fit. The message says what would.
+    """
+    free = hardware.gpu_free_bytes if placement.device == "cuda" else hardware.cpu_free_bytes
+    need = reckon(size, placement, wanted_tokens)
+    if size.parameters == 0 or need.total <= free:
+        return
+    where = hardware.gpu_name if placement.device == "cuda" else "this machine"
+    count = len(size.adapters)
+    parts = [f"the base {_mib(need.base)}"]
+    if count:
+        parts.append(f"{count} adapter{'s' if count > 1 else ''} {_mib(need.adapters)}")
+    parts.append(f"key-value caches {'of that size ' if wanted_tokens else 'at least '}{_mib(need.caches)}")
+    raise LoadError(
+        f"the model does not fit: it needs {_mib(need.total)} ({', '.join(parts)}), and {_mib(free)} are free"
+        f" on {where}; {'; or '.join(_remedies(free, placement, size, wanted_tokens))}"
+    )
+
+
+def _remedies(free: int, placement: Placement, size: ModelSize, wanted_tokens: int | None) -> list[str]:
+    """Return what would make it fit, the least loss first."""
+    remedies = []
+    room = room_tokens(free, placement, size)
+    if wanted_tokens is not None and room >= LEAST_CACHE_TOKENS:
+        remedies.append(f"set FJARR_KV_CACHE_TOKENS={room} or less")
+    fitting = [
+        count
+        for count in range(1, len(size.adapters))
+        if _fits(free, placement, replace(size, adapters=size.adapters[:count]), wanted_tokens)
+    ]
+    if fitting:
+        remedies.append(f"name the first {fitting[-1]} of the adapters alone in FJARR_ADAPTER")
+    for setting, smaller in _smaller_forms(placement):
+        if _fits(free, smaller, size, wanted_tokens):
+            need = reckon(size, smaller, wanted_tokens)
+            remedies.append(
+                f"set {setting}, which needs {_mib(need.total)} and has room for caches of"
+                f" {room_tokens(free, smaller, size)} tokens"
+            )
+    what = "a card" if placement.device == "cuda" else "a machine"
+    return [*remedies, f"take a smaller model, or {what} with more memory"]
+
+
+def _smaller_forms(placement: Placement) -> list[tuple[str, Placement]]:
+    """Return the settings that make weights smaller, and what comes of each."""
+    forms = []
+    if placement.dtype == "float32":
+        forms.append(("FJARR_DTYPE=bfloat16", replace(placement, dtype="bfloat16")))
+    if placement.device == "cuda" and placement.quantization == "none":
+        forms.append(("FJARR_QUANTIZATION=int8", replace(placement, quantization="int8")))
+    if placement.device == "cuda" and placement.quantization != "nf4":
+        forms.append(("FJARR_QUANTIZATION=nf4", replace(placement, quantization="nf4")))
+    return forms
+
+
+def _fits(free: int, placement: Placement, size: ModelSize, wanted_tokens: int | None) -> bool:
+    return reckon(size, placement, wanted_tokens).total <= free
+
+
+def _count(shapes: Shapes, endings: tuple[str, ...]) -> int:
+    return sum(math.prod(shape) for key, shape in shapes.items() if key.endswith(endings))
+
+
+def _itemsize(placement: Placement) -> int:
+    return 4 if placement.dtype == "float32" else 2
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{math.ceil(size_bytes / 2**20)} MiB"

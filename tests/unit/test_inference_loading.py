@@ -1,0 +1,278 @@
+"""What may be loaded, where it goes, and what it shares, on a random model so small that it loads at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, dynamic_module_utils
+
+from inference import engines, loading
+from inference.engines import QUANTIZATION_REQUIREMENTS, has_package
+from inference.errors import LoadError
+from inference.hardware import Hardware, Placement
+from inference.loading import (
+    LoadedModel,
+    apply_adapter,
+    load_base,
+    load_models,
+    place,
+    read_config,
+    share,
+)
+from inference.settings import Settings
+from inference.weights import find_weights
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from inference.hardware import Quantization
+
+BASE = "org/tiny"
+SETTINGS = Settings(dtype="float32", device="cpu", is_auth_on=False)
+PICKLES = Settings(dtype="float32", device="cpu", is_auth_on=False, is_pickle_allowed=True)
+TRUSTING = Settings(dtype="float32", device="cpu", is_auth_on=False, is_remote_code_trusted=True)
+PROMPT = torch.tensor([[5, 6, 7]])
+T4 = Hardware("Tesla T4", (7, 5), 15 * 2**30, 50 * 2**30, has_cpu_bf16=False)
+
+OWN_CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+
+Path({witness!r}).touch()
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+pytestmark = [
+    pytest.mark.model,
+    # PEFT looks at a property of the model that transformers has renamed.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    # PEFT looks for the base's configuration by a path that holds on the share only.
+    pytest.mark.filterwarnings("ignore:Could not find a config file in model-cache:UserWarning"),
+]
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Path:
+    """A share with a tiny base."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=128, eos_token_id=0, bos_token_id=None,
+        tie_word_embeddings=True, initializer_range=0.3,
+    )  # fmt: skip
+    folder = tmp_path / "model-cache" / BASE
+    LlamaForCausalLM(config).save_pretrained(folder)
+    backend = Tokenizer(models.WordLevel(vocab={f"t{index}": index for index in range(64)}, unk_token="t0"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="t0").save_pretrained(folder)
+    return tmp_path
+
+
+@pytest.fixture
+def adapter(mount: Path) -> Path:
+    """An adapter on it, with random values."""
+    network = LlamaForCausalLM.from_pretrained(mount / "model-cache" / BASE)
+    tuned = get_peft_model(network, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    for key, parameter in tuned.named_parameters():
+        if "lora_B" in key:
+            torch.nn.init.normal_(parameter)
+    tuned.peft_config["default"].base_model_name_or_path = "model-cache/" + BASE
+    folder = mount / "models" / "mine" / "adapter"
+    tuned.save_pretrained(folder, save_embedding_layers=False)
+    return folder
+
+
+def load(mount: Path, settings: Settings = SETTINGS) -> tuple[LoadedModel, ...]:
+    weights = find_weights(mount, BASE, None, allows_pickle=settings.is_pickle_allowed)
+    return load_models(weights, settings, lambda _phase, _percent: None)
+
+
+def logits(model: LoadedModel) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model.network(PROMPT).logits
+    return found
+
+
+def error_of(mount: Path, settings: Settings) -> str:
+    with pytest.raises(LoadError) as caught:
+        load(mount, settings)
+    return str(caught.value)
+
+
+def pickle_base(mount: Path, content: object | None = None) -> None:
+    folder = mount / "model-cache" / BASE
+    weights = folder / "model.safetensors"
+    torch.save(content or load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+
+
+class Malice:
+    """A pickle that would write a file as it is read."""
+
+    def __init__(self, witness: Path) -> None:
+        self._witness = witness
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self._witness).touch, (self._witness,))
+
+
+def test_a_pickled_base_is_loaded_where_the_setting_allows_it(mount: Path) -> None:
+    (before,) = load(mount)
+    pickle_base(mount)
+    assert "set FJARR_ALLOW_PICKLE=on" in error_of(mount, SETTINGS)
+    (after,) = load(mount, PICKLES)
+    assert torch.equal(logits(before), logits(after))
+
+
+def test_a_pickled_adapter_is_loaded_where_the_setting_allows_it(mount: Path, adapter: Path) -> None:
+    before = load(mount)
+    torch.save(load_file(adapter / "adapter_model.safetensors"), adapter / "adapter_model.bin")
+    (adapter / "adapter_model.safetensors").unlink()
+    assert "set FJARR_ALLOW_PICKLE=on" in error_of(mount, SETTINGS)
+    after = load(mount, PICKLES)
+    assert torch.equal(logits(before[1]), logits(after[1]))
+    assert not torch.allclose(logits(after[0]), logits(after[1]))
+
+
+def test_a_pickle_that_is_more_than_tensors_is_refused_even_so(mount: Path, adapter: Path) -> None:
+    witness = mount / "witness"
+    torch.save({"weight": Malice(witness)}, adapter / "adapter_model.bin")
+    (adapter / "adapter_model.safetensors").unlink()
+    assert "adapter_model.bin cannot be read as pickled tensors: " in error_of(mount, PICKLES)
+    for file in adapter.iterdir():
+        file.unlink()
+    pickle_base(mount, {"weight": Malice(witness)})
+    assert "the base model org/tiny cannot be loaded from " in error_of(mount, PICKLES)
+    assert not witness.exists()
+
+
+@pytest.fixture
+def own_code(mount: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A base that brings its own code, and the file that the code writes."""
+    # Read when transformers is imported, so a test's home comes too late for it.
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(mount / "modules"))
+    monkeypatch.syspath_prepend(str(mount / "modules"))
+    folder, witness = mount / "model-cache" / BASE, mount / "witness"
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "architectures": ["OwnModel"]}
+    config["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(OWN_CODE.format(witness=str(witness)))
+    return witness
+
+
+def test_a_model_s_own_code_is_not_run(mount: Path, own_code: Path) -> None:
+    assert error_of(mount, SETTINGS) == (
+        "the base model org/tiny needs code that lies beside its weights, and no such code is run: take a"
+        " model that transformers knows, or set FJARR_TRUST_REMOTE_CODE=on if you trust whoever wrote it"
+    )
+    assert not own_code.exists()
+
+
+def test_a_model_s_own_code_is_run_where_the_setting_says_so(mount: Path, own_code: Path) -> None:
+    (model,) = load(mount, TRUSTING)
+    assert type(model.network).__name__ == "OwnModel"
+    assert own_code.exists()
+
+
+def test_what_is_dangerous_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mount: Path
+) -> None:
+    class Module:
+        @staticmethod
+        def start_engine(*_arguments: object) -> None:
+            return None
+
+    monkeypatch.setattr(engines, "import_module", lambda _name: Module)
+    weights = find_weights(mount, BASE, None)
+    for settings in (SETTINGS, PICKLES, TRUSTING):
+        with caplog.at_level(logging.WARNING):
+            engines.start_engine(weights, settings, lambda _phase, _percent: None)
+    assert caplog.messages == [
+        "FJARR_ALLOW_PICKLE is on: pickled weights are loaded, if only by torch's restricted reader",
+        "FJARR_TRUST_REMOTE_CODE is on: code that lies beside a model's weights runs in this server",
+    ]
+
+
+def test_attention_is_the_setting_s(mount: Path) -> None:
+    (usual,) = load(mount)
+    (eager,) = load(mount, Settings(dtype="float32", device="cpu", is_auth_on=False, attention="eager"))
+    assert usual.network.config._attn_implementation == "sdpa"
+    assert eager.network.config._attn_implementation == "eager"
+    torch.testing.assert_close(logits(usual), logits(eager))
+
+
+def test_flash_attention_on_a_cpu_is_an_error(mount: Path) -> None:
+    settings = Settings(dtype="float32", device="cpu", is_auth_on=False, attention="flash_attention_2")
+    assert error_of(mount, settings) == (
+        "FJARR_ATTENTION=flash_attention_2 cannot be had: it needs a CUDA device, and the model is on the"
+        " CPU; leave it at auto"
+    )
+
+
+def test_the_context_is_no_longer_than_the_setting_says(mount: Path, adapter: Path) -> None:
+    assert adapter.is_dir()
+    limited = Settings(dtype="float32", device="cpu", is_auth_on=False, max_context_tokens=100)
+    assert [model.context_tokens for model in load(mount, limited)] == [100, 100]
+    assert [model.context_tokens for model in load(mount)] == [128, 128]
+
+
+def test_what_does_not_fit_is_not_begun(mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "look", lambda: Hardware(None, None, 0, 2**14, has_cpu_bf16=True))
+    assert error_of(mount, SETTINGS).startswith("the model does not fit: it needs 1 MiB (the base 1 MiB, ")
+
+
+@pytest.mark.skipif(has_package("bitsandbytes"), reason="bitsandbytes is installed")
+def test_what_quantises_is_asked_for_before_anything_is_loaded(mount: Path) -> None:
+    settings = Settings(is_auth_on=False, quantization="nf4")
+    weights = find_weights(mount, BASE, None)
+    with pytest.raises(LoadError) as caught:
+        place(weights, read_config(weights.base, settings), T4, settings)
+    assert str(caught.value) == (
+        "the weights are to be quantised (nf4), and the package bitsandbytes is not installed (install it"
+        f" with: pip install -r {QUANTIZATION_REQUIREMENTS}; a container does so by itself with"
+        " FJARR_QUANTIZATION=nf4)"
+    )
+
+
+@pytest.mark.skipif(not has_package("bitsandbytes"), reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_trees_over_quantised_weights_answer_as_peft_does_on_weights_of_its_own(
+    mount: Path, adapter: Path, quantization: Quantization
+) -> None:
+    # On a CPU, which bitsandbytes can do, if slowly; the server itself quantises on a card only.
+    placement = Placement("cpu", "bfloat16", quantization)
+    weights = find_weights(mount, BASE, None)
+    lone = load_base(weights.base, placement, SETTINGS)
+    expected_base = logits(lone)
+    peft_network = PeftModel.from_pretrained(lone.network, str(adapter)).eval()
+    expected_tuned = logits(replace(lone, network=peft_network))
+    base = load_base(weights.base, placement, SETTINGS)
+    tuned = apply_adapter(base, weights.adapters[0], SETTINGS, is_quantized=True)
+    # Twice: the first use of a layer changes what it keeps.
+    for _ in range(2):
+        assert torch.equal(logits(base), expected_base)
+        assert torch.equal(logits(tuned), expected_tuned)
+    assert not torch.equal(expected_base, expected_tuned)
+
+
+def test_a_tree_that_shares_its_tensors_shares_what_quantised_layers_keep_beside_them() -> None:
+    layer = torch.nn.Linear(2, 2)
+    layer.state = object()  # type: ignore[assignment]  # as bitsandbytes does
+    tree = torch.nn.Sequential(layer)
+    other: Any = share(tree)
+    assert other[0] is not layer
+    assert other[0].weight is layer.weight
+    assert other[0].state is layer.state
