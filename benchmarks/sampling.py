@@ -136,7 +136,7 @@ def measure(rows: int, size: int, steps: int, rounds: int, device: str) -> dict[
     """Return each way's seconds a step, the median of each round."""
     vocabulary = make_vocabulary(size)
     # A few likely tokens and a long tail, like a network's.
-    scores = (3 * torch.randn(rows, size, generator=torch.Generator().manual_seed(0))).to(device)
+    scores = (4 * torch.randn(rows, size, generator=torch.Generator().manual_seed(0))).to(device)
     batches = {way.name: Batch(way, rows, rounds * steps + WARM_UP_STEPS, vocabulary, scores) for way in WAYS}
     for batch in batches.values():
         for _ in range(WARM_UP_STEPS):

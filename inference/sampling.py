@@ -282,7 +282,7 @@ def _draw_from_all(scores: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     scores = scores / _column(scores, [draw.sampling.temperature for draw in draws])
     _drop_unlikely(scores, draws)
     token_ids = torch.arange(scores.shape[-1], device=scores.device).unsqueeze(0)
-    return _race(scores, token_ids, draws)
+    return _draw(scores, token_ids, draws)
 
 
 def _draw_from_likeliest(scores: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
@@ -317,7 +317,7 @@ def _draw_from_candidates(
     is_open = is_whole.squeeze(-1) & is_needed[:, -1] & (kept[:, -1] > -torch.inf)
     kept.masked_fill_(~is_needed, -torch.inf)
     _drop_unlikely(kept, draws)
-    chosen = _race(kept, token_ids, draws)
+    chosen = _draw(kept, token_ids, draws)
     return token_ids.gather(-1, chosen.unsqueeze(-1)).squeeze(-1), is_open & (count < vocabulary)
 
 
@@ -350,22 +350,41 @@ def _drop_unlikely(scores: torch.Tensor, draws: Sequence[Draw]) -> None:
         scores.masked_fill_(scores < scores.amax(-1, keepdim=True) + shares.log(), -torch.inf)
 
 
-def _race(scores: torch.Tensor, token_ids: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    """Draw an index for each row (rows, tokens) by the exponential race, in logarithms.
+def _draw(scores: torch.Tensor, token_ids: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+    """Draw an index for each row (rows, tokens).
 
     Args:
         scores: After all that narrows the choice.
         token_ids: Which tokens they are of (rows or 1, tokens).
         draws: How each row draws.
     """
-    seeds = {index: _key(draw) for index, draw in enumerate(draws) if draw.sampling.seed is not None}
-    noise = torch.empty_like(scores)
-    if len(seeds) < len(draws):
-        noise.exponential_().clamp_min_(torch.finfo(torch.float32).tiny)
-    if seeds:
-        rows = list(seeds)
-        keys = torch.tensor(list(seeds.values()), dtype=torch.int64, device=scores.device).unsqueeze(-1)
-        noise[rows] = seeded_noise(keys, token_ids.expand(len(draws), -1)[rows])
+    seeded = [index for index, draw in enumerate(draws) if draw.sampling.seed is not None]
+    if not seeded:
+        return _draw_by_chance(scores)
+    keys = torch.tensor([_key(draws[index]) for index in seeded], dtype=torch.int64, device=scores.device)
+    if len(seeded) == len(draws):
+        return _race(scores, token_ids, keys)
+    chosen = _draw_by_chance(scores)
+    chosen[seeded] = _race(scores[seeded], token_ids.expand(len(draws), -1)[seeded], keys)
+    return chosen
+
+
+def _draw_by_chance(scores: torch.Tensor) -> torch.Tensor:
+    """Draw by one number a row, which falls on a stretch as long as its token is likely.
+
+    `multinomial` draws a number for each token, which takes many times longer.
+    """
+    reached = torch.softmax(scores, dim=-1).cumsum(-1)
+    total = reached[:, -1:]
+    point = torch.rand_like(total) * total
+    # Rounded, the product may be the total, beyond which there is no token.
+    point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(reached, point, right=True).squeeze(-1)
+
+
+def _race(scores: torch.Tensor, token_ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Draw by the exponential race, in logarithms: near-ties in the order of tokens change nothing."""
+    noise = seeded_noise(keys.unsqueeze(-1), token_ids)
     return torch.argmax(scores - noise.log_(), dim=-1)
 
 
@@ -387,11 +406,14 @@ def seeded_noise(keys: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
     Source: SplitMix64, of which this is number `token_id` of the stream that starts at the key: G. Steele,
     D. Lea, C. Flood, "Fast splittable pseudorandom number generators", 2014.
     """
-    bits = keys + token_ids * STEP
+    bits = token_ids * STEP + keys
+    shifted = torch.empty_like(bits)
+    # In place: a vocabulary's numbers then stay in the processor's cache.
     for shift, factor in ((30, FACTORS[0]), (27, FACTORS[1]), (31, 1)):
         # torch shifts the sign in from the left, where zeros belong.
-        bits = (bits ^ ((bits >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    uniform = ((bits >> 11) & ((1 << 53) - 1)).to(torch.float32) * 2.0**-53
+        torch.bitwise_right_shift(bits, shift, out=shifted)
+        bits.bitwise_xor_(shifted.bitwise_and_((1 << (64 - shift)) - 1)).mul_(factor)
+    uniform = bits.bitwise_right_shift_(11).bitwise_and_((1 << 53) - 1).to(torch.float32).mul_(2.0**-53)
     return uniform.clamp_(2.0**-54, 1.0 - 2.0**-24).neg_().log1p_().neg_()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import signal
@@ -131,6 +132,15 @@ async def engine(loaded: tuple[LoadedModel, ...]) -> AsyncIterator[TransformersE
     await engine.close()
 
 
+@contextlib.asynccontextmanager
+async def started(engine: TransformersEngine) -> AsyncIterator[TransformersEngine]:
+    """Close an engine of the test's own, however the test ends: its threads would outlive it."""
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
 NUMBERS = itertools.count()
 
 
@@ -243,20 +253,18 @@ async def test_greedy_answers_of_requests_that_come_one_after_the_other_are_thos
     tokens are that close the answer may take the other one, and go on differently from there. That is in the
     arithmetic, not in which request gets which row; this test is about the rows.
     """
-    cases = [prompt for prompt in prompts(16) if generate(loaded[0], prompt, 200).finish_reason == "length"][
-        :8
-    ]
+    answers = {prompt: generate(loaded[0], prompt, 200) for prompt in prompts(16)}
+    cases = [prompt for prompt, answer in answers.items() if answer.finish_reason == "length"][:8]
     assert len(cases) == 8
-    engine = TransformersEngine(loaded[:1], CacheSize(128, 64), 8)
-    streams, beginnings = [], []
-    for prompt in cases:
-        streams.append(ask(engine, prompt, max_new_tokens=200))
-        beginnings.append(await anext(streams[-1]))
-    assert engine.stats().running == 8
-    for prompt, beginning, stream in zip(cases, beginnings, streams, strict=True):
-        rest = await read(stream)
-        assert Increment(beginning.token_ids + rest.token_ids, "length") == generate(loaded[0], prompt, 200)
-    await engine.close()
+    async with started(TransformersEngine(loaded[:1], CacheSize(128, 64), 8)) as engine:
+        streams, beginnings = [], []
+        for prompt in cases:
+            streams.append(ask(engine, prompt, max_new_tokens=200))
+            beginnings.append(await anext(streams[-1]))
+        assert engine.stats().running == 8
+        for prompt, beginning, stream in zip(cases, beginnings, streams, strict=True):
+            rest = await read(stream)
+            assert Increment(beginning.token_ids + rest.token_ids, "length") == answers[prompt]
 
 
 JSON_GRAMMAR = (
@@ -285,15 +293,13 @@ async def test_a_request_that_is_put_off_while_the_cache_is_full_goes_on_as_if_n
     ]
 
     async def answer(blocks: int) -> list[Increment]:
-        engine = TransformersEngine(loaded[:1], CacheSize(blocks, 64), 16)
-        streams = [
-            ask(engine, prompt, BASE, 110, sampling, **asked)
-            for prompt in prompts(2)
-            for sampling, asked in ways
-        ]
-        answers = await asyncio.gather(*map(read, streams))
-        await engine.close()
-        return answers
+        async with started(TransformersEngine(loaded[:1], CacheSize(blocks, 64), 16)) as engine:
+            streams = [
+                ask(engine, prompt, BASE, 110, sampling, **asked)
+                for prompt in prompts(2)
+                for sampling, asked in ways
+            ]
+            return await asyncio.gather(*map(read, streams))
 
     expected = await answer(64)
     assert not begun_again
@@ -349,15 +355,15 @@ async def test_closing_waits_for_a_grammar_that_is_being_compiled(
         return original(self, grammar)
 
     monkeypatch.setattr(Vocabulary, "constrain", take_long)
-    engine = TransformersEngine(loaded[:1], CacheSize(64, 64), 16)
-    stream = ask(engine, (5, 6, 7), grammar=JSON_GRAMMAR)
-    await asyncio.to_thread(begun.wait, 60)
-    closing = asyncio.ensure_future(engine.close())
-    with pytest.raises(EngineError, match="the engine has stopped"):
-        await read(stream)
-    assert not closing.done()
-    may_end.set()
-    await closing
+    async with started(TransformersEngine(loaded[:1], CacheSize(64, 64), 16)) as engine:
+        stream = ask(engine, (5, 6, 7), grammar=JSON_GRAMMAR)
+        await asyncio.to_thread(begun.wait, 60)
+        closing = asyncio.ensure_future(engine.close())
+        with pytest.raises(EngineError, match="the engine has stopped"):
+            await read(stream)
+        assert not closing.done()
+        may_end.set()
+        await closing
 
 
 async def test_greedy_stays_greedy_beside_sampled_requests(
@@ -450,8 +456,8 @@ async def test_the_context_is_no_more_than_the_setting_allows(mount: Path) -> No
             dtype="float32", device="cpu", is_auth_on=False, kv_cache_tokens=1024, max_context_tokens=limit
         )
         engine, _ = start_engine(weights, settings, lambda _phase, _percent: None)
-        assert engine.context_tokens(BASE) == engine.context_tokens(TUNED) == expected
-        await engine.close()
+        async with started(engine):
+            assert engine.context_tokens(BASE) == engine.context_tokens(TUNED) == expected
 
 
 def test_the_codec_speaks_the_model_s_template(loaded: tuple[LoadedModel, ...]) -> None:
