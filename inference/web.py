@@ -24,6 +24,7 @@ from inference.api import make_api
 from inference.errors import (
     ApiError,
     HeadersTooLargeError,
+    NotFoundError,
     SlowBodyError,
     TooLargeError,
     UnauthorizedError,
@@ -321,7 +322,13 @@ def make_application(
         body_timeout_s=settings.body_timeout_s,
         cors_origins=settings.cors_origins,
     )
-    return Edge(Starlette(routes=routes), guard, numbers, tracing)
+    return Edge(Starlette(routes=routes, exception_handlers={404: _not_found}), guard, numbers, tracing)
+
+
+async def _not_found(request: Request, _error: Exception) -> Response:
+    """Answer for a path that no route takes, such as one with a line break."""
+    error = NotFoundError(f"There is no {request.url.path}.", code="unknown_url")
+    return JSONResponse(error.to_json(), error.status)
 
 
 def version_document(service: Service, identity: Identity) -> dict[str, Any]:
