@@ -338,6 +338,8 @@ async def test_a_body_that_is_no_request_is_refused(
 async def test_errors_have_one_shape_everywhere(world: World) -> None:
     missing = await world.http.get("/v1/assistants")
     assert (missing.status_code, missing.json()["error"]["message"]) == (404, "There is no /v1/assistants.")
+    broken = await world.http.get("/v1/models/two%0Alines")
+    assert (broken.status_code, broken.json()["error"]["code"]) == (404, "unknown_url")
     wrong_way = await world.http.get("/v1/chat/completions")
     assert wrong_way.status_code == 405
     assert wrong_way.headers["allow"] == "POST"
