@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import itertools
 import os
 import signal
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,7 @@ from inference.start import StartingPage, bind
 from inference.weights import find_weights
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 pytestmark = [
     pytest.mark.model,
@@ -125,9 +127,15 @@ def loaded(mount: Path) -> tuple[LoadedModel, ...]:
     return load_models(find_weights(mount, None, "models/mine"), SETTINGS, lambda _phase, _percent: None)
 
 
+def start(models: Sequence[LoadedModel], cache: CacheSize, max_concurrent: int) -> TransformersEngine:
+    """Start an engine on copies: it gives a network an attention that plain `generate` cannot use."""
+    copies = [replace(model, network=copy.deepcopy(model.network)) for model in models]
+    return TransformersEngine(copies, cache, max_concurrent)
+
+
 @pytest.fixture
 async def engine(loaded: tuple[LoadedModel, ...]) -> AsyncIterator[TransformersEngine]:
-    engine = TransformersEngine(loaded, CacheSize(64, 64), 16)
+    engine = start(loaded, CacheSize(64, 64), 16)
     yield engine
     await engine.close()
 
@@ -256,7 +264,7 @@ async def test_greedy_answers_of_requests_that_come_one_after_the_other_are_thos
     answers = {prompt: generate(loaded[0], prompt, 200) for prompt in prompts(16)}
     cases = [prompt for prompt, answer in answers.items() if answer.finish_reason == "length"][:8]
     assert len(cases) == 8
-    async with started(TransformersEngine(loaded[:1], CacheSize(128, 64), 8)) as engine:
+    async with started(start(loaded[:1], CacheSize(128, 64), 8)) as engine:
         streams, beginnings = [], []
         for prompt in cases:
             streams.append(ask(engine, prompt, max_new_tokens=200))
@@ -293,7 +301,7 @@ async def test_a_request_that_is_put_off_while_the_cache_is_full_goes_on_as_if_n
     ]
 
     async def answer(blocks: int) -> list[Increment]:
-        async with started(TransformersEngine(loaded[:1], CacheSize(blocks, 64), 16)) as engine:
+        async with started(start(loaded[:1], CacheSize(blocks, 64), 16)) as engine:
             streams = [
                 ask(engine, prompt, BASE, 110, sampling, **asked)
                 for prompt in prompts(2)
@@ -355,7 +363,7 @@ async def test_closing_waits_for_a_grammar_that_is_being_compiled(
         return original(self, grammar)
 
     monkeypatch.setattr(Vocabulary, "constrain", take_long)
-    async with started(TransformersEngine(loaded[:1], CacheSize(64, 64), 16)) as engine:
+    async with started(start(loaded[:1], CacheSize(64, 64), 16)) as engine:
         stream = ask(engine, (5, 6, 7), grammar=JSON_GRAMMAR)
         await asyncio.to_thread(begun.wait, 60)
         closing = asyncio.ensure_future(engine.close())
@@ -420,7 +428,7 @@ async def test_cancelling_frees_the_place(engine: TransformersEngine) -> None:
 
 
 async def test_closing_ends_what_is_open(loaded: tuple[LoadedModel, ...]) -> None:
-    engine = TransformersEngine(loaded, CacheSize(64, 64), 16)
+    engine = start(loaded, CacheSize(64, 64), 16)
     stream = ask(engine, (5, 6, 7), max_new_tokens=400)
     await anext(stream)
     await engine.close()
