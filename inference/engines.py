@@ -137,6 +137,17 @@ def start_engine(
     Raises:
         LoadError: If its packages are missing, or it cannot serve these weights.
     """
+    module = import_engine(settings)
+    _warn(settings)
+    return module.start_engine(weights, settings, report)
+
+
+def import_engine(settings: Settings) -> EngineModule:
+    """Import the module of the engine that the settings and the machine ask for. Takes seconds.
+
+    Raises:
+        LoadError: If its packages are missing.
+    """
     name = find_engine(settings)
     kind = ENGINES[name]
     if not has_package(kind.package):
@@ -144,9 +155,8 @@ def start_engine(
             f"FJARR_ENGINE={name}, but the package {kind.package} is not installed"
             f" (install it with: pip install -r {requirements_of(settings)})"
         )
-    _warn(settings)
     module: EngineModule = import_module(kind.module)
-    return module.start_engine(weights, settings, report)
+    return module
 
 
 def _warn(settings: Settings) -> None:
