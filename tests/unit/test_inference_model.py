@@ -127,7 +127,9 @@ def loaded(mount: Path) -> tuple[LoadedModel, ...]:
     return load_models(find_weights(mount, None, "models/mine"), SETTINGS, lambda _phase, _percent: None)
 
 
-def start(models: Sequence[LoadedModel], cache: CacheSize, max_concurrent: int) -> TransformersEngine:
+def start_on_copies(
+    models: Sequence[LoadedModel], cache: CacheSize, max_concurrent: int
+) -> TransformersEngine:
     """Start an engine on copies: it gives a network an attention that plain `generate` cannot use."""
     copies = [replace(model, network=copy.deepcopy(model.network)) for model in models]
     return TransformersEngine(copies, cache, max_concurrent)
@@ -135,7 +137,7 @@ def start(models: Sequence[LoadedModel], cache: CacheSize, max_concurrent: int) 
 
 @pytest.fixture
 async def engine(loaded: tuple[LoadedModel, ...]) -> AsyncIterator[TransformersEngine]:
-    engine = start(loaded, CacheSize(64, 64), 16)
+    engine = start_on_copies(loaded, CacheSize(64, 64), 16)
     yield engine
     await engine.close()
 
@@ -264,7 +266,7 @@ async def test_greedy_answers_of_requests_that_come_one_after_the_other_are_thos
     answers = {prompt: generate(loaded[0], prompt, 200) for prompt in prompts(16)}
     cases = [prompt for prompt, answer in answers.items() if answer.finish_reason == "length"][:8]
     assert len(cases) == 8
-    async with started(start(loaded[:1], CacheSize(128, 64), 8)) as engine:
+    async with started(start_on_copies(loaded[:1], CacheSize(128, 64), 8)) as engine:
         streams, beginnings = [], []
         for prompt in cases:
             streams.append(ask(engine, prompt, max_new_tokens=200))
@@ -301,7 +303,7 @@ async def test_a_request_that_is_put_off_while_the_cache_is_full_goes_on_as_if_n
     ]
 
     async def answer(blocks: int) -> list[Increment]:
-        async with started(start(loaded[:1], CacheSize(blocks, 64), 16)) as engine:
+        async with started(start_on_copies(loaded[:1], CacheSize(blocks, 64), 16)) as engine:
             streams = [
                 ask(engine, prompt, BASE, 110, sampling, **asked)
                 for prompt in prompts(2)
@@ -363,7 +365,7 @@ async def test_closing_waits_for_a_grammar_that_is_being_compiled(
         return original(self, grammar)
 
     monkeypatch.setattr(Vocabulary, "constrain", take_long)
-    async with started(start(loaded[:1], CacheSize(64, 64), 16)) as engine:
+    async with started(start_on_copies(loaded[:1], CacheSize(64, 64), 16)) as engine:
         stream = ask(engine, (5, 6, 7), grammar=JSON_GRAMMAR)
         await asyncio.to_thread(begun.wait, 60)
         closing = asyncio.ensure_future(engine.close())
@@ -396,14 +398,10 @@ async def test_a_prompt_longer_than_a_step_is_read_in_parts(
 async def test_the_end_token_ends_an_answer(
     engine: TransformersEngine, loaded: tuple[LoadedModel, ...]
 ) -> None:
-    head = loaded[0].network.get_output_embeddings()
     bias = torch.nn.Parameter(torch.zeros(257))
     bias.data[0] = 1e4
-    head.bias = bias
-    try:
-        assert await read(ask(engine, (5, 6, 7))) == Increment((0,), "stop")
-    finally:
-        head.bias = None
+    engine._lanes[loaded[0].name]._manager.model.get_output_embeddings().bias = bias
+    assert await read(ask(engine, (5, 6, 7))) == Increment((0,), "stop")
 
 
 async def test_tokens_come_one_by_one(engine: TransformersEngine) -> None:
@@ -428,7 +426,7 @@ async def test_cancelling_frees_the_place(engine: TransformersEngine) -> None:
 
 
 async def test_closing_ends_what_is_open(loaded: tuple[LoadedModel, ...]) -> None:
-    engine = start(loaded, CacheSize(64, 64), 16)
+    engine = start_on_copies(loaded, CacheSize(64, 64), 16)
     stream = ask(engine, (5, 6, 7), max_new_tokens=400)
     await anext(stream)
     await engine.close()
@@ -445,7 +443,7 @@ async def test_a_crash_ends_what_is_open_and_is_seen(
     def crash(*_args: object, **_kwargs: object) -> None:
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(loaded[0].network, "forward", crash)
+    monkeypatch.setattr(engine._lanes[loaded[0].name]._manager.model, "forward", crash)
     with pytest.raises(EngineError, match="device lost"):
         await read(ask(engine, (5, 6, 7)))
     engine._lanes[BASE]._manager.join(0.0, timeout=10)
