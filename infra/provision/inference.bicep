@@ -130,7 +130,7 @@ param chatSignIn bool = true
 @description('The base model: a path on the share or a hub id. Empty: the one that the adapter was trained on.')
 param baseModel string = ''
 
-@description('The adapter: a path on the share. Empty: the newest one below models/.')
+@description('The adapters: paths on the share, parted by commas, the main one first; `*` takes every adapter below models/. Empty: the newest one below models/.')
 param adapterPath string = ''
 
 // -------------------------------------------------------------------------------------------------------- The ingress
