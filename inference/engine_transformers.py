@@ -68,7 +68,13 @@ def start_engine(
     served = tuple(
         serve(model.name, model.parent, model.tokenizer, model.end_token_ids, settings) for model in models
     )
-    engine = TransformersEngine(models, cache, settings.max_concurrent, settings.max_context_tokens)
+    engine = TransformersEngine(
+        models,
+        cache,
+        settings.max_concurrent,
+        settings.max_context_tokens,
+        has_own_attention=settings.attention == "auto",
+    )
     return engine, served
 
 
@@ -80,6 +86,7 @@ class TransformersEngine:
         cache: The size of each lane's key-value cache.
         max_concurrent: The most requests in one step of a lane.
         max_context_tokens: The most tokens of a prompt and its answer, if there is to be a limit.
+        has_own_attention: Use our own attention where it suits the device and the model.
     """
 
     def __init__(
@@ -88,9 +95,16 @@ class TransformersEngine:
         cache: CacheSize,
         max_concurrent: int,
         max_context_tokens: int | None = None,
+        *,
+        has_own_attention: bool = True,
     ) -> None:
         turn = threading.Lock()
-        self._lanes = {model.name: _Lane(model, cache, max_concurrent, turn) for model in models}
+        self._lanes = {
+            model.name: _Lane(
+                model, cache, _make_manager(model, cache, max_concurrent, turn, has_own_attention)
+            )
+            for model in models
+        }
         self._max_context_tokens = max_context_tokens
         self._is_closed = False
 
@@ -151,9 +165,7 @@ class _OpenRequest:
 
 
 class _Lane:
-    def __init__(
-        self, model: LoadedModel, cache: CacheSize, max_concurrent: int, turn: threading.Lock
-    ) -> None:
+    def __init__(self, model: LoadedModel, cache: CacheSize, manager: _TurnTakingManager) -> None:
         self.context_tokens = min(model.context_tokens, cache.tokens)
         self.generated_tokens = 0
         self.open: dict[str, _OpenRequest] = {}
@@ -162,7 +174,7 @@ class _Lane:
         self._end_token_ids = model.end_token_ids
         width = model.network.config.get_text_config().vocab_size
         self._vocabulary = Vocabulary(model.tokenizer, model.end_token_ids, width)
-        self._manager = _make_manager(model, cache, max_concurrent, turn)
+        self._manager = manager
         self._manager.start()
 
     @property
@@ -282,7 +294,11 @@ def _size_cache(models: tuple[LoadedModel, ...], settings: Settings) -> CacheSiz
 
 
 def _make_manager(
-    model: LoadedModel, cache: CacheSize, max_concurrent: int, turn: threading.Lock
+    model: LoadedModel,
+    cache: CacheSize,
+    max_concurrent: int,
+    turn: threading.Lock,
+    has_own_attention: bool,  # noqa: FBT001 - called in one place
 ) -> _TurnTakingManager:
     # Greedy and without processors of its own: RowSampler does each row's sampling, and argmax takes its
     # choice.
@@ -302,7 +318,7 @@ def _make_manager(
         turn, model=model.network, generation_config=generation, continuous_batching_config=config
     )
     manager.logit_processor = RowSampler()
-    if model.network.device.type == "cpu" and attention.suits(model.network.config):
+    if has_own_attention and model.network.device.type == "cpu" and attention.suits(model.network.config):
         # After the manager is made, which takes the attentions of transformers only, and before it starts.
         attention.register()
         model.network.set_attn_implementation(attention.NAME)

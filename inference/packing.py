@@ -50,18 +50,19 @@ def can_pack(device: str, dtype: torch.dtype) -> bool:
 
 
 def pack(networks: Iterable[nn.Module]) -> None:
-    """Replace the plain linear layers of some networks in place; a weight that they share is packed once."""
-    packed: dict[int, torch.Tensor] = {}
-    kept: list[torch.Tensor] = []  # an id is a tensor's only as long as it is there
+    """Replace the plain linear layers of some networks in place; a weight that they share is packed once.
+
+    Each plain weight is let go before the next is packed, so that a large model is not in memory twice.
+    """
+    places: dict[int, list[tuple[nn.Module, str, nn.Linear]]] = {}
     for network in networks:
-        for module in list(network.modules()):
-            for name, child in list(module.named_children()):
-                if type(child) is not nn.Linear:
-                    continue
-                weight = child.weight
-                if id(weight) not in packed:
-                    kept.append(weight)
-                    packed[id(weight)] = torch.ops.mkldnn._reorder_linear_weight(  # noqa: SLF001 - see the module
-                        weight.detach(), ROWS_HINT
-                    )
-                setattr(module, name, PackedLinear(packed[id(weight)], child.bias))
+        for module in network.modules():
+            for name, child in module.named_children():
+                if type(child) is nn.Linear:
+                    places.setdefault(id(child.weight), []).append((module, name, child))
+    for found in places.values():
+        plain = found[0][2].weight.detach()
+        weight = torch.ops.mkldnn._reorder_linear_weight(plain, ROWS_HINT)  # noqa: SLF001 - see the module
+        for module, name, child in found:
+            setattr(module, name, PackedLinear(weight, child.bias))
+        found.clear()

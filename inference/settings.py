@@ -348,7 +348,7 @@ _READERS: Final[Mapping[str, _Reader]] = {
         "attention",
         _one_of(ATTENTIONS),
         "`auto`, `sdpa`, `eager` or `flash_attention_2`, for the engine transformers; `auto` takes flash"
-        " attention where the card and the packages have it",
+        " attention where the card and the packages have it, and one of our own on a CPU",
     ),
     "FJARR_THREADS": _Reader("threads", _whole(1), "how many threads compute on a CPU; torch's own choice"),
     "FJARR_MAX_NEW_TOKENS": _Reader(

@@ -425,6 +425,14 @@ async def test_cancelling_frees_the_place(engine: TransformersEngine) -> None:
     assert not scheduler.active_requests
 
 
+async def test_the_attention_that_the_settings_name_is_left_alone(loaded: tuple[LoadedModel, ...]) -> None:
+    copies = [replace(loaded[0], network=copy.deepcopy(loaded[0].network))]
+    engine = TransformersEngine(copies, CacheSize(64, 64), 16, has_own_attention=False)
+    async with started(engine):
+        assert copies[0].network.config._attn_implementation == "sdpa"
+        assert await read(ask(engine, (5, 6, 7))) == generate(loaded[0], (5, 6, 7))
+
+
 async def test_closing_ends_what_is_open(loaded: tuple[LoadedModel, ...]) -> None:
     engine = start_on_copies(loaded, CacheSize(64, 64), 16)
     stream = ask(engine, (5, 6, 7), max_new_tokens=400)
