@@ -176,7 +176,7 @@ def test_the_adapter_names_its_base_as_the_share_has_it() -> None:
     recipe = train.Recipe()
 
     assert config["base_model_name_or_path"] == "model-cache/HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert (config["r"], config["target_modules"]) == (recipe.rank, list(recipe.targets))
+    assert (config["r"], config["target_modules"]) == (recipe.rank, sorted(recipe.targets))
 
 
 def test_the_readmes_tables_are_those_of_the_results() -> None:

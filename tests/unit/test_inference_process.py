@@ -35,6 +35,7 @@ import asyncio
 import os
 from inference import server
 from inference.codec import ByteCodec
+from inference.engine import Increment
 from inference.engine_scripted import ScriptedEngine
 from inference.service import ServedModel
 
@@ -44,8 +45,8 @@ class Slow(ScriptedEngine):
             return await super()._play(steps, request, stream)
         for _ in range(20):
             await asyncio.sleep(0.1)
-            stream.push(self._cut(b"word ", 10))
-        stream.push(self._cut((256,), 10))
+            stream.push(Increment(tuple(b"word ")))
+        stream.push(Increment((256,), "stop"))
 
 def load_engine(settings, report):
     server.LOGGER.info("an engine's workers are given: %s", [name for name in os.environ if "KEYS" in name])
