@@ -402,9 +402,12 @@ async def test_touches_nothing_that_stands_at_the_mount_path(bench: Any, tmp_pat
 
 
 DAEMON = """
-import asyncio, sys
+import asyncio, signal, sys
 from pathlib import Path
 from localcloud.runtime import Container, ContainerHost, Probe, RevisionSpec
+
+# Whoever runs the tests in a shell's background leaves it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 async def main(state, server, share, mount):
     host = ContainerHost(Path(state))
