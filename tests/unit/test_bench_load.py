@@ -108,7 +108,7 @@ async def serving(handler: Handler) -> AsyncIterator[str]:
     application = web.Application()
     application.router.add_post("/v1/chat/completions", handler)
     application.router.add_get("/v1/models", models)
-    runner = web.AppRunner(application)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
