@@ -201,8 +201,8 @@ def _attend_stretch(
     copies = count // shared
     found = scaled_dot_product_attention(
         heads.transpose(0, 1).reshape(1, shared, copies * tokens, width),
-        keys[stretch.slots].transpose(0, 1).unsqueeze(0),
-        values[stretch.slots].transpose(0, 1).unsqueeze(0),
+        _take(keys, stretch.slots).transpose(0, 1).unsqueeze(0),
+        _take(values, stretch.slots).transpose(0, 1).unsqueeze(0),
         attn_mask=stretch.is_past.repeat(copies, 1),
         scale=scaling,
     )
@@ -210,7 +210,7 @@ def _attend_stretch(
 
 
 def _take(cached: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-    """Return what is cached in slots (requests, tokens). Indexing with a matrix is many times slower."""
+    """Return what is cached in slots of any shape. Indexing with a matrix of them is many times slower."""
     return cached.index_select(0, slots.view(-1)).view(*slots.shape, *cached.shape[1:])
 
 

@@ -127,14 +127,21 @@ def look() -> Hardware:
     import torch  # noqa: PLC0415
 
     cpu_free = min(int(psutil.virtual_memory().available), _container_free_bytes())
-    # The same question that torch itself asks before it hands a product to oneDNN.
-    has_cpu_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - there is no public way
+    has_cpu_bf16 = multiplies_bf16()
     if not torch.cuda.is_available():
         return Hardware(None, None, 0, cpu_free, has_cpu_bf16)
     free, _ = torch.cuda.mem_get_info()
     return Hardware(
         torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0), int(free), cpu_free, has_cpu_bf16
     )
+
+
+def multiplies_bf16() -> bool:
+    """Return whether the CPU's matrix library multiplies bfloat16."""
+    import torch  # noqa: PLC0415 - slow to import, as above
+
+    # The same question that torch itself asks before it hands a product to oneDNN.
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - there is no public way
 
 
 def choose(hardware: Hardware, device: str, dtype: str, quantization: str, weight_bytes: int) -> Placement:

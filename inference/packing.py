@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import nn
 
+from inference.hardware import multiplies_bf16
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -45,8 +47,7 @@ def can_pack(device: str, dtype: torch.dtype) -> bool:
     """Return whether this machine's matrix library multiplies packed weights of a type."""
     if device != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    has_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - there is no public way
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and has_bf16)
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and multiplies_bf16())
 
 
 def pack(networks: Iterable[nn.Module]) -> None:

@@ -493,20 +493,22 @@ class Choice:
                     self._stream = self._engine.submit(self._request)
                 return await anext(self._stream)
         except TimeoutError:
-            self._stay.passage.ended("error", "request_timeout")
-            self.close()
+            self._break_off("request_timeout")
             raise self._timeout_error() from None
         except OverloadedError as error:
-            self._stay.passage.ended("error", error.code)
-            self.close()
+            self._break_off(error.code)
             raise
         except EngineError as error:
-            self._stay.passage.ended("error", "engine_failed")
-            self.close()
+            self._break_off("engine_failed")
             LOGGER.error("request %s: %s", self._request.request_id, error)  # noqa: TRY400 - the engine has logged where
             raise UnavailableError(
                 "The engine failed before the answer was complete.", code="engine_failed"
             ) from error
+
+    def _break_off(self, error_code: str | None) -> None:
+        """End what cannot go on. It is the error that is told of it, so that comes before the end."""
+        self._stay.passage.ended("error", error_code)
+        self.close()
 
     def _read(self, increment: Increment) -> TextDelta:
         """Turn tokens into text. Pure but for the count and the finders."""
