@@ -25,7 +25,7 @@ from inference.settings import Settings
 from inference.weights import find_weights
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from inference.service import ServedModel
@@ -41,6 +41,7 @@ ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 pytestmark = [
     pytest.mark.model,
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.asyncio(loop_scope="module"),
     # PEFT looks at a property of the model that transformers has renamed.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -71,15 +72,6 @@ class Served:
     @property
     def names(self) -> list[str]:
         return [model.name for model in self.models]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet_machine() -> Iterator[None]:
-    """One thread: tensors this small are slower with more, and much slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

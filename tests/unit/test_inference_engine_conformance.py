@@ -45,6 +45,7 @@ PATIENCE_S = 60.0
 
 pytestmark = [
     pytest.mark.model,
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.asyncio(loop_scope="module"),
     # PEFT looks at a property of the model that transformers has renamed.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -172,15 +173,6 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 TOKENIZER = make_tokenizer()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet_machine() -> Iterator[None]:
-    """One thread: tensors this small are slower with more, and much slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

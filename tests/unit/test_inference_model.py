@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.model,
+    pytest.mark.usefixtures("one_thread"),
     # PEFT looks at a property of the model that transformers has renamed.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     # PEFT looks for the base's configuration by a path that holds on the share only.
@@ -64,15 +65,6 @@ def make_tokenizer(*extra: str) -> PreTrainedTokenizerFast:
     if extra:
         tokenizer.add_special_tokens({"pad_token": extra[0]})
     return tokenizer
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small are slower with more threads, and much slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

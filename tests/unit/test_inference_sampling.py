@@ -14,7 +14,7 @@ from inference.errors import EngineError
 from inference.sampling import CANDIDATES, ROW_KEY, Draw, Row, RowSampler, choose_tokens, seeded_noise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -36,15 +36,6 @@ WAYS = [
     (Sampling(temperature=0.5), tuple(p * p / 0.3408 for p in PROBABILITIES)),
 ]
 """Ways to draw, and how often each token should come."""
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Tensors this small are slower with more threads, and much slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def shares(draws: Sequence[Draw], probabilities: Sequence[float] = PROBABILITIES) -> list[float]:
