@@ -118,7 +118,7 @@ class Batch:
 
     def step(self) -> float:
         """Choose a token for each row, and return the seconds that it took, with the manager's own part."""
-        scores = self._scores.roll(torch.randint(0, 1000, ()).item(), dims=-1)
+        scores = self._scores.roll(int(torch.randint(0, 1000, ())), dims=-1)
         nothing = torch.zeros(0)
         begin = _now(scores)
         self._sampler.prepare_tensor_args(self._batch, nothing)

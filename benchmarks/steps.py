@@ -67,7 +67,7 @@ async def generate(engine: Engine, model: ServedModel, rows: int, tokens: int, s
 
 async def measure(arguments: argparse.Namespace) -> None:
     """Measure each number of rows, in turns, and print the best of the rounds."""
-    weights = Weights(BaseModel("base", str(arguments.model)), None)
+    weights = Weights(BaseModel("base", str(arguments.model)))
     settings = Settings(device="cpu", dtype=arguments.dtype, engine="transformers")
     engine, (model,) = start_engine(weights, settings, lambda _phase, _percent: None)
     await generate(engine, model, max(arguments.rows), 4, "warm-up")
