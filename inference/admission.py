@@ -12,7 +12,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
-from inference.errors import InvalidRequestError, OverloadedError
+from inference.errors import OverloadedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +53,11 @@ class Door:
         self._empty.set()
 
     @property
+    def most_places(self) -> int:
+        """Return how many places one request can ever have."""
+        return min(self._places, self._places_per_key or self._places)
+
+    @property
     def inside(self) -> int:
         """Return how many places are taken."""
         return self._inside
@@ -70,13 +75,11 @@ class Door:
 
         Args:
             client: The name of the key that asks.
-            places: How many places the request takes.
+            places: How many places the request takes, at most `most_places`: for more it would wait for ever.
 
         Raises:
-            InvalidRequestError: If so many places are never free.
             OverloadedError: If the queue is full, or the key has all that a key may have.
         """
-        self._require_possible(places)
         self._require_share(client, places)
         ticket = Ticket(self, client, places)
         if self._waiting or self._inside + places > self._places:
@@ -103,14 +106,6 @@ class Door:
         self._admit_who_fits()
         if self._inside == 0:
             self._empty.set()
-
-    def _require_possible(self, places: int) -> None:
-        most = min(self._places, self._places_per_key or self._places)
-        if places > most:
-            raise InvalidRequestError(
-                f"The request asks for {places} answers at once, and this server gives at most {most}.",
-                param="n",
-            )
 
     def _require_share(self, client: str, places: int) -> None:
         most, held = self._places_per_key, self._held[client]

@@ -290,11 +290,12 @@ class Service:
         return Answer(choices, stay, prompt_tokens)
 
     def _require_room_for(self, requests: Sequence[TextRequest]) -> None:
-        count, most = sum(request.choices for request in requests), self.limits.max_concurrent
+        request, most = requests[0], self.door.most_places
+        count = sum(each.choices for each in requests)
         if count > most:
             raise InvalidRequestError(
                 f"The request asks for {count} answers, and this server gives {most} at once. Ask for fewer.",
-                param="n" if len(requests) == 1 else requests[0].prompt.param,
+                param="n" if request.choices > most else request.prompt.param,
             )
 
     def require_ready(self) -> Engine:

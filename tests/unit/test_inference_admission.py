@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from inference.admission import Door, Ticket
-from inference.errors import InvalidRequestError, OverloadedError
+from inference.errors import OverloadedError
 
 
 class Clock:
@@ -132,15 +132,10 @@ def test_a_wide_request_that_gives_up_lets_the_next_one_in() -> None:
     assert small.is_admitted
 
 
-def test_what_never_fits_is_refused_as_such() -> None:
-    with pytest.raises(InvalidRequestError) as caught:
-        Door(4, 10).enter("ann", 5)
-    assert caught.value.message == (
-        "The request asks for 5 answers at once, and this server gives at most 4."
-    )
-    assert caught.value.param == "n"
-    with pytest.raises(InvalidRequestError, match="at most 2"):
-        Door(4, 10, places_per_key=2).enter("ann", 3)
+def test_a_request_can_have_no_more_places_than_a_key_and_the_server_have() -> None:
+    assert Door(4, 10).most_places == 4
+    assert Door(4, 10, places_per_key=2).most_places == 2
+    assert Door(4, 10, places_per_key=9).most_places == 4
 
 
 @pytest.mark.parametrize(

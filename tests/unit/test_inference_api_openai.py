@@ -312,16 +312,24 @@ async def test_choices_that_do_not_fit_into_the_queue_leave_nothing_behind(world
     world.assert_all_is_free()
 
 
-async def test_more_choices_than_there_are_places_are_refused(world: World) -> None:
+@pytest.mark.parametrize("limits", [Limits(4, 1), Limits(9, 1, max_per_key=4)])
+@pytest.mark.parametrize(
+    ("prompts", "n", "param"), [(1, 6, "n"), (6, 1, "prompt"), (3, 2, "prompt"), (2, 6, "n")]
+)
+async def test_more_choices_than_a_request_can_have_are_refused_by_who_asks_for_them(
+    limits: Limits, prompts: int, n: int, param: str
+) -> None:
+    world = World(limits)
     with pytest.raises(openai.BadRequestError) as caught:
-        await world.chat(n=6)
-    assert caught.value.param == "n"
-    assert "The request asks for 6 answers, and this server gives 4 at once. Ask for fewer." in str(
-        caught.value
+        await world.complete(prompt=["a"] * prompts, n=n)
+    assert caught.value.param == param
+    assert (
+        f"The request asks for {prompts * n} answers, and this server gives 4 at once. Ask for fewer."
+        in str(caught.value)
     )
-    with pytest.raises(openai.BadRequestError) as caught:
-        await world.complete(prompt=["a"] * 3, n=2)
-    assert caught.value.param == "prompt"
+    assert world.engine.requests == []
+    world.assert_all_is_free()
+    await world.close()
 
 
 @pytest.mark.parametrize("stream", [False, True])
