@@ -12,6 +12,7 @@ import logging
 import time
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,8 @@ from inference.memory import check_memory, measure, reckon
 from inference.service import ServedModel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from inference.engines import Report
@@ -64,7 +67,7 @@ def load_models(weights: Weights, settings: Settings, report: Report) -> tuple[L
     hardware = look()
     config = read_config(weights.base, settings)
     placement = place(weights, config, hardware, settings)
-    base = load_base(weights.base, placement, settings)
+    base = load_base(weights.base, config, placement, settings)
     set_attention(base.network, placement, hardware, settings)
     models = [base]
     for number, adapter in enumerate(weights.adapters):
@@ -111,14 +114,17 @@ def read_config(base: BaseModel, settings: Settings) -> Any:  # noqa: ANN401 - a
     """
     from transformers import AutoConfig  # noqa: PLC0415 - slow to import
 
-    try:
-        return AutoConfig.from_pretrained(base.source, trust_remote_code=settings.is_remote_code_trusted)
-    except (OSError, ValueError, ImportError) as error:
-        raise load_error(base, error) from error
+    return _from_pretrained(AutoConfig, base.source, settings, partial(load_error, base))
 
 
-def load_base(base: BaseModel, placement: Placement, settings: Settings) -> LoadedModel:
+def load_base(base: BaseModel, config: Any, placement: Placement, settings: Settings) -> LoadedModel:  # noqa: ANN401 - a transformers configuration, as above
     """Load the base's network and tokenizer.
+
+    Args:
+        base: Where it is.
+        config: What `read_config` returned for it.
+        placement: Where and how its weights are loaded.
+        settings: What else was asked for.
 
     Raises:
         LoadError: If transformers cannot, with its reason.
@@ -127,11 +133,11 @@ def load_base(base: BaseModel, placement: Placement, settings: Settings) -> Load
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - slow to import
 
     options: dict[str, Any] = {
+        "config": config,
         "dtype": getattr(torch, placement.dtype),
         # None takes safetensors where there are some.
         "use_safetensors": None if settings.is_pickle_allowed else True,
         "weights_only": True,
-        "trust_remote_code": settings.is_remote_code_trusted,
         "attn_implementation": "sdpa",
         "local_files_only": base.is_local,
     }
@@ -140,12 +146,11 @@ def load_base(base: BaseModel, placement: Placement, settings: Settings) -> Load
     if placement.quantization != "none":
         options["quantization_config"] = _quantization_config(placement)
     tokenizer = read_tokenizer(base, settings)
-    try:
-        network = AutoModelForCausalLM.from_pretrained(base.source, **options).eval()
-    except (OSError, ValueError, ImportError, RuntimeError, UnpicklingError) as error:
-        raise load_error(base, error) from error
+    network = _from_pretrained(
+        AutoModelForCausalLM, base.source, settings, partial(load_error, base), **options
+    )
     network.requires_grad_(False)  # noqa: FBT003 - torch's own signature
-    return _describe(base.name, None, network, tokenizer)
+    return _describe(base.name, None, network.eval(), tokenizer)
 
 
 def read_tokenizer(base: BaseModel, settings: Settings) -> Any:  # noqa: ANN401 - a transformers tokenizer, which has no useful type
@@ -156,10 +161,7 @@ def read_tokenizer(base: BaseModel, settings: Settings) -> Any:  # noqa: ANN401 
     """
     from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
 
-    try:
-        return AutoTokenizer.from_pretrained(base.source, trust_remote_code=settings.is_remote_code_trusted)
-    except (OSError, ValueError, ImportError) as error:
-        raise load_error(base, error) from error
+    return _from_pretrained(AutoTokenizer, base.source, settings, partial(load_error, base))
 
 
 def load_error(base: BaseModel, error: Exception) -> LoadError:
@@ -279,12 +281,10 @@ def adapter_tokenizer(base_tokenizer: Any, adapter: Adapter, settings: Settings)
         return base_tokenizer
     from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(adapter.folder), trust_remote_code=settings.is_remote_code_trusted
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise LoadError(f"the tokenizer of the adapter {adapter.name} cannot be loaded: {error}") from error
+    def explain(error: Exception) -> LoadError:
+        return LoadError(f"the tokenizer of the adapter {adapter.name} cannot be loaded: {error}")
+
+    tokenizer = _from_pretrained(AutoTokenizer, str(adapter.folder), settings, explain)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = base_tokenizer.chat_template
     return tokenizer
@@ -297,6 +297,20 @@ def _import_libraries(threads: int | None) -> None:
     transformers.utils.logging.disable_progress_bar()
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def _from_pretrained(
+    reader: Any,  # noqa: ANN401 - one of transformers' Auto classes, which have no useful type
+    source: str,
+    settings: Settings,
+    explain: Callable[[Exception], LoadError],
+    **options: Any,  # noqa: ANN401 - what the Auto class takes
+) -> Any:  # noqa: ANN401 - what the Auto class makes
+    """Let transformers read something, and say in our words why it cannot."""
+    try:
+        return reader.from_pretrained(source, trust_remote_code=settings.is_remote_code_trusted, **options)
+    except (OSError, ValueError, ImportError, RuntimeError, UnpicklingError) as error:
+        raise explain(error) from error
 
 
 def _describe(name: str, parent: str | None, network: Any, tokenizer: Any) -> LoadedModel:  # noqa: ANN401 - see above

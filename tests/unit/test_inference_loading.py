@@ -255,11 +255,12 @@ def test_trees_over_quantised_weights_answer_as_peft_does_on_weights_of_its_own(
     # On a CPU, which bitsandbytes can do, if slowly; the server itself quantises on a card only.
     placement = Placement("cpu", "bfloat16", quantization)
     weights = find_weights(mount, BASE, None)
-    lone = load_base(weights.base, placement, SETTINGS)
+    config = read_config(weights.base, SETTINGS)
+    lone = load_base(weights.base, config, placement, SETTINGS)
     expected_base = logits(lone)
     peft_network = PeftModel.from_pretrained(lone.network, str(adapter)).eval()
     expected_tuned = logits(replace(lone, network=peft_network))
-    base = load_base(weights.base, placement, SETTINGS)
+    base = load_base(weights.base, config, placement, SETTINGS)
     tuned = apply_adapter(base, weights.adapters[0], SETTINGS, is_quantized=True)
     # Twice: the first use of a layer changes what it keeps.
     for _ in range(2):
