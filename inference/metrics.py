@@ -11,7 +11,9 @@ Source: vLLM's documentation, "Production metrics"; OpenTelemetry's GenAI semant
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Final, Self
 
 from prometheus_client import (
     CollectorRegistry,
@@ -63,6 +65,31 @@ TOKEN_SECONDS: Final = (
 TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
 
 
+@dataclass(frozen=True, slots=True)
+class ModelMetrics:
+    """Hold what is counted and measured by model and engine: the families, or their children of one model."""
+
+    running: Gauge
+    waiting: Gauge
+    prompt_tokens: Counter
+    generation_tokens: Counter
+    first_token: Histogram
+    inter_token: Histogram
+    per_token: Histogram
+    e2e: Histogram
+    queue_time: Histogram
+    inference: Histogram
+    prefill: Histogram
+    decode: Histogram
+    request_prompt: Histogram
+    request_generation: Histogram
+
+    def of_model(self, model: str) -> Self:
+        """Return one model's children of these families."""
+        children = (getattr(self, each.name).labels(model, ENGINE) for each in fields(self))
+        return type(self)(*children)
+
+
 class Metrics:
     """Hold one application's numbers. An observer of the service, and told of each HTTP request by the edge.
 
@@ -80,9 +107,9 @@ class Metrics:
             "fjarr_build_info", "What runs.", ("version", "release", "revision"), registry=self.registry
         )
         build.labels(version, release, revision).set(1)
-        self._each_token: dict[str, tuple[Counter, Histogram]] = {}
         self._make_http()
-        self._make_vllm()
+        # Found once a model: finding a child costs as much as counting, and some are touched by every token.
+        self._of_model = cache(self._make_vllm().of_model)
         self._make_gen_ai()
 
     def render(self, accept: str) -> tuple[bytes, str]:
@@ -92,36 +119,36 @@ class Metrics:
 
     def came(self, passage: Passage) -> None:
         """Count one who waits."""
-        self._waiting.labels(passage.request.model, ENGINE).inc()
+        self._of_model(passage.request.model).waiting.inc()
 
     def admitted(self, passage: Passage) -> None:
         """Count one who waits no more."""
-        model = passage.request.model
-        self._waiting.labels(model, ENGINE).dec()
-        self._running.labels(model, ENGINE).inc()
-        self._prompt_tokens.labels(model, ENGINE).inc(passage.prompt_tokens)
-        self._queue_time.labels(model, ENGINE).observe((passage.admitted_at or 0) - passage.came_at)
+        numbers = self._of_model(passage.request.model)
+        numbers.waiting.dec()
+        numbers.running.inc()
+        numbers.prompt_tokens.inc(passage.prompt_tokens)
+        numbers.queue_time.observe((passage.admitted_at or 0) - passage.came_at)
 
     def said(self, passage: Passage, tokens: int, gap_s: float | None, text: str) -> None:
         """Count tokens, and measure how long they took."""
         del text
-        model = passage.request.model
-        generation_tokens, inter_token = self._each_token.get(model) or self._find_each_token(model)
-        generation_tokens.inc(tokens)
+        numbers = self._of_model(passage.request.model)
+        numbers.generation_tokens.inc(tokens)
         if gap_s is not None and tokens:
-            inter_token.observe(gap_s / tokens)
+            numbers.inter_token.observe(gap_s / tokens)
         elif tokens and passage.completion_tokens == tokens:
             first_token_s = passage.time_to_first_token_s or 0.0
-            self._first_token.labels(model, ENGINE).observe(first_token_s)
+            numbers.first_token.observe(first_token_s)
             self._gen_ai_first_token.labels(*_gen_ai_labels(passage)).observe(first_token_s)
 
     def ended(self, passage: Passage) -> None:
         """Sum the request up."""
         model = passage.request.model
-        (self._waiting if passage.admitted_at is None else self._running).labels(model, ENGINE).dec()
+        numbers = self._of_model(model)
+        (numbers.waiting if passage.admitted_at is None else numbers.running).dec()
         for outcome in passage.outcomes:
             self._success.labels(model, ENGINE, outcome).inc()
-        self._measure_whole(passage)
+        self._measure_whole(passage, numbers)
 
     def refused(self, request: TextRequest, error: ApiError) -> None:
         """Count a request that was given no place."""
@@ -145,33 +172,27 @@ class Metrics:
         self._http.labels(known, handler, str(status)).inc()
         self._http_seconds.labels(known, handler).observe(seconds)
 
-    def _find_each_token(self, model: str) -> tuple[Counter, Histogram]:
-        """Look up what every token touches, once a model: finding it costs as much as counting."""
-        found = self._generation_tokens.labels(model, ENGINE), self._inter_token.labels(model, ENGINE)
-        self._each_token[model] = found
-        return found
-
-    def _measure_whole(self, passage: Passage) -> None:
-        model, ended_at = passage.request.model, passage.ended_at or passage.came_at
+    def _measure_whole(self, passage: Passage, numbers: ModelMetrics) -> None:
+        ended_at = passage.ended_at or passage.came_at
         labels = _gen_ai_labels(passage)
         duration_s = ended_at - passage.came_at
-        self._e2e.labels(model, ENGINE).observe(duration_s)
+        numbers.e2e.observe(duration_s)
         self._gen_ai_duration.labels(*labels, passage.error_code or "").observe(duration_s)
         self._gen_ai_tokens.labels(*labels, "input").observe(passage.prompt_tokens)
         if passage.completion_tokens:
             self._gen_ai_tokens.labels(*labels, "output").observe(passage.completion_tokens)
-        self._request_prompt.labels(model, ENGINE).observe(passage.prompt_tokens)
-        self._request_generation.labels(model, ENGINE).observe(passage.completion_tokens)
+        numbers.request_prompt.observe(passage.prompt_tokens)
+        numbers.request_generation.observe(passage.completion_tokens)
         if passage.admitted_at is not None:
-            self._inference.labels(model, ENGINE).observe(ended_at - passage.admitted_at)
+            numbers.inference.observe(ended_at - passage.admitted_at)
         if passage.admitted_at is None or passage.first_token_at is None:
             return
-        self._prefill.labels(model, ENGINE).observe(passage.first_token_at - passage.admitted_at)
+        numbers.prefill.observe(passage.first_token_at - passage.admitted_at)
         decode_s = ended_at - passage.first_token_at
-        self._decode.labels(model, ENGINE).observe(decode_s)
+        numbers.decode.observe(decode_s)
         if passage.completion_tokens > 1:
             per_token_s = decode_s / (passage.completion_tokens - 1)
-            self._per_token.labels(model, ENGINE).observe(per_token_s)
+            numbers.per_token.observe(per_token_s)
             self._gen_ai_per_token.labels(*labels).observe(per_token_s)
 
     def _make_http(self) -> None:
@@ -187,43 +208,39 @@ class Metrics:
             ("reason",),
         )
 
-    def _make_vllm(self) -> None:
+    def _make_vllm(self) -> ModelMetrics:
         labels = ("model_name", "engine")
-        self._running = self._gauge("vllm:num_requests_running", "Requests that are being answered.", labels)
-        self._waiting = self._gauge("vllm:num_requests_waiting", "Requests that wait for a place.", labels)
-        self._prompt_tokens = self._counter("vllm:prompt_tokens", "Tokens of prompts let in.", labels)
-        self._generation_tokens = self._counter("vllm:generation_tokens", "Tokens of answers.", labels)
+
+        def seconds(name: str, meaning: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
+            return self._histogram(f"vllm:{name}_seconds", meaning, labels, buckets)
+
+        def tokens(name: str, meaning: str) -> Histogram:
+            return self._histogram(f"vllm:{name}_tokens", meaning, labels, TOKENS)
+
         self._success = self._counter(
             "vllm:request_success", "Answers that ended, by how.", (*labels, "finished_reason")
         )
-        self._first_token = self._histogram(
-            "vllm:time_to_first_token_seconds",
-            "From a request's coming to its first token.",
-            labels,
-            FIRST_TOKEN_SECONDS,
-        )
-        self._inter_token = self._histogram(
-            "vllm:inter_token_latency_seconds", "Between an answer's tokens.", labels, TOKEN_SECONDS
-        )
-        self._per_token = self._histogram(
-            "vllm:request_time_per_output_token_seconds",
-            "An answer's mean time a token after the first.",
-            labels,
-            TOKEN_SECONDS,
-        )
-        self._e2e, self._queue_time, self._inference, self._prefill, self._decode = (
-            self._histogram(f"vllm:{name}_seconds", meaning, labels, SECONDS)
-            for name, meaning in (
-                ("e2e_request_latency", "From a request's coming to its end."),
-                ("request_queue_time", "From a request's coming to its being let in."),
-                ("request_inference_time", "From a request's being let in to its end."),
-                ("request_prefill_time", "From a request's being let in to its first token."),
-                ("request_decode_time", "From a request's first token to its end."),
-            )
-        )
-        self._request_prompt, self._request_generation = (
-            self._histogram(f"vllm:request_{part}_tokens", f"Tokens of a request's {name}.", labels, TOKENS)
-            for part, name in (("prompt", "prompt"), ("generation", "answer"))
+        return ModelMetrics(
+            running=self._gauge("vllm:num_requests_running", "Requests that are being answered.", labels),
+            waiting=self._gauge("vllm:num_requests_waiting", "Requests that wait for a place.", labels),
+            prompt_tokens=self._counter("vllm:prompt_tokens", "Tokens of prompts let in.", labels),
+            generation_tokens=self._counter("vllm:generation_tokens", "Tokens of answers.", labels),
+            first_token=seconds(
+                "time_to_first_token", "From a request's coming to its first token.", FIRST_TOKEN_SECONDS
+            ),
+            inter_token=seconds("inter_token_latency", "Between an answer's tokens.", TOKEN_SECONDS),
+            per_token=seconds(
+                "request_time_per_output_token",
+                "An answer's mean time a token after the first.",
+                TOKEN_SECONDS,
+            ),
+            e2e=seconds("e2e_request_latency", "From a request's coming to its end."),
+            queue_time=seconds("request_queue_time", "From a request's coming to its being let in."),
+            inference=seconds("request_inference_time", "From a request's being let in to its end."),
+            prefill=seconds("request_prefill_time", "From a request's being let in to its first token."),
+            decode=seconds("request_decode_time", "From a request's first token to its end."),
+            request_prompt=tokens("request_prompt", "Tokens of a request's prompt."),
+            request_generation=tokens("request_generation", "Tokens of a request's answer."),
         )
 
     def _make_gen_ai(self) -> None:
