@@ -72,7 +72,7 @@ class ScriptedEngine:
         steps = self.always if self._scripts.empty() else self._scripts.get_nowait()
         task = asyncio.get_running_loop().create_task(self._run(steps, request, stream))
         self._tasks[stream] = task
-        task.add_done_callback(lambda _: self._tasks.pop(stream))
+        task.add_done_callback(lambda _: self._end(stream))
         return stream
 
     def stats(self) -> EngineStats:
@@ -87,13 +87,16 @@ class ScriptedEngine:
         self.cancelled.append(request.request_id)
         self._tasks[stream].cancel()
 
+    def _end(self, stream: TokenStream) -> None:
+        """Note that a script is played no more. Not in `_run`: a task that is cancelled early never runs."""
+        del self._tasks[stream]
+        stream.fail(EngineError("the engine stopped before the answer was complete"))
+
     async def _run(
         self, steps: tuple[Step, ...] | None, request: GenerationRequest, stream: TokenStream
     ) -> None:
         try:
             await self._play(steps or await self._scripts.get(), request, stream)
-        except asyncio.CancelledError:
-            stream.fail(EngineError("the engine stopped before the answer was complete"))
         except EngineError as error:
             stream.fail(error)
 

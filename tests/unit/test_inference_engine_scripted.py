@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from inference.engine import GenerationRequest, Increment, Sampling, TokenLogprobs
 from inference.engine_scripted import ScriptedEngine
+from inference.errors import EngineError
 
 LOGPROBS = tuple(TokenLogprobs(-float(index)) for index in range(4))
 
@@ -32,3 +35,14 @@ async def test_a_step_is_cut_at_the_end_token_and_at_the_request_s_length(
     assert increment == (expected or Increment((5, 6, 7)))
     assert stream.is_over is (expected is not None)
     await engine.close()
+
+
+async def test_a_request_ends_with_the_engine_even_before_its_script_has_begun() -> None:
+    engine = ScriptedEngine({"m": 64})
+    engine.play((5,))
+    stream = engine.submit(GenerationRequest("r", "m", (1,), 9, Sampling(0.0)))
+    await engine.close()
+    async with asyncio.timeout(1):
+        with pytest.raises(EngineError, match="the engine stopped before the answer was complete"):
+            await anext(stream)
+    assert engine.stats().running == 0
