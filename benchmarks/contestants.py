@@ -156,12 +156,13 @@ class PlainGenerate:
 
 def all_contestants(setting: Setting) -> tuple[Contestant, ...]:
     """Return everybody, in the order of their turns."""
+    ours = fjarr_servers(setting)
     with_adapter: tuple[Contestant, ...] = ()
     if setting.weights.adapters:
         with_adapter = (
-            fjarr_adapter(setting),
-            fjarr_merged(setting),
-            fjarr_adapters(setting),
+            ours["fjarr-adapter"],
+            ours["fjarr-merged"],
+            ours["fjarr-adapters"],
             vllm_lora(setting),
             vllm_loras(setting),
         )
@@ -169,9 +170,9 @@ def all_contestants(setting: Setting) -> tuple[Contestant, ...]:
         PlainGenerate(setting.python, setting.weights.base),
         transformers_serve(setting, is_batching=False),
         transformers_serve(setting, is_batching=True),
-        fjarr(setting),
+        ours["fjarr"],
         vllm(setting),
-        fjarr_vllm(setting),
+        ours["fjarr-vllm"],
         *with_adapter,
     )
 
@@ -189,71 +190,22 @@ def choose(contestants: Sequence[Contestant], names: Sequence[str]) -> tuple[Con
     return tuple(known[name] for name in names) if names else tuple(contestants)
 
 
-def fjarr(setting: Setting) -> HttpServer:
-    """Return our server with the transformers engine and the base model."""
-    return _fjarr(
-        setting,
-        "fjarr",
-        "our server, transformers engine",
-        python=setting.python,
-        mount=setting.weights.mount,
-        base=BASE_NAME,
-        models=(BASE_NAME,),
+def fjarr_servers(setting: Setting) -> dict[str, HttpServer]:
+    """Return the forms in which our server takes part, by name; requests ask for a form's models in turns."""
+    weights = setting.weights
+    base, merged, adapter = (BASE_NAME,), (MERGED_NAME,), (ADAPTER_NAME,)
+    adapters = tuple(name for name, _ in weights.adapters)
+    one, many = "our server, one adapter", f"our server, {len(adapters)} adapters at once"
+    beforehand = "our server, the adapter merged into the weights beforehand"
+    # Name, what it is, engine, share, base model, what requests ask for.
+    forms = (
+        ("fjarr", "our server, transformers engine", "transformers", weights.mount, BASE_NAME, base),
+        ("fjarr-vllm", "our server, vLLM engine", "vllm", weights.mount, BASE_NAME, base),
+        ("fjarr-adapter", one, "transformers", weights.adapter_mount, BASE_NAME, adapter),
+        ("fjarr-merged", beforehand, "transformers", weights.merged_mount, MERGED_NAME, merged),
+        ("fjarr-adapters", many, "transformers", weights.adapters_mount, BASE_NAME, adapters),
     )
-
-
-def fjarr_vllm(setting: Setting) -> HttpServer:
-    """Return our server with the vLLM engine and the base model."""
-    return _fjarr(
-        setting,
-        "fjarr-vllm",
-        "our server, vLLM engine",
-        python=setting.vllm_python,
-        mount=setting.weights.mount,
-        base=BASE_NAME,
-        models=(BASE_NAME,),
-        engine="vllm",
-    )
-
-
-def fjarr_adapter(setting: Setting) -> HttpServer:
-    """Return our server with one adapter, which all requests ask for."""
-    return _fjarr(
-        setting,
-        "fjarr-adapter",
-        "our server, one adapter",
-        python=setting.python,
-        mount=setting.weights.adapter_mount,
-        base=BASE_NAME,
-        models=(ADAPTER_NAME,),
-    )
-
-
-def fjarr_merged(setting: Setting) -> HttpServer:
-    """Return our server with a model that the adapter was merged into beforehand."""
-    return _fjarr(
-        setting,
-        "fjarr-merged",
-        "our server, the adapter merged into the weights beforehand",
-        python=setting.python,
-        mount=setting.weights.merged_mount,
-        base=MERGED_NAME,
-        models=(MERGED_NAME,),
-    )
-
-
-def fjarr_adapters(setting: Setting) -> HttpServer:
-    """Return our server with several adapters, which requests ask for in turns."""
-    names = tuple(name for name, _ in setting.weights.adapters)
-    return _fjarr(
-        setting,
-        "fjarr-adapters",
-        f"our server, {len(names)} adapters at once",
-        python=setting.python,
-        mount=setting.weights.adapters_mount,
-        base=BASE_NAME,
-        models=names,
-    )
+    return {form[0]: _fjarr(setting, *form) for form in forms}
 
 
 def vllm(setting: Setting) -> HttpServer:
@@ -323,17 +275,10 @@ async def require_models(target: Target) -> None:
         raise StartError(f"it does not serve {', '.join(absent)}; it serves {', '.join(listed) or 'nothing'}")
 
 
-def _fjarr(  # noqa: PLR0913 - all by keyword, and each says what one contestant is
-    setting: Setting,
-    name: str,
-    about: str,
-    *,
-    python: str,
-    mount: Path,
-    base: str,
-    models: tuple[str, ...],
-    engine: str = "transformers",
+def _fjarr(  # noqa: PLR0913, PLR0917 - the columns of the table in `fjarr_servers`
+    setting: Setting, name: str, about: str, engine: str, mount: Path, base: str, models: tuple[str, ...]
 ) -> HttpServer:
+    python = setting.vllm_python if engine == "vllm" else setting.python
     environ = {
         "FJARR_ENGINE": engine,
         "FJARR_MOUNT": str(mount),

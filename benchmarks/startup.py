@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks import processes
-from benchmarks.contestants import ROOT, Setting, fjarr, fjarr_adapter
+from benchmarks.contestants import ROOT, Setting, fjarr_servers
 from benchmarks.measures import median_of
 from benchmarks.processes import HTTP_OK, Launch, StartError
 from benchmarks.weights import lay_out
@@ -114,7 +114,7 @@ def main() -> int:
     try:
         weights = lay_out(arguments.model, arguments.adapter, WORK / "startup", arguments.python, 1)
         setting = Setting(weights, arguments.python, arguments.python)
-        launch = (fjarr_adapter if arguments.adapter else fjarr)(setting).launch
+        launch = fjarr_servers(setting)["fjarr-adapter" if arguments.adapter else "fjarr"].launch
         launch = replace(launch, argv=(arguments.python, "-m", arguments.module))
         starts = [watch(launch, WORK / "logs" / f"startup-{run + 1}.log") for run in range(arguments.runs)]
     except StartError as error:
