@@ -66,14 +66,6 @@ def open_site(session: Session, timeout_s: float | None) -> Iterator[Site]:
     """
     clock = SystemClock()
     config = session.config()
-    AzureApp(
-        az=session.az,
-        group=session.group(),
-        name=config.aca_app_name,
-        endpoint_url=config.endpoint_url,
-        clock=clock,
-        tail=lambda replica: console_tail(session, replica),
-    )
     app = AzureApp(
         az=session.az,
         group=session.group(),
