@@ -117,6 +117,7 @@ class Az:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        self._remembered: dict[Command, Json] = {}
 
     def run(self, command: Command) -> Json:
         """Run an az command and return its answer; None where it has none.
@@ -132,6 +133,16 @@ class Az:
             stderr = redact(completed.stderr, command.secrets)
             raise classify(completed.exit_code, stderr, command=command.line)
         return _answer(command, completed.stdout)
+
+    def run_once(self, command: Command) -> Json:
+        """Return a command's answer that holds for as long as this process lives; az is asked the first time.
+
+        Raises:
+            FjarrError: As for `run`. What failed is asked again.
+        """
+        if command not in self._remembered:
+            self._remembered[command] = self.run(command)
+        return self._remembered[command]
 
     def find(self, command: Command) -> Json:
         """Run an az command that shows something; None where that does not exist."""

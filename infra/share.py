@@ -51,13 +51,15 @@ R = TypeVar("R")
 def open_share(session: Session, clock: Clock | None = None) -> AzureShare:
     """Open the stage's share with the storage account's key, which az gives us and nobody writes down.
 
+    az is asked once for a process: `invoke up` opens the share twice, and az takes a second to answer.
+
     Raises:
         UsageError: The stage is not provisioned.
         RemoteError: Azure does not give the key.
     """
     config = session.config()
     command = storage_connection_string(session.group(), config.storage_account_name)
-    answer = session.az.run(command)
+    answer = session.az.run_once(command)
     text = answer.get("connectionString") if isinstance(answer, dict) else None
     parts = parse_connection_string(str(text))
     if not {"FileEndpoint", "AccountKey"} <= parts.keys():

@@ -31,6 +31,7 @@ from infra.refusals import NotFoundError, Refusal
 from infra.runner import Completed, Runner
 from infra.scripted_az import ScriptedAz
 from infra.session import Session
+from infra.share import open_share
 from infra.stage import load_stage
 from infra.status import find_status
 from infra.up import Up, curl_line, openai_snippet
@@ -449,6 +450,25 @@ def test_a_local_stage_needs_no_account(session: Session, az: ScriptedAz) -> Non
 
 
 # up
+
+
+def test_the_share_s_key_is_asked_for_once_however_often_the_share_is_opened(
+    session: Session, az: ScriptedAz
+) -> None:
+    ask = "storage account show-connection-string"
+    az.answers[ask] = GONE
+    with pytest.raises(NotFoundError):
+        open_share(session)
+    az.answers[ask] = {"connectionString": "FileEndpoint=http://127.0.0.1:9/;AccountKey=c2VjcmV0"}
+    for _ in range(2):
+        with open_share(session):
+            pass
+    in_group = f"--resource-group my-rg --subscription {SUBSCRIPTION}"
+    assert az.lines == [f"az {ask} --name acct {in_group} --output json"] * 2
+    write_config(session.stage.config_path, replace(CONFIG, storage_account_name="other"))
+    with open_share(session):
+        pass
+    assert az.lines[2:] == [f"az {ask} --name other {in_group} --output json"]
 
 
 @pytest.fixture
