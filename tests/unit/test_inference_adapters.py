@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from inference.engine import Engine, GenerationRequest, Increment, Sampling
 from inference.engines import start_engine
 from inference.settings import Settings
 from inference.weights import find_weights
+from tests.unit.tiny import BASE, load_base, save_adapter, save_base, word_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from inference.service import ServedModel
 
-BASE = "org/tiny"
 FEW = ("small", "wide", "deep")
 GROWN = "grown"
 VOCABULARY, GROWN_VOCABULARY, CONTEXT = 256, 260, 512
@@ -78,42 +77,16 @@ class Served:
 def mount(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A share with a tiny base and adapters with random values."""
     mount = tmp_path_factory.mktemp("mount")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=CONTEXT,
-        eos_token_id=END_TOKEN, bos_token_id=None, tie_word_embeddings=True, initializer_range=0.3,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(mount / "model-cache" / BASE)
-    make_tokenizer(VOCABULARY).save_pretrained(mount / "model-cache" / BASE)
-    save_adapter(mount, "small", 2, ["q_proj", "v_proj"])
-    save_adapter(mount, "wide", 12, ALL_LINEAR)
-    save_adapter(mount, "deep", 6, ["down_proj"])
-    folder = save_adapter(mount, GROWN, 4, ["q_proj", "v_proj"], rows=GROWN_VOCABULARY)
-    make_tokenizer(GROWN_VOCABULARY).save_pretrained(folder)
+    save_base(mount, word_tokenizer(VOCABULARY), hidden=64, context=CONTEXT)
+    save_adapter(mount, "small", rank=2, std=0.3)
+    save_adapter(mount, "wide", rank=12, targets=ALL_LINEAR, std=0.3)
+    save_adapter(mount, "deep", rank=6, targets=["down_proj"], std=0.3)
+    network = load_base(mount)
+    network.resize_token_embeddings(GROWN_VOCABULARY, mean_resizing=False)
+    torch.nn.init.normal_(network.get_input_embeddings().weight.data[VOCABULARY:], std=0.3)
+    folder = save_adapter(mount, GROWN, network=network, std=0.3, has_embeddings=True)
+    word_tokenizer(GROWN_VOCABULARY).save_pretrained(folder)
     return mount
-
-
-def make_tokenizer(size: int) -> PreTrainedTokenizerFast:
-    words = {f"t{index}": index for index in range(size)}
-    backend = Tokenizer(models.WordLevel(vocab=words, unk_token="t0"))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="t0")
-
-
-def save_adapter(mount: Path, name: str, rank: int, targets: list[str], rows: int | None = None) -> Path:
-    network = LlamaForCausalLM.from_pretrained(mount / "model-cache" / BASE)
-    if rows is not None:
-        network.resize_token_embeddings(rows, mean_resizing=False)
-        torch.nn.init.normal_(network.get_input_embeddings().weight.data[VOCABULARY:], std=0.3)
-    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM")
-    tuned = get_peft_model(network, lora)
-    for key, parameter in tuned.named_parameters():
-        if "lora_B" in key:
-            torch.nn.init.normal_(parameter, std=0.3)
-    tuned.peft_config["default"].base_model_name_or_path = "model-cache/" + BASE
-    folder = mount / "models" / name / "adapter"
-    tuned.save_pretrained(folder, save_embedding_layers=rows is not None)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -6,27 +6,18 @@ import json
 import re
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from inference.constraint import Constraint, Vocabulary
 from inference.errors import EngineError
+from tests.unit.tiny import BYTES, byte_tokenizer
 
 ENDS = frozenset({0, 1})
-SYMBOLS = sorted(pre_tokenizers.ByteLevel.alphabet())
-WIDTH = 2 + len(SYMBOLS)
+WIDTH = 2 + len(BYTES)
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    names = ["<end>", "<turn>", *SYMBOLS]
-    backend = Tokenizer(models.BPE(vocab={name: index for index, name in enumerate(names)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(names[:2])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
-
-
-TOKENIZER = make_tokenizer()
+TOKENIZER = byte_tokenizer("<end>", "<turn>")
 
 
 def allowed(constraint: Constraint, width: int = WIDTH) -> set[str]:

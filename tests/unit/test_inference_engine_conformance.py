@@ -20,9 +20,8 @@ import jsonschema
 import pytest
 import pytest_asyncio
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from inference.engine import Ability, Engine, GenerationRequest, Increment, Sampling, TokenStream
 from inference.engine_scripted import ScriptedEngine
@@ -30,16 +29,16 @@ from inference.engines import start_engine
 from inference.errors import EngineError
 from inference.settings import Settings
 from inference.weights import find_weights
+from tests.unit.tiny import BASE, BYTES, byte_tokenizer, save_adapter, save_base
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
-BASE, TUNED = "org/tiny", "mine"
+TUNED = "mine"
 END_TOKENS = (0, 1, 2, 3)
 ENDLESS = 400
-SYMBOLS = sorted(pre_tokenizers.ByteLevel.alphabet())
-VOCABULARY, CONTEXT, MAX_CONCURRENT = len(END_TOKENS) + len(SYMBOLS), 512, 8
+VOCABULARY, CONTEXT, MAX_CONCURRENT = len(END_TOKENS) + len(BYTES), 512, 8
 GREEDY = Sampling(0.0)
 PATIENCE_S = 60.0
 
@@ -161,18 +160,7 @@ def cut(tokens: Sequence[int]) -> Increment:
     return Increment(tuple(tokens), "length")
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One whose tokens are bytes, so that whatever a grammar asks for can be spelled."""
-    ends = [f"<end{token}>" for token in END_TOKENS]
-    names = [*ends, *SYMBOLS]
-    backend = Tokenizer(models.BPE(vocab={name: index for index, name in enumerate(names)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(ends)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=ends[0])
-
-
-TOKENIZER = make_tokenizer()
+TOKENIZER = byte_tokenizer(*(f"<end{token}>" for token in END_TOKENS))
 
 
 @pytest.fixture(scope="module")
@@ -180,23 +168,8 @@ def mount(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A share with a tiny base, and an adapter with random values."""
     mount = tmp_path_factory.mktemp("mount")
     # A seed whose network has both answers that end soon and answers that never do.
-    torch.manual_seed(4)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=CONTEXT,
-        eos_token_id=list(END_TOKENS), bos_token_id=None, tie_word_embeddings=True, initializer_range=0.3,
-    )  # fmt: skip
-    folder = mount / "model-cache" / BASE
-    network = LlamaForCausalLM(config)
-    network.save_pretrained(folder)
-    TOKENIZER.save_pretrained(folder)
-    lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    tuned = get_peft_model(network, lora)
-    for key, parameter in tuned.named_parameters():
-        if "lora_B" in key:
-            torch.nn.init.normal_(parameter, std=0.5)
-    tuned.peft_config["default"].base_model_name_or_path = "model-cache/" + BASE
-    tuned.save_pretrained(mount / "models" / TUNED / "adapter", save_embedding_layers=False)
+    save_base(mount, TOKENIZER, seed=4, hidden=64, context=CONTEXT, ends=list(END_TOKENS))
+    save_adapter(mount, TUNED)
     return mount
 
 

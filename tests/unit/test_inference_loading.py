@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, dynamic_module_utils
+from transformers import dynamic_module_utils
 
 from inference import engines, loading
 from inference.engines import QUANTIZATION_REQUIREMENTS, has_package
@@ -29,13 +28,13 @@ from inference.loading import (
 )
 from inference.settings import Settings
 from inference.weights import find_weights
+from tests.unit.tiny import BASE, save_adapter, save_base, word_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from inference.hardware import Quantization
 
-BASE = "org/tiny"
 SETTINGS = Settings(dtype="float32", device="cpu", is_auth_on=False)
 PICKLES = Settings(dtype="float32", device="cpu", is_auth_on=False, is_pickle_allowed=True)
 TRUSTING = Settings(dtype="float32", device="cpu", is_auth_on=False, is_remote_code_trusted=True)
@@ -67,31 +66,14 @@ pytestmark = [
 @pytest.fixture
 def mount(tmp_path: Path) -> Path:
     """A share with a tiny base."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=128, eos_token_id=0, bos_token_id=None,
-        tie_word_embeddings=True, initializer_range=0.3,
-    )  # fmt: skip
-    folder = tmp_path / "model-cache" / BASE
-    LlamaForCausalLM(config).save_pretrained(folder)
-    backend = Tokenizer(models.WordLevel(vocab={f"t{index}": index for index in range(64)}, unk_token="t0"))
-    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="t0").save_pretrained(folder)
+    save_base(tmp_path, word_tokenizer(64), layers=1, context=128)
     return tmp_path
 
 
 @pytest.fixture
 def adapter(mount: Path) -> Path:
     """An adapter on it, with random values."""
-    network = LlamaForCausalLM.from_pretrained(mount / "model-cache" / BASE)
-    tuned = get_peft_model(network, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    for key, parameter in tuned.named_parameters():
-        if "lora_B" in key:
-            torch.nn.init.normal_(parameter)
-    tuned.peft_config["default"].base_model_name_or_path = "model-cache/" + BASE
-    folder = mount / "models" / "mine" / "adapter"
-    tuned.save_pretrained(folder, save_embedding_layers=False)
-    return folder
+    return save_adapter(mount, "mine", targets=["q_proj"], std=1.0)
 
 
 def load(mount: Path, settings: Settings = SETTINGS) -> tuple[LoadedModel, ...]:

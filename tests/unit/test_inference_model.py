@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 import httpx2 as httpx
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.generation.continuous_batching.requests import RequestState
 
 from inference.codec import Message, TokenizerCodec
@@ -34,6 +33,7 @@ from inference.loading import LoadedModel, bytes_per_cached_token, load_models
 from inference.settings import Settings
 from inference.start import StartingPage, bind
 from inference.weights import find_weights
+from tests.unit.tiny import BASE, byte_tokenizer, load_base, save_adapter, save_base
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -48,70 +48,22 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-BASE, TUNED = "org/tiny", "mine"
+TUNED = "mine"
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if true %}<assistant>{% endif %}"
 )
 SETTINGS = Settings(dtype="float32", device="cpu", is_auth_on=False)
 
 
-def make_tokenizer(*extra: str) -> PreTrainedTokenizerFast:
-    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<end>": 0} | {symbol: index + 1 for index, symbol in enumerate(symbols)}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
-    if extra:
-        tokenizer.add_special_tokens({"pad_token": extra[0]})
-    return tokenizer
-
-
 @pytest.fixture(scope="module")
 def mount(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A share with a tiny base, and an adapter that changes its answers."""
     mount = tmp_path_factory.mktemp("mount")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, eos_token_id=0, bos_token_id=None,
-        tie_word_embeddings=True, initializer_range=0.3,
-    )  # fmt: skip
-    folder = mount / "model-cache" / BASE
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer = make_tokenizer()
+    tokenizer = byte_tokenizer("<end>")
     tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    save_adapter(mount, "mine")
+    save_base(mount, tokenizer, heads=4)
+    save_adapter(mount, TUNED)
     return mount
-
-
-def save_adapter(mount: Path, name: str, *, pad: str | None = None, hidden: int = 32) -> Path:
-    network = LlamaForCausalLM.from_pretrained(mount / "model-cache" / BASE)
-    if pad is not None:
-        network.resize_token_embeddings(258, mean_resizing=False)
-        network.get_input_embeddings().weight.data[257] = 7.0
-    if hidden != 32:
-        network = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=257,
-                hidden_size=hidden,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-            )
-        )
-    lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    tuned = get_peft_model(network, lora)
-    for key, parameter in tuned.named_parameters():
-        if "lora_B" in key:
-            torch.nn.init.normal_(parameter, std=0.5)
-    tuned.peft_config["default"].base_model_name_or_path = "model-cache/" + BASE
-    folder = mount / "models" / name / "adapter"
-    tuned.save_pretrained(folder, save_embedding_layers=pad is not None)
-    if pad is not None:
-        make_tokenizer(pad).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +162,13 @@ def test_the_adapter_is_merged_as_peft_merges_it_and_the_base_is_untouched(
 
 
 def test_an_adapter_with_resized_embeddings_gets_a_base_that_fits(mount: Path) -> None:
-    save_adapter(mount, "padded", pad="[PAD]")
+    network = load_base(mount)
+    network.resize_token_embeddings(258, mean_resizing=False)
+    network.get_input_embeddings().weight.data[257] = 7.0
+    folder = save_adapter(mount, "padded", network=network, has_embeddings=True)
+    tokenizer = byte_tokenizer("<end>")
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
     weights = find_weights(mount, None, "models/padded")
     assert [adapter.embedding_rows for adapter in weights.adapters] == [258]
     base, tuned = load_models(weights, SETTINGS, lambda _phase, _percent: None)
@@ -222,7 +180,10 @@ def test_an_adapter_with_resized_embeddings_gets_a_base_that_fits(mount: Path) -
 
 
 def test_an_adapter_of_another_base_says_so(mount: Path) -> None:
-    save_adapter(mount, "alien", hidden=64)
+    config = LlamaConfig(
+        vocab_size=257, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    save_adapter(mount, "alien", network=LlamaForCausalLM(config))
     with pytest.raises(LoadError, match="the adapter alien cannot be applied to org/tiny"):
         load_models(find_weights(mount, None, "models/alien"), SETTINGS, lambda _phase, _percent: None)
 
@@ -483,14 +444,14 @@ def test_a_prompt_template_goes_around_the_last_user_message(loaded: tuple[Loade
 
 
 def test_without_any_template_a_single_message_is_the_prompt() -> None:
-    codec = TokenizerCodec(make_tokenizer())
+    codec = TokenizerCodec(byte_tokenizer("<end>"))
     assert codec.decode(codec.encode_chat((Message("user", "bare"),))) == "bare"
     with pytest.raises(InvalidRequestError, match="no chat template"):
         codec.encode_chat((Message("user", "one"), Message("assistant", "two"), Message("user", "three")))
 
 
 def test_what_the_template_refuses_is_the_client_s_error() -> None:
-    tokenizer = make_tokenizer()
+    tokenizer = byte_tokenizer("<end>")
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(InvalidRequestError, match="roles must alternate"):
         TokenizerCodec(tokenizer).encode_chat((Message("user", "x"),))
