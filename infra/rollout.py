@@ -7,6 +7,7 @@ that the release will not come up, and to tell the person who waits how far it i
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
@@ -27,7 +28,7 @@ from infra.revision import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor
 
     from infra.app import App
     from infra.clock import Clock
@@ -188,6 +189,16 @@ def in_background(pool: ThreadPoolExecutor) -> Background:
         return pool.submit(call)
 
     return run
+
+
+def at_once(call: Callable[[], T], /) -> Future[T]:
+    """Run something before going on. For tests, where threads would make the order a matter of chance."""
+    future: Future[T] = Future()
+    try:
+        future.set_result(call())
+    except FjarrError as error:
+        future.set_exception(error)
+    return future
 
 
 class _NotServedError(Exception):

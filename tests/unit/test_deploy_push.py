@@ -5,33 +5,31 @@ from __future__ import annotations
 import io
 import json
 import os
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
 
 from infra.cargo import MANIFEST, load_cargo, plan_cargo
 from infra.clock import ManualClock
 from infra.console import Console
-from infra.errors import FjarrError, RemoteError, UsageError
+from infra.errors import RemoteError, UsageError
 from infra.hash_cache import HashCache
 from infra.lock import DeployLock, Holder
 from infra.memory_app import Behaviour, MemoryApp
 from infra.memory_share import MemoryShare
 from infra.push import Choice, PushResult, choose, load_cargos, locate_base, newest_adapter, push_cargos
 from infra.releases import note_proven, turn
+from infra.rollout import at_once
 from infra.safetensors_header import SafetensorsError, check_safetensors
 from infra.site import Site
 from infra.weights import adapter_name_of, base_id_of, read_adapter, read_base
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-T = TypeVar("T")
 LIVE = "20260101T120000Z-0123abcd"
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -241,15 +239,6 @@ def test_a_damaged_memory_is_forgotten(tmp_path: Path) -> None:
         cache = HashCache(tmp_path / "hashes.json", ManualClock(NOW))
         (tmp_path / "w").write_bytes(b"one")
         assert cache.entry(tmp_path / "w", "w").size_bytes == 3
-
-
-def at_once(call: Callable[[], T], /) -> Future[T]:
-    future: Future[T] = Future()
-    try:
-        future.set_result(call())
-    except FjarrError as error:
-        future.set_exception(error)
-    return future
 
 
 @dataclass

@@ -3,45 +3,34 @@
 from __future__ import annotations
 
 import io
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
 
 from infra.clock import ManualClock
 from infra.console import Console
 from infra.deploy import DeployResult, LocalTree, deploy_tree
-from infra.errors import FjarrError, RemoteError, WaitTimeoutError
+from infra.errors import RemoteError, WaitTimeoutError
 from infra.lock import DeployLock, Holder
 from infra.manifest import Origin, scan_tree
 from infra.memory_app import Behaviour, MemoryApp
 from infra.memory_share import MemoryShare
 from infra.releases import CURRENT, KEPT, PROVEN, read_live
 from infra.revision import Answer
+from infra.rollout import at_once
 from infra.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-T = TypeVar("T")
-
 
 class KilledError(BaseException):
     """Stand for the end of the process: nothing in the code under test may catch it and go on."""
-
-
-def at_once(call: Callable[[], T], /) -> Future[T]:
-    future: Future[T] = Future()
-    try:
-        future.set_result(call())
-    except FjarrError as error:
-        future.set_exception(error)
-    return future
 
 
 @dataclass
