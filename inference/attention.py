@@ -66,10 +66,15 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Say who attends to what in a step; the same for all layers."""
+    """Say who attends to what in a step; the same for all layers.
 
-    groups: tuple[Group, ...]
-    stretches: tuple[Stretch, ...]
+    Attributes:
+        whole: The group that is all of the step, in its order, if there is one; there are no others then.
+    """
+
+    groups: tuple[Group, ...] = ()
+    stretches: tuple[Stretch, ...] = ()
+    whole: Group | None = None
 
 
 def register() -> None:
@@ -114,21 +119,47 @@ def attend(  # noqa: PLR0913 - what transformers calls an attention with
     """
     if attention_mask is not None or any(step.get(name) is not None for name in ("softcap", "s_aux")):
         raise ValueError("this model needs another attention: set FJARR_ATTENTION=sdpa")
-    cache: Any = step["cache"]
+    queries, new_keys, new_values = (states[0].transpose(0, 1) for states in (query, key, value))
     layer: Any = module.layer_idx
+    return attend_rows(layer, queries, new_keys, new_values, step, scaling).unsqueeze(0), None
+
+
+def attend_rows(  # noqa: PLR0913, PLR0917 - the three that belong together, and where and how
+    layer: int,
+    queries: torch.Tensor,
+    new_keys: torch.Tensor,
+    new_values: torch.Tensor,
+    step: dict[str, Any],
+    scaling: float | None,
+) -> torch.Tensor:
+    """Write a layer's new keys and values to the cache, and attend.
+
+    Args:
+        layer: Its number.
+        queries: (tokens, heads, width).
+        new_keys: (tokens, heads of keys, width).
+        new_values: The same.
+        step: See `attend`.
+        scaling: What products are multiplied by; None takes the usual.
+
+    Returns:
+        (tokens, heads, width), contiguous.
+    """
+    cache: Any = step["cache"]
     keys, values = cache.layer_to_allocator[layer]._kv_token_views[layer]  # noqa: SLF001 - there is no public way
-    keys.index_copy_(0, step["write_index"][0], key[0].transpose(0, 1))
-    values.index_copy_(0, step["write_index"][0], value[0].transpose(0, 1))
+    keys.index_copy_(0, step["write_index"][0], new_keys)
+    values.index_copy_(0, step["write_index"][0], new_values)
     if layer == 0:
         cache.fjarr_plan = make_plan(step)
     plan: Plan = cache.fjarr_plan
-    heads = query[0].transpose(0, 1)  # (tokens, heads, width)
-    output = torch.empty_like(heads, memory_format=torch.contiguous_format)
+    if plan.whole is not None:
+        return _attend_group(queries, keys, values, plan.whole, scaling)
+    output = torch.empty_like(queries, memory_format=torch.contiguous_format)
     for group in plan.groups:
-        output[group.queries] = _attend_group(heads[group.queries], keys, values, group, scaling)
+        output[group.queries] = _attend_group(queries[group.queries], keys, values, group, scaling)
     for stretch in plan.stretches:
-        output[stretch.queries] = _attend_stretch(heads[stretch.queries], keys, values, stretch, scaling)
-    return output.unsqueeze(0), None
+        output[stretch.queries] = _attend_stretch(queries[stretch.queries], keys, values, stretch, scaling)
+    return output
 
 
 def make_plan(step: dict[str, Any]) -> Plan:
@@ -145,7 +176,10 @@ def make_plan(step: dict[str, Any]) -> Plan:
         for queries, keys in requests
         if queries[1] - queries[0] > 1
     ]
-    return Plan(tuple(_make_group(part, slots) for part in even_parts(singles)), tuple(stretches))
+    parts = even_parts(singles)
+    if len(parts) == 1 and not stretches:
+        return Plan(whole=_make_group(sorted(parts[0]), slots))
+    return Plan(tuple(_make_group(part, slots) for part in parts), tuple(stretches))
 
 
 def even_parts(singles: Sequence[tuple[int, tuple[int, int]]]) -> list[list[tuple[int, tuple[int, int]]]]:
@@ -162,12 +196,12 @@ def even_parts(singles: Sequence[tuple[int, tuple[int, int]]]) -> list[list[tupl
 
 
 def _make_group(singles: Sequence[tuple[int, tuple[int, int]]], slots: torch.Tensor) -> Group:
+    queries = torch.tensor([place for place, _ in singles])
     starts = torch.tensor([keys[0] for _, keys in singles]).unsqueeze(1)
     lengths = torch.tensor([keys[1] - keys[0] for _, keys in singles]).unsqueeze(1)
     positions = torch.arange(int(lengths.max()))
     is_own = positions < lengths
     found = slots[torch.where(is_own, starts + positions, starts)]
-    queries = torch.tensor([place for place, _ in singles])
     return Group(queries, found, None if bool(is_own.all()) else is_own[:, None, None, :])
 
 

@@ -1,11 +1,13 @@
 """Generate with transformers' continuous batching manager, one for each model.
 
-A lane is a model, its manager and the manager's key-value cache. Lanes take turns, a step at a time: two
-steps at once on the same cores or the same card would each take more than twice as long. An idle lane waits
-on an event and costs nothing.
+A lane is a model, its manager and the manager's key-value cache. A manager schedules in a thread of its own;
+the steps of all lanes are computed in one more, a step at a time in the order they were asked for. Two steps
+at once on the same cores or the same card would each take more than twice as long; and on a CPU each thread
+that ever computed keeps helpers, so that with steps in the managers' threads there would be more of them than
+cores, which makes every step up to 1.7 times as long. An idle lane waits on an event and costs nothing.
 
-The manager works in a thread of its own; its results come to the event loop by the handlers that `submit`
-registers. A request with a grammar goes there once the grammar is compiled, in yet another thread.
+Results come to the event loop by the handlers that `submit` registers. A request with a grammar goes to the
+manager once the grammar is compiled, in yet another thread.
 
 Source: transformers 5.23, `generation/continuous_batching/continuous_api.py`. The parts of it that are not
 public, and that this module relies on, are `_generation_step`, `_wake_up_loop`, `logit_processor` and
@@ -18,8 +20,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -34,6 +36,7 @@ from inference.constraint import Vocabulary
 from inference.engine import Ability, EngineStats, GenerationRequest, Increment, TokenStream
 from inference.errors import EngineError
 from inference.hardware import PAGE_TOKENS, CacheSize, context_limit, look, size_cache
+from inference.lean import can_lean, make_lean
 from inference.loading import LoadedModel, bytes_per_cached_token, load_models, serve
 from inference.packing import can_pack, pack
 from inference.sampling import ROW_KEY, Row, RowSampler
@@ -62,7 +65,10 @@ def start_engine(
     models = load_models(weights, settings, report)
     report("starting the engine", 80)
     networks = [model.network for model in models]
+    has_own_attention = settings.attention == "auto"
     if can_pack(networks[0].device.type, networks[0].dtype):
+        if has_own_attention and all(can_lean(network) for network in networks):
+            make_lean(networks)
         pack(networks)
     cache = _size_cache(models, settings)
     served = tuple(
@@ -73,7 +79,7 @@ def start_engine(
         cache,
         settings.max_concurrent,
         settings.max_context_tokens,
-        has_own_attention=settings.attention == "auto",
+        has_own_attention=has_own_attention,
     )
     return engine, served
 
@@ -98,10 +104,10 @@ class TransformersEngine:
         *,
         has_own_attention: bool = True,
     ) -> None:
-        turn = threading.Lock()
+        self._steps = ThreadPoolExecutor(1, "engine-steps")
         self._lanes = {
             model.name: _Lane(
-                model, cache, _make_manager(model, cache, max_concurrent, turn, has_own_attention)
+                model, cache, _make_manager(model, cache, max_concurrent, self._steps, has_own_attention)
             )
             for model in models
         }
@@ -140,21 +146,21 @@ class TransformersEngine:
         """Stop the lanes' threads; what they were doing ends with an error."""
         self._is_closed = True
         await asyncio.gather(*(asyncio.to_thread(lane.stop) for lane in self._lanes.values()))
+        self._steps.shutdown(wait=False)
         for lane in self._lanes.values():
             lane.fail_open_requests("the engine has stopped")
             await lane.finish_compiling()
 
 
-class _TurnTakingManager(ContinuousBatchingManager):  # type: ignore[misc]  # transformers publishes no types
-    """Run a step only while holding the turn."""
+class _SchedulingManager(ContinuousBatchingManager):  # type: ignore[misc]  # transformers publishes no types
+    """Schedule, and have the steps computed by another thread."""
 
-    def __init__(self, turn: threading.Lock, **options: Any) -> None:  # noqa: ANN401 - the base class's options
+    def __init__(self, steps: ThreadPoolExecutor, **options: Any) -> None:  # noqa: ANN401 - the base class's options
         super().__init__(**options)
-        self._turn = turn
+        self._steps = steps
 
     def _generation_step(self) -> None:
-        with self._turn:
-            super()._generation_step()
+        self._steps.submit(super()._generation_step).result()
 
 
 @dataclass(slots=True)
@@ -165,7 +171,7 @@ class _OpenRequest:
 
 
 class _Lane:
-    def __init__(self, model: LoadedModel, cache: CacheSize, manager: _TurnTakingManager) -> None:
+    def __init__(self, model: LoadedModel, cache: CacheSize, manager: _SchedulingManager) -> None:
         self.context_tokens = min(model.context_tokens, cache.tokens)
         self.generated_tokens = 0
         self.open: dict[str, _OpenRequest] = {}
@@ -297,9 +303,9 @@ def _make_manager(
     model: LoadedModel,
     cache: CacheSize,
     max_concurrent: int,
-    turn: threading.Lock,
+    steps: ThreadPoolExecutor,
     has_own_attention: bool,  # noqa: FBT001 - called in one place
-) -> _TurnTakingManager:
+) -> _SchedulingManager:
     # Greedy and without processors of its own: RowSampler does each row's sampling, and argmax takes its
     # choice.
     generation = GenerationConfig(do_sample=False, eos_token_id=sorted(model.end_token_ids) or -1)
@@ -314,8 +320,8 @@ def _make_manager(
         # `loading` has chosen; this would also take kernels from the hub, and mind no dtype.
         auto_switch_to_flash=False,
     )
-    manager = _TurnTakingManager(
-        turn, model=model.network, generation_config=generation, continuous_batching_config=config
+    manager = _SchedulingManager(
+        steps, model=model.network, generation_config=generation, continuous_batching_config=config
     )
     manager.logit_processor = RowSampler()
     if has_own_attention and model.network.device.type == "cpu" and attention.suits(model.network.config):

@@ -37,10 +37,14 @@ class PackedLinear(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the product with rows (..., inputs)."""
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001 - see the module
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(  # noqa: SLF001 - see the module
             rows, self._weight, self._bias, "none", [], ""
         )
         return product
+
+    # Called for every product, and hooked by nobody: what a module does about hooks takes as long as a small
+    # operator.
+    __call__ = forward
 
 
 def can_pack(device: str, dtype: torch.dtype) -> bool:
@@ -48,6 +52,12 @@ def can_pack(device: str, dtype: torch.dtype) -> bool:
     if device != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and multiplies_bf16())
+
+
+def pack_weight(weight: torch.Tensor) -> torch.Tensor:
+    """Lay out a plain weight, (outputs, inputs), as the matrix library wants it."""
+    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS_HINT)  # noqa: SLF001 - see the module
+    return packed
 
 
 def pack(networks: Iterable[nn.Module]) -> None:
@@ -62,8 +72,7 @@ def pack(networks: Iterable[nn.Module]) -> None:
                 if type(child) is nn.Linear:
                     places.setdefault(id(child.weight), []).append((module, name, child))
     for found in places.values():
-        plain = found[0][2].weight.detach()
-        weight = torch.ops.mkldnn._reorder_linear_weight(plain, ROWS_HINT)  # noqa: SLF001 - see the module
+        weight = pack_weight(found[0][2].weight)
         for module, name, child in found:
             setattr(module, name, PackedLinear(weight, child.bias))
         found.clear()
