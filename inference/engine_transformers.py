@@ -64,12 +64,8 @@ def start_engine(
     """
     models = load_models(weights, settings, report)
     report("starting the engine", 80)
-    networks = [model.network for model in models]
     has_own_attention = settings.attention == "auto"
-    if can_pack(networks[0].device.type, networks[0].dtype):
-        if has_own_attention and all(can_lean(network) for network in networks):
-            make_lean(networks)
-        pack(networks)
+    quicken([model.network for model in models], has_own_attention=has_own_attention)
     cache = _size_cache(models, settings)
     served = tuple(
         serve(model.name, model.parent, model.tokenizer, model.end_token_ids, settings) for model in models
@@ -82,6 +78,19 @@ def start_engine(
         has_own_attention=has_own_attention,
     )
     return engine, served
+
+
+def quicken(networks: Sequence[Any], *, has_own_attention: bool) -> None:
+    """Replace layers, in place, by such as compute the same in less time, where that is possible.
+
+    Args:
+        networks: All that are served; their trees may share tensors.
+        has_own_attention: Whether our own attention may be used.
+    """
+    if can_pack(networks[0].device.type, networks[0].dtype):
+        if has_own_attention and all(can_lean(network) for network in networks):
+            make_lean(networks)
+        pack(networks)
 
 
 class TransformersEngine:

@@ -26,7 +26,7 @@ from transformers.generation.continuous_batching.requests import RequestState
 from inference.codec import Message, TokenizerCodec
 from inference.constraint import Constraint, Vocabulary
 from inference.engine import GenerationRequest, Increment, Sampling, TokenStream
-from inference.engine_transformers import TransformersEngine, start_engine
+from inference.engine_transformers import TransformersEngine, quicken, start_engine
 from inference.errors import EngineError, InvalidRequestError, LoadError
 from inference.hardware import CacheSize
 from inference.loading import LoadedModel, bytes_per_cached_token, load_models
@@ -74,8 +74,9 @@ def loaded(mount: Path) -> tuple[LoadedModel, ...]:
 def start_on_copies(
     models: Sequence[LoadedModel], cache: CacheSize, max_concurrent: int
 ) -> TransformersEngine:
-    """Start an engine on copies: it gives a network an attention that plain `generate` cannot use."""
+    """Start an engine on copies: it gives a network layers that plain `generate` cannot use."""
     copies = [replace(model, network=copy.deepcopy(model.network)) for model in models]
+    quicken([model.network for model in copies], has_own_attention=True)
     return TransformersEngine(copies, cache, max_concurrent)
 
 
