@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 MOST_NEW_TOKENS: Final = 2048
 TITLE: Final = "Fjarr"
+POLL_S: Final = 0.05
+"""How often Gradio looks for something to do. By itself it does so every millisecond, visitors or none, and
+each time the engine has to stop for it."""
 
 PATHS: Final = frozenset({
     "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/gradio_api/app_id",
@@ -270,6 +273,9 @@ def _make_blocks(service: Service, release: str, sessions: Sessions, *, has_sign
         )
         settings.render()
     blocks.queue(default_concurrency_limit=None)
+    queue = blocks._queue  # noqa: SLF001 - there is no public way to what follows
+    queue.sleep_when_free = POLL_S
+    queue.progress_update_sleep_when_free = 1.0  # the page shows none
     return blocks
 
 

@@ -124,6 +124,26 @@ async def test_what_the_page_does_not_use_is_not_there(path: str) -> None:
         assert (await client.get(path)).status_code == 404
 
 
+async def test_an_idle_page_leaves_the_interpreter_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    service, _ = make_service()
+    chat = await asyncio.to_thread(make_chat, service, "", has_sign_in=False)
+    loop = asyncio.get_running_loop()
+    timers: list[float] = []
+    call_at = loop.call_at
+
+    def note(when: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
+        timers.append(when)
+        return call_at(when, *arguments, **options)
+
+    monkeypatch.setattr(loop, "call_at", note)
+    async with chat.lifespan():
+        await asyncio.sleep(0.2)
+        timers.clear()
+        await asyncio.sleep(1)
+    # Twenty for its queue; a thousand if it were left to itself.
+    assert 15 <= len(timers) <= 40
+
+
 class Noting(PromptLog):
     """Note as whom requests come."""
 
