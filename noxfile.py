@@ -59,8 +59,16 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def unit(session: nox.Session) -> None:
-    """Run the unit and contract tests; arguments after `--` go to pytest."""
-    run(session, "pytest", *(session.posargs or ("tests/unit", "tests/contract")))
+    """Run the unit and contract tests; arguments after `--` go to pytest, which then runs once."""
+    if session.posargs:
+        run(session, "pytest", *session.posargs)
+        return
+    tests = ("tests/unit", "tests/contract")
+    # Side by side, a file at a time, so with one thread for torch in each; then those that are held to a
+    # time, alone.
+    beside = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "-m", "not quiet")
+    run(session, "pytest", *tests, *beside, OMP_NUM_THREADS="1")
+    run(session, "pytest", *tests, "-m", "quiet")
 
 
 @nox.session
@@ -94,11 +102,11 @@ def vllm(session: nox.Session) -> None:
     session.run(python, "-m", "pytest", *arguments, external=True)
 
 
-def run(session: nox.Session, program: str, *arguments: str) -> None:
-    """Run a program of the shared environment, with that environment first on PATH."""
+def run(session: nox.Session, program: str, *arguments: str, **environ: str) -> None:
+    """Run a program of the shared environment, with that environment first on PATH, and some variables."""
     install(session)
     path = os.pathsep.join([str(ENVIRONMENT / "bin"), os.environ.get("PATH", "")])
-    env = {"PATH": path, "VIRTUAL_ENV": str(ENVIRONMENT)}
+    env = {"PATH": path, "VIRTUAL_ENV": str(ENVIRONMENT), **environ}
     session.run(str(ENVIRONMENT / "bin" / program), *arguments, env=env, external=True)
 
 

@@ -586,6 +586,7 @@ async def test_a_schema_with_half_a_character_is_refused(world: World) -> None:
     assert "it has half a character" in response.json()["error"]["message"]
 
 
+@pytest.mark.quiet
 async def test_a_schema_that_takes_long_to_check_holds_nobody_up(world: World) -> None:
     texts = {f"p{index}": {"type": "string", "pattern": f"a{index}.*b"} for index in range(900)}
     wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"properties": texts}}}

@@ -124,6 +124,7 @@ async def test_what_the_page_does_not_use_is_not_there(path: str) -> None:
         assert (await client.get(path)).status_code == 404
 
 
+@pytest.mark.quiet
 async def test_an_idle_page_leaves_the_interpreter_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     service, _ = make_service()
     chat = await asyncio.to_thread(make_chat, service, "", has_sign_in=False)

@@ -168,6 +168,7 @@ def test_at_sigterm_what_is_in_flight_is_finished_and_nothing_new_begun(
     assert json.loads(answers[0][1])["choices"][0]["message"]["content"] == "word " * 20
 
 
+@pytest.mark.quiet
 def test_the_second_sigterm_ends_at_once(start: Callable[..., Running]) -> None:
     running = start(FJARR_LOG_LEVEL="warning")
     answers: list[tuple[int, bytes]] = []

@@ -52,6 +52,7 @@ def body(**fields: object) -> bytes:
     return json.dumps({"model": BASE, "messages": HELLO} | fields).encode()
 
 
+@pytest.mark.quiet
 async def test_a_client_that_leaves_frees_its_place_within_100_ms() -> None:
     served = Served(Limits(max_concurrent=1))
     async with served.on_a_port() as port:

@@ -141,6 +141,7 @@ async def test_answers_100_continue_itself(bench: Any) -> None:
         assert (response.status, await response.text()) == (200, "hello")
 
 
+@pytest.mark.quiet
 async def test_streams_events_one_by_one_and_at_once(bench: Any) -> None:
     await bench.up()
     delays, pieces = [], 0
@@ -156,6 +157,7 @@ async def test_streams_events_one_by_one_and_at_once(bench: Any) -> None:
     assert statistics.median(delays) < 0.01
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("begin", ["yes", "no"])
 async def test_closes_the_request_at_once_when_the_client_leaves(bench: Any, begin: str) -> None:
     await bench.up()
@@ -171,6 +173,7 @@ async def test_closes_the_request_at_once_when_the_client_leaves(bench: Any, beg
     assert float(line.split()[-1]) - left < 0.25
 
 
+@pytest.mark.quiet
 async def test_gives_a_request_a_limited_time(make_bench: Callable[..., Any]) -> None:
     bench = await make_bench(request_limit_s=0.3)
     await bench.up()

@@ -208,6 +208,7 @@ async def test_stops_with_sigterm_and_lets_a_stream_finish(bench: Any) -> None:
     assert bench.host.revision_state(REVISION) == ("Stopped", "None", "")
 
 
+@pytest.mark.quiet
 async def test_kills_what_does_not_end_within_its_grace(bench: Any) -> None:
     await bench.up(bench.spec(IGNORE_TERM="1", grace_s=0.3))
     pid = (await bench.about())["pid"]
