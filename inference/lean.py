@@ -39,12 +39,12 @@ def can_lean(network: Any) -> bool:  # noqa: ANN401 - transformers publishes no 
 
 
 def make_lean(networks: Sequence[Any]) -> None:
-    """Replace the layers of some networks in place; what they share is packed once.
+    """Replace the layers of a base's networks in place; what they share is packed once.
 
     Each layer's plain weights are let go before the next is packed, so that a large model is not in memory
     twice.
     """
-    for number in range(max(len(network.model.layers) for network in networks)):
+    for number in range(len(networks[0].model.layers)):
         packer = _Packer()
         for network in networks:
             network.model.layers[number] = LeanLayer(network.model.layers[number], packer)
