@@ -419,6 +419,12 @@ async def main(state, server, share, mount):
     await host.run(RevisionSpec("app", "app--0000001", container, 7860, 1, 5))
     await host.serve("app", "app--0000001")
     await host.wait_ready("app--0000001")
+    # What its children say goes through this process, and is lost with it: wait until it is in the log.
+    (replica,) = host.replicas("app--0000001")
+    lines = (record.text async for record in host.console_log("app--0000001", replica.name, follow=True))
+    for _ in range(2):
+        while await anext(lines) != "child":
+            pass
     print(port, flush=True)
     await asyncio.Event().wait()
 
@@ -462,14 +468,16 @@ async def test_clears_up_after_a_daemon_that_was_killed(daemon: Daemon) -> None:
     tmp = (ledger.parent / "tmp").readlink()
 
     host = ContainerHost(daemon.state)
-    assert await host.recover() == (ledger.parent.name,)
-    assert gone(*(child.pid for child in daemon.children))
-    assert not daemon.mount.is_symlink()
-    assert not any(path.exists() for path in (tmp, ledger))
-    assert await host.start_app(APP, daemon.port) == daemon.port
-    texts = [record.text async for record in host.console_log(REVISION, ledger.parent.name, tail=100)]
-    assert texts.count("child") == 2
-    await host.close()
+    try:
+        assert await host.recover() == (ledger.parent.name,)
+        assert gone(*(child.pid for child in daemon.children))
+        assert not daemon.mount.is_symlink()
+        assert not any(path.exists() for path in (tmp, ledger))
+        assert await host.start_app(APP, daemon.port) == daemon.port
+        texts = [record.text async for record in host.console_log(REVISION, ledger.parent.name, tail=100)]
+        assert texts.count("child") == 2
+    finally:
+        await host.close()
 
 
 async def test_leaves_nothing_when_its_daemon_is_interrupted(daemon: Daemon) -> None:
