@@ -3,9 +3,12 @@
 
     python -m benchmarks.steps --model FOLDER --rows 1 8 32
     python -m benchmarks.steps --model FOLDER --rows 32 --profile 15
+    python -m benchmarks.steps --model FOLDER --adapter FOLDER --adapters 4 --merge off on
 
 Prints tokens/s for each number of rows, all of them greedy and begun together, medians over rounds, and with
-`--profile` the operators that took longest.
+`--profile` the operators that took longest. With adapters the rows ask for them in turns; each way of
+`--merge` has an engine of its own, they take turns within a round, and `base` stands for rows that ask for no
+adapter.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,15 +28,20 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.prompts import make_prompts
+from benchmarks.weights import BASE_NAME, lay_out
 from inference.codec import Message
 from inference.engine import GenerationRequest, Sampling
 from inference.engine_transformers import start_engine
 from inference.settings import Settings
-from inference.weights import BaseModel, Weights
+from inference.weights import find_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from inference.engine import Engine
     from inference.service import ServedModel
+
+WORK = Path(__file__).resolve().parent.parent / ".fjarr" / "bench" / "steps"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +57,29 @@ class Speed:
     tokens_per_s: float
 
 
-async def generate(engine: Engine, model: ServedModel, rows: int, tokens: int, seed: str) -> Speed:
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Say what is measured: an engine, and the models that its rows ask for, in turns."""
+
+    name: str
+    engine: Engine
+    models: tuple[ServedModel, ...]
+
+
+async def generate(way: Way, rows: int, tokens: int, seed: str) -> Speed:
     """Let some rows generate side by side, and return how fast they were."""
+    models = [way.models[index % len(way.models)] for index in range(rows)]
     prompts = [
-        model.codec.encode_chat((Message("user", prompt),)) for prompt in make_prompts(rows, f"steps-{seed}")
+        model.codec.encode_chat((Message("user", prompt),))
+        for model, prompt in zip(models, make_prompts(rows, f"steps-{seed}"), strict=True)
     ]
     requests = [
         GenerationRequest(f"row-{index}", model.name, prompt, tokens, Sampling(0.0))
-        for index, prompt in enumerate(prompts)
+        for index, (model, prompt) in enumerate(zip(models, prompts, strict=True))
     ]
     started_s = time.perf_counter()
     arrivals = [
-        each for row in await asyncio.gather(*(_watch(engine, one) for one in requests)) for each in row
+        each for row in await asyncio.gather(*(_watch(way.engine, one) for one in requests)) for each in row
     ]
     first_s = max(time_s for time_s, is_first in arrivals if is_first)
     later = [time_s for time_s, _ in arrivals if time_s > first_s]
@@ -66,35 +87,70 @@ async def generate(engine: Engine, model: ServedModel, rows: int, tokens: int, s
     return Speed(read / (first_s - started_s), len(later) / (max(later, default=first_s) - first_s or 1.0))
 
 
+def start(arguments: argparse.Namespace) -> list[Way]:
+    """Start an engine for each way."""
+    laid = lay_out(arguments.model, arguments.adapter, WORK, sys.executable, arguments.adapters)
+    ways: list[Way] = []
+    for merge in arguments.merge if arguments.adapter else ["auto"]:
+        settings = Settings(
+            device="cpu", dtype=arguments.dtype, engine="transformers", merge_adapters=merge,
+        )  # fmt: skip
+        mount = laid.adapters_mount if arguments.adapter else laid.mount
+        weights = find_weights(mount, BASE_NAME, "*" if arguments.adapter else None)
+        # In a thread that ends, as the server does: a thread that has computed keeps helpers on all cores.
+        with ThreadPoolExecutor(1) as loading:
+            engine, models = loading.submit(
+                start_engine, weights, settings, lambda _phase, _percent: None
+            ).result()
+        if not ways:
+            ways.append(Way("base", engine, models[:1]))
+        if models[1:]:
+            ways.append(Way(f"merge {merge}", engine, models[1:]))
+    return ways
+
+
 async def measure(arguments: argparse.Namespace) -> None:
-    """Measure each number of rows, in turns, and print the best of the rounds."""
-    weights = Weights(BaseModel("base", str(arguments.model)))
-    settings = Settings(device="cpu", dtype=arguments.dtype, engine="transformers")
-    # In a thread that ends, as the server does: a thread that has computed keeps helpers on all cores.
-    with ThreadPoolExecutor(1) as loading:
-        started = loading.submit(start_engine, weights, settings, lambda _phase, _percent: None)
-        engine, (model,) = started.result()
-    await generate(engine, model, max(arguments.rows), 4, "warm-up")
-    speeds: dict[int, list[Speed]] = {rows: [] for rows in arguments.rows}
-    for number in range(arguments.rounds):
-        for rows, found in speeds.items():
-            found.append(await generate(engine, model, rows, arguments.tokens, f"{number}-{rows}"))
-    for rows, found in speeds.items():
+    """Measure each number of rows, in turns, and print the medians of the rounds."""
+    ways = start(arguments)
+    async with AsyncExitStack() as stack:
+        for engine in {id(way.engine): way.engine for way in ways}.values():
+            stack.push_async_callback(engine.close)
+        for way in ways:
+            await generate(way, max(arguments.rows), 4, "warm-up")
+        cases = [(way, rows) for rows in arguments.rows for way in ways]
+        speeds: dict[tuple[str, int], list[Speed]] = {(way.name, rows): [] for way, rows in cases}
+        for number in range(arguments.rounds):
+            for way, rows in cases:
+                speed = await generate(way, rows, arguments.tokens, f"{number}-{rows}")
+                speeds[way.name, rows].append(speed)
+        _show(speeds)
+        if arguments.profile:
+            for way, rows in cases:
+                await _profile(way, rows, arguments)
+
+
+def _show(speeds: dict[tuple[str, int], list[Speed]]) -> None:
+    for (name, rows), found in speeds.items():
         read = statistics.median(speed.prompt_tokens_per_s for speed in found)
         written = statistics.median(speed.tokens_per_s for speed in found)
-        print(f"{rows:3} rows: {read:7.1f} prompt tokens/s, then {written:7.1f} tokens/s")
-    if arguments.profile:
-        await _profile(engine, model, arguments)
-    await engine.close()
+        ratio = _ratio(found, speeds["base", rows])
+        print(
+            f"{name:10} {rows:3} rows: {read:7.1f} prompt tokens/s, then {written:7.1f} tokens/s"
+            f" ({ratio:4.2f} of base)"
+        )
 
 
-async def _profile(engine: Engine, model: ServedModel, arguments: argparse.Namespace) -> None:
-    for rows in arguments.rows:
-        options = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)  # noqa: SLF001 - the engine has a thread of its own
-        with profile(activities=[ProfilerActivity.CPU], experimental_config=options) as record:
-            await generate(engine, model, rows, arguments.tokens, f"profile-{rows}")
-        print(f"\n{rows} rows")
-        print(record.key_averages().table(sort_by="self_cpu_time_total", row_limit=arguments.profile))
+def _ratio(found: Sequence[Speed], base: Sequence[Speed]) -> float:
+    pairs = zip(found, base, strict=True)
+    return statistics.median(one.tokens_per_s / other.tokens_per_s for one, other in pairs)
+
+
+async def _profile(way: Way, rows: int, arguments: argparse.Namespace) -> None:
+    options = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)  # noqa: SLF001 - the engine has a thread of its own
+    with profile(activities=[ProfilerActivity.CPU], experimental_config=options) as record:
+        await generate(way, rows, arguments.tokens, f"profile-{rows}")
+    print(f"\n{way.name}, {rows} rows")
+    print(record.key_averages().table(sort_by="self_cpu_time_total", row_limit=arguments.profile))
 
 
 async def _watch(engine: Engine, request: GenerationRequest) -> list[tuple[float, bool]]:
@@ -111,6 +167,9 @@ def main() -> None:
         prog="python -m benchmarks.steps", description="Time the engine's steps."
     )
     parser.add_argument("--model", type=Path, required=True, help="a folder of safetensors")
+    parser.add_argument("--adapter", type=Path, help="a LoRA adapter's folder")
+    parser.add_argument("--adapters", type=int, default=4, help="how many are served at once")
+    parser.add_argument("--merge", nargs="+", default=["off"], help="FJARR_MERGE_ADAPTERS, an engine each")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)

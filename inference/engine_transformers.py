@@ -1,6 +1,7 @@
-"""Generate with transformers' continuous batching manager, one for each model.
+"""Generate with transformers' continuous batching manager, one for each network.
 
-A lane is a model, its manager and the manager's key-value cache. A manager schedules in a thread of its own;
+A lane is a network, its manager and the manager's key-value cache. The models that are mixed into one network
+share its lane, and their requests its steps. A manager schedules in a thread of its own;
 the steps of all lanes are computed in one more, a step at a time in the order they were asked for. Two steps
 at once on the same cores or the same card would each take more than twice as long; and on a CPU each thread
 that ever computed keeps helpers, so that with steps in the managers' threads there would be more of them than
@@ -23,7 +24,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, Self, get_args
 
 from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
@@ -65,7 +66,7 @@ def start_engine(
     models = load_models(weights, settings, report)
     report("starting the engine", 80)
     has_own_attention = settings.attention == "auto"
-    quicken([model.network for model in models], has_own_attention=has_own_attention)
+    quicken([lane[0].network for lane in by_network(models)], has_own_attention=has_own_attention)
     cache = _size_cache(models, settings)
     served = tuple(
         serve(model.name, model.parent, model.tokenizer, model.end_token_ids, settings) for model in models
@@ -78,6 +79,14 @@ def start_engine(
         has_own_attention=has_own_attention,
     )
     return engine, served
+
+
+def by_network(models: Sequence[LoadedModel]) -> tuple[tuple[LoadedModel, ...], ...]:
+    """Put models together that are of one network, in the order of the first of each."""
+    groups: dict[int, list[LoadedModel]] = {}
+    for model in models:
+        groups.setdefault(id(model.network), []).append(model)
+    return tuple(map(tuple, groups.values()))
 
 
 def quicken(networks: Sequence[Any], *, has_own_attention: bool) -> None:
@@ -94,10 +103,10 @@ def quicken(networks: Sequence[Any], *, has_own_attention: bool) -> None:
 
 
 class TransformersEngine:
-    """Serve some models with a lane each.
+    """Serve some models, with a lane for each network.
 
     Args:
-        models: What to serve; their trees may share tensors.
+        models: What to serve; their networks may share tensors.
         cache: The size of each lane's key-value cache.
         max_concurrent: The most requests in one step of a lane.
         max_context_tokens: The most tokens of a prompt and its answer, if there is to be a limit.
@@ -114,12 +123,13 @@ class TransformersEngine:
         has_own_attention: bool = True,
     ) -> None:
         self._steps = ThreadPoolExecutor(1, "engine-steps")
-        self._lanes = {
-            model.name: _Lane(
-                model, cache, _make_manager(model, cache, max_concurrent, self._steps, has_own_attention)
+        self._all_lanes = tuple(
+            _Lane(
+                group, cache, _make_manager(group[0], cache, max_concurrent, self._steps, has_own_attention)
             )
-            for model in models
-        }
+            for group in by_network(models)
+        )
+        self._lanes = {name: lane for lane in self._all_lanes for name in lane.models}
         self._max_context_tokens = max_context_tokens
         self._is_closed = False
 
@@ -131,11 +141,11 @@ class TransformersEngine:
     @property
     def is_alive(self) -> bool:
         """Return whether every lane's thread is running."""
-        return not self._is_closed and all(lane.is_alive for lane in self._lanes.values())
+        return not self._is_closed and all(lane.is_alive for lane in self._all_lanes)
 
     def context_tokens(self, model: str) -> int:
         """Return what the model knows, its lane's cache can hold or the settings allow: the least of them."""
-        tokens = self._lanes[model].context_tokens
+        tokens = self._lanes[model].models[model].context_tokens
         return tokens if self._max_context_tokens is None else min(tokens, self._max_context_tokens)
 
     def submit(self, request: GenerationRequest) -> TokenStream:
@@ -146,7 +156,7 @@ class TransformersEngine:
 
     def stats(self) -> EngineStats:
         """Add up the lanes."""
-        lanes = self._lanes.values()
+        lanes = self._all_lanes
         return EngineStats(
             sum(len(lane.open) for lane in lanes), sum(lane.generated_tokens for lane in lanes)
         )
@@ -154,9 +164,9 @@ class TransformersEngine:
     async def close(self) -> None:
         """Stop the lanes' threads; what they were doing ends with an error."""
         self._is_closed = True
-        await asyncio.gather(*(asyncio.to_thread(lane.stop) for lane in self._lanes.values()))
+        await asyncio.gather(*(asyncio.to_thread(lane.stop) for lane in self._all_lanes))
         self._steps.shutdown(wait=False)
-        for lane in self._lanes.values():
+        for lane in self._all_lanes:
             lane.fail_open_requests("the engine has stopped")
             await lane.finish_compiling()
 
@@ -172,23 +182,36 @@ class _SchedulingManager(ContinuousBatchingManager):  # type: ignore[misc]  # tr
         self._steps.submit(super()._generation_step).result()
 
 
+@dataclass(frozen=True, slots=True)
+class _LaneModel:
+    context_tokens: int
+    end_token_ids: frozenset[int]
+    vocabulary: Vocabulary
+    number: int
+
+    @classmethod
+    def of(cls, model: LoadedModel, cache: CacheSize) -> Self:
+        width = model.network.config.get_text_config().vocab_size
+        vocabulary = Vocabulary(model.tokenizer, model.end_token_ids, width)
+        return cls(min(model.context_tokens, cache.tokens), model.end_token_ids, vocabulary, model.number)
+
+
 @dataclass(slots=True)
 class _OpenRequest:
     stream: TokenStream
     row: Row
+    model: _LaneModel
     delivered: int = 0
 
 
 class _Lane:
-    def __init__(self, model: LoadedModel, cache: CacheSize, manager: _SchedulingManager) -> None:
-        self.context_tokens = min(model.context_tokens, cache.tokens)
+    def __init__(self, models: Sequence[LoadedModel], cache: CacheSize, manager: _SchedulingManager) -> None:
+        self.models = {model.name: _LaneModel.of(model, cache) for model in models}
         self.generated_tokens = 0
         self.open: dict[str, _OpenRequest] = {}
         self._numbers = itertools.count()
         self._compiling: set[asyncio.Task[None]] = set()
-        self._end_token_ids = model.end_token_ids
-        width = model.network.config.get_text_config().vocab_size
-        self._vocabulary = Vocabulary(model.tokenizer, model.end_token_ids, width)
+        self._mix = models[0].mix
         self._manager = manager
         self._manager.start()
 
@@ -200,8 +223,9 @@ class _Lane:
         # Clients choose the ids of their requests, so two may be the same.
         request_id = f"{request.request_id}-{next(self._numbers)}"
         stream = TokenStream(lambda: self._cancel(request_id))
-        row = Row(request)
-        self.open[request_id] = _OpenRequest(stream, row)
+        model = self.models[request.model]
+        row = Row(request, number=model.number)
+        self.open[request_id] = _OpenRequest(stream, row, model)
         if request.grammar is not None:
             task = asyncio.get_running_loop().create_task(self._compile(request_id, row, request.grammar))
             self._compiling.add(task)
@@ -217,7 +241,8 @@ class _Lane:
     async def _compile(self, request_id: str, row: Row, grammar: str) -> None:
         """Hand a request to the manager once its grammar is compiled, unless it has ended meanwhile."""
         try:
-            row.constraint = await asyncio.to_thread(self._vocabulary.constrain, grammar)
+            vocabulary = self.models[row.request.model].vocabulary
+            row.constraint = await asyncio.to_thread(vocabulary.constrain, grammar)
             if request_id in self.open:
                 self._add(request_id, row)
         except EngineError as error:
@@ -228,12 +253,13 @@ class _Lane:
 
     def _add(self, request_id: str, row: Row) -> None:
         self._manager.register_result_handler(request_id, self._deliver)
+        prompt = row.request.prompt_token_ids
         accepted = self._manager.add_request(
-            list(row.request.prompt_token_ids),
+            list(prompt) if self._mix is None else self._mix.mark(prompt, row.number),
             request_id=request_id,
             max_new_tokens=row.request.max_new_tokens,
             streaming=True,
-            eos_token_id=sorted(self._end_token_ids),
+            eos_token_id=sorted(self.models[row.request.model].end_token_ids),
             **{ROW_KEY: row},
         )
         if accepted is None:
@@ -286,7 +312,7 @@ class _Lane:
             LOGGER.error("request %s failed in the engine: %s", output.request_id, output.error)
             request.stream.fail(EngineError(f"the engine failed: {output.error}"))
         elif output.is_finished():
-            ended = bool(output.generated_tokens) and output.generated_tokens[-1] in self._end_token_ids
+            ended = not request.model.end_token_ids.isdisjoint(output.generated_tokens[-1:])
             request.stream.push(Increment(tokens, "stop" if ended else "length", logprobs))
         elif tokens:
             request.stream.push(Increment(tokens, None, logprobs))
@@ -299,10 +325,13 @@ def _size_cache(models: tuple[LoadedModel, ...], settings: Settings) -> CacheSiz
     device = network.device.type
     free_bytes = hardware.gpu_free_bytes if device == "cuda" else hardware.cpu_free_bytes
     token_bytes = bytes_per_cached_token(network.config, network.dtype.itemsize)
-    cache = size_cache(device, free_bytes, token_bytes, len(models), settings.kv_cache_tokens)
-    LOGGER.info("key-value cache: %d tokens a model, %d tokens a step", cache.tokens, cache.batch_tokens)
+    lanes = len(by_network(models))
+    cache = size_cache(device, free_bytes, token_bytes, lanes, settings.kv_cache_tokens)
+    LOGGER.info(
+        "key-value caches: %d of %d tokens, %d tokens a step", lanes, cache.tokens, cache.batch_tokens
+    )
     for model in models:
-        limit = context_limit(model.name, model.context_tokens, cache.tokens, token_bytes, len(models))
+        limit = context_limit(model.name, model.context_tokens, cache.tokens, token_bytes, lanes)
         if limit is not None:
             LOGGER.warning("%s", limit)
     return cache
@@ -332,7 +361,7 @@ def _make_manager(
     manager = _SchedulingManager(
         steps, model=model.network, generation_config=generation, continuous_batching_config=config
     )
-    manager.logit_processor = RowSampler()
+    manager.logit_processor = RowSampler(model.mix)
     if has_own_attention and model.network.device.type == "cpu" and attention.suits(model.network.config):
         # After the manager is made, which takes the attentions of transformers only, and before it starts.
         attention.register()

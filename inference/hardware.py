@@ -65,11 +65,17 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Say where and how the weights are loaded."""
+    """Say where and how the weights are loaded.
+
+    Attributes:
+        are_adapters_merged: Whether each adapter gets weights of its own, with it in them. Otherwise those
+            that can stay beside the base's weights.
+    """
 
     device: Literal["cpu", "cuda"]
     dtype: Literal["bfloat16", "float16", "float32"]
     quantization: Quantization
+    are_adapters_merged: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from inference import attention
-from inference.packing import PackedLinear, pack_weight
+from inference.mixing import MixedLinear
+from inference.packing import PackedLinear, PackedMixedLinear, pack_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -166,27 +167,15 @@ class _Packer:
 
     def __init__(self) -> None:
         # With the layers, so that no other weight takes the place, and the number, of one that is let go.
-        self._packed: dict[tuple[int, ...], tuple[PackedLinear, Sequence[nn.Linear]]] = {}
+        self._packed: dict[tuple[int, ...], tuple[PackedLinear | PackedMixedLinear, Sequence[nn.Module]]] = {}
 
-    def pack(self, layers: Sequence[nn.Linear], orders: Sequence[torch.Tensor | slice] = ()) -> PackedLinear:
-        """Pack layers that have the same inputs as one, whose outputs are theirs side by side.
-
-        Args:
-            layers: The plain layers.
-            orders: How the outputs of each head of each are to lie; none leaves them as they are.
-        """
-        number = tuple(id(layer.weight) for layer in layers)
+    def pack(
+        self, layers: Sequence[nn.Linear | MixedLinear], orders: Sequence[torch.Tensor | slice] = ()
+    ) -> PackedLinear | PackedMixedLinear:
+        """Do what `pack_layers` does."""
+        number = tuple(id(layer if isinstance(layer, MixedLinear) else layer.weight) for layer in layers)
         if number not in self._packed:
-            orders = orders or [slice(None)] * len(layers)
-            weights = [_reorder(layer.weight, order) for layer, order in zip(layers, orders, strict=True)]
-            bias = None
-            if any(layer.bias is not None for layer in layers):
-                biases = [
-                    layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
-                    for layer in layers
-                ]
-                bias = torch.cat([_reorder(each, order) for each, order in zip(biases, orders, strict=True)])
-            self._packed[number] = (PackedLinear(pack_weight(torch.cat(weights)), bias), layers)
+            self._packed[number] = (pack_layers(layers, orders), layers)
         return self._packed[number][0]
 
 
@@ -207,11 +196,3 @@ def interleaved(width: int) -> torch.Tensor:
     The models have a pair's first number in the head's first half, and its second in the second.
     """
     return torch.arange(width).view(2, -1).t().reshape(-1)
-
-
-def _reorder(tensor: torch.Tensor, order: torch.Tensor | slice) -> torch.Tensor:
-    """Put the rows of each head in an order; a head has as many rows as the order."""
-    tensor = tensor.detach()
-    if isinstance(order, slice):
-        return tensor
-    return tensor.view(-1, len(order), *tensor.shape[1:])[:, order].flatten(0, 1)

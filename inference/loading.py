@@ -1,8 +1,8 @@
-"""Load weights into module trees: one for the base, and one for each adapter, with it merged in.
+"""Load weights into module trees.
 
-The trees share every tensor that the adapters leave alone, so a base and its fine-tuned forms cost little
-more memory than one of them. Only safetensors are read, and no code from a model's repository is run, unless
-the settings allow it.
+There is one for the base. An adapter gets another, into which it is merged, or is mixed into the base's,
+where it stays beside the weights: see `mixing`. Trees share every tensor that the adapters leave alone. Only
+safetensors are read, and no code from a model's repository is run, unless the settings allow it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import copy
 import logging
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pickle import UnpicklingError
@@ -20,20 +21,27 @@ from inference.codec import TokenizerCodec
 from inference.engines import QUANTIZATION_REQUIREMENTS, has_package
 from inference.errors import LoadError
 from inference.hardware import Placement, choose, choose_attention, look
-from inference.memory import check_memory, measure, reckon
+from inference.memory import check_memory, fits, measure, reckon
+from inference.mixing import BASE, Factors, mix_in
 from inference.service import ServedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
 
     from inference.engines import Report
     from inference.hardware import Hardware
+    from inference.memory import ModelSize
+    from inference.mixing import Mix
     from inference.settings import Settings
     from inference.weights import Adapter, BaseModel, Weights
 
 LOGGER: Final = logging.getLogger(__name__)
+
+UNMIXABLE_FORMS: Final = ("use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication")
+"""What PEFT's configuration says of adapters that are more than two factors a layer. Source: PEFT 0.21,
+`LoraConfig`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,8 @@ class LoadedModel:
         tokenizer: Its tokenizer, with a chat template if there is one.
         end_token_ids: The tokens that end an answer.
         context_tokens: How many positions the model knows, or may use.
+        mix: What tells the network whose each row is, if it answers as several models.
+        number: This model's in the mix.
     """
 
     name: str
@@ -54,6 +64,8 @@ class LoadedModel:
     tokenizer: Any
     end_token_ids: frozenset[int]
     context_tokens: int
+    mix: Mix | None = None
+    number: int = BASE
 
 
 def load_models(weights: Weights, settings: Settings, report: Report) -> tuple[LoadedModel, ...]:
@@ -69,30 +81,57 @@ def load_models(weights: Weights, settings: Settings, report: Report) -> tuple[L
     placement = place(weights, config, hardware, settings)
     base = load_base(weights.base, config, placement, settings)
     set_attention(base.network, placement, hardware, settings)
-    models = [base]
-    for number, adapter in enumerate(weights.adapters):
-        report("applying the adapters", 60 + 20 * number // len(weights.adapters))
-        is_quantized = placement.quantization != "none"
-        models.append(apply_adapter(base, adapter, settings, is_quantized=is_quantized))
+    models = apply_adapters(base, weights.adapters, placement, settings, report)
     limit = settings.max_context_tokens or base.context_tokens
     return tuple(replace(model, context_tokens=min(limit, model.context_tokens)) for model in models)
 
 
+def apply_adapters(
+    base: LoadedModel, adapters: Sequence[Adapter], placement: Placement, settings: Settings, report: Report
+) -> tuple[LoadedModel, ...]:
+    """Return the base and its adapters, each merged into weights of its own or mixed into the base's network.
+
+    Raises:
+        LoadError: If an adapter does not fit the base.
+    """
+    models, mixed = [base], list[dict[str, Factors]]()
+    for number, adapter in enumerate(adapters):
+        report("applying the adapters", 60 + 20 * number // len(adapters))
+        is_to_be_mixed = adapter.is_mixable and not placement.are_adapters_merged
+        factors = read_factors(base, adapter) if is_to_be_mixed else None
+        if factors is None:
+            is_quantized = placement.quantization != "none"
+            models.append(apply_adapter(base, adapter, settings, is_quantized=is_quantized))
+            LOGGER.info("adapter %s: has weights of its own", adapter.name)
+        else:
+            mixed.append(factors)
+            tokenizer = adapter_tokenizer(base.tokenizer, adapter, settings)
+            described = _describe(adapter.name, base.name, base.network, tokenizer)
+            models.append(replace(described, number=len(mixed)))
+            LOGGER.info("adapter %s: is computed beside the base's weights", adapter.name)
+    if not mixed:
+        return tuple(models)
+    # Only now, as the other networks are made from the base's.
+    mix = mix_in(base.network, mixed)
+    return tuple(replace(model, mix=mix) if model.network is base.network else model for model in models)
+
+
 def place(weights: Weights, config: Any, hardware: Hardware, settings: Settings) -> Placement:  # noqa: ANN401 - a transformers configuration, which has no useful type
-    """Choose where and how weights are loaded, each adapter with a tree of its own, and see that they fit.
+    """Choose where and how weights are loaded, and see that they fit.
+
+    A single adapter is merged where there is room for the weights that this makes, and quantised weights are
+    never merged into: the sum would be rounded again.
 
     Raises:
         LoadError: If the hardware or the packages cannot do what the settings ask for, or memory is short.
     """
     size = measure(weights, bytes_per_cached_token(config, 1))
-    two_byte_form = reckon(size, Placement("cpu", "bfloat16", "none"), None)
-    placement = choose(
-        hardware,
-        settings.device,
-        settings.dtype,
-        settings.quantization,
-        two_byte_form.base + two_byte_form.adapters,
-    )
+    is_free, are_few = settings.merge_adapters == "auto", len(weights.adapters) <= 1
+    are_merged = are_few if is_free else settings.merge_adapters == "on"
+    placement = _choose_form(hardware, settings, size, are_merged=are_merged)
+    is_whole = placement.quantization == "none" and fits(hardware, placement, size, settings.kv_cache_tokens)
+    if is_free and are_merged and not is_whole:
+        placement = _choose_form(hardware, settings, size, are_merged=False)
     if placement.quantization != "none" and not has_package("bitsandbytes"):
         raise LoadError(
             f"the weights are to be quantised ({placement.quantization}), and the package bitsandbytes is not"
@@ -205,28 +244,47 @@ def apply_adapter(
     Raises:
         LoadError: If the adapter does not fit the base.
     """
-    from peft import PeftModel  # noqa: PLC0415 - slow to import
-
     network = share(base.network)
     tokenizer = adapter_tokenizer(base.tokenizer, adapter, settings)
-    # PEFT looks at a property that transformers has renamed; a user can do nothing about it.
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-    try:
+    with _explained(base, adapter):
         if adapter.embedding_rows is not None:
             _fit_embeddings(network, adapter.embedding_rows)
-        peft_network = PeftModel.from_pretrained(network, str(adapter.folder), low_cpu_mem_usage=False)
+        peft_network = _put_on(network, adapter)
         if is_quantized:
             tuned = peft_network.get_base_model()
         else:
             _own_what_merging_writes(peft_network)
             tuned = peft_network.merge_and_unload()
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
-        raise LoadError(
-            f"the adapter {adapter.name} cannot be applied to {base.name}: {error}"
-            " (is it trained for another base? FJARR_BASE_MODEL names the base)"
-        ) from error
     tuned.requires_grad_(False)  # noqa: FBT003 - torch's own signature
     return _describe(adapter.name, base.name, tuned.eval(), tokenizer)
+
+
+def read_factors(base: LoadedModel, adapter: Adapter) -> dict[str, Factors] | None:
+    """Return what an adapter adds to which layer of the base, by the layers' names.
+
+    None if it does more than that, or to other layers than linear ones: such an adapter is to be applied.
+
+    Raises:
+        LoadError: If the adapter does not fit the base.
+    """
+    from peft.tuners.lora import LoraLayer  # noqa: PLC0415 - slow to import
+    from torch import nn  # noqa: PLC0415 - slow to import
+
+    with _explained(base, adapter):
+        peft_network = _put_on(share(base.network), adapter)
+    (config,) = peft_network.peft_config.values()
+    if any(getattr(config, name, None) for name in UNMIXABLE_FORMS):
+        return None
+    factors: dict[str, Factors] = {}
+    for name, layer in peft_network.get_base_model().named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        if not isinstance(layer.get_base_layer(), nn.Linear):
+            return None
+        (key,) = layer.lora_A
+        down, up = layer.lora_A[key].weight, layer.lora_B[key].weight * layer.scaling[key]
+        factors[name] = Factors(down.detach(), up.detach())
+    return factors
 
 
 def share(network: nn.Module) -> nn.Module:
@@ -290,6 +348,15 @@ def adapter_tokenizer(base_tokenizer: Any, adapter: Adapter, settings: Settings)
     return tokenizer
 
 
+def _choose_form(hardware: Hardware, settings: Settings, size: ModelSize, *, are_merged: bool) -> Placement:
+    form = Placement("cpu", "bfloat16", "none", are_adapters_merged=are_merged)
+    need = reckon(size, form, None)
+    placement = choose(
+        hardware, settings.device, settings.dtype, settings.quantization, need.base + need.adapters
+    )
+    return replace(placement, are_adapters_merged=are_merged and placement.quantization == "none")
+
+
 def _import_libraries(threads: int | None) -> None:
     import torch  # noqa: PLC0415 - slow to import
     import transformers  # noqa: PLC0415 - slow to import
@@ -311,6 +378,25 @@ def _from_pretrained(
         return reader.from_pretrained(source, trust_remote_code=settings.is_remote_code_trusted, **options)
     except (OSError, ValueError, ImportError, RuntimeError, UnpicklingError) as error:
         raise explain(error) from error
+
+
+def _put_on(network: Any, adapter: Adapter) -> Any:  # noqa: ANN401 - see above
+    from peft import PeftModel  # noqa: PLC0415 - slow to import
+
+    # PEFT looks at a property that transformers has renamed; a user can do nothing about it.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    return PeftModel.from_pretrained(network, str(adapter.folder), low_cpu_mem_usage=False)
+
+
+@contextmanager
+def _explained(base: LoadedModel, adapter: Adapter) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
+        raise LoadError(
+            f"the adapter {adapter.name} cannot be applied to {base.name}: {error}"
+            " (is it trained for another base? FJARR_BASE_MODEL names the base)"
+        ) from error
 
 
 def _describe(name: str, parent: str | None, network: Any, tokenizer: Any) -> LoadedModel:  # noqa: ANN401 - see above

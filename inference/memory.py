@@ -26,6 +26,9 @@ QUANTIZED_BYTES: Final = {"nf4": 0.516, "int8": 1.0}
 UNMERGED_BYTES: Final = 4
 """PEFT keeps the factors of an adapter that is not merged in float32."""
 
+MIXED_SHARE: Final = 3
+"""Where layers with the same inputs are one, mixed factors are filled up with zeros to at most so much."""
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterSize:
@@ -35,11 +38,13 @@ class AdapterSize:
         layers: Of the layers that it changes: merging needs a copy of each.
         embeddings: Of the embeddings that it replaces.
         factors: Of its own file, which stay beside the base where it is not merged.
+        is_mixable: Whether it needs no tree of its own where it is not merged.
     """
 
     layers: int
     embeddings: int
     factors: int
+    is_mixable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class ModelSize:
     Attributes:
         parameters: The base's weights; 0 where they are not known.
         embeddings: Those of them that quantisation leaves as they are.
-        adapters: Those that get a tree of their own, and with it a cache.
+        adapters: Those that are served beside it.
         token: Keys and values of one token in all layers.
     """
 
@@ -81,7 +86,7 @@ def measure(weights: Weights, token: int) -> ModelSize:
     """Read how large weights are, from the headers of their files.
 
     Args:
-        weights: What is to be served, each adapter with a tree of its own.
+        weights: What is to be served.
         token: How many numbers a token's keys and values have in all layers.
 
     Raises:
@@ -116,7 +121,8 @@ def measure_adapter(adapter: Adapter, base: Shapes) -> AdapterSize:
     if adapter.embedding_rows is not None and not has_head and any(key.endswith(HEAD_KEYS) for key in base):
         # A head of its own that is not tied to the embeddings grows with them.
         embeddings *= 2
-    return AdapterSize(layers, embeddings, sum(map(math.prod, adapter.shapes.values())))
+    factors = sum(map(math.prod, adapter.shapes.values()))
+    return AdapterSize(layers, embeddings, factors, adapter.is_mixable)
 
 
 def reckon(size: ModelSize, placement: Placement, wanted_tokens: int | None) -> Need:
@@ -129,25 +135,31 @@ def reckon(size: ModelSize, placement: Placement, wanted_tokens: int | None) -> 
     """
     itemsize = _itemsize(placement)
     share = CACHE_SHARE[placement.device] if wanted_tokens is None else 1.0
-    cache_tokens = (wanted_tokens or LEAST_CACHE_TOKENS) * (1 + len(size.adapters))
+    cache_tokens = (wanted_tokens or LEAST_CACHE_TOKENS) * trees(size, placement)
     caches = int(cache_tokens * size.token * itemsize / share)
     if placement.quantization == "none":
         base = size.parameters * itemsize
-        adapters = sum((adapter.layers + adapter.embeddings) * itemsize for adapter in size.adapters)
     else:
         quantized = size.parameters - size.embeddings
         base = int(quantized * QUANTIZED_BYTES[placement.quantization]) + size.embeddings * itemsize
-        adapters = sum(
-            adapter.factors * UNMERGED_BYTES + adapter.embeddings * itemsize for adapter in size.adapters
-        )
-    return Need(base, adapters, caches)
+    return Need(base, sum(_adapter_bytes(adapter, placement) for adapter in size.adapters), caches)
+
+
+def trees(size: ModelSize, placement: Placement) -> int:
+    """Return how many trees of modules there will be, each with a cache: the base's, and some adapters'."""
+    return 1 + sum(not _is_mixed(adapter, placement) for adapter in size.adapters)
+
+
+def fits(hardware: Hardware, placement: Placement, size: ModelSize, wanted_tokens: int | None) -> bool:
+    """Return whether a model fits, as far as its size is known."""
+    return size.parameters == 0 or _fits(_free_bytes(hardware, placement), placement, size, wanted_tokens)
 
 
 def room_tokens(free: int, placement: Placement, size: ModelSize) -> int:
     """Return how many tokens each key-value cache holds in what loading leaves of some free bytes."""
     need = reckon(size, placement, None)
     room = CACHE_SHARE[placement.device] * (free - need.base - need.adapters)
-    token = size.token * _itemsize(placement) * (1 + len(size.adapters))
+    token = size.token * _itemsize(placement) * trees(size, placement)
     return max(0, int(room / token)) // PAGE_TOKENS * PAGE_TOKENS
 
 
@@ -159,10 +171,9 @@ def check_memory(
     Raises:
         LoadError: If it does not fit. The message says what would.
     """
-    free = hardware.gpu_free_bytes if placement.device == "cuda" else hardware.cpu_free_bytes
-    need = reckon(size, placement, wanted_tokens)
-    if size.parameters == 0 or need.total <= free:
+    if fits(hardware, placement, size, wanted_tokens):
         return
+    free, need = _free_bytes(hardware, placement), reckon(size, placement, wanted_tokens)
     where = hardware.gpu_name if placement.device == "cuda" else "this machine"
     count = len(size.adapters)
     parts = [f"the base {_mib(need.base)}"]
@@ -202,17 +213,37 @@ def _remedies(free: int, placement: Placement, size: ModelSize, wanted_tokens: i
 def _smaller_forms(placement: Placement) -> list[tuple[str, Placement]]:
     """Return the settings that make weights smaller, and what comes of each."""
     forms = []
+    mixed = replace(placement, are_adapters_merged=False)
+    if placement.are_adapters_merged:
+        forms.append(("FJARR_MERGE_ADAPTERS=off", mixed))
     if placement.dtype == "float32":
         forms.append(("FJARR_DTYPE=bfloat16", replace(placement, dtype="bfloat16")))
     if placement.device == "cuda" and placement.quantization == "none":
-        forms.append(("FJARR_QUANTIZATION=int8", replace(placement, quantization="int8")))
+        forms.append(("FJARR_QUANTIZATION=int8", replace(mixed, quantization="int8")))
     if placement.device == "cuda" and placement.quantization != "nf4":
-        forms.append(("FJARR_QUANTIZATION=nf4", replace(placement, quantization="nf4")))
+        forms.append(("FJARR_QUANTIZATION=nf4", replace(mixed, quantization="nf4")))
     return forms
 
 
 def _fits(free: int, placement: Placement, size: ModelSize, wanted_tokens: int | None) -> bool:
     return reckon(size, placement, wanted_tokens).total <= free
+
+
+def _free_bytes(hardware: Hardware, placement: Placement) -> int:
+    return hardware.gpu_free_bytes if placement.device == "cuda" else hardware.cpu_free_bytes
+
+
+def _is_mixed(adapter: AdapterSize, placement: Placement) -> bool:
+    return adapter.is_mixable and not placement.are_adapters_merged
+
+
+def _adapter_bytes(adapter: AdapterSize, placement: Placement) -> int:
+    itemsize = _itemsize(placement)
+    if _is_mixed(adapter, placement):
+        return adapter.factors * MIXED_SHARE * itemsize
+    if placement.quantization == "none":
+        return (adapter.layers + adapter.embeddings) * itemsize
+    return adapter.factors * UNMERGED_BYTES + adapter.embeddings * itemsize
 
 
 def _count(shapes: Shapes, endings: tuple[str, ...]) -> int:

@@ -21,11 +21,13 @@ import torch
 
 from inference.engine import GenerationRequest, Sampling, TokenLogprobs
 from inference.errors import EngineError
+from inference.mixing import BASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from inference.constraint import Constraint
+    from inference.mixing import Mix
 
 ROW_KEY: Final = "row"
 CANDIDATES: Final = 1024
@@ -46,6 +48,7 @@ class Row:
 
     Attributes:
         constraint: What the answer is held to; none once it has failed.
+        number: The adapter that it asks for, in the network's mix.
         is_plain: Whether it takes the likeliest token and asks for nothing else.
         position: How many tokens it has chosen.
         logprobs: One for each of them, if the request asks for them.
@@ -54,6 +57,7 @@ class Row:
 
     request: GenerationRequest
     constraint: Constraint | None = None
+    number: int = BASE
     is_plain: bool = field(init=False)
     position: int = field(default=0, init=False)
     logprobs: list[TokenLogprobs] = field(default_factory=list, init=False)
@@ -157,11 +161,16 @@ class Penalties:
 
 
 class RowSampler:
-    """Apply each row's own sampling. Takes the place of `ContinuousBatchingLogitsProcessorList`."""
+    """Apply each row's own sampling. Takes the place of `ContinuousBatchingLogitsProcessorList`.
+
+    Args:
+        mix: What is to know which adapters a step's rows ask for, if the network has several in it.
+    """
 
     tensors_required = 0
 
-    def __init__(self) -> None:
+    def __init__(self, mix: Mix | None = None) -> None:
+        self._mix = mix
         self._rows: dict[int, Row] = {}
         self.do_processing = True
 
@@ -179,9 +188,13 @@ class RowSampler:
 
     def prepare_tensor_args(self, requests_in_batch: list[Any], arg_storage: torch.Tensor) -> torch.Tensor:
         """Note the rows of the batch to come that ask for something, by where they are in it."""
-        states = [request.state for request in requests_in_batch if request.has_new_token]
-        rows: list[Row] = [state.logit_processor_kwargs[ROW_KEY] for state in states]
-        self._rows = {index: row for index, row in enumerate(rows) if not row.is_plain}
+        rows: list[Row] = [request.state.logit_processor_kwargs[ROW_KEY] for request in requests_in_batch]
+        if self._mix is not None:
+            lengths = [request.query_length for request in requests_in_batch]
+            self._mix.begin_step([(row.number, length) for row, length in zip(rows, lengths, strict=True)])
+        pairs = zip(rows, requests_in_batch, strict=True)
+        choosing = [row for row, request in pairs if request.has_new_token]
+        self._rows = {index: row for index, row in enumerate(choosing) if not row.is_plain}
         return arg_storage
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, _args: torch.Tensor) -> torch.Tensor:

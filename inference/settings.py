@@ -30,6 +30,7 @@ DTYPES: Final = ("auto", "bfloat16", "float16", "float32")
 QUANTIZATIONS: Final = ("auto", "none", "nf4", "int8")
 DEVICES: Final = ("auto", "cpu", "cuda")
 ATTENTIONS: Final = ("auto", "sdpa", "eager", "flash_attention_2")
+MERGES: Final = ("auto", "on", "off")
 LOG_FORMATS: Final = ("text", "json")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 METRICS: Final = ("on", "open", "off")
@@ -58,6 +59,7 @@ class Settings:
         base_model: Path relative to the mount, id under `model-cache`, or hub id; None means the adapter's.
         adapter: Paths relative to the mount, parted by commas, or `*` for every adapter under `models`; None
             means the newest.
+        merge_adapters: Whether each adapter is merged into weights of its own: `auto`, `on` or `off`.
         prompt_template: Text with one `{}`, around the last user message, for adapters trained on bare text.
         is_pickle_allowed: Whether pickled weights are loaded.
         is_remote_code_trusted: Whether code that lies beside a model's weights is run.
@@ -90,6 +92,7 @@ class Settings:
     is_chat_sign_in_on: bool = True
     base_model: str | None = None
     adapter: str | None = None
+    merge_adapters: str = "auto"
     prompt_template: str | None = None
     is_pickle_allowed: bool = False
     is_remote_code_trusted: bool = False
@@ -311,6 +314,14 @@ _READERS: Final[Mapping[str, _Reader]] = {
         _parse_adapters,
         "the adapters' folders on the share, parted by commas, the main one first; `*` takes every adapter"
         " under `models`; the newest alone",
+    ),
+    "FJARR_MERGE_ADAPTERS": _Reader(
+        "merge_adapters",
+        _one_of(MERGES),
+        "for the engine transformers: `on` merges each adapter into weights of its own, where it costs no"
+        " time, but memory, and adapters take turns; `off` keeps adapters beside the base's weights, where"
+        " they cost hardly any memory, and all are computed in one batch; `auto` merges one that is alone,"
+        " if it fits",
     ),
     "FJARR_PROMPT_TEMPLATE": _Reader(
         "prompt_template",

@@ -32,6 +32,9 @@ ALL: Final = "*"
 """What the setting says for every adapter under `models`."""
 
 EMBEDDING_KEYS: Final = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+FACTOR_KEYS: Final = (".lora_A.weight", ".lora_B.weight")
+UNMIXABLE_PARTS: Final = ("lm_head.", "embed_out.", ".experts.")
+"""Layers that see only some of a step's tokens."""
 MAX_HEADER_BYTES: Final = 100_000_000
 """Source: the safetensors format, which allows no longer header."""
 
@@ -73,6 +76,14 @@ class Adapter:
     embedding_rows: int | None
     has_tokenizer: bool
     shapes: Shapes = field(default_factory=dict)
+
+    @property
+    def is_mixable(self) -> bool:
+        """Return whether it is nothing but low-rank factors of layers that each token passes once."""
+        return bool(self.shapes) and all(
+            key.endswith(FACTOR_KEYS) and not any(part in key for part in UNMIXABLE_PARTS)
+            for key in self.shapes
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Serve several adapters at once, on every real engine, and hold each to PEFT's plain `generate`.
 
 The adapters differ in rank and in the layers that they sit on. One has embeddings and a tokenizer of its own,
-which vLLM does not take.
+which vLLM does not take, and which cannot be mixed with the others.
 """
 
 from __future__ import annotations
@@ -48,9 +48,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Could not find a config file in model-cache:UserWarning"),
 ]
 ENGINES = [
-    "transformers",
+    pytest.param(("transformers", "off"), id="transformers, mixed"),
+    pytest.param(("transformers", "on"), id="transformers, merged"),
     pytest.param(
-        "vllm",
+        ("vllm", "auto"),
+        id="vllm",
         marks=[
             pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: run nox -s vllm"),
             # vLLM and what it imports warn of each other's changes; a user can do nothing about it.
@@ -108,11 +110,11 @@ def networks(mount: Path) -> dict[str, Any]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
 async def served(request: pytest.FixtureRequest, mount: Path) -> AsyncIterator[Served]:
     """An engine with all adapters that it takes, in a home of its own."""
-    name: str = request.param
+    name, merges = request.param
     adapters = FEW if name == "vllm" else (*FEW, GROWN)
     settings = Settings(
         engine=name, dtype="float32", device="cpu", is_auth_on=False, kv_cache_tokens=2048, threads=1,
-        max_concurrent=8,
+        max_concurrent=8, merge_adapters=merges,
     )  # fmt: skip
     percents: list[int] = []
     weights = find_weights(mount, None, ",".join("models/" + adapter for adapter in adapters))
@@ -180,6 +182,16 @@ async def test_all_of_them_and_the_base_answer_in_one_go(served: Served, network
     ]
     expected = [generate(networks[model], prompt) for model, prompt in cases]
     assert await asyncio.gather(*(ask(served, model, prompt) for model, prompt in cases)) == expected
+
+
+async def test_none_takes_what_is_cached_of_the_same_prompt_for_another(
+    served: Served, networks: dict[str, Any]
+) -> None:
+    """The cache shares whole pages of prompts that begin alike, so this one has some."""
+    prompt = tuple(torch.randint(8, VOCABULARY, (100,), generator=torch.Generator().manual_seed(2)).tolist())
+    for _ in range(2):
+        for model in served.names:
+            assert await ask(served, model, prompt) == generate(networks[model], prompt)
 
 
 async def test_they_differ_from_each_other(served: Served) -> None:

@@ -20,12 +20,15 @@ from inference.hardware import Hardware, Placement
 from inference.loading import (
     LoadedModel,
     apply_adapter,
+    apply_adapters,
+    bytes_per_cached_token,
     load_base,
     load_models,
     place,
     read_config,
     share,
 )
+from inference.memory import measure, reckon
 from inference.settings import Settings
 from inference.weights import find_weights
 from tests.unit.tiny import BASE, save_adapter, save_base, word_tokenizer
@@ -34,12 +37,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inference.hardware import Quantization
+    from inference.weights import BaseModel
 
 SETTINGS = Settings(dtype="float32", device="cpu", is_auth_on=False)
 PICKLES = Settings(dtype="float32", device="cpu", is_auth_on=False, is_pickle_allowed=True)
 TRUSTING = Settings(dtype="float32", device="cpu", is_auth_on=False, is_remote_code_trusted=True)
 PROMPT = torch.tensor([[5, 6, 7]])
 T4 = Hardware("Tesla T4", (7, 5), 15 * 2**30, 50 * 2**30, has_cpu_bf16=False)
+CPU = Hardware(None, None, 0, 2**30, has_cpu_bf16=True)
 
 OWN_CODE = """
 from pathlib import Path
@@ -77,7 +82,7 @@ def adapter(mount: Path) -> Path:
 
 
 def load(mount: Path, settings: Settings = SETTINGS) -> tuple[LoadedModel, ...]:
-    weights = find_weights(mount, BASE, None, allows_pickle=settings.is_pickle_allowed)
+    weights = find_weights(mount, BASE, settings.adapter, allows_pickle=settings.is_pickle_allowed)
     return load_models(weights, settings, lambda _phase, _percent: None)
 
 
@@ -229,6 +234,15 @@ def test_what_quantises_is_asked_for_before_anything_is_loaded(mount: Path) -> N
     )
 
 
+def load_quantized(base: BaseModel, config: Any, placement: Placement) -> LoadedModel:
+    """Load a base as on a card: on some CPUs a layer's first use changes weights that others share."""
+    loaded = load_base(base, config, placement, SETTINGS)
+    for module in loaded.network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return loaded
+
+
 @pytest.mark.skipif(not has_package("bitsandbytes"), reason="bitsandbytes is not installed")
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_trees_over_quantised_weights_answer_as_peft_does_on_weights_of_its_own(
@@ -238,17 +252,95 @@ def test_trees_over_quantised_weights_answer_as_peft_does_on_weights_of_its_own(
     placement = Placement("cpu", "bfloat16", quantization)
     weights = find_weights(mount, BASE, None)
     config = read_config(weights.base, SETTINGS)
-    lone = load_base(weights.base, config, placement, SETTINGS)
+    lone = load_quantized(weights.base, config, placement)
     expected_base = logits(lone)
     peft_network = PeftModel.from_pretrained(lone.network, str(adapter)).eval()
     expected_tuned = logits(replace(lone, network=peft_network))
-    base = load_base(weights.base, config, placement, SETTINGS)
+    base = load_quantized(weights.base, config, placement)
     tuned = apply_adapter(base, weights.adapters[0], SETTINGS, is_quantized=True)
     # Twice: the first use of a layer changes what it keeps.
     for _ in range(2):
         assert torch.equal(logits(base), expected_base)
         assert torch.equal(logits(tuned), expected_tuned)
     assert not torch.equal(expected_base, expected_tuned)
+
+
+@pytest.mark.skipif(not has_package("bitsandbytes"), reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_an_adapter_beside_quantised_weights_answers_as_peft_does_on_weights_of_its_own(
+    mount: Path, adapter: Path, quantization: Quantization
+) -> None:
+    placement = Placement("cpu", "bfloat16", quantization, are_adapters_merged=False)
+    weights = find_weights(mount, BASE, None)
+    config = read_config(weights.base, SETTINGS)
+    lone = load_quantized(weights.base, config, placement)
+    expected_base = logits(lone)
+    peft_network = PeftModel.from_pretrained(lone.network, str(adapter)).eval()
+    expected_tuned = logits(replace(lone, network=peft_network))
+    plain = load_quantized(weights.base, config, placement)
+    base, tuned = apply_adapters(plain, weights.adapters, placement, SETTINGS, lambda _phase, _percent: None)
+    assert base.mix is not None
+    for _ in range(2):
+        base.mix.begin_step([(base.number, PROMPT.shape[1])])
+        assert torch.equal(logits(base), expected_base)
+        base.mix.begin_step([(tuned.number, PROMPT.shape[1])])
+        # PEFT computes its factors in float32, and these are in the network's bfloat16.
+        torch.testing.assert_close(logits(tuned), expected_tuned, atol=0.2, rtol=0.05)
+    assert not torch.equal(expected_base, expected_tuned)
+
+
+@pytest.mark.parametrize(
+    ("merges", "adapters", "is_tight", "expected"),
+    [
+        ("auto", 1, False, True),
+        ("auto", 2, False, False),
+        ("auto", 1, True, False),
+        ("on", 2, False, True),
+        ("off", 1, False, False),
+    ],
+)
+def test_an_adapter_is_merged_that_is_alone_and_fits_unless_the_settings_say(
+    mount: Path,
+    merges: str,
+    adapters: int,
+    is_tight: bool,  # noqa: FBT001 - a parameter of a test
+    expected: bool,  # noqa: FBT001 - as above
+) -> None:
+    for number in range(adapters):
+        save_adapter(mount, f"number-{number}")
+    settings = replace(SETTINGS, merge_adapters=merges)
+    weights = find_weights(mount, BASE, "*")
+    config = read_config(weights.base, settings)
+    size = measure(weights, bytes_per_cached_token(config, 1))
+    merged = reckon(size, Placement("cpu", "float32", "none"), None).total
+    hardware = replace(CPU, cpu_free_bytes=merged - 1 if is_tight else 2**30)
+    placement = place(weights, config, hardware, settings)
+    assert placement.are_adapters_merged is expected
+
+
+def test_quantised_weights_are_never_merged_into(
+    mount: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert adapter.is_dir()
+    monkeypatch.setattr(loading, "has_package", lambda _name: True)
+    for merges in ("auto", "on", "off"):
+        settings = Settings(is_auth_on=False, quantization="nf4", merge_adapters=merges)
+        weights = find_weights(mount, BASE, None)
+        assert not place(weights, read_config(weights.base, settings), T4, settings).are_adapters_merged
+
+
+@pytest.mark.parametrize("extra", [{"use_dora": True}, {}])
+def test_an_adapter_that_is_more_than_factors_gets_weights_of_its_own(
+    mount: Path, extra: dict[str, Any]
+) -> None:
+    save_adapter(mount, "more", extra=extra)
+    save_adapter(mount, "plain")
+    base, more, plain = load(
+        mount, replace(SETTINGS, merge_adapters="off", adapter="models/more,models/plain")
+    )
+    assert plain.network is base.network
+    assert (more.network is base.network) == (not extra)
+    assert [model.number for model in (base, plain)] == [0, 1 if extra else 2]
 
 
 def test_a_tree_that_shares_its_tensors_shares_what_quantised_layers_keep_beside_them() -> None:

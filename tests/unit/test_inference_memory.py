@@ -120,6 +120,22 @@ def test_an_adapter_on_quantised_weights_takes_its_factors_only() -> None:
     assert reckon(size, NF4, None).adapters == QV.factors * 4
 
 
+def test_an_adapter_beside_the_weights_takes_its_factors_and_no_cache() -> None:
+    mixed, merged = replace(HALF, are_adapters_merged=False), replace(QV, is_mixable=False)
+    one = replace(MIDDLE, adapters=(replace(QV, is_mixable=True),))
+    assert reckon(one, mixed, None).adapters == 3 * QV.factors * 2
+    assert reckon(one, mixed, None).caches == reckon(MIDDLE, HALF, None).caches
+    assert reckon(one, HALF, None).caches == 2 * reckon(MIDDLE, HALF, None).caches
+    unmixable = replace(MIDDLE, adapters=(merged,))
+    assert reckon(unmixable, mixed, None) == reckon(unmixable, HALF, None)
+
+
+def test_where_merging_is_too_much_the_error_says_so() -> None:
+    many = replace(MIDDLE, adapters=(replace(QV, is_mixable=True),) * 60)
+    assert "; or set FJARR_MERGE_ADAPTERS=off, which needs " in error_of(A100, HALF, many)
+    check_memory(A100, replace(HALF, are_adapters_merged=False), many, None)
+
+
 def adapter(shapes: Shapes, rows: int | None = None) -> Adapter:
     return Adapter("mine", Path("/share/mine"), "org/base", rows, has_tokenizer=False, shapes=shapes)
 
@@ -131,7 +147,8 @@ FACTORS: Shapes = {
 
 
 def test_an_adapter_copies_the_layers_that_it_changes() -> None:
-    assert measure_adapter(adapter(FACTORS), {}) == AdapterSize(32 * 48, 0, 4 * 32 + 48 * 4)
+    expected = AdapterSize(32 * 48, 0, 4 * 32 + 48 * 4, is_mixable=True)
+    assert measure_adapter(adapter(FACTORS), {}) == expected
 
 
 def test_factors_of_the_embeddings_copy_them_too() -> None:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 BASE = "org/tiny"
@@ -73,6 +73,7 @@ def save_adapter(  # noqa: PLR0913 - what tests want different
     targets: Sequence[str] = ("q_proj", "v_proj"),
     std: float = 0.5,
     has_embeddings: bool = False,
+    extra: Mapping[str, Any] | None = None,
 ) -> Path:
     """Put an adapter with random weights on a share, and return its folder.
 
@@ -80,8 +81,11 @@ def save_adapter(  # noqa: PLR0913 - what tests want different
         network: What it is made for, and is changed by it; None takes the base.
         std: How much it changes: what training would have made of zeros.
         has_embeddings: Whether the network's embeddings are saved with it.
+        extra: What its configuration says beside.
     """
-    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(targets), task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=list(targets), task_type="CAUSAL_LM", **(extra or {})
+    )
     tuned: Any = get_peft_model(load_base(mount) if network is None else network, lora)
     for key, parameter in tuned.named_parameters():
         if "lora_B" in key:
