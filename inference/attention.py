@@ -6,6 +6,10 @@ each head that shares them: with 32 requests that is most of a step. Here the re
 which is all of them most of the time, are laid side by side, filled up to the longest of about their length;
 the others, whose prompts are read, attend one by one.
 
+Side by side, attention is two products of many small matrices, which the matrix library does in less than
+half the time of torch's fused operator, and the same way however many there are: what a request is answered
+does not depend on who else is asking.
+
 Source: transformers 5.23, `integrations/sdpa_attention.py` and `generation/continuous_batching/cache.py`. The
 part of it that is not public, and that this module relies on, is `_kv_token_views`; the version is pinned,
 and the engine's tests hold the answers to plain `generate`.
@@ -29,6 +33,10 @@ NAME: Final = "fjarr"
 """What transformers knows this attention by."""
 
 EVEN_SHARE: Final = 2
+KEYS_STEP: Final = 16
+"""Requests are filled up to a multiple of so many keys: for other numbers the matrix library adds up products
+in another order, and the last bits of a sum would depend on the longest request beside it."""
+
 SHORT_TOKENS: Final = 64
 """Requests are laid side by side where the longest has at most so many times the tokens of the shortest, or
 of a short one: filling up costs time, and so does one more call."""
@@ -40,13 +48,15 @@ class Group:
 
     Attributes:
         queries: Their places among the step's tokens, (requests,).
-        slots: Where their keys are in the cache, filled up with any slot, (requests, longest).
-        is_own: Which of these count, (requests, 1, 1, longest); None where all do.
+        rows: Where their keys are in the cache of single heads, filled up with any, (requests times heads of
+            keys times longest).
+        bias: What is added to their scores, minus infinity where filled up, (requests times heads of keys,
+            heads that share keys, longest).
     """
 
     queries: torch.Tensor
-    slots: torch.Tensor
-    is_own: torch.Tensor | None
+    rows: torch.Tensor
+    bias: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +160,7 @@ def attend_rows(  # noqa: PLR0913, PLR0917 - the three that belong together, and
     keys.index_copy_(0, step["write_index"][0], new_keys)
     values.index_copy_(0, step["write_index"][0], new_values)
     if layer == 0:
-        cache.fjarr_plan = make_plan(step)
+        cache.fjarr_plan = make_plan(step, queries, keys)
     plan: Plan = cache.fjarr_plan
     if plan.whole is not None:
         return _attend_group(queries, keys, values, plan.whole, scaling)
@@ -162,8 +172,14 @@ def attend_rows(  # noqa: PLR0913, PLR0917 - the three that belong together, and
     return output
 
 
-def make_plan(step: dict[str, Any]) -> Plan:
-    """Read off the manager's description of a step who attends to what."""
+def make_plan(step: dict[str, Any], queries: torch.Tensor, keys: torch.Tensor) -> Plan:
+    """Read off the manager's description of a step who attends to what.
+
+    Args:
+        step: See `attend`.
+        queries: (tokens, heads, width), of which only the form counts.
+        keys: (slots, heads of keys, width), likewise.
+    """
     # Where nothing was in the cache before, nothing is listed to be read: all there is was just written.
     slots = step["read_index"][0] if step["read_index"][0].numel() else step["write_index"][0]
     query_ends = step["cu_seq_lens_q"].tolist()
@@ -172,14 +188,17 @@ def make_plan(step: dict[str, Any]) -> Plan:
     requests = list(zip(pairwise(query_ends), pairwise(key_ends), strict=True))
     singles = [(start, keys) for (start, end), keys in requests if end - start == 1]
     stretches = [
-        Stretch(slice(*queries), slots[slice(*keys)], _past(queries, keys))
-        for queries, keys in requests
-        if queries[1] - queries[0] > 1
+        Stretch(slice(*new), slots[slice(*known)], _past(new, known))
+        for new, known in requests
+        if new[1] - new[0] > 1
     ]
+    shared = keys.shape[1]
+    # One row for each head of keys, and a score for each head that shares it.
+    like = queries.new_empty(shared, queries.shape[1] // shared)
     parts = even_parts(singles)
     if len(parts) == 1 and not stretches:
-        return Plan(whole=_make_group(sorted(parts[0]), slots))
-    return Plan(tuple(_make_group(part, slots) for part in parts), tuple(stretches))
+        return Plan(whole=_make_group(sorted(parts[0]), slots, like))
+    return Plan(tuple(_make_group(part, slots, like) for part in parts), tuple(stretches))
 
 
 def even_parts(singles: Sequence[tuple[int, tuple[int, int]]]) -> list[list[tuple[int, tuple[int, int]]]]:
@@ -195,35 +214,41 @@ def even_parts(singles: Sequence[tuple[int, tuple[int, int]]]) -> list[list[tupl
     return parts
 
 
-def _make_group(singles: Sequence[tuple[int, tuple[int, int]]], slots: torch.Tensor) -> Group:
+def _make_group(
+    singles: Sequence[tuple[int, tuple[int, int]]], slots: torch.Tensor, like: torch.Tensor
+) -> Group:
     queries = torch.tensor([place for place, _ in singles])
     starts = torch.tensor([keys[0] for _, keys in singles]).unsqueeze(1)
     lengths = torch.tensor([keys[1] - keys[0] for _, keys in singles]).unsqueeze(1)
-    positions = torch.arange(int(lengths.max()))
+    longest = -(-int(lengths.max()) // KEYS_STEP) * KEYS_STEP
+    positions = torch.arange(longest)
     is_own = positions < lengths
     found = slots[torch.where(is_own, starts + positions, starts)]
-    return Group(queries, found, None if bool(is_own.all()) else is_own[:, None, None, :])
+    shared, copies = like.shape
+    rows = found.unsqueeze(1) * shared + torch.arange(shared).unsqueeze(1)
+    bias = like.new_zeros(is_own.shape).masked_fill_(~is_own, -torch.inf)
+    bias = bias[:, None, None, :].expand(-1, shared, copies, -1).reshape(-1, copies, longest)
+    return Group(queries, rows.view(-1), bias)
 
 
-def _past(queries: tuple[int, int], keys: tuple[int, int]) -> torch.Tensor:
-    tokens, known = queries[1] - queries[0], keys[1] - keys[0]
-    return torch.ones(tokens, known, dtype=torch.bool).tril(known - tokens)
+def _past(new: tuple[int, int], known: tuple[int, int]) -> torch.Tensor:
+    tokens, keys = new[1] - new[0], known[1] - known[0]
+    return torch.ones(tokens, keys, dtype=torch.bool).tril(keys - tokens)
 
 
 def _attend_group(
     heads: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, group: Group, scaling: float | None
 ) -> torch.Tensor:
     """Attend with one token a request. The heads that share keys stand as one head's tokens."""
-    requests, _, width = heads.shape
-    shared = keys.shape[1]
-    found = scaled_dot_product_attention(
-        heads.reshape(requests, shared, -1, width),
-        _take(keys, group.slots).transpose(1, 2),
-        _take(values, group.slots).transpose(1, 2),
-        attn_mask=group.is_own,
-        scale=scaling,
+    width = heads.shape[-1]
+    matrices, copies, longest = group.bias.shape
+    own_keys = keys.view(-1, width).index_select(0, group.rows).view(matrices, longest, width)
+    own_values = values.view(-1, width).index_select(0, group.rows).view(matrices, longest, width)
+    scale = width**-0.5 if scaling is None else scaling
+    scores = torch.baddbmm(
+        group.bias, heads.reshape(matrices, copies, width), own_keys.transpose(1, 2), alpha=scale
     )
-    return found.reshape(requests, -1, width)
+    return torch.bmm(torch.softmax(scores, -1), own_values).view(heads.shape)
 
 
 def _attend_stretch(

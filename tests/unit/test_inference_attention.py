@@ -13,7 +13,7 @@ from transformers import Gemma2Config, LlamaConfig, MistralConfig, Qwen3Config
 
 from inference import attention
 
-HEADS, SHARED, WIDTH, SLOTS = 6, 2, 16, 512
+HEADS, SHARED, WIDTH, SLOTS = 6, 2, 16, 1024
 
 
 class Cache:
@@ -89,6 +89,37 @@ def test_every_request_attends_to_its_own_tokens_and_to_none_that_come_later(
     ours, expected = attend(requests, Cache())
 
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("length", [3, 16, 40, 77, 190])
+def test_what_a_request_gets_does_not_depend_on_who_is_beside_it(length: int, dtype: torch.dtype) -> None:
+    """To the last bit: an answer may hang on it."""
+    cache = Cache()
+    views = tuple(states.to(dtype) for states in (cache.keys, cache.values))
+    cache.layer_to_allocator[0]._kv_token_views = {0: views}
+    generator = torch.Generator().manual_seed(3)
+    query, key, value = (
+        torch.randn(8, heads, WIDTH, generator=generator).to(dtype) for heads in (HEADS, SHARED, SHARED)
+    )
+
+    def answer(others: list[int]) -> torch.Tensor:
+        lengths = [length, *others]
+        ends = torch.tensor([0, *lengths]).cumsum(0)
+        slots = torch.arange(int(ends[-1]))
+        rows = slice(len(lengths))
+        step = {
+            "cache": cache,
+            "read_index": [slots],
+            "write_index": [ends[1:] - 1],
+            "cu_seq_lens_q": torch.arange(len(lengths) + 1),
+            "cu_seq_lens_k": ends,
+        }
+        return attention.attend_rows(0, query[rows], key[rows], value[rows], step, 0.3)[0]
+
+    alone = answer([])
+    for others in ([length], [length + 1], [length + 9, 2 * length], [5] * 3, [20, 21, 22, 23, 24, 25, 26]):
+        assert torch.equal(answer(others), alone)
 
 
 def test_new_keys_and_values_are_in_the_cache_afterwards() -> None:
