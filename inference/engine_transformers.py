@@ -1,19 +1,20 @@
 """Generate with transformers' continuous batching manager, one for each network.
 
 A lane is a network, its manager and the manager's key-value cache. The models that are mixed into one network
-share its lane, and their requests its steps. A manager schedules in a thread of its own;
-the steps of all lanes are computed in one more, a step at a time in the order they were asked for. Two steps
+share its lane, and their requests its steps. A manager schedules in a thread of its own; whatever touches
+large tensors is done in one more, for all lanes, a step at a time in the order they were asked for. Two steps
 at once on the same cores or the same card would each take more than twice as long; and on a CPU each thread
-that ever computed keeps helpers, so that with steps in the managers' threads there would be more of them than
-cores, which makes every step up to 1.7 times as long. An idle lane waits on an event and costs nothing.
+that ever computed, were it only to fill a cache with zeros, keeps helpers. With more of them than cores they
+no longer wait busily for the next operator, and a step takes up to 1.7 times as long. An idle lane waits on
+an event and costs nothing.
 
 Results come to the event loop by the handlers that `submit` registers. A request with a grammar goes to the
 manager once the grammar is compiled, in yet another thread.
 
 Source: transformers 5.23, `generation/continuous_batching/continuous_api.py`. The parts of it that are not
-public, and that this module relies on, are `_generation_step`, `_wake_up_loop`, `logit_processor` and
-`output_router`; the version is pinned, and `tests/unit/test_inference_model.py` runs the real
-manager.
+public, and that this module relies on, are `_generation_step`, `_create_batch_processor`, `_wake_up_loop`,
+`logit_processor` and `output_router`; the version is pinned, and `tests/unit/test_inference_model.py` runs
+the real manager.
 """
 
 from __future__ import annotations
@@ -172,11 +173,18 @@ class TransformersEngine:
 
 
 class _SchedulingManager(ContinuousBatchingManager):  # type: ignore[misc]  # transformers publishes no types
-    """Schedule, and have the steps computed by another thread."""
+    """Schedule, and have all that computes done by another thread."""
 
     def __init__(self, steps: ThreadPoolExecutor, **options: Any) -> None:  # noqa: ANN401 - the base class's options
         super().__init__(**options)
         self._steps = steps
+
+    def _create_batch_processor(self) -> Any:  # noqa: ANN401 - the base class's, which has no type
+        processor = self._steps.submit(super()._create_batch_processor).result()
+        # It fills tensors, which are large where attention has a mask.
+        prepare = processor.prepare_next_batch
+        processor.prepare_next_batch = lambda: self._steps.submit(prepare).result()
+        return processor
 
     def _generation_step(self) -> None:
         self._steps.submit(super()._generation_step).result()

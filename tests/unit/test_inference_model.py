@@ -575,3 +575,53 @@ def test_the_port_answers_while_packages_are_installed() -> None:
     # The socket lives on, for the server that inherits it.
     assert listener.fileno() >= 0
     listener.close()
+
+
+COUNTED = """
+import asyncio, os, sys, threading, time
+import torch
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from inference.engine import GenerationRequest, Sampling
+from inference.engine_transformers import start_engine
+from inference.settings import Settings
+from inference.weights import find_weights
+
+def natives():
+    return len(os.listdir("/proc/self/task")) - threading.active_count()
+
+async def main(mount):
+    settings = Settings(engine="transformers", device="cpu", dtype="float32", is_auth_on=False)
+    weights = find_weights(mount, None, "models/mine")
+    before = natives()
+    with ThreadPoolExecutor(1) as loading:
+        engine, models = loading.submit(start_engine, weights, settings, lambda *_: None).result()
+    for model in models:
+        prompt = tuple(number % 200 + 1 for number in range(400))
+        request = GenerationRequest("r", model.name, prompt, 4, Sampling(0.0))
+        tokens = [token async for increment in engine.submit(request) for token in increment.token_ids]
+        assert tokens
+    # The helpers of the thread that has loaded go by themselves.
+    expected, deadline_s = torch.get_num_threads() - 1, time.monotonic() + 10
+    while natives() - before > expected and time.monotonic() < deadline_s:
+        await asyncio.sleep(0.05)
+    print(expected, natives() - before)
+    await engine.close()
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted as Linux tells them")
+def test_one_thread_alone_keeps_helpers_on_the_cores(mount: Path) -> None:
+    """Each thread that has computed keeps some; with more than cores, all steps take longer."""
+    counted = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", COUNTED, str(mount)],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected, found = counted.stdout.split()
+    assert found == expected
