@@ -85,8 +85,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--python", default=sys.executable, help="the interpreter of transformers")
-    parser.add_argument("--vllm-python", default=sys.executable, help="the interpreter of vLLM")
+    for option, whose in (("--python", "transformers"), ("--vllm-python", "vLLM")):
+        parser.add_argument(
+            option, type=_interpreter, default=sys.executable, help=f"the interpreter of {whose}"
+        )
     parser.add_argument(
         "--vllm-argument",
         action="append",
@@ -130,6 +132,11 @@ def without_places(entry: Entry, places: tuple[Path, ...]) -> Entry:
 
     rounds = tuple(replace(turn, failure=clean(turn.failure)) for turn in entry.rounds)
     return replace(entry, rounds=rounds, skipped=clean(entry.skipped))
+
+
+def _interpreter(path: str) -> str:
+    """Return where an interpreter is from any folder. Links stay: an environment's interpreter is one."""
+    return str(Path(path).absolute())
 
 
 def _require_baseline(contestants: tuple[Contestant, ...], baseline: str) -> None:

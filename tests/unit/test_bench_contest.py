@@ -178,6 +178,11 @@ def test_reasons_do_not_name_places_of_this_machine(tmp_path: Path) -> None:
     assert entry.rounds[0].failure == "no such file: .../config.json"
 
 
+def test_an_interpreter_is_found_from_any_folder() -> None:
+    arguments = parse_arguments(["--model", "m", "--vllm-python", "environment/bin/python"])
+    assert arguments.vllm_python == str(Path.cwd() / "environment/bin/python")
+
+
 def test_the_command_line_has_the_loads_that_are_promised() -> None:
     assert parse_arguments(["--model", "m"]).clients == [1, 8, 32]
 
