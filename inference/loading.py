@@ -43,6 +43,9 @@ UNMIXABLE_FORMS: Final = ("use_dora", "lora_bias", "alora_invocation_tokens", "l
 """What PEFT's configuration says of adapters that are more than two factors a layer. Source: PEFT 0.21,
 `LoraConfig`."""
 
+HARMLESS_BEGINNINGS: Final = ("gaussian", "orthogonal", "eva")
+"""The ways to begin a training, of the named ones, that leave the base's weights alone. Source: as above."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -262,7 +265,8 @@ def apply_adapter(
 def read_factors(base: LoadedModel, adapter: Adapter) -> dict[str, Factors] | None:
     """Return what an adapter adds to which layer of the base, by the layers' names.
 
-    None if it does more than that, or to other layers than linear ones: such an adapter is to be applied.
+    None if it does more than that, changes the base's weights, or sits on other layers than linear ones: such
+    an adapter is to be applied.
 
     Raises:
         LoadError: If the adapter does not fit the base.
@@ -279,7 +283,8 @@ def read_factors(base: LoadedModel, adapter: Adapter) -> dict[str, Factors] | No
     for name, layer in peft_network.get_base_model().named_modules():
         if not isinstance(layer, LoraLayer):
             continue
-        if not isinstance(layer.get_base_layer(), nn.Linear):
+        original, shared = layer.get_base_layer(), base.network.get_submodule(name)
+        if not isinstance(original, nn.Linear) or original.weight.data_ptr() != shared.weight.data_ptr():
             return None
         (key,) = layer.lora_A
         down, up = layer.lora_A[key].weight, layer.lora_B[key].weight * layer.scaling[key]
@@ -381,8 +386,20 @@ def _from_pretrained(
 
 
 def _put_on(network: Any, adapter: Adapter) -> Any:  # noqa: ANN401 - see above
-    from peft import PeftModel  # noqa: PLC0415 - slow to import
+    """Let PEFT put an adapter on a shared tree.
 
+    Some ways to begin a training take a part of the base's weights into the factors, and PEFT takes it out of
+    the weights again when it loads such an adapter. Then these are the tree's own.
+    """
+    from peft import PeftConfig, PeftModel  # noqa: PLC0415 - slow to import
+    from torch import nn  # noqa: PLC0415 - slow to import
+
+    beginning = getattr(PeftConfig.from_pretrained(str(adapter.folder)), "init_lora_weights", None)
+    if isinstance(beginning, str) and beginning not in HARMLESS_BEGINNINGS:
+        targets = {key.partition(".lora_")[0].removeprefix("base_model.model.") for key in adapter.shapes}
+        for name, layer in network.named_modules():
+            if name in targets and type(layer) is nn.Linear:
+                layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
     # PEFT looks at a property that transformers has renamed; a user can do nothing about it.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     return PeftModel.from_pretrained(network, str(adapter.folder), low_cpu_mem_usage=False)

@@ -343,6 +343,24 @@ def test_an_adapter_that_is_more_than_factors_gets_weights_of_its_own(
     assert [model.number for model in (base, plain)] == [0, 1 if extra else 2]
 
 
+@pytest.mark.parametrize("merges", ["on", "off"])
+@pytest.mark.parametrize("beginning", ["pissa", "olora"])
+def test_an_adapter_that_began_with_a_part_of_the_weights_takes_it_out_of_its_own_alone(
+    mount: Path, beginning: str, merges: str
+) -> None:
+    (lone,), (other,) = load(mount), load(mount)
+    folder = save_adapter(mount, "mine", extra={"init_lora_weights": beginning})
+    expected_base = logits(lone)
+    expected_tuned = logits(
+        replace(other, network=PeftModel.from_pretrained(other.network, str(folder)).eval())
+    )
+    base, tuned = load(mount, replace(SETTINGS, merge_adapters=merges))
+    assert tuned.network is not base.network
+    assert torch.equal(logits(base), expected_base)
+    torch.testing.assert_close(logits(tuned), expected_tuned, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(expected_tuned, expected_base, atol=1e-2)
+
+
 def test_a_tree_that_shares_its_tensors_shares_what_quantised_layers_keep_beside_them() -> None:
     layer = torch.nn.Linear(2, 2)
     layer.state = object()  # type: ignore[assignment]  # as bitsandbytes does
