@@ -208,7 +208,6 @@ class _LaneModel:
 class _OpenRequest:
     stream: TokenStream
     row: Row
-    model: _LaneModel
     delivered: int = 0
 
 
@@ -231,9 +230,8 @@ class _Lane:
         # Clients choose the ids of their requests, so two may be the same.
         request_id = f"{request.request_id}-{next(self._numbers)}"
         stream = TokenStream(lambda: self._cancel(request_id))
-        model = self.models[request.model]
-        row = Row(request, number=model.number)
-        self.open[request_id] = _OpenRequest(stream, row, model)
+        row = Row(request, number=self.models[request.model].number)
+        self.open[request_id] = _OpenRequest(stream, row)
         if request.grammar is not None:
             task = asyncio.get_running_loop().create_task(self._compile(request_id, row, request.grammar))
             self._compiling.add(task)
@@ -249,7 +247,7 @@ class _Lane:
     async def _compile(self, request_id: str, row: Row, grammar: str) -> None:
         """Hand a request to the manager once its grammar is compiled, unless it has ended meanwhile."""
         try:
-            vocabulary = self.models[row.request.model].vocabulary
+            vocabulary = self._model_of(row).vocabulary
             row.constraint = await asyncio.to_thread(vocabulary.constrain, grammar)
             if request_id in self.open:
                 self._add(request_id, row)
@@ -267,11 +265,14 @@ class _Lane:
             request_id=request_id,
             max_new_tokens=row.request.max_new_tokens,
             streaming=True,
-            eos_token_id=sorted(self.models[row.request.model].end_token_ids),
+            eos_token_id=sorted(self._model_of(row).end_token_ids),
             **{ROW_KEY: row},
         )
         if accepted is None:
             raise EngineError("the engine has stopped")
+
+    def _model_of(self, row: Row) -> _LaneModel:
+        return self.models[row.request.model]
 
     def stop(self) -> None:
         # The manager's own `stop` also collects garbage, twice, which takes seconds and serves no purpose
@@ -320,7 +321,7 @@ class _Lane:
             LOGGER.error("request %s failed in the engine: %s", output.request_id, output.error)
             request.stream.fail(EngineError(f"the engine failed: {output.error}"))
         elif output.is_finished():
-            ended = not request.model.end_token_ids.isdisjoint(output.generated_tokens[-1:])
+            ended = not self._model_of(request.row).end_token_ids.isdisjoint(output.generated_tokens[-1:])
             request.stream.push(Increment(tokens, "stop" if ended else "length", logprobs))
         elif tokens:
             request.stream.push(Increment(tokens, None, logprobs))

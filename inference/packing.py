@@ -76,8 +76,6 @@ class PackedMixedLinear(nn.Module):
     ) -> None:
         super().__init__()
         self._product = PackedLinear(pack_weight(weight), bias)
-        # Not by torch's own product: its library has threads of its own, and those of one wait, busily, while
-        # those of the other work.
         self._down = PackedLinear(pack_weight(down), None)
         self._ranks = ranks
         self._mix = mix
