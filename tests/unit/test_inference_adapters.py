@@ -48,10 +48,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Could not find a config file in model-cache:UserWarning"),
 ]
 ENGINES = [
-    pytest.param(("transformers", "off"), id="transformers, mixed"),
-    pytest.param(("transformers", "on"), id="transformers, merged"),
+    pytest.param(("transformers", "off", True), id="transformers, mixed"),
+    pytest.param(("transformers", "off", False), id="transformers, mixed without packing, as on a card"),
+    pytest.param(("transformers", "on", True), id="transformers, merged"),
     pytest.param(
-        ("vllm", "auto"),
+        ("vllm", "auto", True),
         id="vllm",
         marks=[
             pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: run nox -s vllm"),
@@ -110,7 +111,7 @@ def networks(mount: Path) -> dict[str, Any]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
 async def served(request: pytest.FixtureRequest, mount: Path) -> AsyncIterator[Served]:
     """An engine with all adapters that it takes, in a home of its own."""
-    name, merges = request.param
+    name, merges, packs = request.param
     adapters = FEW if name == "vllm" else (*FEW, GROWN)
     settings = Settings(
         engine=name, dtype="float32", device="cpu", is_auth_on=False, kv_cache_tokens=2048, threads=1,
@@ -120,6 +121,8 @@ async def served(request: pytest.FixtureRequest, mount: Path) -> AsyncIterator[S
     weights = find_weights(mount, None, ",".join("models/" + adapter for adapter in adapters))
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("HOME", str(mount))
+        if not packs:
+            monkeypatch.setattr("inference.engine_transformers.can_pack", lambda _device, _dtype: False)
         engine, models = await asyncio.to_thread(
             start_engine, weights, settings, lambda _phase, percent: percents.append(percent)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from dataclasses import replace
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from inference.hardware import Quantization
-    from inference.weights import BaseModel
 
 SETTINGS = Settings(dtype="float32", device="cpu", is_auth_on=False)
 PICKLES = Settings(dtype="float32", device="cpu", is_auth_on=False, is_pickle_allowed=True)
@@ -234,13 +234,25 @@ def test_what_quantises_is_asked_for_before_anything_is_loaded(mount: Path) -> N
     )
 
 
-def load_quantized(base: BaseModel, config: Any, placement: Placement) -> LoadedModel:
-    """Load a base as on a card: on some CPUs a layer's first use changes weights that others share."""
-    loaded = load_base(base, config, placement, SETTINGS)
-    for module in loaded.network.modules():
+def load_quantized(
+    mount: Path, adapter: Path, quantization: Quantization
+) -> tuple[LoadedModel, torch.Tensor, torch.Tensor]:
+    """Load a base; return it, and what the base and PEFT's model on another copy of it answer.
+
+    On a CPU, which bitsandbytes can do, if slowly; the server itself quantises on a card only.
+    """
+    base = find_weights(mount, BASE, None).base
+    placement, config = Placement("cpu", "bfloat16", quantization), read_config(base, SETTINGS)
+    loaded, lone = (load_base(base, config, placement, SETTINGS) for _ in range(2))
+    for module in itertools.chain(loaded.network.modules(), lone.network.modules()):
+        # As on a card: on some CPUs a layer's first use changes weights that others share.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    return loaded
+    expected_base = logits(lone)
+    peft_network = PeftModel.from_pretrained(lone.network, str(adapter)).eval()
+    expected_tuned = logits(replace(lone, network=peft_network))
+    assert not torch.equal(expected_base, expected_tuned)
+    return loaded, expected_base, expected_tuned
 
 
 @pytest.mark.skipif(not has_package("bitsandbytes"), reason="bitsandbytes is not installed")
@@ -248,21 +260,13 @@ def load_quantized(base: BaseModel, config: Any, placement: Placement) -> Loaded
 def test_trees_over_quantised_weights_answer_as_peft_does_on_weights_of_its_own(
     mount: Path, adapter: Path, quantization: Quantization
 ) -> None:
-    # On a CPU, which bitsandbytes can do, if slowly; the server itself quantises on a card only.
-    placement = Placement("cpu", "bfloat16", quantization)
-    weights = find_weights(mount, BASE, None)
-    config = read_config(weights.base, SETTINGS)
-    lone = load_quantized(weights.base, config, placement)
-    expected_base = logits(lone)
-    peft_network = PeftModel.from_pretrained(lone.network, str(adapter)).eval()
-    expected_tuned = logits(replace(lone, network=peft_network))
-    base = load_quantized(weights.base, config, placement)
-    tuned = apply_adapter(base, weights.adapters[0], SETTINGS, is_quantized=True)
+    base, expected_base, expected_tuned = load_quantized(mount, adapter, quantization)
+    (found,) = find_weights(mount, BASE, None).adapters
+    tuned = apply_adapter(base, found, SETTINGS, is_quantized=True)
     # Twice: the first use of a layer changes what it keeps.
     for _ in range(2):
         assert torch.equal(logits(base), expected_base)
         assert torch.equal(logits(tuned), expected_tuned)
-    assert not torch.equal(expected_base, expected_tuned)
 
 
 @pytest.mark.skipif(not has_package("bitsandbytes"), reason="bitsandbytes is not installed")
@@ -270,15 +274,10 @@ def test_trees_over_quantised_weights_answer_as_peft_does_on_weights_of_its_own(
 def test_an_adapter_beside_quantised_weights_answers_as_peft_does_on_weights_of_its_own(
     mount: Path, adapter: Path, quantization: Quantization
 ) -> None:
+    plain, expected_base, expected_tuned = load_quantized(mount, adapter, quantization)
+    found = find_weights(mount, BASE, None).adapters
     placement = Placement("cpu", "bfloat16", quantization, are_adapters_merged=False)
-    weights = find_weights(mount, BASE, None)
-    config = read_config(weights.base, SETTINGS)
-    lone = load_quantized(weights.base, config, placement)
-    expected_base = logits(lone)
-    peft_network = PeftModel.from_pretrained(lone.network, str(adapter)).eval()
-    expected_tuned = logits(replace(lone, network=peft_network))
-    plain = load_quantized(weights.base, config, placement)
-    base, tuned = apply_adapters(plain, weights.adapters, placement, SETTINGS, lambda _phase, _percent: None)
+    base, tuned = apply_adapters(plain, found, placement, SETTINGS, lambda _phase, _percent: None)
     assert base.mix is not None
     for _ in range(2):
         base.mix.begin_step([(base.number, PROMPT.shape[1])])
@@ -286,7 +285,6 @@ def test_an_adapter_beside_quantised_weights_answers_as_peft_does_on_weights_of_
         base.mix.begin_step([(tuned.number, PROMPT.shape[1])])
         # PEFT computes its factors in float32, and these are in the network's bfloat16.
         torch.testing.assert_close(logits(tuned), expected_tuned, atol=0.2, rtol=0.05)
-    assert not torch.equal(expected_base, expected_tuned)
 
 
 @pytest.mark.parametrize(
