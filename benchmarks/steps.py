@@ -29,17 +29,17 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.prompts import make_prompts
 from benchmarks.weights import BASE_NAME, lay_out
-from inference.codec import Message
-from inference.engine import GenerationRequest, Sampling
-from inference.engine_transformers import start_engine
+from inference.engines.protocol import GenerationRequest, Sampling
+from inference.engines.transformers.engine import start_engine
+from inference.models.weights import find_weights
 from inference.settings import Settings
-from inference.weights import find_weights
+from inference.text.codec import Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inference.engine import Engine
-    from inference.service import ServedModel
+    from inference.engines.protocol import Engine
+    from inference.service.service import ServedModel
 
 WORK = Path(__file__).resolve().parent.parent / ".fjarr" / "bench" / "steps"
 

@@ -23,23 +23,23 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 import uvicorn
 
 from inference import VERSION
-from inference.engine import Engine, GenerationRequest, Sampling
-from inference.engines import import_engine, start_engine
+from inference.engines.protocol import Engine, GenerationRequest, Sampling
+from inference.engines.registry import import_engine, start_engine
 from inference.errors import EngineError, LoadError, SettingsError
-from inference.logs import set_up_logging
-from inference.service import Limits, ServedModel, Service
+from inference.observability.logs import set_up_logging
+from inference.observability.tracing import FLUSH_S, Tracing, make_tracing
+from inference.service.service import Limits, ServedModel, Service
 from inference.settings import KEYS_NAME, Settings, load_settings
 from inference.start import bind
-from inference.tracing import FLUSH_S, Tracing, make_tracing
-from inference.web import MAX_HEADER_BYTES, ChatPage, Identity, make_application
-from inference.wire import Protocol
+from inference.web.application import MAX_HEADER_BYTES, ChatPage, Identity, make_application
+from inference.web.http_protocol import Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from starlette.types import ASGIApp
 
-    from inference.chat import Chat
+    from inference.web.chat import Chat
 
 T = TypeVar("T")
 
@@ -239,7 +239,7 @@ def load_engine(
         LoadError: If it cannot be served.
     """
     report("looking for weights", 1)
-    from inference.weights import find_weights  # noqa: PLC0415 - keeps the steps in one place
+    from inference.models.weights import find_weights  # noqa: PLC0415 - keeps the steps in one place
 
     weights = find_weights(
         settings.mount, settings.base_model, settings.adapter, allows_pickle=settings.is_pickle_allowed
@@ -268,7 +268,7 @@ def _no_search_for_garbage() -> Iterator[None]:
 
 
 def _make_chat(service: Service, release: str, *, has_sign_in: bool) -> Chat:
-    from inference.chat import make_chat  # noqa: PLC0415 - importing Gradio takes seconds; the API is up by now
+    from inference.web.chat import make_chat  # noqa: PLC0415 - importing Gradio takes seconds; the API is up by now
 
     return make_chat(service, release, has_sign_in=has_sign_in)
 

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 # The release's folder is a share that several replicas read: nothing is written beside the code.
 sys.dont_write_bytecode = True
 
-from inference.engines import all_requirements_of  # noqa: E402 - after the switch above, which governs this import
+from inference.engines.registry import all_requirements_of  # noqa: E402 - after the switch above, which governs this import
 from inference.errors import SettingsError  # noqa: E402 - see above
-from inference.logs import set_up_logging  # noqa: E402 - see above
+from inference.observability.logs import set_up_logging  # noqa: E402 - see above
 from inference.settings import Settings, hide_keys, load_settings  # noqa: E402 - see above
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from infra.az import MINIMUM_VERSION, Command, Group, cloud_register, cloud_set, login
-from infra.config import InferenceConfig, read_config
+from infra.az.client import Az, Runner, az_environment
+from infra.az.commands import MINIMUM_VERSION, Command, Group, cloud_register, cloud_set, login
+from infra.config.endpoint import InferenceConfig, read_config
+from infra.config.stage import Stage, load_stage
 from infra.document import read_object, write_whole
 from infra.errors import ToolError, UsageError
-from infra.runner import Az, Runner, az_environment
-from infra.stage import Stage, load_stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

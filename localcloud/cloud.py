@@ -10,22 +10,22 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from localcloud.apps import AppKind, Apps
-from localcloud.calls import Answer, Call, Router
-from localcloud.deployments import Deployments
-from localcloud.environments import EnvironmentKind, Environments, EnvironmentStorageKind
+from localcloud.arm.calls import Answer, Call, Router
+from localcloud.arm.identity import Tokens, load_identity
+from localcloud.arm.insights import Insights, WorkspaceKind
+from localcloud.arm.operations import Operations
+from localcloud.arm.resources import Resources
+from localcloud.arm.routes import ResourceRoutes
+from localcloud.arm.storage import AccountKind, FileServiceKind, ShareKind, Storage
+from localcloud.arm.store import Store
+from localcloud.arm.subscriptions import Subscriptions
+from localcloud.container_apps.apps import AppKind, Apps
+from localcloud.container_apps.environments import EnvironmentKind, Environments, EnvironmentStorageKind
+from localcloud.container_apps.revisions import Revisions
+from localcloud.deployments.deployments import Deployments
 from localcloud.errors import AzureError
 from localcloud.files import FileService
-from localcloud.identity import Tokens, load_identity
-from localcloud.insights import Insights, WorkspaceKind
-from localcloud.operations import Operations
-from localcloud.resource_routes import ResourceRoutes
-from localcloud.resources import Resources
-from localcloud.revisions import Revisions
 from localcloud.runtime import ContainerHost
-from localcloud.storage import AccountKind, FileServiceKind, ShareKind, Storage
-from localcloud.store import Store
-from localcloud.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -31,11 +31,11 @@ from typing import IO, TYPE_CHECKING
 
 import psutil
 
+from localcloud.arm.identity import CLOUD_NAME
+from localcloud.arm.store import Store
 from localcloud.cloud import Cloud
-from localcloud.identity import CLOUD_NAME
 from localcloud.runtime import ContainerHost
 from localcloud.server import Server
-from localcloud.store import Store
 from localcloud.tls import ca_bundle, server_context
 
 if TYPE_CHECKING:

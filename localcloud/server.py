@@ -13,9 +13,9 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from localcloud.calls import Answer, Call
-from localcloud.identity import metadata_endpoints, openid_configuration, sign_in
-from localcloud.resource_ids import parse_path
+from localcloud.arm.calls import Answer, Call
+from localcloud.arm.identity import metadata_endpoints, openid_configuration, sign_in
+from localcloud.arm.resource_ids import parse_path
 
 if TYPE_CHECKING:
     import ssl

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for infra.base_models
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for infra.models.base_models
 
 from tickets import CATEGORIES, HERE, PRIORITIES, Ticket, read_tickets
 from train import common_length, faster_dtype
@@ -379,7 +379,7 @@ def _show_progress(done: int, total: int) -> None:
 
 
 def _example_base() -> Path:
-    from infra.base_models import ensure_example_base  # noqa: PLC0415 - not needed with --base
+    from infra.models.base_models import ensure_example_base  # noqa: PLC0415 - not needed with --base
 
     return ensure_example_base()
 

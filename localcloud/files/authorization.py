@@ -14,11 +14,11 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from localcloud import shared_key
+from localcloud.files import shared_key
 from localcloud.files.faults import StorageFault, authentication_failed, fault, missing_header
 from localcloud.files.request import Grant, Request
 from localcloud.files.sas import check_sas
-from localcloud.shared_key import SignedRequest
+from localcloud.files.shared_key import SignedRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

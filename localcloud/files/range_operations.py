@@ -25,8 +25,8 @@ from localcloud.files.entries import (
 from localcloud.files.faults import StorageFault, body_too_large, fault, invalid_header, missing_header
 from localcloud.files.file_operations import check_body_md5, encode_md5, write_all
 from localcloud.files.headers import MAX_RANGE_BYTES, read_closed_range, read_range, write_file_time
-from localcloud.files.holes import clear_range, data_ranges
 from localcloud.files.request import Call, Headers, Reply
+from localcloud.files.sparse import clear_range, data_ranges
 
 if TYPE_CHECKING:
     from localcloud.files.tree import Place

@@ -12,7 +12,7 @@ import ipaddress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from localcloud import shared_key
+from localcloud.files import shared_key
 from localcloud.files.faults import StorageFault, authentication_failed, fault, not_emulated
 from localcloud.files.request import Grant, Request
 

@@ -20,9 +20,9 @@ import shutil
 from typing import TYPE_CHECKING
 
 from localcloud.runtime.ingress import Backend, Ingress, new_session
-from localcloud.runtime.leftovers import kill_leftovers
 from localcloud.runtime.logs import Log, console_log, now, system_log
 from localcloud.runtime.mounts import Mounts
+from localcloud.runtime.orphans import kill_leftovers
 from localcloud.runtime.replica import CONSOLE, Surroundings
 from localcloud.runtime.revision import Revision
 from localcloud.runtime.sockets import free_port

@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from localcloud.runtime import processes, sockets
+from localcloud.runtime.container_run import Life
 from localcloud.runtime.ingress import Backend
-from localcloud.runtime.life import Life
 from localcloud.runtime.logs import Log, console_log, now
 from localcloud.runtime.mounts import MountError, Mounts
 from localcloud.runtime.probes import Prober, probes_of

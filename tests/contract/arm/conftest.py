@@ -11,9 +11,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from localcloud.calls import Answer, Call
+from localcloud.arm.calls import Answer, Call
+from localcloud.arm.resource_ids import parse_path
 from localcloud.cloud import Cloud
-from localcloud.resource_ids import parse_path
 from localcloud.runtime import (
     ConsoleRecord,
     ContainerHost,

@@ -22,8 +22,7 @@ import trustme
 from aiohttp import web
 from azure.storage.fileshare import ShareClient, ShareServiceClient
 
-from localcloud import shared_key
-from localcloud.files import FileService
+from localcloud.files import FileService, shared_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

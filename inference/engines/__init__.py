@@ -1,0 +1,1 @@
+"""The inference engines and the protocol that they implement."""

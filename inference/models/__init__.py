@@ -1,0 +1,1 @@
+"""Weights on disk: discovery, memory estimates and the hardware to place them on."""

@@ -1,0 +1,201 @@
+"""Tell OpenTelemetry of each request: a span for it, with spans for its wait and for its answer below.
+
+There is tracing only where an endpoint is set. The spans are handed to a thread that sends them in batches;
+where no collector listens they are dropped, with a warning, and no request waits. No prompt, no answer and no
+key is in a span.
+
+Source: OpenTelemetry's GenAI and HTTP semantic conventions; W3C Trace Context.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
+
+from inference.errors import SettingsError
+from inference.observability.metrics import PROVIDER, operation_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span
+
+    from inference.service.lifecycle import Exchange, Passage
+    from inference.settings import Settings
+
+LOGGER: Final = logging.getLogger(__name__)
+SPOKEN_PROTOCOL: Final = "http/protobuf"
+PACKAGES: Final = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+SERVICE_NAME: Final = "fjarr"
+FLUSH_S: Final = 3.0
+"""How long the end of the process waits for the last spans to be sent."""
+
+NANOSECONDS: Final = 1_000_000_000
+
+
+class Tracing:
+    """Make spans and have them sent.
+
+    Args:
+        provider: OpenTelemetry's, with an exporter.
+    """
+
+    def __init__(self, provider: TracerProvider) -> None:
+        from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415 - optional, see `make_tracing`
+            TraceContextTextMapPropagator,
+        )
+
+        self._provider = provider
+        self._tracer = provider.get_tracer("fjarr.inference")
+        self._propagator = TraceContextTextMapPropagator()
+        # Spans bear wall-clock times, passages monotonic ones.
+        self._epoch_s = time.time() - time.monotonic()
+
+    def begin(self, method: str, headers: Mapping[str, str]) -> Span:
+        """Start a request's span, below the caller's if its headers name one."""
+        from opentelemetry.trace import SpanKind  # noqa: PLC0415 - see above
+
+        parent = self._propagator.extract(headers)
+        return self._tracer.start_span(method, context=parent, kind=SpanKind.SERVER)
+
+    def end(self, span: Span, exchange: Exchange, method: str, route: str, status: int) -> None:
+        """End a request's span, with what is known of it by now.
+
+        Args:
+            span: What `begin` returned.
+            exchange: The request.
+            method: Its method.
+            route: The pattern of its path.
+            status: What was answered; 0 if nothing was.
+        """
+        from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415 - see above
+
+        span.update_name(f"{method} {route}")
+        span.set_attributes(
+            {
+                "http.request.method": method,
+                "http.route": route,
+                "http.response.status_code": status,
+                "fjarr.request_id": exchange.request_id,
+                "fjarr.key": exchange.key_name,
+            }
+        )
+        for passage in exchange.passages:
+            self._tell(span, passage)
+        if status >= 500 or status == 0:  # noqa: PLR2004 - from here on it is the server's fault
+            span.set_status(Status(StatusCode.ERROR))
+            span.set_attribute("error.type", _error_type(exchange, status))
+        span.end()
+
+    def close(self) -> None:
+        """Send what is left. Takes as long as the collector does; for a thread that nobody waits long for."""
+        self._provider.shutdown()
+
+    def _tell(self, span: Span, passage: Passage) -> None:
+        from opentelemetry.trace import set_span_in_context  # noqa: PLC0415 - see above
+
+        span.update_name(f"{operation_of(passage.request)} {passage.request.model}")
+        span.set_attributes(attributes_of(passage))
+        context = set_span_in_context(span)
+        ended_at = time.monotonic() if passage.ended_at is None else passage.ended_at
+        let_in_at = ended_at if passage.admitted_at is None else passage.admitted_at
+        queue = self._tracer.start_span("queue", context, start_time=self._wall_ns(passage.came_at))
+        queue.end(self._wall_ns(let_in_at))
+        if passage.admitted_at is None:
+            return
+        generate = self._tracer.start_span("generate", context, start_time=self._wall_ns(let_in_at))
+        if passage.first_token_at is not None:
+            generate.add_event("first_token", timestamp=self._wall_ns(passage.first_token_at))
+        generate.end(self._wall_ns(ended_at))
+
+    def _wall_ns(self, monotonic_s: float) -> int:
+        return int((self._epoch_s + monotonic_s) * NANOSECONDS)
+
+
+def make_tracing(
+    settings: Settings, version: str, has_package: Callable[[str], bool] | None = None
+) -> Tracing | None:
+    """Return what makes spans, or None where the settings name no endpoint.
+
+    Raises:
+        SettingsError: If they do, and the packages are missing.
+    """
+    if settings.otlp_endpoint is None:
+        return None
+    if settings.otlp_protocol != SPOKEN_PROTOCOL:
+        # A platform may have set it for everybody; that is no reason not to serve.
+        LOGGER.warning(
+            "no traces are sent: OTEL_EXPORTER_OTLP_PROTOCOL is %s, and only %s is spoken here",
+            settings.otlp_protocol,
+            SPOKEN_PROTOCOL,
+        )
+        return None
+    if not all((has_package or _has_package)(package) for package in PACKAGES):
+        problem = (
+            "OTEL_EXPORTER_OTLP_ENDPOINT: it is set, and OpenTelemetry's packages are not installed (install"
+            " them with: pip install -r inference/requirements-tracing.txt)"
+        )
+        raise SettingsError((problem,))
+    return _make(settings, version)
+
+
+def attributes_of(passage: Passage) -> dict[str, Any]:
+    """Return what the conventions want to know of a request for text."""
+    request, sampling = passage.request, passage.request.sampling
+    wanted: dict[str, Any] = {
+        "gen_ai.operation.name": operation_of(request),
+        "gen_ai.provider.name": PROVIDER,
+        "gen_ai.request.model": request.model,
+        "gen_ai.response.model": request.model,
+        "gen_ai.request.max_tokens": request.max_new_tokens,
+        "gen_ai.request.temperature": sampling.temperature,
+        "gen_ai.request.top_p": sampling.top_p,
+        "gen_ai.request.top_k": sampling.top_k or None,
+        "gen_ai.request.seed": sampling.seed,
+        "gen_ai.request.presence_penalty": sampling.presence_penalty or None,
+        "gen_ai.request.frequency_penalty": sampling.frequency_penalty or None,
+        "gen_ai.usage.input_tokens": passage.prompt_tokens,
+        "gen_ai.usage.output_tokens": passage.completion_tokens,
+        "gen_ai.response.finish_reasons": list(passage.outcomes),
+        "gen_ai.response.time_to_first_chunk": passage.time_to_first_token_s,
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _make(settings: Settings, version: str) -> Tracing:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - see above
+    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 - see above
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - see above
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - see above
+
+    named = {
+        "service.name": SERVICE_NAME,
+        "service.version": version,
+        "service.instance.id": settings.replica or None,
+        "deployment.release": settings.release or None,
+    }
+    ours = Resource({name: value for name, value in named.items() if value is not None})
+    # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say has the last word.
+    stated = Resource.create()
+    if str(stated.attributes.get("service.name", "")).startswith("unknown_service"):
+        stated = Resource({name: each for name, each in stated.attributes.items() if name != "service.name"})
+    provider = TracerProvider(resource=ours.merge(stated), shutdown_on_exit=False)
+    # Where the endpoint is, its headers, its certificate and its time limit, the exporter reads by itself.
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    LOGGER.info("traces are sent to %s", settings.otlp_endpoint)
+    return Tracing(provider)
+
+
+def _error_type(exchange: Exchange, status: int) -> str:
+    codes = [passage.error_code for passage in exchange.passages if passage.error_code]
+    return codes[0] if codes else str(status)
+
+
+def _has_package(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,1 @@
+"""The request pipeline: validation, admission, generation and the request lifecycle."""

@@ -1,0 +1,347 @@
+"""Turn messages and text into token ids, and token ids into text, the way a model was trained on them.
+
+`TokenizerCodec` does it with a transformers tokenizer and its chat template. `ByteCodec` does it with bytes
+and no model, for tests: a token is a byte, so characters split over tokens as they do in real vocabularies.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from inference.errors import InvalidRequestError
+from inference.text.grammar import HALVES
+from inference.text.tools import CallFormat, Tool, ToolCall, recognise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+NONE_KEPT: Final[Mapping[int, str]] = MappingProxyType({})
+SPACE_MARK: Final = "\u2581"
+"""What SentencePiece writes for a space."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Hold one turn of a conversation.
+
+    Attributes:
+        role: `system`, `user`, `assistant` or `tool`.
+        calls: What an assistant called.
+        call_id: Which call a tool's message answers.
+    """
+
+    role: str
+    content: str
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Show one token by itself.
+
+    Attributes:
+        text: Its text, or, where it is no whole character, its bytes, written as OpenAI writes them.
+        data: What it adds to a text, in UTF-8; None for a special token, which adds nothing.
+    """
+
+    text: str
+    data: bytes | None
+
+    @classmethod
+    def of(cls, data: bytes) -> Token:
+        """Show bytes."""
+        try:
+            return cls(data.decode(), data)
+        except UnicodeDecodeError:
+            return cls("bytes:" + "".join(f"\\x{byte:02x}" for byte in data), data)
+
+
+class Codec(Protocol):
+    """Translate between text and one model's tokens."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Return the number of token ids; each id is below it."""
+        ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of bare text, with the token that begins a text where the model has one."""
+        ...
+
+    @property
+    def has_tools(self) -> bool:
+        """Return whether conversations may have tools."""
+        ...
+
+    @property
+    def call_format(self) -> CallFormat | None:
+        """Return how the model writes its calls; None if it has no tools, or in a form that is unknown."""
+        ...
+
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
+        """Return the tokens of a conversation, up to where the answer begins.
+
+        Raises:
+            InvalidRequestError: If the model's template does not take such a conversation.
+        """
+        ...
+
+    def decode(self, token_ids: Sequence[int], kept: Mapping[int, str] = NONE_KEPT) -> str:
+        """Return the text of tokens. Incomplete characters become U+FFFD.
+
+        Args:
+            token_ids: The tokens.
+            kept: The special tokens that are not left out, and their texts.
+        """
+        ...
+
+    def token(self, token_id: int) -> Token:
+        """Show one token by itself."""
+        ...
+
+
+class TokenizerCodec:
+    """Translate with a transformers tokenizer.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        prompt_template: Text with one `{}`. The prompt is then this text around the last user message: such
+            models were trained on single turns, and what else is in the conversation has no place in their
+            prompt.
+    """
+
+    def __init__(self, tokenizer: Any, prompt_template: str | None = None) -> None:  # noqa: ANN401 - has no useful type
+        self._tokenizer = tokenizer
+        self._prompt_template = prompt_template
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Return the tokenizer's size, added tokens included."""
+        return len(self._tokenizer)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Encode with the tokenizer's special tokens around the text."""
+        return tuple(self._tokenizer.encode(text))
+
+    @property
+    def has_tools(self) -> bool:
+        """Return whether the template renders differently with tools."""
+        return self._tools[0]
+
+    @property
+    def call_format(self) -> CallFormat | None:
+        """Return the form that the template itself writes calls in."""
+        return self._tools[1]
+
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
+        """Encode with the prompt template, else the chat template, else the bare message."""
+        if self._prompt_template is not None:
+            return self.encode(self._prompt_template.replace("{}", _last_user_content(messages)))
+        if self._tokenizer.chat_template is None:
+            return self.encode(_only_content(messages))
+        text = self._render(messages, tools)
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, token_ids: Sequence[int], kept: Mapping[int, str] = NONE_KEPT) -> str:
+        """Decode exactly: no space is tidied away."""
+        if kept and not kept.keys().isdisjoint(token_ids):
+            return self._decode_around(token_ids, kept)
+        text: str = self._tokenizer.decode(
+            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def token(self, token_id: int) -> Token:
+        """Show one token by itself, as it would be within a text."""
+        return self._token_of(token_id)
+
+    @cached_property
+    def _tools(self) -> tuple[bool, CallFormat | None]:
+        """Return whether there are tools, and the form of calls: the template is asked to render one."""
+        if self._prompt_template is not None or self._tokenizer.chat_template is None:
+            return False, None
+        asked, tools = [Message("user", "probe")], [PROBE]
+        try:
+            if self._render(asked) == self._render(asked, tools):
+                return False, None
+            before = self._render(asked, tools, is_answer_next=False)
+            after = self._render(
+                [*asked, Message("assistant", "", (PROBE_CALL,))], tools, is_answer_next=False
+            )
+        except InvalidRequestError:
+            return False, None
+        # The functions' descriptions, which are in both, may look like calls.
+        same = sum(
+            1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))
+        )
+        form = recognise(after[same:], PROBE.name)
+        return True, None if form is None else replace(form, special=self._special((form.mark, form.closing)))
+
+    @cached_property
+    def _token_of(self) -> Callable[[int], Token]:
+        return cache(_make_token_view(self._tokenizer))
+
+    def _special(self, texts: Sequence[str]) -> tuple[tuple[int, str], ...]:
+        added = self._tokenizer.added_tokens_decoder.items()
+        return tuple(
+            (number, token.content) for number, token in added if token.special and token.content in texts
+        )
+
+    def _decode_around(self, token_ids: Sequence[int], kept: Mapping[int, str]) -> str:
+        text, run = "", list[int]()
+        for token_id in token_ids:
+            if token_id in kept:
+                text += (self.decode(run) if run else "") + kept[token_id]
+                run = []
+            else:
+                run.append(token_id)
+        return text + (self.decode(run) if run else "")
+
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, is_answer_next: bool = True
+    ) -> str:
+        from jinja2 import TemplateError  # noqa: PLC0415 - comes with transformers, as does its cost
+
+        names = {call.id: call.name for message in messages for call in message.calls}
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                [_turn(message, names) for message in messages],
+                tools=[tool.to_json() for tool in tools] or None,
+                tokenize=False,
+                add_generation_prompt=is_answer_next,
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise InvalidRequestError(
+                f"The model's chat template does not take this conversation: {error}", param="messages"
+            ) from error
+        if HALVES.search(text):
+            # A message's content is looked at before; this one was among the calls or the tools.
+            raise InvalidRequestError(
+                "The calls or the tools have half a character, which JSON can spell and no tokenizer takes.",
+                param="messages",
+            )
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class ByteCodec:
+    """Take every byte for a token. Token 256 and above decode to nothing, as special tokens do."""
+
+    vocabulary_size: int = 258
+
+    @property
+    def has_tools(self) -> bool:
+        """Return that there are none."""
+        return False
+
+    @property
+    def call_format(self) -> None:
+        """Return that there is none."""
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the text's bytes."""
+        return tuple(text.encode())
+
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
+        """Return the bytes of lines such as `user: hello`, and of the beginning of the answer's line."""
+        del tools
+        return self.encode(
+            "".join(f"{message.role}: {message.content}\n" for message in messages) + "assistant: "
+        )
+
+    def decode(self, token_ids: Sequence[int], kept: Mapping[int, str] = NONE_KEPT) -> str:
+        """Return the bytes as text."""
+        del kept
+        return bytes(token for token in token_ids if token < 256).decode(errors="replace")  # noqa: PLR2004 - a byte
+
+    def token(self, token_id: int) -> Token:
+        """Return the byte."""
+        return Token.of(bytes([token_id])) if token_id < 256 else Token("", None)  # noqa: PLR2004 - see above
+
+
+PROBE: Final = Tool(
+    "probe_function", "Be looked for.", {"type": "object", "properties": {"key": {"type": "string"}}}
+)
+PROBE_CALL: Final = ToolCall("probe1234", PROBE.name, '{"key": "value"}')
+"""Its id is one that Mistral's templates take, which insist on nine letters or digits."""
+
+
+def _turn(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
+    """Return a turn as templates take it; `names` are those of the functions, by the calls' ids."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.calls:
+        turn["tool_calls"] = [call.to_json() for call in message.calls]
+    if message.call_id is not None:
+        turn["tool_call_id"] = message.call_id
+        turn |= {"name": names[message.call_id]} if message.call_id in names else {}
+    return turn
+
+
+def _make_token_view(tokenizer: Any) -> Callable[[int], Token]:  # noqa: ANN401 - has no useful type
+    """Return a function that shows a token, by the way in which the tokenizer's decoder makes text."""
+    added = tokenizer.added_tokens_decoder
+    kinds = _decoder_kinds(tokenizer.backend_tokenizer.decoder)
+    byte_of = _byte_alphabet()
+
+    def view(token_id: int) -> Token:
+        if token_id in added:
+            content = added[token_id].content
+            return Token(content, None) if added[token_id].special else Token.of(content.encode())
+        piece = tokenizer.convert_ids_to_tokens(token_id)
+        if piece is None:  # the model's vocabulary is larger than the tokenizer's
+            return Token("", None)
+        if "ByteLevel" in kinds and all(character in byte_of for character in piece):
+            return Token.of(bytes(byte_of[character] for character in piece))
+        if "ByteFallback" in kinds and len(piece) == len("<0x00>") and piece.startswith("<0x"):
+            return Token.of(bytes.fromhex(piece[3:5]))
+        return Token.of((piece.replace(SPACE_MARK, " ") if kinds & SPACE_MARKERS else piece).encode())
+
+    return view
+
+
+SPACE_MARKERS: Final = frozenset({"Metaspace", "Replace"})
+
+
+def _decoder_kinds(decoder: Any) -> frozenset[str]:  # noqa: ANN401 - has no useful type
+    """Return the kinds of a decoder and of what it is made of."""
+    if decoder is None:
+        return frozenset()
+    document = json.loads(decoder.__getstate__())
+    return frozenset(part["type"] for part in (document, *document.get("decoders", ())))
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Return the bytes by the characters that byte-level vocabularies write them with.
+
+    Printable bytes are written as themselves, and the others, in order, as the characters from 256 on.
+
+    Source: GPT-2, `encoder.py`, which every byte-level BPE follows.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = (byte for byte in range(256) if byte not in printable)
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + index): byte for index, byte in enumerate(others)
+    }
+
+
+def _last_user_content(messages: Sequence[Message]) -> str:
+    for message in reversed(messages):
+        if message.role == "user":
+            return message.content
+    raise InvalidRequestError("This model answers a user's message, and there is none.", param="messages")
+
+
+def _only_content(messages: Sequence[Message]) -> str:
+    if len(messages) != 1 or messages[0].role != "user":
+        raise InvalidRequestError(
+            "This model has no chat template, so it takes a single user message; for more, write the prompt"
+            " yourself and use /v1/completions.",
+            param="messages",
+        )
+    return messages[0].content

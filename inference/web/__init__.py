@@ -1,0 +1,1 @@
+"""The HTTP interface: the OpenAI API, the chat page and the middleware around them."""

@@ -1,0 +1,215 @@
+"""Reach the container app that serves a stage: its revisions and replicas through az, its address over HTTP.
+
+Only `restart` and `activate` change anything. `infra.az.revision` interprets the answers.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Protocol
+from urllib.parse import urlsplit
+
+from infra.az.commands import (
+    Command,
+    Group,
+    app_show,
+    replica_list,
+    revision_activate,
+    revision_list,
+    revision_restart,
+    revision_show,
+)
+from infra.az.errors import AzureRefusalError
+from infra.az.revision import Answer, NoAnswer, Replica, Revision, Sight
+from infra.errors import FjarrError, RemoteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from infra.az.client import Az
+    from infra.clock import Clock
+    from infra.document import Json
+
+_ANSWER_TIMEOUT_S: Final = 5.0
+_ANSWER_BYTES: Final = 1 << 16
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_SHOWN_LINES: Final = 15
+_BUSY: Final = "ContainerAppOperationInProgress"
+_BUSY_PAUSES_S: Final = (2.0, 4.0, 8.0, 16.0, 30.0)
+
+
+class App(Protocol):
+    """Answer for one container app. Every method may raise an error of ours, `version` never."""
+
+    def revision(self) -> tuple[Revision, bool]:
+        """Return the revision that serves, and whether it is active. None active: the latest."""
+
+    def look(self, revision: str) -> Sight:
+        """Return what the platform says about a revision and its replicas now."""
+
+    def restart(self, revision: str) -> None:
+        """Ask for new replicas. Returns at once; nothing has restarted yet."""
+
+    def activate(self, revision: str) -> None:
+        """Make an inactive revision active, which starts its replicas."""
+
+    def version(self) -> Answer | NoAnswer:
+        """Ask the app's own address which release serves."""
+
+    def console_tail(self, replica: str) -> tuple[str, ...]:
+        """Return the last lines that a replica's container wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class AzureApp(App):
+    """Answer for a container app on Azure, or on the Azure that is embedded here.
+
+    Attributes:
+        tail: Reads the last lines that a replica's container wrote.
+    """
+
+    az: Az
+    group: Group
+    name: str
+    endpoint_url: str
+    clock: Clock
+    tail: Callable[[str], tuple[str, ...]]
+
+    def revision(self) -> tuple[Revision, bool]:
+        """Return the newest active revision, or the latest one and False if none is active."""
+        listed = self.az.run(revision_list(self.group, self.name))
+        active = [parse_revision(item) for item in listed] if isinstance(listed, list) else []
+        if active:
+            return max(active, key=lambda revision: revision.created), True
+        shown = self.az.run(app_show(self.group, self.name))
+        latest = _text(_properties(shown).get("latestRevisionName"))
+        if not latest:
+            what = f"the container app {self.name!r} has no revision"
+            raise RemoteError(what, hint="invoke provision makes one")
+        return parse_revision(self.az.run(revision_show(self.group, self.name, latest))), False
+
+    def look(self, revision: str) -> Sight:
+        """Return what the platform says about a revision and its replicas now."""
+        with ThreadPoolExecutor(1) as beside:  # an az command takes seconds, nearly all of them its own start
+            shown_later = beside.submit(self.az.run, revision_show(self.group, self.name, revision))
+            listed = self.az.run(replica_list(self.group, self.name, revision))
+            shown = shown_later.result()
+        replicas = tuple(parse_replica(item) for item in listed) if isinstance(listed, list) else ()
+        return Sight(parse_revision(shown), replicas)
+
+    def restart(self, revision: str) -> None:
+        """Ask for new replicas, again while another operation is under way."""
+        self._when_free(revision_restart(self.group, self.name, revision))
+
+    def activate(self, revision: str) -> None:
+        """Make an inactive revision active, which starts its replicas."""
+        self._when_free(revision_activate(self.group, self.name, revision))
+
+    def version(self) -> Answer | NoAnswer:
+        """Ask the app's own address which release serves."""
+        return ask_version(self.endpoint_url)
+
+    def console_tail(self, replica: str) -> tuple[str, ...]:
+        """Return the last lines that a replica's container wrote; none if they cannot be had."""
+        try:
+            return self.tail(replica)[-_SHOWN_LINES:]
+        except FjarrError:
+            return ()  # the log explains an error; that it is missing must not hide that error
+
+    def _when_free(self, command: Command) -> None:
+        for pause_s in _BUSY_PAUSES_S:
+            try:
+                self.az.run(command)
+            except AzureRefusalError as error:
+                if error.refusal.code != _BUSY:
+                    raise
+            else:
+                return
+            self.clock.sleep(pause_s)
+        self.az.run(command)
+
+
+def ask_version(endpoint_url: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> Answer | NoAnswer:
+    """Ask a server's `/version` once.
+
+    No proxy is asked for an address on this machine.
+    """
+    url = f"{endpoint_url}/version"
+    proxies: dict[str, str] | None = {} if urlsplit(url).hostname in _LOOPBACK else None
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+    request = urllib.request.Request(url, headers={"Connection": "close"})  # noqa: S310  # the scheme is the config's
+    try:
+        with opener.open(request, timeout=timeout_s) as response:
+            return parse_answer(response.read(_ANSWER_BYTES))
+    except urllib.error.HTTPError as error:
+        with error:
+            return NoAnswer(f"HTTP {error.code}")
+    except (OSError, ValueError) as error:
+        return NoAnswer(str(getattr(error, "reason", None) or error))
+
+
+def parse_answer(body: bytes) -> Answer | NoAnswer:
+    """Read what `/version` answered."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return NoAnswer("/version does not answer with JSON")
+    if not isinstance(document, dict):
+        return NoAnswer("/version does not answer with a JSON object")
+    return Answer(
+        release=_text(document.get("release")),
+        replica=_text(document.get("replica")),
+        started=_text(document.get("started_at")),
+        is_ready=document.get("ready") is True,
+    )
+
+
+def parse_revision(document: Json) -> Revision:
+    """Read a revision as az shows it."""
+    properties = _properties(document)
+    return Revision(
+        name=_text(document.get("name")) if isinstance(document, dict) else "",
+        created=_text(properties.get("createdTime")),
+        running_state=_text(properties.get("runningState")),
+        health_state=_text(properties.get("healthState")),
+        details=_text(properties.get("runningStateDetails")) or _text(properties.get("provisioningError")),
+    )
+
+
+def parse_replica(document: Json) -> Replica:
+    """Read a replica as az shows it, with its first container, which is the only one we make."""
+    properties = _properties(document)
+    containers = properties.get("containers")
+    first = containers[0] if isinstance(containers, list) and containers else {}
+    container: Mapping[str, Json] = first if isinstance(first, dict) else {}
+    count = container.get("restartCount")
+    return Replica(
+        name=_text(document.get("name")) if isinstance(document, dict) else "",
+        created=_time(_text(properties.get("createdTime"))),
+        is_started=container.get("started") is True,
+        is_ready=container.get("ready") is True,
+        restart_count=count if isinstance(count, int) else 0,
+        state=_text(container.get("runningState")),
+        details=_text(container.get("runningStateDetails")) or _text(properties.get("runningStateDetails")),
+    )
+
+
+def _properties(document: Json) -> Mapping[str, Json]:
+    properties = document.get("properties") if isinstance(document, dict) else None
+    return properties if isinstance(properties, dict) else {}
+
+
+def _text(value: Json) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None

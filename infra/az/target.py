@@ -1,0 +1,94 @@
+"""Find out which subscription and resource group a stage is, or is to be, provisioned in.
+
+Flags first, then the stage, then where it was provisioned before. If none of them says, a person is asked,
+with the fine-tuning step's offered first; without a terminal the fine-tuning step's are taken, and if there
+are none the message says which flag is missing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from infra.az.commands import Group, account_list, group_list
+from infra.errors import UsageError
+
+if TYPE_CHECKING:
+    from infra.config.endpoint import InferenceConfig
+    from infra.config.settings import Flags, Handover
+    from infra.document import Json
+    from infra.session import Session
+
+_ID = re.compile(r"^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$")
+
+
+def find_group(session: Session, flags: Flags, handover: Handover) -> Group:
+    """Return the group to provision into.
+
+    Raises:
+        UsageError: It is not known and there is nobody to ask, or the subscription does not exist.
+    """
+    before = session.config() if session.stage.config_path.exists() else None
+    subscription = _subscription(session, flags, handover, before)
+    return Group(subscription, _resource_group(session, flags, handover, before, subscription))
+
+
+def _subscription(session: Session, flags: Flags, handover: Handover, before: InferenceConfig | None) -> str:
+    known = flags.subscription or session.stage.subscription
+    if session.local_cloud is not None:
+        return known or session.local_cloud.subscription_id
+    known = known or (before.subscription_id if before else None)
+    if known:
+        return known if _ID.match(known) else _id_of(session, known)
+    if not session.console.is_interactive:
+        return handover.subscription or _missing("subscription", "--subscription")
+    offers = _subscriptions(session)
+    handed_over = [f"{name} ({each})" for name, each in offers if each == handover.subscription]
+    others = [f"{name} ({each})" for name, each in offers if each != handover.subscription]
+    answer = session.console.choose("Which subscription?", (*handed_over, *others))
+    in_brackets = answer.rpartition("(")[2].removesuffix(")")
+    return in_brackets if _ID.match(in_brackets) else _id_of(session, answer)
+
+
+def _resource_group(
+    session: Session, flags: Flags, handover: Handover, before: InferenceConfig | None, subscription: str
+) -> str:
+    known = flags.resource_group or session.stage.resource_group
+    if known:
+        return known
+    if before is not None and before.subscription_id == subscription:
+        return before.resource_group_name
+    handed_over = handover.resource_group if handover.subscription == subscription else None
+    if not session.console.is_interactive:
+        return handed_over or _missing("resource group", "--resource-group")
+    listed = session.az.run(group_list(subscription))
+    names = (
+        [str(group["name"]) for group in listed if isinstance(group, dict)]
+        if isinstance(listed, list)
+        else []
+    )
+    offers = ([handed_over] if handed_over else []) + [name for name in names if name != handed_over]
+    answer = session.console.choose("Which resource group? A new name makes a new one.", offers)
+    return answer or _missing("resource group", "--resource-group")
+
+
+def _id_of(session: Session, name: str) -> str:
+    """Return the id of a subscription that the user called by its name."""
+    offers = _subscriptions(session)
+    found = [each for offered, each in offers if name in {offered, each}]
+    if len(found) != 1:
+        hint = "az account list shows those that you can see; az login for those of another account"
+        count = "no subscription is" if not found else f"{len(found)} subscriptions are"
+        raise UsageError(f"{count} called {name!r}", hint=hint)
+    return found[0]
+
+
+def _subscriptions(session: Session) -> list[tuple[str, str]]:
+    """List the name and id of every subscription that the user can see."""
+    listed: Json = session.az.run(account_list())
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    return [(str(entry.get("name")), str(entry.get("id"))) for entry in entries]
+
+
+def _missing(what: str, flag: str) -> str:
+    raise UsageError(f"no {what} is given, and there is no terminal to ask on", hint=f"add {flag}")

@@ -1,0 +1,1 @@
+"""Stages, settings and parameters files, read and validated into values."""

@@ -1,0 +1,80 @@
+"""Read and write `inference.config.json`: where a stage was provisioned.
+
+Provision writes the file; a person may write it by hand, with the same six keys, and then deploy with it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from infra.config.templates import judge
+from infra.document import read_object, write_whole
+from infra.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+KEYS = (
+    "SUBSCRIPTION_ID",
+    "RESOURCE_GROUP_NAME",
+    "STORAGE_ACCOUNT_NAME",
+    "FILE_SHARE_NAME",
+    "ACA_APP_NAME",
+    "ACA_APP_ENDPOINT",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceConfig:
+    """Hold the six values that a deployment needs to know.
+
+    Attributes:
+        aca_app_endpoint: The app's address as it stands in the file: a bare host, or with its scheme.
+    """
+
+    subscription_id: str
+    resource_group_name: str
+    storage_account_name: str
+    file_share_name: str
+    aca_app_name: str
+    aca_app_endpoint: str
+
+    @property
+    def endpoint_url(self) -> str:
+        """Return the app's full address without a trailing slash; a bare host means https."""
+        endpoint = self.aca_app_endpoint.rstrip("/")
+        return endpoint if "://" in endpoint else f"https://{endpoint}"
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, str]) -> Self:
+        """Make a config of a mapping that has the six keys."""
+        return cls(**{key.lower(): values[key] for key in KEYS})
+
+    def to_values(self) -> dict[str, str]:
+        """Return the six keys as the file has them."""
+        return {key: getattr(self, key.lower()) for key in KEYS}
+
+
+def read_config(path: Path) -> InferenceConfig:
+    """Read a config file.
+
+    Raises:
+        UsageError: It is missing, is not JSON, or does not hold exactly the six keys with text for each.
+    """
+    remedy = "provision the stage first (invoke provision), or write the file by hand, with " + ", ".join(
+        KEYS
+    )
+    document = read_object(path, hint=remedy)
+    problems = tuple(str(problem) for problem in judge("inference.config", document))
+    if problems:
+        hint = "it must hold exactly: " + ", ".join(KEYS)
+        raise UsageError(f"{path} cannot be used", details=problems, hint=hint)
+    return InferenceConfig.from_values({key: str(value) for key, value in document.items()})
+
+
+def write_config(path: Path, config: InferenceConfig) -> None:
+    """Write a config file whole: a reader sees the old one or the new one, never a part."""
+    write_whole(path, json.dumps(config.to_values(), indent=2) + "\n")

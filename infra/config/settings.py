@@ -1,0 +1,254 @@
+"""Gather what the user wants, from every place that can say it, into one frozen value that knows its sources.
+
+From strongest to weakest: flags, the stage's overlay, the user's
+`infra/provision/inference.parameters.json`, what the fine-tuning step handed over, the template's own
+defaults. Null anywhere means "not said here".
+
+Nothing here asks anybody and nothing looks at Azure. Whether the values are allowed is judged by
+`infra.config.parameters`, once, on what would be deployed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra.az.names import PREFIXES, Names, default_name, resource_suffix
+from infra.config.stage import STAGES_PATH
+from infra.config.templates import judge
+from infra.document import Json, did_you_mean, read_object
+from infra.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from infra.az.commands import Group
+    from infra.config.stage import Stage
+
+USER_PARAMETERS = Path("infra/provision/inference.parameters.json")
+HANDOVER_CONFIG = Path("infra/finetuning.config.json")
+HANDOVER_PARAMETERS = Path("infra/provision/finetuning.parameters.json")
+SHARED_PARAMETERS = (
+    "location",
+    "storageAccountName",
+    "fileShareName",
+    "acaEnvironmentName",
+    "acaEnvironmentStorageName",
+    "acaLogAnalyticsName",
+)
+"""The fine-tuning step's parameters that inference shares; its others mean something else here."""
+
+TEMPLATE_DEFAULT = "the template's default"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Hold one value and where it was said, for messages: `'x' (from infra/...)`."""
+
+    name: str
+    value: Json
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """Hold what the command line said.
+
+    Attributes:
+        subscription: `--subscription`: an id or a name.
+        resource_group: `--resource-group`.
+        location: `--location`.
+        parameters: `--set`, each a `name=value` whose value is JSON or else text.
+    """
+
+    subscription: str | None = None
+    resource_group: str | None = None
+    location: str | None = None
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Hold all parameters that somebody said, each with its source."""
+
+    said: tuple[Setting, ...] = ()
+
+    def find(self, name: str) -> Setting | None:
+        """Return what was said about a parameter, if anything was."""
+        return next((setting for setting in self.said if setting.name == name), None)
+
+    def text(self, name: str) -> str | None:
+        """Return a parameter's value where it was said and is text."""
+        setting = self.find(name)
+        return setting.value if setting is not None and isinstance(setting.value, str) else None
+
+    def source(self, name: str) -> str:
+        """Return where a parameter's value comes from."""
+        setting = self.find(name)
+        return TEMPLATE_DEFAULT if setting is None else setting.source
+
+    def with_value(self, name: str, value: Json, source: str) -> Settings:
+        """Return the settings with one parameter said anew."""
+        others = tuple(setting for setting in self.said if setting.name != name)
+        return replace(self, said=(*others, Setting(name, value, source)))
+
+    def names(self, group: Group) -> Names:
+        """Return the names of the resources that a deployment into a group makes or uses."""
+        suffix = self.text("resourceSuffix") or resource_suffix(group)
+        name = {parameter: self.text(parameter) or default_name(parameter, suffix) for parameter in PREFIXES}
+        return Names(
+            storage_account=name["storageAccountName"],
+            file_share=name["fileShareName"],
+            environment=name["acaEnvironmentName"],
+            environment_storage=name["acaEnvironmentStorageName"],
+            app=name["acaAppName"],
+            workspace=name["acaLogAnalyticsName"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """Hold what the fine-tuning step left for inference.
+
+    Attributes:
+        subscription: Its subscription's id, if it left a config file.
+        resource_group: Its resource group, likewise.
+        said: The parameters that it shares with inference.
+    """
+
+    subscription: str | None = None
+    resource_group: str | None = None
+    said: tuple[Setting, ...] = ()
+
+    def said_for(self, group: Group) -> tuple[Setting, ...]:
+        """Return what it says about a deployment into a group: nothing, if its resources are in another."""
+        if self.subscription is None or self.resource_group is None:
+            return self.said
+        ours = (self.subscription.casefold(), self.resource_group.casefold())
+        return self.said if ours == (group.subscription.casefold(), group.name.casefold()) else ()
+
+
+def read_handover(root: Path) -> Handover:
+    """Read the fine-tuning step's files, as far as they are there.
+
+    Raises:
+        UsageError: One of them cannot be used; all that is wrong with it is listed.
+    """
+    said: dict[str, Setting] = {}
+    if (root / HANDOVER_PARAMETERS).exists():
+        document = _judged(root, HANDOVER_PARAMETERS, "finetuning.parameters")
+        for setting in _values(document, HANDOVER_PARAMETERS, SHARED_PARAMETERS):
+            said[setting.name] = setting
+    if not (root / HANDOVER_CONFIG).exists():
+        return Handover(said=tuple(said.values()))
+    config = _judged(root, HANDOVER_CONFIG, "finetuning.config")
+    for key, name in (("STORAGE_ACCOUNT_NAME", "storageAccountName"), ("FILE_SHARE_NAME", "fileShareName")):
+        said[name] = Setting(name, config[key], str(HANDOVER_CONFIG))
+    subscription, resource_group = str(config["SUBSCRIPTION_ID"]), str(config["RESOURCE_GROUP_NAME"])
+    return Handover(subscription, resource_group, tuple(said.values()))
+
+
+def gather(layers: Iterable[tuple[Setting, ...]], known: Iterable[str]) -> Settings:
+    """Gather parameters from layers, the weakest first.
+
+    Args:
+        layers: What each place says; see `Handover.said_for`, `read_user_parameters`, `said_by_stage` and
+            `said_by_flags`.
+        known: The names of the template's parameters.
+
+    Raises:
+        UsageError: A parameter's name is not known. All such are listed.
+    """
+    known = tuple(known)
+    said = [setting for layer in layers for setting in layer]
+    problems = tuple(
+        f"{setting.name} (from {setting.source}): is not a parameter{did_you_mean(setting.name, known)}"
+        for setting in said
+        if setting.name not in known
+    )
+    if problems:
+        hint = f"the parameters are: {', '.join(known)}"
+        raise UsageError("a parameter is not known", details=problems, hint=hint)
+    strongest = {setting.name: setting for setting in said if setting.value is not None}
+    return Settings(tuple(strongest.values()))
+
+
+def said_by_stage(stage: Stage) -> tuple[Setting, ...]:
+    """Return the parameters that a stage's overlay sets."""
+    source = f"stage {stage.name} in {STAGES_PATH}"
+    return tuple(Setting(name, value, source) for name, value in stage.overlay)
+
+
+def said_by_flags(flags: Flags, texts: Collection[str] = ()) -> tuple[Setting, ...]:
+    """Return the parameters that the command line sets.
+
+    Args:
+        flags: What the command line said.
+        texts: The parameters that are text, so that their value is taken as it is typed; others' are JSON,
+            if they
+            can be.
+
+    Raises:
+        UsageError: A `--set` is not of the form `name=value`.
+    """
+    location = (Setting("location", flags.location, "--location"),) if flags.location else ()
+    return (*location, *(_flag_setting(flag, texts) for flag in flags.parameters))
+
+
+def read_user_parameters(root: Path) -> tuple[Setting, ...]:
+    """Read the parameters that the user set in `infra/provision/inference.parameters.json`.
+
+    Raises:
+        UsageError: The file has the wrong shape. That it is missing is no error: then nothing is set.
+    """
+    path = root / USER_PARAMETERS
+    if not path.exists():
+        return ()
+    document = read_object(path)
+    parameters = document.get("parameters")
+    if not isinstance(parameters, dict):
+        raise UsageError(f"{USER_PARAMETERS} cannot be used", details=("parameters: must be an object",))
+    wrong = tuple(
+        f"{name}: {json.dumps(entry)} must be an object with a value"
+        for name, entry in parameters.items()
+        if not isinstance(entry, dict) or "value" not in entry
+    )
+    if wrong:
+        raise UsageError(f"{USER_PARAMETERS} cannot be used", details=wrong)
+    return _values(document, USER_PARAMETERS, parameters)
+
+
+def _judged(root: Path, path: Path, schema: str) -> dict[str, Json]:
+    document = read_object(root / path)
+    problems = tuple(str(problem) for problem in judge(schema, document))
+    if problems:
+        hint = "correct the file, or move it away if there was no fine-tuning step"
+        raise UsageError(f"{path} cannot be used", details=problems, hint=hint)
+    return document
+
+
+def _values(document: dict[str, Json], source: Path, names: Iterable[str]) -> tuple[Setting, ...]:
+    """Return the values of a parameters file for these names, without those that are null."""
+    parameters = document["parameters"]
+    entries = [(name, parameters.get(name)) for name in names] if isinstance(parameters, dict) else []
+    return tuple(
+        Setting(name, entry["value"], str(source))
+        for name, entry in entries
+        if isinstance(entry, dict) and entry["value"] is not None
+    )
+
+
+def _flag_setting(flag: str, texts: Collection[str]) -> Setting:
+    name, equals, text = flag.partition("=")
+    if not equals or not name:
+        hint = "write --set name=value, such as --set maximumInstanceCount=1"
+        raise UsageError(f"--set {flag!r} has no name or no value", hint=hint)
+    if name in texts:
+        return Setting(name, text, "--set")
+    try:
+        value: Json = json.loads(text)
+    except ValueError:
+        value = text
+    return Setting(name, value, "--set")

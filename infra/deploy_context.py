@@ -1,0 +1,95 @@
+"""Gather what a change of a stage works on, in one value: its share, its app, its lock, the clock."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from infra.az.app import AzureApp
+from infra.clock import Clock, SystemClock
+from infra.release.lock import DeployLock, HeldLock, this_process
+from infra.release.rollout import Background, Rollout, in_background
+from infra.share.azure import open_share
+from infra.verbs.logs import read_logs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from infra.az.app import App
+    from infra.console import Console
+    from infra.session import Session
+    from infra.share.protocol import Share
+
+LOCAL_TIMEOUT_S: Final = 600.0
+AZURE_TIMEOUT_S: Final = 2400.0
+"""On Azure a GPU node may first have to be found and the image pulled, which was seen to take 25 minutes."""
+
+_THREADS: Final = 2
+_TAIL_LINES: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Hold everything that a change of a stage works on.
+
+    Attributes:
+        timeout_s: How long to wait for a release to serve.
+    """
+
+    share: Share
+    app: App
+    lock: DeployLock
+    clock: Clock
+    console: Console
+    background: Background
+    timeout_s: float
+
+    def rollout(self, held: HeldLock | None) -> Rollout:
+        """Make what restarts and waits; while it waits it keeps the lock, if one is held."""
+        keep = (lambda: None) if held is None else held.keep
+        return Rollout(self.app, self.clock, self.console, self.timeout_s, self.background, keep)
+
+
+@contextmanager
+def open_site(session: Session, timeout_s: float | None) -> Iterator[Site]:
+    """Open a stage's share and app for the length of a `with` block.
+
+    Args:
+        session: The opened stage.
+        timeout_s: How long to wait for a release to serve; None for what suits the stage's cloud.
+
+    Raises:
+        UsageError: The stage is not provisioned.
+        RemoteError: Azure does not give access to the share.
+    """
+    clock = SystemClock()
+    config = session.config()
+    app = AzureApp(
+        az=session.az,
+        group=session.group(),
+        name=config.aca_app_name,
+        endpoint_url=config.endpoint_url,
+        clock=clock,
+        tail=lambda replica: console_tail(session, replica),
+    )
+    with (
+        open_share(session, clock) as share,
+        ThreadPoolExecutor(_THREADS, thread_name_prefix="az") as pool,
+    ):
+        yield Site(
+            share=share,
+            app=app,
+            lock=DeployLock(share, clock, this_process(), session.console.warn),
+            clock=clock,
+            console=session.console,
+            background=in_background(pool),
+            timeout_s=timeout_s or (LOCAL_TIMEOUT_S if session.stage.is_local else AZURE_TIMEOUT_S),
+        )
+
+
+def console_tail(session: Session, replica: str) -> tuple[str, ...]:
+    """Return the last lines that a replica's container wrote."""
+    records = read_logs(session, tail=_TAIL_LINES, kinds=("console",))
+    return tuple(record.text for record in records if record.replica == replica)

@@ -1,0 +1,74 @@
+"""Remember the digests of large local files, so that a second run need not read gigabytes.
+
+A file counts as unchanged while its size and its modification time are what they were. A file that was
+modified a moment ago is not remembered: it may change again without either of them telling.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+from infra.document import write_whole
+from infra.release.manifest import FileEntry, hash_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from infra.clock import Clock
+
+_SETTLED_NS: Final = 2_000_000_000
+_FIELDS: Final = 3
+"""Size, modification time, digest."""
+
+
+class HashCache:
+    """Describe local files, from memory where it can.
+
+    Args:
+        path: The file that the memory is kept in. One that is damaged is forgotten.
+        clock: Tells whether a file has been left alone for long enough.
+    """
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._known = _load(path)
+        self._is_new = False
+
+    def entry(self, local: Path, name: str) -> FileEntry:
+        """Describe a local file under a name, reading it only if it is not the one that is remembered."""
+        status = local.stat()
+        key, stamp = str(local.resolve()), [status.st_size, status.st_mtime_ns]
+        known = self._known.get(key)
+        if known is not None and known[:2] == stamp:
+            return FileEntry(name, status.st_size, str(known[2]))
+        entry = hash_file(local, name)
+        if self._clock.now().timestamp() * 1e9 - status.st_mtime_ns > _SETTLED_NS:
+            self._known[key] = [*stamp, entry.sha256]
+            self._is_new = True
+        return entry
+
+    def is_known(self, local: Path) -> bool:
+        """Tell whether a file can be described without reading it."""
+        status = local.stat()
+        known = self._known.get(str(local.resolve()))
+        return known is not None and known[:2] == [status.st_size, status.st_mtime_ns]
+
+    def save(self) -> None:
+        """Keep what was learnt for the next run."""
+        if self._is_new:
+            write_whole(self._path, json.dumps(self._known, indent=1) + "\n")
+            self._is_new = False
+
+
+def _load(path: Path) -> dict[str, list[int | str]]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(document, dict):
+        return {}
+    return {
+        key: value for key, value in document.items() if isinstance(value, list) and len(value) == _FIELDS
+    }

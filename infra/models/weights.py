@@ -1,0 +1,184 @@
+"""Judge a folder of weights on this machine before anything of it travels.
+
+Only what a server loads is taken: safetensors, JSON, text and tokenizer files at the top of the folder.
+Pickles, code and everything else stay behind. What is wrong with a folder is said all at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from infra.errors import UsageError
+from infra.models.safetensors_header import SafetensorsError, check_safetensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from infra.document import Json
+
+ADAPTER_CONFIG: Final = "adapter_config.json"
+BASE_KEY: Final = "base_model_name_or_path"
+MODEL_CACHE: Final = "model-cache"
+
+_TRAVELS: Final = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken"})
+_PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+_TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+_IN_CACHE: Final = re.compile(rf"(?:^|/){MODEL_CACHE}/([^/]+)/([^/]+)/?$")
+_IN_HUB_CACHE: Final = re.compile(r"(?:^|/)models--([^/]+?)--([^/]+)/snapshots/[^/]+/?$")
+_HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFolder:
+    """Hold a folder of weights that may travel.
+
+    Attributes:
+        folder: Where it is on this machine.
+        files: What of it travels, sorted by name.
+        left_out: The names of pickles, which do not.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """Hold an adapter that may travel, and its configuration."""
+
+    weights: WeightFolder
+    config: dict[str, Json]
+
+    @property
+    def base(self) -> str:
+        """Return what the configuration names as the base model."""
+        return str(self.config[BASE_KEY])
+
+    def config_for(self, base_id: str) -> bytes:
+        """Return the configuration for a share that has the base under this id.
+
+        A base that the configuration already names in a way that the server finds is left as it is; a path of
+        this machine becomes one that is relative to the mount.
+        """
+        place = f"{MODEL_CACHE}/{base_id}"
+        if self.base in (base_id, place):
+            return (self.weights.folder / ADAPTER_CONFIG).read_bytes()
+        return (json.dumps(self.config | {BASE_KEY: place}, indent=2) + "\n").encode()
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Judge a folder with a LoRA adapter.
+
+    Raises:
+        UsageError: It is not one that can be served; the details say everything that is missing.
+    """
+    weights = _read_folder(folder)
+    config, problems = _read_config(folder / ADAPTER_CONFIG)
+    if not problems and not isinstance(config.get(BASE_KEY), str):
+        problems.append(f"{ADAPTER_CONFIG} does not name its base model ({BASE_KEY})")
+    problems += _weight_problems(weights)
+    if problems:
+        raise UsageError(
+            f"{folder} is not an adapter that can be served", details=tuple(problems), hint=_hint(weights)
+        )
+    return Adapter(weights, config)
+
+
+def read_base(folder: Path) -> WeightFolder:
+    """Judge a folder with a base model.
+
+    Raises:
+        UsageError: It is not one that can be served; the details say everything that is missing.
+    """
+    weights = _read_folder(folder)
+    _, problems = _read_config(folder / "config.json")
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        problems.append(f"it has no tokenizer ({', '.join(_TOKENIZERS)})")
+    problems += _weight_problems(weights)
+    problems += _missing_shards(weights)
+    if problems:
+        what = f"{folder} is not a base model that can be served"
+        raise UsageError(what, details=tuple(problems), hint=_hint(weights))
+    return weights
+
+
+def base_id_of(folder: Path) -> str:
+    """Name a base model by its folder: `<org>/<name>` where the path tells, else `local/<folder>`."""
+    path = folder.resolve().as_posix()
+    match = _IN_CACHE.search(path) or _IN_HUB_CACHE.search(path)
+    return f"{match[1]}/{match[2]}" if match else f"local/{_tame(folder.resolve().name)}"
+
+
+def base_id_in(name: str) -> str | None:
+    """Return the id that a base model's name or path contains, or None if it contains none."""
+    match = _IN_CACHE.search(name)
+    if match:
+        return f"{match[1]}/{match[2]}"
+    return name if _HUB_ID.match(name) else None
+
+
+def adapter_name_of(folder: Path) -> str:
+    """Name an adapter by its folder, or by the one above where that is just called `adapter`."""
+    path = folder.resolve()
+    return _tame(path.parent.name if path.name == "adapter" else path.name)
+
+
+def _tame(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
+
+
+def _read_folder(folder: Path) -> WeightFolder:
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}")
+    names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return WeightFolder(
+        folder,
+        tuple(path for path in names if path.suffix in _TRAVELS),
+        tuple(path.name for path in names if path.suffix in _PICKLES),
+    )
+
+
+def _read_config(path: Path) -> tuple[dict[str, Json], list[str]]:
+    try:
+        document: Json = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}, [f"{path.name} is missing"]
+    except (OSError, ValueError) as error:
+        return {}, [f"{path.name} cannot be read: {error}"]
+    return (document, []) if isinstance(document, dict) else ({}, [f"{path.name} is not a JSON object"])
+
+
+def _weight_problems(weights: WeightFolder) -> list[str]:
+    tensors = [path for path in weights.files if path.suffix == ".safetensors"]
+    if not tensors:
+        return ["it has no weights (*.safetensors)"]
+    problems = []
+    for path in tensors:
+        try:
+            check_safetensors(path)
+        except SafetensorsError as error:
+            problems.append(f"{path.name}: {error}")
+    return problems
+
+
+def _missing_shards(weights: WeightFolder) -> list[str]:
+    """Find the files that an index speaks of and that are not there."""
+    index = weights.folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    document, problems = _read_config(index)
+    shards = document.get("weight_map")
+    wanted = {str(name) for name in shards.values()} if isinstance(shards, dict) else set()
+    there = {path.name for path in weights.files}
+    return problems + [f"{name} is missing, which {index.name} speaks of" for name in sorted(wanted - there)]
+
+
+def _hint(weights: WeightFolder) -> str | None:
+    has_tensors = any(path.suffix == ".safetensors" for path in weights.files)
+    if weights.left_out and not has_tensors:
+        return f"{weights.left_out[0]} is a pickle, which can run code: save it again as safetensors"
+    return None

@@ -1,0 +1,1 @@
+"""Releases on the share: manifest, plan, rollout and the deploy lock."""

@@ -1,0 +1,103 @@
+"""Decide what must travel to the share: a pure comparison of two manifests.
+
+What the live release already holds is copied on the share by the service itself, wherever it lay; only what
+is new crosses the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from infra.console import readable_size
+
+if TYPE_CHECKING:
+    from infra.release.manifest import FileEntry, Manifest
+
+_SHOWN: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Have the service copy what lies at `source` in the old release to `entry.path` in the new one."""
+
+    source: str
+    entry: FileEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Say what a new release takes: what to upload, what to copy on the share, what is gone."""
+
+    added: tuple[FileEntry, ...]
+    changed: tuple[FileEntry, ...]
+    copies: tuple[Copy, ...]
+    removed: tuple[str, ...]
+
+    @property
+    def uploads(self) -> tuple[FileEntry, ...]:
+        """List the files that must cross the network, sorted by path."""
+        return tuple(sorted(self.added + self.changed))
+
+    @property
+    def upload_bytes(self) -> int:
+        """Add up what must cross the network."""
+        return sum(entry.size_bytes for entry in self.uploads)
+
+    @property
+    def copy_bytes(self) -> int:
+        """Add up what is copied on the share."""
+        return sum(copy.entry.size_bytes for copy in self.copies)
+
+    @property
+    def has_changes(self) -> bool:
+        """Tell whether the new tree differs from the old one at all, if only in a name."""
+        moved = any(copy.source != copy.entry.path for copy in self.copies)
+        return bool(self.added or self.changed or self.removed or moved)
+
+    def lines(self) -> tuple[str, ...]:
+        """Lay the plan out for a terminal: the totals, then a line a file (`+` new, `~` other, `-` gone)."""
+        total = f"upload {count(len(self.uploads), 'file')} ({readable_size(self.upload_bytes)})"
+        if self.copies:
+            total += f", copy {len(self.copies)} on the share ({readable_size(self.copy_bytes)})"
+        if self.removed:
+            total += f", leave out {len(self.removed)}"
+        details = sorted(
+            [(entry.path, "+", f"  {readable_size(entry.size_bytes)}") for entry in self.added]
+            + [(entry.path, "~", f"  {readable_size(entry.size_bytes)}") for entry in self.changed]
+            + [(path, "-", "") for path in self.removed]
+        )
+        shown = [f"  {sign} {path}{tail}" for path, sign, tail in details[:_SHOWN]]
+        if len(details) > _SHOWN:
+            shown.append(f"  ... and {len(details) - _SHOWN} more")
+        return (total, *shown)
+
+
+def make_plan(local: Manifest, live: Manifest | None) -> Plan:
+    """Compare the local tree with the live release (None: there is none, so that everything travels)."""
+    old = live.files if live is not None else ()
+    old_paths = {entry.path for entry in old}
+    by_content: dict[tuple[str, int], str] = {}
+    for entry in reversed(old):  # reversed, so that of several equal files the first is copied
+        by_content[entry.sha256, entry.size_bytes] = entry.path
+    same_place = set(old)
+    copies: list[Copy] = []
+    uploads: list[FileEntry] = []
+    for entry in local.files:
+        source = entry.path if entry in same_place else by_content.get((entry.sha256, entry.size_bytes))
+        if source is None:
+            uploads.append(entry)
+        else:
+            copies.append(Copy(source, entry))
+    local_paths = {entry.path for entry in local.files}
+    return Plan(
+        added=tuple(entry for entry in uploads if entry.path not in old_paths),
+        changed=tuple(entry for entry in uploads if entry.path in old_paths),
+        copies=tuple(copies),
+        removed=tuple(sorted(old_paths - local_paths)),
+    )
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number with its noun: `1 file`, `3 files`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,178 @@
+"""Know where releases lie on the share, and which of them is live.
+
+    CURRENT                      one line: the release that replicas start from
+    PROVEN                       one line: the last release that was seen to serve
+    releases/<id>/inference/...  immutable once its manifest is written
+    releases/<id>/release.json   the manifest, written last: a folder without one was never finished
+
+`PROVEN` is what makes a deployment that was killed in the middle safe: whatever `CURRENT` says by then, the
+release to turn back to is known. Everything that changes the share here must be done under the deploy lock.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from infra.errors import RemoteError
+from infra.release.manifest import RELEASE_ID, FileEntry, Manifest, Release, parse_release, render_release
+
+if TYPE_CHECKING:
+    from infra.release.plan import Plan
+    from infra.share.protocol import Share
+
+CURRENT: Final = "CURRENT"
+PROVEN: Final = "PROVEN"
+FOLDER: Final = "releases"
+KEPT: Final = 10
+"""How many finished releases stay on the share, the live one among them."""
+
+_MANIFEST: Final = "release.json"
+_DRAFT: Final = re.compile(r"^\..+\.tmp$|^\.lock\.broken-")
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Say what the share has live. Either id is None where the file is missing, empty or no release's.
+
+    Attributes:
+        current: The release that a replica would start from now.
+        proven: The last release that was seen to serve.
+        release: The manifest of `current`, if it can be read.
+    """
+
+    current: str | None
+    proven: str | None
+    release: Release | None
+
+    @property
+    def is_proven(self) -> bool:
+        """Tell whether the release that is live was also seen to serve: no deployment was cut short."""
+        return self.current is not None and self.current == self.proven
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """Return the files of the live release, if they are known."""
+        return self.release.manifest if self.release is not None else None
+
+    def is_same(self, manifest: Manifest) -> bool:
+        """Tell whether the live release has exactly these files."""
+        return self.manifest is not None and self.manifest.digest == manifest.digest
+
+
+def read_live(share: Share) -> Live:
+    """Read what the share has live. A live release whose manifest is damaged has none."""
+    current = _read_id(share, CURRENT)
+    try:
+        release = None if current is None else read_release(share, current)
+    except RemoteError:
+        release = None  # nothing is copied from it then, and everything travels
+    return Live(current, _read_id(share, PROVEN), release)
+
+
+def read_release(share: Share, release_id: str) -> Release | None:
+    """Read a finished release's manifest, or None if there is no such release.
+
+    Raises:
+        RemoteError: It is damaged.
+    """
+    path = f"{folder_of(release_id)}/{_MANIFEST}"
+    content = share.read(path)
+    return None if content is None else parse_release(content, path)
+
+
+def find_fallback(share: Share, live: Live, target: str) -> str | None:
+    """Return the release to turn back to when `target` does not come up; None if there is no other."""
+    candidates = (each for each in (live.proven, live.current) if each not in (None, target))
+    return next((each for each in candidates if each is not None and _is_finished(share, each)), None)
+
+
+def folder_of(release_id: str) -> str:
+    """Return a release's folder on the share."""
+    return f"{FOLDER}/{release_id}"
+
+
+def turn(share: Share, release_id: str | None) -> None:
+    """Make a release the live one, in one write; None makes none live."""
+    _point(share, CURRENT, release_id)
+
+
+def note_proven(share: Share, release_id: str) -> None:
+    """Remember that a release was seen to serve."""
+    _point(share, PROVEN, release_id)
+
+
+def find_finished(share: Share, manifest: Manifest) -> str | None:
+    """Find a finished release on the share with exactly these files, the newest if there are several."""
+    suffix = f"-{manifest.digest[:8]}"
+    for release_id in reversed(_release_folders(share)):
+        if release_id.endswith(suffix):
+            try:
+                found = read_release(share, release_id)
+            except RemoteError:
+                continue  # damaged: not one to start from
+            if found is not None and found.manifest.digest == manifest.digest:
+                return release_id
+    return None
+
+
+def copy_unchanged(share: Share, plan: Plan, old_id: str, new_id: str) -> tuple[FileEntry, ...]:
+    """Have the service copy what a new release has in common with an old one.
+
+    Returns what could not be copied, since it is no longer where the old release had it: it must be uploaded.
+    """
+    old, new = folder_of(old_id), folder_of(new_id)
+    pairs = [(f"{old}/{copy.source}", f"{new}/{copy.entry.path}") for copy in plan.copies]
+    missing = set(share.copy(pairs))
+    return tuple(copy.entry for copy in plan.copies if f"{old}/{copy.source}" in missing)
+
+
+def finish_release(share: Share, release: Release) -> None:
+    """Write a release's manifest: with that, all its files are there, and it may be made live."""
+    share.write(f"{folder_of(release.id)}/{_MANIFEST}", render_release(release).encode())
+
+
+def remove_unfinished(share: Share) -> tuple[str, ...]:
+    """Remove what a deployment that was killed left behind. Returns the unfinished releases among it."""
+    for entry in share.entries(""):
+        if not entry.is_folder and _DRAFT.match(entry.name):
+            share.delete(entry.name)
+    unfinished = tuple(each for each in _release_folders(share) if not _is_finished(share, each))
+    for release_id in unfinished:
+        share.delete_tree(folder_of(release_id))
+    return unfinished
+
+
+def prune(share: Share, live: Live) -> tuple[str, ...]:
+    """Remove the oldest finished releases beyond those to keep, never the live or the proven one."""
+    finished = [each for each in _release_folders(share) if _is_finished(share, each)]
+    surplus = tuple(each for each in finished[:-KEPT] if each not in (live.current, live.proven))
+    for release_id in surplus:
+        # The manifest goes first: cut short here, the rest is an unfinished release, which the next one
+        # removes.
+        share.delete(f"{folder_of(release_id)}/{_MANIFEST}")
+        share.delete_tree(folder_of(release_id))
+    return surplus
+
+
+def _read_id(share: Share, path: str) -> str | None:
+    text = (share.read(path) or b"").decode(errors="replace").strip()
+    return text if RELEASE_ID.match(text) else None
+
+
+def _point(share: Share, path: str, release_id: str | None) -> None:
+    if release_id is None:
+        share.delete(path)
+    else:
+        share.write(path, f"{release_id}\n".encode())
+
+
+def _release_folders(share: Share) -> list[str]:
+    """List the releases' ids, oldest first. Folders of other names are not ours, and are left alone."""
+    entries = share.entries(FOLDER)
+    return sorted(entry.name for entry in entries if entry.is_folder and RELEASE_ID.match(entry.name))
+
+
+def _is_finished(share: Share, release_id: str) -> bool:
+    return any(entry.name == _MANIFEST for entry in share.entries(folder_of(release_id)))

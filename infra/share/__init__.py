@@ -1,0 +1,1 @@
+"""The file share: its protocol and the Azure Files implementation."""

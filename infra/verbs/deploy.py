@@ -1,0 +1,248 @@
+"""Deploy the code: `inference/` becomes a release on the share, and counts once it was seen to serve.
+
+    scan -> compare with the live release -> upload what is new -> manifest -> CURRENT -> restart -> proof
+
+Without the proof CURRENT is turned back, and the release before serves again. Cut short at any step, it can
+simply be run again. Two at once: the second is told who has the lock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final
+
+from infra.az.revision import Answer
+from infra.console import readable_size
+from infra.deploy_context import Site, open_site
+from infra.errors import FjarrError
+from infra.release.manifest import Manifest, Origin, Release, scan_tree
+from infra.release.origin import find_origin
+from infra.release.plan import Plan, count, make_plan
+from infra.release.releases import (
+    Live,
+    copy_unchanged,
+    find_fallback,
+    find_finished,
+    finish_release,
+    folder_of,
+    prune,
+    read_live,
+    remove_unfinished,
+)
+from infra.release.rollout import NotServed, Served, failure, switch
+from infra.share.protocol import Upload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from infra.release.lock import HeldLock
+    from infra.session import Session
+
+TREE: Final = "inference"
+"""The folder that a release is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeployResult:
+    """Say what a deployment did.
+
+    Attributes:
+        release: The release that is live now.
+        previous: The one that was seen to serve before; None if there was none.
+        has_changed: False if this release was live already, and nothing was restarted.
+        uploaded_files: How many files crossed the network.
+        uploaded_bytes: How large they were together.
+        replica: The replica that proved it; empty if nothing was restarted.
+        seconds: From the restart to the proof.
+        outage_s: For how long our requests failed meanwhile; None where there was nothing to be out.
+    """
+
+    release: str
+    previous: str | None
+    has_changed: bool
+    uploaded_files: int = 0
+    uploaded_bytes: int = 0
+    replica: str = ""
+    seconds: float = 0.0
+    outage_s: float | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return the document that `--json` prints."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """Return what a person reads."""
+        if not self.has_changed:
+            return f"{self.release} is live already"
+        rows = [
+            ("release", self.release),
+            ("before", self.previous or "none"),
+            ("uploaded", f"{count(self.uploaded_files, 'file')}, {readable_size(self.uploaded_bytes)}"),
+            ("replica", self.replica),
+            ("took", f"{self.seconds} s from the restart to the proof"),
+            ("outage", "" if self.outage_s is None else f"{self.outage_s} s"),
+        ]
+        return "\n".join(f"{name:<9} {value}" for name, value in rows if value)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTree:
+    """Hold what is to be deployed. `origin` is asked for only when a new release is made."""
+
+    root: Path
+    manifest: Manifest
+    origin: Callable[[], Origin]
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """Hold a release that is not on the share yet, and the plan that takes it there from `base`."""
+
+    release: Release
+    base: str | None
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """Say which release is on the share now, and what had to travel for it."""
+
+    release: str
+    uploaded_files: int
+    uploaded_bytes: int
+
+
+def deploy(
+    session: Session, *, force: bool = False, timeout_s: float | None = None, break_lock: bool = False
+) -> DeployResult:
+    """Make the local tree the live release of a stage, and return once it was seen to serve.
+
+    Args:
+        session: The opened stage.
+        force: Upload everything and restart, even if the same tree is live already.
+        timeout_s: How long to wait for the release; None for what suits the stage's cloud.
+        break_lock: Take the deploy lock from whoever holds it.
+
+    Raises:
+        UsageError: The stage is not provisioned, or the tree cannot be deployed.
+        RemoteError: Somebody else deploys, Azure refused, or the release crashed and the old one serves
+        again. WaitTimeoutError: The release did not serve in time, and the old one serves again.
+    """
+    with session.console.step(f"read {TREE}/"):
+        manifest = scan_tree(session.root / TREE)
+    with open_site(session, timeout_s) as site:
+        tree = LocalTree(
+            session.root,
+            manifest,
+            lambda: find_origin(session.runner, site.lock.holder, site.clock.now(), TREE),
+        )
+        return deploy_tree(site, tree, force=force, break_lock=break_lock)
+
+
+def deploy_tree(
+    site: Site, tree: LocalTree, *, force: bool = False, break_lock: bool = False
+) -> DeployResult:
+    """Do what `deploy` does, on a site that is open already."""
+    live = read_live(site.share)
+    if _has_nothing_to_do(live, tree.manifest, force=force):
+        return _leave(site, live)
+    with site.lock.hold("deploy", break_lock=break_lock) as held:
+        live = read_live(site.share)  # once more: another deployment may have ended just now
+        if _has_nothing_to_do(live, tree.manifest, force=force):
+            return _leave(site, live)
+        _clean(site)
+        placed = _place(site, held, tree, live, force=force)
+        served = _go_live(site, held, placed.release, live)
+        _prune(site)
+    return DeployResult(
+        release=placed.release,
+        previous=live.proven or live.current,
+        has_changed=True,
+        uploaded_files=placed.uploaded_files,
+        uploaded_bytes=placed.uploaded_bytes,
+        replica=served.replica,
+        seconds=round(served.seconds, 1),
+        outage_s=None if served.outage is None else round(served.outage.seconds, 1),
+    )
+
+
+def _has_nothing_to_do(live: Live, manifest: Manifest, *, force: bool) -> bool:
+    return not force and live.is_proven and live.is_same(manifest)
+
+
+def _leave(site: Site, live: Live) -> DeployResult:
+    """Leave a release that is live already as it is, once it was seen to serve."""
+    release = str(live.current)
+    site.console.info(f"the same tree is live already, as {release}: nothing to upload, nothing to restart")
+    answer = site.app.version()
+    if not (isinstance(answer, Answer) and answer.is_ready and answer.release == release):
+        outcome = site.rollout(None).wait(release)
+        if isinstance(outcome, NotServed):
+            raise failure(
+                outcome, release, "nothing was changed; invoke deploy --force makes it anew and restarts"
+            )
+    return DeployResult(release, release, has_changed=False)
+
+
+def _clean(site: Site) -> None:
+    for release in remove_unfinished(site.share):
+        site.console.info(f"removed {release}, which an earlier deployment left unfinished")
+
+
+def _place(site: Site, held: HeldLock, tree: LocalTree, live: Live, *, force: bool) -> _Placed:
+    """See to it that a finished release with these files lies on the share."""
+    finished = None if force else find_finished(site.share, tree.manifest)
+    if finished is not None:
+        site.console.info(f"the same tree is on the share already, as {finished}: nothing to upload")
+        return _Placed(finished, 0, 0)
+    base = None if force else live.current
+    draft = _Draft(
+        Release(tree.manifest, tree.origin()), base, make_plan(tree.manifest, live.manifest if base else None)
+    )
+    site.console.info(f"release {draft.release.id} of {draft.release.source}, {_after(live)}:")
+    for line in draft.plan.lines():
+        site.console.info(f"  {line}")
+    return _upload(site, held, tree.root, draft)
+
+
+def _upload(site: Site, held: HeldLock, root: Path, draft: _Draft) -> _Placed:
+    release, entries = draft.release, draft.plan.uploads
+    if draft.base is not None:
+        entries += copy_unchanged(site.share, draft.plan, draft.base, release.id)
+    total_bytes = sum(entry.size_bytes for entry in entries)
+    uploads = [Upload(f"{folder_of(release.id)}/{entry.path}", root / entry.path) for entry in entries]
+    if uploads:
+        with site.console.progress(f"upload {count(len(uploads), 'file')}", total_bytes) as advance:
+            site.share.upload(uploads, advance)
+    held.keep()
+    finish_release(site.share, release)
+    return _Placed(release.id, len(uploads), total_bytes)
+
+
+def _go_live(site: Site, held: HeldLock, release: str, live: Live) -> Served:
+    fallback = find_fallback(site.share, live, release)
+    try:
+        served = switch(site.rollout(held), site.share, held, release, fallback)
+    except KeyboardInterrupt:
+        site.console.warn(f"interrupted: {release} may still come up; deploy again to see it through")
+        raise
+    site.console.info(f"{release} serves from {served.replica}")
+    if served.outage is not None:
+        site.console.info(str(served.outage))
+    return served
+
+
+def _prune(site: Site) -> None:
+    """Remove old releases. The deployment has succeeded by now, whatever becomes of this."""
+    try:
+        removed = prune(site.share, read_live(site.share))
+    except FjarrError as error:
+        site.console.warn(f"old releases were not removed: {error.message}")
+        return
+    if removed:
+        site.console.info(f"removed {count(len(removed), 'old release')}")
+
+
+def _after(live: Live) -> str:
+    return "the first one" if live.current is None else f"after {live.current}"

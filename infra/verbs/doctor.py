@@ -1,0 +1,209 @@
+"""Look for what this machine, or the user's Azure, lacks for a stage, and name the command that mends each.
+
+Changes nothing. A check that needs another that failed is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+
+from infra.az.commands import Command, account_show, location_usages, workload_profiles_supported
+from infra.config.parameters import effective_values, read_template
+from infra.config.settings import read_handover, read_user_parameters
+from infra.console import readable_size
+from infra.document import as_object
+from infra.errors import FjarrError, ToolError
+from infra.verbs.provision import COMPILED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from infra.document import Json
+    from infra.session import Session
+
+_LEAST_PYTHON = (3, 11)
+_LEAST_DISK_BYTES = 3_000_000_000
+_LEAST_LOCAL_MEMORY_BYTES = 3_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Hold what one check found.
+
+    Attributes:
+        name: What was looked at.
+        is_ok: Whether it is as it must be.
+        found: What was found, for people.
+        remedy: The command that mends it; empty if there is nothing to mend.
+    """
+
+    name: str
+    is_ok: bool
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Hold all checks."""
+
+    stage: str
+    checks: tuple[Check, ...]
+
+    def require_health(self) -> None:
+        """Go on only if nothing is missing.
+
+        Raises:
+            ToolError: Something is.
+        """
+        missing = [check.name for check in self.checks if not check.is_ok]
+        if missing:
+            raise ToolError(f"something is missing: {', '.join(missing)}", hint="see the commands above")
+
+    def to_json(self) -> dict[str, object]:
+        """Return the document that `--json` prints."""
+        is_ok = all(check.is_ok for check in self.checks)
+        return {"stage": self.stage, "ok": is_ok, "checks": [asdict(check) for check in self.checks]}
+
+    def to_text(self) -> str:
+        """Return the lines that a person reads."""
+        return "\n".join(_check_text(check) for check in self.checks)
+
+
+def diagnose(session: Session, *, location: str | None = None) -> Diagnosis:
+    """Check everything that a stage needs.
+
+    Args:
+        session: The stage; its embedded Azure need not run.
+        location: Also look at what this region offers, and at the quota there.
+    """
+    with session.console.step("look at this machine"):
+        checks = [_python(), _az(session), _bicep(session), _disk(session)]
+        if session.stage.is_local:
+            checks += [_memory(), _bash()]
+    if not session.stage.is_local and checks[1].is_ok:
+        with session.console.step("look at your Azure"):
+            account = _account(session)
+            checks.append(account)
+            if account.is_ok and location:
+                checks += _region(session, location)
+    return Diagnosis(session.stage.name, tuple(checks))
+
+
+def _python() -> Check:
+    is_ok = sys.version_info[:2] >= _LEAST_PYTHON
+    remedy = "" if is_ok else "make .venv with a newer Python: python3.11 -m venv .venv"
+    return Check("Python", is_ok, platform.python_version(), remedy)
+
+
+def _az(session: Session) -> Check:
+    try:
+        return Check("az", is_ok=True, found=session.az.check_version())
+    except FjarrError as error:
+        return Check("az", is_ok=False, found=error.message, remedy=f"{sys.executable} -m pip install -e .")
+
+
+def _bicep(session: Session) -> Check:
+    path = shutil.which("bicep")
+    if path:
+        return Check(
+            "bicep", is_ok=True, found=session.runner.run(Command((path, "--version"))).stdout.strip()
+        )
+    if session.has_bicep:
+        return Check("bicep", is_ok=True, found="as az has it")
+    found = "not here; the compiled infra/provision/inference.json is deployed instead"
+    return Check(
+        "bicep", is_ok=True, found=found, remedy="to deploy a template that you changed: az bicep install"
+    )
+
+
+def _disk(session: Session) -> Check:
+    free = shutil.disk_usage(session.root).free
+    is_ok = free >= _LEAST_DISK_BYTES
+    needed = readable_size(_LEAST_DISK_BYTES)
+    remedy = "" if is_ok else f"free some space: {needed} are needed for models and the share"
+    return Check("disk", is_ok, f"{readable_size(free)} free", remedy)
+
+
+def _memory() -> Check:
+    free = psutil.virtual_memory().available
+    is_ok = free >= _LEAST_LOCAL_MEMORY_BYTES
+    needed = readable_size(_LEAST_LOCAL_MEMORY_BYTES)
+    remedy = "" if is_ok else f"end other programs: a replica with the example model needs {needed}"
+    return Check("memory", is_ok, f"{readable_size(free)} available", remedy)
+
+
+def _bash() -> Check:
+    found = shutil.which("bash", path=os.defpath) or shutil.which("bash")
+    remedy = "" if found else "install bash: a container's command runs in it"
+    return Check("bash", found is not None, found or "not here", remedy)
+
+
+def _account(session: Session) -> Check:
+    try:
+        account = as_object(session.az.run(account_show()))
+    except FjarrError as error:
+        return Check("sign-in", is_ok=False, found=error.message, remedy=error.hint or "az login")
+    user = as_object(account.get("user")).get("name")
+    return Check(
+        "sign-in", is_ok=True, found=f"{user}, subscription {account.get('name')} ({account.get('id')})"
+    )
+
+
+def _region(session: Session, location: str) -> Iterator[Check]:
+    """Look at whether a region has the GPU profile that would be provisioned, and at what quota there is."""
+    subscription = _subscription(session)
+    try:
+        profiles = session.az.run(workload_profiles_supported(subscription, location))
+        usages = session.az.run(location_usages(subscription, location))
+    except FjarrError as error:
+        yield Check(f"region {location}", is_ok=False, found=error.message, remedy=error.hint or "")
+        return
+    kind = _gpu_profile_type(session)
+    names = [str(as_object(item).get("name")) for item in profiles] if isinstance(profiles, list) else []
+    is_there = kind in names
+    found = f"{kind} is offered" if is_there else f"{kind} is not offered; GPU profiles: {_gpu_names(names)}"
+    remedy = (
+        ""
+        if is_there
+        else "set gpuProfileType in infra/provision/inference.parameters.json, or another location"
+    )
+    yield Check(f"region {location}", is_there, found, remedy)
+    yield Check(f"quota in {location}", is_ok=True, found=_usage_text(usages))
+
+
+def _subscription(session: Session) -> str:
+    if session.stage.config_path.exists():
+        return session.config().subscription_id
+    fixed = session.stage.subscription or read_handover(session.root).subscription
+    return fixed or str(as_object(session.az.run(account_show())).get("id"))
+
+
+def _gpu_profile_type(session: Session) -> str:
+    said = {setting.name: setting.value for setting in read_user_parameters(session.root)}
+    return str(effective_values(said, read_template(session.root / COMPILED))["gpuProfileType"])
+
+
+def _gpu_names(names: list[str]) -> str:
+    return ", ".join(name for name in names if "GPU" in name or name.startswith("NC")) or "none"
+
+
+def _usage_text(usages: Json) -> str:
+    rows = []
+    for item in map(as_object, usages if isinstance(usages, list) else []):
+        name = str(as_object(item.get("name")).get("value"))
+        if "gpu" in name.casefold() or "Environment" in name:
+            rows.append(f"{name} {item.get('currentValue', item.get('usage'))} of {item.get('limit')}")
+    return ", ".join(rows) or "Azure tells none; a quota of serverless GPUs shows only on an environment"
+
+
+def _check_text(check: Check) -> str:
+    line = f"{'ok     ' if check.is_ok else 'MISSING'} {check.name}: {check.found}"
+    return f"{line}\n        {check.remedy}" if check.remedy else line

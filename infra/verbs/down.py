@@ -1,0 +1,158 @@
+"""Take a stage down: stop the embedded Azure, or delete on Azure what provision made, and say what is left.
+
+On Azure only what a run of ours made is deleted; what the fine-tuning step or somebody else made stays,
+whatever its name. Nothing is deleted before the user has agreed to the list.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from infra.az.commands import app_show, group_delete, group_show, resource_delete
+from infra.az.inventory import MADE_TAG, find, forget, list_resources, remembered
+from infra.console import readable_size
+from infra.document import Json, as_object
+from infra.errors import UsageError
+from infra.models.base_models import cache_folder
+from infra.session import cloud_command, cloud_state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from infra.az.commands import Group
+    from infra.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Name something that is still there.
+
+    Attributes:
+        what: A path, or a resource as `name (type)`.
+        size_bytes: What it takes on this machine's disk; None for a resource.
+        remedy: The command that removes it; empty where it is not ours to remove.
+    """
+
+    what: str
+    size_bytes: int | None = None
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenDown:
+    """Say what was stopped or deleted, and what is left.
+
+    Attributes:
+        removed: What was stopped or deleted, for people.
+    """
+
+    stage: str
+    removed: tuple[str, ...]
+    left: tuple[Left, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the document that `--json` prints."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """Return the lines that a person reads."""
+        lines = [f"removed: {what}" for what in self.removed] or ["there was nothing to stop"]
+        lines += [_left_text(left) for left in self.left] or ["nothing is left"]
+        return "\n".join(lines)
+
+
+def down(session: Session, *, is_agreed: bool = False, is_purged: bool = False) -> TakenDown:
+    """Take a stage down.
+
+    Args:
+        session: The opened stage; an embedded Azure need not run.
+        is_agreed: Delete on Azure without asking.
+        is_purged: Also delete what a local stage has on disk.
+
+    Raises:
+        UsageError: Nobody agreed, or there is nobody to ask.
+        RemoteError: Azure did not delete something.
+    """
+    if session.stage.is_local:
+        return _down_local(session, is_purged=is_purged)
+    if is_purged:
+        raise UsageError(
+            "--purge is for a local stage", hint="on Azure, down deletes all that provision made"
+        )
+    return _down_azure(session, is_agreed=is_agreed)
+
+
+def _down_local(session: Session, *, is_purged: bool) -> TakenDown:
+    stage, removed = session.stage, []
+    if cloud_state(session.root, stage).exists():
+        with session.console.step("stop the replicas and the local cloud"):
+            session.runner.check(cloud_command(session.root, stage, "stop"))
+        if session.is_connected:
+            removed.append("the local cloud with its replicas: no process runs, no port is taken")
+    if is_purged and stage.state_dir.exists():
+        shutil.rmtree(stage.state_dir)
+        removed.append(str(stage.state_dir))
+    purge = f"invoke down --stage {stage.name} --purge"
+    folders = [(stage.state_dir, purge), (cache_folder(), f"rm -r {cache_folder()}")]
+    left = tuple(Left(str(path), _size_bytes(path), remedy) for path, remedy in folders if path.exists())
+    return TakenDown(stage.name, tuple(removed), left)
+
+
+def _down_azure(session: Session, *, is_agreed: bool) -> TakenDown:
+    group, config = session.group(), session.config()
+    with session.console.step(f"look at what is in {group.name}"):
+        shown = as_object(session.az.find(group_show(group)))
+        app = as_object(session.az.find(app_show(group, config.aca_app_name))) if shown else {}
+        resources = list_resources(session, group) if shown else ()
+    made = tuple(each for each in remembered(session, group, app) if find(resources, each))
+    is_whole = _is_ours(session, shown) and len(made) == len(resources)
+    targets = (f"the resource group {group.name}",) if is_whole else tuple(f"{m.kind} {m.name}" for m in made)
+    if targets:
+        _agree(session, targets, is_agreed=is_agreed)
+        _delete(session, group, () if is_whole else tuple(str(find(resources, each)["id"]) for each in made))
+    forget(session, group)
+    session.stage.config_path.unlink(missing_ok=True)
+    left = () if is_whole or not shown else list_resources(session, group)
+    return TakenDown(session.stage.name, targets, tuple(Left(_resource_text(resource)) for resource in left))
+
+
+def _is_ours(session: Session, group: dict[str, Json]) -> bool:
+    """Say whether provision made the group itself."""
+    return as_object(group.get("tags")).get(MADE_TAG) == session.stage.name
+
+
+def _agree(session: Session, targets: tuple[str, ...], *, is_agreed: bool) -> None:
+    if is_agreed:
+        return
+    if not session.console.is_interactive:
+        what = "down deletes on Azure, and there is no terminal to ask on"
+        raise UsageError(what, details=targets, hint="add --yes if this is what you want to be deleted")
+    for target in targets:
+        session.console.info(f"  {target}")
+    if not session.console.confirm("Delete this for good, with all the data in it?"):
+        raise UsageError("nothing was deleted", hint="say y to delete, or add --yes")
+
+
+def _delete(session: Session, group: Group, resource_ids: tuple[str, ...]) -> None:
+    """Delete resources one after the other, or the whole group if none are named."""
+    if not resource_ids:
+        with session.console.step(f"delete the resource group {group.name}"):
+            session.az.run(group_delete(group))
+    for resource_id in resource_ids:
+        with session.console.step(f"delete {resource_id.rpartition('/')[2]}"):
+            session.az.run(resource_delete(resource_id))
+
+
+def _size_bytes(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
+
+
+def _resource_text(resource: dict[str, Json]) -> str:
+    return f"{resource.get('name')} ({resource.get('type')})"
+
+
+def _left_text(left: Left) -> str:
+    size = "" if left.size_bytes is None else f", {readable_size(left.size_bytes)}"
+    return f"left: {left.what}{size}{f' ({left.remedy} removes it)' if left.remedy else ''}"

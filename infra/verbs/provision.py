@@ -1,0 +1,306 @@
+"""Make a stage's Azure resources, or bring them up to date, and write down where they are.
+
+What exists and is shared is taken as it is and only added to: an environment that the fine-tuning step made
+keeps its profiles, its workspace and its settings. Nothing is sent to Azure before all parameters have been
+judged here. A second run that would change nothing sees so with a single question.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra.az.commands import (
+    Group,
+    app_show,
+    deployment_create,
+    deployment_operations,
+    environment_show,
+    group_create,
+    group_show,
+)
+from infra.az.container_apps_environment import profile_changes, wished_profile
+from infra.az.errors import HINTS, VAGUE_CODES, AzureRefusalError, Refusal, innermost
+from infra.az.inventory import (
+    ACCOUNT,
+    ENVIRONMENT,
+    MADE_TAG,
+    Made,
+    all_made,
+    find,
+    format_made,
+    list_resources,
+    remember,
+    remembered,
+)
+from infra.az.target import find_group
+from infra.config.endpoint import KEYS, InferenceConfig, write_config
+from infra.config.parameters import (
+    DIGEST_TAG,
+    Template,
+    digest,
+    effective_values,
+    read_template,
+    render_parameters,
+)
+from infra.config.settings import (
+    Flags,
+    Settings,
+    gather,
+    read_handover,
+    read_user_parameters,
+    said_by_flags,
+    said_by_stage,
+)
+from infra.config.templates import judge
+from infra.document import Json, as_object, write_whole
+from infra.errors import RemoteError, UsageError
+from infra.verbs.key import has_secret, new_key, read_secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from infra.az.names import Names
+    from infra.session import Session
+
+BICEP = Path("infra/provision/inference.bicep")
+COMPILED = Path("infra/provision/inference.json")
+DEPLOYMENT = "inference"
+_OURS = "provision itself"
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """Say where a stage is provisioned, and whether that changed anything.
+
+    Attributes:
+        config: The six values, as the config file has them.
+        is_changed: False where everything was there already as it should be.
+    """
+
+    config: InferenceConfig
+    is_changed: bool
+
+    def to_json(self) -> dict[str, object]:
+        """Return the document that `--json` prints."""
+        return {**self.config.to_values(), "endpoint": self.config.endpoint_url, "changed": self.is_changed}
+
+    def to_text(self) -> str:
+        """Return the lines that a person reads."""
+        what = "provisioned" if self.is_changed else "nothing had to be changed in"
+        return (
+            f"{what} {self.config.resource_group_name}: app {self.config.aca_app_name}, share "
+            f"{self.config.file_share_name} of {self.config.storage_account_name}\n{self.config.endpoint_url}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Hold all that is known before Azure is asked anything."""
+
+    group: Group
+    names: Names
+    settings: Settings
+    template: Template
+    digest: str
+
+
+def provision(session: Session, flags: Flags | None = None) -> Provisioned:
+    """Provision a stage.
+
+    Args:
+        session: The opened stage.
+        flags: What the command line said.
+
+    Raises:
+        UsageError: A parameter, a file or a flag must be corrected; nothing was sent to Azure.
+        RemoteError: Azure said no; the message has its innermost reason.
+    """
+    flags = flags or Flags()
+    plan = _plan(session, flags)
+    with session.console.step(f"look for {plan.names.app} in {plan.group.name}") as step:
+        app = as_object(session.az.find(app_show(plan.group, plan.names.app)))
+        is_current = _is_current(app, plan.digest)
+        step.finish("nothing to change" if is_current else "to be updated" if app else "not there yet")
+    if not is_current:
+        location = _ensure_group(session, plan, flags)
+        settings = _meet_what_exists(session, plan, app, location)
+        config = _deploy(session, plan, settings)
+    else:
+        config = _config_of_app(session, plan, app)
+    write_config(session.stage.config_path, config)
+    return Provisioned(config, is_changed=not is_current)
+
+
+def _plan(session: Session, flags: Flags) -> _Plan:
+    """Gather and judge everything that can be judged here."""
+    root, stage = session.root, session.stage
+    handover = read_handover(root)
+    template = read_template(root / COMPILED)
+    layers = [read_user_parameters(root), said_by_stage(stage), said_by_flags(flags, template.texts)]
+    gather(layers, template.names)  # first of all, as its mistakes need no answer from anybody
+    group = find_group(session, flags, handover)
+    settings = gather([handover.said_for(group), *layers], template.names)
+    render_parameters(settings, template)
+    sources = tuple((root / path).read_bytes() for path in (BICEP, COMPILED) if (root / path).exists())
+    return _Plan(group, settings.names(group), settings, template, digest(settings, template, sources))
+
+
+def _is_current(app: Mapping[str, Json], wanted: str) -> bool:
+    state = as_object(app.get("properties")).get("provisioningState")
+    return as_object(app.get("tags")).get(DIGEST_TAG) == wanted and state == "Succeeded"
+
+
+def _config_of_app(session: Session, plan: _Plan, app: Mapping[str, Json]) -> InferenceConfig:
+    configuration = as_object(as_object(app.get("properties")).get("configuration"))
+    host = str(as_object(configuration.get("ingress")).get("fqdn") or "")
+    return InferenceConfig(
+        subscription_id=plan.group.subscription,
+        resource_group_name=plan.group.name,
+        storage_account_name=plan.names.storage_account,
+        file_share_name=plan.names.file_share,
+        aca_app_name=plan.names.app,
+        aca_app_endpoint=_endpoint(session, host),
+    )
+
+
+def _ensure_group(session: Session, plan: _Plan, flags: Flags) -> str:
+    """Return the group's location, after making the group if it is missing."""
+    group = as_object(session.az.find(group_show(plan.group)))
+    if group:
+        return str(group.get("location"))
+    location = flags.location or session.stage.location or plan.settings.text("location")
+    if location is None and session.console.is_interactive:
+        question = f"Which region should the new group {plan.group.name} be in?"
+        location = session.console.choose(question, ())
+    if not location:
+        what = f"the resource group {plan.group.name!r} does not exist, and no region is given to make it in"
+        raise UsageError(what, hint="add --location, such as --location swedencentral")
+    with session.console.step(f"make the resource group {plan.group.name} in {location}"):
+        session.az.run(group_create(plan.group, location, (f"{MADE_TAG}={session.stage.name}",)))
+    return location
+
+
+def _meet_what_exists(session: Session, plan: _Plan, app: Mapping[str, Json], location: str) -> Settings:
+    """Return the settings fitted to what is in the group, after adding what its environment lacks."""
+    with session.console.step("look at what is there"):
+        resources = list_resources(session, plan.group)
+        environment = as_object(session.az.find(environment_show(plan.group, plan.names.environment)))
+    before = remembered(session, plan.group, app)
+    made = (*before, *(new for new in all_made(plan.names) if new not in before and not find(resources, new)))
+    settings = plan.settings
+    if environment:
+        is_ours = Made(ENVIRONMENT, plan.names.environment) in before
+        _extend_environment(session, plan, environment, is_ours=is_ours)
+        there = _region(environment.get("location"))
+        if settings.find("location") is None and there not in {"", _region(location)}:
+            settings = settings.with_value("location", there, "the environment's location")
+    remember(session, plan.group, made)
+    account = find(resources, Made(ACCOUNT, plan.names.storage_account))
+    settings = settings.with_value("environmentExists", bool(environment), _OURS)
+    settings = settings.with_value("apiKey", _api_key(session, plan, app), _OURS)
+    return settings.with_value("tags", _tags(plan, account, made), settings.source("tags"))
+
+
+def _extend_environment(
+    session: Session, plan: _Plan, environment: Mapping[str, Json], *, is_ours: bool
+) -> None:
+    values = effective_values({said.name: said.value for said in plan.settings.said}, plan.template)
+    wish = wished_profile(values, plan.settings)
+    for change in profile_changes(plan.group, environment, wish, is_ours=is_ours):
+        if change.command is None:
+            session.console.warn(change.text)
+            continue
+        with session.console.step(change.text):
+            session.az.run(change.command)
+
+
+def _tags(plan: _Plan, account: Mapping[str, Json], made: tuple[Made, ...]) -> dict[str, Json]:
+    """Return the tags to deploy: those that the storage account bears already, the user's, and our two."""
+    said = plan.settings.find("tags")
+    users = as_object(said.value) if said else {}
+    return {**as_object(account.get("tags")), **users, DIGEST_TAG: plan.digest, MADE_TAG: format_made(made)}
+
+
+def _api_key(session: Session, plan: _Plan, app: Mapping[str, Json]) -> str:
+    """Return the keys that the app has, else a new one; none where the server is told to ask for none."""
+    variables = plan.settings.find("environmentVariables")
+    if variables is not None and as_object(variables.value).get("FJARR_AUTH") == "off":
+        return ""
+    return (read_secret(session, plan.group, plan.names.app) if has_secret(app) else "") or new_key()
+
+
+def _deploy(session: Session, plan: _Plan, settings: Settings) -> InferenceConfig:
+    text = render_parameters(settings, plan.template)
+    template = session.root / (BICEP if session.has_bicep else COMPILED)
+    key = settings.text("apiKey") or ""
+    with (
+        session.console.step(f"deploy {template.name} to {plan.group.name}"),
+        _parameters_file(session.stage.state_dir, text) as file,
+    ):
+        try:
+            answer = session.az.run(deployment_create(plan.group, DEPLOYMENT, template, file, secrets=(key,)))
+        except AzureRefusalError as error:
+            raise _explained(session, plan, error) from error
+    return _config_of_outputs(session, answer)
+
+
+@contextmanager
+def _parameters_file(folder: Path, text: str) -> Iterator[Path]:
+    """Keep the parameters, the key among them, in a file for the user's eyes only, while az needs it."""
+    path = folder / "inference.parameters.json"
+    write_whole(path, text, mode=0o600)
+    try:
+        yield path
+    finally:
+        path.unlink()
+
+
+def _config_of_outputs(session: Session, answer: Json) -> InferenceConfig:
+    """Make the config of a deployment's outputs. Azure changes the case of their names at will."""
+    outputs = as_object(as_object(as_object(answer).get("properties")).get("outputs"))
+    values = {name.upper(): str(as_object(output).get("value") or "") for name, output in outputs.items()}
+    missing = [key for key in KEYS if not values.get(key)]
+    if missing:
+        raise RemoteError(f"deployment {DEPLOYMENT!r} did not tell {', '.join(missing)}", hint=f"see {BICEP}")
+    values["ACA_APP_ENDPOINT"] = _endpoint(session, values["ACA_APP_ENDPOINT"])
+    document: dict[str, Json] = {key: values[key] for key in KEYS}
+    wrong = judge("inference.config", document)
+    if wrong:
+        raise RemoteError(f"deployment {DEPLOYMENT!r} told a wrong value", details=tuple(map(str, wrong)))
+    return InferenceConfig.from_values(values)
+
+
+def _endpoint(session: Session, host: str) -> str:
+    """Return the endpoint as the config file has it: a bare host, or with http where there is no TLS."""
+    return f"http://{host}" if session.stage.is_local else host
+
+
+def _explained(session: Session, plan: _Plan, error: AzureRefusalError) -> RemoteError:
+    """Return the error of a failed deployment with the innermost reason that can be had."""
+    refusal = error.refusal
+    if refusal.code in VAGUE_CODES:
+        refusal = _failed_operation(session, plan) or refusal
+    what = f"deployment {DEPLOYMENT!r} failed: {refusal}"
+    return RemoteError(what, command=error.command, hint=HINTS.get(refusal.code))
+
+
+def _failed_operation(session: Session, plan: _Plan) -> Refusal | None:
+    try:
+        operations = session.az.run(deployment_operations(plan.group, DEPLOYMENT))
+    except RemoteError:
+        return None  # the deployment may not even have been accepted; the first error says all there is
+    for operation in operations if isinstance(operations, list) else []:
+        properties = as_object(as_object(operation).get("properties"))
+        found = innermost(properties.get("statusMessage"))
+        if properties.get("provisioningState") == "Failed" and found is not None:
+            target = as_object(properties.get("targetResource")).get("resourceName")
+            return Refusal(found.code, f"{found.message} (resource {target})" if target else found.message)
+    return None
+
+
+def _region(name: Json) -> str:
+    """Return a region's name as commands take it: `Sweden Central` is `swedencentral`."""
+    return str(name or "").replace(" ", "").casefold()

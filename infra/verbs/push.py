@@ -1,0 +1,287 @@
+"""Put weights on the share: an adapter, and the base model that it was trained on.
+
+    models/<name>/adapter/         the adapter; the newest one is what a server takes
+    model-cache/<org>/<name>/      the base model
+
+Without arguments it is the example's. Everything that can be judged on this machine is judged before anything
+travels. If a release is live, it is restarted, and it must be seen to serve with the new weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from infra.clock import SystemClock
+from infra.console import Console, readable_size
+from infra.deploy_context import Site, open_site
+from infra.errors import UsageError
+from infra.models.base_models import EXAMPLE, ensure_example_base, load_pinned_base
+from infra.models.hash_cache import HashCache
+from infra.models.hub import download_base
+from infra.models.upload import Cargo, CargoPlan, again, bring, load_cargo, plan_cargo
+from infra.models.weights import (
+    ADAPTER_CONFIG,
+    MODEL_CACHE,
+    Adapter,
+    adapter_name_of,
+    base_id_in,
+    base_id_of,
+    read_adapter,
+    read_base,
+)
+from infra.release.plan import count
+from infra.release.releases import note_proven, read_live
+from infra.release.rollout import NotServed, failure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from infra.release.lock import HeldLock
+    from infra.session import Session
+    from infra.share.protocol import Share
+
+MODELS: Final = "models"
+HASHES: Final = ".fjarr/hashes.json"
+"""Where the digests of local weights are remembered, relative to the project."""
+
+
+@dataclass(frozen=True, slots=True)
+class PushResult:
+    """Say what a push did.
+
+    Attributes:
+        adapter: The adapter's folder on the share; empty if only a base was pushed.
+        base: The base model's folder on the share.
+        has_changed: Whether anything had to travel.
+        uploaded_files: How many files travelled.
+        uploaded_bytes: How large they were together.
+        is_restarted: Whether a live release was restarted, and was seen to serve since.
+    """
+
+    adapter: str
+    base: str
+    has_changed: bool
+    uploaded_files: int = 0
+    uploaded_bytes: int = 0
+    is_restarted: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        """Return the document that `--json` prints."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """Return what a person reads."""
+        rows = [("adapter", self.adapter), ("base", self.base)]
+        if self.has_changed:
+            rows.append(
+                ("uploaded", f"{count(self.uploaded_files, 'file')}, {readable_size(self.uploaded_bytes)}")
+            )
+            rows.append(("serving", "since a restart" if self.is_restarted else "with the next deploy"))
+        else:
+            rows.append(("uploaded", "nothing: the share has it all"))
+        return "\n".join(f"{name:<9} {value}" for name, value in rows if value)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Say what should be on the share.
+
+    Attributes:
+        adapter: The adapter; None if only a base is pushed.
+        name: The adapter's name on the share.
+        base_id: The base model's id, `<org>/<name>`.
+        base: The base model's folder on this machine; None where there is none, or the share has it already.
+    """
+
+    adapter: Adapter | None
+    name: str
+    base_id: str
+    base: Path | None
+
+    @property
+    def adapter_target(self) -> str:
+        """Return the adapter's folder on the share."""
+        return f"{MODELS}/{self.name}/adapter" if self.adapter is not None else ""
+
+    @property
+    def base_target(self) -> str:
+        """Return the base model's folder on the share."""
+        return f"{MODEL_CACHE}/{self.base_id}"
+
+
+def push(  # noqa: PLR0913  # a flag of the verb each
+    session: Session,
+    *,
+    adapter: Path | None = None,
+    base: str | None = None,
+    name: str | None = None,
+    restarts: bool = True,
+    timeout_s: float | None = None,
+    break_lock: bool = False,
+) -> PushResult:
+    """Put weights on a stage's share, and have a live release load them.
+
+    Args:
+        session: The opened stage.
+        adapter: The adapter's folder; None for the example's, or for none if only `base` is given.
+        base: The base model: a folder, or an id on the hub; None for what the adapter names.
+        name: The adapter's name on the share; None for its folder's.
+        restarts: Whether to restart a live release when something changed.
+        timeout_s: How long to wait for it; None for what suits the stage's cloud.
+        break_lock: Take the deploy lock from whoever holds it.
+
+    Raises:
+        UsageError: The weights cannot be served as they are; the details say what is wrong.
+        RemoteError: Azure refused, or the live release crashes with the new weights.
+        WaitTimeoutError: The live release did not serve with the new weights in time.
+    """
+    choice = choose(session.root, adapter, base, session.console)
+    choice = replace(choice, name=name or choice.name)
+    hashes = HashCache(session.root / HASHES, SystemClock())
+    with open_site(session, timeout_s) as site:
+        choice = _with_base(site.share, choice, session.console)
+        with session.console.step("read the weights"):
+            cargos = load_cargos(choice, hashes)
+            hashes.save()
+        return push_cargos(site, choice, cargos, restarts=restarts, break_lock=break_lock)
+
+
+def choose(root: Path, adapter: Path | None, base: str | None, console: Console) -> Choice:
+    """Judge on this machine what the user wants to push.
+
+    Raises:
+        UsageError: It cannot be served as it is, or its base model is not known.
+    """
+    if adapter is None and base is None:
+        folder = EXAMPLE / "adapter"
+        return Choice(read_adapter(folder), EXAMPLE.name, example_base_id(), ensure_example_base(console))
+    found = None if adapter is None else read_adapter(adapter)
+    name = "" if adapter is None else adapter_name_of(adapter)
+    reference = base or (found.base if found is not None else "")
+    base_id, base_folder = locate_base(reference, root)
+    if base_folder is not None:
+        read_base(base_folder)
+    return Choice(found, name, base_id, base_folder)
+
+
+def locate_base(reference: str, root: Path) -> tuple[str, Path | None]:
+    """Find out which base model a name or a path means, and its folder on this machine, if it is here.
+
+    Raises:
+        UsageError: It is neither a folder that is here nor an id.
+    """
+    base_id = base_id_in(reference)
+    for folder in (Path(reference).expanduser(), root / reference):
+        if reference and folder.is_dir():
+            return base_id or base_id_of(folder), folder
+    if base_id is None:
+        what = f"the base model {reference!r} is neither a folder on this machine nor an id on the hub"
+        raise UsageError(what, hint="say which it is: --base FOLDER, or --base ORG/NAME")
+    return base_id, None
+
+
+def example_base_id() -> str:
+    """Return the id of the example's base model."""
+    return load_pinned_base(EXAMPLE / "example.toml").id
+
+
+def load_cargos(choice: Choice, hashes: HashCache) -> tuple[Cargo, ...]:
+    """Describe what belongs on the share, the base first: an adapter without its base cannot be served."""
+    cargos = []
+    if choice.base is not None:
+        cargos.append(load_cargo(choice.base_target, read_base(choice.base), hashes))
+    if choice.adapter is not None:
+        config = {ADAPTER_CONFIG: choice.adapter.config_for(choice.base_id)}
+        cargos.append(load_cargo(choice.adapter_target, choice.adapter.weights, hashes, config))
+    return tuple(cargos)
+
+
+def push_cargos(
+    site: Site, choice: Choice, cargos: tuple[Cargo, ...], *, restarts: bool = True, break_lock: bool = False
+) -> PushResult:
+    """Bring cargos onto an open site's share, and restart a live release if that changed anything."""
+    if not any(plan.has_changes for plan in _plan(site.share, choice, cargos)):
+        site.console.info("the share has these weights already: nothing to upload")
+        return PushResult(choice.adapter_target, choice.base_target, has_changed=False)
+    with site.lock.hold("push", break_lock=break_lock) as held:
+        plans = _plan(site.share, choice, cargos)
+        for plan in plans:
+            _bring(site, held, plan)
+        is_restarted = restarts and _restart(site, held)
+    return PushResult(
+        choice.adapter_target,
+        choice.base_target,
+        has_changed=True,
+        uploaded_files=sum(len(plan.uploads) for plan in plans),
+        uploaded_bytes=sum(plan.upload_bytes for plan in plans),
+        is_restarted=is_restarted,
+    )
+
+
+def newest_adapter(share: Share) -> str | None:
+    """Return the adapter's folder on the share that a server takes: the one configured last."""
+    return max(_adapters_below(share, MODELS), default=(0.0, None))[1]
+
+
+def _adapters_below(share: Share, folder: str) -> Iterator[tuple[float, str]]:
+    for entry in share.entries(folder):
+        if entry.is_folder:
+            yield from _adapters_below(share, f"{folder}/{entry.name}")
+        elif entry.name == ADAPTER_CONFIG and folder.endswith("/adapter"):
+            yield entry.modified_s, folder
+
+
+def _with_base(share: Share, choice: Choice, console: Console) -> Choice:
+    """See to a base model that is not on this machine: on the share, else fetched."""
+    if choice.base is not None or _has_base(share, choice.base_target):
+        return choice
+    if choice.base_id == example_base_id():
+        return replace(choice, base=ensure_example_base(console))
+    folder = download_base(choice.base_id, console)
+    read_base(folder)
+    return replace(choice, base=folder)
+
+
+def _has_base(share: Share, target: str) -> bool:
+    names = {entry.name for entry in share.entries(target)}
+    return "config.json" in names and any(name.endswith(".safetensors") for name in names)
+
+
+def _plan(share: Share, choice: Choice, cargos: tuple[Cargo, ...]) -> tuple[CargoPlan, ...]:
+    """Plan the cargos. An adapter that is there, but is not what a server takes, is made the newest."""
+    plans = tuple(plan_cargo(share, cargo) for cargo in cargos)
+    if choice.adapter is None or plans[-1].has_changes or newest_adapter(share) == choice.adapter_target:
+        return plans
+    return (*plans[:-1], again(plans[-1], ADAPTER_CONFIG))
+
+
+def _bring(site: Site, held: HeldLock, plan: CargoPlan) -> None:
+    if not plan.has_changes:
+        return
+    target, uploads = plan.cargo.target, plan.uploads
+    with site.console.progress(
+        f"upload {count(len(uploads), 'file')} to {target}", plan.upload_bytes
+    ) as advance:
+
+        def advance_and_keep(size_bytes: int) -> None:
+            advance(size_bytes)
+            held.keep()
+
+        bring(site.share, plan, advance_and_keep)
+
+
+def _restart(site: Site, held: HeldLock) -> bool:
+    """Restart a live release, and wait until it serves with the new weights. False if none is live."""
+    live = read_live(site.share)
+    if live.current is None:
+        return False
+    held.check()
+    outcome = site.rollout(held).restart(live.current)
+    if isinstance(outcome, NotServed):
+        raise failure(outcome, live.current, "the new weights are on the share; push others to replace them")
+    note_proven(site.share, live.current)
+    if outcome.outage is not None:
+        site.console.info(str(outcome.outage))
+    return True

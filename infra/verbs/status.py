@@ -1,0 +1,182 @@
+"""Say what a stage serves right now: asked of Azure and of the server itself, never remembered.
+
+The server's own `/version` is believed about what it serves; Azure about revisions and replicas.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from infra.az.commands import replica_list, revision_list
+from infra.document import Json, as_object
+
+if TYPE_CHECKING:
+    from infra.session import Session
+
+_TIMEOUT_S = 10.0
+_MOST_BYTES = 1 << 16
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """Hold what Azure says about one replica.
+
+    Attributes:
+        created: When it was made, as Azure writes it.
+        restarts: How often its container was started again.
+        state: Azure's word for it, such as `Running`.
+    """
+
+    name: str
+    created: str
+    ready: bool
+    restarts: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Hold what a stage serves.
+
+    Attributes:
+        release: The release that the server runs; None while none answers.
+        revision: The active revision; None if there is none.
+        ready: Whether the server answers and says that it is ready.
+        detail: Why it is not, as far as it is known; empty if it is ready.
+    """
+
+    stage: str
+    cloud: str
+    endpoint: str
+    resource_group: str
+    app: str
+    release: str | None
+    version: str | None
+    revision: str | None
+    state: str
+    replicas: tuple[ReplicaStatus, ...]
+    ready: bool
+    base_model: str | None
+    adapters: tuple[str, ...]
+    detail: str
+
+    def to_json(self) -> dict[str, object]:
+        """Return the document that `--json` prints."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """Return the lines that a person reads."""
+        ready = "ready" if self.ready else f"not ready: {self.detail}"
+        rows = [
+            ("stage", f"{self.stage} ({self.cloud})"),
+            ("endpoint", self.endpoint),
+            ("state", ready),
+            ("release", self.release or "none"),
+            ("revision", f"{self.revision or 'none'}{f' ({self.state})' if self.state else ''}"),
+            ("base model", self.base_model or "unknown"),
+            ("adapters", ", ".join(self.adapters) or "none"),
+            *(("replica", _replica_text(replica)) for replica in self.replicas),
+        ]
+        return "\n".join(f"{name:<11} {value}" for name, value in rows)
+
+
+def find_status(session: Session) -> Status:
+    """Ask Azure and the server what a stage serves.
+
+    Raises:
+        UsageError: The stage is not provisioned.
+        RemoteError: Azure does not say.
+    """
+    config, group = session.config(), session.group()
+    if not session.is_connected:
+        return stopped_status(session)
+    with session.console.step(f"ask what {config.aca_app_name} serves"), ThreadPoolExecutor(3) as pool:
+        revisions = pool.submit(session.az.run, revision_list(group, config.aca_app_name))
+        replicas = pool.submit(session.az.run, replica_list(group, config.aca_app_name))
+        version = pool.submit(ask_version, config.endpoint_url)
+        return combine(session, revisions.result(), replicas.result(), version.result())
+
+
+def combine(session: Session, revisions: Json, replicas: Json, version: dict[str, Json] | str) -> Status:
+    """Make a status of what az listed and of what `/version` answered (a text says why it did not)."""
+    config = session.config()
+    revision = _newest(revisions)
+    properties = as_object(revision.get("properties"))
+    answer = version if isinstance(version, dict) else {}
+    adapters = answer.get("adapters")
+    is_ready = answer.get("ready") is True
+    details = version if isinstance(version, str) else "the server is still starting"
+    return Status(
+        stage=session.stage.name,
+        cloud=session.stage.cloud,
+        endpoint=config.endpoint_url,
+        resource_group=config.resource_group_name,
+        app=config.aca_app_name,
+        release=_text(answer.get("release")),
+        version=_text(answer.get("version")),
+        revision=_text(answer.get("revision")) or _text(revision.get("name")),
+        state=_text(properties.get("runningState")) or "",
+        replicas=tuple(_replica(item) for item in replicas) if isinstance(replicas, list) else (),
+        ready=is_ready,
+        base_model=_text(answer.get("base_model")),
+        adapters=tuple(str(name) for name in adapters) if isinstance(adapters, list) else (),
+        detail="" if is_ready else _text(properties.get("runningStateDetails")) or details,
+    )
+
+
+def stopped_status(session: Session) -> Status:
+    """Return the status of a stage whose embedded Azure does not run."""
+    return combine(session, [], [], "the local cloud is stopped")
+
+
+def ask_version(endpoint_url: str, timeout_s: float = _TIMEOUT_S) -> dict[str, Json] | str:
+    """Ask a server's `/version`. A text says why it did not answer. No proxy is asked about this machine."""
+    proxies: dict[str, str] | None = {} if urlsplit(endpoint_url).hostname in _LOOPBACK else None
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+    try:
+        with opener.open(f"{endpoint_url}/version", timeout=timeout_s) as response:
+            document = json.loads(response.read(_MOST_BYTES))
+    except urllib.error.HTTPError as error:
+        with error:
+            return f"the endpoint answers with HTTP {error.code}"
+    except (OSError, ValueError) as error:
+        return f"the endpoint does not answer: {getattr(error, 'reason', None) or error}"
+    return document if isinstance(document, dict) else "the endpoint is not a server of ours"
+
+
+def _newest(revisions: Json) -> dict[str, Json]:
+    listed = [as_object(item) for item in revisions] if isinstance(revisions, list) else []
+    created = [(str(as_object(item.get("properties")).get("createdTime")), item) for item in listed]
+    return max(created, key=lambda pair: pair[0])[1] if created else {}
+
+
+def _replica(item: Json) -> ReplicaStatus:
+    document = as_object(item)
+    properties = as_object(document.get("properties"))
+    containers = properties.get("containers")
+    container = as_object(containers[0]) if isinstance(containers, list) and containers else {}
+    restarts = container.get("restartCount")
+    return ReplicaStatus(
+        name=str(document.get("name")),
+        created=_text(properties.get("createdTime")) or "",
+        ready=container.get("ready") is True,
+        restarts=restarts if isinstance(restarts, int) else 0,
+        state=_text(container.get("runningState")) or _text(properties.get("runningState")) or "",
+    )
+
+
+def _replica_text(replica: ReplicaStatus) -> str:
+    ready = "ready" if replica.ready else "not ready"
+    restarts = f", restarted {replica.restarts} times" if replica.restarts else ""
+    return f"{replica.name} {replica.state} {ready}, since {replica.created}{restarts}"
+
+
+def _text(value: Json) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -1,0 +1,159 @@
+"""Go the whole way: provision, push, deploy, and tell the user all there is to know about what now runs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra.config.settings import Flags, read_handover
+from infra.errors import RemoteError
+from infra.models.base_models import EXAMPLE
+from infra.verbs.deploy import deploy
+from infra.verbs.provision import provision
+from infra.verbs.push import push
+from infra.verbs.status import Status, find_status
+
+if TYPE_CHECKING:
+    from infra.session import Session
+
+DEFAULT_PROMPT = "What can you do?"
+EXAMPLE_TOKENS = 100
+"""How long the examples' answers may be: a small machine needs a moment for each token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """Hold what is up.
+
+    Attributes:
+        status: What the stage serves.
+        commands: The folder with the commands, as the user types it: `.venv/bin/`.
+        prompt: A question for the examples.
+        is_changed: Whether anything had to be done.
+    """
+
+    status: Status
+    commands: str
+    prompt: str
+    is_changed: bool
+
+    @property
+    def model(self) -> str:
+        """Return the name by which the API knows what the user wants: the adapter, else the base model."""
+        return self.status.adapters[0] if self.status.adapters else str(self.status.base_model)
+
+    @property
+    def key_command(self) -> str:
+        """Return the command line that prints the API key."""
+        return f"{self.commands}invoke key{self._stage_flag}"
+
+    @property
+    def down_command(self) -> str:
+        """Return the command line that stops it all."""
+        return f"{self.commands}invoke down{self._stage_flag}"
+
+    @property
+    def _stage_flag(self) -> str:
+        return f" --stage {self.status.stage}"
+
+    def to_json(self) -> dict[str, object]:
+        """Return the document that `--json` prints."""
+        addresses = {"chat": f"{self.status.endpoint}/", "api": f"{self.status.endpoint}/v1"}
+        commands = {"key_command": self.key_command, "down_command": self.down_command}
+        return {
+            **self.status.to_json(),
+            **addresses,
+            **commands,
+            "model": self.model,
+            "changed": self.is_changed,
+        }
+
+    def to_text(self) -> str:
+        """Return what a person reads: where everything is, two examples to paste, and how to stop."""
+        return f"""\
+Chat   {self.status.endpoint}/
+API    {self.status.endpoint}/v1   (model {self.model})
+Key    {self.key_command}
+
+Try it with curl:
+
+  {curl_line(self)}
+
+Or with the openai package:
+
+{openai_snippet(self)}
+
+Stop it all: {self.down_command}"""
+
+
+def curl_line(up: Up) -> str:
+    """Return one line that asks the model with curl, to be pasted into a shell in the project's folder."""
+    message = {"role": "user", "content": up.prompt}
+    body = json.dumps({"model": up.model, "messages": [message], "max_tokens": EXAMPLE_TOKENS})
+    return (
+        f"curl --silent --show-error --fail-with-body {up.status.endpoint}/v1/chat/completions "
+        f'--header "Authorization: Bearer $({up.key_command})" --header "Content-Type: application/json" '
+        f"--data {shlex.quote(body)}"
+    )
+
+
+def openai_snippet(up: Up) -> str:
+    """Return lines that ask the model with the openai package, to be pasted into the same shell."""
+    return f"""\
+OPENAI_API_KEY="$({up.key_command})" {up.commands}python - <<'PY'
+from openai import OpenAI
+
+client = OpenAI(base_url={up.status.endpoint + "/v1"!r})
+answer = client.chat.completions.create(
+    model={up.model!r},
+    messages=[{{"role": "user", "content": {up.prompt!r}}}],
+    max_tokens={EXAMPLE_TOKENS},
+)
+print(answer.choices[0].message.content)
+PY"""
+
+
+def up(
+    session: Session, flags: Flags | None = None, *, adapter: Path | None = None, base: str | None = None
+) -> Up:
+    """Bring a stage up from whatever state it is in, and return once it serves.
+
+    Args:
+        session: The opened stage.
+        flags: What the command line said about provisioning.
+        adapter: A folder with an adapter to serve; None for the example's, or what the fine-tuning step left.
+        base: Its base model: a folder, or an id.
+
+    Raises:
+        FjarrError: A step failed; what it did is kept, and running `up` again goes on from there.
+    """
+    provisioned = provision(session, flags)
+    is_pushed = False
+    if adapter is not None or base is not None or read_handover(session.root).subscription is None:
+        is_pushed = push(session, adapter=adapter, base=base).has_changed
+    deployed = deploy(session)
+    status = find_status(session)
+    if not status.ready:
+        raise RemoteError(f"{status.app} was deployed but is not ready: {status.detail}", hint="invoke logs")
+    is_changed = provisioned.is_changed or is_pushed or deployed.has_changed
+    return Up(status, commands_folder(session.root), _prompt(status), is_changed)
+
+
+def _prompt(status: Status) -> str:
+    """Return a question that suits what is served: the example's own for the example."""
+    example = tomllib.loads((EXAMPLE / "example.toml").read_text(encoding="utf-8"))
+    is_example = status.adapters[:1] == (example["name"],)
+    return str(example.get("prompt", DEFAULT_PROMPT)) if is_example else DEFAULT_PROMPT
+
+
+def commands_folder(root: Path) -> str:
+    """Return the folder of invoke and python as one types it in the project's folder, slash included."""
+    inside = Path(".venv") / "bin"
+    beside = Path(sys.executable).parent
+    is_inside = (root / inside / "invoke").exists() and (root / inside).resolve() == beside.resolve()
+    return f"{inside if is_inside else beside}/"

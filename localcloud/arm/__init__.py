@@ -1,0 +1,1 @@
+"""Azure Resource Manager: resources, subscriptions, identity and long-running operations."""

@@ -1,0 +1,108 @@
+"""Emulate the management plane of Microsoft.OperationalInsights: workspaces and their shared keys.
+
+Not emulated: the logs themselves. A workspace here is a name that an environment can point to; nothing is
+sent to it and nothing can be queried from it (`az containerapp logs show` reads the replicas' own logs).
+Neither are tables, saved searches, linked services, soft deletion and recovery, and customer-managed keys.
+
+Source: Microsoft.OperationalInsights REST API 2025-02-01 (workspaces) and 2020-08-01 (shared keys).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+import uuid
+from dataclasses import replace
+from typing import ClassVar
+
+from localcloud.arm.calls import Answer, Call, Json, Router
+from localcloud.arm.identity import utc_now
+from localcloud.arm.resource_ids import resource_id
+from localcloud.arm.resources import Change, Resource, ResourceKind, Resources, World
+from localcloud.errors import AzureError, not_emulated
+
+WORKSPACES = "Microsoft.OperationalInsights/workspaces"
+VERSIONS = ("2025-07-01", "2025-02-01", "2023-09-01", "2022-10-01", "2021-12-01-preview", "2020-08-01")
+_NAME = re.compile(r"(?=.{4,63}$)[A-Za-z0-9][A-Za-z0-9-]+[A-Za-z0-9]")
+_KEY_BYTES = 64
+_RETENTION_DAYS = 30
+_SENT = frozenset({
+    "features", "publicNetworkAccessForIngestion", "publicNetworkAccessForQuery", "retentionInDays", "sku",
+    "workspaceCapping",
+})  # fmt: skip
+_READ_ONLY = frozenset({"createdDate", "customerId", "modifiedDate", "provisioningState"})
+
+
+class WorkspaceKind(ResourceKind):
+    """A Log Analytics workspace."""
+
+    type: ClassVar[str] = WORKSPACES
+    versions: ClassVar[tuple[str, ...]] = VERSIONS
+
+    def check(self, change: Change, before: Resource | None, world: World) -> None:
+        """Refuse bad names and properties that are not emulated."""
+        del before, world
+        if not _NAME.fullmatch(change.path.name):
+            message = (
+                f"The workspace name '{change.path.name}' is not valid: 4 to 63 letters, digits and hyphens, "
+                "beginning and ending with a letter or digit."
+            )
+            raise AzureError(400, "InvalidResourceName", message)
+        unknown = sorted(set(change.properties) - _SENT - _READ_ONLY)
+        if unknown:
+            raise not_emulated(f"the properties {', '.join(unknown)} of {WORKSPACES}")
+
+    def build(self, change: Change, before: Resource | None, world: World) -> Resource:
+        """Return the workspace with Azure's defaults, an id and two keys."""
+        del world
+        defaults = {
+            "retentionInDays": _RETENTION_DAYS,
+            "sku": {"name": "PerGB2018"},
+            "features": {"enableLogAccessUsingOnlyResourcePermissions": True},
+            "workspaceCapping": {"dailyQuotaGb": -1.0},
+            "publicNetworkAccessForIngestion": "Enabled",
+            "publicNetworkAccessForQuery": "Enabled",
+        }
+        sent = {name: value for name, value in change.properties.items() if name in _SENT}
+        kept = before.private if before else _new_private()
+        return replace(self.skeleton(change, before), properties=defaults | sent, private=kept)
+
+    def show(self, resource: Resource) -> Json:
+        """Return the properties with the id by which agents know the workspace."""
+        private = resource.private
+        return resource.properties | {
+            "customerId": private["customer_id"],
+            "createdDate": private["created"],
+            "modifiedDate": resource.top["systemData"]["lastModifiedAt"],
+            "provisioningState": "Succeeded",
+        }
+
+
+class Insights:
+    """The operations of workspaces that are more than create, read and delete."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
+    def routes(self, router: Router) -> None:
+        """Enter the operations into the table."""
+        for verb in ("sharedKeys", "listKeys"):
+            router.add("POST", "group", f"{WORKSPACES}/{{}}/{verb}", self.shared_keys, VERSIONS)
+
+    async def shared_keys(self, call: Call) -> Answer:
+        """Answer `monitor log-analytics workspace get-shared-keys`."""
+        names = call.path.names[:1]
+        identifier = resource_id(call.path.subscription or "", call.group, WORKSPACES, names)
+        return Answer(200, listed_keys(self._resources.get(identifier)))
+
+
+def listed_keys(workspace: Resource) -> Json:
+    """Return what `sharedKeys` and the template function `listKeys` answer for a workspace."""
+    primary, secondary = workspace.private["keys"]
+    return {"primarySharedKey": primary, "secondarySharedKey": secondary}
+
+
+def _new_private() -> Json:
+    keys = [base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode() for _ in range(2)]
+    return {"customer_id": str(uuid.uuid4()), "keys": keys, "created": utc_now().isoformat()}

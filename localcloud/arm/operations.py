@@ -1,0 +1,146 @@
+"""Run what takes time in the background, and let clients ask how it goes.
+
+Not emulated: operations do not survive a restart of the daemon; asking for an old one is 404.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from localcloud.arm.calls import Answer, Json
+from localcloud.arm.identity import utc_now
+from localcloud.errors import AzureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from datetime import datetime
+
+# Azure's clients wait 30 s between polls unless an answer says otherwise, and take 0 for "not said".
+RETRY_AFTER = {"Retry-After": "1"}
+_KEPT = 500
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Operation:
+    """One piece of work: what it is about, how it stands, and what it ended with."""
+
+    id: str
+    resource_id: str
+    started: datetime
+    task: asyncio.Task[None]
+    status: str = "InProgress"
+    error: AzureError | None = None
+    ended: datetime | None = None
+    result: Callable[[], Answer] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether it is still at work."""
+        return self.status == "InProgress"
+
+    async def wait(self) -> None:
+        """Wait for its end.
+
+        Raises:
+            AzureError: What it failed with.
+        """
+        await asyncio.wait([self.task])
+        if self.error is not None:
+            raise self.error
+
+    def status_body(self) -> Json:
+        """Return the body of an Azure-AsyncOperation poll."""
+        body: Json = {"id": self.id, "name": self.id, "status": self.status}
+        body["startTime"] = self.started.isoformat()
+        if self.ended is not None:
+            body["endTime"] = self.ended.isoformat()
+        if self.error is not None:
+            body.update(self.error.to_json())
+        return body
+
+
+class Operations:
+    """Every operation since the start of the daemon, up to a number of them."""
+
+    def __init__(self) -> None:
+        self._operations: dict[str, Operation] = {}
+
+    def start(
+        self, resource_id: str, work: Coroutine[Any, Any, None], result: Callable[[], Answer] | None = None
+    ) -> Operation:
+        """Begin `work` in the background; `result` answers who asks for its result when it has succeeded."""
+        operation_id = str(uuid.uuid4())
+        task = asyncio.create_task(self._perform(operation_id, work))
+        operation = Operation(operation_id, resource_id, utc_now(), task, result=result)
+        self._operations[operation_id] = operation
+        self._forget_old()
+        return operation
+
+    def get(self, operation_id: str) -> Operation:
+        """Return an operation.
+
+        Raises:
+            AzureError: 404 `OperationNotFound`.
+        """
+        found = self._operations.get(operation_id)
+        if found is None:
+            message = f"The operation '{operation_id}' was not found; it may have ended before a restart."
+            raise AzureError(404, "OperationNotFound", message)
+        return found
+
+    def running(self, resource_id: str) -> Operation | None:
+        """Return the operation at work on a resource, or None."""
+        key = resource_id.lower()
+        for operation in self._operations.values():
+            if operation.is_running and operation.resource_id.lower() == key:
+                return operation
+        return None
+
+    async def close(self) -> None:
+        """Cancel what still runs, and wait until it has ended."""
+        tasks = [operation.task for operation in self._operations.values() if operation.is_running]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _perform(self, operation_id: str, work: Coroutine[Any, Any, None]) -> None:
+        status, error = "Failed", None
+        try:
+            await work
+            status = "Succeeded"
+        except AzureError as failure:
+            error = failure
+        except asyncio.CancelledError:
+            status = "Canceled"
+            raise
+        except Exception as failure:  # noqa: BLE001 - a bug of ours: the client must still learn that it ended
+            _log.exception("operation %s failed", operation_id)
+            error = AzureError(500, "InternalServerError", f"{type(failure).__name__}: {failure}")
+        finally:
+            operation = self._operations[operation_id]
+            operation.status, operation.error, operation.ended = status, error, utc_now()
+
+    def _forget_old(self) -> None:
+        ended = [key for key, operation in self._operations.items() if not operation.is_running]
+        for key in ended[: max(0, len(self._operations) - _KEPT)]:
+            del self._operations[key]
+
+
+def status_answer(operation: Operation) -> Answer:
+    """Answer a poll of `Azure-AsyncOperation`."""
+    return Answer(200, operation.status_body(), RETRY_AFTER)
+
+
+def result_answer(operation: Operation) -> Answer:
+    """Answer a poll of `Location`: 202 while it runs, then its result, or the error that it failed with."""
+    if operation.is_running:
+        return Answer(202, None, RETRY_AFTER)
+    if operation.error is not None:
+        return Answer(operation.error.status, operation.error.to_json())
+    return Answer(204) if operation.result is None else operation.result()

@@ -1,0 +1,263 @@
+"""Emulate Resource Manager itself: tenants, the subscription, its regions, providers and resource groups.
+
+Not emulated: management groups, more than one subscription or tenant, tags as resources, exporting a group
+as a template, moving resources, features, registering a provider (all are registered).
+
+Source: Azure Resource Manager REST API 2022-12-01 (subscriptions) and 2024-11-01 (groups, resources,
+providers).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from localcloud.arm.calls import Answer, Call, Json, Router
+from localcloud.arm.operations import RETRY_AFTER, Operations, result_answer
+from localcloud.arm.regions import DISPLAY_NAMES, checked_region
+from localcloud.arm.resource_ids import group_id
+from localcloud.arm.resources import GROUP, ResourceKind, Resources, check_not_leaving
+from localcloud.errors import AzureError, not_emulated
+
+if TYPE_CHECKING:
+    from localcloud.arm.identity import Identity
+    from localcloud.arm.store import Store
+
+SUBSCRIPTION_VERSIONS = ("2022-12-01", "2022-09-01", "2021-01-01", "2020-01-01", "2019-11-01", "2016-06-01")
+VERSIONS = ("2025-04-01", "2025-03-01", "2024-11-01", "2024-07-01", "2024-03-01", "2022-09-01", "2021-04-01")
+_GROUP_TYPE = "Microsoft.Resources/resourceGroups"
+_GROUP_NAME = re.compile(r"[-\w._()]{0,89}[-\w_()]")
+_FILTER = re.compile(r"resourceGroup eq '([^']+)'", re.IGNORECASE)
+
+
+class Subscriptions:
+    """The operations of Resource Manager on what is above resources."""
+
+    def __init__(
+        self, identity: Identity, store: Store, resources: Resources, operations: Operations
+    ) -> None:
+        self._identity = identity
+        self._store = store
+        self._resources = resources
+        self._operations = operations
+
+    def routes(self, router: Router) -> None:
+        """Enter the operations into the table."""
+        router.add("GET", "tenant", "/tenants", self.list_tenants, SUBSCRIPTION_VERSIONS)
+        router.add("GET", "tenant", "/subscriptions", self.list_subscriptions, SUBSCRIPTION_VERSIONS)
+        router.add("GET", "tenant", "/subscriptions/{}", self.show_subscription, SUBSCRIPTION_VERSIONS)
+        router.add("GET", "subscription", "/locations", self.list_locations, SUBSCRIPTION_VERSIONS)
+        router.add("GET", "subscription", "/providers", self.list_providers, VERSIONS)
+        router.add("GET", "subscription", "/providers/{}", self.show_provider, VERSIONS)
+        router.add("GET", "subscription", "/resources", self.list_resources, VERSIONS)
+        router.add("GET", "group", "Microsoft.Resources/resources", self.list_resources, VERSIONS)
+        router.add("GET", "subscription", "/resourcegroups", self.list_groups, VERSIONS)
+        router.add("GET", "subscription", "/operationresults/{}", self.show_result, ())
+        group = "/resourcegroups/{}"
+        router.add("PUT", "subscription", group, self.put_group, VERSIONS)
+        router.add("PATCH", "subscription", group, self.patch_group, VERSIONS)
+        router.add("GET", "subscription", group, self.show_group, VERSIONS)
+        router.add("HEAD", "subscription", group, self.has_group, VERSIONS)
+        router.add("DELETE", "subscription", group, self.delete_group, VERSIONS)
+
+    async def list_tenants(self, call: Call) -> Answer:
+        """Answer the question which tenants there are."""
+        del call
+        tenant = self._identity.tenant_id
+        shown = {"id": f"/tenants/{tenant}", "tenantId": tenant, "displayName": "Local cloud"}
+        return Answer(200, {"value": [shown | {"tenantCategory": "Home"}]})
+
+    async def list_subscriptions(self, call: Call) -> Answer:
+        """Answer the question which subscriptions there are: one."""
+        del call
+        return Answer(200, {"value": [self._subscription()]})
+
+    async def show_subscription(self, call: Call) -> Answer:
+        """Answer `account subscription show`."""
+        del call
+        return Answer(200, self._subscription())
+
+    async def list_locations(self, call: Call) -> Answer:
+        """Answer `account list-locations`."""
+        del call
+        root = f"/subscriptions/{self._identity.subscription_id}/locations"
+        value = [
+            {
+                "id": f"{root}/{name}",
+                "name": name,
+                "type": "Region",
+                "displayName": display,
+                "regionalDisplayName": display,
+                "metadata": {"regionType": "Physical", "regionCategory": "Recommended"},
+            }
+            for name, display in DISPLAY_NAMES.items()
+        ]
+        return Answer(200, {"value": value})
+
+    async def list_providers(self, call: Call) -> Answer:
+        """Answer `provider list`."""
+        del call
+        namespaces = dict.fromkeys(kind.type.partition("/")[0] for kind in self._resources.kinds)
+        return Answer(200, {"value": [self._provider(namespace) for namespace in namespaces]})
+
+    async def show_provider(self, call: Call) -> Answer:
+        """Answer `provider show`."""
+        return Answer(200, self._provider(call.path.name))
+
+    async def list_resources(self, call: Call) -> Answer:
+        """Answer `resource list`, of all or of one group."""
+        group = call.path.group or _asked_group(call.query.get("$filter", ""))
+        below = group_id(self._identity.subscription_id, group) if group else ""
+        if below and self._store.get(GROUP, below) is None:
+            raise _no_group(str(group))
+        tracked = [
+            found for found in self._resources.all(below) if self._resources.kind(found.type).is_tracked
+        ]
+        value = []
+        for resource in tracked:
+            shown = self._resources.shown(resource)
+            state = shown.pop("properties").get("provisioningState", "Succeeded")
+            times = resource.top["systemData"]
+            shown |= {"createdTime": times["createdAt"], "changedTime": times["lastModifiedAt"]}
+            value.append(shown | {"provisioningState": state})
+        return Answer(200, {"value": value})
+
+    async def show_result(self, call: Call) -> Answer:
+        """Answer a poll of `Location`."""
+        return result_answer(self._operations.get(call.path.name))
+
+    async def list_groups(self, call: Call) -> Answer:
+        """Answer `group list`."""
+        if "$filter" in call.query:
+            raise not_emulated("filters on the list of resource groups")
+        return Answer(200, {"value": self._store.under(GROUP)})
+
+    async def put_group(self, call: Call) -> Answer:
+        """Answer `group create`."""
+        body, name = call.json(), call.path.name
+        before = self._store.get(GROUP, self._group_id(name))
+        if not _GROUP_NAME.fullmatch(name):
+            message = (
+                f"The provided resource group name '{name}' has these invalid characters or its length or "
+                "its end is wrong: 1 to 90 letters, digits, '_', '-', '.', '(' and ')', not ending in '.'."
+            )
+            raise AzureError(400, "InvalidResourceGroupName", message)
+        if not body.get("location"):
+            message = "The location property is required for this definition."
+            raise AzureError(400, "LocationRequired", message)
+        region = checked_region(str(body["location"]), _GROUP_TYPE)
+        if before is not None and before["location"] != region:
+            message = (
+                f"Invalid resource group location '{region}'. The Resource group already exists in location "
+                f"'{before['location']}'."
+            )
+            raise AzureError(409, "InvalidResourceGroupLocation", message)
+        if before is not None:
+            check_not_leaving(before)
+        group = self._new_group(before["name"] if before else name, region, body.get("tags") or {})
+        self._store.put(GROUP, group["id"], group)
+        return Answer(201 if before is None else 200, group)
+
+    async def patch_group(self, call: Call) -> Answer:
+        """Answer `group update` where it sends only what changes: tags."""
+        group = self._group(call)
+        check_not_leaving(group)
+        group["tags"] = call.json().get("tags", group["tags"])
+        self._store.put(GROUP, group["id"], group)
+        return Answer(200, group)
+
+    async def show_group(self, call: Call) -> Answer:
+        """Answer `group show`."""
+        return Answer(200, self._group(call))
+
+    async def has_group(self, call: Call) -> Answer:
+        """Answer `group exists`."""
+        found = self._store.get(GROUP, self._group_id(call.path.name))
+        return Answer(404 if found is None else 204)
+
+    async def delete_group(self, call: Call) -> Answer:
+        """Answer `group delete`: everything in it goes, newest first, in the background."""
+        group = self._group(call)
+        identifier = group["id"]
+        operation = self._operations.running(identifier)
+        if operation is None:
+            group["properties"] = {"provisioningState": "Deleting"}
+            self._store.put(GROUP, identifier, group)
+            operation = self._operations.start(identifier, self._remove(identifier), lambda: Answer(200))
+        where = f"{call.base_url}/subscriptions/{self._identity.subscription_id}"
+        location = f"{where}/operationresults/{operation.id}?api-version={call.api_version}"
+        return Answer(202, None, RETRY_AFTER | {"Location": location})
+
+    async def _remove(self, identifier: str) -> None:
+        await self._resources.remove_group(identifier)
+        for kind in ("deployment", "deployment-operation"):
+            for document in self._store.under(kind, identifier + "/"):
+                self._store.delete(kind, document["id"])
+
+    def _group(self, call: Call) -> Json:
+        found = self._store.get(GROUP, self._group_id(call.path.name))
+        if found is None:
+            raise _no_group(call.path.name)
+        return found
+
+    def _group_id(self, name: str) -> str:
+        return group_id(self._identity.subscription_id, name)
+
+    def _new_group(self, name: str, region: str, tags: Json) -> Json:
+        return {
+            "id": self._group_id(name),
+            "name": name,
+            "type": _GROUP_TYPE,
+            "location": region,
+            "tags": tags,
+            "properties": {"provisioningState": "Succeeded"},
+        }
+
+    def _subscription(self) -> Json:
+        subscription, tenant = self._identity.subscription_id, self._identity.tenant_id
+        return {
+            "id": f"/subscriptions/{subscription}",
+            "subscriptionId": subscription,
+            "tenantId": tenant,
+            "displayName": "Fjarr local cloud",
+            "state": "Enabled",
+            "subscriptionPolicies": {"quotaId": "LocalCloud", "spendingLimit": "Off"},
+            "authorizationSource": "RoleBased",
+            "managedByTenants": [],
+        }
+
+    def _provider(self, namespace: str) -> Json:
+        wanted = namespace.lower()
+        kinds = [kind for kind in self._resources.kinds if kind.type.lower().startswith(f"{wanted}/")]
+        if not kinds:
+            raise not_emulated(f"the resource provider '{namespace}'")
+        name = kinds[0].type.partition("/")[0]
+        return {
+            "id": f"/subscriptions/{self._identity.subscription_id}/providers/{name}",
+            "namespace": name,
+            "registrationPolicy": "RegistrationRequired",
+            "registrationState": "Registered",
+            "resourceTypes": [_resource_type(kind) for kind in kinds],
+        }
+
+
+def _no_group(name: str) -> AzureError:
+    return AzureError(404, "ResourceGroupNotFound", f"Resource group '{name}' could not be found.")
+
+
+def _asked_group(text: str) -> str | None:
+    if not text:
+        return None
+    found = _FILTER.fullmatch(text.strip())
+    if found is None:
+        raise not_emulated(f'the filter "{text}" on the list of resources')
+    return found.group(1)
+
+
+def _resource_type(kind: ResourceKind) -> Json:
+    return {
+        "resourceType": kind.type.partition("/")[2],
+        "locations": list(DISPLAY_NAMES.values()),
+        "apiVersions": list(kind.versions),
+        "capabilities": "SupportsTags, SupportsLocation" if kind.is_tracked else "None",
+    }

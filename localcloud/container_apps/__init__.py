@@ -1,0 +1,1 @@
+"""The Microsoft.App resource provider: apps, revisions, environments and their validation."""

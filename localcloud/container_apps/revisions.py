@@ -1,0 +1,296 @@
+"""Keep the revisions of container apps: make them, let one take the traffic, retire the others.
+
+A revision is a template under a name; `localcloud.runtime` runs it. In single mode a new revision takes the
+traffic when it is ready, and the one before is deactivated then. Azure lets the old one run on for about
+half a minute; here it is stopped at once (the runtime still drains it).
+
+Not emulated: traffic split between revisions, labels, scaling by load or to zero (an app runs as many
+replicas as `minReplicas` says, at least one). In single mode a second revision can be activated by hand; it
+gets no traffic. What Azure does then was not found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import string
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from localcloud.arm.identity import utc_now
+from localcloud.container_apps.environments import STORAGES, default_domain
+from localcloud.container_apps.shape import Place, revision_spec, same_template
+from localcloud.errors import AzureError
+from localcloud.runtime import RevisionNotActiveError, RevisionSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from localcloud.arm.calls import Json
+    from localcloud.arm.resources import Resource, Resources
+    from localcloud.arm.store import Store
+    from localcloud.files import FileService
+    from localcloud.runtime import ContainerHost
+
+_KIND = "revision"
+_SUFFIX_LENGTH = 7
+_log = logging.getLogger(__name__)
+
+
+class Revisions:
+    """The revisions of every app."""
+
+    def __init__(
+        self,
+        store: Store,
+        resources: Resources,
+        host: ContainerHost,
+        files: FileService,
+        account_keys: Callable[[str], tuple[str, ...] | None],
+    ) -> None:
+        self._store = store
+        self._resources = resources
+        self._host = host
+        self._files = files
+        self._account_keys = account_keys
+        self._rollouts: dict[str, asyncio.Task[None]] = {}
+        self._chores: set[asyncio.Task[None]] = set()
+
+    def of(self, app: Resource) -> list[Json]:
+        """Return the revisions of an app, oldest first."""
+        return self._store.under(_KIND, f"{app.id}/revisions/")
+
+    def get(self, app: Resource, name: str) -> Json:
+        """Return a revision.
+
+        Raises:
+            AzureError: 404 `RevisionNotFound`.
+        """
+        found = self._store.get(_KIND, _key(app, name))
+        if found is None:
+            message = f"The revision '{name}' of container app '{app.name}' was not found."
+            raise AzureError(404, "RevisionNotFound", message)
+        return found
+
+    async def update(self, app: Resource) -> None:
+        """Bring an app's revisions to what its resource says: a new one if its template is new.
+
+        Raises:
+            AzureError: 400 `ContainerAppOperationError` for a suffix that is in use.
+        """
+        latest = self._latest(app)
+        if latest is None or not same_template(latest["template"], app.properties["template"]):
+            await self._add(app)
+        else:
+            await self._refresh(app)
+
+    async def restore(self, app: Resource) -> None:
+        """Run an app's active revisions, as after a restart of the daemon."""
+        await self._refresh(app)
+        latest, ready = app.private.get("latest_revision"), app.private.get("latest_ready_revision")
+        if latest is not None and latest != ready and not app.private.get("stopped"):
+            self._roll_out(app, latest)
+
+    async def restart(self, app: Resource, name: str) -> None:
+        """Replace a revision's replicas; what secrets have changed meanwhile is taken up.
+
+        Raises:
+            AzureError: 400 for a revision that does not run.
+        """
+        revision = self.get(app, name)
+        if not revision["active"] or app.private.get("stopped"):
+            message = f"The revision '{name}' is not active and cannot be restarted. Activate it first."
+            raise AzureError(400, "RevisionNotActive", message)
+        await self._host.run(self.spec(app, revision))
+        await self._host.restart(revision["name"])
+
+    async def activate(self, app: Resource, name: str) -> None:
+        """Run a revision again."""
+        revision = self.get(app, name)
+        self._save(app, revision | {"active": True})
+        await self._host.run(self.spec(app, revision))
+        if app.private.get("latest_revision") == revision["name"]:
+            self._roll_out(app, revision["name"])
+
+    def deactivate(self, app: Resource, name: str) -> None:
+        """Stop a revision, in the background."""
+        revision = self.get(app, name)
+        now = utc_now().isoformat()
+        self._save(app, revision | {"active": False, "lastActiveTime": now})
+        self._begin(self._host.stop(revision["name"]))
+
+    async def stop_all(self, app: Resource) -> None:
+        """Stop every revision of an app that is stopped as a whole; they stay active."""
+        self._cancel_rollout(app)
+        for revision in self._active(app):
+            await self._host.stop(revision["name"])
+
+    def forget(self, app: Resource) -> None:
+        """Remove the records of an app that is deleted."""
+        self._cancel_rollout(app)
+        for revision in self.of(app):
+            self._store.delete(_KIND, _key(app, revision["name"]))
+
+    async def close(self) -> None:
+        """End what goes on in the background; the host stops the replicas."""
+        tasks = [*self._rollouts.values(), *self._chores]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def spec(self, app: Resource, revision: Json) -> RevisionSpec:
+        """Return what the runtime must run for a revision, with the app's present secrets and shares."""
+        environment = self._resources.get(app.properties["environmentId"])
+        ingress = app.properties["configuration"]["ingress"]
+        place = Place(
+            app.name, revision["name"], f"127.0.0.1:{app.private.get('port')}", default_domain(environment)
+        )
+
+        def volume(name: str) -> Path:
+            return self._directory(f"{environment.id}/{STORAGES.rpartition('/')[2]}/{name}")
+
+        target_port = None if ingress is None else ingress["targetPort"]
+        return revision_spec(place, revision["template"], target_port, app.private["secrets"], volume)
+
+    async def _add(self, app: Resource) -> None:
+        number = app.private.get("revision_count", 0)
+        template = app.properties["template"]
+        name = f"{app.name}--{template['revisionSuffix'] or _new_suffix(number)}"
+        if self._store.get(_KIND, _key(app, name)) is not None:
+            detail = "The following field(s) are either invalid or missing."
+            where = "Field 'template.revisionsuffix' is invalid with details"
+            message = (
+                f"Failed to provision revision for container app '{app.name}'. Error details: {detail} "
+                f'{where}: \'Invalid value: "{template["revisionSuffix"]}": '
+                f"revision with suffix {template['revisionSuffix']} already exists.'"
+            )
+            raise AzureError(400, "ContainerAppOperationError", message)
+        revision = {
+            "name": name,
+            "created": utc_now().isoformat(),
+            "template": template,
+            "active": True,
+            "lastActiveTime": None,
+        }
+        self._save(app, revision)
+        app = self._note(app, revision_count=number + 1, latest_revision=name)
+        await self._host.emit(app.name, name, "RevisionUpdate", f"Updating revision: {name}")
+        if app.private.get("stopped"):
+            return
+        await self._host.run(self.spec(app, revision))
+        if number == 0:
+            await self._host.serve(app.name, name)
+        self._roll_out(app, name)
+
+    async def _refresh(self, app: Resource) -> None:
+        """Let the runtime know what may have changed beside the template: secrets, the target port."""
+        if app.private.get("stopped"):
+            return
+        for revision in self._active(app):
+            await self._host.run(self.spec(app, revision))
+        target = self._target(app)
+        if target is not None:
+            await self._host.serve(app.name, target)
+
+    def _roll_out(self, app: Resource, name: str) -> None:
+        self._cancel_rollout(app)
+        rollout = asyncio.create_task(self._promote(app, name))
+        rollout.add_done_callback(self._finish)
+        self._rollouts[app.id.lower()] = rollout
+
+    async def _promote(self, app: Resource, name: str) -> None:
+        with suppress(RevisionNotActiveError):
+            await self._host.wait_ready(name)
+            app = self._note(app, latest_ready_revision=name)
+            target = self._target(app)
+            if target is not None:
+                await self._host.serve(app.name, target)
+            if app.properties["configuration"]["activeRevisionsMode"] == "Single":
+                self._retire_others(app, name)
+
+    def _retire_others(self, app: Resource, name: str) -> None:
+        for revision in self._active(app):
+            if revision["name"] != name:
+                self.deactivate(app, revision["name"])
+        inactive = [revision for revision in self.of(app) if not revision["active"]]
+        kept = app.properties["configuration"]["maxInactiveRevisions"]
+        for revision in inactive[: max(0, len(inactive) - kept)]:
+            self._store.delete(_KIND, _key(app, revision["name"]))
+
+    def _target(self, app: Resource) -> str | None:
+        """Return the revision that gets the traffic: the latest ready one, unless the app names one."""
+        ingress = app.properties["configuration"]["ingress"]
+        for entry in ingress["traffic"] if ingress else ():
+            if entry["weight"] and entry.get("revisionName"):
+                return str(entry["revisionName"])
+        latest = app.private.get("latest_ready_revision") or app.private.get("latest_revision")
+        return None if latest is None else str(latest)
+
+    def traffic_weight(self, app: Resource, name: str) -> int:
+        """Return the share of the traffic that a revision gets, in percent."""
+        has_ingress = app.properties["configuration"]["ingress"] is not None
+        return 100 if has_ingress and self._target(app) == name else 0
+
+    def _latest(self, app: Resource) -> Json | None:
+        name = app.private.get("latest_revision")
+        return None if name is None else self._store.get(_KIND, _key(app, name))
+
+    def _active(self, app: Resource) -> list[Json]:
+        return [revision for revision in self.of(app) if revision["active"]]
+
+    def _save(self, app: Resource, revision: Json) -> None:
+        self._store.put(_KIND, _key(app, revision["name"]), revision)
+
+    def _note(self, app: Resource, **private: Any) -> Resource:  # noqa: ANN401 - JSON values
+        """Keep private values of an app; what else has changed meanwhile stays as it is in the store."""
+        noted = self._resources.get(app.id).with_private(**private)
+        self._resources.save(noted)
+        return noted
+
+    def _directory(self, storage_id: str) -> Path:
+        storage = self._resources.get(storage_id)
+        azure_file = storage.properties["azureFile"]
+        account, share = azure_file["accountName"], azure_file["shareName"]
+        keys = self._account_keys(account)
+        if keys is None:
+            return _unmountable(f"storage account '{account}' was not found")
+        if storage.private["account_key"] not in keys:
+            return _unmountable(f"permission denied: the key is none of storage account '{account}'")
+        try:
+            return self._files.share_path(account, share)
+        except KeyError:
+            return _unmountable(f"share '{share}' of storage account '{account}' was not found")
+
+    def _cancel_rollout(self, app: Resource) -> None:
+        rollout = self._rollouts.pop(app.id.lower(), None)
+        if rollout is not None:
+            rollout.cancel()
+
+    def _begin(self, chore: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(chore)
+        self._chores.add(task)
+        task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._chores.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("a revision's background work failed", exc_info=task.exception())
+
+
+def _key(app: Resource, name: str) -> str:
+    return f"{app.id}/revisions/{name}"
+
+
+def _new_suffix(number: int) -> str:
+    """Return Azure's names: a random one for the first revision, then a counter."""
+    if number:
+        return f"{number:0{_SUFFIX_LENGTH}}"
+    alphabet = string.ascii_lowercase + string.digits
+    return "".join(secrets.choice(alphabet) for _ in range(_SUFFIX_LENGTH))
+
+
+def _unmountable(reason: str) -> Path:
+    """Return a path that is no directory: the runtime fails the mount and puts it into the app's log."""
+    return Path("/dev/null") / reason

@@ -1,0 +1,1 @@
+"""ARM template deployments and what-if."""

@@ -1,0 +1,196 @@
+"""Provision with the real az on a real local cloud: from nothing, again, and beside a fine-tuning step."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from infra.az import commands as az
+from infra.az.commands import Group
+from infra.az.names import resource_suffix
+from infra.config.endpoint import read_config
+from infra.config.settings import Flags
+from infra.console import Console
+from infra.errors import RemoteError
+from infra.session import Session, open_session
+from infra.verbs.down import down
+from infra.verbs.key import find_keys
+from infra.verbs.logs import read_logs
+from infra.verbs.provision import provision
+from infra.verbs.status import find_status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.az
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+# A container that only prints and sleeps: what is provisioned is what matters here.
+ASLEEP = ('defaultCommands=["echo it sleeps", "sleep 600"]',)
+
+# What the original's fine-tuning step makes, as far as inference shares it.
+TUNING = {
+    "$schema": "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#",
+    "contentVersion": "1.0.0.0",
+    "variables": {"suffix": "[take(uniqueString(resourceGroup().id), 5)]"},
+    "resources": [
+        {
+            "type": "Microsoft.Storage/storageAccounts",
+            "apiVersion": "2025-08-01",
+            "name": "[format('aistorage{0}', variables('suffix'))]",
+            "location": "[resourceGroup().location]",
+            "tags": {"owner": "tuning"},
+            "sku": {"name": "Standard_LRS"},
+            "kind": "StorageV2",
+        },
+        {
+            "type": "Microsoft.App/managedEnvironments",
+            "apiVersion": "2026-01-01",
+            "name": "tuning-env",
+            "location": "[resourceGroup().location]",
+            "tags": {"owner": "tuning"},
+            "properties": {
+                "workloadProfiles": [
+                    {"name": "Consumption", "workloadProfileType": "Consumption"},
+                    {
+                        "name": "tuning",
+                        "workloadProfileType": "NC24-A100",
+                        "minimumCount": 0,
+                        "maximumCount": 3,
+                    },
+                ]
+            },
+        },
+    ],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A project with a local cloud of its own."""
+
+    root: Path
+    console: Console
+
+    def open(self) -> Session:
+        return open_session(self.root, "local", self.console)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    root = tmp_path_factory.mktemp("project")
+    (root / "infra").mkdir()
+    # The pipeline and the local cloud are the repository's; what they read and write is the project's own.
+    (root / "localcloud").symlink_to(REPOSITORY / "localcloud")
+    (root / "infra/provision").mkdir()
+    provision_files = ("inference.bicep", "bicepconfig.json", "inference.json", "inference.parameters.json")
+    for name in ("stages.toml", *(f"provision/{file}" for file in provision_files)):
+        (root / "infra" / name).write_bytes((REPOSITORY / "infra" / name).read_bytes())
+    made = Place(root, Console(io.StringIO()))
+    yield made
+    down(open_session(root, "local", made.console, is_cloud_started=False), is_purged=True)
+    assert not (root / ".fjarr/local").exists()
+
+
+def test_from_nothing_and_again(place: Place) -> None:
+    session = place.open()
+    first = provision(session, Flags(parameters=ASLEEP))
+    assert first.is_changed
+    config = read_config(place.root / ".fjarr/local/inference.config.json")
+    assert first.config == config
+    assert config.aca_app_endpoint.startswith("http://127.0.0.1:")
+    assert config.resource_group_name == "fjarr-local"
+    key = find_keys(session).to_text()
+
+    again = provision(session, Flags(parameters=ASLEEP))
+    assert again.config == config
+    assert not again.is_changed
+
+    changed = provision(session, Flags(parameters=(*ASLEEP, "terminationGracePeriodSeconds=5")))
+    assert changed.is_changed
+    assert changed.config == config
+    assert find_keys(session).to_text() == key
+
+
+def test_what_was_provisioned_has_a_status_and_logs(place: Place) -> None:
+    session = place.open()
+    status = find_status(session)
+    assert status.revision is not None
+    assert [replica.name.startswith(status.revision) for replica in status.replicas] == [True]
+    assert not status.ready
+    texts = [record.text for record in read_logs(session, tail=300, kinds=("console", "system"))]
+    assert "it sleeps" in texts
+    assert any(text.startswith("ContainerStarted: ") for text in texts)
+
+
+def test_a_refusal_of_azure_is_its_innermost_reason(place: Place) -> None:
+    with pytest.raises(RemoteError) as caught:
+        provision(place.open(), Flags(location="norwayeast", parameters=ASLEEP))
+    assert caught.value.message.startswith(
+        "deployment 'inference' failed: InvalidResourceLocation: The resource "
+    )
+    assert caught.value.command is not None
+    assert caught.value.command.startswith("az deployment group create --name inference ")
+
+
+def test_beside_a_fine_tuning_step(place: Place) -> None:
+    session = place.open()
+    assert session.local_cloud is not None
+    group = Group(session.local_cloud.subscription_id, "tuning-rg")
+    template, parameters = place.root / "tuning.json", place.root / "none.json"
+    template.write_text(json.dumps(TUNING))
+    parameters.write_text('{"parameters": {}}')
+    session.az.run(az.group_create(group, "swedencentral"))
+    session.az.run(az.deployment_create(group, "finetuning", template, parameters))
+    before = environment(session, group)
+    hand_over(place.root, group)
+
+    flags = Flags(
+        resource_group="tuning-rg",
+        parameters=(
+            *ASLEEP,
+            "workloadProfileName=GPU",
+            "mountPath=" + str(place.root / ".fjarr/local/tuned"),
+        ),
+    )
+    config = provision(session, flags).config
+    assert config.file_share_name == "tuned-share"
+    after = environment(session, group)
+    added = {"name": "GPU", "workloadProfileType": "NC24-A100", "minimumCount": 0, "maximumCount": 2}
+    assert after["properties"]["workloadProfiles"] == [*before["properties"]["workloadProfiles"], added]
+    assert after["tags"] == {"owner": "tuning"}
+    for name in ("appLogsConfiguration", "defaultDomain", "vnetConfiguration"):
+        assert after["properties"].get(name) == before["properties"].get(name)
+    account: Any = session.az.run(az.storage_account_show(group, config.storage_account_name))
+    assert account["tags"]["owner"] == "tuning"
+    assert not provision(session, flags).is_changed
+
+
+def environment(session: Session, group: Group) -> dict[str, Any]:
+    shown = session.az.run(az.environment_show(group, "tuning-env"))
+    assert isinstance(shown, dict)
+    return shown
+
+
+def hand_over(root: Path, group: Group) -> None:
+    config = {
+        "SUBSCRIPTION_ID": group.subscription,
+        "RESOURCE_GROUP_NAME": group.name,
+        "STORAGE_ACCOUNT_NAME": f"aistorage{resource_suffix(group)}",
+        "FILE_SHARE_NAME": "tuned-share",
+        "ACA_JOB_NAME": "job",
+    }
+    (root / "infra/finetuning.config.json").write_text(json.dumps(config))
+    parameters = {"parameters": {"acaEnvironmentName": {"value": "tuning-env"}}}
+    (root / "infra/provision/finetuning.parameters.json").write_text(json.dumps(parameters))
+
+
+@pytest.mark.usefixtures("place")
+def test_the_users_home_was_not_touched(own_home: Path) -> None:
+    assert not (own_home / ".azure").exists()

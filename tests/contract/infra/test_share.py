@@ -1,0 +1,358 @@
+"""The pipeline's share against the local cloud's Azure Files, over real TLS: it keeps what it promises."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import count
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+from aiohttp import web
+
+from infra.clock import ManualClock
+from infra.errors import RemoteError
+from infra.release.lock import DeployLock, Holder
+from infra.share.azure import RANGE_BYTES, AzureShare, connect, parse_connection_string
+from infra.share.errors import Place
+from infra.share.protocol import ShareEntry, Upload
+from localcloud.files import FileService
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+KEY = base64.b64encode(b"a test account's key, which opens nothing but what this test made").decode()
+NUMBERS = count(1)
+
+
+@dataclass
+class Server:
+    """A running service, and what stands before it: answers that a test has put there."""
+
+    service: FileService
+    port: int
+    ca: Path
+    instead: list[Callable[[web.Request], web.Response | None]] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("files")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    server = Server(FileService(folder / "root", lambda _name: (KEY,)), 0, folder / "ca.pem")
+    started: Future[int] = Future()
+    loop = asyncio.new_event_loop()
+    done = asyncio.Event()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        server.requests.append(f"{request.method} {request.path_qs}")
+        for answer in list(server.instead):
+            if (response := answer(request)) is not None:
+                return response
+        return await server.service.handle(request)
+
+    async def serve() -> None:
+        application = web.Application(client_max_size=8 << 20)
+        application.router.add_route("*", "/{path:.*}", handle)
+        runner = web.AppRunner(application, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+        started.set_result(runner.addresses[0][1])
+        await done.wait()
+        for connection in runner.server.connections if runner.server else ():
+            if connection.transport is not None:
+                connection.transport.abort()  # its client is gone: nobody answers a TLS goodbye
+        await runner.cleanup()
+
+    def run() -> None:
+        loop.run_until_complete(serve())
+        loop.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    server.port = started.result(timeout=20)
+    yield server
+    loop.call_soon_threadsafe(done.set)
+    thread.join(timeout=20)
+
+
+@pytest.fixture
+def server(running: Server) -> Iterator[Server]:
+    running.instead.clear()
+    running.requests.clear()
+    yield running
+    running.instead.clear()
+
+
+@pytest.fixture
+def place(server: Server) -> Place:
+    account = f"account{next(NUMBERS)}"
+    server.service.create_share(account, "share", 100)
+    return Place(account, "share", f"https://localhost:{server.port}/{account}")
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.fixture
+def share(server: Server, place: Place, clock: ManualClock) -> Iterator[AzureShare]:
+    made = connect(place, KEY, server.ca, clock)
+    with made:
+        yield made
+
+
+@pytest.fixture
+def folder(server: Server, place: Place) -> Path:
+    """The share as a replica sees it."""
+    return server.service.share_path(place.account, place.share)
+
+
+def refuse(status: int, code: str, times: int = 1) -> Callable[[web.Request], web.Response | None]:
+    """Answer the next requests with an error, as the service would."""
+    left = iter(range(times))
+    body = (
+        f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>because</Message></Error>'
+    )
+
+    def answer(_request: web.Request) -> web.Response | None:
+        if next(left, None) is None:
+            return None
+        headers = {"x-ms-error-code": code}
+        return web.Response(status=status, text=body, headers=headers, content_type="application/xml")
+
+    return answer
+
+
+def test_what_is_not_there_reads_as_none_and_lists_as_nothing(share: AzureShare) -> None:
+    assert share.read("CURRENT") is None
+    assert share.read("no/such/file") is None
+    assert share.entries("no/such") == ()
+    assert not share.delete("no/such/file")
+    share.delete_tree("no/such")
+
+
+def test_what_is_written_is_there_for_a_replica(share: AzureShare, folder: Path) -> None:
+    share.write("CURRENT", b"one\n")
+    share.write("a/b/c.json", b"")
+    assert share.read("CURRENT") == b"one\n"
+    assert share.read("a/b/c.json") == b""
+    assert (folder / "CURRENT").read_bytes() == b"one\n"
+    assert (folder / "a" / "b" / "c.json").read_bytes() == b""
+
+
+def test_a_write_replaces_by_rename_and_leaves_no_draft(share: AzureShare, folder: Path) -> None:
+    share.write("CURRENT", b"one\n")
+    before = (folder / "CURRENT").stat().st_ino
+    share.write("CURRENT", b"two\n")
+    assert (folder / "CURRENT").read_bytes() == b"two\n"
+    assert (folder / "CURRENT").stat().st_ino != before
+    assert [entry.name for entry in share.entries("")] == ["CURRENT"]
+
+
+def test_of_many_who_create_a_file_exactly_one_does(share: AzureShare) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        won = list(pool.map(lambda number: share.create(".lock", f"{number}".encode()), range(6)))
+    assert sum(won) == 1
+    assert share.read(".lock") == f"{won.index(True)}".encode()
+    assert [entry.name for entry in share.entries("")] == [".lock"]
+
+
+def test_the_deploy_lock_works_on_it(share: AzureShare, clock: ManualClock) -> None:
+    ida = DeployLock(share, clock, Holder("ida", "laptop", 1, 1.0), print, lambda _holder: True)
+    bo = replace(ida, holder=Holder("bo", "desktop", 2, 1.0))
+    with ida.hold("deploy") as held:
+        with pytest.raises(RemoteError, match="ida on laptop"), bo.hold("deploy"):
+            pass
+        clock.sleep(300)
+        held.keep()
+        clock.sleep(400)
+        with pytest.raises(RemoteError, match="ida on laptop"), bo.hold("deploy"):
+            pass
+        clock.sleep(601)
+        with bo.hold("deploy"), pytest.raises(RemoteError, match="was taken"):
+            held.check()
+    assert share.entries("") == ()
+
+
+def test_files_of_all_sizes_travel_whole_and_are_counted(
+    share: AzureShare, folder: Path, tmp_path: Path
+) -> None:
+    contents = {
+        "small.txt": b"x",
+        "empty.txt": b"",
+        "exact.bin": b"e" * RANGE_BYTES,
+        "large.bin": bytes(range(256)) * (RANGE_BYTES // 100),
+    }
+    uploads = []
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        uploads.append(Upload(f"deep/{name}", tmp_path / name))
+    counted: list[int] = []
+    share.upload(uploads, counted.append)
+    assert {path.name: path.read_bytes() for path in (folder / "deep").iterdir()} == contents
+    assert sum(counted) == sum(map(len, contents.values()))
+    assert max(counted) == RANGE_BYTES
+
+
+def test_an_upload_replaces_a_longer_file(share: AzureShare) -> None:
+    share.upload([Upload("f", b"a long content")], lambda _size: None)
+    share.upload([Upload("f", b"short")], lambda _size: None)
+    assert share.read("f") == b"short"
+
+
+def test_entries_tell_sizes_folders_and_times(share: AzureShare) -> None:
+    share.write("a/file", b"12345")
+    share.write("a/folder/x", b"")
+    listed, inner = share.entries("a")
+    assert (listed.name, listed.is_folder, listed.size_bytes) == ("file", False, 5)
+    assert abs(listed.modified_s - datetime.now(UTC).timestamp()) < 300
+    assert inner == ShareEntry("folder", is_folder=True)
+
+
+def test_names_with_blanks_and_other_letters(share: AzureShare) -> None:
+    share.write("ö ä/ü #1%.txt", b"x")
+    assert share.read("ö ä/ü #1%.txt") == b"x"
+    assert [entry.name for entry in share.entries("ö ä")] == ["ü #1%.txt"]
+    assert share.copy([("ö ä/ü #1%.txt", "copy ö/y#.txt")]) == ()
+    assert share.read("copy ö/y#.txt") == b"x"
+
+
+def test_the_service_copies_and_missing_sources_are_told(share: AzureShare, server: Server) -> None:
+    share.write("releases/1/inference/a.py", b"print()")
+    server.requests.clear()
+    pairs = [
+        ("releases/1/inference/a.py", "releases/2/inference/a.py"),
+        ("releases/1/gone", "releases/2/gone"),
+    ]
+    assert share.copy(pairs) == ("releases/1/gone",)
+    assert share.read("releases/2/inference/a.py") == b"print()"
+    assert not any("comp=range" in request for request in server.requests)
+
+
+def test_a_move_does_not_replace_unless_told(share: AzureShare) -> None:
+    share.write("a", b"a")
+    share.write("b", b"b")
+    assert not share.move("a", "b", replace=False)
+    assert not share.move("gone", "c", replace=True)
+    assert share.move("a", "b", replace=True)
+    assert share.read("b") == b"a"
+    assert share.move("b", "new/place", replace=False)
+    assert share.read("b") is None
+
+
+def test_a_tree_is_deleted_with_all_that_is_in_it_and_can_be_made_anew(share: AzureShare) -> None:
+    for name in ("a", "b/c", "b/d/e"):
+        share.write(f"tree/{name}", b"x")
+    share.write("treetop", b"x")
+    share.delete_tree("tree")
+    assert [entry.name for entry in share.entries("")] == ["treetop"]
+    share.write("tree/b/c", b"again")
+    assert share.read("tree/b/c") == b"again"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(503, "ServerBusy"), (500, "InternalError"), (409, "SharingViolation"), (429, "Busy")],
+)
+def test_what_passes_is_tried_again_with_pauses_that_grow(
+    share: AzureShare, server: Server, clock: ManualClock, status: int, code: str
+) -> None:
+    share.write("CURRENT", b"one")
+    server.instead.append(refuse(status, code, times=3))
+    assert share.read("CURRENT") == b"one"
+    assert clock.elapsed_s() == pytest.approx(0.5 + 1 + 2)
+
+
+def test_what_does_not_pass_ends_after_several_tries(share: AzureShare, server: Server) -> None:
+    server.instead.append(refuse(503, "ServerBusy", times=100))
+    with pytest.raises(RemoteError) as caught:
+        share.read("CURRENT")
+    assert "cannot read CURRENT on share 'share' of" in caught.value.message
+    assert "ServerBusy: because" in caught.value.message
+    assert len(server.requests) == 6
+
+
+def test_a_rename_whose_answer_was_lost_is_no_failure(share: AzureShare, server: Server) -> None:
+    """The service renames, its answer is lost, and the second try finds no draft."""
+
+    def lose(request: web.Request) -> web.Response | None:
+        if "comp=rename" not in request.path_qs:
+            return None
+        server.instead.remove(lose)
+        target = server.service.share_path(request.path.split("/")[1], "share")
+        draft = next(path for path in target.iterdir() if path.name.endswith(".tmp"))
+        draft.rename(target / "CURRENT")
+        return refuse(500, "InternalError")(request)
+
+    server.instead.append(lose)
+    share.write("CURRENT", b"two")
+    assert share.read("CURRENT") == b"two"
+
+
+def test_a_wrong_key_says_what_it_may_be(server: Server, place: Place, clock: ManualClock) -> None:
+    with (
+        connect(place, base64.b64encode(b"another key").decode(), server.ca, clock) as share,
+        pytest.raises(RemoteError) as caught,
+    ):
+        share.read("CURRENT")
+    assert "AuthenticationFailed" in caught.value.message
+    assert "rotated" in str(caught.value.hint)
+    assert clock.elapsed_s() == 0
+
+
+def test_a_missing_share_is_an_error_also_where_a_missing_file_is_none(
+    server: Server, place: Place, clock: ManualClock
+) -> None:
+    with connect(replace(place, share="nosuch"), KEY, server.ca, clock) as share:
+        for ask in (share.read, share.entries, share.delete_tree):
+            with pytest.raises(RemoteError, match="ShareNotFound") as caught:
+                ask("CURRENT")
+            assert "invoke provision" in str(caught.value.hint)
+
+
+def test_a_certificate_that_is_not_trusted_is_not_tried_again(
+    place: Place, clock: ManualClock, tmp_path: Path
+) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    with (
+        connect(place, KEY, tmp_path / "other.pem", clock) as share,
+        pytest.raises(RemoteError, match="cannot be reached") as caught,
+    ):
+        share.read("CURRENT")
+    assert "certificate is not trusted" in str(caught.value.hint)
+    assert clock.elapsed_s() == 0
+
+
+def test_a_service_that_is_not_there_says_so_after_several_tries(
+    server: Server, place: Place, clock: ManualClock
+) -> None:
+    silent = replace(place, endpoint=f"https://localhost:1/{place.account}")
+    with (
+        connect(silent, KEY, server.ca, clock) as share,
+        pytest.raises(RemoteError, match=r"https://localhost:1/.* cannot be reached"),
+    ):
+        share.read("CURRENT")
+    assert clock.elapsed_s() == pytest.approx(15.5)
+
+
+def test_a_connection_string_is_taken_apart() -> None:
+    text = "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=aGk=;FileEndpoint=https://localhost:1/a"
+    assert parse_connection_string(text) == {
+        "DefaultEndpointsProtocol": "https",
+        "AccountName": "a",
+        "AccountKey": "aGk=",
+        "FileEndpoint": "https://localhost:1/a",
+    }

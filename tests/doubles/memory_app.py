@@ -1,0 +1,152 @@
+"""Keep a container app in memory that starts from a share in memory: what the pipeline's tests restart.
+
+Its replicas do what real ones do: read `CURRENT` when their container starts, wait while there is none,
+become ready after a while or crash and start again, and are replaced by a restart once a newer one is ready.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from infra.az.app import App
+from infra.az.revision import Answer, NoAnswer, Replica, Revision, Sight
+from infra.errors import RemoteError
+from infra.release.releases import CURRENT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from infra.clock import Clock
+    from infra.share.protocol import Share
+
+_CRASH_EVERY_S: Final = 5.0
+
+
+class Behaviour(Enum):
+    """Say what the server of a release does after its start."""
+
+    SERVE = "serve"
+    CRASH = "crash"
+    HANG = "hang"
+
+
+@dataclass(slots=True)
+class _Process:
+    name: str
+    born_s: float
+    release: str
+    began_s: float
+
+
+class MemoryApp(App):
+    """Run replicas that are only told apart by what they would answer.
+
+    Attributes:
+        behaviour: Says what a release's server does.
+        start_s: How long a server takes from its start until it is ready.
+        is_active: Whether the revision is active.
+        before_change: Called with each change before it happens; what it raises is raised in place of the
+        change. log: Every change, in order. revision_details: What the platform says about the revision; it
+        calls it failed while this is not empty.
+    """
+
+    def __init__(self, share: Share, clock: Clock) -> None:
+        self.behaviour: Callable[[str], Behaviour] = lambda _release: Behaviour.SERVE
+        self.start_s = 3.0
+        self.is_active = True
+        self.before_change: Callable[[str], None] = lambda _change: None
+        self.log: list[str] = []
+        self.revision_details = ""
+        self._share = share
+        self._clock = clock
+        self._processes: list[_Process] = []
+        self._made = 0
+        self._make()
+
+    def revision(self) -> tuple[Revision, bool]:
+        """Return the one revision there is."""
+        return self._revision(), self.is_active
+
+    def look(self, revision: str) -> Sight:
+        """Return what a platform would say now."""
+        if revision != "app--1":
+            raise RemoteError(f"there is no revision {revision}")
+        self._settle()
+        return Sight(self._revision(), tuple(self._replica(process) for process in self._processes))
+
+    def restart(self, revision: str) -> None:
+        """Start a new replica beside the old ones, which go when it is ready."""
+        self._change(f"restart {revision}")
+        self._settle()
+        self._make()
+
+    def activate(self, revision: str) -> None:
+        """Start a replica of an inactive revision."""
+        self._change(f"activate {revision}")
+        self.is_active = True
+        self._make()
+
+    def version(self) -> Answer | NoAnswer:
+        """Answer from a replica that is ready, else as an ingress without one."""
+        self._settle()
+        for process in self._processes:
+            if self._is_ready(process):
+                born = self._clock.now() - timedelta(seconds=self._clock.elapsed_s() - process.began_s)
+                return Answer(process.release, process.name, born.isoformat(), is_ready=True)
+        return NoAnswer("HTTP 503")
+
+    def console_tail(self, replica: str) -> tuple[str, ...]:
+        """Return the last words of a replica."""
+        release = next((each.release for each in self._processes if each.name == replica), "")
+        return (f"{release} says goodbye",)
+
+    def stop(self) -> None:
+        """Take all replicas away, as an inactive revision has none."""
+        self.is_active = False
+        self._processes.clear()
+
+    def _change(self, change: str) -> None:
+        self.before_change(change)
+        self.log.append(change)
+
+    def _make(self) -> None:
+        self._made += 1
+        now_s = self._clock.elapsed_s()
+        self._processes.append(_Process(f"app--1-{self._made}", now_s, self._current(), now_s))
+
+    def _current(self) -> str:
+        return (self._share.read(CURRENT) or b"").decode().strip()
+
+    def _settle(self) -> None:
+        """Let happen what has happened since somebody looked last."""
+        for process in self._processes:
+            if not process.release or self._has_crashed(process):
+                process.release, process.began_s = self._current(), self._clock.elapsed_s()
+        if self._processes and self._is_ready(self._processes[-1]):
+            del self._processes[:-1]
+
+    def _has_crashed(self, process: _Process) -> bool:
+        age_s = self._clock.elapsed_s() - process.began_s
+        return self.behaviour(process.release) is Behaviour.CRASH and age_s >= _CRASH_EVERY_S
+
+    def _is_ready(self, process: _Process) -> bool:
+        is_old_enough = self._clock.elapsed_s() - process.began_s >= self.start_s
+        return bool(process.release) and self.behaviour(process.release) is Behaviour.SERVE and is_old_enough
+
+    def _revision(self) -> Revision:
+        state = "Failed" if self.revision_details else "Running"
+        return Revision("app--1", "2026-01-01T00:00:00Z", running_state=state, details=self.revision_details)
+
+    def _replica(self, process: _Process) -> Replica:
+        lived_s = self._clock.elapsed_s() - process.born_s
+        is_crashing = self.behaviour(process.release) is Behaviour.CRASH
+        return Replica(
+            name=process.name,
+            is_started=True,
+            is_ready=self._is_ready(process),
+            restart_count=int(lived_s / _CRASH_EVERY_S) if is_crashing else 0,
+            details="exit code 1" if is_crashing else "",
+        )

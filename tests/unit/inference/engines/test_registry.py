@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig
+
+from inference.engines import registry as engines
+from inference.engines.registry import (
+    ENGINES,
+    all_requirements_of,
+    choose_engine,
+    has_package,
+    requirements_of,
+    start_engine,
+)
+from inference.engines.vllm import CPU_BLOCK_TOKENS, engine_options, size_cache_bytes, variables
+from inference.errors import LoadError
+from inference.models import hardware
+from inference.models.hardware import Cores, Placement, look_at_cores
+from inference.models.weights import Adapter, BaseModel, Weights
+from inference.settings import Settings, load_settings
+from inference.start import parse_requirements
+
+CPU = Placement("cpu", "bfloat16", "none")
+CARD = Placement("cuda", "bfloat16", "none")
+BARE = Weights(BaseModel("org/base", "/share/base"))
+LLAMA = LlamaConfig(
+    num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_size=32, head_dim=8
+)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "has_vllm", "expected"),
+    [
+        ("auto", "cpu", False, "transformers"),
+        ("auto", "cpu", True, "transformers"),
+        ("auto", "cuda", False, "transformers"),
+        ("auto", "cuda", True, "vllm"),
+        ("transformers", "cuda", True, "transformers"),
+        ("vllm", "cpu", False, "vllm"),
+    ],
+)
+def test_the_engine_follows_the_setting_then_the_machine(
+    wanted: str, device: engines.Device, expected: str, *, has_vllm: bool
+) -> None:
+    assert choose_engine(wanted, device, lambda name: has_vllm and name == "vllm") == expected
+
+
+def test_the_setting_takes_the_engines_there_are() -> None:
+    assert load_settings({"FJARR_AUTH": "off", "FJARR_ENGINE": "vllm"}).engine == "vllm"
+    assert load_settings({"FJARR_AUTH": "off"}).engine == "auto"
+
+
+def test_every_engine_has_a_module_that_starts_it_and_requirements_that_can_be_read() -> None:
+    for kind in ENGINES.values():
+        assert callable(import_module(kind.module).start_engine)
+        for name in kind.requirements.values():
+            text = Path(engines.__file__).parents[1].joinpath(name).read_text(encoding="utf-8")
+            assert kind.package in {each.name.removesuffix("-cpu") for each in parse_requirements(text)}
+
+
+def test_what_pip_installs_follows_the_engine_and_the_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(engines, "NVIDIA_DRIVER", tmp_path / "version")
+    assert requirements_of(Settings()).name == "requirements.txt"
+    assert requirements_of(Settings(engine="vllm")).name == "requirements-vllm-cpu.txt"
+    (tmp_path / "version").touch()
+    assert requirements_of(Settings(engine="vllm")).name == "requirements-vllm.txt"
+    assert requirements_of(Settings(engine="vllm", device="cpu")).name == "requirements-vllm-cpu.txt"
+    assert requirements_of(Settings(engine="transformers")).name == "requirements.txt"
+
+
+@pytest.mark.parametrize(
+    ("quantization", "names"),
+    [
+        ("auto", ["requirements.txt"]),
+        ("none", ["requirements.txt"]),
+        ("nf4", ["requirements.txt", "requirements-quantization.txt"]),
+        ("int8", ["requirements.txt", "requirements-quantization.txt"]),
+    ],
+)
+def test_what_quantises_is_installed_where_it_is_asked_for(quantization: str, names: list[str]) -> None:
+    settings = Settings(engine="transformers", quantization=quantization)
+    assert [file.name for file in all_requirements_of(settings)] == names
+
+
+@pytest.mark.skipif(has_package("vllm"), reason="vLLM is installed")
+def test_an_engine_that_is_not_installed_says_how_to_install_it() -> None:
+    with pytest.raises(LoadError, match=r"FJARR_ENGINE=vllm, .* not installed .*requirements-vllm-cpu\.txt"):
+        start_engine(BARE, Settings(engine="vllm", device="cpu"), lambda _phase, _percent: None)
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "expected"),
+    [
+        # All of a few: vLLM would leave one of them idle.
+        (Cores((0, 1), None), None, {"VLLM_CPU_OMP_THREADS_BIND": "0,1"}),
+        (Cores((4, 6, 7), 3), None, {"VLLM_CPU_OMP_THREADS_BIND": "4,6,7"}),
+        # A share of many: no particular ones.
+        (Cores(tuple(range(32)), 4), None, {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "4"}),
+        (Cores((0, 1), None), 1, {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}),
+        # All of many: vLLM knows which of them are a pair.
+        (Cores(tuple(range(32)), None), None, {}),
+    ],
+)
+def test_vllm_computes_on_the_cores_that_are_ours(
+    cores: Cores, threads: int | None, expected: dict[str, str]
+) -> None:
+    found = variables(cores, threads, is_local=True)
+    assert {name: found[name] for name in found if "THREADS" in name} == expected
+
+
+def test_vllm_asks_no_hub_for_files_that_are_here_and_calls_nobody() -> None:
+    assert variables(Cores((0,), None), None, is_local=True)["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in variables(Cores((0,), None), None, is_local=False)
+    assert variables(Cores((0,), None), None, is_local=False)["VLLM_NO_USAGE_STATS"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("limit", "quota"), [("max 100000", None), ("400000 100000", 4), ("50000 100000", 1), ("", None)]
+)
+def test_the_container_s_limit_is_seen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, quota: int | None
+) -> None:
+    (tmp_path / "cpu.max").write_text(limit, encoding="utf-8")
+    monkeypatch.setattr(hardware, "_CGROUP", tmp_path)
+    assert look_at_cores() == Cores(tuple(sorted(os.sched_getaffinity(0))), quota)
+
+
+def test_the_cache_has_what_the_setting_says_else_a_share_of_the_memory() -> None:
+    token_bytes = 2 * 2 * 2 * 8 * 2
+    wanted = Settings(kv_cache_tokens=1000)
+    assert size_cache_bytes(LLAMA, CPU, 10**9, wanted) == (1000 + CPU_BLOCK_TOKENS) * token_bytes
+    assert size_cache_bytes(LLAMA, CPU, 10**9, Settings()) == 10**8
+    # vLLM measures what a card has left.
+    assert size_cache_bytes(LLAMA, CARD, 10**9, Settings()) is None
+
+
+def test_vllm_loads_safetensors_only_and_runs_no_code_of_a_model() -> None:
+    options = engine_options(BARE, Settings(max_concurrent=7), CPU, 8192)
+    assert (options["load_format"], options["trust_remote_code"]) == ("safetensors", False)
+    assert (options["model"], options["max_num_seqs"]) == ("/share/base", 7)
+    assert "enable_lora" not in options
+
+
+def test_the_context_is_the_model_s_unless_the_setting_is_less() -> None:
+    assert engine_options(BARE, Settings(), CPU, 8192)["max_model_len"] == -1
+    assert engine_options(BARE, Settings(max_context_tokens=100), CPU, 8192)["max_model_len"] == 100
+    assert engine_options(BARE, Settings(max_context_tokens=9999), CPU, 8192)["max_model_len"] == 8192
+
+
+def test_vllm_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(LoadError, match="FJARR_QUANTIZATION=nf4, or FJARR_ENGINE=transformers"):
+        engine_options(BARE, Settings(), Placement("cuda", "bfloat16", "int8"), 8192)
+
+
+@pytest.mark.skipif(has_package("vllm_bnb_plugin"), reason="the plugin is installed")
+def test_vllm_without_its_plugin_has_no_nf4() -> None:
+    with pytest.raises(LoadError) as caught:
+        engine_options(BARE, Settings(), Placement("cuda", "bfloat16", "nf4"), 8192)
+    assert str(caught.value) == (
+        "vLLM quantises to nf4 with its plugin vllm-bnb-plugin, which is not installed: install it with: pip"
+        " install vllm-bnb-plugin, or set FJARR_ENGINE=transformers"
+    )
+
+
+def test_vllm_may_load_pickles_and_run_a_model_s_code_where_the_settings_say_so(tmp_path: Path) -> None:
+    allowed = Settings(is_pickle_allowed=True, is_remote_code_trusted=True)
+    pickled = Weights(BaseModel("org/base", str(tmp_path)))
+    (tmp_path / "pytorch_model.bin").touch()
+    options = engine_options(pickled, allowed, CPU, 8192)
+    assert (options["load_format"], options["trust_remote_code"]) == ("hf", True)
+    (tmp_path / "model.safetensors").touch()
+    assert engine_options(pickled, allowed, CPU, 8192)["load_format"] == "safetensors"
+
+
+def lora(name: str, rank: int) -> Adapter:
+    shapes = {"layers.0.q_proj.lora_A.weight": (rank, 32), "layers.0.q_proj.lora_B.weight": (32, rank)}
+    return Adapter(name, Path("/share") / name, "org/base", None, has_tokenizer=False, shapes=shapes)
+
+
+@pytest.mark.skipif(not has_package("vllm"), reason="vLLM is not installed: run nox -s vllm")
+def test_vllm_has_a_slot_for_each_adapter_and_room_for_the_largest_rank() -> None:
+    weights = Weights(BARE.base, (lora("one", 4), lora("two", 24), lora("three", 16)))
+    on_cpu, on_card = (engine_options(weights, Settings(), each, 8192) for each in (CPU, CARD))
+    assert (on_cpu["max_loras"], on_cpu["max_lora_rank"]) == (4, 32)
+    assert (on_card["max_loras"], on_card["max_lora_rank"]) == (3, 32)
+
+
+@pytest.mark.skipif(not has_package("vllm"), reason="vLLM is not installed: run nox -s vllm")
+def test_vllm_refuses_an_adapter_with_embeddings() -> None:
+    adapter = Adapter("mine", Path("/share/mine"), "org/base", 258, has_tokenizer=False)
+    with pytest.raises(LoadError, match="mine carries embeddings"):
+        engine_options(Weights(BARE.base, (adapter,)), Settings(), CPU, 8192)

@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from inference.errors import LoadError
+from inference.models import hardware
+from inference.models.hardware import (
+    CacheSize,
+    Hardware,
+    Placement,
+    choose,
+    choose_attention,
+    context_limit,
+    size_cache,
+)
+from inference.models.weights import BaseModel, find_base, find_weights, read_base_shapes, read_shapes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GIB = 2**30
+PHI = "model-cache/microsoft/Phi-3-mini-4k-instruct"
+
+
+def write_safetensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        size = 4
+        for length in shape:
+            size *= length
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+
+
+def make_base(mount: Path, place: str = PHI) -> Path:
+    folder = mount / place
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    write_safetensors(folder / "model.safetensors", {"lm_head.weight": (4, 2)})
+    return folder
+
+
+def make_adapter(
+    mount: Path, place: str, base: str | None = PHI, *, rows: int | None = None, age_s: int = 0
+) -> Path:
+    folder = mount / place
+    folder.mkdir(parents=True)
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps({"base_model_name_or_path": base, "peft_type": "LORA"}))
+    shapes: dict[str, tuple[int, ...]] = {"base_model.model.model.layers.0.q_proj.lora_A.weight": (1, 2)}
+    if rows is not None:
+        shapes["base_model.model.model.embed_tokens.weight"] = (rows, 2)
+    write_safetensors(folder / "adapter_model.safetensors", shapes)
+    os.utime(config, (2_000_000_000 - age_s, 2_000_000_000 - age_s))
+    return folder
+
+
+def test_the_newest_adapter_is_taken_and_brings_its_base(tmp_path: Path) -> None:
+    make_base(tmp_path)
+    make_adapter(tmp_path, "models/old/adapter", age_s=10)
+    newest = make_adapter(tmp_path, "models/qlora/qlora/gpu_model/adapter")
+    make_adapter(tmp_path, "models/qlora/checkpoint-100", age_s=-10)  # not a folder named adapter
+    weights = find_weights(tmp_path, None, None)
+    (adapter,) = weights.adapters
+    assert adapter.folder == newest
+    assert adapter.name == "qlora/qlora/gpu_model"
+    assert weights.base.name == "microsoft/Phi-3-mini-4k-instruct"
+    assert weights.base.is_local
+
+
+@pytest.mark.parametrize("setting", ["models/mine/adapter", "models/mine"])
+def test_an_adapter_can_be_named(tmp_path: Path, setting: str) -> None:
+    make_base(tmp_path)
+    make_adapter(tmp_path, "models/newer/adapter")
+    make_adapter(tmp_path, "models/mine/adapter", age_s=10)
+    (adapter,) = find_weights(tmp_path, None, setting).adapters
+    assert adapter.name == "mine"
+
+
+def names_of(mount: Path, setting: str | None, base: str | None = None) -> list[str]:
+    return [adapter.name for adapter in find_weights(mount, base, setting).adapters]
+
+
+def test_several_adapters_can_be_named_and_keep_their_order(tmp_path: Path) -> None:
+    make_base(tmp_path)
+    for name in ("one", "two", "three"):
+        make_adapter(tmp_path, f"models/{name}/adapter")
+    assert names_of(tmp_path, "models/two,models/one/adapter") == ["two", "one"]
+
+
+def test_all_adapters_are_those_named_so_with_the_newest_first(tmp_path: Path) -> None:
+    make_base(tmp_path)
+    make_adapter(tmp_path, "models/old/adapter", age_s=20)
+    make_adapter(tmp_path, "models/new/adapter")
+    make_adapter(tmp_path, "models/middle/deep/adapter", age_s=10)
+    make_adapter(tmp_path, "models/new/checkpoint-100")
+    (tmp_path / "models/half/adapter").mkdir(parents=True)
+    assert names_of(tmp_path, "*") == ["new", "middle/deep", "old"]
+
+
+def test_all_of_no_adapters_leaves_the_base(tmp_path: Path) -> None:
+    make_base(tmp_path)
+    assert names_of(tmp_path, "*", PHI) == []
+
+
+def test_adapters_of_two_bases_are_an_error_that_names_both(tmp_path: Path) -> None:
+    make_base(tmp_path)
+    make_base(tmp_path, "model-cache/org/other")
+    make_adapter(tmp_path, "models/one/adapter")
+    make_adapter(tmp_path, "models/two/adapter", "org/other")
+    with pytest.raises(LoadError) as caught:
+        find_weights(tmp_path, None, "models/one,models/two")
+    assert str(caught.value) == (
+        f"the adapter one is for the base {PHI} and the adapter two for org/other, and one server has one"
+        " base: name those of one base in FJARR_ADAPTER, or set FJARR_BASE_MODEL if the two are the same"
+    )
+    assert names_of(tmp_path, "models/one,models/two", PHI) == ["one", "two"]
+
+
+def test_two_names_of_one_base_are_one_base(tmp_path: Path) -> None:
+    make_base(tmp_path)
+    make_adapter(tmp_path, "models/one/adapter")
+    make_adapter(tmp_path, "models/two/adapter", "microsoft/Phi-3-mini-4k-instruct")
+    make_adapter(tmp_path, "models/three/adapter", None)
+    assert names_of(tmp_path, "models/one,models/two,models/three") == ["one", "two", "three"]
+
+
+def test_two_adapters_of_one_name_are_an_error(tmp_path: Path) -> None:
+    make_base(tmp_path)
+    one = make_adapter(tmp_path, "models/mine/adapter")
+    make_adapter(tmp_path, "models/other/adapter")
+    with pytest.raises(LoadError) as caught:
+        find_weights(tmp_path, None, "models/mine,models/other,models/mine/adapter")
+    assert str(caught.value) == (
+        f"{one} and {one} would both be served as 'mine': name one of them in FJARR_ADAPTER, or rename a"
+        " folder"
+    )
+
+
+def test_an_adapter_of_the_base_s_name_is_an_error(tmp_path: Path) -> None:
+    base = make_base(tmp_path)
+    make_adapter(tmp_path, "models/microsoft/Phi-3-mini-4k-instruct/adapter")
+    with pytest.raises(LoadError, match=f"{base} and .*/adapter would both be served as 'microsoft/Phi-3"):
+        find_weights(tmp_path, None, None)
+
+
+def test_the_base_can_be_named_and_overrules_the_adapter_s(tmp_path: Path) -> None:
+    make_base(tmp_path, "model-cache/org/other")
+    make_adapter(tmp_path, "models/mine/adapter")
+    assert find_weights(tmp_path, "org/other", None).base.name == "org/other"
+    assert find_weights(tmp_path, "model-cache/org/other", None).base.name == "org/other"
+
+
+def test_a_base_alone_is_enough(tmp_path: Path) -> None:
+    make_base(tmp_path)
+    assert find_weights(tmp_path, PHI, None).adapters == ()
+
+
+def test_what_is_not_on_the_share_may_be_on_the_hub(tmp_path: Path) -> None:
+    base = find_base(tmp_path, "org/name")
+    assert (base.source, base.is_local) == ("org/name", False)
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("model-cache/org/name", "is not on the share"),
+        ("/elsewhere/model", "is not on the share"),
+        ("justaname", "is not on the share"),
+        ("../name", "is not on the share"),
+    ],
+)
+def test_a_base_that_is_nowhere_is_an_error(tmp_path: Path, reference: str, message: str) -> None:
+    with pytest.raises(LoadError, match=message):
+        find_base(tmp_path, reference)
+
+
+def test_nothing_to_serve_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="there is nothing to serve"):
+        find_weights(tmp_path, None, None)
+
+
+def test_an_adapter_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="FJARR_ADAPTER names 'models/nope'"):
+        find_weights(tmp_path, None, "models/nope")
+
+
+def test_pickled_adapters_are_refused(tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path, "models/mine/adapter")
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(LoadError) as caught:
+        find_weights(tmp_path, None, None)
+    assert str(caught.value) == (
+        f"{folder}/adapter_model.bin is pickled, and only safetensors are loaded: save the adapter as"
+        " adapter_model.safetensors, or set FJARR_ALLOW_PICKLE=on if you trust whoever made it"
+    )
+
+
+def test_pickled_bases_are_refused(tmp_path: Path) -> None:
+    folder = make_base(tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(LoadError) as caught:
+        find_base(tmp_path, PHI)
+    assert str(caught.value) == (
+        f"the weights in {folder} are pickled, and only safetensors are loaded: convert them (load them where"
+        " they can do no harm, and save_pretrained writes safetensors), or set FJARR_ALLOW_PICKLE=on if you"
+        " trust whoever made them"
+    )
+    assert find_base(tmp_path, PHI, allows_pickle=True).source == str(folder)
+
+
+def test_pickles_that_nothing_would_look_for_are_refused_even_so(tmp_path: Path) -> None:
+    folder = make_base(tmp_path)
+    (folder / "model.safetensors").rename(folder / "consolidated.pt")
+    with pytest.raises(LoadError) as caught:
+        find_base(tmp_path, PHI, allows_pickle=True)
+    assert str(caught.value) == (
+        f"the weights in {folder} are pickled, and not in pytorch_model.bin, which alone is looked for:"
+        " rename the file, or convert it to safetensors"
+    )
+
+
+def test_half_an_upload_is_an_error(tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path, "models/mine/adapter")
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(LoadError, match="was it pushed completely"):
+        find_weights(tmp_path, None, None)
+
+
+def test_resized_embeddings_are_seen(tmp_path: Path) -> None:
+    make_base(tmp_path)
+    make_adapter(tmp_path, "models/mine/adapter", rows=32011)
+    (adapter,) = find_weights(tmp_path, None, None).adapters
+    assert adapter.embedding_rows == 32011
+
+
+def test_a_base_s_weights_are_counted_once(tmp_path: Path) -> None:
+    folder = make_base(tmp_path)
+    write_safetensors(folder / "consolidated.safetensors", {"output.weight": (4, 2)})
+    assert read_base_shapes(BaseModel("org/name", str(folder))) == {"lm_head.weight": (4, 2)}
+    assert read_base_shapes(BaseModel("org/name", "org/name")) == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 16, struct.pack("<Q", 5) + b"hello"])
+def test_a_file_that_is_not_safetensors_is_an_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "adapter_model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(LoadError, match="safetensors"):
+        read_shapes(path)
+
+
+CPU_ONLY = Hardware(None, None, 0, 8 * GIB, has_cpu_bf16=True)
+OLD_CPU = Hardware(None, None, 0, 8 * GIB, has_cpu_bf16=False)
+A100 = Hardware("NVIDIA A100 80GB PCIe", (8, 0), 79 * GIB, 200 * GIB, has_cpu_bf16=True)
+T4 = Hardware("Tesla T4", (7, 5), 15 * GIB, 50 * GIB, has_cpu_bf16=False)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "weight_gib", "expected"),
+    [
+        (CPU_ONLY, 1, Placement("cpu", "bfloat16", "none")),
+        (CPU_ONLY, 100, Placement("cpu", "bfloat16", "none")),
+        (OLD_CPU, 1, Placement("cpu", "float32", "none")),
+        (OLD_CPU, 3, Placement("cpu", "bfloat16", "none")),
+        (A100, 14, Placement("cuda", "bfloat16", "none")),
+        (A100, 140, Placement("cuda", "bfloat16", "nf4")),
+        (T4, 8, Placement("cuda", "float16", "none")),
+        (T4, 14, Placement("cuda", "float16", "nf4")),
+    ],
+)
+def test_the_hardware_decides(hardware: Hardware, weight_gib: int, expected: Placement) -> None:
+    assert choose(hardware, "auto", "auto", "auto", weight_gib * GIB) == expected
+
+
+def test_the_settings_have_the_last_word() -> None:
+    assert choose(A100, "cpu", "float32", "none", GIB) == Placement("cpu", "float32", "none")
+    assert choose(A100, "auto", "float16", "int8", GIB) == Placement("cuda", "float16", "int8")
+
+
+def test_what_the_machine_cannot_do_is_an_error() -> None:
+    with pytest.raises(LoadError, match="no CUDA device"):
+        choose(CPU_ONLY, "cuda", "auto", "auto", GIB)
+    with pytest.raises(LoadError, match="FJARR_QUANTIZATION=nf4 needs a CUDA device"):
+        choose(CPU_ONLY, "auto", "auto", "nf4", GIB)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "capability", "dtype", "lacks", "expected"),
+    [
+        ("auto", None, "bfloat16", "", "sdpa"),
+        ("auto", (8, 0), "bfloat16", "", "flash_attention_2"),
+        ("auto", (9, 0), "float16", "", "flash_attention_2"),
+        ("auto", (8, 0), "float32", "", "sdpa"),
+        ("auto", (7, 5), "float16", "", "sdpa"),
+        ("auto", (8, 0), "bfloat16", "the package is missing", "sdpa"),
+        ("sdpa", (8, 0), "bfloat16", "", "sdpa"),
+        ("eager", (8, 0), "bfloat16", "", "eager"),
+        ("eager", None, "float32", "", "eager"),
+        ("flash_attention_2", (8, 0), "bfloat16", "", "flash_attention_2"),
+    ],
+)
+def test_attention_follows_the_setting_then_the_card(
+    wanted: str, capability: tuple[int, int] | None, dtype: str, lacks: str, expected: str
+) -> None:
+    assert choose_attention(wanted, capability, dtype, lacks) == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "lacks", "reason"),
+    [
+        (None, "bfloat16", "", "it needs a CUDA device, and the model is on the CPU"),
+        (
+            (7, 5),
+            "float16",
+            "",
+            "it needs a card of compute capability 8.0 or more, and this one has 7.5",
+        ),
+        ((9, 0), "float32", "", "it computes in bfloat16 or float16, and the model is in float32"),
+        ((9, 0), "bfloat16", "the package is missing", "the package is missing"),
+    ],
+)
+def test_flash_attention_that_cannot_be_had_is_an_error(
+    capability: tuple[int, int] | None, dtype: str, lacks: str, reason: str
+) -> None:
+    with pytest.raises(LoadError) as caught:
+        choose_attention("flash_attention_2", capability, dtype, lacks)
+    assert str(caught.value) == (
+        f"FJARR_ATTENTION=flash_attention_2 cannot be had: {reason}; leave it at auto"
+    )
+
+
+def test_the_cache_follows_the_memory() -> None:
+    assert size_cache("cpu", 16 * GIB, 23040, 2, None) == CacheSize(256, 512)
+    assert size_cache("cpu", GIB, 131072, 2, None) == CacheSize(12, 384)
+    assert size_cache("cuda", 60 * GIB, 131072, 2, None).tokens == 147456
+    assert size_cache("cpu", 16 * GIB, 23040, 2, 1000) == CacheSize(31, 512)
+
+
+def test_too_little_memory_says_what_to_do() -> None:
+    with pytest.raises(LoadError, match="take a smaller model"):
+        size_cache("cpu", GIB // 100, 131072, 2, None)
+
+
+def test_a_cache_that_is_asked_for_and_does_not_fit_is_an_error() -> None:
+    with pytest.raises(LoadError) as caught:
+        size_cache("cuda", GIB, 131072, 2, 10_000)
+    assert str(caught.value) == (
+        "FJARR_KV_CACHE_TOKENS=10000 needs 2500 MiB for 2 key-value caches, and 1024 MiB are free after"
+        " loading: set 2457 or less"
+    )
+
+
+def test_a_cache_smaller_than_the_context_is_said() -> None:
+    assert context_limit("org/name", 8192, 8192, 23040, 2) is None
+    assert context_limit("org/name", 131072, 8192, 23040, 2) == (
+        "the context of org/name is 8192 tokens, and not the 131072 that it knows: its key-value cache"
+        " holds no more (FJARR_KV_CACHE_TOKENS=131072 takes 5760 MiB for 2 of them)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "stat", "free"),
+    [
+        ("1000", "anon 300\ninactive_file 250\n", 750),
+        ("1000", "anon 300\n", 500),
+        ("max", "inactive_file 250\n", sys.maxsize),
+    ],
+)
+def test_files_that_were_read_are_no_memory_in_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, stat: str, free: int
+) -> None:
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text("500")
+    (tmp_path / "memory.stat").write_text(stat)
+    monkeypatch.setattr(hardware, "_CGROUP", tmp_path)
+    assert hardware._container_free_bytes() == free

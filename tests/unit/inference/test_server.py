@@ -1,0 +1,254 @@
+"""The process as its platform sees it: its environment, its signals, its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from inference.settings import digest_of, hide_keys, load_settings
+from inference.start import files_of
+from tests.unit.inference.observability.test_tracing import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parents[3]
+KEY = "secret-key"
+GRACE_S = 20
+
+# The real process with two things replaced: the engine, which says one word a tenth of a second, and the chat
+# page, whose libraries take seconds to import.
+SCRIPT = """
+import asyncio
+import os
+from inference import server
+from inference.text.codec import ByteCodec
+from inference.engines.protocol import Increment
+from tests.doubles.scripted_engine import ScriptedEngine
+from inference.service.service import ServedModel
+
+class Slow(ScriptedEngine):
+    async def _play(self, steps, request, stream):
+        if request.request_id.startswith("warm-up"):
+            return await super()._play(steps, request, stream)
+        for _ in range(20):
+            await asyncio.sleep(0.1)
+            stream.push(Increment(tuple(b"word ")))
+        stream.push(Increment((256,), "stop"))
+
+def load_engine(settings, report):
+    server.LOGGER.info("an engine's workers are given: %s", [name for name in os.environ if "KEYS" in name])
+    engine = Slow({"m": 1000}, frozenset({256}), always=((256,),))
+    return engine, (ServedModel("m", None, ByteCodec(), frozenset({256}), 0),)
+
+async def no_chat(self):
+    await asyncio.Event().wait()
+
+server.load_engine = load_engine
+server.Process._run_chat = no_chat
+server.main()
+"""
+
+
+@dataclass
+class Running:
+    """The server as a process."""
+
+    process: subprocess.Popen[str]
+    port: int
+    lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip())
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < deadline, self.lines
+            assert self.process.poll() is None, self.lines
+            time.sleep(0.02)
+
+    def ask(self, path: str, body: Any = None, key: str = KEY) -> tuple[int, bytes]:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}",
+            None if body is None else json.dumps(body).encode(),
+            {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def is_ready(self) -> bool:
+        try:
+            return self.ask("/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def end(self) -> int:
+        code = self.process.wait(30)
+        self._reader.join()
+        return code
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    started: list[Running] = []
+
+    def begin(**environ: str) -> Running:
+        import socket  # noqa: PLC0415 - a free port, once
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        env = {
+            "PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT),
+            "FJARR_HOST": "127.0.0.1", "FJARR_PORT": str(port), "FJARR_API_KEYS": f"ann={KEY}",
+            "FJARR_DRAIN_GRACE_S": str(GRACE_S), **environ,
+        }  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT], env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        )
+        running = Running(process, port)
+        started.append(running)
+        running.wait_for(running.is_ready)
+        return running
+
+    yield begin
+    for running in started:
+        running.process.kill()
+        running.end()
+        assert running.process.stderr is not None
+        running.process.stderr.close()
+
+
+def chat_in_background(running: Running, answers: list[tuple[int, bytes]]) -> threading.Thread:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+    thread = threading.Thread(target=lambda: answers.append(running.ask("/v1/chat/completions", body)))
+    thread.start()
+    running.wait_for(
+        lambda: b'vllm:num_requests_running{engine="0",model_name="m"} 1.0' in running.ask("/metrics")[1]
+    )
+    return thread
+
+
+def test_at_sigterm_what_is_in_flight_is_finished_and_nothing_new_begun(
+    start: Callable[..., Running],
+) -> None:
+    running = start()
+    answers: list[tuple[int, bytes]] = []
+    thread = chat_in_background(running, answers)
+    running.process.send_signal(signal.SIGTERM)
+    running.wait_for(lambda: b'"draining"' in running.ask("/readyz")[1])
+    status, body = running.ask("/v1/models")
+    assert status == 503
+    assert json.loads(body)["error"]["code"] == "draining"
+    assert running.end() == 0
+    thread.join()
+    assert answers[0][0] == 200
+    assert json.loads(answers[0][1])["choices"][0]["message"]["content"] == "word " * 20
+
+
+@pytest.mark.quiet
+def test_the_second_sigterm_ends_at_once(start: Callable[..., Running]) -> None:
+    running = start(FJARR_LOG_LEVEL="warning")
+    answers: list[tuple[int, bytes]] = []
+    thread = chat_in_background(running, answers)
+    running.process.send_signal(signal.SIGTERM)
+    running.wait_for(lambda: b'"draining"' in running.ask("/readyz")[1])
+    sent_at = time.monotonic()
+    running.process.send_signal(signal.SIGTERM)
+    assert running.end() == 0
+    # The answer would have taken two seconds, and the grace is twenty.
+    assert time.monotonic() - sent_at < 1.0
+    thread.join()
+    # The client hears of it, and so does the log: of nothing else, since it is asked for warnings only.
+    assert answers[0][0] == 503
+    lines = [line.partition(" ")[2] for line in running.lines]
+    assert lines[0] == "WARNING inference.server: a second signal came: 1 requests are cut off"
+    assert [line.partition(" ")[0] for line in lines[1:]] == ["ERROR"]
+    assert lines[1].endswith("the engine stopped before the answer was complete")
+
+
+def test_the_last_spans_are_sent_before_the_end(start: Callable[..., Running]) -> None:
+    collector = Collector()
+    running = start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    running.ask("/v1/models")
+    # By itself the exporter sends every five seconds.
+    assert collector.spans == []
+    running.process.send_signal(signal.SIGTERM)
+    assert running.end() == 0
+    collector.close()
+    assert [span.name for span in collector.spans] == ["GET /v1/models"]
+
+
+def test_json_lines_for_all_and_a_warning_where_prompts_are_logged(start: Callable[..., Running]) -> None:
+    running = start(FJARR_LOG_FORMAT="json", FJARR_LOG_PROMPTS="on")
+    running.ask("/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": "Hello"}]})
+    running.process.send_signal(signal.SIGTERM)
+    assert running.end() == 0
+    documents = [json.loads(line) for line in running.lines]
+    assert all({"time", "level", "logger", "message"} <= document.keys() for document in documents)
+    warnings = [document["message"] for document in documents if document["level"] == "warning"]
+    assert warnings == ["FJARR_LOG_PROMPTS is on: what is asked and what is answered is written to this log"]
+    (asked,) = [document for document in documents if document["logger"] == "inference.prompts"]
+    assert asked["answer"] == "word " * 20
+    (line,) = [document for document in documents if document["logger"] == "inference.access"]
+    assert (line["completion_tokens"], line["request_id"]) == (101, asked["request_id"])
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="only Linux shows a process's environment"
+)
+def test_the_running_server_s_environment_holds_no_key(start: Callable[..., Running]) -> None:
+    environ = {"FJARR_API_KEYS": f"ann={KEY}"}
+    hide_keys(environ, load_settings(environ).api_keys)
+    running = start(**environ)
+    # The server knows the key, and nowhere in what the kernel shows of it is it to be read.
+    assert running.ask("/v1/models")[0] == 200
+    assert running.ask("/v1/models", key="wrong")[0] == 401
+    shown = Path(f"/proc/{running.process.pid}/environ").read_bytes()
+    assert KEY.encode() not in shown
+    assert b"sha256:" in shown
+    # What it starts itself is not even given the digests, from which a session at the chat page can be made.
+    assert running.lines[0].endswith("an engine's workers are given: []")
+
+
+def test_keys_are_handed_on_as_digests() -> None:
+    environ = {"FJARR_API_KEYS": "ann=first\nsecond", "PATH": "/bin"}
+    keys = load_settings(environ).api_keys
+    hide_keys(environ, keys)
+    assert environ == {
+        "FJARR_API_KEYS": f"ann=sha256:{digest_of('first').hex()},default=sha256:{digest_of('second').hex()}",
+        "PATH": "/bin",
+    }
+    assert load_settings(environ).api_keys == keys
+    without: dict[str, str] = {}
+    hide_keys(without, ())
+    assert without == {}
+
+
+def test_tracing_s_packages_are_installed_only_where_it_is_asked_for() -> None:
+    plain = load_settings({"FJARR_API_KEYS": KEY})
+    traced = load_settings({"FJARR_API_KEYS": KEY, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"})
+    assert [path.name for path in files_of(plain)] == ["requirements.txt"]
+    assert [path.name for path in files_of(traced)] == ["requirements.txt", "requirements-tracing.txt"]

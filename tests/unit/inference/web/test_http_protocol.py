@@ -1,0 +1,179 @@
+"""The server on a real socket: giants, dawdlers, and clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from inference.service.service import Limits
+from inference.web.http_protocol import Protocol
+from tests.doubles.serving import BASE, ENDED, HELLO, KEY, Served, until
+
+
+class Wire:
+    """A connection on which a test says what it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(cls, port: int) -> Wire:
+        # The reader takes little, so that what is not read waits at the server.
+        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=1024))
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def status(self) -> int:
+        line = await asyncio.wait_for(self.reader.readline(), 10)
+        return int(line.split()[1])
+
+    async def rest(self) -> bytes:
+        return await asyncio.wait_for(self.reader.read(-1), 10)
+
+    async def close(self) -> None:
+        self.writer.close()
+        await self.writer.wait_closed()
+
+
+def request(body: bytes, *, length: int | None = None) -> bytes:
+    size = len(body) if length is None else length
+    return (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
+    ).encode() + body
+
+
+def body(**fields: object) -> bytes:
+    return json.dumps({"model": BASE, "messages": HELLO} | fields).encode()
+
+
+@pytest.mark.quiet
+async def test_a_client_that_leaves_frees_its_place_within_100_ms() -> None:
+    served = Served(Limits(max_concurrent=1))
+    async with served.on_a_port() as port:
+        for stream in (True, False):
+            served.engine.play(b"talking to", asyncio.Event())
+            wire = await Wire.open(port)
+            wire.send(request(body(stream=stream)))
+            await until(lambda: served.engine.stats().running == 1 and served.service.door.inside == 1)
+            left_at = time.perf_counter()
+            wire.writer.transport.abort()
+            await until(lambda: served.service.door.inside == 0)
+            freed_s = time.perf_counter() - left_at
+            assert served.engine.stats().running == 0
+            assert freed_s < 0.1, f"{freed_s * 1000:.1f} ms"
+
+
+async def test_a_client_that_leaves_the_queue_is_not_let_in() -> None:
+    served = Served(Limits(max_concurrent=1))
+    async with served.on_a_port() as port:
+        inside, waiting = await Wire.open(port), await Wire.open(port)
+        inside.send(request(body()))
+        await until(lambda: served.service.door.inside == 1)
+        waiting.send(request(body()))
+        await until(lambda: served.service.door.waiting == 1)
+        await waiting.close()
+        await until(lambda: served.service.door.waiting == 0)
+        assert len(served.engine.requests) == 1
+        await inside.close()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /v1/models HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * 1_000_000,
+        b"GET /v1/" + b"x" * 1_000_000,
+        b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + b"".join(b"x-%d: 1\r\n" % n for n in range(100_000)),
+    ],
+)
+async def test_a_head_without_end_is_refused_while_it_arrives(head: bytes) -> None:
+    served = Served()
+    async with served.on_a_port() as port:
+        wire = await Wire.open(port)
+        wire.send(head)
+        assert await wire.status() == 431
+        answer = (await wire.rest()).partition(b"\r\n\r\n")[2]
+        assert json.loads(answer)["error"]["type"] == "invalid_request_error"
+        await wire.close()
+        assert (await served.get("/healthz")).status_code == 200
+
+
+async def test_what_is_no_http_is_told_so() -> None:
+    served = Served()
+    async with served.on_a_port() as port:
+        for nonsense in (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"GET\r\n\r\n"):
+            wire = await Wire.open(port)
+            wire.send(nonsense)
+            assert await wire.status() == 400
+            assert b'"code": "invalid_http"' in await wire.rest()
+            await wire.close()
+
+
+async def test_a_head_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Protocol, "head_patience_s", 0.1)
+    served = Served()
+    async with served.on_a_port() as port:
+        wire = await Wire.open(port)
+        wire.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await wire.status() == 200
+        await wire.reader.readuntil(b'{"status":"ok"}')
+        # The first request was whole; the next one's head is not.
+        wire.send(b"GET /v1/models HT")
+        assert await wire.status() == 408
+        assert b"The request's headers did not arrive in time." in await wire.rest()
+        await wire.close()
+        silent = await Wire.open(port)
+        assert await silent.rest() == b""
+        await silent.close()
+
+
+async def test_a_long_answer_is_not_taken_for_a_slow_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Protocol, "head_patience_s", 0.05)
+    served = Served()
+    async with served.on_a_port() as port:
+        gate = asyncio.Event()
+        served.engine.play(gate, ENDED)
+        wire = await Wire.open(port)
+        wire.send(request(body()))
+        await asyncio.sleep(0.2)
+        gate.set()
+        assert await wire.status() == 200
+        await wire.close()
+
+
+async def test_a_body_that_does_not_arrive_is_answered_and_its_connection_closed() -> None:
+    served = Served(body_timeout_s=0.1)
+    async with served.on_a_port() as port:
+        wire = await Wire.open(port)
+        wire.send(request(b'{"model"', length=1000))
+        assert await wire.status() == 408
+        assert b"The body did not arrive within 0.1 s." in await wire.rest()
+        await wire.close()
+
+
+async def test_a_client_that_does_not_read_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Protocol, "read_patience_s", 0.1)
+    served = Served(Limits(max_concurrent=1))
+    # Enough to fill what the kernel and the server hold for it.
+    served.engine.contexts = {BASE: 10**9}
+    served.engine.always = tuple(b"x" * 50_000 for _ in range(1000))
+    async with served.on_a_port() as port:
+        wire = await Wire.open(port)
+        wire.send(request(body(stream=True, max_tokens=10**8)))
+        assert await wire.status() == 200
+        await until(lambda: served.service.door.inside == 1)
+        await until_later(lambda: served.service.door.inside == 0)
+        assert served.engine.cancelled
+        wire.writer.transport.abort()
+
+
+async def until_later(condition: object) -> None:
+    """Wait for what happens after a while, so that waiting does not take all of the processor."""
+    async with asyncio.timeout(10):
+        while not condition():  # type: ignore[operator]  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.01)

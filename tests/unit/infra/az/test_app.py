@@ -1,0 +1,345 @@
+"""What az and the app's address say, read into values, and what is concluded from them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+
+from infra.az.app import AzureApp, ask_version, parse_answer, parse_replica, parse_revision
+from infra.az.commands import Group
+from infra.az.errors import AzureRefusalError, Refusal
+from infra.az.revision import (
+    FAILING_S,
+    Answer,
+    Before,
+    NoAnswer,
+    Replica,
+    Revision,
+    Sight,
+    crash_reason,
+    is_failing,
+    phase,
+    why_not_up,
+)
+from infra.clock import ManualClock
+from infra.errors import FjarrError, RemoteError
+from infra.share.errors import Place, explain_refusal, explain_silence, is_passing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from infra.az.commands import Command
+    from infra.document import Json
+
+GROUP = Group("sub", "rg")
+REVISION = Revision("app--1", "2026-01-01T00:00:00Z", running_state="Running")
+OLD = Replica("app--1-old", is_started=True, is_ready=True, restart_count=7)
+NEW = Replica("app--1-new", is_started=True)
+BEFORE = Before({"app--1-old": 7}, "app--1-old", "2026-01-01T00:00:00Z", did_serve=True)
+ANSWER = Answer("r2", "app--1-new", "2026-01-01T01:00:00Z", is_ready=True)
+
+
+class ScriptedAz:
+    """Answer commands by the words that follow `az containerapp`; an error is raised, a list is used up."""
+
+    def __init__(self, **answers: Json | list[Json | FjarrError]) -> None:
+        self.answers = answers
+        self.lines: list[str] = []
+
+    def run(self, command: Command) -> Json:
+        self.lines.append(command.line)
+        key = "_".join(word for word in command.argv[2:4] if not word.startswith("-"))
+        answer = self.answers[key]
+        if isinstance(answer, list) and answer and isinstance(answer[0], FjarrError):
+            raise answer.pop(0)
+        return answer  # type: ignore[return-value]
+
+
+def app(az: ScriptedAz, clock: ManualClock | None = None) -> AzureApp:
+    when = clock or ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    return AzureApp(az, GROUP, "app", "http://127.0.0.1:1", when, lambda _replica: ("a", "b"))  # type: ignore[arg-type]
+
+
+def revision_json(name: str, created: str, **properties: str) -> Json:
+    return {"name": name, "properties": {"createdTime": created, "runningState": "Running", **properties}}
+
+
+def test_the_newest_active_revision_is_the_one() -> None:
+    az = ScriptedAz(
+        revision_list=[
+            revision_json("app--1", "2026-01-02T00:00:00"),
+            revision_json("app--2", "2026-01-03T00:00:00"),
+        ]
+    )
+    revision, is_active = app(az).revision()
+    assert (revision.name, is_active) == ("app--2", True)
+
+
+def test_without_an_active_revision_it_is_the_latest_one() -> None:
+    az = ScriptedAz(
+        revision_list=[],
+        show={"properties": {"latestRevisionName": "app--3"}},
+        revision_show=revision_json("app--3", "2026-01-03T00:00:00"),
+    )
+    revision, is_active = app(az).revision()
+    assert (revision.name, is_active) == ("app--3", False)
+
+
+def test_an_app_without_a_revision_is_an_error() -> None:
+    with pytest.raises(RemoteError, match="'app' has no revision"):
+        app(ScriptedAz(revision_list=[], show={"properties": {}})).revision()
+
+
+def test_a_restart_waits_while_another_operation_is_under_way() -> None:
+    busy = AzureRefusalError("Azure said no", Refusal("ContainerAppOperationInProgress", "busy"))
+    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    az = ScriptedAz(revision_restart=[busy, busy])
+    app(az, clock).restart("app--1")
+    assert len(az.lines) == 3
+    assert clock.elapsed_s() == 6
+
+
+def test_a_restart_that_is_refused_for_another_reason_is_not_tried_again() -> None:
+    az = ScriptedAz(
+        revision_restart=[AzureRefusalError("Azure said no", Refusal("AuthorizationFailed", "no"))]
+    )
+    with pytest.raises(AzureRefusalError, match="AuthorizationFailed"):
+        app(az).restart("app--1")
+    assert len(az.lines) == 1
+
+
+def test_a_look_has_the_revision_and_its_replicas() -> None:
+    az = ScriptedAz(
+        revision_show=revision_json("app--1", "x", runningState="Degraded", runningStateDetails="why"),
+        replica_list=[
+            {
+                "name": "app--1-a",
+                "properties": {
+                    "createdTime": "2026-01-01T00:00:00+00:00",
+                    "containers": [
+                        {
+                            "ready": False,
+                            "started": True,
+                            "restartCount": 3,
+                            "runningState": "Waiting",
+                            "runningStateDetails": "CrashLoopBackOff",
+                        }
+                    ],
+                },
+            }
+        ],
+    )
+    sight = app(az).look("app--1")
+    assert sight.revision == Revision("app--1", "x", running_state="Degraded", details="why")
+    assert sight.replicas == (
+        Replica(
+            "app--1-a",
+            datetime(2026, 1, 1, tzinfo=UTC),
+            is_started=True,
+            restart_count=3,
+            state="Waiting",
+            details="CrashLoopBackOff",
+        ),
+    )
+
+
+@pytest.mark.parametrize("document", [None, {}, {"properties": None}, {"properties": {"containers": []}}, []])
+def test_what_az_leaves_out_is_empty(document: Json) -> None:
+    assert parse_replica(document) == Replica("")
+    assert parse_revision(document) == Revision("", "")
+
+
+def test_a_log_that_cannot_be_had_is_no_error_of_its_own() -> None:
+    def fail(_replica: str) -> tuple[str, ...]:
+        raise RemoteError("no log")
+
+    made = app(ScriptedAz())
+    assert made.console_tail("x") == ("a", "b")
+    assert replace(made, tail=fail).console_tail("x") == ()
+
+
+def test_an_answer_is_read() -> None:
+    body = {"release": "r2", "replica": "app--1-new", "started_at": "2026-01-01T01:00:00Z", "ready": True}
+    assert parse_answer(json.dumps(body).encode()) == ANSWER
+    assert parse_answer(b"{}") == Answer("", "", "", is_ready=False)
+    assert parse_answer(b"<html>") == NoAnswer("/version does not answer with JSON")
+    assert parse_answer(b"[]") == NoAnswer("/version does not answer with a JSON object")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answer every request with what a test wants."""
+
+    wanted: ClassVar[tuple[int, bytes]] = (200, b"{}")
+
+    def do_GET(self) -> None:  # the library's name for it
+        status, body = self.wanted
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # must not be asked about this machine
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_address_is_asked(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Handler, "wanted", (200, b'{"release": "r2", "ready": true}'))
+    assert ask_version(address) == Answer("r2", "", "", is_ready=True)
+    monkeypatch.setattr(Handler, "wanted", (503, b""))
+    assert ask_version(address) == NoAnswer("HTTP 503")
+
+
+def test_an_address_where_nobody_listens_is_no_answer() -> None:
+    answer = ask_version("http://127.0.0.1:1")
+    assert isinstance(answer, NoAnswer)
+    assert "refused" in answer.reason
+
+
+def test_a_new_replica_is_new_and_an_old_one_only_with_a_new_process() -> None:
+    assert BEFORE.is_new(ANSWER)
+    assert not BEFORE.is_new(replace(ANSWER, replica="app--1-old", started=BEFORE.started))
+    assert BEFORE.is_new(replace(ANSWER, replica="app--1-old"))
+    unseen = Before({"app--1-old": 0, "app--1-other": 0}, "app--1-old", "x")
+    assert not unseen.is_new(replace(ANSWER, replica="app--1-other"))
+
+
+def test_one_end_of_a_container_is_no_verdict_and_two_are() -> None:
+    once = replace(NEW, restart_count=1, details="exit code 1.")
+    assert crash_reason(BEFORE, Sight(REVISION, (OLD, once)), 0) is None
+    twice = replace(once, restart_count=2)
+    said = "the container of replica app--1-new ended 2 times (exit code 1)"
+    assert crash_reason(BEFORE, Sight(REVISION, (OLD, twice)), 0) == said
+
+
+def test_old_replicas_count_only_from_now_and_only_without_new_ones() -> None:
+    worse = replace(OLD, restart_count=9)
+    assert crash_reason(BEFORE, Sight(REVISION, (OLD,)), 0) is None
+    assert crash_reason(BEFORE, Sight(REVISION, (worse, NEW)), 0) is None
+    assert "app--1-old ended 2 times" in str(crash_reason(BEFORE, Sight(REVISION, (worse,)), 0))
+
+
+def test_a_failed_revision_is_a_verdict_after_a_while() -> None:
+    failed = replace(REVISION, running_state="ActivationFailed", details="0/1 replicas ready.")
+    assert is_failing(failed)
+    assert not is_failing(REVISION)
+    assert crash_reason(BEFORE, Sight(failed, ()), FAILING_S - 1) is None
+    said = "revision app--1 is ActivationFailed (0/1 replicas ready)"
+    assert crash_reason(BEFORE, Sight(failed, ()), FAILING_S) == said
+
+
+@pytest.mark.parametrize(
+    ("replicas", "said"),
+    [
+        (None, "asking for new replicas"),
+        ((OLD,), "waiting for a new replica"),
+        (
+            (OLD, replace(NEW, is_started=False, details="Pulling image.")),
+            "replica app--1-new is being made (Pulling image)",
+        ),
+        ((OLD, NEW), "replica app--1-new runs, and is not ready yet"),
+        ((OLD, replace(NEW, restart_count=1)), "replica app--1-new has ended and is started again"),
+        ((OLD, replace(NEW, is_ready=True)), "replica app--1-new is ready"),
+    ],
+)
+def test_the_phase_is_told(replicas: tuple[Replica, ...] | None, said: str) -> None:
+    assert phase(BEFORE, None if replicas is None else Sight(REVISION, replicas)) == said
+
+
+STUCK = replace(REVISION, running_state="Activating")
+PORT = "The TargetPort 9999 does not match the listening port 8000."
+
+
+@pytest.mark.parametrize(
+    ("sight", "last", "reason", "hint"),
+    [
+        (None, None, "the platform did not say what its replicas do", "invoke status"),
+        (Sight(replace(STUCK, details=PORT), ()), None, PORT[:-1], "FJARR_PORT"),
+        (Sight(replace(STUCK, details="0/1 ready."), ()), None, "0/1 ready", "invoke logs"),
+        (Sight(REVISION, (OLD,)), None, "the platform made no new replica", "GPU node"),
+        (
+            Sight(REVISION, (replace(NEW, is_started=False, details="ImagePullBackOff"),)),
+            None,
+            "the container of replica app--1-new did not start (ImagePullBackOff)",
+            "image",
+        ),
+        (Sight(REVISION, (NEW,)), None, "replica app--1-new runs, but did not get ready", "--timeout"),
+        (
+            Sight(REVISION, (replace(NEW, is_ready=True),)),
+            NoAnswer("HTTP 403"),
+            "the new replica is ready, but the app's address does not answer: HTTP 403",
+            "allowedIpRanges",
+        ),
+        (
+            Sight(REVISION, (replace(NEW, is_ready=True),)),
+            replace(ANSWER, release="r1"),
+            "the app's address still answers from r1",
+            "draining",
+        ),
+    ],
+)
+def test_why_a_release_is_not_up_is_classified(
+    sight: Sight | None, last: Answer | NoAnswer | None, reason: str, hint: str
+) -> None:
+    cause = why_not_up(BEFORE, sight, last)
+    assert cause.reason == reason
+    assert hint in cause.hint
+
+
+PLACE = Place("account", "share", "https://account.file.core.windows.net")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "hint"),
+    [
+        (403, "AuthenticationFailed", "15 minutes"),
+        (403, "KeyBasedAuthenticationNotPermitted", "--allow-shared-key-access true"),
+        (403, "AuthorizationFailure", "firewall of 'account'"),
+        (404, "ShareNotFound", "invoke provision"),
+        (409, "ShareBeingDeleted", "half a minute"),
+        (409, "SharingViolation", "did not pass in several tries"),
+    ],
+)
+def test_what_the_service_refuses_comes_with_what_to_do(status: int, code: str, hint: str) -> None:
+    error = explain_refusal("write CURRENT", PLACE, status, code, "Because.\nRequestId:1")
+    assert error.message == f"cannot write CURRENT on share 'share' of 'account': {code}: Because."
+    assert hint in str(error.hint)
+
+
+def test_what_has_no_code_has_its_status() -> None:
+    error = explain_refusal("read x", PLACE, 418, "", "")
+    assert error.message == "cannot read x on share 'share' of 'account': 418: the service gave no reason"
+    assert error.hint is None
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "passes"),
+    [
+        (503, "", "passes"),
+        (409, "FileLockConflict", "passes"),
+        (409, "ResourceAlreadyExists", "stays"),
+        (403, "", "stays"),
+    ],
+)
+def test_what_passes_is_known(status: int, code: str, passes: str) -> None:
+    assert is_passing(status, code) is (passes == "passes")
+
+
+def test_silence_is_told_from_a_certificate_that_is_not_trusted() -> None:
+    assert "firewall" in str(explain_silence("read x", PLACE, "timed out").hint)
+    assert "not trusted" in str(explain_silence("read x", PLACE, "certificate verify failed").hint)

@@ -1,0 +1,218 @@
+"""One deployment at a time."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import TYPE_CHECKING
+
+import pytest
+
+from infra.clock import ManualClock
+from infra.errors import RemoteError
+from infra.release.lock import LIFETIME, LOCK_PATH, DeployLock, Holder, is_process_alive, this_process
+from tests.doubles.memory_share import MemoryShare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+IDA = Holder("ida", "laptop", 17, 100.0)
+BO = Holder("bo", "desktop", 23, 200.0)
+
+
+@pytest.fixture
+def share() -> MemoryShare:
+    return MemoryShare()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(datetime(2026, 1, 1, 12, tzinfo=UTC))
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def lock_of(share: MemoryShare, clock: ManualClock, warnings: list[str]) -> Callable[[Holder], DeployLock]:
+    return lambda holder: DeployLock(share, clock, holder, warnings.append, lambda _holder: True)
+
+
+LockOf = "Callable[[Holder], DeployLock]"
+
+
+def test_the_lock_is_there_while_it_is_held(share: MemoryShare, lock_of: LockOf) -> None:
+    with lock_of(IDA).hold("deploy"):
+        assert LOCK_PATH in share.files
+    assert share.files == {}
+
+
+def test_the_lock_is_given_back_after_a_failure(share: MemoryShare, lock_of: LockOf) -> None:
+    with pytest.raises(ZeroDivisionError), lock_of(IDA).hold("deploy"):
+        raise ZeroDivisionError
+    assert share.files == {}
+
+
+def test_the_second_is_told_who_holds_it_since_when_and_how_to_break_it(
+    lock_of: LockOf, clock: ManualClock
+) -> None:
+    since = clock.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    with lock_of(IDA).hold("deploy"):
+        clock.sleep(60)
+        with pytest.raises(RemoteError) as caught, lock_of(BO).hold("push"):
+            pass
+    assert caught.value.message == (
+        f"another deployment holds this share's lock: ida on laptop (process 17): deploy, since {since}"
+    )
+    assert "--break-lock" in str(caught.value.hint)
+
+
+def test_a_lock_that_ran_out_is_broken_with_a_warning(
+    share: MemoryShare, lock_of: LockOf, clock: ManualClock, warnings: list[str]
+) -> None:
+    with lock_of(IDA).hold("deploy"):
+        clock.sleep(LIFETIME.total_seconds() + 1)
+        with lock_of(BO).hold("deploy"):
+            assert "breaking the deploy lock of ida on laptop" in warnings[0]
+            assert "it ran out at" in warnings[0]
+        assert share.files == {}
+
+
+def test_a_lock_whose_process_on_this_machine_is_gone_is_broken(lock_of: LockOf, warnings: list[str]) -> None:
+    neighbour = replace(IDA, pid=18)
+    with lock_of(IDA).hold("deploy"):
+        lock = replace(lock_of(neighbour), is_alive=lambda holder: holder != IDA)
+        with lock.hold("deploy"):
+            assert warnings[0].endswith("that process is gone")
+
+
+def test_a_process_of_another_machine_is_not_judged_by_its_pid(lock_of: LockOf) -> None:
+    with lock_of(IDA).hold("deploy"):
+        lock = replace(lock_of(BO), is_alive=lambda _holder: False)
+        with pytest.raises(RemoteError), lock.hold("deploy"):
+            pass
+
+
+def test_a_lock_that_is_kept_does_not_run_out(lock_of: LockOf, clock: ManualClock) -> None:
+    with lock_of(IDA).hold("deploy") as held:
+        for _ in range(100):
+            clock.sleep(60)
+            held.keep()
+        with pytest.raises(RemoteError), lock_of(BO).hold("deploy"):
+            pass
+
+
+def test_keeping_a_fresh_lock_asks_nothing_of_the_share(share: MemoryShare, lock_of: LockOf) -> None:
+    with lock_of(IDA).hold("deploy") as held:
+        before = list(share.log)
+        held.keep()
+        assert share.log == before
+
+
+def test_a_broken_lock_stops_its_holder_and_is_not_removed_by_it(
+    share: MemoryShare, lock_of: LockOf, clock: ManualClock
+) -> None:
+    with lock_of(IDA).hold("deploy") as ours:
+        with lock_of(BO).hold("deploy", break_lock=True):
+            with pytest.raises(RemoteError, match=r"was taken from this process .held by bo on desktop"):
+                ours.check()
+            clock.sleep(300)
+            with pytest.raises(RemoteError, match="was taken"):
+                ours.keep()
+            ours.release()
+            assert LOCK_PATH in share.files
+        with pytest.raises(RemoteError, match="nobody holds it now"):
+            ours.check()
+
+
+def test_a_lock_that_was_taken_while_we_broke_a_stale_one_is_put_back(
+    share: MemoryShare, lock_of: LockOf, clock: ManualClock
+) -> None:
+    """Between our look at the stale lock and our breaking it, a third breaks it and takes the lock."""
+    with lock_of(IDA).hold("deploy"):
+        stale = share.files[LOCK_PATH]
+        del share.files[LOCK_PATH]
+        with lock_of(BO).hold("deploy") as winner:
+            fresh = share.files[LOCK_PATH]
+            share.files[LOCK_PATH] = stale
+            clock.sleep(LIFETIME.total_seconds() + 1)
+
+            def third_party(change: str) -> None:
+                if change.startswith("move .lock.broken"):
+                    share.files[LOCK_PATH] = fresh
+
+            share.before_change = third_party
+            with pytest.raises(RemoteError), lock_of(Holder("eve", "tablet", 5, 1.0)).hold("deploy"):
+                pass
+            winner.check()
+
+
+@pytest.mark.parametrize("is_stale", [False, True], ids=["a free lock", "a stale lock"])
+def test_of_two_at_once_never_both_get_it(clock: ManualClock, *, is_stale: bool) -> None:
+    """Let a second deployer come in at every change that the first makes while it takes the lock."""
+    for step in count():
+        race = Race(clock, step, is_stale=is_stale)
+        race.run()
+        assert race.most == 1
+        if not race.did_other_come:
+            assert step == (4 if is_stale else 1)
+            return
+
+
+class Race:
+    """Let one deployer take the lock, and another try to at its `step`-th change."""
+
+    def __init__(self, clock: ManualClock, step: int, *, is_stale: bool) -> None:
+        self.share = MemoryShare()
+        self.steps = iter(range(step + 1))
+        self.step = step
+        self.most = 0
+        self.did_other_come = False
+        self.ida, self.bo = (
+            DeployLock(self.share, clock, who, print, lambda _who: True) for who in (IDA, BO)
+        )
+        if is_stale:
+            with self.ida.hold("long ago"):
+                left_behind = dict(self.share.files)
+            self.share.files = left_behind
+            clock.sleep(LIFETIME.total_seconds() + 1)
+
+    def run(self) -> None:
+        inside = 0
+        with ExitStack() as stack:
+
+            def come_in(_change: str) -> None:
+                nonlocal inside
+                if next(self.steps, None) == self.step:
+                    self.did_other_come = True
+                    self.share.before_change = lambda _change: None
+                    with suppress(RemoteError):
+                        stack.enter_context(self.bo.hold("b"))
+                        inside += 1
+
+            self.share.before_change = come_in
+            with suppress(RemoteError), self.ida.hold("a"):
+                self.share.before_change = lambda _change: None
+                inside += 1
+                self.most = inside
+            self.most = max(self.most, inside)
+
+
+def test_a_damaged_lock_says_what_to_do(share: MemoryShare, lock_of: LockOf) -> None:
+    share.files[LOCK_PATH] = b"{}"
+    with pytest.raises(RemoteError) as caught, lock_of(IDA).hold("deploy"):
+        pass
+    assert caught.value.hint == "remove that file from the share, then retry"
+
+
+def test_this_process_is_alive_and_others_with_its_pid_are_not() -> None:
+    ours = this_process()
+    assert ours.pid == os.getpid()
+    assert is_process_alive(ours)
+    assert not is_process_alive(replace(ours, started=ours.started - timedelta(days=1).total_seconds()))
+    assert not is_process_alive(replace(ours, pid=2**22 + 1))

@@ -1,0 +1,250 @@
+"""The template: what the CLI builds, what users come with, and the limits that Azure enforces."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROVISION = Path(__file__).parents[3] / "infra" / "provision"
+SNAPSHOTS = Path(__file__).parents[2] / "snapshots" / "inference"
+THE_NINE = (
+    "defaultCommands",
+    "maximumInstanceCount",
+    "location",
+    "storageAccountName",
+    "fileShareName",
+    "acaEnvironmentName",
+    "acaEnvironmentStorageName",
+    "acaAppName",
+    "acaLogAnalyticsName",
+)
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def compiled() -> dict[str, Any]:
+    return dict(read(PROVISION / "inference.json"))
+
+
+def resources_of(case: str) -> dict[str, dict[str, Any]]:
+    """Return the resources of a committed snapshot by type."""
+    return {each["type"]: each for each in read(SNAPSHOTS / f"{case}.snapshot.json")["predictedResources"]}
+
+
+def container_of(case: str) -> dict[str, Any]:
+    template = resources_of(case)["Microsoft.App/containerApps"]["properties"]["template"]
+    return dict(template["containers"][0])
+
+
+def run_bicep(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    program = shutil.which("bicep")
+    if program is None:
+        pytest.skip("the Bicep CLI is not on PATH: the committed inference.json is taken as it is")
+    return subprocess.run(
+        [program, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@pytest.mark.bicep
+def test_committed_json_is_what_bicep_builds(compiled: dict[str, Any]) -> None:
+    built = run_bicep("build", "inference.bicep", "--stdout", cwd=PROVISION)
+    assert (built.returncode, built.stderr) == (0, "")
+    fresh = json.loads(built.stdout)
+    if fresh["metadata"]["_generator"]["version"] == compiled["metadata"]["_generator"]["version"]:
+        assert built.stdout.strip() == (PROVISION / "inference.json").read_text(encoding="utf-8").strip()
+    for document in (fresh, compiled):
+        del document["metadata"]["_generator"]  # another release of the CLI signs with another name and hash
+    assert fresh == compiled
+
+
+@pytest.mark.bicep
+def test_lint_is_silent() -> None:
+    linted = run_bicep("lint", "inference.bicep", cwd=PROVISION)
+    assert (linted.returncode, linted.stdout, linted.stderr) == (0, "", "")
+
+
+@pytest.mark.bicep
+def test_source_is_formatted(tmp_path: Path) -> None:
+    for name in ("inference.bicep", "bicepconfig.json"):
+        shutil.copy(PROVISION / name, tmp_path)
+    run_bicep("format", "inference.bicep", cwd=tmp_path)
+    source = (PROVISION / "inference.bicep").read_text(encoding="utf-8")
+    assert (tmp_path / "inference.bicep").read_text(encoding="utf-8") == source
+
+
+def test_parameters_file_is_the_originals() -> None:
+    document = read(PROVISION / "inference.parameters.json")
+    assert document["$schema"].endswith("/2019-04-01/deploymentParameters.json#")
+    assert document["parameters"] == {name: {"value": None} for name in THE_NINE}
+
+
+def test_the_nine_may_be_null_and_the_others_have_defaults(compiled: dict[str, Any]) -> None:
+    for name, declared in compiled["parameters"].items():
+        if name in THE_NINE:
+            assert declared["nullable"] is True
+        else:
+            assert "defaultValue" in declared
+        assert declared["metadata"]["description"].endswith(".")
+
+
+def test_only_the_key_is_secret(compiled: dict[str, Any]) -> None:
+    secure = [
+        name for name, each in compiled["parameters"].items() if each.get("type", "").startswith("secure")
+    ]
+    assert secure == ["apiKey"]
+
+
+def test_default_names_are_the_originals_to_the_letter() -> None:
+    found = resources_of("defaults")
+    suffix = "bmg7c"  # the first five characters of uniqueString of the group in the snapshot
+    assert {type_.rpartition("/")[2]: each["name"].rpartition("/")[2] for type_, each in found.items()} == {
+        "storageAccounts": f"aistorage{suffix}",
+        "fileServices": "default",
+        "shares": f"aifileshare{suffix}",
+        "workspaces": f"ailog{suffix}",
+        "managedEnvironments": f"aienv{suffix}",
+        "storages": f"aienvstorage{suffix}",
+        "containerApps": f"aiacaapp{suffix}",
+    }
+
+
+def test_an_environment_that_exists_is_only_added_to() -> None:
+    found = resources_of("environment-exists")
+    assert "Microsoft.App/managedEnvironments" not in found
+    assert "Microsoft.OperationalInsights/workspaces" not in found
+    storage = found["Microsoft.App/managedEnvironments/storages"]
+    assert storage["name"] == "aienvfromfinetuning/aienvstoragebmg7c"
+    app = found["Microsoft.App/containerApps"]
+    assert app["properties"]["environmentId"].endswith("/managedEnvironments/aienvfromfinetuning")
+
+
+def test_profiles_are_the_originals() -> None:
+    environment = resources_of("defaults")["Microsoft.App/managedEnvironments"]
+    assert environment["properties"]["workloadProfiles"] == [
+        {"name": "Consumption", "workloadProfileType": "Consumption"},
+        {"name": "GPU", "workloadProfileType": "NC24-A100", "minimumCount": 0, "maximumCount": 2},
+    ]
+
+
+@pytest.mark.parametrize("case", ["serverless-a100", "serverless-t4"])
+def test_a_serverless_profile_has_no_counts(case: str) -> None:
+    environment = resources_of(case)["Microsoft.App/managedEnvironments"]
+    assert environment["properties"]["workloadProfiles"][1].keys() == {"name", "workloadProfileType"}
+
+
+def test_without_a_key_there_is_no_secret() -> None:
+    app = resources_of("defaults")["Microsoft.App/containerApps"]
+    assert app["properties"]["configuration"]["secrets"] == []
+    assert [entry["name"] for entry in container_of("defaults")["env"]] == [
+        "FJARR_ADAPTER",
+        "FJARR_BASE_MODEL",
+        "FJARR_CHAT_SIGN_IN",
+        "FJARR_MOUNT",
+        "PIP_BREAK_SYSTEM_PACKAGES",
+        "PYTHONDONTWRITEBYTECODE",
+    ]
+
+
+def test_a_stage_may_overlay_every_setting() -> None:
+    env = {entry["name"]: entry["value"] for entry in container_of("custom-commands")["env"]}
+    assert env == {
+        "FJARR_ADAPTER": "models/mine/adapter",  # the overlay's, not that of `adapterPath`
+        "FJARR_BASE_MODEL": "model-cache/microsoft/Phi-3-mini-4k-instruct",
+        "FJARR_CHAT_SIGN_IN": "on",
+        "FJARR_MOUNT": "/mount",
+        "PIP_BREAK_SYSTEM_PACKAGES": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def test_commands_are_run_by_bash() -> None:
+    assert container_of("custom-commands")["command"] == [
+        "/bin/bash",
+        "-c",
+        "cd /mount; pip install -r inference/requirements.txt; python3 ./gradio_chat.py --say 'it''s'",
+    ]
+
+
+def test_the_default_commands_start_the_release_that_current_names(tmp_path: Path) -> None:
+    mount = tmp_path / "mount"
+    release = mount / "releases" / "20260101T000000Z-0a1b2c3d"
+    (release / "inference").mkdir(parents=True)
+    (release / "inference" / "start.py").write_text(
+        "import os\nprint(os.getcwd(), os.environ['FJARR_RELEASE'])\n"
+    )
+    (mount / "CURRENT").write_text("20260101T000000Z-0a1b2c3d\n")
+    done = subprocess.run(
+        container_of("defaults")["command"],
+        env={"FJARR_MOUNT": str(mount), "PATH": "/usr/local/bin:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == f"{release} 20260101T000000Z-0a1b2c3d\n"
+
+
+def test_probes_are_within_the_limits_that_azure_enforces() -> None:
+    probes = container_of("defaults")["probes"]
+    assert [probe["type"] for probe in probes] == ["Startup", "Liveness", "Readiness"]
+    assert [probe["httpGet"]["path"] for probe in probes] == ["/healthz", "/healthz", "/readyz"]
+    for probe in probes:
+        assert probe.get("initialDelaySeconds", 0) <= 60
+        assert 1 <= probe["periodSeconds"] <= 240
+        assert 1 <= probe["timeoutSeconds"] <= 240
+        assert 1 <= probe["failureThreshold"] <= 10
+        assert probe.get("successThreshold", 1) == 1
+
+
+def test_scale_and_ingress() -> None:
+    app = resources_of("custom-commands")["Microsoft.App/containerApps"]["properties"]
+    assert app["configuration"]["activeRevisionsMode"] == "Single"
+    ingress = app["configuration"]["ingress"]
+    assert (ingress["external"], ingress["targetPort"], ingress["allowInsecure"]) == (False, 7860, False)
+    assert ingress["ipSecurityRestrictions"] == [
+        {"name": "allow-1", "action": "Allow", "ipAddressRange": "10.0.0.0/8"},
+        {"name": "allow-2", "action": "Allow", "ipAddressRange": "192.0.2.7"},
+    ]
+    rule = {"name": "http", "http": {"metadata": {"concurrentRequests": "32"}}}
+    assert app["template"]["scale"] == {"minReplicas": 1, "maxReplicas": 1, "rules": [rule]}
+
+
+def test_storage_is_closed_to_the_public_and_keeps_deleted_shares() -> None:
+    found = resources_of("defaults")
+    account = found["Microsoft.Storage/storageAccounts"]
+    assert (account["kind"], account["sku"]) == ("StorageV2", {"name": "Standard_LRS"})
+    assert account["properties"]["minimumTlsVersion"] == "TLS1_2"
+    assert account["properties"]["allowBlobPublicAccess"] is False
+    files = found["Microsoft.Storage/storageAccounts/fileServices"]
+    assert files["properties"] == {"shareDeleteRetentionPolicy": {"enabled": True, "days": 7}}
+    share = found["Microsoft.Storage/storageAccounts/fileServices/shares"]
+    assert share["properties"] == {"enabledProtocols": "SMB", "shareQuota": 1024}
+
+
+def test_every_resource_that_can_carries_the_tags() -> None:
+    tagged = {type_ for type_, each in resources_of("named-resources").items() if each.get("tags")}
+    assert tagged == {
+        "Microsoft.Storage/storageAccounts",
+        "Microsoft.OperationalInsights/workspaces",
+        "Microsoft.App/managedEnvironments",
+        "Microsoft.App/containerApps",
+    }
+
+
+def test_outputs_are_the_six_keys_of_the_config(compiled: dict[str, Any]) -> None:
+    assert list(compiled["outputs"]) == [
+        "SUBSCRIPTION_ID",
+        "RESOURCE_GROUP_NAME",
+        "STORAGE_ACCOUNT_NAME",
+        "FILE_SHARE_NAME",
+        "ACA_APP_NAME",
+        "ACA_APP_ENDPOINT",
+    ]

@@ -1,0 +1,452 @@
+"""Provisioning, by what it asks az for: whole command lines, in order, and what is written down."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from infra.az.commands import Command, Group
+from infra.az.container_apps_environment import ProfileWish, profile_changes
+from infra.az.errors import AzureRefusalError, NotFoundError, Refusal
+from infra.az.inventory import all_made, format_made, parse_made
+from infra.az.names import Names
+from infra.az.target import find_group
+from infra.config.endpoint import read_config
+from infra.config.settings import Flags, Handover, Settings
+from infra.config.stage import load_stage
+from infra.console import Console
+from infra.errors import RemoteError, UsageError
+from infra.session import Session
+from infra.verbs.provision import provision
+from tests.doubles.scripted_az import ScriptedAz
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+REPOSITORY = Path(__file__).resolve().parents[4]
+SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
+GROUP = Group(SUBSCRIPTION, "my-rg")
+NAMES = Settings().names(GROUP)
+IN_GROUP = f"--resource-group my-rg --subscription {SUBSCRIPTION}"
+GONE = NotFoundError("Azure does not have it", Refusal("ResourceNotFound", "no"))
+OUTPUTS = {
+    # Azure changes the case of the names.
+    "subscriptioN_ID": {"type": "String", "value": SUBSCRIPTION},
+    "resourcE_GROUP_NAME": {"type": "String", "value": "my-rg"},
+    "storagE_ACCOUNT_NAME": {"type": "String", "value": NAMES.storage_account},
+    "filE_SHARE_NAME": {"type": "String", "value": NAMES.file_share},
+    "acA_APP_NAME": {"type": "String", "value": NAMES.app},
+    "acA_APP_ENDPOINT": {"type": "String", "value": "app.example.io"},
+}
+ENVIRONMENT: dict[str, Any] = {
+    "name": NAMES.environment,
+    "location": "Sweden Central",
+    "properties": {
+        "workloadProfiles": [
+            {"name": "Consumption", "workloadProfileType": "Consumption"},
+            {"name": "GPU", "workloadProfileType": "NC24-A100", "minimumCount": 0, "maximumCount": 2},
+        ]
+    },
+}
+
+
+class World:
+    """An Azure as a script, which keeps what was deployed to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.deployed: dict[str, Any] = {}
+        self.mode = 0
+        self.az = ScriptedAz(
+            {
+                "containerapp show": GONE,
+                "group show": {"location": "swedencentral"},
+                "group create": {},
+                "resource list": [],
+                "containerapp env show": GONE,
+                "deployment group create": self.deploy,
+                "deployment operation group list": [],
+            },
+            folder,
+        )
+
+    def deploy(self, command: Command) -> dict[str, Any]:
+        file = Path(command.argv[command.argv.index("--parameters") + 1].removeprefix("@"))
+        self.mode = stat.S_IMODE(file.stat().st_mode)
+        parameters = json.loads(file.read_text())["parameters"]
+        self.deployed = {name: entry["value"] for name, entry in parameters.items()}
+        assert command.secrets == (self.deployed["apiKey"],)
+        return {"properties": {"outputs": OUTPUTS}}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def session(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> Session:
+    for name in ("stages.toml", "provision/inference.bicep", "provision/inference.json"):
+        (tmp_path / "infra" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / "infra" / name, tmp_path / "infra" / name)
+    monkeypatch.setattr(Session, "has_bicep", False)
+    stage = replace(load_stage(tmp_path, "azure"), subscription=SUBSCRIPTION, resource_group="my-rg")
+    return Session(tmp_path, stage, Console(io.StringIO()), world.az._runner, world.az, None, None)
+
+
+def lines(world: World) -> list[str]:
+    return [line.removeprefix("az ").removesuffix(" --output json") for line in world.az.lines]
+
+
+def deployed_app(world: World) -> dict[str, Any]:
+    """Return the app as Azure would show it after the deployment."""
+    return {
+        "tags": world.deployed["tags"],
+        "properties": {
+            "provisioningState": "Succeeded",
+            "configuration": {"ingress": {"fqdn": "app.example.io"}, "secrets": [{"name": "api-key"}]},
+        },
+    }
+
+
+def test_the_first_time_everything_is_made(session: Session, world: World) -> None:
+    world.az.answers["group show"] = GONE
+    provisioned = provision(session, Flags(location="swedencentral"))
+    assert lines(world) == [
+        f"containerapp show --name {NAMES.app} {IN_GROUP}",
+        f"group show --name my-rg --subscription {SUBSCRIPTION}",
+        (
+            f"group create --name my-rg --location swedencentral --subscription {SUBSCRIPTION} "
+            "--tags fjarr-made=azure"
+        ),
+        f"resource list {IN_GROUP}",
+        f"containerapp env show --name {NAMES.environment} {IN_GROUP}",
+        (
+            f"deployment group create --name inference {IN_GROUP} "
+            f"--template-file {session.root}/infra/provision/inference.json "
+            f"--parameters @{session.root}/.fjarr/azure/inference.parameters.json --no-prompt"
+        ),
+    ]
+    assert provisioned.is_changed
+    assert provisioned.config == read_config(session.root / "infra/inference.config.json")
+    assert provisioned.config.endpoint_url == "https://app.example.io"
+    assert provisioned.config.aca_app_endpoint == "app.example.io"
+
+
+def test_the_file_with_the_key_is_for_the_user_alone_and_goes_away(session: Session, world: World) -> None:
+    provision(session)
+    assert world.mode == 0o600
+    assert len(world.deployed["apiKey"]) >= 32
+    files = [path for path in session.root.rglob("*") if path.is_file()]
+    assert not [path for path in files if world.deployed["apiKey"] in path.read_text(encoding="utf-8")]
+    assert not [line for line in world.az.lines if world.deployed["apiKey"] in line]
+
+
+def test_the_key_does_not_stay_behind_when_the_deployment_fails(session: Session, world: World) -> None:
+    world.az.answers["deployment group create"] = AzureRefusalError("Azure said no", Refusal("X", "y"))
+    with pytest.raises(RemoteError):
+        provision(session)
+    assert not (session.stage.state_dir / "inference.parameters.json").exists()
+
+
+def test_the_second_time_one_question_is_enough(session: Session, world: World) -> None:
+    first = provision(session)
+    world.az.answers["containerapp show"] = deployed_app(world)
+    world.az.asked.clear()
+    session.stage.config_path.unlink()
+    second = provision(session)
+    assert lines(world) == [f"containerapp show --name {NAMES.app} {IN_GROUP}"]
+    assert not second.is_changed
+    assert second.config == first.config == read_config(session.stage.config_path)
+
+
+def test_a_change_keeps_the_key_and_tells_the_environment_apart(session: Session, world: World) -> None:
+    provision(session)
+    app = deployed_app(world)
+    world.az.answers |= {
+        "containerapp show": app,
+        "containerapp secret show": {"name": "api-key", "value": "kept"},
+        "containerapp env show": ENVIRONMENT,
+    }
+    provision(session, Flags(parameters=("minReplicas=0",)))
+    assert world.deployed["apiKey"] == "kept"
+    assert world.deployed["minReplicas"] == 0
+    assert world.deployed["environmentExists"] is True
+    assert world.deployed["tags"]["fjarr-provision"] != app["tags"]["fjarr-provision"]
+    assert world.deployed["tags"]["fjarr-made"] == app["tags"]["fjarr-made"]
+
+
+def test_a_failed_state_is_provisioned_again(session: Session, world: World) -> None:
+    provision(session)
+    app = deployed_app(world)
+    app["properties"]["provisioningState"] = "Failed"
+    world.az.answers |= {"containerapp show": app, "containerapp secret show": {"value": "kept"}}
+    assert provision(session).is_changed
+
+
+def test_without_authentication_there_is_no_key(session: Session, world: World) -> None:
+    provision(session, Flags(parameters=('environmentVariables={"FJARR_AUTH": "off"}',)))
+    assert world.deployed["apiKey"] == ""
+
+
+def test_the_fine_tuning_steps_environment_is_only_added_to(session: Session, world: World) -> None:
+    environment = {
+        **ENVIRONMENT,
+        "properties": {"workloadProfiles": ENVIRONMENT["properties"]["workloadProfiles"][:1]},
+    }
+    world.az.answers |= {
+        "containerapp env show": environment,
+        "containerapp env workload-profile add": {},
+        "resource list": [
+            {
+                "type": "Microsoft.Storage/storageAccounts",
+                "name": NAMES.storage_account,
+                "tags": {"owner": "ml"},
+            },
+            {"type": "Microsoft.App/managedEnvironments", "name": NAMES.environment},
+            {"type": "microsoft.operationalinsights/workspaces", "name": NAMES.workspace.upper()},
+        ],
+    }
+    provision(session)
+    assert lines(world)[4] == (
+        f"containerapp env workload-profile add --name {NAMES.environment} {IN_GROUP} "
+        "--workload-profile-name GPU --workload-profile-type NC24-A100 --min-nodes 0 --max-nodes 2"
+    )
+    assert not [line for line in lines(world) if "profile update" in line or "delete" in line]
+    assert world.deployed["environmentExists"] is True
+    assert world.deployed["tags"]["owner"] == "ml"
+    assert world.deployed["tags"]["fjarr-made"] == f"app:{NAMES.app}"
+
+
+def test_an_app_goes_to_the_region_of_its_environment(session: Session, world: World) -> None:
+    world.az.answers |= {"containerapp env show": {**ENVIRONMENT, "location": "Norway East"}}
+    provision(session)
+    assert world.deployed["location"] == "norwayeast"
+
+
+def test_nothing_is_asked_of_azure_while_a_parameter_is_wrong(session: Session, world: World) -> None:
+    with pytest.raises(UsageError, match="a parameter is not allowed"):
+        provision(session, Flags(parameters=("minReplicas=-1",)))
+    assert world.az.asked == []
+
+
+def test_a_group_that_has_to_be_made_needs_a_region(session: Session, world: World) -> None:
+    world.az.answers["group show"] = GONE
+    with pytest.raises(UsageError) as caught:
+        provision(session)
+    assert str(caught.value) == (
+        "error: the resource group 'my-rg' does not exist, and no region is given to make it in\n"
+        "hint: add --location, such as --location swedencentral"
+    )
+
+
+def test_a_failed_deployment_tells_the_innermost_reason_of_its_operations(
+    session: Session, world: World
+) -> None:
+    vague = Refusal("DeploymentFailed", "At least one resource deployment operation failed.")
+    reason: dict[str, Any] = {"error": {"code": "QuotaExceeded", "message": "no A100 left"}}
+    world.az.answers |= {
+        "deployment group create": AzureRefusalError(
+            "Azure said no", vague, command="az deployment group create"
+        ),
+        "deployment operation group list": [
+            {"properties": {"provisioningState": "Succeeded", "statusMessage": None}},
+            {
+                "properties": {
+                    "provisioningState": "Failed",
+                    "statusMessage": {"status": "Failed", **reason},
+                    "targetResource": {"resourceName": "aienvbmg7c"},
+                }
+            },
+        ],
+    }
+    with pytest.raises(RemoteError) as caught:
+        provision(session)
+    assert str(caught.value) == (
+        "error: deployment 'inference' failed: QuotaExceeded: no A100 left (resource aienvbmg7c)\n"
+        "command: az deployment group create\n"
+        "hint: lower maximumInstanceCount in infra/provision/inference.parameters.json, or ask for quota"
+    )
+
+
+def test_a_deployment_without_outputs_is_an_error(session: Session, world: World) -> None:
+    world.az.answers["deployment group create"] = {"properties": {"outputs": {}}}
+    with pytest.raises(RemoteError, match="did not tell SUBSCRIPTION_ID, RESOURCE_GROUP_NAME"):
+        provision(session)
+
+
+def test_what_a_failed_run_made_is_remembered(session: Session, world: World) -> None:
+    world.az.answers["deployment group create"] = AzureRefusalError("Azure said no", Refusal("X", "y"))
+    with pytest.raises(RemoteError):
+        provision(session)
+    world.az.answers |= {
+        "deployment group create": world.deploy,
+        "resource list": [{"type": "Microsoft.Storage/storageAccounts", "name": NAMES.storage_account}],
+    }
+    provision(session)
+    assert set(parse_made(world.deployed["tags"]["fjarr-made"])) == set(all_made(NAMES))
+
+
+def test_the_longest_names_fit_into_a_tag() -> None:
+    names = Names("s" * 24, "f" * 63, "e" * 60, "t" * 32, "a" * 32, "w" * 63)
+    made = all_made(names)
+    assert len(format_made(made)) <= 256
+    assert parse_made(format_made(made)) == made
+    assert parse_made("nonsense app: x:y") == ()
+
+
+# The environment.
+
+WISH = ProfileWish("GPU", "NC24-A100", 2)
+
+
+def changes(
+    environment: dict[str, Any], wish: ProfileWish, *, is_ours: bool = False
+) -> list[tuple[str, str | None]]:
+    found = profile_changes(GROUP, environment, wish, is_ours=is_ours)
+    return [(change.text, change.command.line if change.command else None) for change in found]
+
+
+def test_an_environment_that_has_the_profile_needs_nothing() -> None:
+    assert changes(ENVIRONMENT, WISH) == []
+    assert changes(ENVIRONMENT, replace(WISH, name="gpu")) == []
+    assert changes(ENVIRONMENT, ProfileWish("Consumption", "Consumption")) == []
+
+
+def test_a_profile_of_another_type_is_taken_unless_the_user_said_the_type() -> None:
+    assert changes(ENVIRONMENT, replace(WISH, kind="Consumption-GPU-NC24-A100", maximum_count=None)) == []
+    with pytest.raises(UsageError) as caught:
+        changes(ENVIRONMENT, replace(WISH, kind="NC48-A100", kind_source="--set"))
+    assert caught.value.message == (
+        f"the workload profile 'GPU' of {NAMES.environment!r} is of type NC24-A100, "
+        "not NC48-A100 (from --set)"
+    )
+
+
+def test_only_an_environment_of_ours_gets_another_node_count() -> None:
+    wish = replace(WISH, maximum_count=4, maximum_count_source="--set")
+    (theirs,) = changes(ENVIRONMENT, wish)
+    assert theirs == (
+        (
+            f"the environment {NAMES.environment} is not ours: its profile GPU keeps its maximum of 2 nodes, "
+            "not 4 (from --set)"
+        ),
+        None,
+    )
+    ((text, line),) = changes(ENVIRONMENT, wish, is_ours=True)
+    assert text == f"let the workload profile GPU of {NAMES.environment} have up to 4 nodes"
+    assert line is not None
+    assert line.endswith("--workload-profile-name GPU --min-nodes 0 --max-nodes 4 --output json")
+
+
+def test_an_environment_without_profiles_cannot_have_one() -> None:
+    with pytest.raises(UsageError, match="has no workload profiles and can get none"):
+        changes({"name": "old", "properties": {"workloadProfiles": None}}, WISH)
+
+
+def test_a_profile_that_we_do_not_know_how_to_make_must_exist() -> None:
+    with pytest.raises(UsageError, match="has no workload profile 'D4'"):
+        changes(ENVIRONMENT, ProfileWish("D4", None))
+
+
+# The target.
+
+
+class Talking(Console):
+    """A person who answers from a list."""
+
+    def __init__(self, answers: Sequence[str]) -> None:
+        super().__init__(io.StringIO())
+        self.answers = list(answers)
+        self.offers: list[tuple[str, ...]] = []
+
+    @property
+    def is_interactive(self) -> bool:
+        return bool(self.answers)
+
+    def choose(self, question: str, choices: Sequence[str]) -> str:
+        assert question.startswith("Which ")
+        self.offers.append(tuple(choices))
+        answer = self.answers.pop(0)
+        return answer or choices[0]
+
+
+def hand_over(session: Session) -> None:
+    config = {
+        "SUBSCRIPTION_ID": SUBSCRIPTION,
+        "RESOURCE_GROUP_NAME": "tuning-rg",
+        "STORAGE_ACCOUNT_NAME": "tuned",
+        "FILE_SHARE_NAME": "tuned-share",
+        "ACA_JOB_NAME": "job",
+    }
+    (session.root / "infra/finetuning.config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture
+def nowhere(session: Session) -> Session:
+    return replace(session, stage=replace(session.stage, subscription=None, resource_group=None))
+
+
+@pytest.mark.parametrize(
+    ("flags", "missing"),
+    [
+        (
+            Flags(),
+            "error: no subscription is given, and there is no terminal to ask on\nhint: add --subscription",
+        ),
+        (
+            Flags(subscription=SUBSCRIPTION),
+            (
+                "error: no resource group is given, and there is no terminal to ask on\n"
+                "hint: add --resource-group"
+            ),
+        ),
+    ],
+)
+def test_without_a_terminal_the_missing_flag_is_named(nowhere: Session, flags: Flags, missing: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        provision(nowhere, flags)
+    assert str(caught.value) == missing
+    assert caught.value.exit_code == 2
+
+
+def test_without_a_terminal_the_fine_tuning_steps_are_taken(nowhere: Session, world: World) -> None:
+    hand_over(nowhere)
+    world.az.answers["deployment group create"] = RemoteError("far enough")
+    with pytest.raises(RemoteError, match="far enough"):
+        provision(nowhere)
+    assert f"--resource-group tuning-rg --subscription {SUBSCRIPTION}" in lines(world)[0]
+    written = json.loads((nowhere.root / ".fjarr/azure/made.json").read_text())
+    assert "account:tuned" in written[f"/subscriptions/{SUBSCRIPTION}/resourcegroups/tuning-rg"]
+
+
+def test_on_a_terminal_the_fine_tuning_steps_are_offered_first(nowhere: Session, world: World) -> None:
+    hand_over(nowhere)
+    console = Talking(["", ""])
+    world.az.answers |= {
+        "account list": [{"name": "Other", "id": "x"}, {"name": "Tuning", "id": SUBSCRIPTION}],
+        "group list": [{"name": "a-rg"}, {"name": "tuning-rg"}],
+        "deployment group create": RemoteError("far enough"),
+    }
+    with pytest.raises(RemoteError, match="far enough"):
+        provision(replace(nowhere, console=console))
+    assert console.offers == [(f"Tuning ({SUBSCRIPTION})", "Other (x)"), ("tuning-rg", "a-rg")]
+
+
+def test_where_it_was_before_nobody_is_asked(nowhere: Session, session: Session) -> None:
+    provision(session)
+    assert find_group(nowhere, Flags(), Handover()) == GROUP
+
+
+def test_a_subscription_may_be_called_by_its_name(nowhere: Session, world: World) -> None:
+    world.az.answers["account list"] = [{"name": "My Own", "id": SUBSCRIPTION}]
+    flags = Flags(subscription="My Own", resource_group="my-rg")
+    assert find_group(nowhere, flags, Handover()) == GROUP
+    with pytest.raises(UsageError, match="no subscription is called 'Mine'"):
+        find_group(nowhere, replace(flags, subscription="Mine"), Handover())
