@@ -76,7 +76,7 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     set_up_libraries()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    if settings.are_prompts_logged:
+    if settings.log_prompts:
         LOGGER.warning("FJARR_LOG_PROMPTS is on: what is asked and what is answered is written to this log")
     exit_code = asyncio.run(Process(settings, tracing).run())
     logging.shutdown()
@@ -176,7 +176,7 @@ class Process:
         LOGGER.info("ready after %.1f s: serving %s", time.monotonic() - started, names)
 
     async def _run_chat(self) -> None:
-        has_sign_in = self._settings.is_chat_sign_in_on
+        has_sign_in = self._settings.chat_sign_in
         chat = await _in_thread(
             lambda: _make_chat(self._service, self._settings.release, has_sign_in=has_sign_in)
         )
@@ -242,7 +242,7 @@ def load_engine(
     from inference.models.weights import find_weights  # noqa: PLC0415 - keeps the steps in one place
 
     weights = find_weights(
-        settings.mount, settings.base_model, settings.adapter, allows_pickle=settings.is_pickle_allowed
+        settings.mount, settings.base_model, settings.adapter, allows_pickle=settings.allow_pickle
     )
     adapters = ", ".join(adapter.name for adapter in weights.adapters) or "none"
     LOGGER.info("base model: %s, adapter: %s", weights.base.name, adapters)

@@ -61,8 +61,8 @@ class Settings:
             means the newest.
         merge_adapters: Whether each adapter is merged into weights of its own: `auto`, `on` or `off`.
         prompt_template: Text with one `{}`, around the last user message, for adapters trained on bare text.
-        is_pickle_allowed: Whether pickled weights are loaded.
-        is_remote_code_trusted: Whether code that lies beside a model's weights is run.
+        allow_pickle: Whether pickled weights are loaded.
+        trust_remote_code: Whether code that lies beside a model's weights is run.
         engine: One of `engines.CHOICES`.
         max_new_tokens: How many tokens a chat answer may have when the request does not say.
         max_context_tokens: A limit for prompt and answer together, below the model's own; None means the
@@ -77,7 +77,7 @@ class Settings:
         drain_grace_s: How long requests in flight may go on after SIGTERM.
         cors_origins: The origins whose pages may ask `/v1` from a browser; `*` is all.
         metrics: `on` asks for an API key where `/v1` does, `open` asks nobody, `off` shows none.
-        are_prompts_logged: Whether prompts and answers are logged.
+        log_prompts: Whether prompts and answers are logged.
         otlp_endpoint: Where traces go, as OpenTelemetry's own variables say it; None traces nothing.
         otlp_protocol: How they travel; only `http/protobuf` is spoken.
         socket_fd: The listening socket that `start` hands over; None makes the server bind one itself.
@@ -88,14 +88,14 @@ class Settings:
     host: str = "0.0.0.0"  # noqa: S104 - in its container the server is reached from outside; a stage may say otherwise
     port: int = 7860
     api_keys: tuple[ApiKey, ...] = ()
-    is_auth_on: bool = True
-    is_chat_sign_in_on: bool = True
+    auth: bool = True
+    chat_sign_in: bool = True
     base_model: str | None = None
     adapter: str | None = None
     merge_adapters: str = "auto"
     prompt_template: str | None = None
-    is_pickle_allowed: bool = False
-    is_remote_code_trusted: bool = False
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
     engine: str = "auto"
     device: str = "auto"
     dtype: str = "auto"
@@ -117,7 +117,7 @@ class Settings:
     metrics: str = "on"
     log_format: str = "text"
     log_level: str = "info"
-    are_prompts_logged: bool = False
+    log_prompts: bool = False
     otlp_endpoint: str | None = None
     otlp_protocol: str = "http/protobuf"
     socket_fd: int | None = None
@@ -144,11 +144,11 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in _READERS)
     problems += [f"{name}: no such setting; there are {_known_names()}" for name in unknown]
     # Where everybody is served, there may be no key to sign in with; then only an explicit `on` is a mistake.
-    values.setdefault("is_chat_sign_in_on", bool(values.get("api_keys") or values.get("is_auth_on", True)))
+    values.setdefault("chat_sign_in", bool(values.get("api_keys") or values.get("auth", True)))
     settings = dataclasses.replace(Settings(), **values)  # type: ignore[arg-type]  # each reader returns its field's type
-    if settings.is_auth_on and not settings.api_keys:
+    if settings.auth and not settings.api_keys:
         problems.append("FJARR_API_KEYS: it is empty; set a key, or FJARR_AUTH=off to serve everybody")
-    elif settings.is_chat_sign_in_on and not settings.api_keys:
+    elif settings.chat_sign_in and not settings.api_keys:
         problems.append("FJARR_CHAT_SIGN_IN: it is on, and there is no key in FJARR_API_KEYS to sign in with")
     if problems:
         raise SettingsError(tuple(problems))
@@ -300,9 +300,9 @@ _READERS: Final[Mapping[str, _Reader]] = {
         "`name=key` entries, parted by commas or new lines; a bare key is named `default`, and a key may be"
         " given as its digest, `sha256:` and 64 hexadecimal digits",
     ),
-    "FJARR_AUTH": _Reader("is_auth_on", _parse_switch, "`off` serves `/v1` without a key; `on`"),
+    "FJARR_AUTH": _Reader("auth", _parse_switch, "`off` serves `/v1` without a key; `on`"),
     "FJARR_CHAT_SIGN_IN": _Reader(
-        "is_chat_sign_in_on", _parse_switch, "`off` serves the chat without a sign-in; `on`"
+        "chat_sign_in", _parse_switch, "`off` serves the chat without a sign-in; `on`"
     ),
     "FJARR_BASE_MODEL": _Reader(
         "base_model",
@@ -329,13 +329,13 @@ _READERS: Final[Mapping[str, _Reader]] = {
         "text with one `{}` for the last user message, for adapters trained on bare text",
     ),
     "FJARR_ALLOW_PICKLE": _Reader(
-        "is_pickle_allowed",
+        "allow_pickle",
         _parse_switch,
         "`on` loads pickled weights too (`pytorch_model.bin`, `adapter_model.bin`), with torch's restricted"
         " reader; `off`",
     ),
     "FJARR_TRUST_REMOTE_CODE": _Reader(
-        "is_remote_code_trusted",
+        "trust_remote_code",
         _parse_switch,
         "`on` runs the code that a model's repository brings along; `off`",
     ),
@@ -419,7 +419,7 @@ _READERS: Final[Mapping[str, _Reader]] = {
         "log_level", _one_of(LOG_LEVELS), "`debug`, `info`, `warning` or `error`; `info`"
     ),
     "FJARR_LOG_PROMPTS": _Reader(
-        "are_prompts_logged", _parse_switch, "`on` logs what is asked and what is answered; `off`"
+        "log_prompts", _parse_switch, "`on` logs what is asked and what is answered; `off`"
     ),
     "FJARR_SOCKET_FD": _Reader(
         "socket_fd", _whole(3), "the listening socket that `start` hands over; not for users"

@@ -160,11 +160,11 @@ def import_engine(settings: Settings) -> EngineModule:
 
 
 def _warn(settings: Settings) -> None:
-    if settings.is_pickle_allowed:
+    if settings.allow_pickle:
         LOGGER.warning(
             "FJARR_ALLOW_PICKLE is on: pickled weights are loaded, if only by torch's restricted reader"
         )
-    if settings.is_remote_code_trusted:
+    if settings.trust_remote_code:
         LOGGER.warning(
             "FJARR_TRUST_REMOTE_CODE is on: code that lies beside a model's weights runs in this server"
         )

@@ -171,7 +171,7 @@ def engine_options(
     limit = -1 if settings.max_context_tokens is None else min(settings.max_context_tokens, positions)
     options: dict[str, Any] = {
         "model": weights.base.source,
-        "trust_remote_code": settings.is_remote_code_trusted,
+        "trust_remote_code": settings.trust_remote_code,
         "dtype": placement.dtype,
         "quantization": "bitsandbytes" if is_quantized else None,
         "load_format": "bitsandbytes" if is_quantized else _load_format(weights.base, settings),
@@ -375,7 +375,7 @@ def _served_models(weights: Weights, card: Card, settings: Settings) -> list[Ser
 
 def _load_format(base: BaseModel, settings: Settings) -> str:
     """Return vLLM's name for what it may load: `hf` takes pickled weights where there are no safetensors."""
-    may_be_pickled = settings.is_pickle_allowed and (is_pickled(base) or not base.is_local)
+    may_be_pickled = settings.allow_pickle and (is_pickled(base) or not base.is_local)
     return "hf" if may_be_pickled else "safetensors"
 
 

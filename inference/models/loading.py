@@ -178,7 +178,7 @@ def load_base(base: BaseModel, config: Any, placement: Placement, settings: Sett
         "config": config,
         "dtype": getattr(torch, placement.dtype),
         # None takes safetensors where there are some.
-        "use_safetensors": None if settings.is_pickle_allowed else True,
+        "use_safetensors": None if settings.allow_pickle else True,
         "weights_only": True,
         "attn_implementation": "sdpa",
         "local_files_only": base.is_local,
@@ -380,7 +380,7 @@ def _from_pretrained(
 ) -> Any:  # noqa: ANN401 - what the Auto class makes
     """Let transformers read something, and say in our words why it cannot."""
     try:
-        return reader.from_pretrained(source, trust_remote_code=settings.is_remote_code_trusted, **options)
+        return reader.from_pretrained(source, trust_remote_code=settings.trust_remote_code, **options)
     except (OSError, ValueError, ImportError, RuntimeError, UnpicklingError) as error:
         raise explain(error) from error
 

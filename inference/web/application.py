@@ -304,7 +304,7 @@ def make_application(
 
     numbers = Metrics(VERSION, identity.release, identity.revision)
     service.observers.append(numbers)
-    if settings.are_prompts_logged:
+    if settings.log_prompts:
         service.observers.append(PromptLog())
     keyring = Keyring(settings.api_keys)
     routes = [
@@ -313,10 +313,10 @@ def make_application(
         Route("/version", version),
         *([Route(METRICS_PATH, metrics)] if settings.metrics != "off" else []),
         Mount("/v1", make_api(service, settings.heartbeat_s)),
-        Mount("/", SignIn(chat_page, keyring) if settings.is_chat_sign_in_on else chat_page),
+        Mount("/", SignIn(chat_page, keyring) if settings.chat_sign_in else chat_page),
     ]
     guard = Guard(
-        keyring=keyring if settings.is_auth_on else None,
+        keyring=keyring if settings.auth else None,
         has_open_metrics=settings.metrics != "on",
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.body_timeout_s,

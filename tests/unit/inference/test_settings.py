@@ -78,7 +78,7 @@ def test_no_key_is_refused_unless_auth_is_off() -> None:
     assert problems_of({}) == (
         "FJARR_API_KEYS: it is empty; set a key, or FJARR_AUTH=off to serve everybody",
     )
-    assert not load_settings({"FJARR_AUTH": "off"}).is_auth_on
+    assert not load_settings({"FJARR_AUTH": "off"}).auth
 
 
 def test_chat_sign_in_without_any_key_is_refused() -> None:
@@ -119,12 +119,12 @@ def test_adapters_that_cannot_be_told_apart_are_refused() -> None:
 
 def test_pickles_and_foreign_code_are_off_unless_asked_for() -> None:
     settings = load_settings({"FJARR_AUTH": "off"})
-    assert not settings.is_pickle_allowed
-    assert not settings.is_remote_code_trusted
+    assert not settings.allow_pickle
+    assert not settings.trust_remote_code
     asked = {"FJARR_ALLOW_PICKLE": "on", "FJARR_TRUST_REMOTE_CODE": "on"}
     settings = load_settings({"FJARR_AUTH": "off"} | asked)
-    assert settings.is_pickle_allowed
-    assert settings.is_remote_code_trusted
+    assert settings.allow_pickle
+    assert settings.trust_remote_code
 
 
 def test_attention_is_one_of_those_that_there_are() -> None:
@@ -233,7 +233,7 @@ def test_the_watching_settings_are_read() -> None:
         }
     )  # fmt: skip
     assert (settings.max_per_key, settings.metrics, settings.log_format) == (8, "open", "json")
-    assert (settings.log_level, settings.are_prompts_logged, settings.body_timeout_s) == ("debug", True, 5.0)
+    assert (settings.log_level, settings.log_prompts, settings.body_timeout_s) == ("debug", True, 5.0)
 
 
 def test_the_tracing_pins_are_the_extra_s() -> None:

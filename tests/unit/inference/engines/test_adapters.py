@@ -114,7 +114,7 @@ async def served(request: pytest.FixtureRequest, mount: Path) -> AsyncIterator[S
     name, merges, packs = request.param
     adapters = FEW if name == "vllm" else (*FEW, GROWN)
     settings = Settings(
-        engine=name, dtype="float32", device="cpu", is_auth_on=False, kv_cache_tokens=2048, threads=1,
+        engine=name, dtype="float32", device="cpu", auth=False, kv_cache_tokens=2048, threads=1,
         max_concurrent=8, merge_adapters=merges,
     )  # fmt: skip
     percents: list[int] = []

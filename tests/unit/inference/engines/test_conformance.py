@@ -189,7 +189,7 @@ def make_bench(
     """Start an engine of the kind, in a home of its own."""
     name: str = request.param
     settings = Settings(
-        engine=name, dtype="float32", device="cpu", is_auth_on=False, kv_cache_tokens=8192, threads=1,
+        engine=name, dtype="float32", device="cpu", auth=False, kv_cache_tokens=8192, threads=1,
         max_concurrent=MAX_CONCURRENT,
     )  # fmt: skip
 

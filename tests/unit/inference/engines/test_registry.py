@@ -169,7 +169,7 @@ def test_vllm_without_its_plugin_has_no_nf4() -> None:
 
 
 def test_vllm_may_load_pickles_and_run_a_model_s_code_where_the_settings_say_so(tmp_path: Path) -> None:
-    allowed = Settings(is_pickle_allowed=True, is_remote_code_trusted=True)
+    allowed = Settings(allow_pickle=True, trust_remote_code=True)
     pickled = Weights(BaseModel("org/base", str(tmp_path)))
     (tmp_path / "pytorch_model.bin").touch()
     options = engine_options(pickled, allowed, CPU, 8192)

@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
     from inference.models.hardware import Quantization
 
-SETTINGS = Settings(dtype="float32", device="cpu", is_auth_on=False)
-PICKLES = Settings(dtype="float32", device="cpu", is_auth_on=False, is_pickle_allowed=True)
-TRUSTING = Settings(dtype="float32", device="cpu", is_auth_on=False, is_remote_code_trusted=True)
+SETTINGS = Settings(dtype="float32", device="cpu", auth=False)
+PICKLES = Settings(dtype="float32", device="cpu", auth=False, allow_pickle=True)
+TRUSTING = Settings(dtype="float32", device="cpu", auth=False, trust_remote_code=True)
 PROMPT = torch.tensor([[5, 6, 7]])
 T4 = Hardware("Tesla T4", (7, 5), 15 * 2**30, 50 * 2**30, has_cpu_bf16=False)
 CPU = Hardware(None, None, 0, 2**30, has_cpu_bf16=True)
@@ -83,7 +83,7 @@ def adapter(mount: Path) -> Path:
 
 
 def load(mount: Path, settings: Settings = SETTINGS) -> tuple[LoadedModel, ...]:
-    weights = find_weights(mount, BASE, settings.adapter, allows_pickle=settings.is_pickle_allowed)
+    weights = find_weights(mount, BASE, settings.adapter, allows_pickle=settings.allow_pickle)
     return load_models(weights, settings, lambda _phase, _percent: None)
 
 
@@ -196,14 +196,14 @@ def test_what_is_dangerous_is_said(
 
 def test_attention_is_the_setting_s(mount: Path) -> None:
     (usual,) = load(mount)
-    (eager,) = load(mount, Settings(dtype="float32", device="cpu", is_auth_on=False, attention="eager"))
+    (eager,) = load(mount, Settings(dtype="float32", device="cpu", auth=False, attention="eager"))
     assert usual.network.config._attn_implementation == "sdpa"
     assert eager.network.config._attn_implementation == "eager"
     torch.testing.assert_close(logits(usual), logits(eager))
 
 
 def test_flash_attention_on_a_cpu_is_an_error(mount: Path) -> None:
-    settings = Settings(dtype="float32", device="cpu", is_auth_on=False, attention="flash_attention_2")
+    settings = Settings(dtype="float32", device="cpu", auth=False, attention="flash_attention_2")
     assert error_of(mount, settings) == (
         "FJARR_ATTENTION=flash_attention_2 cannot be had: it needs a CUDA device, and the model is on the"
         " CPU; leave it at auto"
@@ -212,7 +212,7 @@ def test_flash_attention_on_a_cpu_is_an_error(mount: Path) -> None:
 
 def test_the_context_is_no_longer_than_the_setting_says(mount: Path, adapter: Path) -> None:
     assert adapter.is_dir()
-    limited = Settings(dtype="float32", device="cpu", is_auth_on=False, max_context_tokens=100)
+    limited = Settings(dtype="float32", device="cpu", auth=False, max_context_tokens=100)
     assert [model.context_tokens for model in load(mount, limited)] == [100, 100]
     assert [model.context_tokens for model in load(mount)] == [128, 128]
 
@@ -224,7 +224,7 @@ def test_what_does_not_fit_is_not_begun(mount: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.skipif(has_package("bitsandbytes"), reason="bitsandbytes is installed")
 def test_what_quantises_is_asked_for_before_anything_is_loaded(mount: Path) -> None:
-    settings = Settings(is_auth_on=False, quantization="nf4")
+    settings = Settings(auth=False, quantization="nf4")
     weights = find_weights(mount, BASE, None)
     with pytest.raises(LoadError) as caught:
         place(weights, read_config(weights.base, settings), T4, settings)
@@ -323,7 +323,7 @@ def test_quantised_weights_are_never_merged_into(
     assert adapter.is_dir()
     monkeypatch.setattr(loading, "has_package", lambda _name: True)
     for merges in ("auto", "on", "off"):
-        settings = Settings(is_auth_on=False, quantization="nf4", merge_adapters=merges)
+        settings = Settings(auth=False, quantization="nf4", merge_adapters=merges)
         weights = find_weights(mount, BASE, None)
         assert not place(weights, read_config(weights.base, settings), T4, settings).are_adapters_merged
 

@@ -229,7 +229,7 @@ async def test_without_a_key_nothing_below_v1_answers(world: World, header: str 
 
 
 async def test_without_auth_everybody_is_served() -> None:
-    world = World(Limits(), Settings(is_auth_on=False, is_chat_sign_in_on=False))
+    world = World(Limits(), Settings(auth=False, chat_sign_in=False))
     world.http.headers.pop("Authorization")
     assert (await world.http.get("/v1/models")).status_code == 200
     await world.close()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 BASE, END, CONTEXT = "org/base", 256, 500
 HELLO: Any = [{"role": "user", "content": "Hello"}]
-SETTINGS = Settings(is_auth_on=False, is_chat_sign_in_on=False, heartbeat_s=5)
+SETTINGS = Settings(auth=False, chat_sign_in=False, heartbeat_s=5)
 
 
 class World:

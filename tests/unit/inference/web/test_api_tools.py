@@ -118,7 +118,7 @@ class World:
         self.service = Service(Limits(max_concurrent=2, max_waiting=1))
         models = [ServedModel(name, None, codec, frozenset({end}), 0) for name, codec in self.codecs.items()]
         self.service.begin_serving(self.engine, models)
-        settings = Settings(is_auth_on=False, is_chat_sign_in_on=False)
+        settings = Settings(auth=False, chat_sign_in=False)
         app = make_application(self.service, settings, Identity("", "", "", ""), ChatPage(self.service))
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
         self.openai = openai.AsyncOpenAI(

@@ -179,7 +179,7 @@ async def test_who_sees_the_metrics_is_a_setting(metrics: str, key: str | None, 
 
 
 async def test_where_everybody_is_served_everybody_sees_the_metrics() -> None:
-    served = Served(is_auth_on=False)
+    served = Served(auth=False)
     assert (await served.get("/metrics", None)).status_code == 200
     await served.close()
 
@@ -266,7 +266,7 @@ def test_text_has_time_level_logger_and_message() -> None:
 async def test_prompts_are_logged_only_for_who_asks(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", logger="inference")
     for is_on in (False, True):
-        served = Served(are_prompts_logged=is_on)
+        served = Served(log_prompts=is_on)
         served.engine.play((*b"a private ", *b"answer", END))
         await served.chat(messages=[{"role": "user", "content": "a private question"}])
         lines = lines_of(caplog, "inference.prompts")

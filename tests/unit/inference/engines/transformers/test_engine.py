@@ -52,7 +52,7 @@ TUNED = "mine"
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if true %}<assistant>{% endif %}"
 )
-SETTINGS = Settings(dtype="float32", device="cpu", is_auth_on=False)
+SETTINGS = Settings(dtype="float32", device="cpu", auth=False)
 
 
 @pytest.fixture(scope="module")
@@ -417,7 +417,7 @@ async def test_the_context_is_no_more_than_the_setting_allows(mount: Path) -> No
     weights = find_weights(mount, None, "models/mine")
     for limit, expected in ((100, 100), (9999, 512)):
         settings = Settings(
-            dtype="float32", device="cpu", is_auth_on=False, kv_cache_tokens=1024, max_context_tokens=limit
+            dtype="float32", device="cpu", auth=False, kv_cache_tokens=1024, max_context_tokens=limit
         )
         engine, _ = start_engine(weights, settings, lambda _phase, _percent: None)
         async with started(engine):
@@ -564,7 +564,7 @@ def test_bad_settings_end_the_process_before_anything_else(start: Callable[..., 
 
 
 def test_the_port_answers_while_packages_are_installed() -> None:
-    listener = bind(Settings(host="127.0.0.1", port=0, is_auth_on=False))
+    listener = bind(Settings(host="127.0.0.1", port=0, auth=False))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with StartingPage(listener):
         assert httpx.get(url + "/healthz").status_code == 200
@@ -591,7 +591,7 @@ def natives():
     return len(os.listdir("/proc/self/task")) - threading.active_count()
 
 async def main(mount):
-    settings = Settings(engine="transformers", device="cpu", dtype="float32", is_auth_on=False)
+    settings = Settings(engine="transformers", device="cpu", dtype="float32", auth=False)
     weights = find_weights(mount, None, "models/mine")
     before = natives()
     with ThreadPoolExecutor(1) as loading:
