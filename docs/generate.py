@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,9 +72,12 @@ def fill(text: str) -> str:
     for name, make in BLOCKS.items():
         block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         if block.search(text):
-            content = make()
-            text = block.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
+            text = block.sub(partial(_replace, make()), text)
     return text
+
+
+def _replace(content: str, found: re.Match[str]) -> str:
+    return f"{found[1]}{content}\n{found[2]}"
 
 
 def main() -> int:

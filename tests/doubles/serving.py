@@ -70,7 +70,7 @@ class Served:
             setattr(config, name, value)
         server = uvicorn.Server(config)
         # The test's process keeps its own signals.
-        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
         serving = asyncio.create_task(server.serve([listener]))
         try:
             await until(lambda: server.started)

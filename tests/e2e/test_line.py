@@ -25,7 +25,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Clone, Ran
+    from tests.e2e.conftest import Clone, Ran
 
 BIN = Path(sys.executable).parent
 

@@ -100,8 +100,8 @@ def az(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Az]:
     }
     parameters = home / "parameters.json"
     schema = "https://schema.management.azure.com/schemas/2019-04-01/deploymentParameters.json#"
-    document = {"$schema": schema, "contentVersion": "1.0.0.0"}
-    document["parameters"] = {name: {"value": value} for name, value in values.items()}
+    wrapped = {name: {"value": value} for name, value in values.items()}
+    document = {"$schema": schema, "contentVersion": "1.0.0.0", "parameters": wrapped}
     parameters.write_text(json.dumps(document))
     found = Az(environment, cloud, parameters)
     try:

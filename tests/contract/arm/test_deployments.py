@@ -272,8 +272,9 @@ async def test_a_bad_request_is_refused(arm: Any, text: str, code: str) -> None:
 
 async def test_an_unknown_type_is_refused_by_name(arm: Any) -> None:
     await arm.make_group()
-    template = {**TEMPLATE, "outputs": {}, "resources": {"x": dict(TEMPLATE["resources"]["account"])}}
-    template["resources"]["x"]["type"] = "Microsoft.Compute/virtualMachines"
+    resources: Any = TEMPLATE["resources"]
+    machine = {**resources["account"], "type": "Microsoft.Compute/virtualMachines"}
+    template = {**TEMPLATE, "outputs": {}, "resources": {"x": machine}}
     found = await arm.call("POST", f"{DEPLOYMENT}/validate?{V}", body(template))
     (detail,) = found.body["error"]["details"]
     assert detail["details"][0]["code"] == "NotImplementedByLocalCloud"

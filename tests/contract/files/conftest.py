@@ -87,7 +87,7 @@ def file_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     clock = Clock()
     service = FileService(folder / "root", accounts.get, clock_ns=clock)
     started: Future[int] = Future()
-    stop: list[Callable[[], None]] = []
+    stop: list[Callable[[], object]] = []
 
     async def serve() -> None:
         application = web.Application()

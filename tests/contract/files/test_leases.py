@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -48,7 +49,7 @@ def test_a_lease_keeps_others_from_writing(file: ShareFileClient) -> None:
         file.delete_file,
     ):
         assert refused(act) == (412, "LeaseIdMissing")
-        assert refused(lambda act=act: act(lease=OTHER)) == (412, "LeaseIdMismatchWithFileOperation")
+        assert refused(partial(act, lease=OTHER)) == (412, "LeaseIdMismatchWithFileOperation")
         act(lease=lease)
 
 
@@ -170,7 +171,7 @@ def test_share_lease_breaks_after_its_period(share: ShareClient, server: Any) ->
 
 def test_share_lease_durations_are_checked(share: ShareClient) -> None:
     for seconds in (14, 61, 0):
-        assert refused(lambda seconds=seconds: share.acquire_lease(lease_duration=seconds)) == (
+        assert refused(partial(share.acquire_lease, lease_duration=seconds)) == (
             400,
             "InvalidHeaderValue",
         )

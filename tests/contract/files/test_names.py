@@ -154,11 +154,12 @@ def test_trailing_dots_over_the_wire(
 
 @pytest.mark.parametrize("name", ["a:b", "a|b", "NUL", "a*", 'a"b', "a\\b", "a<b>c?"])
 def test_bad_names_are_refused_over_the_wire(share: ShareClient, folder: Path, name: str) -> None:
-    for act in (
+    attempts: tuple[Callable[[], Any], ...] = (
         lambda: share.get_file_client(name).create_file(1),
         lambda: share.get_directory_client(name).create_directory(),
         lambda: share.get_file_client(name).get_file_properties(),
-    ):
+    )
+    for act in attempts:
         with pytest.raises(HttpResponseError) as caught:
             act()
         assert caught.value.status_code == 400

@@ -29,7 +29,7 @@ SOON = timedelta(minutes=5)
 
 @pytest.fixture
 def key(server: Any, account: str) -> str:
-    return server.accounts[account][0]
+    return str(server.accounts[account][0])
 
 
 @pytest.fixture
@@ -54,12 +54,13 @@ def account_sas(account: str, key: str, **changes: Any) -> str:
         "expiry": datetime.now(UTC) + SOON,
         **changes,
     }
-    return generate_account_sas(account, key, **wanted)
+    return str(generate_account_sas(account, key, **wanted))
 
 
 def share_sas(account: str, key: str, permission: str, **changes: Any) -> str:
     wanted = {"expiry": datetime.now(UTC) + SOON, **changes}
-    return generate_share_sas(account, "models", key, ShareSasPermissions.from_string(permission), **wanted)
+    permissions = ShareSasPermissions.from_string(permission)
+    return str(generate_share_sas(account, "models", key, permissions, **wanted))
 
 
 def refused(act: Callable[[], Any]) -> tuple[int, str]:

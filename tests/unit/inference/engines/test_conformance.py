@@ -66,14 +66,15 @@ ENGINES = [
 
 
 class Bench(Protocol):
-    """Hold an engine, and know what it must say.
+    """An engine, and the answers that it must give."""
 
-    Attributes:
-        heeds: What of a request it really goes by.
-    """
+    @property
+    def engine(self) -> Engine:
+        """The engine that is tested."""
 
-    engine: Engine
-    heeds: frozenset[Ability]
+    @property
+    def heeds(self) -> frozenset[Ability]:
+        """What of a request the engine really goes by."""
 
     def prepare(self, prompt: Sequence[int], model: str, count: int) -> None:
         """Get ready for a request to come."""

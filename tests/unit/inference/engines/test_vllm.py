@@ -39,7 +39,7 @@ def test_nothing_is_told_to_who_did_not_ask() -> None:
 
 
 def test_vllm_uses_llguidance_for_grammars_and_has_a_tokenizer_for_it() -> None:
-    weights = Weights(BaseModel("org/base", "/share/base"), None)
+    weights = Weights(BaseModel("org/base", "/share/base"), ())
     options = engine_options(weights, Settings(), Placement("cpu", "bfloat16", "none"), 8192)
     assert options["structured_outputs_config"] == {"backend": "guidance"}
     assert options["max_logprobs"] == MOST_LOGPROBS == 20

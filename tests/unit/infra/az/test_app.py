@@ -7,7 +7,7 @@ import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -48,8 +48,8 @@ ANSWER = Answer("r2", "app--1-new", "2026-01-01T01:00:00Z", is_ready=True)
 class ScriptedAz:
     """Answer commands by the words that follow `az containerapp`; an error is raised, a list is used up."""
 
-    def __init__(self, **answers: Json | list[Json | FjarrError]) -> None:
-        self.answers = answers
+    def __init__(self, **answers: Any) -> None:
+        self.answers: dict[str, Any] = answers
         self.lines: list[str] = []
 
     def run(self, command: Command) -> Json:
@@ -58,7 +58,7 @@ class ScriptedAz:
         answer = self.answers[key]
         if isinstance(answer, list) and answer and isinstance(answer[0], FjarrError):
             raise answer.pop(0)
-        return answer  # type: ignore[return-value]
+        return answer  # type: ignore[no-any-return]
 
 
 def app(az: ScriptedAz, clock: ManualClock | None = None) -> AzureApp:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,11 +16,10 @@ from infra.errors import RemoteError
 from infra.release.lock import LIFETIME, LOCK_PATH, DeployLock, Holder, is_process_alive, this_process
 from tests.doubles.memory_share import MemoryShare
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 IDA = Holder("ida", "laptop", 17, 100.0)
 BO = Holder("bo", "desktop", 23, 200.0)
+
+LockOf = Callable[[Holder], DeployLock]
 
 
 @pytest.fixture
@@ -39,11 +38,8 @@ def warnings() -> list[str]:
 
 
 @pytest.fixture
-def lock_of(share: MemoryShare, clock: ManualClock, warnings: list[str]) -> Callable[[Holder], DeployLock]:
+def lock_of(share: MemoryShare, clock: ManualClock, warnings: list[str]) -> LockOf:
     return lambda holder: DeployLock(share, clock, holder, warnings.append, lambda _holder: True)
-
-
-LockOf = "Callable[[Holder], DeployLock]"
 
 
 def test_the_lock_is_there_while_it_is_held(share: MemoryShare, lock_of: LockOf) -> None:

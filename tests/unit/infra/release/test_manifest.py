@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -131,7 +131,7 @@ def test_a_release_is_named_by_its_time_and_its_content() -> None:
     ],
 )
 def test_a_release_says_which_commit_it_was_made_of(
-    commit: str | None, changes: dict[str, bool], said: str
+    commit: str | None, changes: dict[str, Any], said: str
 ) -> None:
     assert Release(TREE, replace(ORIGIN, git_commit=commit, **changes)).source == said
 

@@ -90,7 +90,11 @@ def step(lean: Any, cache: Cache, requests: list[tuple[list[int], int]]) -> torc
         cache: Its cache.
         requests: All tokens of each request so far, and how many of them are new.
     """
-    tokens, positions, written, read, ends, key_ends = [], [], [], [], [0], [0]
+    tokens: list[int] = []
+    positions: list[int] = []
+    written: list[int] = []
+    read: list[int] = []
+    ends, key_ends = [0], [0]
     for number, (text, new) in enumerate(requests):
         slots = [100 * number + place for place in range(len(text))]
         tokens += text[-new:]
@@ -140,7 +144,7 @@ def test_a_lean_network_computes_the_same(config: Any) -> None:
 
 def test_what_networks_share_is_packed_once() -> None:
     base = network(LIKES["llama"])
-    tuned = share(base)
+    tuned: Any = share(base)
     changed = tuned.model.layers[0].self_attn.q_proj
     changed.weight = torch.nn.Parameter(changed.weight + 1, requires_grad=False)
 

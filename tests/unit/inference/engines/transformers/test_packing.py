@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def network() -> nn.Sequential:
+def network() -> Any:
     """Return two layers, one of them with a bias, and one inside of another module."""
     torch.manual_seed(3)
     return nn.Sequential(nn.Linear(48, 96), nn.Sequential(nn.SiLU(), nn.Linear(96, 40, bias=False)))
