@@ -11,7 +11,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from inference.service.lifecycle import EXCHANGE
+from inference.service.lifecycle import REQUEST_CONTEXT
 
 if TYPE_CHECKING:
     from inference.errors import ApiError
@@ -67,11 +67,11 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        exchange = EXCHANGE.get()
-        if exchange is not None:
-            document["request_id"] = exchange.request_id
-            if exchange.trace_id is not None:
-                document["trace_id"] = exchange.trace_id
+        context = REQUEST_CONTEXT.get()
+        if context is not None:
+            document["request_id"] = context.request_id
+            if context.trace_id is not None:
+                document["trace_id"] = context.trace_id
         document |= getattr(record, "fields", {})
         if record.exc_info:
             document["exception"] = self.formatException(record.exc_info)

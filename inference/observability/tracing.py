@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-    from inference.service.lifecycle import Exchange, Passage
+    from inference.service.lifecycle import Passage, RequestContext
     from inference.settings import Settings
 
 LOGGER: Final = logging.getLogger(__name__)
@@ -61,12 +61,12 @@ class Tracing:
         parent = self._propagator.extract(headers)
         return self._tracer.start_span(method, context=parent, kind=SpanKind.SERVER)
 
-    def end(self, span: Span, exchange: Exchange, method: str, route: str, status: int) -> None:
+    def end(self, span: Span, context: RequestContext, method: str, route: str, status: int) -> None:
         """End a request's span, with what is known of it by now.
 
         Args:
             span: What `begin` returned.
-            exchange: The request.
+            context: The request.
             method: Its method.
             route: The pattern of its path.
             status: What was answered; 0 if nothing was.
@@ -79,15 +79,15 @@ class Tracing:
                 "http.request.method": method,
                 "http.route": route,
                 "http.response.status_code": status,
-                "fjarr.request_id": exchange.request_id,
-                "fjarr.key": exchange.key_name,
+                "fjarr.request_id": context.request_id,
+                "fjarr.key": context.key_name,
             }
         )
-        for passage in exchange.passages:
+        for passage in context.passages:
             self._tell(span, passage)
         if status >= 500 or status == 0:  # noqa: PLR2004 - from here on it is the server's fault
             span.set_status(Status(StatusCode.ERROR))
-            span.set_attribute("error.type", _error_type(exchange, status))
+            span.set_attribute("error.type", _error_type(context, status))
         span.end()
 
     def close(self) -> None:
@@ -189,8 +189,8 @@ def _make(settings: Settings, version: str) -> Tracing:
     return Tracing(provider)
 
 
-def _error_type(exchange: Exchange, status: int) -> str:
-    codes = [passage.error_code for passage in exchange.passages if passage.error_code]
+def _error_type(context: RequestContext, status: int) -> str:
+    codes = [passage.error_code for passage in context.passages if passage.error_code]
     return codes[0] if codes else str(status)
 
 

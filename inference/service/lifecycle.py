@@ -41,7 +41,7 @@ class Observer(Protocol):
 
 
 @dataclass(slots=True)
-class Exchange:
+class RequestContext:
     """Be one HTTP request, as far as its logs and its trace want to know it.
 
     Attributes:
@@ -58,7 +58,7 @@ class Exchange:
     passages: list[Passage] = field(default_factory=list)
 
 
-EXCHANGE: Final[ContextVar[Exchange | None]] = ContextVar("exchange", default=None)
+REQUEST_CONTEXT: Final[ContextVar[RequestContext | None]] = ContextVar("request_context", default=None)
 """The HTTP request that the running code is about."""
 
 
@@ -96,10 +96,10 @@ class Passage:
         self._last_token_at: dict[int, float] = {}
         self._observers = observers
         self._clock = clock
-        exchange = EXCHANGE.get()
+        context = REQUEST_CONTEXT.get()
         # Work that a request has begun keeps its context: only what is the request's own is counted as its.
-        if exchange is not None and exchange.request_id == request.request_id:
-            exchange.passages.append(self)
+        if context is not None and context.request_id == request.request_id:
+            context.passages.append(self)
         for observer in observers:
             observer.came(self)
 

@@ -530,7 +530,7 @@ class Choice:
         if self._ledger is None and self._parser is None:
             delta = TextDelta(text, reason, self._index)
         else:
-            delta = self._tell(text, reason)
+            delta = self._to_delta(text, reason)
         if delta.finish_reason is not None:
             self._stay.passage.finished("length" if delta.finish_reason == "length" else "stop")
             self.close()
@@ -547,13 +547,13 @@ class Choice:
             text += piece
         return text
 
-    def _tell(self, text: str, reason: FinishReason | None) -> TextDelta:
+    def _to_delta(self, text: str, reason: FinishReason | None) -> TextDelta:
         """Take calls out of the text, and say of its tokens what was asked."""
         calls: tuple[tuple[int, ToolCall], ...] = ()
         finish_reason: TextFinishReason | None = reason
         if self._parser is not None:
-            said = self._parser.push(text)
-            text, found = said.text, said.calls
+            output = self._parser.push(text)
+            text, found = output.text, output.calls
             if reason is not None:
                 rest = self._parser.finish()
                 text, found = text + rest.text, found + rest.calls

@@ -183,7 +183,7 @@ def recognise(rendered: str, name: str) -> CallFormat | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ParserOutput:
     """Hold what a piece of an answer comes to: text to show, and calls."""
 
     text: str
@@ -260,16 +260,16 @@ class CallParser:
     _scanner: _ObjectScanner = field(default_factory=_ObjectScanner)
     _calls: list[ToolCall] = field(default_factory=list)
 
-    def push(self, text: str) -> Said:
+    def push(self, text: str) -> ParserOutput:
         """Add text and return what is certain now."""
         self._held += text
         shown, piece = "", self._step()
         while piece is not None:
             self._count(piece)
             shown, piece = shown + piece, self._step()
-        return self._say(shown)
+        return self._take_output(shown)
 
-    def finish(self) -> Said:
+    def finish(self) -> ParserOutput:
         """Return what was held back, since nothing follows."""
         rest = self._raw + self._held
         self._raw = self._held = ""
@@ -278,14 +278,14 @@ class CallParser:
         ):
             rest = ""
         self._count(rest)
-        return self._say(rest if rest.strip() or not self._has_called else "")
+        return self._take_output(rest if rest.strip() or not self._has_called else "")
 
     def _count(self, text: str) -> None:
         self.shown += 0 if self._has_called else len(text)
 
-    def _say(self, text: str) -> Said:
+    def _take_output(self, text: str) -> ParserOutput:
         calls, self._calls = tuple(self._calls), []
-        return Said(text, calls)
+        return ParserOutput(text, calls)
 
     def _step(self) -> str | None:
         """Go on by one step; return text to show, or None if there is nothing to do without more text."""

@@ -30,7 +30,7 @@ from inference.errors import (
 )
 from inference.observability.logs import PromptLog
 from inference.observability.metrics import Metrics
-from inference.service.lifecycle import EXCHANGE, Exchange
+from inference.service.lifecycle import REQUEST_CONTEXT, RequestContext
 from inference.web.api import make_api
 from inference.web.keyring import Keyring
 from inference.web.pages import starting_page
@@ -163,31 +163,31 @@ class Edge:
             await self._application(scope, receive, send)
             return
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-        exchange = Exchange(_request_id(headers.get("x-request-id", "")))
-        scope["state"] = {**scope.get("state", {}), "request_id": exchange.request_id, "exchange": exchange}
-        reply = _Reply(scope, send, exchange.request_id)
-        span = self._begin_span(scope, headers, exchange)
-        token = EXCHANGE.set(exchange)
+        context = RequestContext(_request_id(headers.get("x-request-id", "")))
+        scope["state"] = {**scope.get("state", {}), "request_id": context.request_id, "context": context}
+        reply = _Reply(scope, send, context.request_id)
+        span = self._begin_span(scope, headers, context)
+        token = REQUEST_CONTEXT.set(context)
         try:
             enter = self._api if scope["path"].startswith(API_PATH) else self._let_in
             await enter(scope, receive, reply.send)
         finally:
             try:
-                self._conclude(exchange, reply, span)
+                self._conclude(context, reply, span)
             finally:
-                EXCHANGE.reset(token)
+                REQUEST_CONTEXT.reset(token)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange: Exchange = scope["state"]["exchange"]
+        context: RequestContext = scope["state"]["context"]
         try:
             _check_head(scope)
             headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
             if self._guard.asks_for_key(scope["path"]):
-                exchange.key_name = self._authenticate(headers)
-            scope["state"]["key_name"] = exchange.key_name
-            await self._application(scope, self._limit(headers, receive, exchange), send)
+                context.key_name = self._authenticate(headers)
+            scope["state"]["key_name"] = context.key_name
+            await self._application(scope, self._limit(headers, receive, context), send)
         except ApiError as error:
-            exchange.refusal = error.code
+            context.refusal = error.code
             await JSONResponse(error.to_json(), error.status, error.headers)(scope, receive, send)
 
     def _authenticate(self, headers: dict[str, str]) -> str:
@@ -201,7 +201,7 @@ class Edge:
             )
         return name
 
-    def _limit(self, headers: dict[str, str], receive: Receive, exchange: Exchange) -> Receive:
+    def _limit(self, headers: dict[str, str], receive: Receive, context: RequestContext) -> Receive:
         """Return a `receive` that refuses a body that is too large, announced or not, or too slow."""
         most, patience_s = self._guard.max_body_bytes, self._guard.body_timeout_s
         announced = headers.get("content-length", "0")
@@ -218,35 +218,35 @@ class Edge:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                exchange.refusal = SlowBodyError.code
+                context.refusal = SlowBodyError.code
                 raise _too_slow(patience_s) from None
             received += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
             if received > most:
-                exchange.refusal = TooLargeError.code
+                context.refusal = TooLargeError.code
                 raise _too_large(most)
             return message
 
         return limited
 
-    def _begin_span(self, scope: Scope, headers: dict[str, str], exchange: Exchange) -> Span | None:
+    def _begin_span(self, scope: Scope, headers: dict[str, str], context: RequestContext) -> Span | None:
         if self._tracing is None or not scope["path"].startswith(API_PATH):
             return None
         span = self._tracing.begin(scope["method"], headers)
-        exchange.trace_id = f"{span.get_span_context().trace_id:032x}"
+        context.trace_id = f"{span.get_span_context().trace_id:032x}"
         return span
 
-    def _conclude(self, exchange: Exchange, reply: _Reply, span: Span | None) -> None:
+    def _conclude(self, context: RequestContext, reply: _Reply, span: Span | None) -> None:
         route = _route_of(reply.scope)
         method = reply.scope["method"]
-        if exchange.refusal is not None:
-            self._metrics.count_refusal(exchange.refusal)
+        if context.refusal is not None:
+            self._metrics.count_refusal(context.refusal)
         self._metrics.count_http(method, route, reply.status, reply.duration_s)
         if self._tracing is not None and span is not None:
-            self._tracing.end(span, exchange, method, route, reply.status)
+            self._tracing.end(span, context, method, route, reply.status)
         path = reply.scope["path"]
         if path.startswith(LOGGED_PATHS):
-            _log_access(exchange, reply)
+            _log_access(context, reply)
 
 
 class _Reply:
@@ -365,18 +365,18 @@ def _route_of(scope: Scope) -> str:
     return f"{API_PATH}{route.path}" if is_known else "other"
 
 
-def _log_access(exchange: Exchange, reply: _Reply) -> None:
+def _log_access(context: RequestContext, reply: _Reply) -> None:
     fields: dict[str, Any] = {
         "method": reply.scope["method"],
         "path": reply.scope["path"],
         "status": reply.status,
         "duration_ms": round(reply.duration_s * 1000, 1),
-        "key": exchange.key_name,
+        "key": context.key_name,
     }
     text = "%s %s %d %.0f ms key=%s request=%s"
-    values = [*fields.values(), exchange.request_id]
-    if exchange.passages:
-        answer = _answer_fields(exchange.passages)
+    values = [*fields.values(), context.request_id]
+    if context.passages:
+        answer = _answer_fields(context.passages)
         fields |= answer
         text += "".join(f" {name}=%s" for name in answer)
         values += answer.values()
