@@ -256,7 +256,7 @@ def down(
     """
     from infra.verbs.down import down as take_down
 
-    _show(take_down(_open(stage, starts=False), is_agreed=yes, is_purged=purge), json)
+    _show(take_down(_open(stage, starts=False), is_confirmed=yes, is_purged=purge), json)
 
 
 @verb(

@@ -48,8 +48,8 @@ class Site:
 
     def rollout(self, held: HeldLock | None) -> Rollout:
         """Make what restarts and waits; while it waits it keeps the lock, if one is held."""
-        keep = (lambda: None) if held is None else held.keep
-        return Rollout(self.app, self.clock, self.console, self.timeout_s, self.background, keep)
+        renew_lock = (lambda: None) if held is None else held.renew
+        return Rollout(self.app, self.clock, self.console, self.timeout_s, self.background, renew_lock)
 
 
 @contextmanager

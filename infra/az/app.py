@@ -25,7 +25,7 @@ from infra.az.commands import (
     revision_show,
 )
 from infra.az.errors import AzureRefusalError
-from infra.az.revision import Answer, NoAnswer, Replica, Revision, Sight
+from infra.az.revision import Answer, NoAnswer, Replica, Revision, Snapshot
 from infra.errors import FjarrError, RemoteError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class App(Protocol):
     def revision(self) -> tuple[Revision, bool]:
         """Return the revision that serves, and whether it is active. None active: the latest."""
 
-    def look(self, revision: str) -> Sight:
+    def snapshot(self, revision: str) -> Snapshot:
         """Return what the platform says about a revision and its replicas now."""
 
     def restart(self, revision: str) -> None:
@@ -93,14 +93,14 @@ class AzureApp(App):
             raise RemoteError(what, hint="invoke provision makes one")
         return parse_revision(self.az.run(revision_show(self.group, self.name, latest))), False
 
-    def look(self, revision: str) -> Sight:
+    def snapshot(self, revision: str) -> Snapshot:
         """Return what the platform says about a revision and its replicas now."""
         with ThreadPoolExecutor(1) as beside:  # an az command takes seconds, nearly all of them its own start
             shown_later = beside.submit(self.az.run, revision_show(self.group, self.name, revision))
             listed = self.az.run(replica_list(self.group, self.name, revision))
             shown = shown_later.result()
         replicas = tuple(parse_replica(item) for item in listed) if isinstance(listed, list) else ()
-        return Sight(parse_revision(shown), replicas)
+        return Snapshot(parse_revision(shown), replicas)
 
     def restart(self, revision: str) -> None:
         """Ask for new replicas, again while another operation is under way."""

@@ -76,7 +76,7 @@ class NoAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Snapshot:
     """Hold what the platform says about a revision at one moment."""
 
     revision: Revision
@@ -84,7 +84,7 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
+class Baseline:
     """Remember what was there just before a restart, to tell old from new without comparing two clocks.
 
     `restarts` has every old replica with how often its container had been restarted. `started` is what the
@@ -106,9 +106,9 @@ class Before:
             return True
         return answer.replica == self.replica and answer.started != self.started
 
-    def new_replicas(self, sight: Sight) -> tuple[Replica, ...]:
+    def new_replicas(self, snapshot: Snapshot) -> tuple[Replica, ...]:
         """List the replicas that were not there."""
-        return tuple(replica for replica in sight.replicas if replica.name not in self.restarts)
+        return tuple(replica for replica in snapshot.replicas if replica.name not in self.restarts)
 
     def restarts_since(self, replica: Replica) -> int:
         """Count how often a replica's container was restarted since."""
@@ -123,23 +123,23 @@ class Cause:
     hint: str
 
 
-def crash_reason(before: Before, sight: Sight, failing_s: float) -> str | None:
+def crash_reason(baseline: Baseline, snapshot: Snapshot, failing_s: float) -> str | None:
     """Say why the new replicas will not come up, or None while they still may.
 
     Args:
-        before: What was there before the restart.
-        sight: What is there now.
+        baseline: What was there before the restart.
+        snapshot: What is there now.
         failing_s: For how long the revision has been called failed.
     """
     # The old replicas may fail for the old release's reasons; they count only where nothing new was made.
-    for replica in before.new_replicas(sight) or sight.replicas:
-        ends = before.restarts_since(replica)
+    for replica in baseline.new_replicas(snapshot) or snapshot.replicas:
+        ends = baseline.restarts_since(replica)
         if ends >= CRASHES:
             return (
                 f"the container of replica {replica.name} ended {ends} times{_in_brackets(replica.details)}"
             )
     if failing_s >= FAILING_S:
-        revision = sight.revision
+        revision = snapshot.revision
         return f"revision {revision.name} is {revision.running_state}{_in_brackets(revision.details)}"
     return None
 
@@ -149,11 +149,11 @@ def is_failing(revision: Revision) -> bool:
     return revision.running_state in _FAILING
 
 
-def phase(before: Before, sight: Sight | None) -> str:
+def phase(baseline: Baseline, snapshot: Snapshot | None) -> str:
     """Say how far the restart is, for the person who waits."""
-    if sight is None:
+    if snapshot is None:
         return "asking for new replicas"
-    new = before.new_replicas(sight)
+    new = baseline.new_replicas(snapshot)
     if not new:
         return "waiting for a new replica"
     replica = max(new, key=lambda each: (each.is_ready, each.is_started, each.name))
@@ -166,15 +166,15 @@ def phase(before: Before, sight: Sight | None) -> str:
     return f"replica {replica.name} is being made{_in_brackets(replica.details)}"
 
 
-def why_not_up(before: Before, sight: Sight | None, last: Answer | NoAnswer | None) -> Cause:
+def why_not_up(baseline: Baseline, snapshot: Snapshot | None, last: Answer | NoAnswer | None) -> Cause:
     """Classify why the time ran out, from what was seen last of the platform and of the address."""
-    if sight is None:
+    if snapshot is None:
         return Cause("the platform did not say what its replicas do", "look at invoke status")
-    details = sight.revision.details
-    if details and not sight.revision.running_state.startswith("Running"):
+    details = snapshot.revision.details
+    if details and not snapshot.revision.running_state.startswith("Running"):
         is_port = "port" in details.casefold() and "match" in details.casefold()
         return Cause(details.rstrip("."), _PORT_HINT if is_port else "read invoke logs")
-    new = before.new_replicas(sight)
+    new = baseline.new_replicas(snapshot)
     if not new:
         return Cause("the platform made no new replica", _CAPACITY_HINT)
     if any(replica.is_ready for replica in new):

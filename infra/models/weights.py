@@ -23,9 +23,9 @@ ADAPTER_CONFIG: Final = "adapter_config.json"
 BASE_KEY: Final = "base_model_name_or_path"
 MODEL_CACHE: Final = "model-cache"
 
-_TRAVELS: Final = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken"})
-_PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
-_TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+_SERVED_SUFFIXES: Final = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken"})
+_PICKLE_SUFFIXES: Final = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 _IN_CACHE: Final = re.compile(rf"(?:^|/){MODEL_CACHE}/([^/]+)/([^/]+)/?$")
 _IN_HUB_CACHE: Final = re.compile(r"(?:^|/)models--([^/]+?)--([^/]+)/snapshots/[^/]+/?$")
 _HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -96,8 +96,8 @@ def read_base(folder: Path) -> WeightFolder:
     """
     weights = _read_folder(folder)
     _, problems = _read_config(folder / "config.json")
-    if not any((folder / name).is_file() for name in _TOKENIZERS):
-        problems.append(f"it has no tokenizer ({', '.join(_TOKENIZERS)})")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        problems.append(f"it has no tokenizer ({', '.join(_TOKENIZER_FILES)})")
     problems += _weight_problems(weights)
     problems += _missing_shards(weights)
     if problems:
@@ -110,7 +110,7 @@ def base_id_of(folder: Path) -> str:
     """Name a base model by its folder: `<org>/<name>` where the path tells, else `local/<folder>`."""
     path = folder.resolve().as_posix()
     match = _IN_CACHE.search(path) or _IN_HUB_CACHE.search(path)
-    return f"{match[1]}/{match[2]}" if match else f"local/{_tame(folder.resolve().name)}"
+    return f"{match[1]}/{match[2]}" if match else f"local/{_safe_name(folder.resolve().name)}"
 
 
 def base_id_in(name: str) -> str | None:
@@ -124,10 +124,10 @@ def base_id_in(name: str) -> str | None:
 def adapter_name_of(folder: Path) -> str:
     """Name an adapter by its folder, or by the one above where that is just called `adapter`."""
     path = folder.resolve()
-    return _tame(path.parent.name if path.name == "adapter" else path.name)
+    return _safe_name(path.parent.name if path.name == "adapter" else path.name)
 
 
-def _tame(name: str) -> str:
+def _safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
 
 
@@ -137,8 +137,8 @@ def _read_folder(folder: Path) -> WeightFolder:
     names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     return WeightFolder(
         folder,
-        tuple(path for path in names if path.suffix in _TRAVELS),
-        tuple(path.name for path in names if path.suffix in _PICKLES),
+        tuple(path for path in names if path.suffix in _SERVED_SUFFIXES),
+        tuple(path.name for path in names if path.suffix in _PICKLE_SUFFIXES),
     )
 
 

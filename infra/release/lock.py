@@ -72,7 +72,7 @@ class HeldLock:
         self._clock = clock
         self.record = record
 
-    def keep(self) -> None:
+    def renew(self) -> None:
         """Renew the lock if a good part of its time is up. Cheap enough to be called at every step.
 
         Raises:
@@ -169,12 +169,12 @@ class DeployLock:
         if found is not None:
             reason = "--break-lock was given" if break_lock else self._why_stale(found, now)
             if reason is None:
-                raise _held(found)
+                raise _held_error(found)
             self.warn(f"breaking the deploy lock of {found.describe()}: {reason}")
-            _set_aside(self.share, found, record.token)
+            _remove_stale(self.share, found, record.token)
         if _create(self.share, record):
             return record
-        raise _held(_read(self.share))
+        raise _held_error(_read(self.share))
 
     def _why_stale(self, found: LockRecord, now: datetime) -> str | None:
         if found.expires < now:
@@ -192,7 +192,7 @@ def _create(share: Share, record: LockRecord) -> bool:
     return found is not None and found.token == record.token
 
 
-def _set_aside(share: Share, stale: LockRecord, token: str) -> None:
+def _remove_stale(share: Share, stale: LockRecord, token: str) -> None:
     """Remove a stale lock, and only that one.
 
     Renaming takes one process only; should that process find that it caught a lock taken in between, it puts
@@ -208,7 +208,7 @@ def _set_aside(share: Share, stale: LockRecord, token: str) -> None:
     share.delete(aside)
 
 
-def _held(found: LockRecord | None) -> RemoteError:
+def _held_error(found: LockRecord | None) -> RemoteError:
     who = "somebody" if found is None else found.describe()
     return RemoteError(f"another deployment holds this share's lock: {who}", hint=_BREAK_HINT)
 

@@ -29,7 +29,7 @@ RELEASE_ID: Final = re.compile(r"^\d{8}T\d{6}Z-[0-9a-f]{8}$")
 _READ_BYTES: Final = 1 << 20
 _FORBIDDEN: Final = frozenset('"\\:|<>*?')
 _RESERVED: Final = re.compile(r"^(?:LPT[1-9]|COM[1-9]|PRN|AUX|NUL|CON|CLOCK\$)$", re.IGNORECASE)
-_LONGEST_NAME: Final = 255
+_MAX_NAME_LENGTH: Final = 255
 
 T = TypeVar("T")
 
@@ -192,14 +192,14 @@ def _walk(folder: Path) -> Iterator[Path]:
         if path.name.startswith(".") or path.name == "__pycache__" or path.suffix == ".pyc":
             continue
         if path.is_dir():
-            yield from _walk(_not_a_link(path))
+            yield from _walk(_require_real_folder(path))
         elif path.is_file():
             yield path
         else:
             raise UsageError(f"{path} is neither a file nor a folder", hint="remove it, or mend the link")
 
 
-def _not_a_link(folder: Path) -> Path:
+def _require_real_folder(folder: Path) -> Path:
     # A linked folder may lead anywhere, even back up: what would travel is not what the user sees.
     if folder.is_symlink():
         raise UsageError(f"{folder} is a link to a folder", hint="put the folder itself there")
@@ -228,8 +228,8 @@ def _why_unusable(name: str) -> str | None:
         return f"the name {name!r} ends with a dot or a space"
     if _RESERVED.match(name):
         return f"the name {name!r} is reserved"
-    if len(name) > _LONGEST_NAME:
-        return f"the name {name[:20]!r}... is longer than {_LONGEST_NAME} characters"
+    if len(name) > _MAX_NAME_LENGTH:
+        return f"the name {name[:20]!r}... is longer than {_MAX_NAME_LENGTH} characters"
     return None
 
 

@@ -6,7 +6,7 @@
     releases/<id>/release.json   the manifest, written last: a folder without one was never finished
 
 `PROVEN` is what makes a deployment that was killed in the middle safe: whatever `CURRENT` says by then, the
-release to turn back to is known. Everything that changes the share here must be done under the deploy lock.
+release to roll back to is known. Everything that changes the share here must be done under the deploy lock.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def read_release(share: Share, release_id: str) -> Release | None:
 
 
 def find_fallback(share: Share, live: Live, target: str) -> str | None:
-    """Return the release to turn back to when `target` does not come up; None if there is no other."""
+    """Return the release to roll back to when `target` does not come up; None if there is no other."""
     candidates = (each for each in (live.proven, live.current) if each not in (None, target))
     return next((each for each in candidates if each is not None and _is_finished(share, each)), None)
 
@@ -93,14 +93,14 @@ def folder_of(release_id: str) -> str:
     return f"{FOLDER}/{release_id}"
 
 
-def turn(share: Share, release_id: str | None) -> None:
+def set_current(share: Share, release_id: str | None) -> None:
     """Make a release the live one, in one write; None makes none live."""
-    _point(share, CURRENT, release_id)
+    _write_id(share, CURRENT, release_id)
 
 
-def note_proven(share: Share, release_id: str) -> None:
+def set_proven(share: Share, release_id: str) -> None:
     """Remember that a release was seen to serve."""
-    _point(share, PROVEN, release_id)
+    _write_id(share, PROVEN, release_id)
 
 
 def find_finished(share: Share, manifest: Manifest) -> str | None:
@@ -161,7 +161,7 @@ def _read_id(share: Share, path: str) -> str | None:
     return text if RELEASE_ID.match(text) else None
 
 
-def _point(share: Share, path: str, release_id: str | None) -> None:
+def _write_id(share: Share, path: str, release_id: str | None) -> None:
     if release_id is None:
         share.delete(path)
     else:

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
 from infra.az.revision import (
     Answer,
-    Before,
+    Baseline,
     Cause,
     NoAnswer,
-    Sight,
+    Snapshot,
     crash_reason,
     is_failing,
     phase,
     why_not_up,
 )
 from infra.errors import FjarrError, RemoteError, WaitTimeoutError
-from infra.release.releases import note_proven, turn
+from infra.release.releases import set_current, set_proven
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,10 +39,9 @@ if TYPE_CHECKING:
 ANSWERS: Final = 3
 """How many answers in a row must come from the new release: while old replicas drain, the two take turns."""
 
-_CRASH_HINT: Final = "correct it and deploy again; invoke logs has more"
 _POLL_S: Final = 0.5
-_FIRST_LOOK_S: Final = 4.0
-_LOOK_EVERY_S: Final = 8.0
+_FIRST_SNAPSHOT_S: Final = 4.0
+_SNAPSHOT_INTERVAL_S: Final = 8.0
 
 T = TypeVar("T")
 
@@ -98,7 +97,7 @@ class Rollout:
     Attributes:
         timeout_s: How long one wait may take.
         background: Runs az while the address is being asked, so that no outage goes unseen.
-        keep: Called at every turn of the wait; renews the deploy lock. What it raises ends the wait.
+        renew_lock: Called at every turn of the wait; renews the deploy lock. What it raises ends the wait.
     """
 
     app: App
@@ -106,7 +105,7 @@ class Rollout:
     console: Console
     timeout_s: float
     background: Background
-    keep: Callable[[], None]
+    renew_lock: Callable[[], None]
 
     def restart(self, release: str) -> Outcome:
         """Restart the active revision, or activate an inactive one, and wait until it serves `release`."""
@@ -120,17 +119,17 @@ class Rollout:
         verb = "restart, and wait" if is_restarted else "wait"
         try:
             with self.console.step(f"{verb} until {release} serves") as step:
-                return self._watched(release, step, is_restarted=is_restarted)
+                return self._run_wait(release, step, is_restarted=is_restarted)
         except _NotServedError as error:
             return error.outcome
 
-    def _watched(self, release: str, step: Step, *, is_restarted: bool) -> Served:
+    def _run_wait(self, release: str, step: Step, *, is_restarted: bool) -> Served:
         try:
             revision, is_active = self.app.revision()
-            before = self._before(revision.name) if is_restarted else Before()
+            baseline = self._baseline(revision.name) if is_restarted else Baseline()
         except FjarrError as error:
             raise _NotServedError(_from_error(error)) from error
-        wait = _Wait(self, revision.name, release, before, step)
+        wait = _Wait(self, revision.name, release, baseline, step)
         if not is_active:
             wait.begin(self.app.activate)
         elif is_restarted:
@@ -140,13 +139,13 @@ class Rollout:
             raise _NotServedError(outcome)
         return outcome
 
-    def _before(self, revision: str) -> Before:
-        sight, answer = self.app.look(revision), self.app.version()
-        restarts = {replica.name: replica.restart_count for replica in sight.replicas}
+    def _baseline(self, revision: str) -> Baseline:
+        snapshot, answer = self.app.snapshot(revision), self.app.version()
+        restarts = {replica.name: replica.restart_count for replica in snapshot.replicas}
         if isinstance(answer, NoAnswer):
-            return Before(restarts)
+            return Baseline(restarts)
         # It may be a replica of an older revision that still drains: it is not new either.
-        return Before({answer.replica: 0} | restarts, answer.replica, answer.started, did_serve=True)
+        return Baseline({answer.replica: 0} | restarts, answer.replica, answer.started, did_serve=True)
 
 
 def switch(rollout: Rollout, share: Share, held: HeldLock, target: str, fallback: str | None) -> Served:
@@ -157,20 +156,20 @@ def switch(rollout: Rollout, share: Share, held: HeldLock, target: str, fallback
         share: Where both releases lie, finished.
         held: The deploy lock.
         target: The release to make live.
-        fallback: The release to turn back to; None if there is none.
+        fallback: The release to roll back to; None if there is none.
 
     Raises:
-        RemoteError: The release crashes, or Azure refused something; `CURRENT` is turned back by then.
-        WaitTimeoutError: The release did not serve in time; `CURRENT` is turned back by then.
+        RemoteError: The release crashes, or Azure refused something; `CURRENT` is rolled back by then.
+        WaitTimeoutError: The release did not serve in time; `CURRENT` is rolled back by then.
     """
     held.check()
-    turn(share, target)
+    set_current(share, target)
     outcome = rollout.restart(target)
     if isinstance(outcome, NotServed):
         rollout.console.warn(f"{target} does not serve: {outcome.cause.reason}")
         held.check()
-        raise failure(outcome, target, _turn_back(rollout, share, fallback))
-    note_proven(share, target)
+        raise failure(outcome, target, _roll_back(rollout, share, fallback))
+    set_proven(share, target)
     return outcome
 
 
@@ -209,19 +208,19 @@ class _NotServedError(Exception):
         self.outcome = outcome
 
 
-def _turn_back(rollout: Rollout, share: Share, fallback: str | None) -> str:
+def _roll_back(rollout: Rollout, share: Share, fallback: str | None) -> str:
     """Make the old release serve again, and say how that went."""
-    turn(share, fallback)
+    set_current(share, fallback)
     if fallback is None:
         _restart_only(rollout)
         return (
-            "there is no release to turn back to: none is live now, and the replicas wait for the next deploy"
+            "there is no release to roll back to: none is live now, and the replicas wait for the next deploy"
         )
     outcome = rollout.restart(fallback)
     if isinstance(outcome, NotServed):
-        return f"turned back to {fallback}, which does not serve either: {outcome.cause.reason}"
-    note_proven(share, fallback)
-    return f"turned back: {fallback} serves again"
+        return f"rolled back to {fallback}, which does not serve either: {outcome.cause.reason}"
+    set_proven(share, fallback)
+    return f"rolled back: {fallback} serves again"
 
 
 def _restart_only(rollout: Rollout) -> None:
@@ -242,111 +241,113 @@ def _from_error(error: FjarrError) -> NotServed:
 class _Wait:
     """Wait for one release on one revision: ask the address often, the platform rarely."""
 
-    def __init__(self, rollout: Rollout, revision: str, release: str, before: Before, step: Step) -> None:
+    def __init__(self, rollout: Rollout, revision: str, release: str, baseline: Baseline, step: Step) -> None:
         self._rollout = rollout
         self._revision = revision
         self._release = release
-        self._before = before
+        self._baseline = baseline
         self._step = step
         self._start_s = rollout.clock.elapsed_s()
-        self._meter = _Meter(self._start_s)
+        self._meter = _OutageMeter(self._start_s)
         self._in_a_row = 0
-        self._change: Future[None] | None = None
-        self._looking: Future[Sight] | None = None
-        self._next_look_s = self._start_s + _FIRST_LOOK_S
-        self._sight: Sight | None = None
+        self._action: Future[None] | None = None
+        self._pending_snapshot: Future[Snapshot] | None = None
+        self._next_snapshot_s = self._start_s + _FIRST_SNAPSHOT_S
+        self._snapshot: Snapshot | None = None
         self._failing_since_s: float | None = None
         self._phase = ""
 
-    def begin(self, change: Callable[[str], None]) -> None:
+    def begin(self, action: Callable[[str], None]) -> None:
         """Have the platform restart or activate the revision, while we go on asking the address."""
-        self._change = self._rollout.background(lambda: change(self._revision))
+        self._action = self._rollout.background(lambda: action(self._revision))
 
     def run(self) -> Outcome:
         """Wait until the release serves, is seen not to come up, or the time is over."""
-        while (outcome := self._turn(self._rollout.clock.elapsed_s())) is None:
-            self._rollout.keep()
+        while (outcome := self._poll(self._rollout.clock.elapsed_s())) is None:
+            self._rollout.renew_lock()
             self._rollout.clock.sleep(_POLL_S)
         return outcome
 
-    def _turn(self, now_s: float) -> Outcome | None:
+    def _poll(self, now_s: float) -> Outcome | None:
         answer = self._rollout.app.version()
-        self._meter.note(answer, now_s)
+        self._meter.record(answer, now_s)
         if isinstance(answer, Answer) and self._is_proof(answer):
             self._in_a_row += 1
             return self._served(answer, now_s) if self._in_a_row >= ANSWERS else None
         self._in_a_row = 0
         verdict = self._verdict(now_s)
         if verdict is None and now_s - self._start_s >= self._rollout.timeout_s:
-            cause = why_not_up(self._before, self._sight, answer)
+            cause = why_not_up(self._baseline, self._snapshot, answer)
             late = Cause(f"not within {self._rollout.timeout_s:.0f} s: {cause.reason}", cause.hint)
             verdict = NotServed(late, self._log(), is_timeout=True)
         self._show(now_s)
         return verdict
 
     def _is_proof(self, answer: Answer) -> bool:
-        return answer.is_ready and answer.release == self._release and self._before.is_new(answer)
+        return answer.is_ready and answer.release == self._release and self._baseline.is_new(answer)
 
     def _served(self, answer: Answer, now_s: float) -> Served:
-        outage = self._meter.outage() if self._before.did_serve else None
+        outage = self._meter.outage() if self._baseline.did_serve else None
         return Served(answer.replica, answer.started, outage, now_s - self._start_s)
 
     def _verdict(self, now_s: float) -> NotServed | None:
         """Say that the release will not come up, if that is sure."""
-        if self._change is not None:
-            if not self._change.done():
+        if self._action is not None:
+            if not self._action.done():
                 return None
             try:
-                self._change.result()
+                self._action.result()
             except FjarrError as error:
                 return _from_error(error)
-        self._look(now_s)
-        if self._sight is None:
+        self._poll_platform(now_s)
+        if self._snapshot is None:
             return None
         failing_s = 0.0 if self._failing_since_s is None else now_s - self._failing_since_s
-        reason = crash_reason(self._before, self._sight, failing_s)
+        reason = crash_reason(self._baseline, self._snapshot, failing_s)
         if reason is None:
             return None
         return NotServed(
             Cause(reason, "correct it and deploy again; invoke logs has more"), self._log(), is_timeout=False
         )
 
-    def _look(self, now_s: float) -> None:
+    def _poll_platform(self, now_s: float) -> None:
         """Ask the platform now and then, without waiting for what it says."""
-        if self._looking is None:
-            if now_s >= self._next_look_s:
-                self._looking = self._rollout.background(lambda: self._rollout.app.look(self._revision))
-        elif self._looking.done():
+        if self._pending_snapshot is None:
+            if now_s >= self._next_snapshot_s:
+                self._pending_snapshot = self._rollout.background(
+                    lambda: self._rollout.app.snapshot(self._revision)
+                )
+        elif self._pending_snapshot.done():
             # A question that fails says nothing about the release: the next one may be answered.
             with suppress(FjarrError):
-                self._take(self._looking.result(), now_s)
-            self._looking, self._next_look_s = None, now_s + _LOOK_EVERY_S
+                self._record_snapshot(self._pending_snapshot.result(), now_s)
+            self._pending_snapshot, self._next_snapshot_s = None, now_s + _SNAPSHOT_INTERVAL_S
 
-    def _take(self, sight: Sight, now_s: float) -> None:
-        self._sight = sight
-        if not is_failing(sight.revision):
+    def _record_snapshot(self, snapshot: Snapshot, now_s: float) -> None:
+        self._snapshot = snapshot
+        if not is_failing(snapshot.revision):
             self._failing_since_s = None
         elif self._failing_since_s is None:
             self._failing_since_s = now_s
 
     def _show(self, now_s: float) -> None:
-        is_asking = self._change is not None and not self._change.done()
-        now = "asking for new replicas" if is_asking else phase(self._before, self._sight)
+        is_starting = self._action is not None and not self._action.done()
+        now = "asking for new replicas" if is_starting else phase(self._baseline, self._snapshot)
         if now != self._phase or self._rollout.console.is_terminal:
             self._phase = now
             self._step.update(f"{now} ({now_s - self._start_s:.0f} s)")
 
     def _log(self) -> tuple[str, ...]:
         """Read the end of the log of the new replica that is worst off."""
-        if self._sight is None or not self._sight.replicas:
+        if self._snapshot is None or not self._snapshot.replicas:
             return ()
-        replicas = self._before.new_replicas(self._sight) or self._sight.replicas
+        replicas = self._baseline.new_replicas(self._snapshot) or self._snapshot.replicas
         worst = max(replicas, key=lambda replica: replica.restart_count)
         return self._rollout.app.console_tail(worst.name)
 
 
 @dataclass(slots=True)
-class _Meter:
+class _OutageMeter:
     """Count what our requests to the app's address met."""
 
     last_good_s: float
@@ -355,7 +356,7 @@ class _Meter:
     seconds: float = 0.0
     is_out: bool = False
 
-    def note(self, answer: Answer | NoAnswer, now_s: float) -> None:
+    def record(self, answer: Answer | NoAnswer, now_s: float) -> None:
         """Take note of one request."""
         self.asked += 1
         if isinstance(answer, NoAnswer):

@@ -2,7 +2,7 @@
 
     scan -> compare with the live release -> upload what is new -> manifest -> CURRENT -> restart -> proof
 
-Without the proof CURRENT is turned back, and the release before serves again. Cut short at any step, it can
+Without the proof CURRENT is rolled back, and the release before serves again. Cut short at any step, it can
 simply be run again. Two at once: the second is told who has the lock.
 """
 
@@ -105,7 +105,7 @@ class _Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class _Placed:
+class _StoredRelease:
     """Say which release is on the share now, and what had to travel for it."""
 
     release: str
@@ -145,33 +145,33 @@ def deploy_tree(
 ) -> DeployResult:
     """Do what `deploy` does, on a site that is open already."""
     live = read_live(site.share)
-    if _has_nothing_to_do(live, tree.manifest, force=force):
-        return _leave(site, live)
+    if _is_up_to_date(live, tree.manifest, force=force):
+        return _confirm_live(site, live)
     with site.lock.hold("deploy", break_lock=break_lock) as held:
         live = read_live(site.share)  # once more: another deployment may have ended just now
-        if _has_nothing_to_do(live, tree.manifest, force=force):
-            return _leave(site, live)
-        _clean(site)
-        placed = _place(site, held, tree, live, force=force)
-        served = _go_live(site, held, placed.release, live)
+        if _is_up_to_date(live, tree.manifest, force=force):
+            return _confirm_live(site, live)
+        _remove_unfinished(site)
+        stored = _ensure_release(site, held, tree, live, force=force)
+        served = _go_live(site, held, stored.release, live)
         _prune(site)
     return DeployResult(
-        release=placed.release,
+        release=stored.release,
         previous=live.proven or live.current,
         has_changed=True,
-        uploaded_files=placed.uploaded_files,
-        uploaded_bytes=placed.uploaded_bytes,
+        uploaded_files=stored.uploaded_files,
+        uploaded_bytes=stored.uploaded_bytes,
         replica=served.replica,
         seconds=round(served.seconds, 1),
         outage_s=None if served.outage is None else round(served.outage.seconds, 1),
     )
 
 
-def _has_nothing_to_do(live: Live, manifest: Manifest, *, force: bool) -> bool:
+def _is_up_to_date(live: Live, manifest: Manifest, *, force: bool) -> bool:
     return not force and live.is_proven and live.is_same(manifest)
 
 
-def _leave(site: Site, live: Live) -> DeployResult:
+def _confirm_live(site: Site, live: Live) -> DeployResult:
     """Leave a release that is live already as it is, once it was seen to serve."""
     release = str(live.current)
     site.console.info(f"the same tree is live already, as {release}: nothing to upload, nothing to restart")
@@ -185,17 +185,19 @@ def _leave(site: Site, live: Live) -> DeployResult:
     return DeployResult(release, release, has_changed=False)
 
 
-def _clean(site: Site) -> None:
+def _remove_unfinished(site: Site) -> None:
     for release in remove_unfinished(site.share):
         site.console.info(f"removed {release}, which an earlier deployment left unfinished")
 
 
-def _place(site: Site, held: HeldLock, tree: LocalTree, live: Live, *, force: bool) -> _Placed:
+def _ensure_release(
+    site: Site, held: HeldLock, tree: LocalTree, live: Live, *, force: bool
+) -> _StoredRelease:
     """See to it that a finished release with these files lies on the share."""
     finished = None if force else find_finished(site.share, tree.manifest)
     if finished is not None:
         site.console.info(f"the same tree is on the share already, as {finished}: nothing to upload")
-        return _Placed(finished, 0, 0)
+        return _StoredRelease(finished, 0, 0)
     base = None if force else live.current
     draft = _Draft(
         Release(tree.manifest, tree.origin()), base, make_plan(tree.manifest, live.manifest if base else None)
@@ -206,7 +208,7 @@ def _place(site: Site, held: HeldLock, tree: LocalTree, live: Live, *, force: bo
     return _upload(site, held, tree.root, draft)
 
 
-def _upload(site: Site, held: HeldLock, root: Path, draft: _Draft) -> _Placed:
+def _upload(site: Site, held: HeldLock, root: Path, draft: _Draft) -> _StoredRelease:
     release, entries = draft.release, draft.plan.uploads
     if draft.base is not None:
         entries += copy_unchanged(site.share, draft.plan, draft.base, release.id)
@@ -215,9 +217,9 @@ def _upload(site: Site, held: HeldLock, root: Path, draft: _Draft) -> _Placed:
     if uploads:
         with site.console.progress(f"upload {count(len(uploads), 'file')}", total_bytes) as advance:
             site.share.upload(uploads, advance)
-    held.keep()
+    held.renew()
     finish_release(site.share, release)
-    return _Placed(release.id, len(uploads), total_bytes)
+    return _StoredRelease(release.id, len(uploads), total_bytes)
 
 
 def _go_live(site: Site, held: HeldLock, release: str, live: Live) -> Served:

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from infra.document import Json
     from infra.session import Session
 
-_LEAST_PYTHON = (3, 11)
-_LEAST_DISK_BYTES = 3_000_000_000
-_LEAST_LOCAL_MEMORY_BYTES = 3_000_000_000
+_MIN_PYTHON = (3, 11)
+_MIN_DISK_BYTES = 3_000_000_000
+_MIN_LOCAL_MEMORY_BYTES = 3_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def diagnose(session: Session, *, location: str | None = None) -> Diagnosis:
 
 
 def _python() -> Check:
-    is_ok = sys.version_info[:2] >= _LEAST_PYTHON
+    is_ok = sys.version_info[:2] >= _MIN_PYTHON
     remedy = "" if is_ok else "make .venv with a newer Python: python3.11 -m venv .venv"
     return Check("Python", is_ok, platform.python_version(), remedy)
 
@@ -126,16 +126,16 @@ def _bicep(session: Session) -> Check:
 
 def _disk(session: Session) -> Check:
     free = shutil.disk_usage(session.root).free
-    is_ok = free >= _LEAST_DISK_BYTES
-    needed = readable_size(_LEAST_DISK_BYTES)
+    is_ok = free >= _MIN_DISK_BYTES
+    needed = readable_size(_MIN_DISK_BYTES)
     remedy = "" if is_ok else f"free some space: {needed} are needed for models and the share"
     return Check("disk", is_ok, f"{readable_size(free)} free", remedy)
 
 
 def _memory() -> Check:
     free = psutil.virtual_memory().available
-    is_ok = free >= _LEAST_LOCAL_MEMORY_BYTES
-    needed = readable_size(_LEAST_LOCAL_MEMORY_BYTES)
+    is_ok = free >= _MIN_LOCAL_MEMORY_BYTES
+    needed = readable_size(_MIN_LOCAL_MEMORY_BYTES)
     remedy = "" if is_ok else f"end other programs: a replica with the example model needs {needed}"
     return Check("memory", is_ok, f"{readable_size(free)} available", remedy)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Remaining:
     """Name something that is still there.
 
     Attributes:
@@ -41,7 +41,7 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenDown:
+class DownResult:
     """Say what was stopped or deleted, and what is left.
 
     Attributes:
@@ -50,7 +50,7 @@ class TakenDown:
 
     stage: str
     removed: tuple[str, ...]
-    left: tuple[Left, ...]
+    left: tuple[Remaining, ...]
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
@@ -59,16 +59,16 @@ class TakenDown:
     def to_text(self) -> str:
         """Return the lines that a person reads."""
         lines = [f"removed: {what}" for what in self.removed] or ["there was nothing to stop"]
-        lines += [_left_text(left) for left in self.left] or ["nothing is left"]
+        lines += [_remaining_text(left) for left in self.left] or ["nothing is left"]
         return "\n".join(lines)
 
 
-def down(session: Session, *, is_agreed: bool = False, is_purged: bool = False) -> TakenDown:
+def down(session: Session, *, is_confirmed: bool = False, is_purged: bool = False) -> DownResult:
     """Take a stage down.
 
     Args:
         session: The opened stage; an embedded Azure need not run.
-        is_agreed: Delete on Azure without asking.
+        is_confirmed: Delete on Azure without asking.
         is_purged: Also delete what a local stage has on disk.
 
     Raises:
@@ -81,10 +81,10 @@ def down(session: Session, *, is_agreed: bool = False, is_purged: bool = False) 
         raise UsageError(
             "--purge is for a local stage", hint="on Azure, down deletes all that provision made"
         )
-    return _down_azure(session, is_agreed=is_agreed)
+    return _down_azure(session, is_confirmed=is_confirmed)
 
 
-def _down_local(session: Session, *, is_purged: bool) -> TakenDown:
+def _down_local(session: Session, *, is_purged: bool) -> DownResult:
     stage, removed = session.stage, []
     if cloud_state(session.root, stage).exists():
         with session.console.step("stop the replicas and the local cloud"):
@@ -96,35 +96,37 @@ def _down_local(session: Session, *, is_purged: bool) -> TakenDown:
         removed.append(str(stage.state_dir))
     purge = f"invoke down --stage {stage.name} --purge"
     folders = [(stage.state_dir, purge), (cache_folder(), f"rm -r {cache_folder()}")]
-    left = tuple(Left(str(path), _size_bytes(path), remedy) for path, remedy in folders if path.exists())
-    return TakenDown(stage.name, tuple(removed), left)
+    left = tuple(Remaining(str(path), _size_bytes(path), remedy) for path, remedy in folders if path.exists())
+    return DownResult(stage.name, tuple(removed), left)
 
 
-def _down_azure(session: Session, *, is_agreed: bool) -> TakenDown:
+def _down_azure(session: Session, *, is_confirmed: bool) -> DownResult:
     group, config = session.group(), session.config()
     with session.console.step(f"look at what is in {group.name}"):
         shown = as_object(session.az.find(group_show(group)))
         app = as_object(session.az.find(app_show(group, config.aca_app_name))) if shown else {}
         resources = list_resources(session, group) if shown else ()
     made = tuple(each for each in remembered(session, group, app) if find(resources, each))
-    is_whole = _is_ours(session, shown) and len(made) == len(resources)
+    is_whole = _was_group_made_here(session, shown) and len(made) == len(resources)
     targets = (f"the resource group {group.name}",) if is_whole else tuple(f"{m.kind} {m.name}" for m in made)
     if targets:
-        _agree(session, targets, is_agreed=is_agreed)
+        _confirm(session, targets, is_confirmed=is_confirmed)
         _delete(session, group, () if is_whole else tuple(str(find(resources, each)["id"]) for each in made))
     forget(session, group)
     session.stage.config_path.unlink(missing_ok=True)
     left = () if is_whole or not shown else list_resources(session, group)
-    return TakenDown(session.stage.name, targets, tuple(Left(_resource_text(resource)) for resource in left))
+    return DownResult(
+        session.stage.name, targets, tuple(Remaining(_resource_text(resource)) for resource in left)
+    )
 
 
-def _is_ours(session: Session, group: dict[str, Json]) -> bool:
+def _was_group_made_here(session: Session, group: dict[str, Json]) -> bool:
     """Say whether provision made the group itself."""
     return as_object(group.get("tags")).get(MADE_TAG) == session.stage.name
 
 
-def _agree(session: Session, targets: tuple[str, ...], *, is_agreed: bool) -> None:
-    if is_agreed:
+def _confirm(session: Session, targets: tuple[str, ...], *, is_confirmed: bool) -> None:
+    if is_confirmed:
         return
     if not session.console.is_interactive:
         what = "down deletes on Azure, and there is no terminal to ask on"
@@ -153,6 +155,6 @@ def _resource_text(resource: dict[str, Json]) -> str:
     return f"{resource.get('name')} ({resource.get('type')})"
 
 
-def _left_text(left: Left) -> str:
-    size = "" if left.size_bytes is None else f", {readable_size(left.size_bytes)}"
-    return f"left: {left.what}{size}{f' ({left.remedy} removes it)' if left.remedy else ''}"
+def _remaining_text(item: Remaining) -> str:
+    size = "" if item.size_bytes is None else f", {readable_size(item.size_bytes)}"
+    return f"left: {item.what}{size}{f' ({item.remedy} removes it)' if item.remedy else ''}"

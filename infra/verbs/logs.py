@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 
     from infra.session import Session
 
-MOST_LINES = 300
+MAX_LINES = 300
 """The most lines that a stream gives of the past. Source: `tailLines`, 0 to 300."""
 
-_SILENCE_S = 90.0
+_READ_TIMEOUT_S = 90.0
 """A stream that is silent for so long is opened anew: Azure drops silent ones without closing them."""
 
-_REFRESH_S = 60.0
+_REFRESH_INTERVAL_S = 60.0
 """How often to look for replicas that are new, and to ask for a new token."""
 
-_EARLIEST_REFRESH_S = 5.0
+_MIN_REFRESH_S = 5.0
 """When a stream ends, which may mean a new replica, there is a look as early as this."""
 
-_PAUSE_S = 2.0
+_RECONNECT_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LogStream:
     """Name one stream: the console of one replica's container, or the app's system log."""
 
     kind: Kind
@@ -55,7 +55,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class LogAccess:
     """Hold what it takes to open an app's streams at this moment.
 
     Attributes:
@@ -64,7 +64,7 @@ class Access:
     """
 
     token: str
-    sources: tuple[Source, ...]
+    sources: tuple[LogStream, ...]
 
 
 def parse_kinds(text: str) -> tuple[Kind, ...]:
@@ -90,7 +90,7 @@ def read_logs(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> tuple[
 
     Args:
         session: The opened stage.
-        tail: How many lines of each stream, at most `MOST_LINES`.
+        tail: How many lines of each stream, at most `MAX_LINES`.
         kinds: Which streams.
 
     Raises:
@@ -116,7 +116,7 @@ def follow_logs(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> Gene
     """
     _check_tail(tail)
     lines: queue.SimpleQueue[LogRecord | None] = queue.SimpleQueue()
-    followers: dict[Source, _Follower] = {}
+    followers: dict[LogStream, _Follower] = {}
     context = _tls(session)
     try:
         while True:
@@ -135,7 +135,7 @@ def follow_logs(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> Gene
             follower.stop()
 
 
-def find_access(session: Session, kinds: tuple[Kind, ...]) -> Access:
+def find_access(session: Session, kinds: tuple[Kind, ...]) -> LogAccess:
     """Ask az for a token and for the addresses of an app's streams, all of it at once.
 
     Raises:
@@ -155,11 +155,11 @@ def find_access(session: Session, kinds: tuple[Kind, ...]) -> Access:
         raise RemoteError(f"Azure does not tell where the logs of {config.aca_app_name!r} are")
     here = f"{base}{group.id}/containerApps/{config.aca_app_name}"
     consoles = _consoles(here, str(properties.get("latestRevisionName")), replicas)
-    sources = (*consoles, Source("system", "", f"{here}/eventstream"))
-    return Access(str(token), tuple(source for source in sources if source.kind in kinds))
+    sources = (*consoles, LogStream("system", "", f"{here}/eventstream"))
+    return LogAccess(str(token), tuple(source for source in sources if source.kind in kinds))
 
 
-def _consoles(here: str, revision: str, replicas: Json) -> tuple[Source, ...]:
+def _consoles(here: str, revision: str, replicas: Json) -> tuple[LogStream, ...]:
     sources = []
     for item in replicas if isinstance(replicas, list) else []:
         replica = str(as_object(item).get("name"))
@@ -167,14 +167,14 @@ def _consoles(here: str, revision: str, replicas: Json) -> tuple[Source, ...]:
         for container in containers if isinstance(containers, list) else []:
             name = as_object(container).get("name")
             path = f"/revisions/{revision}/replicas/{replica}/containers/{name}/logstream"
-            sources.append(Source("console", replica, here + path))
+            sources.append(LogStream("console", replica, here + path))
     return tuple(sources)
 
 
 def _check_tail(tail: int) -> None:
-    if not 0 <= tail <= MOST_LINES:
+    if not 0 <= tail <= MAX_LINES:
         raise UsageError(
-            f"--tail {tail} is not possible", hint=f"a stream gives 0 to {MOST_LINES} lines of its past"
+            f"--tail {tail} is not possible", hint=f"a stream gives 0 to {MAX_LINES} lines of its past"
         )
 
 
@@ -182,7 +182,7 @@ def _tls(session: Session) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(session.ca_bundle) if session.ca_bundle else None)
 
 
-def _read(source: Source, token: str, tail: int, context: ssl.SSLContext) -> list[LogRecord]:
+def _read(source: LogStream, token: str, tail: int, context: ssl.SSLContext) -> list[LogRecord]:
     """Read what a stream has of its past; a replica that has just gone has nothing."""
     try:
         with _open(source, token, tail, context, is_followed=False) as lines:
@@ -198,7 +198,7 @@ def _read(source: Source, token: str, tail: int, context: ssl.SSLContext) -> lis
 
 
 def _open(
-    source: Source, token: str, tail: int, context: ssl.SSLContext, *, is_followed: bool
+    source: LogStream, token: str, tail: int, context: ssl.SSLContext, *, is_followed: bool
 ) -> http.client.HTTPResponse:
     query = urllib.parse.urlencode({"follow": str(is_followed).lower(), "output": "json", "tailLines": tail})
     address = f"{source.url}?{query}"
@@ -206,7 +206,7 @@ def _open(
     is_here = urllib.parse.urlsplit(address).hostname in {"localhost", "127.0.0.1"}
     proxies = urllib.request.ProxyHandler({} if is_here else None)
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), proxies)
-    return cast("http.client.HTTPResponse", opener.open(request, timeout=_SILENCE_S))
+    return cast("http.client.HTTPResponse", opener.open(request, timeout=_READ_TIMEOUT_S))
 
 
 class _Follower(threading.Thread):
@@ -214,7 +214,7 @@ class _Follower(threading.Thread):
 
     def __init__(
         self,
-        source: Source,
+        source: LogStream,
         token: str,
         context: ssl.SSLContext,
         tail: int,
@@ -240,11 +240,11 @@ class _Follower(threading.Thread):
             with suppress(OSError, http.client.HTTPException):
                 self._read()
             self._lines.put(None)
-            self._stopped.wait(_PAUSE_S)
+            self._stopped.wait(_RECONNECT_PAUSE_S)
 
     def _read(self) -> None:
         with _open(self._source, self.token, self._tail, self._context, is_followed=True) as lines:
-            self._tail = MOST_LINES  # the next one repeats what it can, and `Seen` lets nothing through twice
+            self._tail = MAX_LINES  # the next one repeats what it can, and `Seen` lets nothing through twice
             for line in lines:
                 self._take(line)
                 if self._stopped.is_set():
@@ -259,7 +259,7 @@ class _Follower(threading.Thread):
 def _until_refresh(lines: queue.SimpleQueue[LogRecord | None]) -> Iterator[LogRecord]:
     """Yield what comes until it is time to look for new replicas. None in the queue: a stream ended."""
     now = time.monotonic()
-    earliest, end = now + _EARLIEST_REFRESH_S, now + _REFRESH_S
+    earliest, end = now + _MIN_REFRESH_S, now + _REFRESH_INTERVAL_S
     while (left_s := end - time.monotonic()) > 0:
         try:
             record = lines.get(timeout=left_s)

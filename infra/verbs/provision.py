@@ -68,11 +68,11 @@ if TYPE_CHECKING:
 BICEP = Path("infra/provision/inference.bicep")
 COMPILED = Path("infra/provision/inference.json")
 DEPLOYMENT = "inference"
-_OURS = "provision itself"
+_SOURCE = "provision itself"
 
 
 @dataclass(frozen=True, slots=True)
-class Provisioned:
+class ProvisionResult:
     """Say where a stage is provisioned, and whether that changed anything.
 
     Attributes:
@@ -107,7 +107,7 @@ class _Plan:
     digest: str
 
 
-def provision(session: Session, flags: Flags | None = None) -> Provisioned:
+def provision(session: Session, flags: Flags | None = None) -> ProvisionResult:
     """Provision a stage.
 
     Args:
@@ -126,12 +126,12 @@ def provision(session: Session, flags: Flags | None = None) -> Provisioned:
         step.finish("nothing to change" if is_current else "to be updated" if app else "not there yet")
     if not is_current:
         location = _ensure_group(session, plan, flags)
-        settings = _meet_what_exists(session, plan, app, location)
+        settings = _reconcile(session, plan, app, location)
         config = _deploy(session, plan, settings)
     else:
         config = _config_of_app(session, plan, app)
     write_config(session.stage.config_path, config)
-    return Provisioned(config, is_changed=not is_current)
+    return ProvisionResult(config, is_changed=not is_current)
 
 
 def _plan(session: Session, flags: Flags) -> _Plan:
@@ -183,7 +183,7 @@ def _ensure_group(session: Session, plan: _Plan, flags: Flags) -> str:
     return location
 
 
-def _meet_what_exists(session: Session, plan: _Plan, app: Mapping[str, Json], location: str) -> Settings:
+def _reconcile(session: Session, plan: _Plan, app: Mapping[str, Json], location: str) -> Settings:
     """Return the settings fitted to what is in the group, after adding what its environment lacks."""
     with session.console.step("look at what is there"):
         resources = list_resources(session, plan.group)
@@ -199,8 +199,8 @@ def _meet_what_exists(session: Session, plan: _Plan, app: Mapping[str, Json], lo
             settings = settings.with_value("location", there, "the environment's location")
     remember(session, plan.group, made)
     account = find(resources, Made(ACCOUNT, plan.names.storage_account))
-    settings = settings.with_value("environmentExists", bool(environment), _OURS)
-    settings = settings.with_value("apiKey", _api_key(session, plan, app), _OURS)
+    settings = settings.with_value("environmentExists", bool(environment), _SOURCE)
+    settings = settings.with_value("apiKey", _api_key(session, plan, app), _SOURCE)
     return settings.with_value("tags", _tags(plan, account, made), settings.source("tags"))
 
 
@@ -243,7 +243,7 @@ def _deploy(session: Session, plan: _Plan, settings: Settings) -> InferenceConfi
         try:
             answer = session.az.run(deployment_create(plan.group, DEPLOYMENT, template, file, secrets=(key,)))
         except AzureRefusalError as error:
-            raise _explained(session, plan, error) from error
+            raise _innermost_error(session, plan, error) from error
     return _config_of_outputs(session, answer)
 
 
@@ -278,7 +278,7 @@ def _endpoint(session: Session, host: str) -> str:
     return f"http://{host}" if session.stage.is_local else host
 
 
-def _explained(session: Session, plan: _Plan, error: AzureRefusalError) -> RemoteError:
+def _innermost_error(session: Session, plan: _Plan, error: AzureRefusalError) -> RemoteError:
     """Return the error of a failed deployment with the innermost reason that can be had."""
     refusal = error.refusal
     if refusal.code in VAGUE_CODES:

@@ -20,7 +20,7 @@ from infra.errors import UsageError
 from infra.models.base_models import EXAMPLE, ensure_example_base, load_pinned_base
 from infra.models.hash_cache import HashCache
 from infra.models.hub import download_base
-from infra.models.upload import Cargo, CargoPlan, again, bring, load_cargo, plan_cargo
+from infra.models.upload import UploadPlan, UploadSet, load_upload_set, plan_upload, resend, upload
 from infra.models.weights import (
     ADAPTER_CONFIG,
     MODEL_CACHE,
@@ -32,7 +32,7 @@ from infra.models.weights import (
     read_base,
 )
 from infra.release.plan import count
-from infra.release.releases import note_proven, read_live
+from infra.release.releases import read_live, set_proven
 from infra.release.rollout import NotServed, failure
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class PushResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Selection:
     """Say what should be on the share.
 
     Attributes:
@@ -137,18 +137,18 @@ def push(  # noqa: PLR0913  # a flag of the verb each
         RemoteError: Azure refused, or the live release crashes with the new weights.
         WaitTimeoutError: The live release did not serve with the new weights in time.
     """
-    choice = choose(session.root, adapter, base, session.console)
-    choice = replace(choice, name=name or choice.name)
+    selection = select_weights(session.root, adapter, base, session.console)
+    selection = replace(selection, name=name or selection.name)
     hashes = HashCache(session.root / HASHES, SystemClock())
     with open_site(session, timeout_s) as site:
-        choice = _with_base(site.share, choice, session.console)
+        selection = _resolve_base(site.share, selection, session.console)
         with session.console.step("read the weights"):
-            cargos = load_cargos(choice, hashes)
+            upload_sets = load_upload_sets(selection, hashes)
             hashes.save()
-        return push_cargos(site, choice, cargos, restarts=restarts, break_lock=break_lock)
+        return push_upload_sets(site, selection, upload_sets, restarts=restarts, break_lock=break_lock)
 
 
-def choose(root: Path, adapter: Path | None, base: str | None, console: Console) -> Choice:
+def select_weights(root: Path, adapter: Path | None, base: str | None, console: Console) -> Selection:
     """Judge on this machine what the user wants to push.
 
     Raises:
@@ -156,14 +156,14 @@ def choose(root: Path, adapter: Path | None, base: str | None, console: Console)
     """
     if adapter is None and base is None:
         folder = EXAMPLE / "adapter"
-        return Choice(read_adapter(folder), EXAMPLE.name, example_base_id(), ensure_example_base(console))
+        return Selection(read_adapter(folder), EXAMPLE.name, example_base_id(), ensure_example_base(console))
     found = None if adapter is None else read_adapter(adapter)
     name = "" if adapter is None else adapter_name_of(adapter)
     reference = base or (found.base if found is not None else "")
     base_id, base_folder = locate_base(reference, root)
     if base_folder is not None:
         read_base(base_folder)
-    return Choice(found, name, base_id, base_folder)
+    return Selection(found, name, base_id, base_folder)
 
 
 def locate_base(reference: str, root: Path) -> tuple[str, Path | None]:
@@ -187,32 +187,39 @@ def example_base_id() -> str:
     return load_pinned_base(EXAMPLE / "example.toml").id
 
 
-def load_cargos(choice: Choice, hashes: HashCache) -> tuple[Cargo, ...]:
+def load_upload_sets(selection: Selection, hashes: HashCache) -> tuple[UploadSet, ...]:
     """Describe what belongs on the share, the base first: an adapter without its base cannot be served."""
-    cargos = []
-    if choice.base is not None:
-        cargos.append(load_cargo(choice.base_target, read_base(choice.base), hashes))
-    if choice.adapter is not None:
-        config = {ADAPTER_CONFIG: choice.adapter.config_for(choice.base_id)}
-        cargos.append(load_cargo(choice.adapter_target, choice.adapter.weights, hashes, config))
-    return tuple(cargos)
+    upload_sets = []
+    if selection.base is not None:
+        upload_sets.append(load_upload_set(selection.base_target, read_base(selection.base), hashes))
+    if selection.adapter is not None:
+        config = {ADAPTER_CONFIG: selection.adapter.config_for(selection.base_id)}
+        upload_sets.append(
+            load_upload_set(selection.adapter_target, selection.adapter.weights, hashes, config)
+        )
+    return tuple(upload_sets)
 
 
-def push_cargos(
-    site: Site, choice: Choice, cargos: tuple[Cargo, ...], *, restarts: bool = True, break_lock: bool = False
+def push_upload_sets(
+    site: Site,
+    selection: Selection,
+    upload_sets: tuple[UploadSet, ...],
+    *,
+    restarts: bool = True,
+    break_lock: bool = False,
 ) -> PushResult:
-    """Bring cargos onto an open site's share, and restart a live release if that changed anything."""
-    if not any(plan.has_changes for plan in _plan(site.share, choice, cargos)):
+    """Bring upload_sets onto an open site's share, and restart a live release if that changed anything."""
+    if not any(plan.has_changes for plan in _plan(site.share, selection, upload_sets)):
         site.console.info("the share has these weights already: nothing to upload")
-        return PushResult(choice.adapter_target, choice.base_target, has_changed=False)
+        return PushResult(selection.adapter_target, selection.base_target, has_changed=False)
     with site.lock.hold("push", break_lock=break_lock) as held:
-        plans = _plan(site.share, choice, cargos)
+        plans = _plan(site.share, selection, upload_sets)
         for plan in plans:
-            _bring(site, held, plan)
+            _upload(site, held, plan)
         is_restarted = restarts and _restart(site, held)
     return PushResult(
-        choice.adapter_target,
-        choice.base_target,
+        selection.adapter_target,
+        selection.base_target,
         has_changed=True,
         uploaded_files=sum(len(plan.uploads) for plan in plans),
         uploaded_bytes=sum(plan.upload_bytes for plan in plans),
@@ -233,15 +240,15 @@ def _adapters_below(share: Share, folder: str) -> Iterator[tuple[float, str]]:
             yield entry.modified_s, folder
 
 
-def _with_base(share: Share, choice: Choice, console: Console) -> Choice:
+def _resolve_base(share: Share, selection: Selection, console: Console) -> Selection:
     """See to a base model that is not on this machine: on the share, else fetched."""
-    if choice.base is not None or _has_base(share, choice.base_target):
-        return choice
-    if choice.base_id == example_base_id():
-        return replace(choice, base=ensure_example_base(console))
-    folder = download_base(choice.base_id, console)
+    if selection.base is not None or _has_base(share, selection.base_target):
+        return selection
+    if selection.base_id == example_base_id():
+        return replace(selection, base=ensure_example_base(console))
+    folder = download_base(selection.base_id, console)
     read_base(folder)
-    return replace(choice, base=folder)
+    return replace(selection, base=folder)
 
 
 def _has_base(share: Share, target: str) -> bool:
@@ -249,27 +256,31 @@ def _has_base(share: Share, target: str) -> bool:
     return "config.json" in names and any(name.endswith(".safetensors") for name in names)
 
 
-def _plan(share: Share, choice: Choice, cargos: tuple[Cargo, ...]) -> tuple[CargoPlan, ...]:
-    """Plan the cargos. An adapter that is there, but is not what a server takes, is made the newest."""
-    plans = tuple(plan_cargo(share, cargo) for cargo in cargos)
-    if choice.adapter is None or plans[-1].has_changes or newest_adapter(share) == choice.adapter_target:
+def _plan(share: Share, selection: Selection, upload_sets: tuple[UploadSet, ...]) -> tuple[UploadPlan, ...]:
+    """Plan the upload_sets. An adapter that is there, but is not what a server takes, is made the newest."""
+    plans = tuple(plan_upload(share, upload_set) for upload_set in upload_sets)
+    if (
+        selection.adapter is None
+        or plans[-1].has_changes
+        or newest_adapter(share) == selection.adapter_target
+    ):
         return plans
-    return (*plans[:-1], again(plans[-1], ADAPTER_CONFIG))
+    return (*plans[:-1], resend(plans[-1], ADAPTER_CONFIG))
 
 
-def _bring(site: Site, held: HeldLock, plan: CargoPlan) -> None:
+def _upload(site: Site, held: HeldLock, plan: UploadPlan) -> None:
     if not plan.has_changes:
         return
-    target, uploads = plan.cargo.target, plan.uploads
+    target, uploads = plan.upload_set.target, plan.uploads
     with site.console.progress(
         f"upload {count(len(uploads), 'file')} to {target}", plan.upload_bytes
     ) as advance:
 
-        def advance_and_keep(size_bytes: int) -> None:
+        def advance_and_renew(size_bytes: int) -> None:
             advance(size_bytes)
-            held.keep()
+            held.renew()
 
-        bring(site.share, plan, advance_and_keep)
+        upload(site.share, plan, advance_and_renew)
 
 
 def _restart(site: Site, held: HeldLock) -> bool:
@@ -281,7 +292,7 @@ def _restart(site: Site, held: HeldLock) -> bool:
     outcome = site.rollout(held).restart(live.current)
     if isinstance(outcome, NotServed):
         raise failure(outcome, live.current, "the new weights are on the share; push others to replace them")
-    note_proven(site.share, live.current)
+    set_proven(site.share, live.current)
     if outcome.outage is not None:
         site.console.info(str(outcome.outage))
     return True

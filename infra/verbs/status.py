@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from infra.session import Session
 
 _TIMEOUT_S = 10.0
-_MOST_BYTES = 1 << 16
+_MAX_BYTES = 1 << 16
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -142,7 +142,7 @@ def ask_version(endpoint_url: str, timeout_s: float = _TIMEOUT_S) -> dict[str, J
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     try:
         with opener.open(f"{endpoint_url}/version", timeout=timeout_s) as response:
-            document = json.loads(response.read(_MOST_BYTES))
+            document = json.loads(response.read(_MAX_BYTES))
     except urllib.error.HTTPError as error:
         with error:
             return f"the endpoint answers with HTTP {error.code}"

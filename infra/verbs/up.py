@@ -27,7 +27,7 @@ EXAMPLE_TOKENS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Up:
+class UpResult:
     """Hold what is up.
 
     Attributes:
@@ -91,7 +91,7 @@ Or with the openai package:
 Stop it all: {self.down_command}"""
 
 
-def curl_line(up: Up) -> str:
+def curl_line(up: UpResult) -> str:
     """Return one line that asks the model with curl, to be pasted into a shell in the project's folder."""
     message = {"role": "user", "content": up.prompt}
     body = json.dumps({"model": up.model, "messages": [message], "max_tokens": EXAMPLE_TOKENS})
@@ -102,7 +102,7 @@ def curl_line(up: Up) -> str:
     )
 
 
-def openai_snippet(up: Up) -> str:
+def openai_snippet(up: UpResult) -> str:
     """Return lines that ask the model with the openai package, to be pasted into the same shell."""
     return f"""\
 OPENAI_API_KEY="$({up.key_command})" {up.commands}python - <<'PY'
@@ -120,7 +120,7 @@ PY"""
 
 def up(
     session: Session, flags: Flags | None = None, *, adapter: Path | None = None, base: str | None = None
-) -> Up:
+) -> UpResult:
     """Bring a stage up from whatever state it is in, and return once it serves.
 
     Args:
@@ -141,7 +141,7 @@ def up(
     if not status.ready:
         raise RemoteError(f"{status.app} was deployed but is not ready: {status.detail}", hint="invoke logs")
     is_changed = provisioned.is_changed or is_pushed or deployed.has_changed
-    return Up(status, commands_folder(session.root), _prompt(status), is_changed)
+    return UpResult(status, commands_folder(session.root), _prompt(status), is_changed)
 
 
 def _prompt(status: Status) -> str:

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from infra.az.app import App
-from infra.az.revision import Answer, NoAnswer, Replica, Revision, Sight
+from infra.az.revision import Answer, NoAnswer, Replica, Revision, Snapshot
 from infra.errors import RemoteError
 from infra.release.releases import CURRENT
 
@@ -70,12 +70,12 @@ class MemoryApp(App):
         """Return the one revision there is."""
         return self._revision(), self.is_active
 
-    def look(self, revision: str) -> Sight:
+    def snapshot(self, revision: str) -> Snapshot:
         """Return what a platform would say now."""
         if revision != "app--1":
             raise RemoteError(f"there is no revision {revision}")
         self._settle()
-        return Sight(self._revision(), tuple(self._replica(process) for process in self._processes))
+        return Snapshot(self._revision(), tuple(self._replica(process) for process in self._processes))
 
     def restart(self, revision: str) -> None:
         """Start a new replica beside the old ones, which go when it is ready."""

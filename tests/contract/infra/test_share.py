@@ -177,7 +177,7 @@ def test_the_deploy_lock_works_on_it(share: AzureShare, clock: ManualClock) -> N
         with pytest.raises(RemoteError, match="ida on laptop"), bo.hold("deploy"):
             pass
         clock.sleep(300)
-        held.keep()
+        held.renew()
         clock.sleep(400)
         with pytest.raises(RemoteError, match="ida on laptop"), bo.hold("deploy"):
             pass

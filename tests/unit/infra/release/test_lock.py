@@ -94,19 +94,19 @@ def test_a_process_of_another_machine_is_not_judged_by_its_pid(lock_of: LockOf) 
             pass
 
 
-def test_a_lock_that_is_kept_does_not_run_out(lock_of: LockOf, clock: ManualClock) -> None:
+def test_a_renewed_lock_does_not_expire(lock_of: LockOf, clock: ManualClock) -> None:
     with lock_of(IDA).hold("deploy") as held:
         for _ in range(100):
             clock.sleep(60)
-            held.keep()
+            held.renew()
         with pytest.raises(RemoteError), lock_of(BO).hold("deploy"):
             pass
 
 
-def test_keeping_a_fresh_lock_asks_nothing_of_the_share(share: MemoryShare, lock_of: LockOf) -> None:
+def test_renewing_a_fresh_lock_makes_no_request(share: MemoryShare, lock_of: LockOf) -> None:
     with lock_of(IDA).hold("deploy") as held:
         before = list(share.log)
-        held.keep()
+        held.renew()
         assert share.log == before
 
 
@@ -119,7 +119,7 @@ def test_a_broken_lock_stops_its_holder_and_is_not_removed_by_it(
                 ours.check()
             clock.sleep(300)
             with pytest.raises(RemoteError, match="was taken"):
-                ours.keep()
+                ours.renew()
             ours.release()
             assert LOCK_PATH in share.files
         with pytest.raises(RemoteError, match="nobody holds it now"):

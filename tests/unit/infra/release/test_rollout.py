@@ -174,7 +174,7 @@ def test_an_inactive_revision_is_activated(world: World) -> None:
     assert world.served() == "one"
 
 
-def test_a_release_that_crashes_is_turned_back(world: World) -> None:
+def test_a_release_that_crashes_is_rolled_back(world: World) -> None:
     first = world.deploy("one")
     world.bad.add("two")
     with pytest.raises(RemoteError) as caught:
@@ -187,14 +187,14 @@ def test_a_release_that_crashes_is_turned_back(world: World) -> None:
         f"release {second} does not serve: the container of replica app--1-3 ended 2 times (exit code 1)"
     )
     assert caught.value.details == (
-        f"turned back: {first.release} serves again",
+        f"rolled back: {first.release} serves again",
         "its log ended with:",
         f"  {second} says goodbye",
     )
     assert ".lock" not in world.share.files
 
 
-def test_a_release_that_is_too_slow_is_turned_back(world: World) -> None:
+def test_a_release_that_is_too_slow_is_rolled_back(world: World) -> None:
     first = world.deploy("one")
     world.slow.add("two")
     with pytest.raises(WaitTimeoutError) as caught:
@@ -224,7 +224,7 @@ def test_when_the_old_release_fails_too_both_reasons_are_said(world: World) -> N
     with pytest.raises(RemoteError) as caught:
         world.deploy("two")
     assert caught.value.details[0].startswith(
-        f"turned back to {first.release}, which does not serve either: the container of replica"
+        f"rolled back to {first.release}, which does not serve either: the container of replica"
     )
     assert world.current() == first.release
 
@@ -233,13 +233,13 @@ def test_the_first_release_that_crashes_leaves_none_live(world: World) -> None:
     world.bad.add("one")
     with pytest.raises(RemoteError) as caught:
         world.deploy("one")
-    assert caught.value.details[0].startswith("there is no release to turn back to: none is live now")
+    assert caught.value.details[0].startswith("there is no release to roll back to: none is live now")
     assert CURRENT not in world.share.files
     assert world.deploy("two").previous is None
     assert world.served() == "two"
 
 
-def test_a_restart_that_azure_refuses_turns_the_pointer_back(world: World) -> None:
+def test_a_restart_that_azure_refuses_rolls_back(world: World) -> None:
     first = world.deploy("one")
     refusals = iter([RemoteError("Azure said no: Conflict")])
 
@@ -259,14 +259,14 @@ def test_a_question_that_the_platform_does_not_answer_does_not_end_the_wait(
 ) -> None:
     world.app.start_s = 60.0
     world.deploy("one")
-    look, asked = world.app.look, count()
+    snapshot, asked = world.app.snapshot, count()
 
     def sometimes(revision: str) -> object:
         if next(asked) == 1:
             raise RemoteError("az lost the network")
-        return look(revision)
+        return snapshot(revision)
 
-    monkeypatch.setattr(world.app, "look", sometimes)
+    monkeypatch.setattr(world.app, "snapshot", sometimes)
     assert world.deploy("two").has_changed
     assert next(asked) > 2
 
@@ -388,7 +388,7 @@ def assert_a_replica_could_start(world: World) -> None:
     assert current is None or current in world.finished()
 
 
-def test_what_to_turn_back_to_is_known_after_an_end_between_pointer_and_proof(
+def test_the_release_to_roll_back_to_is_known_after_an_end_between_pointer_and_proof(
     world: World,
 ) -> None:
     first = world.deploy("one")
@@ -397,7 +397,7 @@ def test_what_to_turn_back_to_is_known_after_an_end_between_pointer_and_proof(
     assert world.current() != first.release
     with pytest.raises(RemoteError) as caught:
         world.deploy("two")
-    assert caught.value.details[0] == f"turned back: {first.release} serves again"
+    assert caught.value.details[0] == f"rolled back: {first.release} serves again"
 
 
 def test_a_damaged_live_manifest_costs_an_upload_and_nothing_else(world: World) -> None:

@@ -235,7 +235,7 @@ def test_more_of_the_past_than_there_is_cannot_be_had(session: Session) -> None:
 def test_a_followed_stream_is_opened_again_and_repeats_nothing(
     session: Session, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(logs, "_RECONNECT_PAUSE_S", 0.01)
     written = [console_line(1, "first"), console_line(2, "second"), console_line(3, "third")]
     opened = iter(range(1, 1000))
 

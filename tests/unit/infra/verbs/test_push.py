@@ -18,12 +18,20 @@ from infra.deploy_context import Site
 from infra.errors import RemoteError, UsageError
 from infra.models.hash_cache import HashCache
 from infra.models.safetensors_header import SafetensorsError, check_safetensors
-from infra.models.upload import MANIFEST, load_cargo, plan_cargo
+from infra.models.upload import MANIFEST, load_upload_set, plan_upload
 from infra.models.weights import adapter_name_of, base_id_of, read_adapter, read_base
 from infra.release.lock import DeployLock, Holder
-from infra.release.releases import note_proven, turn
+from infra.release.releases import set_current, set_proven
 from infra.release.rollout import at_once
-from infra.verbs.push import Choice, PushResult, choose, load_cargos, locate_base, newest_adapter, push_cargos
+from infra.verbs.push import (
+    PushResult,
+    Selection,
+    load_upload_sets,
+    locate_base,
+    newest_adapter,
+    push_upload_sets,
+    select_weights,
+)
 from tests.doubles.memory_app import Behaviour, MemoryApp
 from tests.doubles.memory_share import MemoryShare
 
@@ -199,12 +207,15 @@ def test_a_base_that_is_nowhere_is_refused_with_what_to_say(tmp_path: Path, refe
 
 def test_a_choice_is_judged_before_anything_travels(tmp_path: Path) -> None:
     adapter, base = make_adapter(tmp_path / "mine" / "adapter"), make_base(tmp_path / "base")
-    chosen = choose(tmp_path, adapter, str(base), Console(io.StringIO()))
-    assert (chosen.name, chosen.base_id, chosen.base) == ("mine", "local/base", base)
-    assert (chosen.adapter_target, chosen.base_target) == ("models/mine/adapter", "model-cache/local/base")
+    selected = select_weights(tmp_path, adapter, str(base), Console(io.StringIO()))
+    assert (selected.name, selected.base_id, selected.base) == ("mine", "local/base", base)
+    assert (selected.adapter_target, selected.base_target) == (
+        "models/mine/adapter",
+        "model-cache/local/base",
+    )
     (base / "model.safetensors").write_bytes(b"")
     with pytest.raises(UsageError, match="is not a base model that can be served"):
-        choose(tmp_path, adapter, str(base), Console(io.StringIO()))
+        select_weights(tmp_path, adapter, str(base), Console(io.StringIO()))
 
 
 def test_digests_are_remembered_until_the_file_changes(tmp_path: Path) -> None:
@@ -257,8 +268,8 @@ class World:
 
     def go_live(self) -> None:
         self.share.files[f"releases/{LIVE}/release.json"] = b""
-        turn(self.share, LIVE)
-        note_proven(self.share, LIVE)
+        set_current(self.share, LIVE)
+        set_proven(self.share, LIVE)
         self.app.restart("app--1")
         self.clock.sleep(10)
         self.app.version()
@@ -272,9 +283,9 @@ class World:
         holder = Holder("ida", "laptop", self.pushes, 0.0)
         lock = DeployLock(self.share, self.clock, holder, console.warn, lambda who: who.pid == self.pushes)
         site = Site(self.share, self.app, lock, self.clock, console, at_once, timeout_s=300.0)
-        choice = Choice(read_adapter(adapter), name, "org/base", base)
+        selection = Selection(read_adapter(adapter), name, "org/base", base)
         hashes = HashCache(self.root / "hashes.json", self.clock)
-        return push_cargos(site, choice, load_cargos(choice, hashes), restarts=restarts)
+        return push_upload_sets(site, selection, load_upload_sets(selection, hashes), restarts=restarts)
 
 
 @pytest.fixture
@@ -442,6 +453,6 @@ def test_cut_short_in_the_middle_the_old_weights_travel_again_whatever_the_sizes
 
 def test_a_plan_knows_its_bytes(world: World) -> None:
     weights = read_base(world.root / "base")
-    cargo = load_cargo("model-cache/org/base", weights, HashCache(world.root / "h", world.clock))
-    plan = plan_cargo(world.share, cargo)
+    upload_set = load_upload_set("model-cache/org/base", weights, HashCache(world.root / "h", world.clock))
+    plan = plan_upload(world.share, upload_set)
     assert plan.upload_bytes == sum(path.stat().st_size for path in weights.files)

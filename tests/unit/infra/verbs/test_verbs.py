@@ -33,7 +33,7 @@ from infra.verbs.down import down
 from infra.verbs.key import ApiKey, ApiKeys, find_keys, parse_keys
 from infra.verbs.open import open_page
 from infra.verbs.status import find_status
-from infra.verbs.up import Up, curl_line, openai_snippet
+from infra.verbs.up import UpResult, curl_line, openai_snippet
 from tests.doubles.scripted_az import ScriptedAz
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ class Azure:
 
 def test_only_what_provision_made_is_deleted_and_the_rest_is_listed(session: Session, az: ScriptedAz) -> None:
     Azure(az, [ACCOUNT, ENVIRONMENT, APP], "app:app", {})
-    result = down(session, is_agreed=True)
+    result = down(session, is_confirmed=True)
     assert [line for line in az.lines if "delete" in line] == ["az resource delete --ids /app --output json"]
     assert result.to_json() == {
         "stage": "azure",
@@ -313,7 +313,7 @@ def test_only_what_provision_made_is_deleted_and_the_rest_is_listed(session: Ses
 
 def test_a_group_that_provision_made_goes_as_a_whole(session: Session, az: ScriptedAz) -> None:
     Azure(az, [ACCOUNT, APP], "app:app account:acct", {"fjarr-made": "azure"})
-    result = down(session, is_agreed=True)
+    result = down(session, is_confirmed=True)
     assert [line for line in az.lines if "delete" in line] == [
         f"az group delete --name my-rg --subscription {SUBSCRIPTION} --yes --output json"
     ]
@@ -322,14 +322,14 @@ def test_a_group_that_provision_made_goes_as_a_whole(session: Session, az: Scrip
 
 def test_a_group_of_ours_with_something_of_another_stays(session: Session, az: ScriptedAz) -> None:
     Azure(az, [ENVIRONMENT, APP], "app:app", {"fjarr-made": "azure"})
-    assert down(session, is_agreed=True).removed == ("app app",)
+    assert down(session, is_confirmed=True).removed == ("app app",)
 
 
 def test_what_a_failed_run_made_is_deleted_too(session: Session, az: ScriptedAz) -> None:
     Azure(az, [ACCOUNT], "", {})
     az.answers["containerapp show"] = GONE
     remember(session, GROUP, (Made("account", "acct"), Made("app", "app")))
-    assert down(session, is_agreed=True).removed == ("account acct",)
+    assert down(session, is_confirmed=True).removed == ("account acct",)
     assert format_made(()) == ""
     assert json.loads((session.stage.state_dir / "made.json").read_text()) == {}
 
@@ -472,14 +472,14 @@ def test_the_share_s_key_is_asked_for_once_however_often_the_share_is_opened(
 
 
 @pytest.fixture
-def brought_up(session: Session, az: ScriptedAz) -> Up:
+def brought_up(session: Session, az: ScriptedAz) -> UpResult:
     az.answers |= {"containerapp revision list": [], "containerapp replica list": []}
     with server(VERSION) as endpoint:
         serve_at(session, endpoint)
-        return Up(find_status(session), ".venv/bin/", 'It\'s "broken": what now?', is_changed=True)
+        return UpResult(find_status(session), ".venv/bin/", 'It\'s "broken": what now?', is_changed=True)
 
 
-def test_the_last_words_of_up(brought_up: Up) -> None:
+def test_the_last_words_of_up(brought_up: UpResult) -> None:
     text = brought_up.to_text()
     endpoint = brought_up.status.endpoint
     assert text.splitlines()[:3] == [
@@ -491,7 +491,7 @@ def test_the_last_words_of_up(brought_up: Up) -> None:
     assert brought_up.to_json()["api"] == f"{endpoint}/v1"
 
 
-def test_the_curl_line_is_one_line_whose_body_is_json_whatever_the_prompt(brought_up: Up) -> None:
+def test_the_curl_line_is_one_line_whose_body_is_json_whatever_the_prompt(brought_up: UpResult) -> None:
     (line,) = curl_line(brought_up).splitlines()
     words = shlex.split(line)
     assert words[0] == "curl"
@@ -501,7 +501,7 @@ def test_the_curl_line_is_one_line_whose_body_is_json_whatever_the_prompt(brough
     assert "Authorization: Bearer $(.venv/bin/invoke key --stage azure)" in words
 
 
-def test_the_snippet_is_python_whatever_the_prompt(brought_up: Up) -> None:
+def test_the_snippet_is_python_whatever_the_prompt(brought_up: UpResult) -> None:
     first, *lines, last = openai_snippet(brought_up).splitlines()
     assert first == "OPENAI_API_KEY=\"$(.venv/bin/invoke key --stage azure)\" .venv/bin/python - <<'PY'"
     assert last == "PY"
