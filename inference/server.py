@@ -13,7 +13,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -26,11 +25,11 @@ from inference import VERSION
 from inference.engines.protocol import Engine, GenerationRequest, Sampling
 from inference.engines.registry import import_engine, start_engine
 from inference.errors import EngineError, LoadError, SettingsError
+from inference.listener import inherit_or_bind
 from inference.observability.logs import set_up_logging
 from inference.observability.tracing import FLUSH_S, Tracing, make_tracing
 from inference.service.service import Limits, ServedModel, Service
 from inference.settings import KEYS_NAME, Settings, load_settings
-from inference.start import bind
 from inference.web.application import MAX_HEADER_BYTES, ChatPage, Identity, make_application
 from inference.web.http_protocol import Protocol
 
@@ -127,7 +126,7 @@ class Process:
             self._service, self._settings, self._identity, self._chat_page, self._tracing
         )
         server = _Server(configure(application))
-        serving = asyncio.create_task(server.serve([_listener(self._settings)]))
+        serving = asyncio.create_task(server.serve([inherit_or_bind(self._settings)]))
         work = asyncio.create_task(self._work())
         await self._stop.wait()
         await self._drain()
@@ -314,12 +313,6 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to `Process`, which drains first, and whose exit code is not the signal's."""
         yield
-
-
-def _listener(settings: Settings) -> socket.socket:
-    if settings.socket_fd is None:
-        return bind(settings)
-    return socket.socket(fileno=settings.socket_fd)
 
 
 if __name__ == "__main__":

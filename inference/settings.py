@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from inference.engines.registry import CHOICES as ENGINE_CHOICES
+from inference.engines.catalogue import ENGINE_CHOICES
 from inference.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -24,17 +23,22 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 # The release's folder is a share that several replicas read: nothing is written beside the code.
 sys.dont_write_bytecode = True
 
-from inference.engines.registry import all_requirements_of  # noqa: E402 - after the switch above, which governs this import
+from inference.engines.catalogue import (  # noqa: E402 - after the switch above, which applies to this import
+    QUANTIZATION_REQUIREMENTS,
+    REQUIREMENTS_FOLDER,
+    engine_requirements,
+)
 from inference.errors import SettingsError  # noqa: E402 - see above
+from inference.listener import bind  # noqa: E402 - see above
 from inference.observability.logs import set_up_logging  # noqa: E402 - see above
 from inference.settings import Settings, hide_keys, load_settings  # noqa: E402 - see above
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
 LOGGER: Final = logging.getLogger("inference.start")
-BACKLOG: Final = 2048
-TRACING_FILE: Final = "requirements-tracing.txt"
+TRACING_REQUIREMENTS: Final = REQUIREMENTS_FOLDER / "requirements-tracing.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ def main() -> NoReturn:
         _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", (), 1)
     # The server needs no key, only their digests, and pip neither. What follows inherits this environment.
     hide_keys(os.environ, settings.api_keys)
-    files = files_of(settings)
+    files = requirement_files(settings)
     missing = find_missing(parse_requirements("".join(path.read_text() for path in files)))
     if missing:
         LOGGER.info("installing packages: %s", ", ".join(missing))
@@ -86,20 +90,14 @@ def main() -> NoReturn:
     become_server(listener)
 
 
-def files_of(settings: Settings) -> tuple[Path, ...]:
-    """Return the files with what these settings need: the engine's, and tracing's where it is asked for."""
-    files = all_requirements_of(settings)
-    return files if settings.otlp_endpoint is None else (*files, files[0].with_name(TRACING_FILE))
-
-
-def bind(settings: Settings) -> socket.socket:
-    """Return a socket that listens on the settings' address."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((settings.host, settings.port))
-    listener.listen(BACKLOG)
-    return listener
+def requirement_files(settings: Settings) -> tuple[Path, ...]:
+    """Return the requirements files for these settings, the engine's first."""
+    files = [engine_requirements(settings.engine, settings.device)]
+    if settings.quantization not in {"auto", "none"}:
+        files.append(QUANTIZATION_REQUIREMENTS)
+    if settings.otlp_endpoint is not None:
+        files.append(TRACING_REQUIREMENTS)
+    return tuple(files)
 
 
 def parse_requirements(text: str) -> tuple[Requirement, ...]:

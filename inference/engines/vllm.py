@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, get_args
 
+from inference.engines.catalogue import has_package
 from inference.engines.protocol import (
     Ability,
     EngineStats,
@@ -28,7 +29,6 @@ from inference.engines.protocol import (
     TokenLogprobs,
     TokenStream,
 )
-from inference.engines.registry import has_package
 from inference.errors import EngineError, LoadError
 from inference.models.hardware import CACHE_SHARE, Cores, Placement, context_limit, look, look_at_cores
 from inference.models.loading import (
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from inference.engines.registry import Report
+    from inference.models.loading import ProgressCallback
     from inference.models.weights import Adapter, BaseModel, Weights
     from inference.service.service import ServedModel
     from inference.settings import Settings
@@ -93,7 +93,7 @@ class Card:
 
 
 def start_engine(
-    weights: Weights, settings: Settings, report: Report
+    weights: Weights, settings: Settings, report: ProgressCallback
 ) -> tuple[VllmEngine, tuple[ServedModel, ...]]:
     """Start vLLM on what was found.
 

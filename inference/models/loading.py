@@ -11,13 +11,14 @@ import copy
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Final
 
-from inference.engines.registry import QUANTIZATION_REQUIREMENTS, has_package
+from inference.engines.catalogue import QUANTIZATION_REQUIREMENTS, has_package
 from inference.engines.transformers.lora_batch import BASE, Factors, mix_in
 from inference.errors import LoadError
 from inference.models.hardware import Placement, choose, choose_attention, look
@@ -26,11 +27,10 @@ from inference.service.service import ServedModel
 from inference.text.codec import TokenizerCodec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import nn
 
-    from inference.engines.registry import Report
     from inference.engines.transformers.lora_batch import Mix
     from inference.models.hardware import Hardware
     from inference.models.memory import ModelSize
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from inference.settings import Settings
 
 LOGGER: Final = logging.getLogger(__name__)
+
+ProgressCallback = Callable[[str, int], None]
+"""Called with the phase that begins and the percentage of the start-up that is complete."""
 
 UNMIXABLE_FORMS: Final = ("use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication")
 """What PEFT's configuration says of adapters that are more than two factors a layer. Source: PEFT 0.21,
@@ -71,7 +74,7 @@ class LoadedModel:
     number: int = BASE
 
 
-def load_models(weights: Weights, settings: Settings, report: Report) -> tuple[LoadedModel, ...]:
+def load_models(weights: Weights, settings: Settings, report: ProgressCallback) -> tuple[LoadedModel, ...]:
     """Load the base and the adapters on it.
 
     Raises:
@@ -90,7 +93,11 @@ def load_models(weights: Weights, settings: Settings, report: Report) -> tuple[L
 
 
 def apply_adapters(
-    base: LoadedModel, adapters: Sequence[Adapter], placement: Placement, settings: Settings, report: Report
+    base: LoadedModel,
+    adapters: Sequence[Adapter],
+    placement: Placement,
+    settings: Settings,
+    report: ProgressCallback,
 ) -> tuple[LoadedModel, ...]:
     """Return the base and its adapters, each merged into weights of its own or mixed into the base's network.
 

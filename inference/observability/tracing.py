@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import logging
 import time
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
+from inference.engines.catalogue import has_package
 from inference.errors import SettingsError
 from inference.observability.metrics import PROVIDER, operation_of
 
@@ -116,7 +116,7 @@ class Tracing:
 
 
 def make_tracing(
-    settings: Settings, version: str, has_package: Callable[[str], bool] | None = None
+    settings: Settings, version: str, is_installed: Callable[[str], bool] = has_package
 ) -> Tracing | None:
     """Return what makes spans, or None where the settings name no endpoint.
 
@@ -133,7 +133,7 @@ def make_tracing(
             SPOKEN_PROTOCOL,
         )
         return None
-    if not all((has_package or _has_package)(package) for package in PACKAGES):
+    if not all(is_installed(package) for package in PACKAGES):
         problem = (
             "OTEL_EXPORTER_OTLP_ENDPOINT: it is set, and OpenTelemetry's packages are not installed (install"
             " them with: pip install -r inference/requirements-tracing.txt)"
@@ -192,10 +192,3 @@ def _make(settings: Settings, version: str) -> Tracing:
 def _error_type(context: RequestContext, status: int) -> str:
     codes = [passage.error_code for passage in context.passages if passage.error_code]
     return codes[0] if codes else str(status)
-
-
-def _has_package(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False

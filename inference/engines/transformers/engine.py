@@ -46,7 +46,7 @@ from inference.models.loading import LoadedModel, bytes_per_cached_token, load_m
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inference.engines.registry import Report
+    from inference.models.loading import ProgressCallback
     from inference.models.weights import Weights
     from inference.service.service import ServedModel
     from inference.settings import Settings
@@ -57,7 +57,7 @@ ABILITIES: Final[frozenset[Ability]] = frozenset(get_args(Ability))
 
 
 def start_engine(
-    weights: Weights, settings: Settings, report: Report
+    weights: Weights, settings: Settings, report: ProgressCallback
 ) -> tuple[TransformersEngine, tuple[ServedModel, ...]]:
     """Load what was found and start an engine on it.
 

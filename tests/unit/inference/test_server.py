@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from inference.settings import digest_of, hide_keys, load_settings
-from inference.start import files_of
+from inference.start import requirement_files
 from tests.unit.inference.observability.test_tracing import Collector
 
 if TYPE_CHECKING:
@@ -248,7 +248,9 @@ def test_keys_are_handed_on_as_digests() -> None:
 
 
 def test_tracing_s_packages_are_installed_only_where_it_is_asked_for() -> None:
-    plain = load_settings({"FJARR_API_KEYS": KEY})
-    traced = load_settings({"FJARR_API_KEYS": KEY, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"})
-    assert [path.name for path in files_of(plain)] == ["requirements.txt"]
-    assert [path.name for path in files_of(traced)] == ["requirements.txt", "requirements-tracing.txt"]
+    def names(**environ: str) -> list[str]:
+        return [path.name for path in requirement_files(load_settings({"FJARR_API_KEYS": KEY} | environ))]
+
+    assert names() == ["requirements.txt"]
+    traced = names(OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4318")
+    assert traced == ["requirements.txt", "requirements-tracing.txt"]

@@ -7,22 +7,16 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig
 
-from inference.engines import registry as engines
-from inference.engines.registry import (
-    ENGINES,
-    all_requirements_of,
-    choose_engine,
-    has_package,
-    requirements_of,
-    start_engine,
-)
+from inference.engines import catalogue
+from inference.engines.catalogue import ENGINES, choose_engine, engine_requirements, has_package
+from inference.engines.registry import start_engine
 from inference.engines.vllm import CPU_BLOCK_TOKENS, engine_options, size_cache_bytes, variables
 from inference.errors import LoadError
 from inference.models import hardware
 from inference.models.hardware import Cores, Placement, look_at_cores
 from inference.models.weights import Adapter, BaseModel, Weights
 from inference.settings import Settings, load_settings
-from inference.start import parse_requirements
+from inference.start import parse_requirements, requirement_files
 
 CPU = Placement("cpu", "bfloat16", "none")
 CARD = Placement("cuda", "bfloat16", "none")
@@ -44,7 +38,7 @@ LLAMA = LlamaConfig(
     ],
 )
 def test_the_engine_follows_the_setting_then_the_machine(
-    wanted: str, device: engines.Device, expected: str, *, has_vllm: bool
+    wanted: str, device: catalogue.Device, expected: str, *, has_vllm: bool
 ) -> None:
     assert choose_engine(wanted, device, lambda name: has_vllm and name == "vllm") == expected
 
@@ -58,20 +52,20 @@ def test_every_engine_has_a_module_that_starts_it_and_requirements_that_can_be_r
     for kind in ENGINES.values():
         assert callable(import_module(kind.module).start_engine)
         for name in kind.requirements.values():
-            text = Path(engines.__file__).parents[1].joinpath(name).read_text(encoding="utf-8")
+            text = Path(catalogue.__file__).parents[1].joinpath(name).read_text(encoding="utf-8")
             assert kind.package in {each.name.removesuffix("-cpu") for each in parse_requirements(text)}
 
 
 def test_what_pip_installs_follows_the_engine_and_the_device(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(engines, "NVIDIA_DRIVER", tmp_path / "version")
-    assert requirements_of(Settings()).name == "requirements.txt"
-    assert requirements_of(Settings(engine="vllm")).name == "requirements-vllm-cpu.txt"
+    monkeypatch.setattr(catalogue, "NVIDIA_DRIVER", tmp_path / "version")
+    assert engine_requirements("auto", "auto").name == "requirements.txt"
+    assert engine_requirements("vllm", "auto").name == "requirements-vllm-cpu.txt"
     (tmp_path / "version").touch()
-    assert requirements_of(Settings(engine="vllm")).name == "requirements-vllm.txt"
-    assert requirements_of(Settings(engine="vllm", device="cpu")).name == "requirements-vllm-cpu.txt"
-    assert requirements_of(Settings(engine="transformers")).name == "requirements.txt"
+    assert engine_requirements("vllm", "auto").name == "requirements-vllm.txt"
+    assert engine_requirements("vllm", "cpu").name == "requirements-vllm-cpu.txt"
+    assert engine_requirements("transformers", "auto").name == "requirements.txt"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +79,7 @@ def test_what_pip_installs_follows_the_engine_and_the_device(
 )
 def test_what_quantises_is_installed_where_it_is_asked_for(quantization: str, names: list[str]) -> None:
     settings = Settings(engine="transformers", quantization=quantization)
-    assert [file.name for file in all_requirements_of(settings)] == names
+    assert [file.name for file in requirement_files(settings)] == names
 
 
 @pytest.mark.skipif(has_package("vllm"), reason="vLLM is installed")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import dynamic_module_utils
 
 from inference.engines import registry as engines
-from inference.engines.registry import QUANTIZATION_REQUIREMENTS, has_package
+from inference.engines.catalogue import QUANTIZATION_REQUIREMENTS, has_package
 from inference.errors import LoadError
 from inference.models import loading
 from inference.models.hardware import Hardware, Placement

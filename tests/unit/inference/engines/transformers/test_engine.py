@@ -27,11 +27,12 @@ from inference.engines.protocol import GenerationRequest, Increment, Sampling, T
 from inference.engines.transformers.constraint import Constraint, Vocabulary
 from inference.engines.transformers.engine import TransformersEngine, quicken, start_engine
 from inference.errors import EngineError, InvalidRequestError, LoadError
+from inference.listener import bind
 from inference.models.hardware import CacheSize
 from inference.models.loading import LoadedModel, bytes_per_cached_token, load_models
 from inference.models.weights import find_weights
 from inference.settings import Settings
-from inference.start import StartingPage, bind
+from inference.start import StartingPage
 from inference.text.codec import Message, TokenizerCodec
 from tests.doubles.tiny import BASE, byte_tokenizer, load_base, save_adapter, save_base
 
