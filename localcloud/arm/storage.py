@@ -14,7 +14,6 @@ tests.
 from __future__ import annotations
 
 import base64
-import re
 import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
@@ -24,6 +23,8 @@ from localcloud.arm.identity import utc_now
 from localcloud.arm.resource_ids import parse_path, resource_id
 from localcloud.arm.resources import Change, Resource, ResourceKind, Resources, World, is_unknown
 from localcloud.errors import AzureError, not_emulated
+from localcloud.files.names import is_account_name, is_share_name
+from localcloud.files.shares import MAX_QUOTA_GIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,9 +38,6 @@ SHARES = f"{FILE_SERVICES}/shares"
 
 # First segments of the listener's own paths: an account of that name could not be reached.
 RESERVED_NAMES = frozenset({"common", "metadata", "organizations", "providers", "subscriptions", "tenants"})
-_ACCOUNT_NAME = re.compile(r"[a-z0-9]{3,24}")
-_SHARE_NAME = re.compile(r"(?=.{3,63}$)[a-z0-9](?!.*--)[a-z0-9-]*[a-z0-9]")
-_LARGEST_SHARE_GIB = 102_400
 _KEY_BYTES = 64
 _ACCOUNT_PROPERTIES = frozenset({
     "accessTier", "allowBlobPublicAccess", "allowCrossTenantReplication", "allowSharedKeyAccess",
@@ -174,7 +172,7 @@ class ShareKind(ResourceKind):
         """Refuse bad names and quotas, and what is not SMB."""
         del before, world
         name, properties = change.path.name, change.properties
-        if not _SHARE_NAME.fullmatch(name):
+        if not is_share_name(name):
             message = (
                 f"The specified resource name '{name}' contains invalid characters or has a wrong length: "
                 "3 to 63 lower case letters, digits and single hyphens, beginning and ending with no hyphen."
@@ -182,9 +180,9 @@ class ShareKind(ResourceKind):
             raise AzureError(400, "InvalidResourceName", message)
         _check_known(properties, _SHARE_PROPERTIES | _SHARE_READ_ONLY, SHARES)
         quota = properties.get("shareQuota", 1)
-        fits = isinstance(quota, int) and 1 <= quota <= _LARGEST_SHARE_GIB
+        fits = isinstance(quota, int) and 1 <= quota <= MAX_QUOTA_GIB
         if not fits and not is_unknown(quota):
-            message = f"The value '{quota}' of shareQuota is not in the range from 1 to {_LARGEST_SHARE_GIB}."
+            message = f"The value '{quota}' of shareQuota is not in the range from 1 to {MAX_QUOTA_GIB}."
             raise AzureError(400, "InvalidHeaderValue", message)
         if properties.get("enabledProtocols", "SMB") != "SMB":
             raise not_emulated("file shares over NFS")
@@ -277,7 +275,7 @@ def _named(world: World, name: str) -> Resource | None:
 
 
 def _check_account_name(name: str) -> None:
-    if _ACCOUNT_NAME.fullmatch(name):
+    if is_account_name(name):
         return
     message = (
         f"{name} is not a valid storage account name. Storage account name must be between 3 and 24 "

@@ -15,8 +15,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from localcloud.files import shared_key
-from localcloud.files.faults import StorageFault, authentication_failed, fault, missing_header
-from localcloud.files.request import Grant, Request
+from localcloud.files.errors import StorageError, authentication_failed, missing_header, storage_error
+from localcloud.files.request import Grant, HttpRequest
 from localcloud.files.sas import check_sas
 from localcloud.files.shared_key import SignedRequest
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _MAX_SKEW = timedelta(minutes=15)
 
 
-def authorize(request: Request, keys: Sequence[str], resource: str, now: datetime) -> Grant:
+def authorize(request: HttpRequest, keys: Sequence[str], resource: str, now: datetime) -> Grant:
     """Return what a request may do.
 
     Args:
@@ -36,7 +36,7 @@ def authorize(request: Request, keys: Sequence[str], resource: str, now: datetim
         now: The time.
 
     Raises:
-        StorageFault: 401, 403, or 400 for an `Authorization` header that cannot be read.
+        StorageError: 401, 403, or 400 for an `Authorization` header that cannot be read.
     """
     value = request.headers.get("authorization")
     if value is not None:
@@ -50,33 +50,33 @@ def check_permission(grant: Grant, letters: str) -> None:
     """Refuse an operation that needs one of these permissions when the grant has none of them.
 
     Raises:
-        StorageFault: AuthorizationPermissionMismatch.
+        StorageError: AuthorizationPermissionMismatch.
     """
     if not grant.allows(letters):
-        raise fault("AuthorizationPermissionMismatch")
+        raise storage_error("AuthorizationPermissionMismatch")
 
 
-def check_copy_source(source: Request, keys: Sequence[str], now: datetime) -> None:
+def check_copy_source(source: HttpRequest, keys: Sequence[str], now: datetime) -> None:
     """Refuse the source of a copy unless its URL carries a SAS that lets it be read.
 
     Raises:
-        StorageFault: CannotVerifyCopySource, as the service answers whatever is wrong with the source.
+        StorageError: CannotVerifyCopySource, as the service answers whatever is wrong with the source.
     """
     if "sig" not in source.query:
         raise _unverified("it carries no SAS", 401)
     try:
         check_permission(check_sas(source, keys, "o", now), "r")
-    except StorageFault as refusal:
-        raise _unverified(refusal.code, 403) from None
+    except StorageError as error:
+        raise _unverified(error.code, 403) from None
 
 
-def _check_header(request: Request, value: str, keys: Sequence[str], now: datetime) -> Grant:
+def _check_header(request: HttpRequest, value: str, keys: Sequence[str], now: datetime) -> Grant:
     scheme, _, credentials = value.partition(" ")
     if scheme.lower() == "bearer":
         raise _no_role(request)
     account, colon, signature = credentials.strip().partition(":")
     if scheme != "SharedKey" or not colon or not account:
-        raise fault("InvalidAuthenticationInfo")
+        raise storage_error("InvalidAuthenticationInfo")
     if account != request.account:
         raise authentication_failed(f"The account '{account}' is not the account of this endpoint.")
     _check_date(request, now)
@@ -84,7 +84,7 @@ def _check_header(request: Request, value: str, keys: Sequence[str], now: dateti
     return Grant()
 
 
-def _check_date(request: Request, now: datetime) -> None:
+def _check_date(request: HttpRequest, now: datetime) -> None:
     value = request.headers.get("x-ms-date") or request.headers.get("date")
     if value is None:
         raise authentication_failed("The Date or x-ms-date header is mandatory with SharedKey authorization.")
@@ -94,12 +94,12 @@ def _check_date(request: Request, now: datetime) -> None:
         raise authentication_failed(f"The Date header in the request is incorrect: '{value}'") from None
     date = date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
     if now - date > _MAX_SKEW:
-        raise authentication_failed(f"Request date header too old: '{value}'")
+        raise authentication_failed(f"HttpRequest date header too old: '{value}'")
     if date - now > _MAX_SKEW:
-        raise authentication_failed(f"Request date header is in the future: '{value}'")
+        raise authentication_failed(f"HttpRequest date header is in the future: '{value}'")
 
 
-def _check_signature(request: Request, keys: Sequence[str], signature: str) -> None:
+def _check_signature(request: HttpRequest, keys: Sequence[str], signature: str) -> None:
     signed = SignedRequest(
         request.method, request.raw_path, request.raw_query, tuple(request.headers.items())
     )
@@ -114,10 +114,10 @@ def _check_signature(request: Request, keys: Sequence[str], signature: str) -> N
         )
 
 
-def _no_role(request: Request) -> StorageFault:
+def _no_role(request: HttpRequest) -> StorageError:
     if "x-ms-file-request-intent" not in request.headers:
         return missing_header("x-ms-file-request-intent")
-    return StorageFault(
+    return StorageError(
         403,
         "AuthorizationPermissionMismatch",
         "This request is not authorized to perform this operation using this permission. No identity holds "
@@ -125,12 +125,12 @@ def _no_role(request: Request) -> StorageFault:
     )
 
 
-def _unauthenticated(request: Request) -> StorageFault:
+def _unauthenticated(request: HttpRequest) -> StorageError:
     challenge = (
         f"Bearer authorization_uri={request.scheme}://{request.host}/common/oauth2/authorize "
         "resource_id=https://storage.azure.com"
     )
-    return StorageFault(
+    return StorageError(
         401,
         "NoAuthenticationInformation",
         "Server failed to authenticate the request. "
@@ -139,5 +139,5 @@ def _unauthenticated(request: Request) -> StorageFault:
     )
 
 
-def _unverified(reason: str, status: int) -> StorageFault:
-    return StorageFault(status, "CannotVerifyCopySource", f"The copy source could not be verified: {reason}.")
+def _unverified(reason: str, status: int) -> StorageError:
+    return StorageError(status, "CannotVerifyCopySource", f"The copy source could not be verified: {reason}.")

@@ -21,17 +21,17 @@ from localcloud.files.entries import (
     check_permission,
     entry_of,
     existing,
-    held_place,
+    locked_location,
     property_headers,
     read_times,
     root_entry,
     store,
 )
-from localcloud.files.faults import fault, invalid_parameter
+from localcloud.files.errors import invalid_parameter, storage_error
 from localcloud.files.headers import read_boolean, read_metadata, write_file_time, write_http_time
 from localcloud.files.names import fold
 from localcloud.files.paging import read_page
-from localcloud.files.request import Call, Reply
+from localcloud.files.request import FileRequest, FileResponse
 from localcloud.files.sidecar import unrecorded
 from localcloud.files.tree import Folder, open_directory
 
@@ -41,132 +41,135 @@ if TYPE_CHECKING:
 _INCLUDES = frozenset({"timestamps", "etag", "attributes", "permissionkey"})
 
 
-def create_directory(call: Call) -> Reply:
+def create_directory(request: FileRequest) -> FileResponse:
     """Make a directory in an existing one."""
-    check_permission(call)
-    metadata = read_metadata(call.request.headers)
-    word = attributes(call, "Directory")
-    times = read_times(call)
-    with held_place(call) as place:
-        if place.status is not None:
-            raise fault("ResourceAlreadyExists" if place.is_directory else "ResourceTypeMismatch")
-        place.parent.make_directory(place.name)
-        call.sidecar.remove(call.path)
-        with open_directory(call.root, call.path) as made:
+    check_permission(request)
+    metadata = read_metadata(request.http.headers)
+    word = attributes(request, "Directory")
+    times = read_times(request)
+    with locked_location(request) as location:
+        if location.status is not None:
+            raise storage_error("ResourceAlreadyExists" if location.is_directory else "ResourceTypeMismatch")
+        location.parent.make_directory(location.name)
+        request.sidecar.remove(request.path)
+        with open_directory(request.root, request.path) as made:
             times.write(made.descriptor)
             status = made.stat()
         record = replace(
-            unrecorded(status), created_ns=times.created_or(call.now_ns), metadata=metadata, attributes=word,
-        )  # fmt: skip
-        entry = store(call, entry_of(call, call.path, status, place.parent), record, status)
-    return Reply(201, changed_headers(entry))
+            unrecorded(status),
+            created_ns=times.created_or(request.now_ns),
+            metadata=metadata,
+            attributes=word,
+        )
+        entry = store(request, entry_of(request, request.path, status, location.parent), record, status)
+    return FileResponse(201, changed_headers(entry))
 
 
-def directory_properties(call: Call) -> Reply:
+def directory_properties(request: FileRequest) -> FileResponse:
     """Tell a directory's properties and metadata."""
-    if not call.path:
-        return Reply(200, property_headers(root_entry(call)))
-    with held_place(call) as place:
-        return Reply(200, property_headers(existing(call, place, directory=True)))
+    if not request.path:
+        return FileResponse(200, property_headers(root_entry(request)))
+    with locked_location(request) as location:
+        return FileResponse(200, property_headers(existing(request, location, directory=True)))
 
 
-def delete_directory(call: Call) -> Reply:
+def delete_directory(request: FileRequest) -> FileResponse:
     """Delete an empty directory."""
-    if not call.path:
-        raise fault("CannotDeleteFileOrDirectory")
-    with held_place(call) as place:
-        entry = existing(call, place, directory=True)
+    if not request.path:
+        raise storage_error("CannotDeleteFileOrDirectory")
+    with locked_location(request) as location:
+        entry = existing(request, location, directory=True)
         if "ReadOnly" in entry.record.attributes.split("|"):
-            raise fault("ReadOnlyAttribute")
-        place.parent.remove_directory(place.name)
-        call.sidecar.remove(call.path)
-    return Reply(202)
+            raise storage_error("ReadOnlyAttribute")
+        location.parent.remove_directory(location.name)
+        request.sidecar.remove(request.path)
+    return FileResponse(202)
 
 
-def set_directory_metadata(call: Call) -> Reply:
+def set_directory_metadata(request: FileRequest) -> FileResponse:
     """Replace a directory's metadata."""
-    metadata = read_metadata(call.request.headers)
-    with call.shares.locks.hold(call.key()), open_directory(call.root, call.path) as folder:
-        entry = _entry(call, folder)
-        stored = store(call, entry, replace(entry.record, metadata=metadata), folder.stat())
-    return Reply(200, changed_headers(stored))
+    metadata = read_metadata(request.http.headers)
+    with request.shares.locks.hold(request.key()), open_directory(request.root, request.path) as folder:
+        entry = _entry(request, folder)
+        stored = store(request, entry, replace(entry.record, metadata=metadata), folder.stat())
+    return FileResponse(200, changed_headers(stored))
 
 
-def set_directory_properties(call: Call) -> Reply:
+def set_directory_properties(request: FileRequest) -> FileResponse:
     """Change a directory's attributes and times."""
-    check_permission(call)
-    times = read_times(call)
-    with call.shares.locks.hold(call.key()), open_directory(call.root, call.path) as folder:
-        entry = _entry(call, folder)
-        word = attributes(call, entry.record.attributes)
+    check_permission(request)
+    times = read_times(request)
+    with request.shares.locks.hold(request.key()), open_directory(request.root, request.path) as folder:
+        entry = _entry(request, folder)
+        word = attributes(request, entry.record.attributes)
         times.write(folder.descriptor)
         record = replace(entry.record, attributes=word, created_ns=times.created_or(entry.record.created_ns))
-        stored = store(call, entry, record, folder.stat())
-    return Reply(200, changed_headers(stored))
+        stored = store(request, entry, record, folder.stat())
+    return FileResponse(200, changed_headers(stored))
 
 
-def list_directory(call: Call) -> Reply:
+def list_directory(request: FileRequest) -> FileResponse:
     """List what is in a directory, files and directories together, in the order of their folded names."""
-    page = read_page(call)
-    include = _read_include(call)
-    extended = read_boolean(call.request.headers, "x-ms-file-extended-info")
-    call.share_properties()
-    with open_directory(call.root, call.path) as folder:
+    page = read_page(request)
+    include = _read_include(request)
+    extended = read_boolean(request.http.headers, "x-ms-file-extended-info")
+    request.share_properties()
+    with open_directory(request.root, request.path) as folder:
         prefix = fold(page.prefix)
         found = [item for item in folder.entries() if fold(item[0]).startswith(prefix)]
         found.sort(key=_sort_key)
         chosen, next_marker = page.cut(found, key=_sort_key)
         root = ET.Element(
             "EnumerationResults",
-            ServiceEndpoint=call.request.endpoint,
-            ShareName=call.share,
-            DirectoryPath="/".join(call.path),
+            ServiceEndpoint=request.http.endpoint,
+            ShareName=request.share,
+            DirectoryPath="/".join(request.path),
         )
         page.describe(root)
         if extended or include:
-            add(root, "DirectoryId", str(folder.stat().st_ino) if call.path else ROOT_ID)
+            add(root, "DirectoryId", str(folder.stat().st_ino) if request.path else ROOT_ID)
         entries = add(root, "Entries")
         for name, status in chosen:
-            entry = _listed(call, folder, name, status, include)
+            entry = _listed(request, folder, name, status, include)
             _add_entry(entries, entry, include, with_id=extended or bool(include))
     add(root, "NextMarker", next_marker)
-    return Reply(200, (("Content-Type", "application/xml"),), document(root))
+    return FileResponse(200, (("Content-Type", "application/xml"),), document(root))
 
 
-def list_handles(call: Call) -> Reply:
+def list_handles(request: FileRequest) -> FileResponse:
     """List the open SMB handles of an entry: there is no SMB here, so never any."""
-    _check_there(call)
-    read_page(call)
+    _check_there(request)
+    read_page(request)
     root = ET.Element("EnumerationResults")
     add(root, "Entries")
     add(root, "NextMarker", "")
-    return Reply(200, (("Content-Type", "application/xml"),), document(root))
+    return FileResponse(200, (("Content-Type", "application/xml"),), document(root))
 
 
-def close_handles(call: Call) -> Reply:
+def close_handles(request: FileRequest) -> FileResponse:
     """Close SMB handles: there are none, so none is closed."""
-    _check_there(call)
-    return Reply(200, (("x-ms-number-of-handles-closed", "0"), ("x-ms-number-of-handles-failed", "0")))
+    _check_there(request)
+    return FileResponse(200, (("x-ms-number-of-handles-closed", "0"), ("x-ms-number-of-handles-failed", "0")))
 
 
-def _check_there(call: Call) -> None:
-    if not call.path:
-        root_entry(call)
+def _check_there(request: FileRequest) -> None:
+    if not request.path:
+        root_entry(request)
         return
-    with held_place(call) as place:
-        if place.status is None:
-            raise fault("ResourceNotFound")
+    with locked_location(request) as location:
+        if location.status is None:
+            raise storage_error("ResourceNotFound")
 
 
-def _entry(call: Call, folder: Folder) -> Entry:
-    if not call.path:
-        return root_entry(call)
-    with open_directory(call.root, call.path[:-1]) as parent:
-        return entry_of(call, call.path, folder.stat(), parent)
+def _entry(request: FileRequest, folder: Folder) -> Entry:
+    if not request.path:
+        return root_entry(request)
+    with open_directory(request.root, request.path[:-1]) as parent:
+        return entry_of(request, request.path, folder.stat(), parent)
 
 
-def _read_include(call: Call) -> frozenset[str]:
-    words = {word for word in call.request.query.get("include", "").lower().split(",") if word}
+def _read_include(request: FileRequest) -> frozenset[str]:
+    words = {word for word in request.http.query.get("include", "").lower().split(",") if word}
     if not words <= _INCLUDES:
         raise invalid_parameter("include", ",".join(sorted(words)), "Unknown option.")
     return frozenset(words)
@@ -178,12 +181,14 @@ def _sort_key(item: tuple[str, os.stat_result]) -> str:
     return f"{fold(name)}\x00{name}"
 
 
-def _listed(call: Call, folder: Folder, name: str, status: os.stat_result, include: frozenset[str]) -> Entry:
-    path = (*call.path, name)
+def _listed(
+    request: FileRequest, folder: Folder, name: str, status: os.stat_result, include: frozenset[str]
+) -> Entry:
+    path = (*request.path, name)
     if not include - {"permissionkey"}:
         return Entry(path, status, unrecorded(status), "")
-    with call.shares.locks.hold(call.key(path)):
-        return entry_of(call, path, folder.look(name) or status, folder)
+    with request.shares.locks.hold(request.key(path)):
+        return entry_of(request, path, folder.entry_status(name) or status, folder)
 
 
 def _add_entry(parent: ET.Element, entry: Entry, include: frozenset[str], *, with_id: bool) -> None:

@@ -11,17 +11,17 @@ from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 if TYPE_CHECKING:
-    from localcloud.files.faults import StorageFault
+    from localcloud.files.errors import StorageError
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def error_document(refusal: StorageFault, request_id: str, time: str) -> bytes:
+def error_document(error: StorageError, request_id: str, time: str) -> bytes:
     """Return the `Error` document of a refusal; the message carries the request's id and time."""
     root = ET.Element("Error")
-    add(root, "Code", refusal.code)
-    add(root, "Message", f"{refusal.message}\nRequestId:{request_id}\nTime:{time}")
-    for name, value in refusal.extra:
+    add(root, "Code", error.code)
+    add(root, "Message", f"{error.message}\nRequestId:{request_id}\nTime:{time}")
+    for name, value in error.extra:
         add(root, name, value)
     return document(root)
 

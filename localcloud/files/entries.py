@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from localcloud.files import leases
-from localcloud.files.faults import fault, not_emulated
+from localcloud.files.errors import not_emulated, storage_error
 from localcloud.files.headers import (
     read_attributes,
     read_time,
@@ -18,12 +18,12 @@ from localcloud.files.headers import (
     write_metadata,
 )
 from localcloud.files.sidecar import Record, etag, unrecorded
-from localcloud.files.tree import Folder, Place, open_directory, open_place
+from localcloud.files.tree import Folder, Location, open_directory, open_location
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from localcloud.files.request import Call, Headers
+    from localcloud.files.request import FileRequest, Headers
 
 #: Every entry inherits the one permission of its share; this is its key. Others cannot be made.
 PERMISSION_KEY = "1*1"
@@ -68,69 +68,69 @@ class Entry:
 
 
 @contextmanager
-def held_place(call: Call) -> Iterator[Place]:
+def locked_location(request: FileRequest) -> Iterator[Location]:
     """Open the place of the call's path, with its lock held."""
-    with call.shares.locks.hold(call.key()), open_place(call.root, call.path) as place:
-        yield place
+    with request.shares.locks.hold(request.key()), open_location(request.root, request.path) as location:
+        yield location
 
 
-def existing(call: Call, place: Place, *, directory: bool) -> Entry:
-    """Return the entry at a place.
+def existing(request: FileRequest, location: Location, *, directory: bool) -> Entry:
+    """Return the entry at a location.
 
     An entry of the other kind counts as missing: `az storage file upload-batch` asks for the directory of the
     name of each file that it has uploaded, and takes 404 for an answer.
 
     Raises:
-        StorageFault: ResourceNotFound.
+        StorageError: ResourceNotFound.
     """
-    if place.status is None or place.is_directory is not directory:
-        raise fault("ResourceNotFound")
-    return entry_of(call, call.path, place.status, place.parent)
+    if location.status is None or location.is_directory is not directory:
+        raise storage_error("ResourceNotFound")
+    return entry_of(request, request.path, location.status, location.parent)
 
 
-def entry_of(call: Call, path: tuple[str, ...], status: os.stat_result, parent: Folder) -> Entry:
+def entry_of(request: FileRequest, path: tuple[str, ...], status: os.stat_result, parent: Folder) -> Entry:
     """Return the entry that has this status, with its record."""
-    return Entry(path, status, record_of(call, path, status), _parent_id(path, parent))
+    return Entry(path, status, record_of(request, path, status), _parent_id(path, parent))
 
 
-def record_of(call: Call, path: tuple[str, ...], status: os.stat_result) -> Record:
+def record_of(request: FileRequest, path: tuple[str, ...], status: os.stat_result) -> Record:
     """Return the record of an entry; a link, which is never followed, has none of its own."""
     if modes.S_ISLNK(status.st_mode):
         return unrecorded(status)
-    return call.sidecar.read(path, status)
+    return request.sidecar.read(path, status)
 
 
-def root_entry(call: Call) -> Entry:
+def root_entry(request: FileRequest) -> Entry:
     """Return the root directory of the share.
 
     Raises:
-        StorageFault: ShareNotFound.
+        StorageError: ShareNotFound.
     """
-    with open_directory(call.root, ()) as folder:
+    with open_directory(request.root, ()) as folder:
         status = folder.stat()
-        return Entry((), status, call.sidecar.read((), status), ROOT_ID)
+        return Entry((), status, request.sidecar.read((), status), ROOT_ID)
 
 
-def store(call: Call, entry: Entry, record: Record, status: os.stat_result) -> Entry:
+def store(request: FileRequest, entry: Entry, record: Record, status: os.stat_result) -> Entry:
     """Record new properties of an entry; return it as it is now."""
-    stored = call.sidecar.write(entry.path, record, status, call.now_ns)
+    stored = request.sidecar.write(entry.path, record, status, request.now_ns)
     return Entry(entry.path, status, stored, entry.parent_id)
 
 
-def check_writable(call: Call, entry: Entry) -> None:
+def check_writable(request: FileRequest, entry: Entry) -> None:
     """Refuse a change of a leased file without its lease id, and of a read-only one.
 
     Raises:
-        StorageFault: the 412 of `leases.check_write`, or ReadOnlyAttribute.
+        StorageError: the 412 of `leases.check_write`, or ReadOnlyAttribute.
     """
-    leases.check_write(entry.record.lease, lease_id(call), call.now_ns, "file")
+    leases.check_write(entry.record.lease, lease_id(request), request.now_ns, "file")
     if "ReadOnly" in entry.record.attributes.split("|"):
-        raise fault("ReadOnlyAttribute")
+        raise storage_error("ReadOnlyAttribute")
 
 
-def lease_id(call: Call, name: str = "x-ms-lease-id") -> str | None:
+def lease_id(request: FileRequest, name: str = "x-ms-lease-id") -> str | None:
     """Return the lease id that a request names, in lower case."""
-    value = call.header(name)
+    value = request.header(name)
     return None if value is None else value.lower()
 
 
@@ -151,35 +151,35 @@ class Times:
         return default_ns if self.created_ns is None else self.created_ns
 
 
-def read_times(call: Call) -> Times:
+def read_times(request: FileRequest) -> Times:
     """Return the times that a request sets; the change time is checked, but the service keeps its own.
 
     Raises:
-        StorageFault: InvalidHeaderValue.
+        StorageError: InvalidHeaderValue.
     """
-    headers = call.request.headers
-    read_time(headers, "x-ms-file-change-time", call.now_ns)
+    headers = request.http.headers
+    read_time(headers, "x-ms-file-change-time", request.now_ns)
     return Times(
-        read_time(headers, "x-ms-file-last-write-time", call.now_ns),
-        read_time(headers, "x-ms-file-creation-time", call.now_ns),
+        read_time(headers, "x-ms-file-last-write-time", request.now_ns),
+        read_time(headers, "x-ms-file-creation-time", request.now_ns),
     )
 
 
-def check_permission(call: Call) -> None:
+def check_permission(request: FileRequest) -> None:
     """Refuse a permission other than the one that everything inherits.
 
     Raises:
-        StorageFault: NotImplementedByLocalCloud.
+        StorageError: NotImplementedByLocalCloud.
     """
-    permission = (call.header("x-ms-file-permission") or "inherit").lower()
-    key = call.header("x-ms-file-permission-key") or PERMISSION_KEY
+    permission = (request.header("x-ms-file-permission") or "inherit").lower()
+    key = request.header("x-ms-file-permission-key") or PERMISSION_KEY
     if permission not in {"inherit", "preserve"} or key.lower() not in {PERMISSION_KEY, "preserve"}:
         raise not_emulated("file permissions (SDDL) other than the inherited one")
 
 
-def attributes(call: Call, default: str) -> str:
+def attributes(request: FileRequest, default: str) -> str:
     """Return the attributes that a request sets, or the default."""
-    return read_attributes(call.request.headers, default)
+    return read_attributes(request.http.headers, default)
 
 
 def smb_headers(entry: Entry) -> Headers:

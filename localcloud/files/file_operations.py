@@ -21,14 +21,14 @@ from localcloud.files.entries import (
     check_writable,
     entry_of,
     existing,
-    held_place,
     lease_id,
+    locked_location,
     property_headers,
     read_times,
     store,
     version_headers,
 )
-from localcloud.files.faults import fault, invalid_header, missing_header, not_emulated
+from localcloud.files.errors import invalid_header, missing_header, not_emulated, storage_error
 from localcloud.files.headers import (
     MAX_FILE_BYTES,
     MAX_RANGE_BYTES,
@@ -40,11 +40,11 @@ from localcloud.files.headers import (
     read_range,
     write_content,
 )
-from localcloud.files.request import Call, FileStream, Headers, Reply
+from localcloud.files.request import FileRequest, FileResponse, FileStream, Headers
 from localcloud.files.sidecar import Content, Record, unrecorded
 
 if TYPE_CHECKING:
-    from localcloud.files.tree import Place
+    from localcloud.files.tree import Location
 
 #: A SAS may have the file served with other content headers than its own.
 _OVERRIDES = {
@@ -56,93 +56,93 @@ _OVERRIDES = {
 }
 
 
-def create_file(call: Call) -> Reply:
+def create_file(request: FileRequest) -> FileResponse:
     """Make a file of a given size, or replace one, and write the body, if there is one, at its start.
 
     The file is as long as asked at once, and sparse: its ranges read as zeros until they are written.
     """
-    if call.header("x-ms-type") is None:
+    if request.header("x-ms-type") is None:
         raise missing_header("x-ms-type")
-    if (call.header("x-ms-type") or "").lower() != "file":
-        raise invalid_header("x-ms-type", call.header("x-ms-type") or "")
-    if (call.header("x-ms-file-property-semantics") or "new").lower() != "new":
+    if (request.header("x-ms-type") or "").lower() != "file":
+        raise invalid_header("x-ms-type", request.header("x-ms-type") or "")
+    if (request.header("x-ms-file-property-semantics") or "new").lower() != "new":
         raise not_emulated("the file property semantics 'Restore'")
-    check_permission(call)
-    size = read_integer(call.request.headers, "x-ms-content-length", maximum=MAX_FILE_BYTES)
-    if len(call.body) > size:
-        raise invalid_header("Content-Length", str(len(call.body)))
-    digest = check_body_md5(call)
-    content = read_content(call.request.headers)
-    metadata = read_metadata(call.request.headers)
-    word = attributes(call, "Archive")
-    times = read_times(call)
-    with held_place(call) as place:
-        lease = replaceable(call, place)
-        descriptor = place.parent.open_file(place.name, os.O_RDWR | os.O_CREAT)
+    check_permission(request)
+    size = read_integer(request.http.headers, "x-ms-content-length", maximum=MAX_FILE_BYTES)
+    if len(request.body) > size:
+        raise invalid_header("Content-Length", str(len(request.body)))
+    digest = check_body_md5(request)
+    content = read_content(request.http.headers)
+    metadata = read_metadata(request.http.headers)
+    word = attributes(request, "Archive")
+    times = read_times(request)
+    with locked_location(request) as location:
+        lease = replaceable(request, location)
+        descriptor = location.parent.open_file(location.name, os.O_RDWR | os.O_CREAT)
         try:
             os.ftruncate(descriptor, 0)
             os.ftruncate(descriptor, size)
-            write_all(descriptor, call.body, 0)
+            write_all(descriptor, request.body, 0)
             times.write(descriptor)
             status = os.fstat(descriptor)
         finally:
             os.close(descriptor)
         record = replace(
             unrecorded(status),
-            created_ns=times.created_or(call.now_ns), attributes=word, content=content,
+            created_ns=times.created_or(request.now_ns), attributes=word, content=content,
             metadata=metadata, lease=lease,
         )  # fmt: skip
-        before = entry_of(call, call.path, status, place.parent)
-        entry = store(call, before, replace(record, revision=before.record.revision), status)
-    return Reply(201, (*changed_headers(entry), *_md5_header(digest if call.body else None)))
+        before = entry_of(request, request.path, status, location.parent)
+        entry = store(request, before, replace(record, revision=before.record.revision), status)
+    return FileResponse(201, (*changed_headers(entry), *_md5_header(digest if request.body else None)))
 
 
-def download_file(call: Call) -> Reply:
+def download_file(request: FileRequest) -> FileResponse:
     """Send a file, or a range of it."""
-    asked = read_range(call.request.headers)
-    with_md5 = read_boolean(call.request.headers, "x-ms-range-get-content-md5")
-    with held_place(call) as place:
-        entry = existing(call, place, directory=False)
-        leases.check_read(entry.record.lease, lease_id(call), call.now_ns, "file")
-        descriptor = place.parent.open_file(place.name, os.O_RDONLY)
+    asked = read_range(request.http.headers)
+    with_md5 = read_boolean(request.http.headers, "x-ms-range-get-content-md5")
+    with locked_location(request) as location:
+        entry = existing(request, location, directory=False)
+        leases.check_read(entry.record.lease, lease_id(request), request.now_ns, "file")
+        descriptor = location.parent.open_file(location.name, os.O_RDONLY)
     try:
-        return _send(call, entry, descriptor, asked, with_md5=with_md5)
+        return _send(request, entry, descriptor, asked, with_md5=with_md5)
     except BaseException:
         os.close(descriptor)
         raise
 
 
-def file_properties(call: Call) -> Reply:
+def file_properties(request: FileRequest) -> FileResponse:
     """Tell a file's properties, metadata and lease."""
-    with held_place(call) as place:
-        entry = existing(call, place, directory=False)
-    leases.check_read(entry.record.lease, lease_id(call), call.now_ns, "file")
-    return Reply(200, (("Content-Length", str(entry.status.st_size)), *_description(call, entry)))
+    with locked_location(request) as location:
+        entry = existing(request, location, directory=False)
+    leases.check_read(entry.record.lease, lease_id(request), request.now_ns, "file")
+    return FileResponse(200, (("Content-Length", str(entry.status.st_size)), *_description(request, entry)))
 
 
-def delete_file(call: Call) -> Reply:
+def delete_file(request: FileRequest) -> FileResponse:
     """Delete a file, or a link that a replica made (never what it points to)."""
-    with held_place(call) as place:
-        entry = existing(call, place, directory=False)
-        check_writable(call, entry)
-        place.parent.remove_file(place.name)
-        call.sidecar.remove(call.path)
-    return Reply(202)
+    with locked_location(request) as location:
+        entry = existing(request, location, directory=False)
+        check_writable(request, entry)
+        location.parent.remove_file(location.name)
+        request.sidecar.remove(request.path)
+    return FileResponse(202)
 
 
-def set_file_properties(call: Call) -> Reply:
+def set_file_properties(request: FileRequest) -> FileResponse:
     """Set a file's content headers (the ones not named are cleared), its size, its attributes and times."""
-    check_permission(call)
-    content = read_content(call.request.headers)
-    times = read_times(call)
+    check_permission(request)
+    content = read_content(request.http.headers)
+    times = read_times(request)
     size = None
-    if "x-ms-content-length" in call.request.headers:
-        size = read_integer(call.request.headers, "x-ms-content-length", maximum=MAX_FILE_BYTES)
-    with held_place(call) as place:
-        entry = existing(call, place, directory=False)
-        word = attributes(call, entry.record.attributes)
-        _check_property_change(call, entry, word)
-        descriptor = place.parent.open_file(place.name, os.O_RDWR)
+    if "x-ms-content-length" in request.http.headers:
+        size = read_integer(request.http.headers, "x-ms-content-length", maximum=MAX_FILE_BYTES)
+    with locked_location(request) as location:
+        entry = existing(request, location, directory=False)
+        word = attributes(request, entry.record.attributes)
+        _check_property_change(request, entry, word)
+        descriptor = location.parent.open_file(location.name, os.O_RDWR)
         try:
             if size is not None:
                 os.ftruncate(descriptor, size)
@@ -152,54 +152,56 @@ def set_file_properties(call: Call) -> Reply:
             os.close(descriptor)
         created_ns = times.created_or(entry.record.created_ns)
         record = replace(entry.record, content=content, attributes=word, created_ns=created_ns)
-        stored = store(call, entry, record, status)
-    return Reply(200, changed_headers(stored))
+        stored = store(request, entry, record, status)
+    return FileResponse(200, changed_headers(stored))
 
 
-def set_file_metadata(call: Call) -> Reply:
+def set_file_metadata(request: FileRequest) -> FileResponse:
     """Replace a file's metadata."""
-    metadata = read_metadata(call.request.headers)
-    with held_place(call) as place:
-        entry = existing(call, place, directory=False)
-        leases.check_write(entry.record.lease, lease_id(call), call.now_ns, "file")
-        if place.is_link:
-            raise fault("ResourceTypeMismatch")
-        stored = store(call, entry, replace(entry.record, metadata=metadata), entry.status)
-    return Reply(200, (*version_headers(stored), ("x-ms-request-server-encrypted", "true")))
+    metadata = read_metadata(request.http.headers)
+    with locked_location(request) as location:
+        entry = existing(request, location, directory=False)
+        leases.check_write(entry.record.lease, lease_id(request), request.now_ns, "file")
+        if location.is_link:
+            raise storage_error("ResourceTypeMismatch")
+        stored = store(request, entry, replace(entry.record, metadata=metadata), entry.status)
+    return FileResponse(200, (*version_headers(stored), ("x-ms-request-server-encrypted", "true")))
 
 
-def replaceable(call: Call, place: Place, *, ignores_read_only: bool = False) -> leases.Lease | None:
+def replaceable(
+    request: FileRequest, location: Location, *, ignores_read_only: bool = False
+) -> leases.Lease | None:
     """Check that a file may be written to a place; return the lease of the file that it replaces.
 
     Raises:
-        StorageFault: ResourceTypeMismatch, ReadOnlyAttribute, a lease's 412, or
+        StorageError: ResourceTypeMismatch, ReadOnlyAttribute, a lease's 412, or
             AuthorizationPermissionMismatch for a SAS that may create but not overwrite.
     """
-    if place.status is None:
-        call.sidecar.remove(call.path)
+    if location.status is None:
+        request.sidecar.remove(request.path)
         return None
-    if place.is_directory or place.is_link:
-        raise fault("ResourceTypeMismatch")
-    entry = existing(call, place, directory=False)
+    if location.is_directory or location.is_link:
+        raise storage_error("ResourceTypeMismatch")
+    entry = existing(request, location, directory=False)
     if ignores_read_only:
-        leases.check_write(entry.record.lease, lease_id(call), call.now_ns, "file")
+        leases.check_write(entry.record.lease, lease_id(request), request.now_ns, "file")
     else:
-        check_writable(call, entry)
-    if not call.grant.allows("w"):
-        raise fault("AuthorizationPermissionMismatch")
+        check_writable(request, entry)
+    if not request.grant.allows("w"):
+        raise storage_error("AuthorizationPermissionMismatch")
     return entry.record.lease
 
 
-def check_body_md5(call: Call) -> bytes:
+def check_body_md5(request: FileRequest) -> bytes:
     """Return the MD5 of the body, after comparing it with the one in `Content-MD5`.
 
     Raises:
-        StorageFault: Md5Mismatch or InvalidMd5.
+        StorageError: Md5Mismatch or InvalidMd5.
     """
-    expected = read_md5(call.request.headers, "content-md5")
-    digest = hashlib.md5(call.body, usedforsecurity=False).digest()
+    expected = read_md5(request.http.headers, "content-md5")
+    digest = hashlib.md5(request.body, usedforsecurity=False).digest()
     if expected is not None and expected != digest:
-        raise fault("Md5Mismatch")
+        raise storage_error("Md5Mismatch")
     return digest
 
 
@@ -229,29 +231,34 @@ def copy_headers(record: Record) -> Headers:
     )
 
 
-def _check_property_change(call: Call, entry: Entry, word: str) -> None:
+def _check_property_change(request: FileRequest, entry: Entry, word: str) -> None:
     """Let a read-only file become writable, but nothing else be changed of it."""
     if word != entry.record.attributes and "ReadOnly" not in word.split("|"):
-        leases.check_write(entry.record.lease, lease_id(call), call.now_ns, "file")
+        leases.check_write(entry.record.lease, lease_id(request), request.now_ns, "file")
     else:
-        check_writable(call, entry)
+        check_writable(request, entry)
 
 
 def _send(
-    call: Call, entry: Entry, descriptor: int, asked: tuple[int, int | None] | None, *, with_md5: bool
-) -> Reply:
+    request: FileRequest,
+    entry: Entry,
+    descriptor: int,
+    asked: tuple[int, int | None] | None,
+    *,
+    with_md5: bool,
+) -> FileResponse:
     size = os.fstat(descriptor).st_size
     if asked is None:
         if with_md5:
             raise missing_header("x-ms-range")
-        return Reply(200, _description(call, entry), stream=FileStream(descriptor, 0, size))
+        return FileResponse(200, _description(request, entry), stream=FileStream(descriptor, 0, size))
     first = asked[0]
     if first >= size:
-        raise fault("InvalidRange")
+        raise storage_error("InvalidRange")
     last = size - 1 if asked[1] is None else min(asked[1], size - 1)
     length = last - first + 1
     headers: Headers = (
-        *_description(call, entry, md5_name="x-ms-content-md5"),
+        *_description(request, entry, md5_name="x-ms-content-md5"),
         ("Content-Range", f"bytes {first}-{last}/{size}"),
     )
     if with_md5:
@@ -259,24 +266,24 @@ def _send(
             raise invalid_header("x-ms-range-get-content-md5", "true")
         digest = hashlib.md5(os.pread(descriptor, length, first), usedforsecurity=False).digest()
         headers = (*headers, ("Content-MD5", encode_md5(digest)))
-    return Reply(206, headers, stream=FileStream(descriptor, first, length))
+    return FileResponse(206, headers, stream=FileStream(descriptor, first, length))
 
 
-def _description(call: Call, entry: Entry, *, md5_name: str = "Content-MD5") -> Headers:
+def _description(request: FileRequest, entry: Entry, *, md5_name: str = "Content-MD5") -> Headers:
     return (
-        *write_content(_overridden(call, entry.record.content), md5_name=md5_name),
+        *write_content(_overridden(request, entry.record.content), md5_name=md5_name),
         ("x-ms-type", "File"),
         ("Accept-Ranges", "bytes"),
         *property_headers(entry),
-        *leases.headers(entry.record.lease, call.now_ns),
+        *leases.headers(entry.record.lease, request.now_ns),
         *copy_headers(entry.record),
     )
 
 
-def _overridden(call: Call, content: Content) -> Content:
-    if not call.grant.is_service_sas:
+def _overridden(request: FileRequest, content: Content) -> Content:
+    if not request.grant.is_service_sas:
         return content
-    query = call.request.query
+    query = request.http.query
     return replace(content, **{field: query[name] for name, field in _OVERRIDES.items() if name in query})
 
 

@@ -13,7 +13,7 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from localcloud.files.faults import StorageFault, fault, invalid_header, missing_header
+from localcloud.files.errors import StorageError, invalid_header, missing_header, storage_error
 from localcloud.files.sidecar import Content
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ def read_md5(headers: Mapping[str, str], name: str) -> bytes | None:
     try:
         digest = base64.b64decode(value, validate=True)
     except binascii.Error:
-        raise fault("InvalidMd5") from None
+        raise storage_error("InvalidMd5") from None
     if len(digest) != _MD5_BYTES:
-        raise fault("InvalidMd5")
+        raise storage_error("InvalidMd5")
     return digest
 
 
@@ -114,14 +114,14 @@ def read_metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     ]
     for name, _ in found:
         if not name:
-            raise fault("EmptyMetadataKey")
+            raise storage_error("EmptyMetadataKey")
         if _METADATA_NAME.fullmatch(name) is None:
-            raise fault("InvalidMetadata")
+            raise storage_error("InvalidMetadata")
     if (
         sum(len(name) + len(value.encode("utf-8", "surrogateescape")) for name, value in found)
         > MAX_METADATA_BYTES
     ):
-        raise fault("MetadataTooLarge")
+        raise storage_error("MetadataTooLarge")
     return tuple(found)
 
 
@@ -206,13 +206,13 @@ def decode_query(raw: tuple[tuple[str, str], ...]) -> dict[str, str]:
     """Return the decoded parameters by lower-case name.
 
     Raises:
-        StorageFault: InvalidQueryParameterValue, when one is given twice.
+        StorageError: InvalidQueryParameterValue, when one is given twice.
     """
     found: dict[str, str] = {}
     for raw_name, raw_value in raw:
         name = unquote(raw_name).lower()
         if name in found:
-            raise StorageFault(
+            raise StorageError(
                 400, "InvalidQueryParameterValue", f"The query parameter '{name}' is specified twice."
             )
         found[name] = unquote(raw_value)

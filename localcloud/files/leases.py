@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from localcloud.files.faults import StorageFault, fault
+from localcloud.files.errors import StorageError, storage_error
 
 #: The duration that means "until it is released or broken".
 INFINITE = -1
@@ -61,7 +61,7 @@ def acquire(lease: Lease | None, lease_id: str, duration_s: int, now_ns: int) ->
     """Take a lease, or take one's own again.
 
     Raises:
-        StorageFault: LeaseAlreadyPresent, when another id holds it; LeaseIsBreakingAndCannotBeAcquired.
+        StorageError: LeaseAlreadyPresent, when another id holds it; LeaseIsBreakingAndCannotBeAcquired.
     """
     word = state(lease, now_ns)
     if word == "breaking":
@@ -70,7 +70,7 @@ def acquire(lease: Lease | None, lease_id: str, duration_s: int, now_ns: int) ->
             "The lease is currently in breaking state and cannot be acquired until it's broken.",
         )
     if lease is not None and word == "leased" and lease.id != lease_id:
-        raise fault("LeaseAlreadyPresent")
+        raise storage_error("LeaseAlreadyPresent")
     return Lease(lease_id, duration_s, _expiry(duration_s, now_ns))
 
 
@@ -78,7 +78,7 @@ def renew(lease: Lease | None, lease_id: str, now_ns: int, noun: str) -> Lease:
     """Let a lease of the same id run again from now on; an expired one too.
 
     Raises:
-        StorageFault: LeaseNotPresentWithLeaseOperation, LeaseIdMismatchWithLeaseOperation or
+        StorageError: LeaseNotPresentWithLeaseOperation, LeaseIdMismatchWithLeaseOperation or
             LeaseIsBrokenAndCannotBeRenewed.
     """
     held = _held_by(lease, lease_id, noun)
@@ -94,7 +94,7 @@ def change(lease: Lease | None, lease_id: str, proposed_id: str, now_ns: int, no
     """Give an active lease another id.
 
     Raises:
-        StorageFault: LeaseNotPresentWithLeaseOperation, LeaseIdMismatchWithLeaseOperation or
+        StorageError: LeaseNotPresentWithLeaseOperation, LeaseIdMismatchWithLeaseOperation or
             LeaseIsBreakingAndCannotBeChanged.
     """
     word = state(lease, now_ns)
@@ -114,7 +114,7 @@ def release(lease: Lease | None, lease_id: str, noun: str) -> None:
     """Check that a lease may be given back by this id.
 
     Raises:
-        StorageFault: LeaseNotPresentWithLeaseOperation or LeaseIdMismatchWithLeaseOperation.
+        StorageError: LeaseNotPresentWithLeaseOperation or LeaseIdMismatchWithLeaseOperation.
     """
     _held_by(lease, lease_id, noun)
 
@@ -129,7 +129,7 @@ def break_lease(lease: Lease | None, period_s: int | None, now_ns: int, noun: st
         noun: `file` or `file share`, for the message.
 
     Raises:
-        StorageFault: LeaseNotPresentWithLeaseOperation.
+        StorageError: LeaseNotPresentWithLeaseOperation.
     """
     if lease is None:
         raise _not_present(noun)
@@ -145,10 +145,10 @@ def check_write(lease: Lease | None, given_id: str | None, now_ns: int, noun: st
     """Refuse a change of a leased resource by anybody but the holder.
 
     Raises:
-        StorageFault: LeaseIdMissing, and those of `check_read`, all 412.
+        StorageError: LeaseIdMissing, and those of `check_read`, all 412.
     """
     if given_id is None and state(lease, now_ns) in {"leased", "breaking"}:
-        raise StorageFault(
+        raise StorageError(
             412,
             "LeaseIdMissing",
             f"There is currently a lease on the {noun} and no lease ID was specified in the request.",
@@ -160,19 +160,19 @@ def check_read(lease: Lease | None, given_id: str | None, now_ns: int, noun: str
     """Refuse a lease id that is not the resource's; a reader need not name one.
 
     Raises:
-        StorageFault: LeaseNotPresentWith…Operation, LeaseIdMismatchWith…Operation or LeaseLost, all 412.
+        StorageError: LeaseNotPresentWith…Operation, LeaseIdMismatchWith…Operation or LeaseLost, all 412.
     """
     if given_id is None:
         return
     operation = "FileOperation" if noun == "file" else "ShareOperation"
     if lease is None:
-        raise StorageFault(
+        raise StorageError(
             412, f"LeaseNotPresentWith{operation}", f"There is currently no lease on the {noun}."
         )
     if lease.id != given_id:
         raise _mismatch(operation, 412, noun)
     if state(lease, now_ns) in {"expired", "broken"}:
-        raise StorageFault(
+        raise StorageError(
             412, "LeaseLost", f"A lease ID was specified, but the lease for the {noun} has expired."
         )
 
@@ -189,17 +189,17 @@ def _held_by(lease: Lease | None, lease_id: str, noun: str) -> Lease:
     return lease
 
 
-def _not_present(noun: str) -> StorageFault:
+def _not_present(noun: str) -> StorageError:
     return _conflict("LeaseNotPresentWithLeaseOperation", f"There is currently no lease on the {noun}.")
 
 
-def _mismatch(operation: str, status: int, noun: str) -> StorageFault:
-    return StorageFault(
+def _mismatch(operation: str, status: int, noun: str) -> StorageError:
+    return StorageError(
         status,
         f"LeaseIdMismatchWith{operation}",
         f"The lease ID specified did not match the lease ID for the {noun}.",
     )
 
 
-def _conflict(code: str, message: str) -> StorageFault:
-    return StorageFault(409, code, message)
+def _conflict(code: str, message: str) -> StorageError:
+    return StorageError(409, code, message)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-from localcloud.files.faults import fault, path_too_deep, path_too_long
+from localcloud.files.errors import path_too_deep, path_too_long, storage_error
 
 _ACCOUNT_NAME = re.compile(r"[a-z0-9]{3,24}")
 _SHARE_NAME = re.compile(r"[a-z0-9](?:-?[a-z0-9])*")
@@ -39,12 +39,12 @@ def check_share_name(name: str) -> None:
     """Refuse a share name that Azure would refuse.
 
     Raises:
-        StorageFault: OutOfRangeInput for its length, InvalidResourceName for its characters.
+        StorageError: OutOfRangeInput for its length, InvalidResourceName for its characters.
     """
     if len(name) not in _SHARE_NAME_LENGTH:
-        raise fault("OutOfRangeInput")
+        raise storage_error("OutOfRangeInput")
     if not is_share_name(name):
-        raise fault("InvalidResourceName")
+        raise storage_error("InvalidResourceName")
 
 
 def split_url_path(raw_path: str) -> tuple[str, ...]:
@@ -54,12 +54,12 @@ def split_url_path(raw_path: str) -> tuple[str, ...]:
     between names and file paths with `/`.
 
     Raises:
-        StorageFault: InvalidUri, when the path is not UTF-8.
+        StorageError: InvalidUri, when the path is not UTF-8.
     """
     try:
         decoded = unquote(raw_path, errors="strict")
     except UnicodeDecodeError:
-        raise fault("InvalidUri") from None
+        raise storage_error("InvalidUri") from None
     return tuple(name for name in decoded.split("/") if name)
 
 
@@ -72,15 +72,15 @@ def check_path(names: tuple[str, ...], *, keep_trailing_dots: bool) -> tuple[str
             dropped.
 
     Raises:
-        StorageFault: InvalidResourceName for a forbidden or reserved name, InvalidFileOrDirectoryPathName for
+        StorageError: InvalidResourceName for a forbidden or reserved name, InvalidFileOrDirectoryPathName for
             a path that is too long or too deep.
     """
     for name in names:
         if _FORBIDDEN.search(name) or name.upper() in _RESERVED:
-            raise fault("InvalidResourceName")
+            raise storage_error("InvalidResourceName")
     kept = names if keep_trailing_dots else tuple(name.rstrip(".") for name in names)
     if not all(kept) or any(name.upper() in _RESERVED for name in kept):
-        raise fault("InvalidResourceName")
+        raise storage_error("InvalidResourceName")
     if any(_utf16_units(name) > _MAX_NAME_UNITS for name in kept):
         raise path_too_long()
     if _utf16_units("/".join(kept)) > _MAX_PATH_UNITS:

@@ -19,20 +19,20 @@ from localcloud.files import (
     share_operations,
 )
 from localcloud.files.entries import SMB_HEADERS
-from localcloud.files.faults import (
-    StorageFault,
-    fault,
+from localcloud.files.errors import (
+    StorageError,
     invalid_parameter,
     missing_header,
     not_emulated,
+    storage_error,
     unsupported_header,
     unsupported_parameter,
 )
 from localcloud.files.headers import MAX_RANGE_BYTES
-from localcloud.files.request import Call, Reply, Request
+from localcloud.files.request import FileRequest, FileResponse, HttpRequest
 from localcloud.files.sas import PARAMETERS as SAS_PARAMETERS
 
-Handler = Callable[[Call], Reply]
+Handler = Callable[[FileRequest], FileResponse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ _EVERY_HEADER = frozenset(
 )
 _EVERY_PARAMETER = frozenset({"restype", "comp", "timeout"}) | SAS_PARAMETERS
 _CONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
-#: What Azure has and the local cloud has not: `x-ms-` headers, each with the words of its refusal.
+#: What Azure has and the local cloud has not: `x-ms-` headers, each with the words of its error.
 _HEADERS_NOT_EMULATED = {
     "x-ms-structured-body": "structured bodies (CRC64 checksums)",
     "x-ms-structured-content-length": "structured bodies (CRC64 checksums)",
@@ -266,11 +266,11 @@ _OPERATIONS: Mapping[_Key, Operation] = {
 }
 
 
-def find_operation(request: Request) -> Operation:
+def find_operation(request: HttpRequest) -> Operation:
     """Return the operation that a request is.
 
     Raises:
-        StorageFault: NotImplementedByLocalCloud, UnsupportedHttpVerb, or InvalidQueryParameterValue.
+        StorageError: NotImplementedByLocalCloud, UnsupportedHttpVerb, or InvalidQueryParameterValue.
     """
     level = ("account", "share", "path")[min(len(request.names), 2)]
     restype = request.query.get("restype", "").lower()
@@ -287,11 +287,11 @@ def find_operation(request: Request) -> Operation:
     return operation
 
 
-def check_request(request: Request, operation: Operation) -> None:
+def check_request(request: HttpRequest, operation: Operation) -> None:
     """Refuse headers and parameters that an operation does not understand.
 
     Raises:
-        StorageFault: UnsupportedHeader, UnsupportedQueryParameter, NotImplementedByLocalCloud and the like.
+        StorageError: UnsupportedHeader, UnsupportedQueryParameter, NotImplementedByLocalCloud and the like.
     """
     for name in request.query:
         if name in {"sharesnapshot", "prevsharesnapshot"}:
@@ -307,7 +307,7 @@ def check_request(request: Request, operation: Operation) -> None:
 
 def _check_header(name: str, operation: Operation) -> None:
     if name in _CONDITIONS:
-        raise StorageFault(400, "ConditionHeadersNotSupported", "Condition headers are not supported.")
+        raise StorageError(400, "ConditionHeadersNotSupported", "Condition headers are not supported.")
     if not name.startswith("x-ms-") or name in _EVERY_HEADER or name in operation.headers:
         return
     if operation.has_metadata and (name == "x-ms-meta" or name.startswith("x-ms-meta-")):
@@ -317,7 +317,7 @@ def _check_header(name: str, operation: Operation) -> None:
     raise unsupported_header(name)
 
 
-def _find_put(request: Request, comp: str) -> Operation | None:
+def _find_put(request: HttpRequest, comp: str) -> Operation | None:
     """Tell apart the operations that only a header tells apart."""
     copies = "x-ms-copy-source" in request.headers
     if comp == "range":
@@ -331,10 +331,10 @@ def _find_put(request: Request, comp: str) -> Operation | None:
     return _CREATED_FILE
 
 
-def _unknown(level: str, method: str, restype: str, comp: str) -> StorageFault:
+def _unknown(level: str, method: str, restype: str, comp: str) -> StorageError:
     verbs = {key[1] for key in _OPERATIONS if (key[0], key[2], key[3]) == (level, restype, comp)}
     if verbs:
-        return StorageFault(
+        return StorageError(
             405,
             "UnsupportedHttpVerb",
             "The resource doesn't support specified Http Verb.",
@@ -346,4 +346,4 @@ def _unknown(level: str, method: str, restype: str, comp: str) -> StorageFault:
         return invalid_parameter(
             "restype", restype, f"There is no such operation on this resource for {method}."
         )
-    return fault("InvalidUri")
+    return storage_error("InvalidUri")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from localcloud.files.documents import add, add_name
-from localcloud.files.faults import invalid_parameter, out_of_range_parameter
+from localcloud.files.errors import invalid_parameter, out_of_range_parameter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from xml.etree import ElementTree as ET
 
-    from localcloud.files.request import Call
+    from localcloud.files.request import FileRequest
 
 #: The longest page.
 MAX_RESULTS = 5000
@@ -60,13 +60,13 @@ class Page:
             add(root, "MaxResults", str(self.limit))
 
 
-def read_page(call: Call) -> Page:
+def read_page(request: FileRequest) -> Page:
     """Return the page that a request asks for with `prefix`, `marker` and `maxresults`.
 
     Raises:
-        StorageFault: OutOfRangeQueryParameterValue or InvalidQueryParameterValue.
+        StorageError: OutOfRangeQueryParameterValue or InvalidQueryParameterValue.
     """
-    query = call.request.query
+    query = request.http.query
     asked = query.get("maxresults") or None
     if asked is not None and not re.fullmatch(r"-?\d{1,9}", asked):
         raise invalid_parameter("maxresults", asked, "It is not a number.")

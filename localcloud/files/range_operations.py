@@ -17,59 +17,65 @@ from localcloud.files.entries import (
     Entry,
     check_writable,
     existing,
-    held_place,
     lease_id,
+    locked_location,
     store,
     version_headers,
 )
-from localcloud.files.faults import StorageFault, body_too_large, fault, invalid_header, missing_header
+from localcloud.files.errors import (
+    StorageError,
+    body_too_large,
+    invalid_header,
+    missing_header,
+    storage_error,
+)
 from localcloud.files.file_operations import check_body_md5, encode_md5, write_all
 from localcloud.files.headers import MAX_RANGE_BYTES, read_closed_range, read_range, write_file_time
-from localcloud.files.request import Call, Headers, Reply
+from localcloud.files.request import FileRequest, FileResponse, Headers
 from localcloud.files.sparse import clear_range, data_ranges
 
 if TYPE_CHECKING:
-    from localcloud.files.tree import Place
+    from localcloud.files.tree import Location
 
 _PRESERVE = "preserve"
 
 
-def put_range(call: Call) -> Reply:
+def put_range(request: FileRequest) -> FileResponse:
     """Write the body to a range of a file, or clear the range."""
-    action = call.header("x-ms-write")
+    action = request.header("x-ms-write")
     if action is None:
         raise missing_header("x-ms-write")
     if action.lower() == "update":
-        return _update(call)
+        return _update(request)
     if action.lower() == "clear":
-        return _clear(call)
+        return _clear(request)
     raise invalid_header("x-ms-write", action)
 
 
-def put_range_from_url(call: Call) -> Reply:
+def put_range_from_url(request: FileRequest) -> FileResponse:
     """Write a range of another file of the account to a range of a file."""
-    if (call.header("x-ms-write") or "").lower() != "update":
-        raise invalid_header("x-ms-write", call.header("x-ms-write") or "")
-    if call.body:
-        raise invalid_header("Content-Length", str(len(call.body)))
-    first, last = read_closed_range(call.request.headers)
-    source_first, source_last = read_closed_range(call.request.headers, "x-ms-source-range")
+    if (request.header("x-ms-write") or "").lower() != "update":
+        raise invalid_header("x-ms-write", request.header("x-ms-write") or "")
+    if request.body:
+        raise invalid_header("Content-Length", str(len(request.body)))
+    first, last = read_closed_range(request.http.headers)
+    source_first, source_last = read_closed_range(request.http.headers, "x-ms-source-range")
     if last - first != source_last - source_first:
-        raise invalid_header("x-ms-source-range", call.header("x-ms-source-range") or "")
+        raise invalid_header("x-ms-source-range", request.header("x-ms-source-range") or "")
     if last - first >= MAX_RANGE_BYTES:
         raise body_too_large(MAX_RANGE_BYTES)
-    data = read_source(call, source_first, source_last)
-    entry = _write(call, first, last, data)
-    return Reply(201, _written_headers(entry))
+    data = read_source(request, source_first, source_last)
+    entry = _write(request, first, last, data)
+    return FileResponse(201, _written_headers(entry))
 
 
-def list_ranges(call: Call) -> Reply:
+def list_ranges(request: FileRequest) -> FileResponse:
     """List the ranges of a file that hold data, as the disk knows them."""
-    asked = read_range(call.request.headers)
-    with held_place(call) as place:
-        entry = existing(call, place, directory=False)
-        leases.check_read(entry.record.lease, lease_id(call), call.now_ns, "file")
-        descriptor = place.parent.open_file(place.name, os.O_RDONLY)
+    asked = read_range(request.http.headers)
+    with locked_location(request) as location:
+        entry = existing(request, location, directory=False)
+        leases.check_read(entry.record.lease, lease_id(request), request.now_ns, "file")
+        descriptor = location.parent.open_file(location.name, os.O_RDONLY)
         try:
             size = os.fstat(descriptor).st_size
             first, last = _within(asked, size)
@@ -86,59 +92,59 @@ def list_ranges(call: Call) -> Reply:
         *version_headers(entry),
         ("x-ms-content-length", str(size)),
     )
-    return Reply(200, headers, document(root))
+    return FileResponse(200, headers, document(root))
 
 
 def _within(asked: tuple[int, int | None] | None, size: int) -> tuple[int, int]:
     if asked is None:
         return 0, size - 1
     if asked[0] >= size:
-        raise fault("InvalidRange")
+        raise storage_error("InvalidRange")
     return asked[0], size - 1 if asked[1] is None else min(asked[1], size - 1)
 
 
-def _update(call: Call) -> Reply:
-    first, last = read_closed_range(call.request.headers)
+def _update(request: FileRequest) -> FileResponse:
+    first, last = read_closed_range(request.http.headers)
     if last - first >= MAX_RANGE_BYTES:
         raise body_too_large(MAX_RANGE_BYTES)
-    if len(call.body) != last - first + 1:
-        raise invalid_header("Content-Length", str(len(call.body)))
-    digest = check_body_md5(call)
-    entry = _write(call, first, last, call.body)
-    return Reply(201, (*_written_headers(entry), ("Content-MD5", encode_md5(digest))))
+    if len(request.body) != last - first + 1:
+        raise invalid_header("Content-Length", str(len(request.body)))
+    digest = check_body_md5(request)
+    entry = _write(request, first, last, request.body)
+    return FileResponse(201, (*_written_headers(entry), ("Content-MD5", encode_md5(digest))))
 
 
-def _clear(call: Call) -> Reply:
-    if call.body:
-        raise invalid_header("Content-Length", str(len(call.body)))
-    if call.header("content-md5") is not None:
-        raise StorageFault(
+def _clear(request: FileRequest) -> FileResponse:
+    if request.body:
+        raise invalid_header("Content-Length", str(len(request.body)))
+    if request.header("content-md5") is not None:
+        raise StorageError(
             400, "InvalidHeaderValue", "Content-MD5 is not allowed when a range is cleared.",
             (("HeaderName", "Content-MD5"),),
         )  # fmt: skip
-    first, last = read_closed_range(call.request.headers)
-    return Reply(201, _written_headers(_write(call, first, last, None)))
+    first, last = read_closed_range(request.http.headers)
+    return FileResponse(201, _written_headers(_write(request, first, last, None)))
 
 
-def _write(call: Call, first: int, last: int, data: bytes | bytearray | None) -> Entry:
+def _write(request: FileRequest, first: int, last: int, data: bytes | bytearray | None) -> Entry:
     """Write data to a range, or clear it without data; record that the change was ours."""
-    mode = (call.header("x-ms-file-last-write-time") or "now").lower()
+    mode = (request.header("x-ms-file-last-write-time") or "now").lower()
     if mode not in {"now", _PRESERVE}:
         raise invalid_header("x-ms-file-last-write-time", mode)
-    with held_place(call) as place:
-        entry = existing(call, place, directory=False)
-        check_writable(call, entry)
-        status = _write_at(place, entry, first, last, data, preserve=mode == _PRESERVE)
-        return store(call, entry, entry.record, status)
+    with locked_location(request) as location:
+        entry = existing(request, location, directory=False)
+        check_writable(request, entry)
+        status = _write_at(location, entry, first, last, data, preserve=mode == _PRESERVE)
+        return store(request, entry, entry.record, status)
 
 
 def _write_at(  # noqa: PLR0913 - they are what a write is
-    place: Place, entry: Entry, first: int, last: int, data: bytes | bytearray | None, *, preserve: bool
+    location: Location, entry: Entry, first: int, last: int, data: bytes | bytearray | None, *, preserve: bool
 ) -> os.stat_result:
-    descriptor = place.parent.open_file(place.name, os.O_RDWR)
+    descriptor = location.parent.open_file(location.name, os.O_RDWR)
     try:
         if last >= os.fstat(descriptor).st_size:
-            raise fault("InvalidRange")
+            raise storage_error("InvalidRange")
         if data is None:
             clear_range(descriptor, first, last - first + 1)
         else:

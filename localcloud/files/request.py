@@ -1,7 +1,7 @@
 """The values that travel between the HTTP edge and the operations.
 
-A `Call` is all that an operation may know: it gets no socket, no clock and no event loop, so that every
-operation is a plain function over the disk, run in a thread. A `Reply` is all that it may answer.
+Operations take a `FileRequest` and return a `FileResponse`. They get no socket, clock or event loop: every
+operation is a plain function over the disk, run in a thread.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from localcloud.files.faults import fault
+from localcloud.files.errors import storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HttpRequest:
     """A request to Azure Files, read and split but not yet judged.
 
     Attributes:
@@ -83,7 +83,7 @@ class FileStream:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class FileResponse:
     """An answer: either a body in memory, or a part of a file."""
 
     status: int
@@ -93,11 +93,11 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One authorized call of one operation.
+class FileRequest:
+    """One authorized request of one operation.
 
     Attributes:
-        request: What was asked.
+        http: The HTTP request, parsed.
         grant: What the caller may do.
         shares: The shares on the disk.
         share: The share's name, or an empty string for an operation on the account.
@@ -107,19 +107,19 @@ class Call:
         check_source: Judges the URL of a copy's source by its SAS (see `authorization.check_copy_source`).
     """
 
-    request: Request
+    http: HttpRequest
     grant: Grant
     shares: ShareStore
     share: str
     path: tuple[str, ...]
     now_ns: int
     body: bytes | bytearray
-    check_source: Callable[[Request], None]
+    check_source: Callable[[HttpRequest], None]
 
     @property
     def account(self) -> str:
         """The storage account's name."""
-        return self.request.account
+        return self.http.account
 
     @property
     def root(self) -> Path:
@@ -133,18 +133,18 @@ class Call:
 
     def header(self, name: str) -> str | None:
         """Return a header by its lower-case name, or None."""
-        return self.request.headers.get(name)
+        return self.http.headers.get(name)
 
     def share_properties(self) -> Share:
         """Return the share's properties.
 
         Raises:
-            StorageFault: ShareNotFound.
+            StorageError: ShareNotFound.
         """
         try:
             return self.shares.read(self.account, self.share)
         except KeyError:
-            raise fault("ShareNotFound") from None
+            raise storage_error("ShareNotFound") from None
 
     def key(self, path: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """Return the lock key of an entry of the share; without a path, of the call's own."""

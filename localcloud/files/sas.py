@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from localcloud.files import shared_key
-from localcloud.files.faults import StorageFault, authentication_failed, fault, not_emulated
-from localcloud.files.request import Grant, Request
+from localcloud.files.errors import StorageError, authentication_failed, not_emulated, storage_error
+from localcloud.files.request import Grant, HttpRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ _OLDEST_VERSION = "2015-04-05"
 _SCOPE_VERSION = "2020-12-06"
 
 
-def check_sas(request: Request, keys: Sequence[str], resource: str, now: datetime) -> Grant:
+def check_sas(request: HttpRequest, keys: Sequence[str], resource: str, now: datetime) -> Grant:
     """Return what the SAS of a request allows.
 
     Args:
@@ -41,7 +41,7 @@ def check_sas(request: Request, keys: Sequence[str], resource: str, now: datetim
         now: The time.
 
     Raises:
-        StorageFault: AuthenticationFailed for a signature or a time that does not hold, an
+        StorageError: AuthenticationFailed for a signature or a time that does not hold, an
             Authorization…Mismatch for one that does not reach this request, NotImplementedByLocalCloud for
             kinds that are not emulated.
     """
@@ -63,7 +63,7 @@ def check_sas(request: Request, keys: Sequence[str], resource: str, now: datetim
     return grant
 
 
-def _account(request: Request, version: str, resource: str) -> tuple[Grant, str]:
+def _account(request: HttpRequest, version: str, resource: str) -> tuple[Grant, str]:
     del resource
     query = request.query
     names = ["sp", "ss", "srt", "st", "se", "sip", "spr", "sv"]
@@ -73,7 +73,7 @@ def _account(request: Request, version: str, resource: str) -> tuple[Grant, str]
     return Grant(query.get("sp", "")), "".join(f"{line}\n" for line in lines)
 
 
-def _service(request: Request, resource: str) -> tuple[Grant, str]:
+def _service(request: HttpRequest, resource: str) -> tuple[Grant, str]:
     query = request.query
     kind = query.get("sr", "")
     if kind not in {"s", "f"} or not request.names:
@@ -102,12 +102,12 @@ def _check_time(query: Mapping[str, str], now: datetime) -> None:
         )
 
 
-def _check_origin(request: Request) -> None:
+def _check_origin(request: HttpRequest) -> None:
     query = request.query
     if request.scheme not in query.get("spr", "https,http").split(","):
-        raise fault("AuthorizationProtocolMismatch")
+        raise storage_error("AuthorizationProtocolMismatch")
     if "sip" in query and not _is_within(request.remote, query["sip"]):
-        raise StorageFault(
+        raise StorageError(
             403,
             "AuthorizationSourceIPMismatch",
             "This request is not authorized to perform this operation "
@@ -117,9 +117,9 @@ def _check_origin(request: Request) -> None:
 
 def _check_reach(query: Mapping[str, str], resource: str) -> None:
     if "f" not in query["ss"]:
-        raise fault("AuthorizationServiceMismatch")
+        raise storage_error("AuthorizationServiceMismatch")
     if resource not in query.get("srt", ""):
-        raise fault("AuthorizationResourceTypeMismatch")
+        raise storage_error("AuthorizationResourceTypeMismatch")
 
 
 def _is_within(remote: str | None, allowed: str) -> bool:

@@ -26,7 +26,13 @@ from multidict import CIMultiDict
 from localcloud.files import operations
 from localcloud.files.authorization import authorize, check_copy_source, check_permission
 from localcloud.files.documents import error_document
-from localcloud.files.faults import StorageFault, body_too_large, fault, invalid_header, unsupported_header
+from localcloud.files.errors import (
+    StorageError,
+    body_too_large,
+    invalid_header,
+    storage_error,
+    unsupported_header,
+)
 from localcloud.files.headers import decode_query, read_boolean, split_query, write_file_time
 from localcloud.files.names import (
     check_path,
@@ -35,7 +41,7 @@ from localcloud.files.names import (
     is_share_name,
     split_url_path,
 )
-from localcloud.files.request import Call, FileStream, Headers, Reply, Request
+from localcloud.files.request import FileRequest, FileResponse, FileStream, Headers, HttpRequest
 from localcloud.files.shares import MAX_QUOTA_GIB, Share, ShareStore
 
 if TYPE_CHECKING:
@@ -111,69 +117,75 @@ class FileService:
         """Answer any request whose path begins with the name of a storage account."""
         request_id = str(uuid.uuid4())
         try:
-            reply = await self._answer(request)
-        except StorageFault as refusal:
-            reply = self._refusal(request, refusal, request_id)
+            response = await self._answer(request)
+        except StorageError as error:
+            response = self._error_response(request, error, request_id)
         except OSError as error:
-            reply = self._refusal(request, disk_fault(error, f"{request.method} {request.path}"), request_id)
-        return await _respond(request, reply, request_id)
+            response = self._error_response(
+                request, disk_error(error, f"{request.method} {request.path}"), request_id
+            )
+        return await _respond(request, response, request_id)
 
-    async def _answer(self, http: web.Request) -> Reply:
-        request = _read_request(http)
-        keys = self._account_keys(request.account) if is_account_name(request.account) else None
+    async def _answer(self, http: web.Request) -> FileResponse:
+        parsed = _parse_request(http)
+        keys = self._account_keys(parsed.account) if is_account_name(parsed.account) else None
         if keys is None:
-            raise StorageFault(404, "ResourceNotFound", f"There is no storage account '{request.account}'.")
-        operation = _find(request)
-        resource = "o" if isinstance(operation, StorageFault) else operation.resource
+            raise StorageError(404, "ResourceNotFound", f"There is no storage account '{parsed.account}'.")
+        operation = _find(parsed)
+        resource = "o" if isinstance(operation, StorageError) else operation.resource
         now_ns = self._clock_ns()
         now = datetime.fromtimestamp(now_ns / 1e9, UTC)
-        grant = authorize(request, keys, resource, now)
-        if isinstance(operation, StorageFault):
+        grant = authorize(parsed, keys, resource, now)
+        if isinstance(operation, StorageError):
             raise operation
-        operations.check_request(request, operation)
+        operations.check_request(parsed, operation)
         check_permission(grant, operation.permissions)
-        call = Call(
-            request=request,
+        request = FileRequest(
+            http=parsed,
             grant=grant,
             shares=self._shares,
-            share=request.names[0] if request.names else "",
-            path=_read_path(request),
+            share=parsed.names[0] if parsed.names else "",
+            path=_read_path(parsed),
             now_ns=now_ns,
             body=await _read_body(http, operation.max_body_bytes),
             check_source=lambda source: check_copy_source(source, keys, now),
         )
-        return await asyncio.to_thread(_run, operation, call)
+        return await asyncio.to_thread(_run, operation, request)
 
-    def _refusal(self, http: web.Request, refusal: StorageFault, request_id: str) -> Reply:
-        body = error_document(refusal, request_id, write_file_time(self._clock_ns()))
-        return Reply(
-            refusal.status,
-            (("x-ms-error-code", refusal.code), ("Content-Type", "application/xml"), *refusal.headers),
+    def _error_response(self, http: web.Request, error: StorageError, request_id: str) -> FileResponse:
+        body = error_document(error, request_id, write_file_time(self._clock_ns()))
+        return FileResponse(
+            error.status,
+            (("x-ms-error-code", error.code), ("Content-Type", "application/xml"), *error.headers),
             b"" if http.method == "HEAD" else body,
         )
 
 
-def _run(operation: operations.Operation, call: Call) -> Reply:
-    if call.share and not call.shares.exists(call.account, call.share) and operation.resource == "o":
-        raise fault("ShareNotFound")
-    return operation.handler(call)
+def _run(operation: operations.Operation, request: FileRequest) -> FileResponse:
+    if (
+        request.share
+        and not request.shares.exists(request.account, request.share)
+        and operation.resource == "o"
+    ):
+        raise storage_error("ShareNotFound")
+    return operation.handler(request)
 
 
-def _find(request: Request) -> operations.Operation | StorageFault:
-    """Find the operation, or the refusal of what is none, which a caller learns only once authorized."""
+def _find(request: HttpRequest) -> operations.Operation | StorageError:
+    """Find the operation, or the error of what is none, which a caller learns only once authorized."""
     try:
         return operations.find_operation(request)
-    except StorageFault as refusal:
-        return refusal
+    except StorageError as error:
+        return error
 
 
-def _read_request(http: web.Request) -> Request:
+def _parse_request(http: web.Request) -> HttpRequest:
     raw_path, _, raw_query = http.raw_path.partition("?")
     raw_pairs = split_query(raw_query)
     names = split_url_path(raw_path)
     if not names:
-        raise fault("InvalidUri")
-    return Request(
+        raise storage_error("InvalidUri")
+    return HttpRequest(
         method=http.method,
         scheme=http.scheme,
         host=http.host,
@@ -200,7 +212,7 @@ def _read_headers(http: web.Request) -> dict[str, str]:
     return found
 
 
-def _read_path(request: Request) -> tuple[str, ...]:
+def _read_path(request: HttpRequest) -> tuple[str, ...]:
     if request.names:
         check_share_name(request.names[0])
     keep = read_boolean(request.headers, "x-ms-allow-trailing-dot")
@@ -214,7 +226,7 @@ async def _read_body(http: web.Request, maximum: int) -> bytes | bytearray:
     length = http.content_length
     if length is None:
         if "Transfer-Encoding" in http.headers or maximum > 0:
-            raise fault("MissingContentLengthHeader")
+            raise storage_error("MissingContentLengthHeader")
         return b""
     if length > maximum:
         raise body_too_large(maximum)
@@ -224,30 +236,30 @@ async def _read_body(http: web.Request, maximum: int) -> bytes | bytearray:
         body[filled : filled + len(chunk)] = chunk
         filled += len(chunk)
     if filled < length:
-        raise StorageFault(400, "InvalidInput", f"The body ended after {filled} of {length} bytes.")
+        raise StorageError(400, "InvalidInput", f"The body ended after {filled} of {length} bytes.")
     return body
 
 
-def disk_fault(error: OSError, request: str) -> StorageFault:
-    """Return the refusal that a disk's refusal leads to; an unexpected one is logged with its traceback."""
+def disk_error(error: OSError, request: str) -> StorageError:
+    """Return the error that a disk's error leads to; an unexpected one is logged with its traceback."""
     if error.errno == errno.ENAMETOOLONG:
-        return StorageFault(400, "InvalidFileOrDirectoryPathName", "File or directory path is too long.")
+        return StorageError(400, "InvalidFileOrDirectoryPathName", "File or directory path is too long.")
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return StorageFault(
+        return StorageError(
             409, "ShareSizeLimitReached", f"The disk of this machine has no room: {error.strerror}."
         )
     if error.errno in {errno.EACCES, errno.EPERM, errno.EBUSY, errno.ETXTBSY}:
-        return StorageFault(409, "SharingViolation", "The specified resource may be in use by an SMB client.")
+        return StorageError(409, "SharingViolation", "The specified resource may be in use by an SMB client.")
     _LOG.error("the disk refused %s", request, exc_info=error)
-    return StorageFault(500, "InternalError", f"The server encountered an internal error: {error}.")
+    return StorageError(500, "InternalError", f"The server encountered an internal error: {error}.")
 
 
-async def _respond(http: web.Request, reply: Reply, request_id: str) -> web.StreamResponse:
-    headers = CIMultiDict([*_common_headers(http, request_id), *reply.headers])
-    if reply.stream is not None:
-        return await _stream(http, reply, headers, reply.stream)
+async def _respond(http: web.Request, answer: FileResponse, request_id: str) -> web.StreamResponse:
+    headers = CIMultiDict([*_common_headers(http, request_id), *answer.headers])
+    if answer.stream is not None:
+        return await _stream(http, answer.status, headers, answer.stream)
     response = web.Response(
-        status=reply.status, headers=headers, body=None if http.method == "HEAD" else reply.body
+        status=answer.status, headers=headers, body=None if http.method == "HEAD" else answer.body
     )
     if not http.content.is_eof():
         # What is left of a refused body would be read as the next request.
@@ -268,11 +280,11 @@ def _common_headers(http: web.Request, request_id: str) -> Headers:
 
 
 async def _stream(
-    http: web.Request, reply: Reply, headers: CIMultiDict[str], part: FileStream
+    http: web.Request, status: int, headers: CIMultiDict[str], part: FileStream
 ) -> web.StreamResponse:
     """Send a part of a file, a chunk at a time; close its descriptor whatever happens."""
     try:
-        response = web.StreamResponse(status=reply.status, headers=headers)
+        response = web.StreamResponse(status=status, headers=headers)
         response.content_length = part.size_bytes
         await response.prepare(http)
         offset, end = part.offset, part.offset + part.size_bytes

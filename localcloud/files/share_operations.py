@@ -15,11 +15,11 @@ from xml.etree import ElementTree as ET
 from localcloud.files import leases
 from localcloud.files.documents import add, document
 from localcloud.files.entries import lease_id
-from localcloud.files.faults import fault, invalid_header, invalid_parameter, not_emulated
+from localcloud.files.errors import invalid_header, invalid_parameter, not_emulated, storage_error
 from localcloud.files.headers import read_integer, read_metadata, write_http_time, write_metadata
 from localcloud.files.names import check_share_name
 from localcloud.files.paging import Page, read_page
-from localcloud.files.request import Call, Headers, Reply
+from localcloud.files.request import FileRequest, FileResponse, Headers
 from localcloud.files.shares import MAX_QUOTA_GIB, Share
 
 if TYPE_CHECKING:
@@ -30,95 +30,95 @@ _LIST_INCLUDES = frozenset({"metadata", "snapshots", "deleted"})
 NOUN = "file share"
 
 
-def list_shares(call: Call) -> Reply:
+def list_shares(request: FileRequest) -> FileResponse:
     """List the account's shares; there are no snapshots and no deleted ones to be found."""
-    page = read_page(call)
-    include = _read_include(call)
-    names = [name for name in call.shares.names(call.account) if name.startswith(page.prefix)]
+    page = read_page(request)
+    include = _read_include(request)
+    names = [name for name in request.shares.names(request.account) if name.startswith(page.prefix)]
     chosen, next_marker = page.cut(names, key=str)
-    root = _list_head(call, page)
+    root = _list_head(request, page)
     shares = add(root, "Shares")
     for name in chosen:
         _add_share(
             shares,
             name,
-            call.shares.read(call.account, name),
-            call.now_ns,
+            request.shares.read(request.account, name),
+            request.now_ns,
             with_metadata="metadata" in include,
         )
     add(root, "NextMarker", next_marker)
-    return Reply(200, (("Content-Type", "application/xml"),), document(root))
+    return FileResponse(200, (("Content-Type", "application/xml"),), document(root))
 
 
-def create_share(call: Call) -> Reply:
+def create_share(request: FileRequest) -> FileResponse:
     """Make a share."""
-    check_share_name(call.share)
-    if (call.header("x-ms-enabled-protocols") or "SMB").upper() != "SMB":
+    check_share_name(request.share)
+    if (request.header("x-ms-enabled-protocols") or "SMB").upper() != "SMB":
         raise not_emulated("NFS shares")
-    with call.shares.locks.hold(call.key(())):
-        if call.shares.exists(call.account, call.share):
-            raise fault("ShareAlreadyExists")
+    with request.shares.locks.hold(request.key(())):
+        if request.shares.exists(request.account, request.share):
+            raise storage_error("ShareAlreadyExists")
         made = _with_settings(
-            call, Share(call.now_ns, call.now_ns, metadata=read_metadata(call.request.headers))
+            request, Share(request.now_ns, request.now_ns, metadata=read_metadata(request.http.headers))
         )
-        stored = call.shares.write(call.account, call.share, made, call.now_ns)
-    return Reply(201, _version(stored))
+        stored = request.shares.write(request.account, request.share, made, request.now_ns)
+    return FileResponse(201, _version(stored))
 
 
-def share_properties(call: Call) -> Reply:
+def share_properties(request: FileRequest) -> FileResponse:
     """Tell a share's properties."""
-    found = call.share_properties()
-    leases.check_read(found.lease, lease_id(call), call.now_ns, NOUN)
-    return Reply(
+    found = request.share_properties()
+    leases.check_read(found.lease, lease_id(request), request.now_ns, NOUN)
+    return FileResponse(
         200,
         (
             *_version(found),
             ("x-ms-share-quota", str(found.quota_gib)),
             ("x-ms-access-tier", found.access_tier),
             ("x-ms-enabled-protocols", "SMB"),
-            *leases.headers(found.lease, call.now_ns),
+            *leases.headers(found.lease, request.now_ns),
             *write_metadata(found.metadata),
         ),
     )
 
 
-def set_share_properties(call: Call) -> Reply:
+def set_share_properties(request: FileRequest) -> FileResponse:
     """Change a share's quota or tier."""
-    return _change(call, lambda found: _with_settings(call, found))
+    return _change(request, lambda found: _with_settings(request, found))
 
 
-def set_share_metadata(call: Call) -> Reply:
+def set_share_metadata(request: FileRequest) -> FileResponse:
     """Replace a share's metadata."""
-    metadata = read_metadata(call.request.headers)
-    return _change(call, lambda found: replace(found, metadata=metadata))
+    metadata = read_metadata(request.http.headers)
+    return _change(request, lambda found: replace(found, metadata=metadata))
 
 
-def delete_share(call: Call) -> Reply:
+def delete_share(request: FileRequest) -> FileResponse:
     """Delete a share with all that is in it, at once."""
-    with call.shares.locks.hold(call.key(())):
-        found = call.share_properties()
-        leases.check_write(found.lease, lease_id(call), call.now_ns, NOUN)
-        call.shares.remove(call.account, call.share)
-    return Reply(202)
+    with request.shares.locks.hold(request.key(())):
+        found = request.share_properties()
+        leases.check_write(found.lease, lease_id(request), request.now_ns, NOUN)
+        request.shares.remove(request.account, request.share)
+    return FileResponse(202)
 
 
-def share_statistics(call: Call) -> Reply:
+def share_statistics(request: FileRequest) -> FileResponse:
     """Tell how many bytes the files of a share hold."""
-    found = call.share_properties()
+    found = request.share_properties()
     total = 0
-    for folder, _, names in os.walk(call.root, followlinks=False):
+    for folder, _, names in os.walk(request.root, followlinks=False):
         total += sum(_size(Path(folder, name)) for name in names)
     root = ET.Element("ShareStats")
     add(root, "ShareUsageBytes", str(total))
-    return Reply(200, (*_version(found), ("Content-Type", "application/xml")), document(root))
+    return FileResponse(200, (*_version(found), ("Content-Type", "application/xml")), document(root))
 
 
-def _change(call: Call, change: Callable[[Share], Share]) -> Reply:
-    with call.shares.locks.hold(call.key(())):
-        found = call.share_properties()
-        leases.check_write(found.lease, lease_id(call), call.now_ns, NOUN)
-        stored = call.shares.write(call.account, call.share, change(found), call.now_ns)
-    return Reply(200, _version(stored))
+def _change(request: FileRequest, change: Callable[[Share], Share]) -> FileResponse:
+    with request.shares.locks.hold(request.key(())):
+        found = request.share_properties()
+        leases.check_write(found.lease, lease_id(request), request.now_ns, NOUN)
+        stored = request.shares.write(request.account, request.share, change(found), request.now_ns)
+    return FileResponse(200, _version(stored))
 
 
 def _size(path: Path) -> int:
@@ -128,8 +128,8 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _with_settings(call: Call, share: Share) -> Share:
-    headers = call.request.headers
+def _with_settings(request: FileRequest, share: Share) -> Share:
+    headers = request.http.headers
     if "x-ms-share-quota" in headers:
         quota = read_integer(headers, "x-ms-share-quota", maximum=MAX_QUOTA_GIB)
         if quota == 0:
@@ -145,15 +145,15 @@ def _version(share: Share) -> Headers:
     return (("ETag", share.etag), ("Last-Modified", write_http_time(share.changed_ns)))
 
 
-def _read_include(call: Call) -> frozenset[str]:
-    words = {word for word in call.request.query.get("include", "").lower().split(",") if word}
+def _read_include(request: FileRequest) -> frozenset[str]:
+    words = {word for word in request.http.query.get("include", "").lower().split(",") if word}
     if not words <= _LIST_INCLUDES:
         raise invalid_parameter("include", ",".join(sorted(words)), "Unknown option.")
     return frozenset(words)
 
 
-def _list_head(call: Call, page: Page) -> ET.Element:
-    root = ET.Element("EnumerationResults", ServiceEndpoint=call.request.endpoint)
+def _list_head(request: FileRequest, page: Page) -> ET.Element:
+    root = ET.Element("EnumerationResults", ServiceEndpoint=request.http.endpoint)
     page.describe(root)
     return root
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from localcloud.files.faults import fault
+from localcloud.files.errors import storage_error
 from localcloud.files.names import fold
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Folder:
         """Return the directory's own status."""
         return os.fstat(self.descriptor)
 
-    def look(self, name: str) -> os.stat_result | None:
+    def entry_status(self, name: str) -> os.stat_result | None:
         """Return the status of an entry by its exact name, of a link itself, or None."""
         try:
             return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
@@ -54,49 +54,49 @@ class Folder:
 
     def match(self, name: str) -> tuple[str, os.stat_result | None]:
         """Return the name as it stands on the disk, and its status; the name as given, and None, if not."""
-        found = self.look(name)
+        found = self.entry_status(name)
         if found is not None:
             return name, found
         folded = fold(name)
         for actual in self.names():
             if fold(actual) == folded:
-                return actual, self.look(actual)
+                return actual, self.entry_status(actual)
         return name, None
 
     def entries(self) -> list[tuple[str, os.stat_result]]:
         """Return every entry with its status, in no order; one that vanishes meanwhile is left out."""
-        found = ((name, self.look(name)) for name in self.names())
+        found = ((name, self.entry_status(name)) for name in self.names())
         return [(name, status) for name, status in found if status is not None]
 
     def open_file(self, name: str, flags: int) -> int:
         """Open a regular file by its exact name; the caller closes the descriptor.
 
         Raises:
-            StorageFault: ResourceNotFound, or ResourceTypeMismatch for anything that is not a regular file.
+            StorageError: ResourceNotFound, or ResourceTypeMismatch for anything that is not a regular file.
         """
         try:
             descriptor = os.open(name, flags | _FILE_FLAGS, _FILE_MODE, dir_fd=self.descriptor)
         except FileNotFoundError:
-            raise fault("ResourceNotFound") from None
+            raise storage_error("ResourceNotFound") from None
         except OSError as error:
             if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
-                raise fault("ResourceTypeMismatch") from None
+                raise storage_error("ResourceTypeMismatch") from None
             raise
         if modes.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor
         os.close(descriptor)
-        raise fault("ResourceTypeMismatch")
+        raise storage_error("ResourceTypeMismatch")
 
     def make_directory(self, name: str) -> None:
         """Make a directory.
 
         Raises:
-            StorageFault: ResourceAlreadyExists, when a replica was faster.
+            StorageError: ResourceAlreadyExists, when a replica was faster.
         """
         try:
             os.mkdir(name, _DIRECTORY_MODE, dir_fd=self.descriptor)
         except FileExistsError:
-            raise fault("ResourceAlreadyExists") from None
+            raise storage_error("ResourceAlreadyExists") from None
 
     def remove_file(self, name: str) -> None:
         """Remove a file or a link (never what it points to)."""
@@ -106,18 +106,18 @@ class Folder:
         """Remove an empty directory.
 
         Raises:
-            StorageFault: DirectoryNotEmpty.
+            StorageError: DirectoryNotEmpty.
         """
         try:
             os.rmdir(name, dir_fd=self.descriptor)
         except OSError as error:
             if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise fault("DirectoryNotEmpty") from None
+                raise storage_error("DirectoryNotEmpty") from None
             raise
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """Where an entry is, or would be: a name in an open parent.
 
     Attributes:
@@ -152,7 +152,7 @@ def open_directory(root: Path, names: tuple[str, ...]) -> Iterator[Folder]:
     """Open a directory of a share for the length of a `with` block; the empty path is the share's root.
 
     Raises:
-        StorageFault: ShareNotFound; ParentNotFound when a name above the last is missing or no directory,
+        StorageError: ShareNotFound; ParentNotFound when a name above the last is missing or no directory,
             ResourceNotFound when the last is.
     """
     descriptor = _open_root(root)
@@ -167,11 +167,11 @@ def open_directory(root: Path, names: tuple[str, ...]) -> Iterator[Folder]:
 
 
 @contextmanager
-def open_place(root: Path, names: tuple[str, ...]) -> Iterator[Place]:
+def open_location(root: Path, names: tuple[str, ...]) -> Iterator[Location]:
     """Open the parent of a path and look at the path's last name.
 
     Raises:
-        StorageFault: ShareNotFound, or ParentNotFound.
+        StorageError: ShareNotFound, or ParentNotFound.
         ValueError: the path is empty: the root has no parent.
     """
     if not names:
@@ -183,7 +183,7 @@ def open_place(root: Path, names: tuple[str, ...]) -> Iterator[Place]:
             os.close(descriptor)
             descriptor = inner
         parent = Folder(descriptor)
-        yield Place(parent, *parent.match(names[-1]))
+        yield Location(parent, *parent.match(names[-1]))
     finally:
         os.close(descriptor)
 
@@ -192,16 +192,16 @@ def _open_root(root: Path) -> int:
     try:
         return os.open(root, _DIRECTORY_FLAGS)
     except (FileNotFoundError, NotADirectoryError):
-        raise fault("ShareNotFound") from None
+        raise storage_error("ShareNotFound") from None
 
 
 def _step(folder: Folder, name: str, *, is_last: bool) -> int:
     actual, status = folder.match(name)
     if status is None:
-        raise fault("ResourceNotFound" if is_last else "ParentNotFound")
+        raise storage_error("ResourceNotFound" if is_last else "ParentNotFound")
     try:
         return os.open(actual, _DIRECTORY_FLAGS, dir_fd=folder.descriptor)
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
-            raise fault("ResourceNotFound" if is_last else "ParentNotFound") from None
+            raise storage_error("ResourceNotFound" if is_last else "ParentNotFound") from None
         raise

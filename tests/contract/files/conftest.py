@@ -61,7 +61,7 @@ class Server:
 
 
 @dataclass
-class Answer:
+class Response:
     """What a raw request was answered."""
 
     status: int
@@ -154,7 +154,7 @@ def folder(server: Server, account: str, share: ShareClient) -> Path:
 
 
 @pytest.fixture
-def send(server: Server, account: str) -> Callable[..., Answer]:
+def send(server: Server, account: str) -> Callable[..., Response]:
     """Send a raw request, signed unless it is told otherwise; the path is what follows the account."""
 
     def do(  # noqa: PLR0913 - a request has that many parts
@@ -167,7 +167,7 @@ def send(server: Server, account: str) -> Callable[..., Answer]:
         date: datetime | None = None,
         authorization: str | None = None,
         meanwhile: Callable[[], object] | None = None,
-    ) -> Answer:
+    ) -> Response:
         target = f"/{account}{path}"
         when = format_datetime(date or datetime.now(UTC), usegmt=True)
         own = {
@@ -194,7 +194,7 @@ def send(server: Server, account: str) -> Callable[..., Answer]:
             begun = b"" if meanwhile is None else response.read(1024)
             if meanwhile is not None:
                 meanwhile()
-            return Answer(
+            return Response(
                 response.status, {n.lower(): v for n, v in response.getheaders()}, begun + response.read()
             )
         finally:

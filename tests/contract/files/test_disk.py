@@ -12,7 +12,7 @@ import pytest
 from azure.core.exceptions import HttpResponseError
 from azure.storage.fileshare import ContentSettings, ShareClient
 
-from localcloud.files.service import disk_fault
+from localcloud.files.service import disk_error
 from localcloud.files.tree import Folder
 
 if TYPE_CHECKING:
@@ -206,8 +206,8 @@ def test_a_download_of_a_file_that_shrinks_is_cut_off_not_padded(
     ],
 )
 def test_what_the_disk_refuses_is_answered_in_azures_words(number: int, status: int, code: str) -> None:
-    refusal = disk_fault(OSError(number, os.strerror(number)), "PUT /models/f")
-    assert (refusal.status, refusal.code) == (status, code)
+    error = disk_error(OSError(number, os.strerror(number)), "PUT /models/f")
+    assert (error.status, error.code) == (status, code)
 
 
 @pytest.mark.usefixtures("share")

@@ -12,7 +12,7 @@ from azure.core.exceptions import HttpResponseError
 from azure.storage.fileshare import ShareClient, ShareFileClient, ShareLeaseClient
 
 from localcloud.files import leases
-from localcloud.files.faults import StorageFault
+from localcloud.files.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,5 +192,5 @@ def test_breaking_again_never_takes_longer() -> None:
     later, wait = leases.break_lease(sooner, 60, 2 * SECOND, "file share")
     assert wait == 4
     assert leases.state(later, 6 * SECOND) == "broken"
-    with pytest.raises(StorageFault, match="LeaseLost"):
+    with pytest.raises(StorageError, match="LeaseLost"):
         leases.check_read(later, ONE, 6 * SECOND, "file share")

@@ -13,7 +13,7 @@ from azure.storage.fileshare import ShareClient, ShareServiceClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from localcloud.files.faults import StorageFault
+from localcloud.files.errors import StorageError
 from localcloud.files.names import check_path, fold, fold_path, split_url_path
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ NAMES = st.text(CHARACTERS, min_size=1, max_size=40).filter(
 
 
 def code_of(act: Callable[[], Any]) -> str:
-    with pytest.raises(StorageFault) as caught:
+    with pytest.raises(StorageError) as caught:
         act()
     assert caught.value.status == 400
     return caught.value.code

@@ -1,6 +1,6 @@
 """What Azure Files answers when it refuses: one exception, and the refusals that it is raised with.
 
-`StorageFault` is the only exception that operations raise for a caller's mistake; `service` writes it as XML
+`StorageError` is the only exception that operations raise for a caller's mistake; `service` writes it as XML
 with its code in `x-ms-error-code`. Anything else that is raised is a bug of ours and is answered 500.
 
 Source: "Azure Files error codes" and "Common REST API error codes" of the Azure Storage REST reference; the
@@ -10,7 +10,7 @@ wording of lease errors is that of recorded answers of the real service.
 from __future__ import annotations
 
 
-class StorageFault(Exception):  # noqa: N818 - "error" is the XML element; this is what leads to it
+class StorageError(Exception):
     """Refuse a request.
 
     Args:
@@ -102,19 +102,19 @@ _KNOWN = {
 }
 
 
-def fault(code: str) -> StorageFault:
-    """Return the refusal of this code, with Azure's status and sentence.
+def storage_error(code: str) -> StorageError:
+    """Return the error of this code, with Azure's status and sentence.
 
     Raises:
         KeyError: the code is not one of those that need nothing but their name.
     """
     status, message = _KNOWN[code]
-    return StorageFault(status, code, message)
+    return StorageError(status, code, message)
 
 
-def authentication_failed(detail: str) -> StorageFault:
+def authentication_failed(detail: str) -> StorageError:
     """Return the 403 of a request whose signature, date or SAS does not hold, and why."""
-    return StorageFault(
+    return StorageError(
         403,
         "AuthenticationFailed",
         "Server failed to authenticate the request. "
@@ -123,9 +123,9 @@ def authentication_failed(detail: str) -> StorageFault:
     )
 
 
-def missing_header(name: str) -> StorageFault:
+def missing_header(name: str) -> StorageError:
     """Return the 400 of a request that lacks a mandatory header."""
-    return StorageFault(
+    return StorageError(
         400,
         "MissingRequiredHeader",
         "An HTTP header that's mandatory for this request is not specified.",
@@ -133,9 +133,9 @@ def missing_header(name: str) -> StorageFault:
     )
 
 
-def invalid_header(name: str, value: str) -> StorageFault:
+def invalid_header(name: str, value: str) -> StorageError:
     """Return the 400 of a header whose value has the wrong form."""
-    return StorageFault(
+    return StorageError(
         400,
         "InvalidHeaderValue",
         "The value for one of the HTTP headers is not in the correct format.",
@@ -143,9 +143,9 @@ def invalid_header(name: str, value: str) -> StorageFault:
     )
 
 
-def unsupported_header(name: str) -> StorageFault:
+def unsupported_header(name: str) -> StorageError:
     """Return the 400 of a header that the operation does not have."""
-    return StorageFault(
+    return StorageError(
         400,
         "UnsupportedHeader",
         "One of the HTTP headers specified in the request is not supported.",
@@ -153,9 +153,9 @@ def unsupported_header(name: str) -> StorageFault:
     )
 
 
-def invalid_parameter(name: str, value: str, reason: str) -> StorageFault:
+def invalid_parameter(name: str, value: str, reason: str) -> StorageError:
     """Return the 400 of a query parameter whose value has the wrong form."""
-    return StorageFault(
+    return StorageError(
         400,
         "InvalidQueryParameterValue",
         "Value for one of the query parameters specified in the request URI is invalid.",
@@ -163,9 +163,9 @@ def invalid_parameter(name: str, value: str, reason: str) -> StorageFault:
     )
 
 
-def out_of_range_parameter(name: str, value: str, minimum: int, maximum: int) -> StorageFault:
+def out_of_range_parameter(name: str, value: str, minimum: int, maximum: int) -> StorageError:
     """Return the 400 of a numeric query parameter outside its limits."""
-    return StorageFault(
+    return StorageError(
         400,
         "OutOfRangeQueryParameterValue",
         "One of the query parameters specified in the request URI is outside the permissible range.",
@@ -178,9 +178,9 @@ def out_of_range_parameter(name: str, value: str, minimum: int, maximum: int) ->
     )
 
 
-def unsupported_parameter(name: str) -> StorageFault:
+def unsupported_parameter(name: str) -> StorageError:
     """Return the 400 of a query parameter that the operation does not have."""
-    return StorageFault(
+    return StorageError(
         400,
         "UnsupportedQueryParameter",
         "One of the query parameters specified in the request URI is not supported.",
@@ -188,9 +188,9 @@ def unsupported_parameter(name: str) -> StorageFault:
     )
 
 
-def body_too_large(maximum: int) -> StorageFault:
+def body_too_large(maximum: int) -> StorageError:
     """Return the 413 of a body that is longer than the operation takes."""
-    return StorageFault(
+    return StorageError(
         413,
         "RequestBodyTooLarge",
         "The request body is too large and exceeds the maximum permissible limit.",
@@ -198,18 +198,18 @@ def body_too_large(maximum: int) -> StorageFault:
     )
 
 
-def path_too_long() -> StorageFault:
+def path_too_long() -> StorageError:
     """Return the 400 of a path that is longer than 2,048 characters, or has a name over 255."""
-    return StorageFault(400, "InvalidFileOrDirectoryPathName", "File or directory path is too long.")
+    return StorageError(400, "InvalidFileOrDirectoryPathName", "File or directory path is too long.")
 
 
-def path_too_deep() -> StorageFault:
+def path_too_deep() -> StorageError:
     """Return the 400 of a path with more than 250 names."""
-    return StorageFault(
+    return StorageError(
         400, "InvalidFileOrDirectoryPathName", "File or directory path has too many subdirectories."
     )
 
 
-def not_emulated(what: str) -> StorageFault:
+def not_emulated(what: str) -> StorageError:
     """Return the 501 of something that Azure Files has and the local cloud does not."""
-    return StorageFault(501, "NotImplementedByLocalCloud", f"The local cloud does not emulate {what}.")
+    return StorageError(501, "NotImplementedByLocalCloud", f"The local cloud does not emulate {what}.")
