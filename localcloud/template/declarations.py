@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from localcloud.errors import AzureError, not_emulated
-from localcloud.template.faults import TemplateError
+from localcloud.template.errors import TemplateError
 from localcloud.template.parser import is_expression
 from localcloud.template.values import position_of
 

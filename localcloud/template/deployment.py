@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from localcloud.template import functions  # noqa: F401 - declares the functions of the language
 from localcloud.template.declarations import check_template, declarations
-from localcloud.template.evaluator import Bindings, Evaluator, Place, Target, UserFunction
-from localcloud.template.faults import (
+from localcloud.template.errors import (
     FUNCTIONS_HELP,
     ExpressionError,
     NeedsRuntime,
     TemplateError,
     function_error,
 )
+from localcloud.template.evaluator import Bindings, Evaluator, Section, Target, UserFunction
 from localcloud.template.functions.resources import is_runtime_function
 from localcloud.template.model import PlannedResource
 from localcloud.template.parameters import Types, check_names, not_provided
 from localcloud.template.parser import is_expression, parse
 from localcloud.template.registry import find_function
-from localcloud.template.syntax import Call, Literal, calls_in, text_of
+from localcloud.template.syntax import FunctionCall, Literal, calls_in, text_of
 from localcloud.template.values import Residual, Value, end_of, require_known
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from localcloud.template.declarations import Declaration
     from localcloud.template.model import Runtime, Scope
 
-_MAY_ASK = ("properties", "tags", "sku")
+_RUNTIME_MEMBERS = ("properties", "tags", "sku")
 _RESOURCES_HELP = "Please see https://aka.ms/arm-syntax-resources for usage details."
 
 
@@ -119,7 +119,7 @@ class Deployment:
             AzureError: An expression cannot be evaluated, or what `runtime` raises.
         """
         instance = next(each for each in self._instances if each.is_deployed and each.id == resource.id)
-        evaluator = self._evaluator(instance, self._bind(shows_secrets=True, runtime=runtime), Place.BODY)
+        evaluator = self._evaluator(instance, self._bind(shows_secrets=True, runtime=runtime), Section.BODY)
         declaration = instance.declaration
         try:
             body = _body(evaluator, declaration)
@@ -164,7 +164,9 @@ class Deployment:
             declared = self._declared_parameters[key]
             is_given = self._given.get(key) is not None
             is_hidden = not shows_secrets and is_given and self._types.is_secure(declared)
-            return Residual(Call("parameters", (Literal(name),))) if is_hidden else self._parameter(key)
+            return (
+                Residual(FunctionCall("parameters", (Literal(name),))) if is_hidden else self._parameter(key)
+            )
 
         def variable(name: str) -> Value:
             return self._variable(name, variables, bindings)
@@ -196,9 +198,9 @@ class Deployment:
         return value
 
     def _default(self, name: str, document: Any) -> Value:  # noqa: ANN401 - any JSON value
-        with self._circle_guard("parameter", name):
+        with self._cycle_guard("parameter", name):
             try:
-                return Evaluator(self._bindings, Place.PARAMETER).tree(document)
+                return Evaluator(self._bindings, Section.PARAMETER).tree(document)
             except ExpressionError as exc:
                 line, column = end_of(self._declared_parameters[name], "defaultValue")
                 raise TemplateError(
@@ -220,9 +222,9 @@ class Deployment:
             )
         if key in known:
             return known[key]
-        with self._circle_guard("variable", key):
+        with self._cycle_guard("variable", key):
             # No resource can be asked in a variable, so that its value is the same whenever it is evaluated.
-            evaluator = Evaluator(replace(bindings, runtime=None), Place.VARIABLE)
+            evaluator = Evaluator(replace(bindings, runtime=None), Section.VARIABLE)
             try:
                 known[key] = evaluator.loop(loop) if loop else evaluator.tree(declared[key])
             except ExpressionError as exc:
@@ -232,8 +234,8 @@ class Deployment:
                 ) from exc
         return known[key]
 
-    def _circle_guard(self, noun: str, name: str) -> _CircleGuard:
-        return _CircleGuard(self._open, noun, name)
+    def _cycle_guard(self, noun: str, name: str) -> _CycleGuard:
+        return _CycleGuard(self._open, noun, name)
 
     def _expand(self) -> list[_Instance]:
         """Return every resource of the template, loops unrolled, conditions decided."""
@@ -244,7 +246,7 @@ class Deployment:
         return found
 
     def _turns(self, declaration: Declaration) -> Iterator[_Instance]:
-        evaluator = Evaluator(self._bindings, Place.IDENTITY)
+        evaluator = Evaluator(self._bindings, Section.IDENTITY)
         loop = declaration.document.get("copy")
         try:
             if loop is None:
@@ -284,7 +286,7 @@ class Deployment:
         group = evaluator.known(document.get("resourceGroup", self._scope.resource_group), "String")
         return f"/subscriptions/{subscription_id}/resourceGroups/{group}"
 
-    def _evaluator(self, instance: _Instance, bindings: Bindings, place: Place) -> Evaluator:
+    def _evaluator(self, instance: _Instance, bindings: Bindings, place: Section) -> Evaluator:
         evaluator = Evaluator(bindings, place)
         if instance.index is None:
             return evaluator
@@ -323,7 +325,7 @@ class Deployment:
 
     def _planned_resource(self, instance: _Instance, bindings: Bindings) -> PlannedResource:
         declaration = instance.declaration
-        evaluator = self._evaluator(instance, bindings, Place.BODY)
+        evaluator = self._evaluator(instance, bindings, Section.BODY)
         try:
             body = _body(evaluator, declaration)
             depends_on = [*self._explicit(instance), *self._implicit(declaration.body, evaluator)]
@@ -341,7 +343,7 @@ class Deployment:
 
     def _explicit(self, instance: _Instance) -> Iterator[str]:
         """Yield the ids that ``dependsOn`` names and the deployment puts; through existing ones to theirs."""
-        evaluator = self._evaluator(instance, self._bindings, Place.IDENTITY)
+        evaluator = self._evaluator(instance, self._bindings, Section.IDENTITY)
         for document in instance.declaration.document.get("dependsOn", []):
             name = evaluator.known(document, "String")
             found = self._named(name)
@@ -383,7 +385,7 @@ class Deployment:
         return {name: _shown(value) for name, _, value in self._outputs(self._bind(shows_secrets=False))}
 
     def _outputs(self, bindings: Bindings) -> Iterator[tuple[str, dict[str, Any], Value]]:
-        evaluator = Evaluator(bindings, Place.OUTPUT)
+        evaluator = Evaluator(bindings, Section.OUTPUT)
         declared_outputs: dict[str, dict[str, Any]] = self._template.get("outputs", {})
         for name, declared in declared_outputs.items():
             try:
@@ -404,9 +406,10 @@ class Deployment:
 
 def _body(evaluator: Evaluator, declaration: Declaration) -> dict[str, Value]:
     """Evaluate what is put for a resource; only some of its parts may ask other resources."""
-    names = replace(evaluator, place=Place.IDENTITY)
+    names = replace(evaluator, section=Section.IDENTITY)
     return {
-        key: (evaluator if key in _MAY_ASK else names).tree(value) for key, value in declaration.body.items()
+        key: (evaluator if key in _RUNTIME_MEMBERS else names).tree(value)
+        for key, value in declaration.body.items()
     }
 
 
@@ -416,7 +419,7 @@ def _turned(evaluator: Evaluator, loop: dict[str, Any]) -> list[Value]:
     return [evaluator.with_copy("", index).tree(loop.get("input")) for index in turns]
 
 
-class _CircleGuard:
+class _CycleGuard:
     """Refuses a parameter or a variable whose value needs its own value."""
 
     def __init__(self, names: list[str], noun: str, name: str) -> None:
@@ -455,17 +458,17 @@ class _as_azure_errors:  # noqa: N801 - reads as what it does, in a `with`
 def _check_expressions(template: dict[str, Any], declared: list[Declaration]) -> None:
     """Judge every expression, evaluated or not: its syntax, and that its functions exist."""
     for declaration in declared:
-        if (fault := _first_fault(_own(declaration))) is not None:
-            raise declaration.is_not_valid(str(fault))
+        if (error := _first_error(_own(declaration))) is not None:
+            raise declaration.is_not_valid(str(error))
     for section in ("parameters", "variables", "outputs"):
         for name, document in template.get(section, {}).items():
-            if (fault := _first_fault(document)) is not None:
+            if (error := _first_error(document)) is not None:
                 raise TemplateError(
-                    f"The template {section[:-1]} '{name}' is not valid: {fault}. {FUNCTIONS_HELP}",
+                    f"The template {section[:-1]} '{name}' is not valid: {error}. {FUNCTIONS_HELP}",
                     path=f"properties.template.{section}.{name}",
                 )
-    if (fault := _first_fault(template.get("functions", []))) is not None:
-        raise TemplateError(f"A function of the template is not valid: {fault}. {FUNCTIONS_HELP}")
+    if (error := _first_error(template.get("functions", []))) is not None:
+        raise TemplateError(f"A function of the template is not valid: {error}. {FUNCTIONS_HELP}")
 
 
 def _own(declaration: Declaration) -> dict[str, Any]:
@@ -473,7 +476,7 @@ def _own(declaration: Declaration) -> dict[str, Any]:
     return {key: value for key, value in declaration.document.items() if key != "resources"}
 
 
-def _first_fault(document: Any) -> ExpressionError | None:  # noqa: ANN401 - any JSON value
+def _first_error(document: Any) -> ExpressionError | None:  # noqa: ANN401 - any JSON value
     for expression in _expressions_in(document):
         try:
             for call in calls_in(parse(expression)):

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from localcloud.template.faults import ExpressionError, NeedsRuntime, TemplateError, function_error
+from localcloud.template.errors import ExpressionError, NeedsRuntime, TemplateError, function_error
 from localcloud.template.parser import is_expression, parse, plain_text
 from localcloud.template.registry import find_function
-from localcloud.template.syntax import Access, Call, Literal, node_of, text_of
+from localcloud.template.syntax import Access, FunctionCall, Literal, node_of, text_of
 from localcloud.template.values import Residual, Value, end_of, find_key, kind, position_of
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from localcloud.template.model import Runtime, Scope
     from localcloud.template.syntax import Node
 
-MOST_COPIES = 800
+MAX_COPIES = 800
 
 
-class Place(Enum):
+class Section(Enum):
     """Where an expression stands, which decides what it may call."""
 
     PARAMETER = "a parameter's default value"
@@ -73,18 +73,18 @@ class Bindings:
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
-    """Evaluates expressions in one place, with the loops and lambdas around it.
+    """Evaluates expressions in one section, with the loops and lambdas around it.
 
     Args:
         bindings: What names mean.
-        place: Where the expressions stand.
+        section: Where the expressions stand.
         copies: The index of each loop around, by the loop's name.
         innermost: The name of the innermost loop.
         lambdas: The variables of the lambdas around.
     """
 
     bindings: Bindings
-    place: Place
+    section: Section
     copies: Mapping[str, int] = field(default_factory=dict)
     innermost: str | None = None
     lambdas: Mapping[str, Value] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class Evaluator:
         """
         value = self.tree(document)
         if isinstance(value, Residual):
-            for call in (value.node,) if isinstance(value.node, Call) else ():
+            for call in (value.node,) if isinstance(value.node, FunctionCall) else ():
                 raise function_error(f"The template function '{call.name}' is not expected at this location.")
             raise function_error("A value that is only known at run time is not expected at this location.")
         found = kind(value)
@@ -148,7 +148,7 @@ class Evaluator:
                 return value
             case Access(target=target, key=key):
                 return access(self.evaluate(target), self.evaluate(key))
-            case Call():
+            case FunctionCall():
                 return self._call(node)
 
     def loop(self, loop: dict[str, Any]) -> list[Value]:
@@ -173,14 +173,14 @@ class Evaluator:
             TemplateError: That is not a number that Azure allows.
         """
         count = self.tree(loop.get("count"))
-        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MOST_COPIES:
+        if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MAX_COPIES:
             return count
         line, column = end_of(loop, "count") if isinstance(loop.get("count"), str) else position_of(loop)
         shown = f"[{text_of(count.node)}]" if isinstance(count, Residual) else count
         raise TemplateError(
             f"The template 'copy' definition at line '{line}' and column '{column}' has an invalid copy "
             f"count of: '{shown}'. The copy count must be a non-negative integer value and cannot exceed "
-            f"'{MOST_COPIES}'. Please see https://aka.ms/arm-resource-loops for usage details.",
+            f"'{MAX_COPIES}'. Please see https://aka.ms/arm-resource-loops for usage details.",
             line=line,
             column=column,
         )
@@ -188,10 +188,10 @@ class Evaluator:
     def freeze(self, node: Node) -> Node:
         """Put the indices of the loops into an expression that will be evaluated later, outside of them."""
         match node:
-            case Call(name=name) if name.lower() == "copyindex" and self.copies:
+            case FunctionCall(name=name) if name.lower() == "copyindex" and self.copies:
                 return node_of(self._call(node))
-            case Call(name=name, arguments=arguments):
-                return Call(name, tuple(map(self.freeze, arguments)))
+            case FunctionCall(name=name, arguments=arguments):
+                return FunctionCall(name, tuple(map(self.freeze, arguments)))
             case Access(target=target, key=key):
                 return Access(self.freeze(target), self.freeze(key))
         return node
@@ -206,7 +206,7 @@ class Evaluator:
             found[name] = self.tree(value)
         return found
 
-    def _call(self, call: Call) -> Value:
+    def _call(self, call: FunctionCall) -> Value:
         if "." in call.name:
             return self._call_user_function(call)
         found = find_function(call.name)
@@ -220,9 +220,9 @@ class Evaluator:
             found.signature.check_kinds(call.name, arguments)
             return found.call(self, arguments) if found.call else None
         except NeedsRuntime:
-            return Residual(Call(call.name, tuple(map(node_of, arguments))))
+            return Residual(FunctionCall(call.name, tuple(map(node_of, arguments))))
 
-    def _call_user_function(self, call: Call) -> Value:
+    def _call_user_function(self, call: FunctionCall) -> Value:
         found = self.bindings.user_functions.get(call.name.lower())
         if found is None:
             raise function_error(f"The template function '{call.name}' is not valid.")
@@ -233,7 +233,7 @@ class Evaluator:
             )
         given = dict(zip(found.parameters, map(self.evaluate, call.arguments), strict=True))
         inside = replace(self.bindings, parameter=given.__getitem__, runtime=None)
-        return Evaluator(inside, Place.FUNCTION).tree(found.output)
+        return Evaluator(inside, Section.FUNCTION).tree(found.output)
 
 
 def access(target: Value, key: Value) -> Value:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from localcloud.errors import AzureError, not_emulated
-from localcloud.template.faults import NeedsRuntime, TemplateError
+from localcloud.template.errors import NeedsRuntime, TemplateError
 from localcloud.template.syntax import node_of, text_of
 from localcloud.template.values import Residual, Value, is_equal, kind, position_of, utf16_length
 
@@ -132,15 +132,15 @@ class Types:
             given = value if isinstance(value, str) else f"[{text_of(node_of(value))}]"
             shown = ",".join(map(str, allowed))
             raise _invalid(noun, path, f"The value '{given}' is not part of the allowed value(s): '{shown}'.")
-        fault = None
+        error = None
         if isinstance(value, int) and not isinstance(value, bool):
-            fault = _range_fault("Value", value, declared.get("minValue"), declared.get("maxValue"))
+            error = _range_error("Value", value, declared.get("minValue"), declared.get("maxValue"))
         if isinstance(value, str | list):
             size = utf16_length(value) if isinstance(value, str) else len(value)
             limits = declared.get("minLength"), declared.get("maxLength")
-            fault = _range_fault("Length of the value", size, *limits)
-        if fault is not None:
-            raise _invalid(noun, path, f"{fault} {_LIMITS_HELP}")
+            error = _range_error("Length of the value", size, *limits)
+        if error is not None:
+            raise _invalid(noun, path, f"{error} {_LIMITS_HELP}")
 
     def _check_items(self, noun: str, path: str, declared: dict[str, Any], values: list[Value]) -> None:
         first = declared.get("prefixItems", [])
@@ -250,7 +250,7 @@ def _is_allowed(value: Value, allowed: list[Any]) -> bool:
         return True
 
 
-def _range_fault(what: str, size: int, least: int | None, most: int | None) -> str | None:
+def _range_error(what: str, size: int, least: int | None, most: int | None) -> str | None:
     if least is not None and size < least:
         return f"{what} should be greater than or equal to '{least}'."
     if most is not None and size > most:

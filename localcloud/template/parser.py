@@ -14,8 +14,8 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from localcloud.template.faults import ExpressionError
-from localcloud.template.syntax import Access, Call, Literal
+from localcloud.template.errors import ExpressionError
+from localcloud.template.syntax import Access, FunctionCall, Literal
 
 if TYPE_CHECKING:
     from localcloud.template.syntax import Node
@@ -83,7 +83,7 @@ class _Parser:
         if self.accept("."):  # a namespace: `ns.function(...)`
             name += "." + self.name()
         self.expect("(")
-        return Call(name, self.arguments())
+        return FunctionCall(name, self.arguments())
 
     def accesses(self, node: Node) -> Node:
         while True:

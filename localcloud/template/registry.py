@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeAlias
 
-from localcloud.template.faults import ExpressionError, function_error
+from localcloud.template.errors import ExpressionError, function_error
 from localcloud.template.values import Value, kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from localcloud.template.evaluator import Evaluator
-    from localcloud.template.syntax import Call
+    from localcloud.template.syntax import FunctionCall
 
 Kinds: TypeAlias = tuple[str, ...]
 P = ParamSpec("P")
@@ -78,7 +78,7 @@ class Function:
     name: str
     signature: Signature
     call: Callable[[Evaluator, tuple[Value, ...]], Value] | None = None
-    lazy: Callable[[Evaluator, Call], Value] | None = None
+    lazy: Callable[[Evaluator, FunctionCall], Value] | None = None
 
 
 FUNCTIONS: dict[str, Function] = {}
@@ -125,11 +125,13 @@ def scoped(
 
 def lazy(
     name: str, *required: Kinds, optional: tuple[Kinds, ...] = (), rest: Kinds | None = None
-) -> Callable[[Callable[[Evaluator, Call], Value]], Callable[[Evaluator, Call], Value]]:
+) -> Callable[[Callable[[Evaluator, FunctionCall], Value]], Callable[[Evaluator, FunctionCall], Value]]:
     """Declare a function that evaluates its own arguments, or not."""
     signature = Signature(required, optional, rest)
 
-    def declare(body: Callable[[Evaluator, Call], Value]) -> Callable[[Evaluator, Call], Value]:
+    def declare(
+        body: Callable[[Evaluator, FunctionCall], Value],
+    ) -> Callable[[Evaluator, FunctionCall], Value]:
         FUNCTIONS[name.lower()] = Function(name, signature, lazy=body)
         return body
 

@@ -22,7 +22,7 @@ class Literal:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class FunctionCall:
     """A function with its arguments. A function of the template has its namespace in its `name`."""
 
     name: str
@@ -37,7 +37,7 @@ class Access:
     key: Node
 
 
-Node: TypeAlias = "Literal | Call | Access"
+Node: TypeAlias = "Literal | FunctionCall | Access"
 
 
 def text_of(node: Node) -> str:
@@ -47,7 +47,7 @@ def text_of(node: Node) -> str:
             return "'" + text.replace("'", "''") + "'"
         case Literal(value=number):
             return str(number)
-        case Call(name=name, arguments=arguments):
+        case FunctionCall(name=name, arguments=arguments):
             return f"{name}({', '.join(map(text_of, arguments))})"
         case Access(target=target, key=Literal(value=str() as name)) if _IDENTIFIER.match(name):
             return f"{text_of(target)}.{name}"
@@ -61,24 +61,26 @@ def node_of(value: Value) -> Node:  # noqa: PLR0911 - one return a kind
         case Residual(node=node):
             return node
         case None:
-            return Call("null", ())
+            return FunctionCall("null", ())
         case bool():
-            return Call("true" if value else "false", ())
+            return FunctionCall("true" if value else "false", ())
         case int() | str():
             return Literal(value)
         case float():
-            return Call("json", (Literal(repr(value)),))
+            return FunctionCall("json", (Literal(repr(value)),))
         case list():
-            return Call("createArray", tuple(map(node_of, value)))
+            return FunctionCall("createArray", tuple(map(node_of, value)))
         case dict():
-            return Call("createObject", tuple(node_of(part) for pair in value.items() for part in pair))
+            return FunctionCall(
+                "createObject", tuple(node_of(part) for pair in value.items() for part in pair)
+            )
     raise TypeError(type(value).__name__)
 
 
-def calls_in(node: Node) -> Iterator[Call]:
+def calls_in(node: Node) -> Iterator[FunctionCall]:
     """Yield every call of an expression, outermost first."""
     match node:
-        case Call(arguments=arguments):
+        case FunctionCall(arguments=arguments):
             yield node
             for argument in arguments:
                 yield from calls_in(argument)

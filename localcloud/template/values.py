@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from localcloud.template.faults import NeedsRuntime
+from localcloud.template.errors import NeedsRuntime
 
 if TYPE_CHECKING:
     from localcloud.template.syntax import Node

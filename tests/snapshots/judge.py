@@ -126,7 +126,7 @@ def expressions_template(expressions: dict[str, str], context: dict[str, Any]) -
     )
 
 
-def fault_template(fragment: dict[str, Any]) -> str:
+def invalid_template(fragment: dict[str, Any]) -> str:
     """Return a whole template around the part of it that is wrong."""
     return json.dumps({"$schema": SCHEMA, "contentVersion": "1.0.0.0", "languageVersion": "2.0", **fragment})
 
@@ -163,11 +163,11 @@ def judged_expressions(judge: Judge) -> dict[str, Any]:
     }
 
 
-def judged_faults(judge: Judge) -> dict[str, Any]:
+def judged_errors(judge: Judge) -> dict[str, Any]:
     """Return the table of wrong templates with today's refusals."""
     return {
-        name: {**case, "message": refusal(judge, fault_template(case["template"]), {})}
-        for name, case in read(LANGUAGE / "faults.json").items()
+        name: {**case, "message": refusal(judge, invalid_template(case["template"]), {})}
+        for name, case in read(LANGUAGE / "errors.json").items()
     }
 
 
@@ -184,7 +184,7 @@ def main() -> None:
                 snapshot = judge.snapshot(template.read_text(encoding="utf-8"), parameters)
                 write(folder / f"{name}.snapshot.json", snapshot)
         write(LANGUAGE / "expressions.json", judged_expressions(judge))
-        write(LANGUAGE / "faults.json", judged_faults(judge))
+        write(LANGUAGE / "errors.json", judged_errors(judge))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from localcloud.template.errors import ExpressionError, function_error
 from localcloud.template.evaluator import access
-from localcloud.template.faults import ExpressionError, function_error
 from localcloud.template.registry import ANY, ARRAY, INTEGER, OBJECT, function, kind_error, lazy, ordinal
-from localcloud.template.syntax import Call, node_of
+from localcloud.template.syntax import FunctionCall, node_of
 from localcloud.template.values import (
     Residual,
     Value,
@@ -23,17 +23,17 @@ from localcloud.template.values import (
 if TYPE_CHECKING:
     from localcloud.template.evaluator import Evaluator
 
-_MOST_IN_RANGE = 10_000
+_MAX_RANGE_COUNT = 10_000
 
 
 @lazy("createArray", rest=ANY)
-def create_array(evaluator: Evaluator, call: Call) -> Value:
+def create_array(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Return an array of the arguments, of which some may not be known yet."""
     return [evaluator.evaluate(argument) for argument in call.arguments]
 
 
 @lazy("createObject", rest=ANY)
-def create_object(evaluator: Evaluator, call: Call) -> Value:
+def create_object(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Return an object of keys and values in turn; values may not be known yet, keys must."""
     if len(call.arguments) % 2:
         raise function_error(
@@ -42,7 +42,7 @@ def create_object(evaluator: Evaluator, call: Call) -> Value:
         )
     values = [evaluator.evaluate(argument) for argument in call.arguments]
     if any(isinstance(key, Residual) for key in values[::2]):
-        return Residual(Call(call.name, tuple(map(node_of, values))))
+        return Residual(FunctionCall(call.name, tuple(map(node_of, values))))
     wrong = [
         (index, kind(key)) for index, key in enumerate(values) if index % 2 == 0 and kind(key) != "String"
     ]
@@ -57,11 +57,11 @@ def create_object(evaluator: Evaluator, call: Call) -> Value:
 
 
 @lazy("array", ANY)
-def array(evaluator: Evaluator, call: Call) -> Value:
+def array(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Return an array as it is, anything else as an array of one."""
     value = evaluator.evaluate(call.arguments[0])
     if isinstance(value, Residual):
-        return Residual(Call(call.name, (value.node,)))
+        return Residual(FunctionCall(call.name, (value.node,)))
     return value if isinstance(value, list) else [value]
 
 
@@ -159,7 +159,7 @@ def skip(value: str | list[Value], count: int) -> Value:
 @function("range", INTEGER, INTEGER)
 def range_(start: int, count: int) -> list[int]:
     """Return so many whole numbers from `start` on."""
-    if not 0 <= count <= _MOST_IN_RANGE or start + count > 2**31 - 1:
+    if not 0 <= count <= _MAX_RANGE_COUNT or start + count > 2**31 - 1:
         raise ExpressionError(
             "The template language function 'range' parameters are out of range: 'count' must be a positive "
             "integer no larger than 1000 and the sum of 'start index' and 'count' must be no larger than "

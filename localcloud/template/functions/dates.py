@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from localcloud.errors import not_emulated
 from localcloud.template.dotnet import format_time
-from localcloud.template.evaluator import Place
-from localcloud.template.faults import ExpressionError, misplaced
+from localcloud.template.errors import ExpressionError, misplaced
+from localcloud.template.evaluator import Section
 from localcloud.template.registry import INTEGER, STRING, function, scoped
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def new_guid(evaluator: Evaluator) -> str:
 
 
 def _now(evaluator: Evaluator, name: str) -> datetime:
-    if evaluator.place is not Place.PARAMETER:
+    if evaluator.section is not Section.PARAMETER:
         raise misplaced(name, _ONLY_DEFAULTS)
     if evaluator.scope.now is None:
         raise not_emulated(f"the template function '{name}' without a clock")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from localcloud.errors import AzureError
-from localcloud.template.faults import ExpressionError, function_error
+from localcloud.template.errors import ExpressionError, function_error
 from localcloud.template.jsonc import load_json
 from localcloud.template.registry import OBJECT, STRING, function
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cmp_to_key
 from typing import TYPE_CHECKING
 
-from localcloud.template.faults import NeedsRuntime, function_error
+from localcloud.template.errors import NeedsRuntime, function_error
 from localcloud.template.registry import ANY, ARRAY, BOOLEAN, OBJECT, STRING, Kinds, kind_error, lazy, ordinal
-from localcloud.template.syntax import Call, Literal, Node, node_of
+from localcloud.template.syntax import FunctionCall, Literal, Node, node_of
 from localcloud.template.values import Residual, Value, find_key, kind
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ class Lambda:
 
 
 @lazy("lambda", rest=ANY)
-def lambda_(_evaluator: Evaluator, call: Call) -> Value:
+def lambda_(_evaluator: Evaluator, call: FunctionCall) -> Value:
     """Refuse a lambda that is not the argument of a function that takes one."""
     raise function_error(f"The template function '{call.name}' is not valid.")
 
 
 @lazy("lambdaVariables", STRING)
-def lambda_variables(evaluator: Evaluator, call: Call) -> Value:
+def lambda_variables(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Return a variable of a lambda around."""
     name = evaluator.evaluate(call.arguments[0])
     if name not in evaluator.lambdas:
@@ -64,7 +64,7 @@ def lambda_variables(evaluator: Evaluator, call: Call) -> Value:
 
 
 @lazy("map", ARRAY, ANY)
-def map_(evaluator: Evaluator, call: Call) -> Value:
+def map_(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Return what a lambda makes of each element."""
 
     def run(items: list[Value], convert: Lambda) -> Value:
@@ -74,7 +74,7 @@ def map_(evaluator: Evaluator, call: Call) -> Value:
 
 
 @lazy("filter", ARRAY, ANY)
-def filter_(evaluator: Evaluator, call: Call) -> Value:
+def filter_(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Return the elements of which a lambda says true."""
 
     def run(items: list[Value], is_wanted: Lambda) -> Value:
@@ -84,7 +84,7 @@ def filter_(evaluator: Evaluator, call: Call) -> Value:
 
 
 @lazy("sort", ARRAY, ANY)
-def sort(evaluator: Evaluator, call: Call) -> Value:
+def sort(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Sort by a lambda that says whether the first of two comes first; equals keep their order."""
 
     def run(items: list[Value], is_before: Lambda) -> Value:
@@ -99,7 +99,7 @@ def sort(evaluator: Evaluator, call: Call) -> Value:
 
 
 @lazy("reduce", ARRAY, ANY, ANY)
-def reduce(evaluator: Evaluator, call: Call) -> Value:
+def reduce(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Fold an array into one value, from a first one."""
 
     def run(items: list[Value], first: Value, combine: Lambda) -> Value:
@@ -111,7 +111,7 @@ def reduce(evaluator: Evaluator, call: Call) -> Value:
 
 
 @lazy("toObject", ARRAY, ANY, optional=(ANY,))
-def to_object(evaluator: Evaluator, call: Call) -> Value:
+def to_object(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Make an object of an array, by a lambda for the keys, and one for the values if there is one."""
 
     def run(
@@ -133,7 +133,7 @@ def to_object(evaluator: Evaluator, call: Call) -> Value:
 
 
 @lazy("groupBy", ARRAY, ANY, optional=(ANY,))
-def group_by(evaluator: Evaluator, call: Call) -> Value:
+def group_by(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Put the elements into arrays by what a lambda says of each."""
 
     def run(
@@ -149,7 +149,7 @@ def group_by(evaluator: Evaluator, call: Call) -> Value:
 
 
 @lazy("mapValues", OBJECT, ANY)
-def map_values(evaluator: Evaluator, call: Call) -> Value:
+def map_values(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Return an object with the same keys and what a lambda makes of each value."""
 
     def run(document: dict[str, Value], convert: Lambda) -> Value:
@@ -158,7 +158,7 @@ def map_values(evaluator: Evaluator, call: Call) -> Value:
     return _over(evaluator, call, OBJECT, run)
 
 
-def _over(evaluator: Evaluator, call: Call, wanted: Kinds, run: Callable[..., Value]) -> Value:
+def _over(evaluator: Evaluator, call: FunctionCall, wanted: Kinds, run: Callable[..., Value]) -> Value:
     """Run a call with its collection and its lambdas; leave it if something is not known yet."""
     collection = evaluator.evaluate(call.arguments[0])
     if isinstance(collection, Residual):
@@ -173,14 +173,16 @@ def _over(evaluator: Evaluator, call: Call, wanted: Kinds, run: Callable[..., Va
         return _later(evaluator, call, collection)
 
 
-def _later(evaluator: Evaluator, call: Call, collection: Value) -> Residual:
-    return Residual(Call(call.name, (node_of(collection), *map(evaluator.freeze, call.arguments[1:]))))
+def _later(evaluator: Evaluator, call: FunctionCall, collection: Value) -> Residual:
+    return Residual(
+        FunctionCall(call.name, (node_of(collection), *map(evaluator.freeze, call.arguments[1:])))
+    )
 
 
-def _argument(evaluator: Evaluator, call: Call, index: int) -> Value:
+def _argument(evaluator: Evaluator, call: FunctionCall, index: int) -> Value:
     """Return a lambda, or the value of an argument that is none."""
     node = call.arguments[index]
-    if not isinstance(node, Call) or node.name.lower() != "lambda":
+    if not isinstance(node, FunctionCall) or node.name.lower() != "lambda":
         if call.name.lower() == "reduce" and index == 1:
             return evaluator.evaluate(node)
         raise function_error(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from localcloud.template.faults import ExpressionError
+from localcloud.template.errors import ExpressionError
 from localcloud.template.registry import ANY, BOOLEAN, function, kind_error, lazy
-from localcloud.template.syntax import Call, node_of
+from localcloud.template.syntax import FunctionCall, node_of
 from localcloud.template.values import Residual, Value, is_equal, kind
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @lazy("if", BOOLEAN, ANY, ANY)
-def if_(evaluator: Evaluator, call: Call) -> Value:
+def if_(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Evaluate the branch that the condition chooses, and not the other."""
     condition = evaluator.evaluate(call.arguments[0])
     if isinstance(condition, Residual):
@@ -35,19 +35,19 @@ def if_(evaluator: Evaluator, call: Call) -> Value:
 
 
 @lazy("and", BOOLEAN, BOOLEAN, rest=BOOLEAN)
-def and_(evaluator: Evaluator, call: Call) -> Value:
+def and_(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Say whether all arguments are true; the first that is not ends the evaluation."""
     return _until(evaluator, call, decisive=False)
 
 
 @lazy("or", BOOLEAN, BOOLEAN, rest=BOOLEAN)
-def or_(evaluator: Evaluator, call: Call) -> Value:
+def or_(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Say whether an argument is true; the first that is ends the evaluation."""
     return _until(evaluator, call, decisive=True)
 
 
 @lazy("coalesce", rest=ANY)
-def coalesce(evaluator: Evaluator, call: Call) -> Value:
+def coalesce(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Return the first argument that is not null."""
     seen: list[Value] = []
     for argument in call.arguments:
@@ -133,7 +133,7 @@ def fail(message: str) -> Value:
     raise ExpressionError(message)
 
 
-def _until(evaluator: Evaluator, call: Call, *, decisive: bool) -> Value:
+def _until(evaluator: Evaluator, call: FunctionCall, *, decisive: bool) -> Value:
     seen: list[Value] = []
     for index, argument in enumerate(call.arguments):
         value = evaluator.evaluate(argument)
@@ -147,10 +147,10 @@ def _until(evaluator: Evaluator, call: Call, *, decisive: bool) -> Value:
     return not decisive
 
 
-def _undecided(evaluator: Evaluator, call: Call, seen: Sequence[Value]) -> Residual:
+def _undecided(evaluator: Evaluator, call: FunctionCall, seen: Sequence[Value]) -> Residual:
     """Return the call with what was evaluated, the last of it unknown, and the rest as it was written."""
     rest = map(evaluator.freeze, call.arguments[len(seen) :])
-    return Residual(Call(call.name, (*map(node_of, seen), *rest)))
+    return Residual(FunctionCall(call.name, (*map(node_of, seen), *rest)))
 
 
 def _compare(name: str, left: Value, right: Value, judge: Callable[[int], bool]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING
 
-from localcloud.template.faults import ExpressionError
+from localcloud.template.errors import ExpressionError
 from localcloud.template.registry import INTEGER, STRING, function
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from itertools import chain
 
-from localcloud.template.faults import ExpressionError, function_error
+from localcloud.template.errors import ExpressionError, function_error
 from localcloud.template.registry import ANY, INTEGER, function
 from localcloud.template.values import Value, kind
 
-_LEAST, _MOST = -(2**63), 2**63 - 1
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 
 
 @function("add", INTEGER, INTEGER)
@@ -84,7 +84,7 @@ def float_(value: str | float) -> float:
 
 
 def _in_range(name: str, left: int, right: int, result: int) -> int:
-    if _LEAST <= result <= _MOST:
+    if _MIN_INTEGER <= result <= _MAX_INTEGER:
         return result
     raise function_error(
         f"The template language function '{name}' overflowed with the operants '{left}' and '{right}'."

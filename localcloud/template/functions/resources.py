@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from localcloud.errors import not_emulated
-from localcloud.template.evaluator import Place
-from localcloud.template.faults import ExpressionError, function_error, misplaced
+from localcloud.template.errors import ExpressionError, function_error, misplaced
+from localcloud.template.evaluator import Section
 from localcloud.template.registry import (
     ANY,
     INTEGER,
@@ -20,7 +20,7 @@ from localcloud.template.registry import (
     scoped,
 )
 from localcloud.template.registry import FUNCTIONS as TABLE
-from localcloud.template.syntax import Access, Call, Literal, node_of
+from localcloud.template.syntax import Access, FunctionCall, Literal, node_of
 from localcloud.template.values import Residual, Value, kind
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def parameters(evaluator: Evaluator, name: str) -> Value:
 @scoped("variables", STRING)
 def variables(evaluator: Evaluator, name: str) -> Value:
     """Return a variable's value."""
-    if evaluator.place is Place.FUNCTION:
+    if evaluator.section is Section.FUNCTION:
         raise misplaced("variables")
     return evaluator.bindings.variable(name)
 
@@ -113,13 +113,13 @@ def deployment(evaluator: Evaluator) -> Value:
 
 
 @lazy("environment")
-def environment(evaluator: Evaluator, call: Call) -> Value:
+def environment(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Leave the facts of the cloud to the time when the deployment runs."""
     return _later(evaluator, call, "environment")
 
 
 @lazy("deployer")
-def deployer(evaluator: Evaluator, call: Call) -> Value:
+def deployer(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Leave the person who deploys to the time when the deployment runs."""
     return _later(evaluator, call, "deployer")
 
@@ -165,15 +165,15 @@ def management_group_resource_id(group: str, resource_type: str, *names: str) ->
 
 
 @lazy("reference", STRING, optional=(STRING, STRING))
-def reference(evaluator: Evaluator, call: Call) -> Value:
+def reference(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Return a resource's properties, or the whole of it with `Full`."""
-    _require_runtime_place(evaluator, call.name)
+    _require_runtime_section(evaluator, call.name)
     values = tuple(map(evaluator.evaluate, call.arguments))
     for index, value in enumerate(values):
         if not isinstance(value, str | Residual):
             raise kind_error(call.name, kind(value), STRING, index)
     if any(isinstance(value, Residual) for value in values):
-        return Residual(Call(call.name, tuple(map(node_of, values))))
+        return Residual(FunctionCall(call.name, tuple(map(node_of, values))))
     target = _target(evaluator, call.name, values[0])
     api_version = values[1] if len(values) > 1 else (target.api_version if target else None)
     full = values[2:]
@@ -182,18 +182,20 @@ def reference(evaluator: Evaluator, call: Call) -> Value:
         is_full = bool(full) and full[0].lower() == "full"
         return evaluator.bindings.runtime.reference(address, api_version, is_full)
     return Residual(
-        Call(call.name, tuple(map(Literal, (address, *([api_version] if api_version else []), *full))))
+        FunctionCall(
+            call.name, tuple(map(Literal, (address, *([api_version] if api_version else []), *full)))
+        )
     )
 
 
 @lazy("references", STRING, optional=(STRING,))
-def references(evaluator: Evaluator, call: Call) -> Value:
+def references(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Return the properties of every resource of a loop, or the whole of them with `Full`."""
-    _require_runtime_place(evaluator, call.name)
+    _require_runtime_section(evaluator, call.name)
     values = tuple(map(evaluator.evaluate, call.arguments))
     runtime = evaluator.bindings.runtime
     if runtime is None or any(isinstance(value, Residual) for value in values):
-        return Residual(Call(call.name, tuple(map(node_of, values))))
+        return Residual(FunctionCall(call.name, tuple(map(node_of, values))))
     targets = evaluator.bindings.targets(values[0])
     if targets is None:
         raise _not_found(call.name, values[0])
@@ -202,7 +204,7 @@ def references(evaluator: Evaluator, call: Call) -> Value:
 
 
 @lazy("resourceInfo", STRING)
-def resource_info(evaluator: Evaluator, call: Call) -> Value:
+def resource_info(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Return the id and the name of a resource of this template."""
     name = evaluator.evaluate(call.arguments[0])
     target = evaluator.bindings.target(name)
@@ -211,12 +213,12 @@ def resource_info(evaluator: Evaluator, call: Call) -> Value:
     return {"id": target.id}
 
 
-def list_function(evaluator: Evaluator, call: Call) -> Value:
+def list_function(evaluator: Evaluator, call: FunctionCall) -> Value:
     """Return the answer of a list action of a resource: its name or id, the api-version."""
-    _require_runtime_place(evaluator, call.name)
+    _require_runtime_section(evaluator, call.name)
     values = tuple(map(evaluator.evaluate, call.arguments))
     if any(isinstance(value, Residual) for value in values):
-        return Residual(Call(call.name, tuple(map(node_of, values))))
+        return Residual(FunctionCall(call.name, tuple(map(node_of, values))))
     for index, value in enumerate(values[:2]):
         if not isinstance(value, str):
             raise kind_error(call.name, kind(value), STRING, index)
@@ -224,7 +226,7 @@ def list_function(evaluator: Evaluator, call: Call) -> Value:
     address = target.id if target else values[0]
     runtime = evaluator.bindings.runtime
     if runtime is None:
-        return Residual(Call(call.name, (Literal(address), *map(node_of, values[1:]))))
+        return Residual(FunctionCall(call.name, (Literal(address), *map(node_of, values[1:]))))
     if len(values) > 2:  # noqa: PLR2004 - the third argument is the action's body
         raise not_emulated(f"the template function '{call.name}' with a body")
     return runtime.list(call.name, address, values[1])
@@ -241,17 +243,17 @@ for _name in LIST_FUNCTIONS:
 
 
 def _unknown(function_name: str, *names: str) -> dict[str, Value]:
-    return {name: Residual(Access(Call(function_name, ()), Literal(name))) for name in names}
+    return {name: Residual(Access(FunctionCall(function_name, ()), Literal(name))) for name in names}
 
 
-def _later(evaluator: Evaluator, call: Call, name: str) -> Residual:
+def _later(evaluator: Evaluator, call: FunctionCall, name: str) -> Residual:
     if evaluator.bindings.runtime is not None:
         raise not_emulated(f"the template function '{name}'")
     return Residual(call)
 
 
-def _require_runtime_place(evaluator: Evaluator, name: str) -> None:
-    if evaluator.place not in (Place.BODY, Place.OUTPUT):
+def _require_runtime_section(evaluator: Evaluator, name: str) -> None:
+    if evaluator.section not in (Section.BODY, Section.OUTPUT):
         raise misplaced(name)
 
 

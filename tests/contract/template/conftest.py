@@ -78,9 +78,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             for name, case in JUDGING.cases(folder).items()
         ]
         metafunc.parametrize("snapshot_case", found)
-    if "fault" in metafunc.fixturenames:
-        table = JUDGING.read(JUDGING.LANGUAGE / "faults.json")
-        metafunc.parametrize("fault", table.values(), ids=table)
+    if "error" in metafunc.fixturenames:
+        table = JUDGING.read(JUDGING.LANGUAGE / "errors.json")
+        metafunc.parametrize("error", table.values(), ids=table)
     if "refused" in metafunc.fixturenames:
         table = JUDGING.read(JUDGING.LANGUAGE / "expressions.json")["refusals"]
         metafunc.parametrize("refused", table.items(), ids=table)

@@ -52,7 +52,7 @@ def fragment(judging: ModuleType, deploy: Callable[..., Deployment]) -> Callable
             "resources": {"a": account("a", properties=properties), "b": account("b", properties={})},
             **more,
         }
-        return deploy(judging.fault_template(document), **(values or {}))
+        return deploy(judging.invalid_template(document), **(values or {}))
 
     return make
 
@@ -142,7 +142,7 @@ def test_what_existing_resources_depend_on_comes_first(
         "never": account("never", condition=False),
         "early": account("early", dependsOn=["never"]),
     }
-    deployment = deploy(judging.fault_template({"resources": resources}))
+    deployment = deploy(judging.invalid_template({"resources": resources}))
     assert [each.symbolic_name for each in deployment.plan()] == ["early", "late"]
 
 
@@ -183,7 +183,7 @@ def test_facts_that_the_local_cloud_lacks_are_refused(fragment: Callable[..., De
 
 
 def test_clock_and_guid_are_the_deployments_own(judging: ModuleType, scope: Scope) -> None:
-    template = judging.fault_template(
+    template = judging.invalid_template(
         {
             "parameters": {
                 "now": {"type": "string", "defaultValue": "[utcNow()]"},

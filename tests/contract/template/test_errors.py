@@ -23,17 +23,17 @@ def account(name: str, **more: Any) -> dict[str, Any]:
 
 
 def test_azures_message(
-    fault: dict[str, Any], judging: ModuleType, deploy: Callable[..., Deployment]
+    error: dict[str, Any], judging: ModuleType, deploy: Callable[..., Deployment]
 ) -> None:
     with pytest.raises(AzureError) as caught:
-        deploy(judging.fault_template(fault["template"]))
+        deploy(judging.invalid_template(error["template"]))
     assert (caught.value.status, caught.value.code) == (400, "InvalidTemplate")
-    assert caught.value.message == f"Deployment template validation failed: '{fault['message']}'."
+    assert caught.value.message == f"Deployment template validation failed: '{error['message']}'."
 
 
 @pytest.mark.bicep
 def test_table_is_what_bicep_says_today(judging: ModuleType, judge: Any) -> None:
-    assert judging.judged_faults(judge) == judging.read(judging.LANGUAGE / "faults.json")
+    assert judging.judged_errors(judge) == judging.read(judging.LANGUAGE / "errors.json")
 
 
 # What Azure judges before or after its evaluator runs, so that a snapshot does not show it.
@@ -139,7 +139,7 @@ def test_what_snapshots_do_not_judge(
 ) -> None:
     fragment, values, message = case
     with pytest.raises(AzureError) as caught:
-        deploy(judging.fault_template({"resources": {}, **fragment}), **values)
+        deploy(judging.invalid_template({"resources": {}, **fragment}), **values)
     assert caught.value.message == f"Deployment template validation failed: '{message}'."
 
 
@@ -183,7 +183,7 @@ def test_a_construct_that_is_not_known_is_never_passed_through(
     fragment: dict[str, Any], what: str, judging: ModuleType, deploy: Callable[..., Deployment]
 ) -> None:
     with pytest.raises(AzureError) as caught:
-        deploy(judging.fault_template({"resources": {}, **fragment}))
+        deploy(judging.invalid_template({"resources": {}, **fragment}))
     assert (caught.value.status, caught.value.message) == (501, f"The local cloud does not emulate {what}.")
 
 
@@ -197,11 +197,11 @@ def test_an_unknown_function_is_named_even_where_nobody_calls_it(
     with pytest.raises(
         AzureError, match=r"The template output 'o' is not valid: The template function 'nope' is not"
     ):
-        deploy(judging.fault_template(fragment))
+        deploy(judging.invalid_template(fragment))
 
 
 def test_a_key_vault_reference_is_refused(judging: ModuleType, scope: Scope) -> None:
-    template = judging.fault_template({"parameters": {"p": {"type": "string"}}, "resources": {}})
+    template = judging.invalid_template({"parameters": {"p": {"type": "string"}}, "resources": {}})
     with pytest.raises(AzureError, match="does not emulate a parameter that refers to a key vault"):
         Deployment(load_template(template), {"p": {"reference": {"keyVault": {}}}}, scope)
 
@@ -210,7 +210,7 @@ def test_an_unknown_member_of_the_template(judging: ModuleType, deploy: Callable
     with pytest.raises(
         AzureError, match="Could not find member 'resourcs' on object of type 'Template'"
     ) as caught:
-        deploy(judging.fault_template({"resourcs": {}}))
+        deploy(judging.invalid_template({"resourcs": {}}))
     assert caught.value.code == "InvalidRequestContent"
 
 
