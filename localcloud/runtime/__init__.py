@@ -12,7 +12,7 @@ It knows nothing of Azure's resources or of HTTP but for the ingress, and import
 """
 
 from localcloud.runtime.host import ContainerHost
-from localcloud.runtime.orphans import kill_leftovers
+from localcloud.runtime.orphans import kill_orphans
 from localcloud.runtime.spec import (
     BackOff,
     ConsoleRecord,
@@ -38,5 +38,5 @@ __all__ = [
     "RevisionSpec",
     "RevisionState",
     "SystemRecord",
-    "kill_leftovers",
+    "kill_orphans",
 ]

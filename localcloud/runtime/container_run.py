@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 _CHUNK_BYTES = 64 * 1024
 
 
-class Life:
+class ContainerRun:
     """Hold a running container: its first process, all others, and the pipe that its output comes through.
 
     Use `begin` to make one, and `end` to be sure that nothing is left of it.
@@ -24,7 +24,7 @@ class Life:
     def __init__(
         self,
         process: processes.Process,
-        tree: processes.Tree,
+        tree: processes.ProcessTree,
         output: asyncio.ReadTransport,
         pump: asyncio.Task[None],
         limits: Limits,
@@ -40,10 +40,10 @@ class Life:
     async def begin(
         cls,
         launch: processes.Launch,
-        tree: processes.Tree,
+        tree: processes.ProcessTree,
         log: Log[ConsoleRecord],
         limits: Limits,
-    ) -> Life:
+    ) -> ContainerRun:
         """Start the container's first process; what it and its children write goes to the log.
 
         Raises:

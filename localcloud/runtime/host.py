@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from localcloud.runtime.ingress import Backend, Ingress, new_session
 from localcloud.runtime.logs import Log, console_log, now, system_log
 from localcloud.runtime.mounts import Mounts
-from localcloud.runtime.orphans import kill_leftovers
-from localcloud.runtime.replica import CONSOLE, Surroundings
+from localcloud.runtime.orphans import kill_orphans
+from localcloud.runtime.replica import CONSOLE, ReplicaContext
 from localcloud.runtime.revision import Revision
 from localcloud.runtime.sockets import free_port
 from localcloud.runtime.spec import (
@@ -252,7 +252,7 @@ class ContainerHost:
         async def announce(reason: str, message: str) -> None:
             await self._announce(spec, reason, message)
 
-        around = Surroundings(
+        context = ReplicaContext(
             directory=self._replicas_of(app.name),
             session=self._open_session(),
             mounts=self._mounts,
@@ -260,7 +260,7 @@ class ContainerHost:
             emit=emit,
             ports=self._ports,
         )
-        return Revision(spec, around, announce)
+        return Revision(spec, context, announce)
 
     async def _announce(self, spec: RevisionSpec, reason: str, message: str) -> None:
         await self.emit(spec.app, spec.revision, reason, message)
@@ -305,7 +305,7 @@ class ContainerHost:
 
     def _recover(self) -> tuple[str, ...]:
         self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        left = kill_leftovers(self._state, self._limits.kill_s)
+        left = kill_orphans(self._state, self._limits.kill_s)
         self._mounts.sweep()
         return left
 

@@ -111,7 +111,7 @@ class Ingress:
         self._backends = backends
         self._session = session
         self._limits = limits
-        self._turn = 0
+        self._next_index = 0
         self._runner: web.ServerRunner | None = None
 
     async def listen(self, port: int) -> None:
@@ -144,7 +144,7 @@ class Ingress:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method == hdrs.METH_CONNECT:
-            return _answer(405, "this is a reverse proxy: CONNECT is not for it")
+            return _text_response(405, "this is a reverse proxy: CONNECT is not for it")
         tried: list[Backend] = []
         while (backend := self._next(tried)) is not None:
             tried.append(backend)
@@ -156,21 +156,23 @@ class Ingress:
                     continue
                 except _ResetError as reset:
                     if not _may_repeat(request):
-                        return _answer(502, f"replica {backend.name} closed the connection: {reset}")
+                        return _text_response(502, f"replica {backend.name} closed the connection: {reset}")
         return self._unavailable(tried)
 
     def _next(self, tried: list[Backend]) -> Backend | None:
         ready = [backend for backend in self._backends() if backend not in tried]
         if not ready:
             return None
-        self._turn += 1
-        return ready[self._turn % len(ready)]
+        self._next_index += 1
+        return ready[self._next_index % len(ready)]
 
     def _unavailable(self, tried: list[Backend]) -> web.Response:
         if tried:
             names = ", ".join(backend.name for backend in tried)
-            return _answer(503, f"container app '{self._app}': no answer from its ready replicas ({names})")
-        return _answer(
+            return _text_response(
+                503, f"container app '{self._app}': no answer from its ready replicas ({names})"
+            )
+        return _text_response(
             503,
             f"container app '{self._app}' has no ready replica yet: its system log says what it waits for",
         )
@@ -181,20 +183,20 @@ class Ingress:
         response: web.StreamResponse | None = None
         try:
             async with asyncio.timeout(None) as limit:
-                async with self._ask(request, backend, limit) as upstream:
+                async with self._send_upstream(request, backend, limit) as upstream:
                     response = await _response_of(upstream)
-                    return await _pass_on(request, upstream, response)
+                    return await _stream_response(request, upstream, response)
         except TimeoutError:
             if response is None or not response.prepared:
-                return _answer(504, "stream timeout")
+                return _text_response(504, "stream timeout")
         except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, ConnectionError):
             if response is None:
                 raise
         # The answer has begun: only a cut connection can say that it is not complete.
-        return _cut(request, response)
+        return _abort_response(request, response)
 
     @asynccontextmanager
-    async def _ask(
+    async def _send_upstream(
         self, request: web.BaseRequest, backend: Backend, limit: asyncio.Timeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         body = await _body_of(request, limit, self._limits.request_limit_s)
@@ -233,7 +235,9 @@ class Ingress:
                 max_msg_size=0,
             )
         except aiohttp.WSServerHandshakeError as error:
-            return _answer(error.status, f"replica {backend.name} refused the WebSocket: {error.message}")
+            return _text_response(
+                error.status, f"replica {backend.name} refused the WebSocket: {error.message}"
+            )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise _UnreachableError from error
         except (aiohttp.ClientError, ConnectionError) as error:
@@ -340,7 +344,7 @@ async def _response_of(upstream: aiohttp.ClientResponse) -> web.StreamResponse:
     return web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=headers)
 
 
-async def _pass_on(
+async def _stream_response(
     request: web.BaseRequest, upstream: aiohttp.ClientResponse, response: web.StreamResponse
 ) -> web.StreamResponse:
     await response.prepare(request)
@@ -350,13 +354,13 @@ async def _pass_on(
     return response
 
 
-def _cut(request: web.BaseRequest, response: web.StreamResponse | None) -> web.StreamResponse:
+def _abort_response(request: web.BaseRequest, response: web.StreamResponse | None) -> web.StreamResponse:
     if request.transport is not None:
         request.transport.abort()
     return response or web.Response(status=502)
 
 
-def _answer(status: int, sentence: str) -> web.Response:
+def _text_response(status: int, sentence: str) -> web.Response:
     headers = {"Retry-After": "1"} if status == 503 else None  # noqa: PLR2004 - HTTP's own number
     return web.Response(status=status, text=sentence + "\n", headers=headers)
 

@@ -58,7 +58,7 @@ class Log(Generic[Record]):
         self._lock = asyncio.Lock()
         self._followers: set[_Follower[Record]] = set()
         self._closed = False
-        self._mended = False
+        self._is_end_intact = False
 
     async def append(self, records: Iterable[Record]) -> None:
         """Write records to the end of the log, and hand them to those who follow it."""
@@ -97,9 +97,9 @@ class Log(Generic[Record]):
     def _write(self, text: bytes) -> None:
         with self._path.open("ab") as file:
             # A daemon that was killed may have left a torn line, which must not swallow the first new one.
-            if not self._mended and file.tell() and not _ends_with_newline(self._path):
+            if not self._is_end_intact and file.tell() and not _ends_with_newline(self._path):
                 file.write(b"\n")
-            self._mended = True
+            self._is_end_intact = True
             file.write(text)
             size = file.tell()
         if size >= self._max_bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from localcloud.runtime.processes import Tree
+from localcloud.runtime.processes import ProcessTree
 from localcloud.runtime.replica import LEDGER, discard
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def kill_leftovers(state: Path, timeout_s: float) -> tuple[str, ...]:
+def kill_orphans(state: Path, timeout_s: float) -> tuple[str, ...]:
     """Kill the processes of all replicas that an earlier daemon left running, and remove their scratch files.
 
     It must not be called while a daemon runs on the same directory: that one's replicas would be killed. A
@@ -40,9 +40,9 @@ def kill_leftovers(state: Path, timeout_s: float) -> tuple[str, ...]:
     return tuple(left)
 
 
-def _tree_of(ledger: Path) -> Tree:
+def _tree_of(ledger: Path) -> ProcessTree:
     try:
-        return Tree.load(ledger)
+        return ProcessTree.load(ledger)
     except (ValueError, KeyError, TypeError):
         # A torn ledger still names its replica, by its directory; the processes carry that name.
-        return Tree(ledger.parent.name, ledger)
+        return ProcessTree(ledger.parent.name, ledger)

@@ -1,6 +1,6 @@
 """Probes, as Kubernetes means them: sent over HTTP or TCP, judged by thresholds.
 
-`Tally` is the pure part: results go in, a changed verdict comes out. `send` is the edge.
+`ThresholdCounter` is the pure part: results go in, a changed verdict comes out. `send` is the edge.
 
 Source: Kubernetes documentation, "Configure Liveness, Readiness and Startup Probes"; Azure Container Apps
 documentation, "Health probes in Azure Container Apps" (success is 200 to 399; HTTP and TCP only).
@@ -24,7 +24,7 @@ _SPOKEN: dict[ProbeKind, str] = {"Startup": "StartUp", "Liveness": "Liveness", "
 
 
 @dataclass(slots=True)
-class Tally:
+class ThresholdCounter:
     """Count the results of one probe in a row, and say when they change the verdict.
 
     A verdict is None until a threshold is reached for the first time.
@@ -48,7 +48,7 @@ class Tally:
 
 
 class Prober:
-    """Send one probe again and again, at its pace, and keep its tally.
+    """Send one probe again and again, at its pace, and keep its counter.
 
     Args:
         probe: What to send.
@@ -66,7 +66,7 @@ class Prober:
         began: float,
         failed: Callable[[str, int], Awaitable[None]],
     ) -> None:
-        self._tally = Tally(probe)
+        self._counter = ThresholdCounter(probe)
         self._port = port
         self._session = session
         self._next = began + probe.initial_delay_s
@@ -76,17 +76,17 @@ class Prober:
         """Probe until the verdict changes (at first: until there is one), and return it."""
         while True:
             await self._pause()
-            problem = await send(self._tally.probe, self._port, self._session)
-            changed = self._tally.add(success=problem is None)
+            problem = await send(self._counter.probe, self._port, self._session)
+            changed = self._counter.add(success=problem is None)
             if problem is not None:
-                await self._failed(problem, self._tally.failures)
+                await self._failed(problem, self._counter.failures)
             if changed:
-                return bool(self._tally.verdict)
+                return bool(self._counter.verdict)
 
     async def _pause(self) -> None:
         clock = asyncio.get_running_loop().time
         await asyncio.sleep(max(0, self._next - clock()))
-        self._next = max(self._next, clock()) + self._tally.probe.period_s
+        self._next = max(self._next, clock()) + self._counter.probe.period_s
 
 
 def probes_of(container: Container, target_port: int | None) -> dict[ProbeKind, Probe]:

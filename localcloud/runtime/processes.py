@@ -10,7 +10,7 @@ namespace here, so the others are found by four signs, any of which is enough:
   some systems hide the environment of protected programs, in which case the first three must do).
 
 So a process is lost only if it is reparented (a double fork), made its own session, cleaned its environment
-and was never seen by `Tree.look` in between.
+and was never seen by `ProcessTree.scan` in between.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def exit_code(returncode: int) -> int:
     return returncode if returncode >= 0 else 128 - returncode
 
 
-class Tree:
+class ProcessTree:
     """Know all processes of a replica, on disk too, so that none outlives it, even after a kill -9 of ours.
 
     All methods block (they read the process table and write a small file): call them in a thread.
@@ -134,7 +134,7 @@ class Tree:
         self._session: int | None = None
 
     @classmethod
-    def load(cls, ledger: Path) -> Tree:
+    def load(cls, ledger: Path) -> ProcessTree:
         """Read a ledger that an earlier daemon left.
 
         Raises:
@@ -157,7 +157,7 @@ class Tree:
         with contextlib.suppress(*_GONE):
             self._note([psutil.Process(pid)])
 
-    def look(self) -> list[psutil.Process]:
+    def scan(self) -> list[psutil.Process]:
         """Find the replica's live processes, and note those that are new."""
         found = self._find()
         self._note(found)

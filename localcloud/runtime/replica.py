@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from localcloud.runtime import processes, sockets
-from localcloud.runtime.container_run import Life
+from localcloud.runtime.container_run import ContainerRun
 from localcloud.runtime.ingress import Backend
 from localcloud.runtime.logs import Log, console_log, now
 from localcloud.runtime.mounts import MountError, Mounts
@@ -119,7 +119,7 @@ def discard(directory: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ReplicaContext:
     """Hold what a replica needs of its host.
 
     Attributes:
@@ -166,19 +166,19 @@ class Replica:
 
     Args:
         spec: What to run.
-        around: The host's side.
+        context: The host's side.
         changed: Called after every change of its status.
     """
 
-    def __init__(self, spec: RevisionSpec, around: Surroundings, changed: Callable[[], None]) -> None:
+    def __init__(self, spec: RevisionSpec, context: ReplicaContext, changed: Callable[[], None]) -> None:
         self.name = new_name(spec.revision)
         self.spec = spec
         self.created = now()
         self.backend: Backend | None = None
         self.failing = False
-        self._around = around
+        self._context = context
         self._tell = changed
-        self._directory = around.directory / self.name
+        self._directory = context.directory / self.name
         self._probes = probes_of(spec.container, spec.target_port)
         self._state: ContainerState = "Waiting"
         self._details = "ContainerCreating"
@@ -193,8 +193,8 @@ class Replica:
         self._stop = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self._opening: asyncio.Future[None] | None = None
-        self._log = console_log(self._directory / CONSOLE, around.limits.log_bytes)
-        self._tree = processes.Tree(self.name, self._directory / LEDGER)
+        self._log = console_log(self._directory / CONSOLE, context.limits.log_bytes)
+        self._tree = processes.ProcessTree(self.name, self._directory / LEDGER)
         self._task = asyncio.create_task(self._live(), name=f"replica {self.name}")
 
     @property
@@ -249,7 +249,7 @@ class Replica:
     async def _settle(self) -> None:
         if self.backend is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._around.limits.settle_s):
+                async with asyncio.timeout(self._context.limits.drain_requests_s):
                     await self.backend.idle()
         self._stop.set()
 
@@ -279,13 +279,13 @@ class Replica:
                 await self._stop.wait()
             if self._stop.is_set():
                 return
-            failures = self._around.limits.back_off.count(failures, clock() - born)
+            failures = self._context.limits.back_off.count(failures, clock() - born)
             await self._back_off(failures)
 
     async def _live_once(self) -> bool:
         """Run the container once; return whether it may be started again."""
         try:
-            await asyncio.to_thread(self._around.mounts.acquire, self.name, self.spec.container)
+            await asyncio.to_thread(self._context.mounts.acquire, self.name, self.spec.container)
             life = await self._begin()
         except MountError as error:
             await self._fail("VolumeMountFailure", str(error))
@@ -305,19 +305,19 @@ class Replica:
         await self._record_end(code, stuck, verdict)
         return verdict is None or not verdict.is_final
 
-    async def _begin(self) -> Life:
+    async def _begin(self) -> ContainerRun:
         container = self.spec.container
         argv = (*container.command, *container.args)
         if not argv:
             raise FileNotFoundError(2, "the container has no command, and the local cloud runs no images")
         self._port = None
         if self.spec.target_port is not None:
-            self._port = sockets.free_port(self._around.ports())
+            self._port = sockets.free_port(self._context.ports())
             self.backend = Backend(self.name, self._port)
         await self._emit("ContainerCreated", f"Created container '{container.name}'")
         env = environment(self.spec, self.name, self._port, self._directory)
         launch = processes.Launch(argv, env, self._directory / "scratch")
-        life = await Life.begin(launch, self._tree, self._log, self._around.limits)
+        life = await ContainerRun.begin(launch, self._tree, self._log, self._context.limits)
         self._lives += 1
         self._state = "Running"
         self._details = f"Container started at: {life.began:%Y-%m-%d %H:%M:%S} UTC."
@@ -325,7 +325,7 @@ class Replica:
         await self._emit("ContainerStarted", f"Started container '{container.name}'")
         return life
 
-    async def _watch(self, life: Life) -> _Verdict | None:
+    async def _watch(self, life: ContainerRun) -> _Verdict | None:
         """Wait until the container ends, must be ended (a verdict), or is to be stopped."""
         started = asyncio.Event()
         began = asyncio.get_running_loop().time()
@@ -354,7 +354,7 @@ class Replica:
         if probe is None:
             return None
         port = self._port if self._port is not None and probe.port == self.spec.target_port else probe.port
-        return Prober(probe, port, self._around.session, began, self._tell_probe_failure)
+        return Prober(probe, port, self._context.session, began, self._tell_probe_failure)
 
     async def _start_up(self, began: float, started: asyncio.Event) -> _Verdict:
         prober = self._prober("Startup", began)
@@ -393,7 +393,7 @@ class Replica:
 
     async def _inspect(self) -> _Verdict:
         """Look at where the processes listen: now and then, and before the replica may be ready."""
-        limits = self._around.limits
+        limits = self._context.limits
         strayed = 0
         while True:
             was_ready = self._probed_ready
@@ -427,12 +427,12 @@ class Replica:
         self._changed()
         while True:
             # Still worth it: processes that are seen now are found again when they are to be killed.
-            await asyncio.sleep(self._around.limits.inspect_running_s)
-            await asyncio.to_thread(self._tree.look)
+            await asyncio.sleep(self._context.limits.inspect_running_s)
+            await asyncio.to_thread(self._tree.scan)
             self._inspected = True
 
     def _listeners(self) -> frozenset[sockets.Listener]:
-        return sockets.listeners(self._tree.look())
+        return sockets.listeners(self._tree.scan())
 
     def _strays(self, found: frozenset[sockets.Listener]) -> bool:
         return self._port is not None and bool(found) and all(one.port != self._port for one in found)
@@ -482,7 +482,7 @@ class Replica:
         return f"Container '{container.name}' cannot be started: {problem}"
 
     async def _back_off(self, failures: int) -> None:
-        delay_s = self._around.limits.back_off.delay_s(failures)
+        delay_s = self._context.limits.back_off.delay_s(failures)
         self._state = "Waiting"
         self._details = f"CrashLoopBackOff: waiting {delay_s:g} s. {self._details}"
         self._changed()
@@ -498,7 +498,7 @@ class Replica:
         self._tell()
 
     async def _emit(self, reason: str, message: str, kind: EventType = "Normal", count: int = 1) -> None:
-        await self._around.emit(self.name, reason, message, kind, count)
+        await self._context.emit(self.name, reason, message, kind, count)
 
     def _open(self) -> None:
         prepare(self._directory)
@@ -507,8 +507,8 @@ class Replica:
     async def _close(self) -> None:
         if self._opening is not None:
             await asyncio.wait({self._opening})
-        stuck = await asyncio.to_thread(self._tree.kill, self._around.limits.kill_s)
-        await asyncio.to_thread(self._around.mounts.release, self.name)
+        stuck = await asyncio.to_thread(self._tree.kill, self._context.limits.kill_s)
+        await asyncio.to_thread(self._context.mounts.release, self.name)
         await asyncio.to_thread(discard, self._directory)
         if not stuck:
             self._tree.close()

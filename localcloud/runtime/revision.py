@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from localcloud.runtime.replica import Replica, Surroundings
+from localcloud.runtime.replica import Replica, ReplicaContext
 from localcloud.runtime.spec import ReplicaStatus, RevisionNotActiveError, RevisionSpec, RevisionState
 
 if TYPE_CHECKING:
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from localcloud.runtime.ingress import Backend
 
 
-class _Bell:
+class _ChangeSignal:
     """Wake all who wait for a change; they look for themselves what has changed."""
 
     def __init__(self) -> None:
         self._next = asyncio.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         rung, self._next = self._next, asyncio.Event()
         rung.set()
 
@@ -41,20 +41,20 @@ class Revision:
 
     Args:
         spec: What to run.
-        around: What the replicas need of the host.
+        context: What the replicas need of the host.
         announce: Writes an event of the revision to the system log: (reason, message).
     """
 
     def __init__(
-        self, spec: RevisionSpec, around: Surroundings, announce: Callable[[str, str], Awaitable[None]]
+        self, spec: RevisionSpec, context: ReplicaContext, announce: Callable[[str, str], Awaitable[None]]
     ) -> None:
         self.spec = spec
-        self._around = around
+        self._context = context
         self._announce = announce
         self._replicas: list[Replica] = []
         self._current: list[Replica] = []
         self._active = False
-        self._bell = _Bell()
+        self._changes = _ChangeSignal()
         self._rollout: asyncio.Task[None] | None = None
         self._stops: set[asyncio.Task[None]] = set()
 
@@ -132,7 +132,7 @@ class Revision:
             RevisionNotActiveError: it was stopped.
         """
         while self.is_active and not self._is_settled():
-            await self._bell.wait()
+            await self._changes.wait()
         if not self.is_active:
             raise RevisionNotActiveError(f"revision '{self.spec.revision}' was stopped")
 
@@ -142,7 +142,7 @@ class Revision:
             self._rollout.cancel()
         self._active = False
         self._current = []
-        self._bell.ring()
+        self._changes.notify()
         for replica in tuple(self._replicas):
             self._stop_soon(replica)
         while self._stops:
@@ -155,7 +155,7 @@ class Revision:
         )
 
     def _new(self) -> Replica:
-        replica = Replica(self.spec, self._around, self._bell.ring)
+        replica = Replica(self.spec, self._context, self._changes.notify)
         self._replicas.append(replica)
         return replica
 
@@ -168,7 +168,7 @@ class Revision:
 
     async def _finish(self, incoming: tuple[Replica, ...]) -> None:
         while not all(replica.is_ready for replica in incoming):
-            await self._bell.wait()
+            await self._changes.wait()
         for replica in self._replicas:
             if replica not in incoming:
                 self._stop_soon(replica)

@@ -228,8 +228,8 @@ class Limits:
         back_off: Between the lives of a container that keeps ending.
         request_limit_s: The ingress's limit of one request, Azure's 240 s.
         connect_timeout_s: How long the ingress tries to connect to a replica.
-        settle_s: How long a replica that was taken out of the ingress has, before SIGTERM, to finish or at
-            least to have accepted what was already on its way to it. Azure leaves it about 30 s.
+        drain_requests_s: How long a replica that was taken out of the ingress may take to finish (or at least
+            accept) the requests that were already sent to it, before SIGTERM. About 30 s on Azure.
         inspect_starting_s: How often the listening sockets of a replica that is not ready are looked at.
         inspect_running_s: The same of one that is ready.
         kill_s: How long to insist on killing what is left of a container before giving up loudly.
@@ -241,7 +241,7 @@ class Limits:
     back_off: BackOff = BackOff()
     request_limit_s: float = 240
     connect_timeout_s: float = 5
-    settle_s: float = 1
+    drain_requests_s: float = 1
     inspect_starting_s: float = 1
     inspect_running_s: float = 15
     kill_s: float = 10

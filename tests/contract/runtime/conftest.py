@@ -23,7 +23,7 @@ PATIENCE_S = 15
 
 LIMITS = Limits(
     back_off=BackOff(first_s=0.05, cap_s=0.2, forget_after_s=60),
-    settle_s=0.5,
+    drain_requests_s=0.5,
     inspect_starting_s=0.1,
     inspect_running_s=0.2,
     drain_output_s=0.5,

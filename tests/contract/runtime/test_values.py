@@ -8,17 +8,17 @@ import pytest
 
 from localcloud.runtime import BackOff, ConsoleRecord, Container, Probe, SystemRecord
 from localcloud.runtime.logs import LineSplitter
-from localcloud.runtime.probes import Tally, probes_of
+from localcloud.runtime.probes import ThresholdCounter, probes_of
 from localcloud.runtime.processes import exit_code
 from localcloud.runtime.sockets import Listener, free_port
 
 
 def verdicts(results: str, failure_threshold: int, success_threshold: int) -> list[bool | None]:
     """The verdict after each result (+ or -), None where it did not change."""
-    tally = Tally(
+    counter = ThresholdCounter(
         Probe("Readiness", "/", 80, failure_threshold=failure_threshold, success_threshold=success_threshold)
     )
-    return [tally.verdict if tally.add(success=result == "+") else None for result in results]
+    return [counter.verdict if counter.add(success=result == "+") else None for result in results]
 
 
 def test_a_verdict_needs_as_many_in_a_row_as_its_threshold() -> None:
