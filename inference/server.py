@@ -30,7 +30,8 @@ from inference.observability.logs import set_up_logging
 from inference.observability.tracing import FLUSH_S, Tracing, make_tracing
 from inference.service.service import Limits, ServedModel, Service
 from inference.settings import KEYS_NAME, Settings, load_settings
-from inference.web.application import MAX_HEADER_BYTES, ChatPage, Identity, make_application
+from inference.web.access import MAX_HEADER_BYTES
+from inference.web.application import ChatPage, Identity, make_application
 from inference.web.http_protocol import Protocol
 
 if TYPE_CHECKING:

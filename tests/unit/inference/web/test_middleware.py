@@ -1,4 +1,4 @@
-"""The application's edge, in process: who is let in, what is counted, what is logged."""
+"""The middleware, in process: access, limits, ids, metrics and logs."""
 
 from __future__ import annotations
 

@@ -1,0 +1,124 @@
+"""Decide which requests may enter: by API key, and by the size and speed of head and body.
+
+Nothing here sends a response: a request that may not enter raises the error to answer it with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from inference.errors import HeadersTooLargeError, SlowBodyError, TooLargeError, UnauthorizedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.types import Message, Receive, Scope
+
+    from inference.service.lifecycle import RequestContext
+    from inference.web.keyring import Keyring
+
+API_PATH: Final = "/v1"
+METRICS_PATH: Final = "/metrics"
+
+MAX_HEADERS: Final = 128
+MAX_HEADER_BYTES: Final = 32 * 1024
+MAX_TARGET_BYTES: Final = 8 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class AccessPolicy:
+    """The rules that a request must meet to reach the application.
+
+    Attributes:
+        keyring: The keys that open the protected paths; None if no path needs a key.
+        has_open_metrics: Whether `/metrics` is served without a key.
+        max_body_bytes: The largest body.
+        body_timeout_s: How long a body may take to arrive.
+        cors_origins: The origins whose pages may call `/v1`; empty if none may.
+    """
+
+    keyring: Keyring | None
+    has_open_metrics: bool
+    max_body_bytes: int
+    body_timeout_s: float
+    cors_origins: tuple[str, ...] = ()
+
+    def requires_key(self, path: str) -> bool:
+        """Return whether a path is served only to requests with an API key."""
+        is_protected = path.startswith(API_PATH) or (path == METRICS_PATH and not self.has_open_metrics)
+        return is_protected and self.keyring is not None
+
+    def authenticate(self, headers: Mapping[str, str]) -> str:
+        """Return the name of the API key in the headers.
+
+        Raises:
+            UnauthorizedError: If there is no key, or an unknown one.
+        """
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        keyring = self.keyring
+        name = keyring.find(key.strip()) if keyring is not None and scheme.lower() == "bearer" else None
+        if name is None:
+            raise UnauthorizedError(
+                "The API key is missing or wrong. Send it as 'Authorization: Bearer KEY'.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return name
+
+    def limit_body(self, headers: Mapping[str, str], receive: Receive, context: RequestContext) -> Receive:
+        """Return a `receive` that raises when the body is too large, announced or not, or too slow.
+
+        FastAPI wraps what `receive` raises, so the error's code is also written into `context`.
+
+        Raises:
+            TooLargeError: If the announced length is too large.
+        """
+        announced = headers.get("content-length", "0")
+        if announced.isdecimal() and int(announced) > self.max_body_bytes:
+            raise _too_large(self.max_body_bytes)
+        received, is_complete, deadline = 0, False, None
+
+        async def limited() -> Message:
+            nonlocal received, is_complete, deadline
+            if is_complete:
+                return await receive()
+            deadline = deadline or asyncio.get_running_loop().time() + self.body_timeout_s
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                context.refusal = SlowBodyError.code
+                raise _too_slow(self.body_timeout_s) from None
+            received += len(message.get("body", b""))
+            is_complete = not message.get("more_body", False)
+            if received > self.max_body_bytes:
+                context.refusal = TooLargeError.code
+                raise _too_large(self.max_body_bytes)
+            return message
+
+        return limited
+
+
+def check_head(scope: Scope) -> None:
+    """Check the size of a request's first line and headers.
+
+    Raises:
+        HeadersTooLargeError: If one of them is too large.
+    """
+    target = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
+    size = sum(len(name) + len(value) for name, value in scope["headers"])
+    if target > MAX_TARGET_BYTES:
+        raise HeadersTooLargeError(f"The address is longer than {MAX_TARGET_BYTES} bytes.")
+    if len(scope["headers"]) > MAX_HEADERS or size > MAX_HEADER_BYTES:
+        raise HeadersTooLargeError(
+            f"There are more than {MAX_HEADERS} headers, or more than {MAX_HEADER_BYTES} bytes of them."
+        )
+
+
+def _too_slow(timeout_s: float) -> SlowBodyError:
+    return SlowBodyError(f"The body did not arrive within {timeout_s:g} s.", headers={"Connection": "close"})
+
+
+def _too_large(max_bytes: int) -> TooLargeError:
+    return TooLargeError(f"The body is larger than {max_bytes} bytes, which is the most this server takes.")

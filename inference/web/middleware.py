@@ -1,0 +1,203 @@
+"""Wrap the application: assign request ids, authenticate, limit sizes, record logs, metrics and traces.
+
+The rules for who may enter are in `access`; this module applies them to each request.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse
+
+from inference.errors import ApiError
+from inference.service.lifecycle import REQUEST_CONTEXT, RequestContext
+from inference.web.access import API_PATH, METRICS_PATH, check_head
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from inference.observability.metrics import Metrics
+    from inference.observability.tracing import Tracing
+    from inference.service.lifecycle import Passage
+    from inference.web.access import AccessPolicy
+
+LOGGER: Final = logging.getLogger("inference.access")
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+LOGGED_PATHS: Final = (API_PATH, "/version")
+KNOWN_PATHS: Final = frozenset({"/", "/healthz", "/readyz", "/version", METRICS_PATH, "/login", "/logout"})
+
+EXPOSED_HEADERS: Final = ("x-request-id", "Retry-After", "x-should-retry")
+"""The response headers that a browser shows to a page of another origin, besides the usual ones."""
+
+API_HEADERS: Final = ((b"x-content-type-options", b"nosniff"),)
+PAGE_HEADERS: Final = (
+    *API_HEADERS,
+    (b"x-frame-options", b"SAMEORIGIN"),
+    (b"content-security-policy", b"frame-ancestors 'self'; base-uri 'self'; object-src 'none'"),
+    (b"referrer-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
+)
+"""No policy for scripts: Gradio's page has its own inline, and loads none from elsewhere."""
+
+
+class RequestMiddleware:
+    """The ASGI middleware around all routes.
+
+    Args:
+        application: Answers the requests that may enter.
+        policy: Which requests may enter.
+        metrics: Counts requests.
+        tracing: Traces requests; None if traces are off.
+    """
+
+    def __init__(
+        self, application: ASGIApp, policy: AccessPolicy, metrics: Metrics, tracing: Tracing | None = None
+    ) -> None:
+        self._application = application
+        self._policy = policy
+        self._metrics = metrics
+        self._tracing = tracing
+        self._api: ASGIApp = self._admit
+        if policy.cors_origins:
+            self._api = CORSMiddleware(
+                self._admit,
+                allow_origins=policy.cors_origins,
+                allow_methods=("GET", "POST"),
+                # The official client sends a dozen headers of its own; the wildcard does not allow cookies.
+                allow_headers=("*",),
+                expose_headers=EXPOSED_HEADERS,
+            )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, and record it however it ends."""
+        if scope["type"] != "http":
+            await self._application(scope, receive, send)
+            return
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        context = RequestContext(_request_id(headers.get("x-request-id", "")))
+        scope["state"] = {**scope.get("state", {}), "request_id": context.request_id, "context": context}
+        response = ResponseRecorder(scope, send, context.request_id)
+        span = self._begin_span(scope, headers, context)
+        token = REQUEST_CONTEXT.set(context)
+        try:
+            application = self._api if scope["path"].startswith(API_PATH) else self._admit
+            await application(scope, receive, response.send)
+        finally:
+            try:
+                self._record(context, response, span)
+            finally:
+                REQUEST_CONTEXT.reset(token)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on if the policy allows it, else send the error."""
+        context: RequestContext = scope["state"]["context"]
+        try:
+            check_head(scope)
+            headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+            if self._policy.requires_key(scope["path"]):
+                context.key_name = self._policy.authenticate(headers)
+            scope["state"]["key_name"] = context.key_name
+            await self._application(scope, self._policy.limit_body(headers, receive, context), send)
+        except ApiError as error:
+            context.refusal = error.code
+            await JSONResponse(error.to_json(), error.status, error.headers)(scope, receive, send)
+
+    def _begin_span(self, scope: Scope, headers: dict[str, str], context: RequestContext) -> Span | None:
+        if self._tracing is None or not scope["path"].startswith(API_PATH):
+            return None
+        span = self._tracing.begin(scope["method"], headers)
+        context.trace_id = f"{span.get_span_context().trace_id:032x}"
+        return span
+
+    def _record(self, context: RequestContext, response: ResponseRecorder, span: Span | None) -> None:
+        """Write a finished request to the metrics, its trace and the access log."""
+        route = _route_of(response.scope)
+        method = response.scope["method"]
+        if context.refusal is not None:
+            self._metrics.count_refusal(context.refusal)
+        self._metrics.count_http(method, route, response.status, response.duration_s)
+        if self._tracing is not None and span is not None:
+            self._tracing.end(span, context, method, route, response.status)
+        if response.scope["path"].startswith(LOGGED_PATHS):
+            _log_access(context, response)
+
+
+class ResponseRecorder:
+    """One response on its way out: adds the common headers and records the status.
+
+    Attributes:
+        status: 0 until the response has begun.
+    """
+
+    def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
+        self.scope = scope
+        self.status = 0
+        self._send = send
+        self._request_id = request_id
+        self._started_at = time.monotonic()
+        self._is_page = not scope["path"].startswith(API_PATH)
+
+    @property
+    def duration_s(self) -> float:
+        """Return the seconds since the request arrived."""
+        return time.monotonic() - self._started_at
+
+    async def send(self, message: Message) -> None:
+        """Send a message of the response."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = [*message.get("headers", ()), (b"x-request-id", self._request_id.encode())]
+            message["headers"] = [*headers, *(PAGE_HEADERS if self._is_page else API_HEADERS)]
+        await self._send(message)
+
+
+def _request_id(requested: str) -> str:
+    """Return the client's own id if it is safe to log and to send back, else a new one."""
+    return requested if REQUEST_ID.fullmatch(requested) else uuid.uuid4().hex
+
+
+def _route_of(scope: Scope) -> str:
+    """Return the pattern of a request's path, to label metrics: one of a fixed few, or `other`."""
+    path: str = scope["path"]
+    if path in KNOWN_PATHS:
+        return path
+    route: Any = scope.get("route")
+    # A mount has a path too, and is the match where no route below it matched.
+    is_known = path.startswith(API_PATH + "/") and hasattr(route, "methods")
+    return f"{API_PATH}{route.path}" if is_known else "other"
+
+
+def _log_access(context: RequestContext, response: ResponseRecorder) -> None:
+    fields: dict[str, Any] = {
+        "method": response.scope["method"],
+        "path": response.scope["path"],
+        "status": response.status,
+        "duration_ms": round(response.duration_s * 1000, 1),
+        "key": context.key_name,
+    }
+    text = "%s %s %d %.0f ms key=%s request=%s"
+    values = [*fields.values(), context.request_id]
+    if context.passages:
+        answer = _answer_fields(context.passages)
+        fields |= answer
+        text += "".join(f" {name}=%s" for name in answer)
+        values += answer.values()
+    LOGGER.info(text, *values, extra={"fields": fields})
+
+
+def _answer_fields(passages: list[Passage]) -> dict[str, Any]:
+    first = passages[0]
+    first_token_s = first.time_to_first_token_s
+    return {
+        "model": first.request.model,
+        "prompt_tokens": sum(passage.prompt_tokens for passage in passages),
+        "completion_tokens": sum(passage.completion_tokens for passage in passages),
+        "finish_reason": ",".join(dict.fromkeys(name for each in passages for name in each.outcomes)),
+        "time_to_first_token_s": None if first_token_s is None else round(first_token_s, 4),
+    }
