@@ -24,6 +24,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from infra.wording import readable_size
+
 if TYPE_CHECKING:
     from rich.status import Status
 
@@ -139,18 +141,6 @@ class Console:
     def _end(self, mark: str, text: str, outcome: str, start: float) -> None:
         what = f"{text}: {outcome}" if outcome else text
         self._rich.print(f"{mark} {escape(what)}  [dim]{self._clock() - start:.1f} s[/dim]")
-
-
-def readable_size(size_bytes: int) -> str:
-    """Return a size as a person reads it: `17 bytes`, `5.2 MB`, `1.3 GB` (decimal units)."""
-    if size_bytes < 1000:  # noqa: PLR2004  # the unit's own base
-        return f"{size_bytes} bytes"
-    size, unit = size_bytes / 1000, "kB"
-    for unit in ("kB", "MB", "GB", "TB"):  # noqa: B007  # the unit that the loop stops at is the answer
-        if size < 999.95:  # noqa: PLR2004  # what would print as 1000.0
-            break
-        size /= 1000
-    return f"{size:.1f} {unit}"
 
 
 def _only_changes(say: Callable[[str], None]) -> Callable[[str], None]:

@@ -11,8 +11,8 @@ from infra.az.app import AzureApp
 from infra.clock import Clock, SystemClock
 from infra.release.lock import DeployLock, HeldLock, this_process
 from infra.release.rollout import Background, Rollout, in_background
-from infra.share.azure import open_share
-from infra.verbs.logs import read_logs
+from infra.resources.file_share import open_share
+from infra.resources.log_streams import read_streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,5 +91,5 @@ def open_site(session: Session, timeout_s: float | None) -> Iterator[Site]:
 
 def console_tail(session: Session, replica: str) -> tuple[str, ...]:
     """Return the last lines that a replica's container wrote."""
-    records = read_logs(session, tail=_TAIL_LINES, kinds=("console",))
+    records = read_streams(session, tail=_TAIL_LINES, kinds=("console",))
     return tuple(record.text for record in records if record.replica == replica)

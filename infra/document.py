@@ -6,7 +6,6 @@ part.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -56,10 +54,3 @@ def write_whole(path: Path, text: str, *, mode: int = 0o644) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     draft.replace(path)
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return `; did you mean X?` where a known name is near, else nothing. Case does not count."""
-    by_folded_name = {known.casefold(): known for known in names}
-    close = difflib.get_close_matches(name.casefold(), by_folded_name, n=1)
-    return f"; did you mean {by_folded_name[close[0]]}?" if close else ""

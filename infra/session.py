@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from infra.az.client import Az, Runner, az_environment
-from infra.az.commands import MINIMUM_VERSION, Command, Group, cloud_register, cloud_set, login
+from infra.az.client import Az, az_environment
+from infra.az.commands import INSTALL_HINT, MINIMUM_VERSION, Group, cloud_register, cloud_set, login
 from infra.config.endpoint import InferenceConfig, read_config
 from infra.config.stage import Stage, load_stage
 from infra.document import read_object, write_whole
 from infra.errors import ToolError, UsageError
+from infra.process import Command, Runner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -232,7 +233,7 @@ def _check_az(session: Session) -> None:
         ToolError: There is no az, or it is too old.
     """
     stamp = session.stage.state_dir / "az-checked"
-    path = Path(session.runner.find("az"))
+    path = Path(session.runner.find("az", INSTALL_HINT))
     identity = f"{path} {path.stat().st_mtime_ns} {MINIMUM_VERSION}"
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != identity:
         session.az.check_version()

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
 from infra.az.commands import (
-    Command,
     Group,
     app_show,
     replica_list,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from infra.az.client import Az
     from infra.clock import Clock
     from infra.document import Json
+    from infra.process import Command
 
 _ANSWER_TIMEOUT_S: Final = 5.0
 _ANSWER_BYTES: Final = 1 << 16

@@ -11,9 +11,10 @@ the user can read.
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from infra.process import Command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,34 +25,7 @@ MINIMUM_VERSION = (2, 75, 0)
 APP_API_VERSION = "2025-07-01"
 """The api-version for the calls to Microsoft.App that az has no command for: the one az 2.91 itself uses."""
 
-REDACTED = "***"
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """Hold one command line, what in it is secret, and how long it may take.
-
-    Attributes:
-        argv: The program and its arguments. The program is a bare name; the runner finds it.
-        secrets: Values that are replaced by `***` wherever the command or its output is shown.
-        timeout_s: After this long the runner ends the process and reports a timeout.
-    """
-
-    argv: tuple[str, ...]
-    secrets: tuple[str, ...] = ()
-    timeout_s: float = 120.0
-
-    @property
-    def line(self) -> str:
-        """Return the command line as one could paste it into a shell, secrets redacted."""
-        return shlex.join(redact(argument, self.secrets) for argument in self.argv)
-
-
-def redact(text: str, secrets: tuple[str, ...]) -> str:
-    """Replace each declared secret in a text by `***`, the longest first, so that none shows in part."""
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        text = text.replace(secret, REDACTED)
-    return text
+INSTALL_HINT = "pip install azure-cli, into the environment that invoke runs in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +48,8 @@ class Group:
 
 def az(*arguments: str, secrets: tuple[str, ...] = (), timeout_s: float = 120.0) -> Command:
     """Return an az command that answers with JSON."""
-    return Command(("az", *arguments, "--output", "json"), secrets=secrets, timeout_s=timeout_s)
+    argv = ("az", *arguments, "--output", "json")
+    return Command(argv, secrets=secrets, timeout_s=timeout_s, install_hint=INSTALL_HINT)
 
 
 # The tool itself, and who is signed in.

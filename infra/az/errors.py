@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from infra.errors import RemoteError, ToolError, UsageError
+from infra.wording import last_lines
 
 if TYPE_CHECKING:
     from infra.document import Json
 
-_SHOWN_LINES = 15
 _NOT_FOUND = (
     "ResourceNotFound",
     "ResourceGroupNotFound",
@@ -151,11 +151,6 @@ def innermost(document: Json) -> Refusal | None:
     if isinstance(code, str) and isinstance(message, str):
         return _unwrapped(code, message)
     return None
-
-
-def last_lines(text: str, count: int = _SHOWN_LINES) -> tuple[str, ...]:
-    """Return the last lines that say something."""
-    return tuple(line for line in text.splitlines() if line.strip())[-count:]
 
 
 def _printed_documents(text: str) -> list[Refusal]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.az.limits import parameter_problems, template_problems
@@ -20,10 +21,11 @@ from infra.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from infra.config.settings import Settings
 
+BICEP = Path("infra/provision/inference.bicep")
+COMPILED = Path("infra/provision/inference.json")
 TEMPLATE = "inference.parameters.json.j2"
 SCHEMA = "inference.parameters"
 DIGEST_TAG = "fjarr-provision"

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from infra.az.names import PREFIXES, Names, default_name, resource_suffix
 from infra.config.stage import STAGES_PATH
 from infra.config.templates import judge
-from infra.document import Json, did_you_mean, read_object
+from infra.document import Json, read_object
 from infra.errors import UsageError
+from infra.wording import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -8,10 +8,13 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from infra.document import Json, did_you_mean
 from infra.errors import UsageError
+from infra.wording import did_you_mean
+
+if TYPE_CHECKING:
+    from infra.document import Json
 
 STAGES_PATH = Path("infra/stages.toml")
 DEFAULT_STAGE = "azure"

@@ -17,10 +17,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.meta import find_undeclared_variables
 from jsonschema import Draft202012Validator
 
-from infra.document import Json, did_you_mean
+from infra.wording import did_you_mean
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
+
+    from infra.document import Json
 
 FOLDER = Path(__file__).resolve().parents[2] / "templates"
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 from typing import TYPE_CHECKING
 
-from infra.az.commands import Command
 from infra.errors import ToolError
+from infra.process import Command
 from infra.release.manifest import Origin
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from infra.az.client import Runner
+    from infra.process import Runner
     from infra.release.lock import Holder
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from infra.console import readable_size
+from infra.wording import count, readable_size
 
 if TYPE_CHECKING:
     from infra.release.manifest import FileEntry, Manifest
@@ -96,8 +96,3 @@ def make_plan(local: Manifest, live: Manifest | None) -> Plan:
         copies=tuple(copies),
         removed=tuple(sorted(old_paths - local_paths)),
     )
-
-
-def count(number: int, noun: str) -> str:
-    """Write a number with its noun: `1 file`, `3 files`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

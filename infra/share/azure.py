@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError
 from azure.storage.fileshare import ShareClient, ShareFileClient
 
-from infra.az.commands import storage_connection_string
-from infra.clock import Clock, SystemClock
 from infra.errors import RemoteError, UsageError
 from infra.share.errors import Place, explain_refusal, explain_silence, is_passing, is_tls_failure
 from infra.share.protocol import Advance, Share, ShareEntry, Upload
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 
     from azure.storage.fileshare import DirectoryProperties, FileProperties
 
-    from infra.session import Session
+    from infra.clock import Clock
 
 RANGE_BYTES: Final = 4 << 20
 """The most that one request may carry. Source: Azure Files REST API, Put Range."""
@@ -46,27 +44,6 @@ _NO_SOURCE: Final = (404, "CannotVerifyCopySource")
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def open_share(session: Session, clock: Clock | None = None) -> AzureShare:
-    """Open the stage's share with the storage account's key, which az gives us and nobody writes down.
-
-    az is asked once for a process: `invoke up` opens the share twice, and az takes a second to answer.
-
-    Raises:
-        UsageError: The stage is not provisioned.
-        RemoteError: Azure does not give the key.
-    """
-    config = session.config()
-    command = storage_connection_string(session.group(), config.storage_account_name)
-    answer = session.az.run_once(command)
-    text = answer.get("connectionString") if isinstance(answer, dict) else None
-    parts = parse_connection_string(str(text))
-    if not {"FileEndpoint", "AccountKey"} <= parts.keys():
-        what = f"the storage account {config.storage_account_name!r} has no file endpoint"
-        raise RemoteError(what, command=command.line, hint="invoke provision makes one that has")
-    place = Place(config.storage_account_name, config.file_share_name, parts["FileEndpoint"].rstrip("/"))
-    return connect(place, parts["AccountKey"], session.ca_bundle, clock or SystemClock())
 
 
 def connect(place: Place, account_key: str, ca_bundle: Path | None, clock: Clock) -> AzureShare:

@@ -12,12 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from infra.az.revision import Answer
-from infra.console import readable_size
 from infra.deploy_context import Site, open_site
 from infra.errors import FjarrError
 from infra.release.manifest import Manifest, Origin, Release, scan_tree
 from infra.release.origin import find_origin
-from infra.release.plan import Plan, count, make_plan
+from infra.release.plan import Plan, make_plan
 from infra.release.releases import (
     Live,
     copy_unchanged,
@@ -31,6 +30,7 @@ from infra.release.releases import (
 )
 from infra.release.rollout import NotServed, Served, failure, switch
 from infra.share.protocol import Upload
+from infra.wording import count, readable_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from infra.az.commands import Command, account_show, location_usages, workload_profiles_supported
-from infra.config.parameters import effective_values, read_template
+from infra.az.commands import account_show, location_usages, workload_profiles_supported
+from infra.config.parameters import COMPILED, effective_values, read_template
 from infra.config.settings import read_handover, read_user_parameters
-from infra.console import readable_size
 from infra.document import as_object
 from infra.errors import FjarrError, ToolError
-from infra.verbs.provision import COMPILED
+from infra.process import Command
+from infra.wording import readable_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

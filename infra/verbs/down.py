@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from infra.az.commands import app_show, group_delete, group_show, resource_delete
-from infra.az.inventory import MADE_TAG, find, forget, list_resources, remembered
-from infra.console import readable_size
 from infra.document import Json, as_object
 from infra.errors import UsageError
 from infra.models.base_models import cache_folder
+from infra.resources.inventory import MADE_TAG, find, forget, list_resources, remembered
 from infra.session import cloud_command, cloud_state
+from infra.wording import readable_size
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,77 +1,25 @@
-"""Stream an app's logs: of all its replicas, what the server wrote and what the platform says about it.
-
-`az containerapp logs show` follows one replica only, and ends after some minutes of silence. So az is asked
-for the token and the addresses, and the streams are read here: one thread a stream, reconnected whenever
-one ends, without repeating or losing a line that the stream still has.
-"""
+"""Print or follow the logs of a stage's app."""
 
 from __future__ import annotations
 
-import http.client
-import queue
-import ssl
-import threading
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from infra.az.commands import app_log_token, app_show, replica_list
-from infra.az.log_records import Kind, LogRecord, Seen, parse_record
-from infra.document import Json, as_object, did_you_mean
-from infra.errors import RemoteError, UsageError
+from infra.errors import UsageError
+from infra.resources.log_streams import MAX_LINES, follow_streams, read_streams
+from infra.wording import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
+    from infra.az.log_records import Kind, LogRecord
     from infra.session import Session
-
-MAX_LINES = 300
-"""The most lines that a stream gives of the past. Source: `tailLines`, 0 to 300."""
-
-_READ_TIMEOUT_S = 90.0
-"""A stream that is silent for so long is opened anew: Azure drops silent ones without closing them."""
-
-_REFRESH_INTERVAL_S = 60.0
-"""How often to look for replicas that are new, and to ask for a new token."""
-
-_MIN_REFRESH_S = 5.0
-"""When a stream ends, which may mean a new replica, there is a look as early as this."""
-
-_RECONNECT_PAUSE_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class LogStream:
-    """Name one stream: the console of one replica's container, or the app's system log."""
-
-    kind: Kind
-    replica: str
-    url: str
-
-
-@dataclass(frozen=True, slots=True)
-class LogAccess:
-    """Hold what it takes to open an app's streams at this moment.
-
-    Attributes:
-        token: Good for about an hour. Secret.
-        sources: The streams there are now.
-    """
-
-    token: str
-    sources: tuple[LogStream, ...]
 
 
 def parse_kinds(text: str) -> tuple[Kind, ...]:
-    """Return the kinds of stream that `--kind` names.
+    """Return the kinds of stream that a value of `--kind` selects.
 
     Raises:
-        UsageError: It names none.
+        UsageError: It is not one of the values.
     """
     kinds: dict[str, tuple[Kind, ...]] = {
         "all": ("console", "system"),
@@ -90,85 +38,26 @@ def read_logs(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> tuple[
 
     Args:
         session: The opened stage.
-        tail: How many lines of each stream, at most `MAX_LINES`.
+        tail: The number of lines of each stream, at most `MAX_LINES`.
         kinds: Which streams.
 
     Raises:
         UsageError: `tail` is out of range, or the stage is not provisioned.
-        RemoteError: Azure does not give the logs.
+        RemoteError: Azure does not return the logs.
     """
     _check_tail(tail)
-    with session.console.step("read the logs"):
-        access = find_access(session, kinds)
-        context = _tls(session)
-        records = [
-            record for source in access.sources for record in _read(source, access.token, tail, context)
-        ]
-    return tuple(sorted(records, key=lambda record: record.time))
+    return read_streams(session, tail=tail, kinds=kinds)
 
 
 def follow_logs(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> Generator[LogRecord]:
-    """Yield the last lines of every stream, then each new line as it comes, until the user has enough.
+    """Yield the last lines of every stream, then each new line as it arrives, until the generator is closed.
 
     Raises:
         UsageError: `tail` is out of range, or the stage is not provisioned.
-        RemoteError: Azure does not give the logs.
+        RemoteError: Azure does not return the logs.
     """
     _check_tail(tail)
-    lines: queue.SimpleQueue[LogRecord | None] = queue.SimpleQueue()
-    followers: dict[LogStream, _Follower] = {}
-    context = _tls(session)
-    try:
-        while True:
-            access = find_access(session, kinds)
-            for source in access.sources:
-                if source in followers:
-                    followers[source].token = access.token
-                else:
-                    followers[source] = _Follower(source, access.token, context, tail, lines)
-                    followers[source].start()
-            for gone in followers.keys() - set(access.sources):
-                followers.pop(gone).stop()
-            yield from _until_refresh(lines)
-    finally:
-        for follower in followers.values():
-            follower.stop()
-
-
-def find_access(session: Session, kinds: tuple[Kind, ...]) -> LogAccess:
-    """Ask az for a token and for the addresses of an app's streams, all of it at once.
-
-    Raises:
-        RemoteError: Azure does not say where the logs are.
-    """
-    config, group = session.config(), session.group()
-    session.require_cloud()
-    with ThreadPoolExecutor(3) as pool:
-        shown = pool.submit(session.az.run, app_show(group, config.aca_app_name))
-        answered = pool.submit(session.az.run, app_log_token(group, config.aca_app_name))
-        listed = pool.submit(session.az.run, replica_list(group, config.aca_app_name))
-        properties = as_object(as_object(shown.result()).get("properties"))
-        token = as_object(as_object(answered.result()).get("properties")).get("token")
-        replicas = listed.result()
-    base, found, _ = str(properties.get("eventStreamEndpoint") or "").partition("/subscriptions/")
-    if not found:
-        raise RemoteError(f"Azure does not tell where the logs of {config.aca_app_name!r} are")
-    here = f"{base}{group.id}/containerApps/{config.aca_app_name}"
-    consoles = _consoles(here, str(properties.get("latestRevisionName")), replicas)
-    sources = (*consoles, LogStream("system", "", f"{here}/eventstream"))
-    return LogAccess(str(token), tuple(source for source in sources if source.kind in kinds))
-
-
-def _consoles(here: str, revision: str, replicas: Json) -> tuple[LogStream, ...]:
-    sources = []
-    for item in replicas if isinstance(replicas, list) else []:
-        replica = str(as_object(item).get("name"))
-        containers = as_object(as_object(item).get("properties")).get("containers")
-        for container in containers if isinstance(containers, list) else []:
-            name = as_object(container).get("name")
-            path = f"/revisions/{revision}/replicas/{replica}/containers/{name}/logstream"
-            sources.append(LogStream("console", replica, here + path))
-    return tuple(sources)
+    yield from follow_streams(session, tail=tail, kinds=kinds)
 
 
 def _check_tail(tail: int) -> None:
@@ -176,96 +65,3 @@ def _check_tail(tail: int) -> None:
         raise UsageError(
             f"--tail {tail} is not possible", hint=f"a stream gives 0 to {MAX_LINES} lines of its past"
         )
-
-
-def _tls(session: Session) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(session.ca_bundle) if session.ca_bundle else None)
-
-
-def _read(source: LogStream, token: str, tail: int, context: ssl.SSLContext) -> list[LogRecord]:
-    """Read what a stream has of its past; a replica that has just gone has nothing."""
-    try:
-        with _open(source, token, tail, context, is_followed=False) as lines:
-            records = [parse_record(line, source.kind, source.replica) for line in lines]
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code == 404:  # noqa: PLR2004  # Not Found: the replica went away while we asked
-                return []
-            raise RemoteError(f"the {source.kind} log cannot be read: HTTP {error.code}") from error
-    except OSError as error:
-        raise RemoteError(f"the {source.kind} log cannot be read: {error}") from error
-    return [record for record in records if record is not None]
-
-
-def _open(
-    source: LogStream, token: str, tail: int, context: ssl.SSLContext, *, is_followed: bool
-) -> http.client.HTTPResponse:
-    query = urllib.parse.urlencode({"follow": str(is_followed).lower(), "output": "json", "tailLines": tail})
-    address = f"{source.url}?{query}"
-    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"})  # noqa: S310  # Azure's
-    is_here = urllib.parse.urlsplit(address).hostname in {"localhost", "127.0.0.1"}
-    proxies = urllib.request.ProxyHandler({} if is_here else None)
-    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), proxies)
-    return cast("http.client.HTTPResponse", opener.open(request, timeout=_READ_TIMEOUT_S))
-
-
-class _Follower(threading.Thread):
-    """Read one stream for ever, and open it again whenever it ends."""
-
-    def __init__(
-        self,
-        source: LogStream,
-        token: str,
-        context: ssl.SSLContext,
-        tail: int,
-        lines: queue.SimpleQueue[LogRecord | None],
-    ) -> None:
-        super().__init__(name=f"{source.kind} log {source.replica}", daemon=True)
-        self.token = token
-        self._source = source
-        self._context = context
-        self._tail = tail
-        self._lines = lines
-        self._seen = Seen()
-        self._stopped = threading.Event()
-
-    def stop(self) -> None:
-        """End after the line that is being read: the replica is gone."""
-        self._stopped.set()
-
-    def run(self) -> None:
-        """Read until stopped. What ends a stream is no error: it is opened again."""
-        while not self._stopped.is_set():
-            # Refused, cut off, or silent for too long.
-            with suppress(OSError, http.client.HTTPException):
-                self._read()
-            self._lines.put(None)
-            self._stopped.wait(_RECONNECT_PAUSE_S)
-
-    def _read(self) -> None:
-        with _open(self._source, self.token, self._tail, self._context, is_followed=True) as lines:
-            self._tail = MAX_LINES  # the next one repeats what it can, and `Seen` lets nothing through twice
-            for line in lines:
-                self._take(line)
-                if self._stopped.is_set():
-                    return
-
-    def _take(self, line: bytes) -> None:
-        record = parse_record(line, self._source.kind, self._source.replica)
-        if record is not None and self._seen.is_new(record):
-            self._lines.put(record)
-
-
-def _until_refresh(lines: queue.SimpleQueue[LogRecord | None]) -> Iterator[LogRecord]:
-    """Yield what comes until it is time to look for new replicas. None in the queue: a stream ended."""
-    now = time.monotonic()
-    earliest, end = now + _MIN_REFRESH_S, now + _REFRESH_INTERVAL_S
-    while (left_s := end - time.monotonic()) > 0:
-        try:
-            record = lines.get(timeout=left_s)
-        except queue.Empty:
-            return
-        if record is None:
-            end = earliest
-        else:
-            yield record

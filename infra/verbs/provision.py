@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.az.commands import (
@@ -21,23 +20,11 @@ from infra.az.commands import (
     group_create,
     group_show,
 )
-from infra.az.container_apps_environment import profile_changes, wished_profile
 from infra.az.errors import HINTS, VAGUE_CODES, AzureRefusalError, Refusal, innermost
-from infra.az.inventory import (
-    ACCOUNT,
-    ENVIRONMENT,
-    MADE_TAG,
-    Made,
-    all_made,
-    find,
-    format_made,
-    list_resources,
-    remember,
-    remembered,
-)
-from infra.az.target import find_group
 from infra.config.endpoint import KEYS, InferenceConfig, write_config
 from infra.config.parameters import (
+    BICEP,
+    COMPILED,
     DIGEST_TAG,
     Template,
     digest,
@@ -57,16 +44,29 @@ from infra.config.settings import (
 from infra.config.templates import judge
 from infra.document import Json, as_object, write_whole
 from infra.errors import RemoteError, UsageError
-from infra.verbs.key import has_secret, new_key, read_secret
+from infra.resources.api_keys import has_secret, new_key, read_secret
+from infra.resources.container_apps_environment import profile_changes, wished_profile
+from infra.resources.inventory import (
+    ACCOUNT,
+    ENVIRONMENT,
+    MADE_TAG,
+    Made,
+    all_made,
+    find,
+    format_made,
+    list_resources,
+    remember,
+    remembered,
+)
+from infra.resources.target import find_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from infra.az.names import Names
     from infra.session import Session
 
-BICEP = Path("infra/provision/inference.bicep")
-COMPILED = Path("infra/provision/inference.json")
 DEPLOYMENT = "inference"
 _SOURCE = "provision itself"
 

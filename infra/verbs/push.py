@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from infra.clock import SystemClock
-from infra.console import Console, readable_size
 from infra.deploy_context import Site, open_site
 from infra.errors import UsageError
 from infra.models.base_models import EXAMPLE, ensure_example_base, load_pinned_base
@@ -31,13 +30,14 @@ from infra.models.weights import (
     read_adapter,
     read_base,
 )
-from infra.release.plan import count
 from infra.release.releases import read_live, set_proven
 from infra.release.rollout import NotServed, failure
+from infra.wording import count, readable_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from infra.console import Console
     from infra.release.lock import HeldLock
     from infra.session import Session
     from infra.share.protocol import Share

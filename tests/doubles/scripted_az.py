@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from infra.az.client import Az, Runner
+from infra.az.client import Az
+from infra.process import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from infra.az.commands import Command
     from infra.document import Json
     from infra.errors import FjarrError
+    from infra.process import Command
 
 
 class ScriptedAz(Az):

@@ -8,7 +8,8 @@ from itertools import count
 
 import pytest
 
-from infra.console import Console, readable_size
+from infra.console import Console
+from infra.wording import readable_size
 
 
 @pytest.fixture

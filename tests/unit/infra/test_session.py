@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from infra import session as session_module
-from infra.az.client import Az, Completed, Runner
+from infra.az.client import Az
 from infra.config.stage import load_stage
 from infra.console import Console
 from infra.errors import ToolError, UsageError
+from infra.process import Completed, Runner
 from infra.session import cloud_command, cloud_state, open_session, read_cloud
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from infra.az.commands import Command
+    from infra.process import Command
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -75,7 +76,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, root: Path, listener: int) -> list[Comm
     monkeypatch.setattr(Runner, "run", run)
     az = root / "az"
     az.touch()
-    monkeypatch.setattr(Runner, "find", lambda _, program: str(root / program))
+    monkeypatch.setattr(Runner, "find", lambda _, program, _hint=None: str(root / program))
     return commands
 
 

@@ -34,8 +34,8 @@ from infra.share.errors import Place, explain_refusal, explain_silence, is_passi
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from infra.az.commands import Command
     from infra.document import Json
+    from infra.process import Command
 
 GROUP = Group("sub", "rg")
 REVISION = Revision("app--1", "2026-01-01T00:00:00Z", running_state="Running")

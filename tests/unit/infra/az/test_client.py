@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from infra.az.client import Az, Runner, az_environment
-from infra.az.commands import Command
+from infra.az.client import Az, az_environment
 from infra.errors import ToolError, WaitTimeoutError
+from infra.process import Command, Runner
 from infra.session import local_environment
 
 if TYPE_CHECKING:

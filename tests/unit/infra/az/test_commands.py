@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from infra.az import commands as az
-from infra.az.commands import Command, Group, redact
+from infra.az.commands import Group
+from infra.process import Command, redact
 
 GROUP = Group("00000000-0000-0000-0000-000000000001", "my-rg")
 IN_GROUP = "--resource-group my-rg --subscription 00000000-0000-0000-0000-000000000001"

@@ -12,14 +12,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from infra.az.client import Runner
 from infra.az.log_records import LogRecord, Seen, format_time, parse_record
 from infra.config.endpoint import InferenceConfig, write_config
 from infra.config.stage import Stage
 from infra.console import Console
 from infra.errors import RemoteError, UsageError
+from infra.process import Runner
+from infra.resources import log_streams
 from infra.session import Session
-from infra.verbs import logs
 from infra.verbs.logs import follow_logs, parse_kinds, read_logs
 from tests.doubles.scripted_az import ScriptedAz
 
@@ -235,7 +235,7 @@ def test_more_of_the_past_than_there_is_cannot_be_had(session: Session) -> None:
 def test_a_followed_stream_is_opened_again_and_repeats_nothing(
     session: Session, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "_RECONNECT_PAUSE_S", 0.01)
+    monkeypatch.setattr(log_streams, "_RECONNECT_PAUSE_S", 0.01)
     written = [console_line(1, "first"), console_line(2, "second"), console_line(3, "third")]
     opened = iter(range(1, 1000))
 

@@ -12,23 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from infra.az.commands import Command, Group
-from infra.az.container_apps_environment import ProfileWish, profile_changes
+from infra.az.commands import Group
 from infra.az.errors import AzureRefusalError, NotFoundError, Refusal
-from infra.az.inventory import all_made, format_made, parse_made
 from infra.az.names import Names
-from infra.az.target import find_group
 from infra.config.endpoint import read_config
 from infra.config.settings import Flags, Handover, Settings
 from infra.config.stage import load_stage
 from infra.console import Console
 from infra.errors import RemoteError, UsageError
+from infra.resources.container_apps_environment import ProfileWish, profile_changes
+from infra.resources.inventory import all_made, format_made, parse_made
+from infra.resources.target import find_group
 from infra.session import Session
 from infra.verbs.provision import provision
 from tests.doubles.scripted_az import ScriptedAz
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from infra.process import Command
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"

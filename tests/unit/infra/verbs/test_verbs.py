@@ -18,19 +18,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from infra.az.client import Completed, Runner
 from infra.az.commands import Group
 from infra.az.errors import NotFoundError, Refusal
-from infra.az.inventory import Made, format_made, remember
 from infra.config.endpoint import InferenceConfig, write_config
 from infra.config.stage import load_stage
 from infra.console import Console
 from infra.errors import ToolError, UsageError
+from infra.process import Completed, Runner
+from infra.resources.api_keys import ApiKey, parse_keys
+from infra.resources.file_share import open_share
+from infra.resources.inventory import Made, format_made, remember
 from infra.session import Session
-from infra.share.azure import open_share
 from infra.verbs.doctor import Diagnosis, diagnose
 from infra.verbs.down import down
-from infra.verbs.key import ApiKey, ApiKeys, find_keys, parse_keys
+from infra.verbs.key import ApiKeys, find_keys
 from infra.verbs.open import open_page
 from infra.verbs.status import find_status
 from infra.verbs.up import UpResult, curl_line, openai_snippet
@@ -39,7 +40,7 @@ from tests.doubles.scripted_az import ScriptedAz
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from infra.az.commands import Command
+    from infra.process import Command
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from infra.az.commands import Command, Group, workload_profile_add, workload_profile_update
+from infra.az.commands import Group, workload_profile_add, workload_profile_update
 from infra.az.limits import CONSUMPTION
 from infra.document import Json, as_object
 from infra.errors import UsageError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from infra.config.settings import Settings
+    from infra.process import Command
 
 DEFAULT_MAXIMUM_COUNT = 2
 """What a null `maximumInstanceCount` means, as in the template."""

@@ -1,0 +1,149 @@
+"""Start processes: the only module of the pipeline that does.
+
+A `Command` is a value; a `Runner` performs it. Processes get an empty standard input, so none can wait for an
+answer from a person. A process that exceeds its time limit, or that is interrupted by Ctrl-C, is ended
+together with its children.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from infra.errors import ToolError, WaitTimeoutError
+from infra.wording import last_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+REDACTED: Final = "***"
+
+_GRACE_S: Final = 5.0
+"""How long a process may take to end after SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command line, with the secrets in it and its time limit.
+
+    Attributes:
+        argv: The program and its arguments. The program is a bare name, which the runner looks up.
+        secrets: Values that are replaced by `***` wherever the command or its output is shown.
+        timeout_s: The time limit. The runner ends the process when it is exceeded.
+        install_hint: How to install the program; None for a general hint.
+    """
+
+    argv: tuple[str, ...]
+    secrets: tuple[str, ...] = ()
+    timeout_s: float = 120.0
+    install_hint: str | None = None
+
+    @property
+    def line(self) -> str:
+        """Return the command line as it can be pasted into a shell, with its secrets redacted."""
+        return shlex.join(redact(argument, self.secrets) for argument in self.argv)
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The exit code and the output of a process."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+class Runner:
+    """Starts processes with a given environment, in a given folder.
+
+    Args:
+        environment: The whole environment of the processes.
+        folder: Their working folder.
+    """
+
+    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+        self._environment = dict(environment)
+        self._folder = folder
+
+    def run(self, command: Command) -> Completed:
+        """Run a command to its end, whatever its exit code.
+
+        Raises:
+            ToolError: The program is not installed.
+            WaitTimeoutError: It did not end in `command.timeout_s`.
+        """
+        argv = (self.find(command.argv[0], command.install_hint), *command.argv[1:])
+        process = subprocess.Popen(
+            argv,
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        )
+        try:
+            stdout, stderr = process.communicate(timeout=command.timeout_s)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            what = f"{command.argv[0]} did not end within {command.timeout_s:g} s"
+            raise WaitTimeoutError(what, command=command.line) from None
+        except BaseException:
+            _end(process)
+            raise
+        return Completed(process.returncode, stdout, stderr)
+
+    def check(self, command: Command) -> str:
+        """Run a command that must succeed, and return its standard output.
+
+        Raises:
+            ToolError: The program is not installed, or it failed.
+            WaitTimeoutError: It did not end in time.
+        """
+        completed = self.run(command)
+        if completed.exit_code != 0:
+            details = last_lines(redact(completed.stderr or completed.stdout, command.secrets))
+            what = f"{Path(command.argv[0]).name} failed with exit code {completed.exit_code}"
+            raise ToolError(what, command=command.line, details=details)
+        return completed.stdout
+
+    def find(self, program: str, install_hint: str | None = None) -> str:
+        """Return the path of a program: beside this Python, else on PATH.
+
+        Raises:
+            ToolError: It is in neither place.
+        """
+        beside = shutil.which(program, path=str(Path(sys.executable).parent))
+        found = beside or shutil.which(program, path=self._environment.get("PATH"))
+        if found is None:
+            hint = install_hint or f"install {program}, or put it on PATH"
+            raise ToolError(f"{program} is not installed", hint=hint)
+        return found
+
+
+def redact(text: str, secrets: tuple[str, ...]) -> str:
+    """Replace each secret in a text by `***`, the longest first, so that no part of one is left."""
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, REDACTED)
+    return text
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process and its children: SIGTERM first, SIGKILL if that is not enough."""
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal_number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=_GRACE_S)
+            return

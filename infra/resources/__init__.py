@@ -1,0 +1,1 @@
+"""The Azure resources of a stage: where they are, which of them provision made, and what they report."""
