@@ -20,7 +20,8 @@ nox.options.sessions = ["test"]
 ENVIRONMENT = Path(".nox/fjarr").resolve()
 VLLM_ENVIRONMENT = Path(".nox/vllm").resolve()
 CHECKED = (
-    "tasks.py", "noxfile.py", "infra", "inference", "localcloud", "benchmarks", "examples", "tests", "docs",
+    "tasks.py", "noxfile.py", "install.py", "infra", "inference", "localcloud", "benchmarks", "examples",
+    "tests", "docs",
 )  # fmt: skip
 
 # What the tests of an engine need beside the engine.
@@ -82,7 +83,9 @@ def e2e(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Compare servers: `nox -s bench -- --model FOLDER`; see benchmarks/README.md. Not a part of `test`."""
-    run(session, "python", "-m", "pip", "install", "-c", "constraints.txt", "-e", ".[bench]")
+    session.run(
+        sys.executable, "install.py", "--environment", str(ENVIRONMENT), "--extra", "bench", external=True
+    )
     run(session, "python", "-m", "benchmarks.run", *session.posargs)
 
 
@@ -118,7 +121,7 @@ def run(session: nox.Session, program: str, *arguments: str, **environ: str) -> 
 def install(session: nox.Session) -> None:
     """Install the project as its users do, with its developers' tools, at the versions that were tested."""
     if ENVIRONMENT not in installed:
-        session.run(sys.executable, "-m", "venv", str(ENVIRONMENT), external=True)
-        pip = (str(ENVIRONMENT / "bin" / "python"), "-m", "pip")
-        session.run(*pip, "install", "-c", "constraints.txt", "-e", ".[dev]", external=True)
+        session.run(
+            sys.executable, "install.py", "--environment", str(ENVIRONMENT), "--extra", "dev", external=True
+        )
         installed.add(ENVIRONMENT)

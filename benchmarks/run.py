@@ -65,7 +65,7 @@ def write(contest: Contest, folder: Path) -> None:
     (folder / f"{contest.name}.json").write_text(report.to_json(contest))
     (folder / f"{contest.name}.md").write_text(report.to_markdown(contest))
     if importlib.util.find_spec("matplotlib") is None:
-        _say("no plot: matplotlib is not installed (pip install -e .[bench])")
+        _say("no plot: matplotlib is not installed (python3 install.py --extra local --extra bench)")
     else:
         report.draw(contest, folder / f"{contest.name}.png")
 
