@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from invoke import Collection  # noqa: E402  # the project's folder has to be on the path first
 
 import tasks  # noqa: E402
-from inference.settings import SETTINGS  # noqa: E402
+from inference.settings import PREFIX, SETTINGS  # noqa: E402
 
 TEMPLATE = ROOT / "infra/provision/inference.json"
 EXAMPLE = ROOT / "examples/ticket-triage"
@@ -49,9 +49,13 @@ def parameters() -> str:
 
 
 def settings() -> str:
-    """Describe the server's settings from the table that reads them."""
-    rows = ["| setting | meaning |", "|---|---|"]
-    rows += [f"| `{name}` | {meaning} |" for name, meaning in SETTINGS.items()]
+    """Describe the server's settings from their declarations."""
+    rows = ["| setting | default | meaning |", "|---|---|---|"]
+    rows += [
+        f"| `{setting.name}` | {setting.shown_default} | {setting.meaning} |"
+        for setting in SETTINGS.values()
+        if setting.name.startswith(PREFIX)
+    ]
     return "\n".join(rows)
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 import uvicorn
 
 from inference import VERSION
+from inference.api_keys import API_KEYS_VARIABLE
 from inference.engines.protocol import Engine, GenerationRequest, Sampling
 from inference.engines.registry import import_engine, start_engine
 from inference.errors import EngineError, LoadError, SettingsError
@@ -29,7 +30,7 @@ from inference.listener import inherit_or_bind
 from inference.observability.logs import set_up_logging
 from inference.observability.tracing import FLUSH_S, Tracing, make_tracing
 from inference.service.service import Limits, ServedModel, Service
-from inference.settings import KEYS_NAME, Settings, load_settings
+from inference.settings import Settings, load_settings
 from inference.web.access import MAX_HEADER_BYTES
 from inference.web.application import ChatPage, Identity, make_application
 from inference.web.http_protocol import Protocol
@@ -66,7 +67,7 @@ def main() -> NoReturn:
     try:
         settings = load_settings(os.environ)
         # From here on nothing that this process starts, such as an engine's workers, is given the keys.
-        os.environ.pop(KEYS_NAME, None)
+        os.environ.pop(API_KEYS_VARIABLE, None)
         set_up_logging(settings.log_format, settings.log_level)
         tracing = make_tracing(settings, VERSION)
     except SettingsError as error:

@@ -1,432 +1,385 @@
-"""Read the environment once, into a frozen value.
+"""The server's settings, read from the environment once.
 
-Every problem is reported at once, and so is every `FJARR_` name that nothing here knows: a mistyped setting
-must not be a silent default. Nothing else in the server reads the environment. Imports the standard library
-only.
+Each field of `Settings` declares its environment variable, parser, default and description; the reference in
+`docs/` is generated from them. All problems are reported at once, including `FJARR_` variables that do not
+exist: a mistyped name must not become a silent default. No other module reads the environment. Imports the
+standard library only.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from inference.api_keys import API_KEYS_VARIABLE, ApiKey, parse_api_keys
 from inference.engines.catalogue import ENGINE_CHOICES
 from inference.errors import SettingsError
+from inference.setting_parsers import (
+    adapter_list,
+    one_of,
+    origin_list,
+    seconds,
+    switch,
+    template,
+    text,
+    whole_number,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, MutableMapping
+    from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
 
 PREFIX: Final = "FJARR_"
 INGRESS_LIMIT_S: Final = 240.0
-"""Azure Container Apps' ingress cuts a request after this time. Source: azure-container-apps issue 597."""
-
-DTYPES: Final = ("auto", "bfloat16", "float16", "float32")
-QUANTIZATIONS: Final = ("auto", "none", "nf4", "int8")
-DEVICES: Final = ("auto", "cpu", "cuda")
-ATTENTIONS: Final = ("auto", "sdpa", "eager", "flash_attention_2")
-MERGES: Final = ("auto", "on", "off")
-LOG_FORMATS: Final = ("text", "json")
-LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-METRICS: Final = ("on", "open", "off")
-
-KEYS_NAME: Final = "FJARR_API_KEYS"
-DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
-"""How an entry of the keys gives a digest in place of the key."""
-
-ORIGIN: Final = re.compile(r"https?://[^/?#\s]+")
+"""Azure Container Apps' ingress ends a request after this time. Source: azure-container-apps issue 597."""
 
 
 @dataclass(frozen=True, slots=True)
-class ApiKey:
-    """Name a key and hold its digest; the key itself is not kept."""
+class Setting:
+    """How a field of `Settings` is set.
 
-    name: str
-    digest: bytes
+    Attributes:
+        variables: The environment variables that set it; a later one overrides an earlier one.
+        parse: Turns a variable's text into the field's value; raises ValueError.
+        default: The field's value if no variable is set.
+        meaning: What the setting does, in Markdown.
+        default_text: What the default is, in Markdown, if the value alone does not say it.
+    """
+
+    variables: tuple[str, ...]
+    parse: Callable[[str], object]
+    default: object
+    meaning: str
+    default_text: str | None
+
+    @property
+    def name(self) -> str:
+        """Return the variable that users set."""
+        return self.variables[-1]
+
+    @property
+    def shown_default(self) -> str:
+        """Return the default for the reference, in Markdown."""
+        if self.default_text is not None:
+            return self.default_text
+        if isinstance(self.default, bool):
+            return "`on`" if self.default else "`off`"
+        if isinstance(self.default, float):
+            return f"`{self.default:g}`"
+        return f"`{self.default}`" if self.default != "" else ""
+
+
+def setting(
+    variables: str | tuple[str, ...],
+    parse: Callable[[str], T],
+    default: T,
+    meaning: str,
+    default_text: str | None = None,
+) -> T:
+    """Declare a field of `Settings`. The arguments are the attributes of `Setting`."""
+    names = (variables,) if isinstance(variables, str) else variables
+    declared = Setting(names, parse, default, meaning, default_text)
+    return dataclasses.field(default=default, metadata={"setting": declared})
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Hold everything that the environment says. `load_settings` makes it.
+    """The server's settings. `load_settings` creates them from the environment."""
 
-    Attributes:
-        mount: Where the share is mounted.
-        base_model: Path relative to the mount, id under `model-cache`, or hub id; None means the adapter's.
-        adapter: Paths relative to the mount, parted by commas, or `*` for every adapter under `models`; None
-            means the newest.
-        merge_adapters: Whether each adapter is merged into weights of its own: `auto`, `on` or `off`.
-        prompt_template: Text with one `{}`, around the last user message, for adapters trained on bare text.
-        allow_pickle: Whether pickled weights are loaded.
-        trust_remote_code: Whether code that lies beside a model's weights is run.
-        engine: One of `engines.CHOICES`.
-        max_new_tokens: How many tokens a chat answer may have when the request does not say.
-        max_context_tokens: A limit for prompt and answer together, below the model's own; None means the
-            model's.
-        kv_cache_tokens: How many tokens the key-value cache of a lane holds; None derives it from the memory.
-        max_concurrent: How many requests generate at once; more wait.
-        max_waiting: How many requests may wait before new ones are answered 429.
-        max_per_key: How many answers one key may have at once, waiting ones included; None sets no limit.
-        request_timeout_s: How long a request may take, waiting included.
-        heartbeat_s: After how much silence a stream sends a comment.
-        body_timeout_s: How long a client may take to send a request's body.
-        drain_grace_s: How long requests in flight may go on after SIGTERM.
-        cors_origins: The origins whose pages may ask `/v1` from a browser; `*` is all.
-        metrics: `on` asks for an API key where `/v1` does, `open` asks nobody, `off` shows none.
-        log_prompts: Whether prompts and answers are logged.
-        otlp_endpoint: Where traces go, as OpenTelemetry's own variables say it; None traces nothing.
-        otlp_protocol: How they travel; only `http/protobuf` is spoken.
-        socket_fd: The listening socket that `start` hands over; None makes the server bind one itself.
-    """
-
-    mount: Path = Path("/mount")
-    release: str = ""
-    host: str = "0.0.0.0"  # noqa: S104 - in its container the server is reached from outside; a stage may say otherwise
-    port: int = 7860
-    api_keys: tuple[ApiKey, ...] = ()
-    auth: bool = True
-    chat_sign_in: bool = True
-    base_model: str | None = None
-    adapter: str | None = None
-    merge_adapters: str = "auto"
-    prompt_template: str | None = None
-    allow_pickle: bool = False
-    trust_remote_code: bool = False
-    engine: str = "auto"
-    device: str = "auto"
-    dtype: str = "auto"
-    quantization: str = "auto"
-    attention: str = "auto"
-    threads: int | None = None
-    max_new_tokens: int = 1024
-    max_context_tokens: int | None = None
-    kv_cache_tokens: int | None = None
-    max_concurrent: int = 64
-    max_waiting: int = 128
-    max_per_key: int | None = None
-    max_body_bytes: int = 4 * 1024 * 1024
-    request_timeout_s: float = 230.0
-    heartbeat_s: float = 15.0
-    body_timeout_s: float = 30.0
-    drain_grace_s: float = 25.0
-    cors_origins: tuple[str, ...] = ()
-    metrics: str = "on"
-    log_format: str = "text"
-    log_level: str = "info"
-    log_prompts: bool = False
-    otlp_endpoint: str | None = None
-    otlp_protocol: str = "http/protobuf"
-    socket_fd: int | None = None
-    revision: str = ""
-    replica: str = ""
+    mount: Path = setting("FJARR_MOUNT", Path, Path("/mount"), "the path at which the share is mounted")
+    release: str = setting(
+        "FJARR_RELEASE",
+        text,
+        "",
+        "the release that runs: the content of `CURRENT` when the container started",
+    )
+    host: str = setting(
+        "FJARR_HOST",
+        text,
+        "0.0.0.0",  # noqa: S104 - a container is called from outside
+        "the address to listen on",
+    )
+    port: int = setting(
+        ("CONTAINER_APP_PORT", "FJARR_PORT"),
+        whole_number(1, 65535),
+        7860,
+        "the port to listen on",
+        "`CONTAINER_APP_PORT`, which the platform sets, else `7860`",
+    )
+    api_keys: tuple[ApiKey, ...] = setting(
+        API_KEYS_VARIABLE,
+        parse_api_keys,
+        (),
+        "entries `name=key`, separated by commas or newlines; a bare key is named `default`. A key can be"
+        " given as its digest: `sha256:` and 64 hexadecimal digits",
+        "none; required unless `FJARR_AUTH` is `off`",
+    )
+    auth: bool = setting("FJARR_AUTH", switch, True, "`off` serves `/v1` without a key")  # noqa: FBT003
+    chat_sign_in: bool = setting(
+        "FJARR_CHAT_SIGN_IN",
+        switch,
+        True,  # noqa: FBT003 - a default is a value
+        "`off` serves the chat page without a sign-in",
+        "`on`; `off` if there is no key and `FJARR_AUTH` is `off`",
+    )
+    base_model: str | None = setting(
+        "FJARR_BASE_MODEL",
+        text,
+        None,
+        "the base model: a path on the share, an id under `model-cache`, or a hub id",
+        "the one that the adapter names",
+    )
+    adapter: str | None = setting(
+        "FJARR_ADAPTER",
+        adapter_list,
+        None,
+        "the adapters: folders on the share, separated by commas, the main one first; `*` serves every"
+        " adapter under `models`",
+        "the newest adapter under `models`",
+    )
+    merge_adapters: str = setting(
+        "FJARR_MERGE_ADAPTERS",
+        one_of("auto", "on", "off"),
+        "auto",
+        "for the engine transformers: `on` merges each adapter into a copy of the base model, which adds no"
+        " latency and takes memory, and adapters compute one after another; `off` keeps adapters separate"
+        " from the base model, which takes little memory, and all compute in one batch; `auto` merges if"
+        " there is one adapter, it fits in memory and nothing is quantized",
+    )
+    prompt_template: str | None = setting(
+        "FJARR_PROMPT_TEMPLATE",
+        template,
+        None,
+        "text with one `{}` for the last user message, for adapters trained on plain text",
+        "the model's chat template",
+    )
+    allow_pickle: bool = setting(
+        "FJARR_ALLOW_PICKLE",
+        switch,
+        False,  # noqa: FBT003 - see above
+        "`on` also loads pickled weights (`pytorch_model.bin`, `adapter_model.bin`), with torch's restricted"
+        " unpickler",
+    )
+    trust_remote_code: bool = setting(
+        "FJARR_TRUST_REMOTE_CODE",
+        switch,
+        False,  # noqa: FBT003 - see above
+        "`on` runs the Python code in a model's repository",
+    )
+    engine: str = setting(
+        "FJARR_ENGINE",
+        one_of(*ENGINE_CHOICES),
+        "auto",
+        "`auto`, `transformers` or `vllm`; `auto` is vLLM if it is installed and there is a GPU, else"
+        " transformers",
+    )
+    device: str = setting(
+        "FJARR_DEVICE",
+        one_of("auto", "cpu", "cuda"),
+        "auto",
+        "`auto`, `cpu` or `cuda`; `auto` is the GPU if there is one",
+    )
+    dtype: str = setting(
+        "FJARR_DTYPE",
+        one_of("auto", "bfloat16", "float16", "float32"),
+        "auto",
+        "`auto`, `bfloat16`, `float16` or `float32`; `auto` is bfloat16 on a GPU of compute capability 8.0 or"
+        " higher, float16 on an older one, and bfloat16 on a CPU, unless the CPU cannot multiply bfloat16 and"
+        " float32 fits in memory",
+    )
+    quantization: str = setting(
+        "FJARR_QUANTIZATION",
+        one_of("auto", "none", "nf4", "int8"),
+        "auto",
+        "`auto`, `none`, `nf4` or `int8`; `auto` is nf4 if the weights would take more than three quarters of"
+        " the GPU's free memory, else none",
+    )
+    attention: str = setting(
+        "FJARR_ATTENTION",
+        one_of("auto", "sdpa", "eager", "flash_attention_2"),
+        "auto",
+        "for the engine transformers: `auto`, `sdpa`, `eager` or `flash_attention_2`; `auto` is"
+        " flash_attention_2 if the GPU, the model and the packages support it, else sdpa, and on a CPU the"
+        " server's own implementation",
+    )
+    threads: int | None = setting(
+        "FJARR_THREADS",
+        whole_number(1),
+        None,
+        "the number of threads that compute on a CPU",
+        "what the engine chooses",
+    )
+    max_new_tokens: int = setting(
+        "FJARR_MAX_NEW_TOKENS",
+        whole_number(1),
+        1024,
+        "the limit of an answer's tokens if the request sets none",
+    )
+    max_context_tokens: int | None = setting(
+        "FJARR_MAX_CONTEXT_TOKENS",
+        whole_number(16),
+        None,
+        "a limit for prompt and answer together, below the model's own",
+        "the model's own limit",
+    )
+    kv_cache_tokens: int | None = setting(
+        "FJARR_KV_CACHE_TOKENS",
+        whole_number(64),
+        None,
+        "the number of tokens that a model's key-value cache holds",
+        "calculated from the free memory",
+    )
+    max_concurrent: int = setting(
+        "FJARR_MAX_CONCURRENT", whole_number(1, 256), 64, "how many requests generate at once; others wait"
+    )
+    max_waiting: int = setting(
+        "FJARR_MAX_WAITING",
+        whole_number(0),
+        128,
+        "how many requests may wait; further ones are answered with 429",
+    )
+    max_per_key: int | None = setting(
+        "FJARR_MAX_PER_KEY",
+        whole_number(1),
+        None,
+        "how many answers one key may have at once, including those that wait; further requests are answered"
+        " with 429",
+        "no limit",
+    )
+    max_body_bytes: int = setting(
+        "FJARR_MAX_BODY_BYTES", whole_number(1024), 4 * 1024 * 1024, "the size limit of a request's body"
+    )
+    request_timeout_s: float = setting(
+        "FJARR_REQUEST_TIMEOUT_S",
+        seconds(1, INGRESS_LIMIT_S - 1),
+        230.0,
+        "how long a request may take, including the time in the queue; the ingress's limit is 240",
+    )
+    heartbeat_s: float = setting(
+        "FJARR_HEARTBEAT_S",
+        seconds(0.05, INGRESS_LIMIT_S - 1),
+        15.0,
+        "how long a stream may be silent before a comment is sent",
+    )
+    body_timeout_s: float = setting(
+        "FJARR_BODY_TIMEOUT_S",
+        seconds(0.05, INGRESS_LIMIT_S - 1),
+        30.0,
+        "how long a client may take to send a request's body",
+    )
+    drain_grace_s: float = setting(
+        "FJARR_DRAIN_GRACE_S",
+        seconds(0, 600),
+        25.0,
+        "how long requests in flight may continue after SIGTERM",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        "FJARR_CORS_ORIGINS",
+        origin_list,
+        (),
+        "the origins whose pages may call `/v1` from a browser, separated by commas; `*` allows all",
+        "none",
+    )
+    metrics: str = setting(
+        "FJARR_METRICS",
+        one_of("on", "open", "off"),
+        "on",
+        "`on` serves `/metrics` to callers with an API key, `open` to everyone, `off` to no one",
+    )
+    log_format: str = setting(
+        "FJARR_LOG_FORMAT", one_of("text", "json"), "text", "`text`, or `json` for one object per line"
+    )
+    log_level: str = setting(
+        "FJARR_LOG_LEVEL",
+        one_of("debug", "info", "warning", "error"),
+        "info",
+        "`debug`, `info`, `warning` or `error`",
+    )
+    log_prompts: bool = setting(
+        "FJARR_LOG_PROMPTS",
+        switch,
+        False,  # noqa: FBT003 - see above
+        "`on` logs prompts and answers",
+    )
+    socket_fd: int | None = setting(
+        "FJARR_SOCKET_FD",
+        whole_number(3),
+        None,
+        "the listening socket that `inference.start` passes on; not for users",
+        "none",
+    )
+    revision: str = setting("CONTAINER_APP_REVISION", text, "", "the app's revision")
+    replica: str = setting("CONTAINER_APP_REPLICA_NAME", text, "", "the replica's name")
+    # OpenTelemetry's own variables. Its library reads the others, such as OTEL_SERVICE_NAME and
+    # OTEL_EXPORTER_OTLP_HEADERS.
+    otlp_endpoint: str | None = setting(
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+        text,
+        None,
+        "the collector that receives traces",
+        "none",
+    )
+    otlp_protocol: str = setting(
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"),
+        text,
+        "http/protobuf",
+        "the protocol of traces; only `http/protobuf` is supported",
+    )
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
-    """Turn the environment into `Settings`.
+    """Read the environment.
 
     Raises:
         SettingsError: With every unknown name and every bad value.
     """
-    problems: list[str] = []
-    values: dict[str, object] = {}
-    for name, reader in _READERS.items():
-        text = environ.get(name, "").strip()
-        if not text:
-            continue
-        try:
-            values[reader.field] = reader.parse(text)
-        except ValueError as error:
-            problems.append(f"{name}: {error}")
-    unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in _READERS)
-    problems += [f"{name}: no such setting; there are {_known_names()}" for name in unknown]
-    # Where everybody is served, there may be no key to sign in with; then only an explicit `on` is a mistake.
+    values, problems = _parse_all(environ)
+    problems += _find_unknown(environ)
+    # Without a key nobody can sign in. If every caller is served, only an explicit `on` is a mistake.
     values.setdefault("chat_sign_in", bool(values.get("api_keys") or values.get("auth", True)))
-    settings = dataclasses.replace(Settings(), **values)  # type: ignore[arg-type]  # each reader returns its field's type
-    if settings.auth and not settings.api_keys:
-        problems.append("FJARR_API_KEYS: it is empty; set a key, or FJARR_AUTH=off to serve everybody")
-    elif settings.chat_sign_in and not settings.api_keys:
-        problems.append("FJARR_CHAT_SIGN_IN: it is on, and there is no key in FJARR_API_KEYS to sign in with")
+    settings = dataclasses.replace(Settings(), **values)  # type: ignore[arg-type]  # `setting` relates parser and field
+    problems += _find_missing_keys(settings)
     if problems:
         raise SettingsError(tuple(problems))
     return settings
 
 
-def hide_keys(environ: MutableMapping[str, str], keys: tuple[ApiKey, ...]) -> None:
-    """Put the keys' digests where the keys stood, so that no process begun from now on is given them."""
-    if environ.get(KEYS_NAME):
-        environ[KEYS_NAME] = ",".join(f"{key.name}=sha256:{key.digest.hex()}" for key in keys)
+def _parse_all(environ: Mapping[str, str]) -> tuple[dict[str, object], list[str]]:
+    """Return the values by field, and the problems."""
+    values: dict[str, object] = {}
+    problems: list[str] = []
+    for field, declared in SETTINGS.items():
+        for variable in declared.variables:
+            value = environ.get(variable, "").strip()
+            if not value:
+                continue
+            try:
+                values[field] = declared.parse(value)
+            except ValueError as error:
+                problems.append(f"{variable}: {error}")
+    return values, problems
 
 
-def digest_of(key: str) -> bytes:
-    """Return the digest under which a key is kept and compared."""
-    return sha256(key.encode()).digest()
+def _find_unknown(environ: Mapping[str, str]) -> list[str]:
+    known = sorted(each.name for each in SETTINGS.values() if each.name.startswith(PREFIX))
+    unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+    return [f"{name}: no such setting; there are {', '.join(known)}" for name in unknown]
 
 
-def _known_names() -> str:
-    return ", ".join(sorted(name for name in _READERS if name.startswith(PREFIX)))
+def _find_missing_keys(settings: Settings) -> list[str]:
+    if settings.api_keys:
+        return []
+    if settings.auth:
+        return [f"{API_KEYS_VARIABLE}: it is empty; set a key, or FJARR_AUTH=off to serve everybody"]
+    if settings.chat_sign_in:
+        return [f"FJARR_CHAT_SIGN_IN: it is on, and there is no key in {API_KEYS_VARIABLE} to sign in with"]
+    return []
 
 
-def _parse_keys(text: str) -> tuple[ApiKey, ...]:
-    keys: list[ApiKey] = []
-    for entry in text.replace("\n", ",").split(","):
-        name, equals, key = entry.strip().partition("=")
-        if not equals:
-            name, key = "default", name
-        if not name and not key:
-            continue
-        if not name.strip() or not key.strip():
-            # The entry may be a secret: say where it stands, not what it is.
-            raise ValueError(
-                f"entry {len(keys) + 1} has an empty name or key; entries are name=key, or a bare key"
-            )
-        digest = DIGEST.fullmatch(key.strip())
-        keys.append(
-            ApiKey(name.strip(), bytes.fromhex(digest.group(1)) if digest else digest_of(key.strip()))
-        )
-    names = [key.name for key in keys]
-    if len(set(names)) != len(names):
-        raise ValueError("two keys have the same name (a bare key is named 'default')")
-    return tuple(keys)
-
-
-def _parse_adapters(text: str) -> str:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise ValueError(f"{text!r} has an empty entry; entries are folders on the share, parted by commas")
-    if "*" in names and len(names) > 1:
-        raise ValueError(f"{text!r} has more than '*', which takes every adapter already")
-    return ",".join(names)
-
-
-def _parse_switch(text: str) -> bool:
-    if text not in {"on", "off"}:
-        raise ValueError(f"{text!r} is neither 'on' nor 'off'")
-    return text == "on"
-
-
-def _parse_origins(text: str) -> tuple[str, ...]:
-    origins = tuple(origin.strip().rstrip("/") for origin in text.split(",") if origin.strip())
-    for origin in origins:
-        if origin != "*" and not ORIGIN.fullmatch(origin):
-            raise ValueError(
-                f"{origin!r} is no origin; write https://host or http://host:port, parted by commas, or *"
-            )
-    return origins
-
-
-def _parse_template(text: str) -> str:
-    template = text.replace("\\n", "\n")
-    if template.count("{}") != 1:
-        raise ValueError(f"{text!r} must have exactly one {{}}, where the user's message goes")
-    return template
-
-
-def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"{text!r} is none of {', '.join(choices)}")
-        return text
-
-    return parse
-
-
-def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is not a whole number") from None
-        if number < least or (most is not None and number > most):
-            raise ValueError(f"{number} is not {_range_text(least, most)}")
-        return number
-
-    return parse
-
-
-def _seconds(least: float, most: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is not a number of seconds") from None
-        if not least <= number <= most:
-            raise ValueError(f"{number:g} is not {_range_text(least, most)} seconds")
-        return number
-
-    return parse
-
-
-def _range_text(least: float, most: float | None) -> str:
-    return f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
-
-
-def _optional_text(text: str) -> str:
-    return text
-
-
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """Say which field a variable fills, how its text is read, and what it means."""
-
-    field: str
-    parse: Callable[[str], object]
-    meaning: str
-
-
-_READERS: Final[Mapping[str, _Reader]] = {
-    # The ingress's own port first, so that FJARR_PORT has the last word.
-    "CONTAINER_APP_PORT": _Reader("port", _whole(1, 65535), "the port that the platform gave this replica"),
-    "CONTAINER_APP_REVISION": _Reader("revision", _optional_text, "the revision that this replica is of"),
-    "CONTAINER_APP_REPLICA_NAME": _Reader("replica", _optional_text, "this replica's name"),
-    # OpenTelemetry's own; the more special one comes last and has the last word. The rest of them, such as
-    # OTEL_SERVICE_NAME and OTEL_EXPORTER_OTLP_HEADERS, its library reads by itself.
-    "OTEL_EXPORTER_OTLP_PROTOCOL": _Reader("otlp_protocol", _optional_text, "how traces travel"),
-    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": _Reader("otlp_protocol", _optional_text, "how traces travel"),
-    "OTEL_EXPORTER_OTLP_ENDPOINT": _Reader("otlp_endpoint", _optional_text, "where all telemetry goes"),
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": _Reader("otlp_endpoint", _optional_text, "where traces go"),
-    "FJARR_MOUNT": _Reader("mount", Path, "where the share is mounted; `/mount`"),
-    "FJARR_RELEASE": _Reader(
-        "release", _optional_text, "the release that runs, as `CURRENT` named it at the start"
-    ),
-    "FJARR_HOST": _Reader("host", _optional_text, "the address to listen on; `0.0.0.0`"),
-    "FJARR_PORT": _Reader("port", _whole(1, 65535), "the port to listen on; the platform's, else 7860"),
-    KEYS_NAME: _Reader(
-        "api_keys",
-        _parse_keys,
-        "`name=key` entries, parted by commas or new lines; a bare key is named `default`, and a key may be"
-        " given as its digest, `sha256:` and 64 hexadecimal digits",
-    ),
-    "FJARR_AUTH": _Reader("auth", _parse_switch, "`off` serves `/v1` without a key; `on`"),
-    "FJARR_CHAT_SIGN_IN": _Reader(
-        "chat_sign_in", _parse_switch, "`off` serves the chat without a sign-in; `on`"
-    ),
-    "FJARR_BASE_MODEL": _Reader(
-        "base_model",
-        _optional_text,
-        "path on the share, id under `model-cache`, or hub id; the one that the adapter names",
-    ),
-    "FJARR_ADAPTER": _Reader(
-        "adapter",
-        _parse_adapters,
-        "the adapters' folders on the share, parted by commas, the main one first; `*` takes every adapter"
-        " under `models`; the newest alone",
-    ),
-    "FJARR_MERGE_ADAPTERS": _Reader(
-        "merge_adapters",
-        _one_of(MERGES),
-        "for the engine transformers: `on` merges each adapter into weights of its own, where it costs no"
-        " time, but memory, and adapters take turns; `off` keeps adapters beside the base's weights, where"
-        " they cost hardly any memory, and all are computed in one batch; `auto` merges one that is alone,"
-        " if it fits",
-    ),
-    "FJARR_PROMPT_TEMPLATE": _Reader(
-        "prompt_template",
-        _parse_template,
-        "text with one `{}` for the last user message, for adapters trained on bare text",
-    ),
-    "FJARR_ALLOW_PICKLE": _Reader(
-        "allow_pickle",
-        _parse_switch,
-        "`on` loads pickled weights too (`pytorch_model.bin`, `adapter_model.bin`), with torch's restricted"
-        " reader; `off`",
-    ),
-    "FJARR_TRUST_REMOTE_CODE": _Reader(
-        "trust_remote_code",
-        _parse_switch,
-        "`on` runs the code that a model's repository brings along; `off`",
-    ),
-    "FJARR_ENGINE": _Reader(
-        "engine",
-        _one_of(ENGINE_CHOICES),
-        "`auto`, `transformers` or `vllm`; `auto` takes vLLM on a card where it is installed",
-    ),
-    "FJARR_DEVICE": _Reader(
-        "device", _one_of(DEVICES), "`auto`, `cpu` or `cuda`; `auto` takes the card if there is one"
-    ),
-    "FJARR_DTYPE": _Reader(
-        "dtype", _one_of(DTYPES), "`auto`, `bfloat16`, `float16` or `float32`; `auto` suits the hardware"
-    ),
-    "FJARR_QUANTIZATION": _Reader(
-        "quantization",
-        _one_of(QUANTIZATIONS),
-        "`auto`, `none`, `nf4` or `int8`; `auto` quantises where the weights would not fit",
-    ),
-    "FJARR_ATTENTION": _Reader(
-        "attention",
-        _one_of(ATTENTIONS),
-        "`auto`, `sdpa`, `eager` or `flash_attention_2`, for the engine transformers; `auto` takes flash"
-        " attention where the card and the packages have it, and one of our own on a CPU",
-    ),
-    "FJARR_THREADS": _Reader("threads", _whole(1), "how many threads compute on a CPU; torch's own choice"),
-    "FJARR_MAX_NEW_TOKENS": _Reader(
-        "max_new_tokens", _whole(1), "how many tokens an answer may have when the request does not say; 1024"
-    ),
-    "FJARR_MAX_CONTEXT_TOKENS": _Reader(
-        "max_context_tokens", _whole(16), "a limit for prompt and answer together, below the model's own"
-    ),
-    "FJARR_KV_CACHE_TOKENS": _Reader(
-        "kv_cache_tokens",
-        _whole(64),
-        "how many tokens the key-value cache of a model holds; derived from the memory",
-    ),
-    "FJARR_MAX_CONCURRENT": _Reader(
-        "max_concurrent", _whole(1, 256), "how many requests generate at once, the others wait; 64"
-    ),
-    "FJARR_MAX_WAITING": _Reader(
-        "max_waiting", _whole(0), "how many requests may wait before new ones are answered with 429; 128"
-    ),
-    "FJARR_MAX_PER_KEY": _Reader(
-        "max_per_key",
-        _whole(1),
-        "how many answers one key may have at once, waiting ones included, before it is answered with 429; no"
-        " limit",
-    ),
-    "FJARR_MAX_BODY_BYTES": _Reader("max_body_bytes", _whole(1024), "the largest request body; 4194304"),
-    "FJARR_REQUEST_TIMEOUT_S": _Reader(
-        "request_timeout_s",
-        _seconds(1, INGRESS_LIMIT_S - 1),
-        "how long a request may take, waiting included; 230, below the ingress's 240",
-    ),
-    "FJARR_HEARTBEAT_S": _Reader(
-        "heartbeat_s",
-        _seconds(0.05, INGRESS_LIMIT_S - 1),
-        "after how much silence a stream sends a comment; 15",
-    ),
-    "FJARR_BODY_TIMEOUT_S": _Reader(
-        "body_timeout_s", _seconds(0.05, INGRESS_LIMIT_S - 1), "how long a client may take to send a body; 30"
-    ),
-    "FJARR_DRAIN_GRACE_S": _Reader(
-        "drain_grace_s", _seconds(0, 600), "how long requests in flight may go on after SIGTERM; 25"
-    ),
-    "FJARR_CORS_ORIGINS": _Reader(
-        "cors_origins",
-        _parse_origins,
-        "the origins whose pages may ask `/v1` from a browser, parted by commas, or `*` for all; none",
-    ),
-    "FJARR_METRICS": _Reader(
-        "metrics",
-        _one_of(METRICS),
-        "`on` serves `/metrics` to who has an API key, `open` to everybody, `off` to nobody; `on`",
-    ),
-    "FJARR_LOG_FORMAT": _Reader(
-        "log_format", _one_of(LOG_FORMATS), "`text`, or `json` for one object a line; `text`"
-    ),
-    "FJARR_LOG_LEVEL": _Reader(
-        "log_level", _one_of(LOG_LEVELS), "`debug`, `info`, `warning` or `error`; `info`"
-    ),
-    "FJARR_LOG_PROMPTS": _Reader(
-        "log_prompts", _parse_switch, "`on` logs what is asked and what is answered; `off`"
-    ),
-    "FJARR_SOCKET_FD": _Reader(
-        "socket_fd", _whole(3), "the listening socket that `start` hands over; not for users"
-    ),
+SETTINGS: Final[Mapping[str, Setting]] = {
+    field.name: field.metadata["setting"] for field in dataclasses.fields(Settings)
 }
-
-SETTINGS: Final[Mapping[str, str]] = {
-    name: reader.meaning for name, reader in _READERS.items() if name.startswith(PREFIX)
-}
-"""What each setting means and what it is without being set. The reference is made from this."""
+"""How each field is set."""

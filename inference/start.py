@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 # The release's folder is a share that several replicas read: nothing is written beside the code.
 sys.dont_write_bytecode = True
 
-from inference.engines.catalogue import (  # noqa: E402 - after the switch above, which applies to this import
+from inference.api_keys import hide_keys  # noqa: E402 - after the switch above, which applies to this import
+from inference.engines.catalogue import (  # noqa: E402 - see above
     QUANTIZATION_REQUIREMENTS,
     REQUIREMENTS_FOLDER,
     engine_requirements,
@@ -31,7 +32,7 @@ from inference.engines.catalogue import (  # noqa: E402 - after the switch above
 from inference.errors import SettingsError  # noqa: E402 - see above
 from inference.listener import bind  # noqa: E402 - see above
 from inference.observability.logs import set_up_logging  # noqa: E402 - see above
-from inference.settings import Settings, hide_keys, load_settings  # noqa: E402 - see above
+from inference.settings import Settings, load_settings  # noqa: E402 - see above
 
 if TYPE_CHECKING:
     import socket

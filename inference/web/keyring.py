@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 
-from inference.settings import ApiKey, digest_of
+from inference.api_keys import ApiKey, digest_of
 
 
 class Keyring:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import httpx2 as httpx
 import uvicorn
 
+from inference.api_keys import ApiKey, digest_of
 from inference.server import configure
 from inference.service.service import Limits, ServedModel, Service
-from inference.settings import ApiKey, Settings, digest_of
+from inference.settings import Settings
 from inference.text.codec import ByteCodec
 from inference.web.application import ChatPage, Identity, make_application
 from tests.doubles.scripted_engine import ScriptedEngine

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from inference.settings import digest_of, hide_keys, load_settings
+from inference.api_keys import digest_of, hide_keys
+from inference.settings import load_settings
 from inference.start import requirement_files
 from tests.unit.inference.observability.test_tracing import Collector
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from inference.api_keys import digest_of
 from inference.errors import SettingsError
-from inference.settings import Settings, digest_of, load_settings
+from inference.settings import PREFIX, SETTINGS, Settings, load_settings
 from inference.start import Requirement, find_missing, parse_requirements
 
 ROOT = Path(__file__).parents[3]
@@ -23,6 +24,22 @@ def test_nothing_but_a_key_gives_the_defaults() -> None:
     assert settings.api_keys[0].name == "default"
     assert settings == Settings(api_keys=settings.api_keys)
     assert settings.request_timeout_s < 240
+
+
+def test_a_field_has_its_variable_s_name() -> None:
+    named = {field: each.name for field, each in SETTINGS.items() if each.name.startswith(PREFIX)}
+    assert named == {field: PREFIX + field.upper() for field in named}
+    assert SETTINGS.keys() - named == {"revision", "replica", "otlp_endpoint", "otlp_protocol"}
+
+
+def test_every_setting_has_a_meaning_and_a_default_for_the_reference() -> None:
+    assert all(each.meaning for each in SETTINGS.values())
+    shown = {field: SETTINGS[field].shown_default for field in ("auth", "heartbeat_s", "port", "mount")}
+    assert shown == {
+        "auth": "`on`", "heartbeat_s": "`15`", "mount": "`/mount`",
+        "port": "`CONTAINER_APP_PORT`, which the platform sets, else `7860`",
+    }  # fmt: skip
+    assert [field for field, each in SETTINGS.items() if each.shown_default == "`None`"] == []
 
 
 def test_keys_are_kept_as_digests_only() -> None:
@@ -61,7 +78,7 @@ def test_all_problems_are_reported_at_once() -> None:
         "FJARR_API_KEYS",
     ]
     assert "FJARR_PORT: 70000 is not from 1 to 65535" in problems
-    assert "FJARR_DTYPE: 'bf16' is none of auto, bfloat16, float16, float32" in problems
+    assert "FJARR_DTYPE: 'bf16' is not one of auto, bfloat16, float16, float32" in problems
 
 
 def test_a_bad_key_entry_is_not_quoted() -> None:
@@ -109,8 +126,8 @@ def test_several_adapters_may_be_named(text: str, adapters: str) -> None:
 
 
 def test_adapters_that_cannot_be_told_apart_are_refused() -> None:
-    assert problems_of({"FJARR_AUTH": "off", "FJARR_ADAPTER": "models/a,,b"}) == (
-        "FJARR_ADAPTER: 'models/a,,b' has an empty entry; entries are folders on the share, parted by commas",
+    assert problems_of({"FJARR_AUTH": "off", "FJARR_ADAPTER": "a,,b"}) == (
+        "FJARR_ADAPTER: 'a,,b' has an empty entry; entries are folders on the share, separated by commas",
     )
     assert problems_of({"FJARR_AUTH": "off", "FJARR_ADAPTER": "*,models/b"}) == (
         "FJARR_ADAPTER: '*,models/b' has more than '*', which takes every adapter already",
@@ -130,7 +147,7 @@ def test_pickles_and_foreign_code_are_off_unless_asked_for() -> None:
 def test_attention_is_one_of_those_that_there_are() -> None:
     assert load_settings({"FJARR_AUTH": "off", "FJARR_ATTENTION": "eager"}).attention == "eager"
     assert problems_of({"FJARR_AUTH": "off", "FJARR_ATTENTION": "flash"}) == (
-        "FJARR_ATTENTION: 'flash' is none of auto, sdpa, eager, flash_attention_2",
+        "FJARR_ATTENTION: 'flash' is not one of auto, sdpa, eager, flash_attention_2",
     )
 
 
@@ -219,8 +236,8 @@ def test_origins_are_exact() -> None:
 def test_what_is_no_origin_is_refused(origin: str) -> None:
     (problem,) = problems_of({"FJARR_API_KEYS": "k", "FJARR_CORS_ORIGINS": origin})
     assert problem == (
-        f"FJARR_CORS_ORIGINS: {origin.rstrip('/')!r} is no origin; write https://host or http://host:port,"
-        " parted by commas, or *"
+        f"FJARR_CORS_ORIGINS: {origin.rstrip('/')!r} is not an origin; write https://host or http://host:port,"
+        " separated by commas, or *"
     )
 
 

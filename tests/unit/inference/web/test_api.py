@@ -8,10 +8,11 @@ import httpx2 as httpx
 import openai
 import pytest
 
+from inference.api_keys import ApiKey, digest_of
 from inference.engines.protocol import Sampling
 from inference.errors import EngineError
 from inference.service.service import Limits, ServedModel, Service
-from inference.settings import ApiKey, Settings, digest_of
+from inference.settings import Settings
 from inference.text.codec import ByteCodec
 from inference.web.application import ChatPage, Identity, make_application
 from tests.doubles.scripted_engine import ScriptedEngine

@@ -12,10 +12,11 @@ import uvicorn
 from playwright.sync_api import Page, expect, sync_playwright
 from starlette.requests import Request
 
+from inference.api_keys import ApiKey, digest_of
 from inference.engines.protocol import Sampling
 from inference.observability.logs import PromptLog
 from inference.service.service import Limits, ServedModel, Service
-from inference.settings import ApiKey, Settings, digest_of
+from inference.settings import Settings
 from inference.text.codec import ByteCodec
 from inference.web import chat
 from inference.web.application import ChatPage, Identity, make_application

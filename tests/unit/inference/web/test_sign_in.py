@@ -7,7 +7,7 @@ import httpx2 as httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
-from inference.settings import ApiKey, digest_of
+from inference.api_keys import ApiKey, digest_of
 from inference.web.keyring import Keyring
 from inference.web.sign_in import COOKIE, SESSION_S, SignIn
 
