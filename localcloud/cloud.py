@@ -10,17 +10,21 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from localcloud.arm.calls import Answer, Call, Router
 from localcloud.arm.identity import Tokens, load_identity
 from localcloud.arm.insights import Insights, WorkspaceKind
 from localcloud.arm.operations import Operations
+from localcloud.arm.requests import ArmRequest, ArmResponse
+from localcloud.arm.resource_routes import ResourceRoutes
 from localcloud.arm.resources import Resources
-from localcloud.arm.routes import ResourceRoutes
+from localcloud.arm.router import Router
 from localcloud.arm.storage import AccountKind, FileServiceKind, ShareKind, Storage
 from localcloud.arm.store import Store
 from localcloud.arm.subscriptions import Subscriptions
-from localcloud.container_apps.apps import AppKind, Apps
-from localcloud.container_apps.environments import EnvironmentKind, Environments, EnvironmentStorageKind
+from localcloud.container_apps.app_operations import Apps
+from localcloud.container_apps.apps import AppKind
+from localcloud.container_apps.environment_operations import Environments
+from localcloud.container_apps.environments import EnvironmentKind, EnvironmentStorageKind
+from localcloud.container_apps.log_streams import LogStreams
 from localcloud.container_apps.revisions import Revisions
 from localcloud.deployments.deployments import Deployments
 from localcloud.errors import AzureError
@@ -56,7 +60,6 @@ class Cloud:
         self._app_kind = AppKind(
             self.resources, self._operations, self.host, self._revisions, self._get_base_url
         )
-        apps = Apps(self.resources, self.host, self._revisions, self.tokens)
         self.resources.register(
             (
                 AccountKind(self.resources, self.files, self._get_base_url),
@@ -71,19 +74,26 @@ class Cloud:
         self._deployments = Deployments(self.store, self.resources, self._operations, self.identity.tenant_id)
         self._router = Router()
         for part in (
-            Subscriptions(self.identity, self.store, self.resources, self._operations),
+            Subscriptions(
+                self.identity,
+                self.store,
+                self.resources,
+                self._operations,
+                self._deployments.delete_group,
+            ),
             ResourceRoutes(self.resources, self._operations),
             self._deployments,
             storage,
             insights,
             Environments(self.resources),
-            apps,
+            Apps(self.resources, self.host, self._revisions, self.tokens),
+            LogStreams(self.resources, self.host, self._revisions, self.tokens),
         ):
             part.routes(self._router)
 
     async def open(self) -> None:
         """Bring up what was running when the local cloud was stopped, or killed."""
-        self._deployments.settle()
+        self._deployments.fail_interrupted()
         await self._app_kind.restore()
 
     async def close(self) -> None:
@@ -93,34 +103,34 @@ class Cloud:
         await self.host.close()
         self.store.close()
 
-    async def answer(self, call: Call) -> Answer:
-        """Answer a call; what goes wrong is an answer too."""
+    async def handle(self, request: ArmRequest) -> ArmResponse:
+        """Handle a call; what goes wrong is an answer too."""
         request_id = str(uuid.uuid4())
         headers = {"x-ms-request-id": request_id, "x-ms-correlation-request-id": request_id}
         try:
-            answer = await self._dispatch(call)
+            response = await self._dispatch(request)
         except AzureError as error:
-            return Answer(error.status, error.to_json(), headers | {"x-ms-failure-cause": "gateway"})
+            return ArmResponse(error.status, error.to_json(), headers | {"x-ms-failure-cause": "gateway"})
         except Exception as error:  # noqa: BLE001 - a bug of ours is a 500, and the daemon lives on
-            _log.exception("%s %s failed", call.method, call.url_path)
+            _log.exception("%s %s failed", request.method, request.url_path)
             bug = AzureError(500, "InternalServerError", f"{type(error).__name__}: {error}")
-            return Answer(500, bug.to_json(), headers)
-        return replace(answer, headers={**headers, **answer.headers})
+            return ArmResponse(500, bug.to_json(), headers)
+        return replace(response, headers={**headers, **response.headers})
 
-    async def _dispatch(self, call: Call) -> Answer:
+    async def _dispatch(self, request: ArmRequest) -> ArmResponse:
         try:
-            route = self._router.find(call)
+            route = self._router.find(request)
         except AzureError:
             # Who may not ask does not learn what there is.
-            self.tokens.verify(call.token, self.base_url)
+            self.tokens.verify(request.token, self.base_url)
             raise
         if not route.has_own_auth:
-            self.tokens.verify(call.token, self.base_url)
-        asked = call.path.subscription
+            self.tokens.verify(request.token, self.base_url)
+        asked = request.path.subscription
         if asked is not None and asked.lower() != self.identity.subscription_id:
             message = f"The subscription '{asked}' could not be found."
             raise AzureError(404, "SubscriptionNotFound", message)
-        return await route.handler(call)
+        return await route.handler(request)
 
     def _get_base_url(self) -> str:
         return self.base_url

@@ -60,3 +60,8 @@ class AzureError(Exception):
 def not_emulated(operation: str) -> AzureError:
     """Return the refusal of an operation that Azure has and the local cloud does not."""
     return AzureError(501, "NotImplementedByLocalCloud", f"The local cloud does not emulate {operation}.")
+
+
+def bad_request(code: str, message: str) -> AzureError:
+    """Return the error 400 for a request that is not valid."""
+    return AzureError(400, code, message)

@@ -1,6 +1,6 @@
-"""Serve the local cloud over TLS: requests become values, answers become responses.
+"""Serve the local cloud over TLS.
 
-One listener has it all, as paths tell the services apart: the metadata and sign-in endpoints, Resource
+One listener serves everything, and the path selects the service: the metadata and sign-in endpoints, Resource
 Manager, and Azure Files, whose paths begin with a storage account.
 """
 
@@ -13,8 +13,8 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from localcloud.arm.calls import Answer, Call
 from localcloud.arm.identity import metadata_endpoints, openid_configuration, sign_in
+from localcloud.arm.requests import ArmRequest, ArmResponse
 from localcloud.arm.resource_ids import parse_path
 
 if TYPE_CHECKING:
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from localcloud.cloud import Cloud
 
-# A compiled template may be some megabytes; Azure's own limit is 4 MB. Ranges of files are 4 MiB and a
-# header.
-_LARGEST_BODY_BYTES = 16 * 1024 * 1024
+# A compiled template may have some megabytes (Azure's own limit is 4 MB), and a range of a file 4 MiB.
+_MAX_BODY_BYTES = 16 * 1024 * 1024
 _ARM_ROOTS = frozenset({"subscriptions", "tenants", "providers"})
 _SHUTDOWN_S = 2
 
@@ -43,7 +42,7 @@ class Server:
         Raises:
             OSError: The port is taken.
         """
-        application = web.Application(client_max_size=_LARGEST_BODY_BYTES)
+        application = web.Application(client_max_size=_MAX_BODY_BYTES)
         application.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S)
         await self._runner.setup()
@@ -58,7 +57,7 @@ class Server:
         parts = [unquote(part) for part in request.rel_url.raw_path.split("/") if part]
         words = [part.lower() for part in parts]
         if not words or words[0] in _ARM_ROOTS:
-            return await self._manage(request)
+            return await self._handle_arm(request)
         if words[:2] == ["metadata", "endpoints"]:
             return web.json_response(metadata_endpoints(self._cloud.identity, self._cloud.base_url))
         if words[1:] == ["v2.0", ".well-known", "openid-configuration"]:
@@ -72,21 +71,21 @@ class Server:
         found = sign_in(self._cloud.identity, self._cloud.tokens, tenant, form)
         return web.json_response(found.body, status=found.status)
 
-    async def _manage(self, request: web.Request) -> web.StreamResponse:
-        answer = await self._cloud.answer(await _call(request, self._cloud.base_url))
-        if answer.stream is not None:
-            return await _stream(request, answer, answer.stream)
-        if answer.body is None:
-            return web.Response(status=answer.status, headers=answer.headers)
-        text = json.dumps(answer.body)
+    async def _handle_arm(self, request: web.Request) -> web.StreamResponse:
+        found = await self._cloud.handle(await _arm_request(request, self._cloud.base_url))
+        if found.stream is not None:
+            return await _stream(request, found, found.stream)
+        if found.body is None:
+            return web.Response(status=found.status, headers=found.headers)
+        text = json.dumps(found.body)
         kind = "application/json"
-        return web.Response(status=answer.status, headers=answer.headers, text=text, content_type=kind)
+        return web.Response(status=found.status, headers=found.headers, text=text, content_type=kind)
 
 
-async def _call(request: web.Request, base_url: str) -> Call:
+async def _arm_request(request: web.Request, base_url: str) -> ArmRequest:
     path = request.rel_url.raw_path
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return Call(
+    return ArmRequest(
         method=request.method,
         path=parse_path(path),
         url_path=unquote(path),
@@ -98,9 +97,9 @@ async def _call(request: web.Request, base_url: str) -> Call:
 
 
 async def _stream(
-    request: web.Request, answer: Answer, lines: AsyncGenerator[bytes, None]
+    request: web.Request, found: ArmResponse, lines: AsyncGenerator[bytes, None]
 ) -> web.StreamResponse:
-    response = web.StreamResponse(status=answer.status, headers=answer.headers)
+    response = web.StreamResponse(status=found.status, headers=found.headers)
     response.content_type = "text/plain"
     await response.prepare(request)
     async with aclosing(lines):

@@ -19,22 +19,22 @@ import hmac
 import json
 import secrets
 import uuid
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from localcloud.clock import Clock, utc_now
 from localcloud.errors import AzureError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from localcloud.arm.store import Store
 
 CLOUD_NAME = "FjarrLocal"
 TOKEN_LIFETIME_S = 3600
 _GRANT = "client_credentials"
 _KIND, _KEY = "cloud", "identity"
-
-Clock = Callable[[], datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,6 @@ def load_identity(store: Store) -> Identity:
         }
         store.put(_KIND, _KEY, kept)
     return Identity(**kept)
-
-
-def utc_now() -> datetime:
-    """Return the time; the one place where the local cloud's management plane asks for it."""
-    return datetime.now(UTC)
 
 
 class Tokens:
@@ -171,7 +166,7 @@ class SignIn:
 
 
 def sign_in(identity: Identity, tokens: Tokens, tenant: str, form: Mapping[str, str]) -> SignIn:
-    """Answer the token endpoint: a token for the right principal, one of Azure's AADSTS errors otherwise."""
+    """Handle the token endpoint: a token for the right principal, one of Azure's AADSTS errors otherwise."""
     refusal = _refusal(identity, tenant, form)
     if refusal is not None:
         return _refused(*refusal)

@@ -14,13 +14,17 @@ import re
 import secrets
 import uuid
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from localcloud.arm.calls import Answer, Call, Json, Router
-from localcloud.arm.identity import utc_now
+from localcloud.arm.requests import ArmRequest, ArmResponse, Json
 from localcloud.arm.resource_ids import resource_id
-from localcloud.arm.resources import Change, Resource, ResourceKind, Resources, World
+from localcloud.arm.resource_kinds import Change, Resource, ResourceKind, ResourceLookup
+from localcloud.clock import utc_now
 from localcloud.errors import AzureError, not_emulated
+
+if TYPE_CHECKING:
+    from localcloud.arm.resources import Resources
+    from localcloud.arm.router import Router
 
 WORKSPACES = "Microsoft.OperationalInsights/workspaces"
 VERSIONS = ("2025-07-01", "2025-02-01", "2023-09-01", "2022-10-01", "2021-12-01-preview", "2020-08-01")
@@ -40,9 +44,9 @@ class WorkspaceKind(ResourceKind):
     type: ClassVar[str] = WORKSPACES
     versions: ClassVar[tuple[str, ...]] = VERSIONS
 
-    def check(self, change: Change, before: Resource | None, world: World) -> None:
+    def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
         """Refuse bad names and properties that are not emulated."""
-        del before, world
+        del before, lookup
         if not _NAME.fullmatch(change.path.name):
             message = (
                 f"The workspace name '{change.path.name}' is not valid: 4 to 63 letters, digits and hyphens, "
@@ -53,9 +57,9 @@ class WorkspaceKind(ResourceKind):
         if unknown:
             raise not_emulated(f"the properties {', '.join(unknown)} of {WORKSPACES}")
 
-    def build(self, change: Change, before: Resource | None, world: World) -> Resource:
+    def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
         """Return the workspace with Azure's defaults, an id and two keys."""
-        del world
+        del lookup
         defaults = {
             "retentionInDays": _RETENTION_DAYS,
             "sku": {"name": "PerGB2018"},
@@ -90,11 +94,11 @@ class Insights:
         for verb in ("sharedKeys", "listKeys"):
             router.add("POST", "group", f"{WORKSPACES}/{{}}/{verb}", self.shared_keys, VERSIONS)
 
-    async def shared_keys(self, call: Call) -> Answer:
-        """Answer `monitor log-analytics workspace get-shared-keys`."""
-        names = call.path.names[:1]
-        identifier = resource_id(call.path.subscription or "", call.group, WORKSPACES, names)
-        return Answer(200, listed_keys(self._resources.get(identifier)))
+    async def shared_keys(self, request: ArmRequest) -> ArmResponse:
+        """Handle `monitor log-analytics workspace get-shared-keys`."""
+        names = request.path.names[:1]
+        identifier = resource_id(request.path.subscription or "", request.group, WORKSPACES, names)
+        return ArmResponse(200, listed_keys(self._resources.get(identifier)))
 
 
 def listed_keys(workspace: Resource) -> Json:

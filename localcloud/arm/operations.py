@@ -11,8 +11,8 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from localcloud.arm.calls import Answer, Json
-from localcloud.arm.identity import utc_now
+from localcloud.arm.requests import ArmResponse, Json
+from localcloud.clock import utc_now
 from localcloud.errors import AzureError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Operation:
     status: str = "InProgress"
     error: AzureError | None = None
     ended: datetime | None = None
-    result: Callable[[], Answer] | None = None
+    result: Callable[[], ArmResponse] | None = None
 
     @property
     def is_running(self) -> bool:
@@ -72,7 +72,10 @@ class Operations:
         self._operations: dict[str, Operation] = {}
 
     def start(
-        self, resource_id: str, work: Coroutine[Any, Any, None], result: Callable[[], Answer] | None = None
+        self,
+        resource_id: str,
+        work: Coroutine[Any, Any, None],
+        result: Callable[[], ArmResponse] | None = None,
     ) -> Operation:
         """Begin `work` in the background; `result` answers who asks for its result when it has succeeded."""
         operation_id = str(uuid.uuid4())
@@ -132,15 +135,15 @@ class Operations:
             del self._operations[key]
 
 
-def status_answer(operation: Operation) -> Answer:
-    """Answer a poll of `Azure-AsyncOperation`."""
-    return Answer(200, operation.status_body(), RETRY_AFTER)
+def status_response(operation: Operation) -> ArmResponse:
+    """Handle a poll of `Azure-AsyncOperation`."""
+    return ArmResponse(200, operation.status_body(), RETRY_AFTER)
 
 
-def result_answer(operation: Operation) -> Answer:
-    """Answer a poll of `Location`: 202 while it runs, then its result, or the error that it failed with."""
+def result_response(operation: Operation) -> ArmResponse:
+    """Handle a poll of `Location`: 202 while it runs, then its result, or the error that it failed with."""
     if operation.is_running:
-        return Answer(202, None, RETRY_AFTER)
+        return ArmResponse(202, None, RETRY_AFTER)
     if operation.error is not None:
-        return Answer(operation.error.status, operation.error.to_json())
-    return Answer(204) if operation.result is None else operation.result()
+        return ArmResponse(operation.error.status, operation.error.to_json())
+    return ArmResponse(204) if operation.result is None else operation.result()

@@ -1,9 +1,7 @@
-"""Create, change, read and delete resources of every type in one way; a type says only what is its own.
+"""Create, change, read and delete resources of every type in one way.
 
-A `ResourceKind` brings the rules of one type: what is valid, which defaults Azure fills in, what it shows,
-and what must happen outside of the store. `Resources` brings everything else: ids, groups, parents,
-locations, versions, conflicts and background work. `check`, `build` and `show` have no effects, so that a
-validation or a what-if can ask them too.
+`Resources` has what all types share: ids, groups, parents, locations, versions, conflicts and background
+work. What is special about a type is in its `ResourceKind`.
 
 Not emulated: locks, policies, role assignments, ETags, paging (every list comes whole), HEAD on a resource,
 moving a resource, `extendedLocation`, `zones`, managed identities.
@@ -12,167 +10,23 @@ moving a resource, `extendedLocation`, `zones`, managed identities.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from localcloud.arm.calls import Json, no_registered_provider
-from localcloud.arm.identity import utc_now
 from localcloud.arm.regions import DISPLAY_NAMES, checked_region
-from localcloud.arm.resource_ids import ArmPath, group_id, parse_path, resource_id
+from localcloud.arm.resource_ids import ArmPath, group_id, parse_path
+from localcloud.arm.resource_kinds import Change, Resource, ResourceKind, ResourceLookup, canonical_id
+from localcloud.arm.router import no_registered_provider
 from localcloud.errors import AzureError, not_emulated
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Mapping
 
     from localcloud.arm.operations import Operation, Operations
+    from localcloud.arm.requests import Json
     from localcloud.arm.store import Store
 
 RESOURCE, GROUP = "resource", "group"
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """One resource as it is kept.
-
-    Attributes:
-        id: Its id, with names as they were first written and types as Azure writes them.
-        type: Its full type.
-        name: Its last name.
-        location: Its region's name, None where the type has none.
-        tags: Its tags, None where the type has none.
-        top: What else stands beside `properties`: `sku`, `kind`, `identity`, `systemData`.
-        properties: What a reader may see, as far as it does not change by itself.
-        private: What no reader sees: keys, secrets, counters.
-    """
-
-    id: str
-    type: str
-    name: str
-    location: str | None = None
-    tags: dict[str, str] | None = None
-    top: Json = field(default_factory=dict)
-    properties: Json = field(default_factory=dict)
-    private: Json = field(default_factory=dict)
-
-    @property
-    def path(self) -> ArmPath:
-        """Return the parsed id."""
-        return parse_path(self.id)
-
-    @property
-    def group(self) -> str:
-        """Return the name of its resource group."""
-        return self.path.group or ""
-
-    @property
-    def parent_id(self) -> str:
-        """Return the id of the resource that it is a part of."""
-        return self.id.rsplit("/", 2)[0]
-
-    def with_properties(self, **changed: Any) -> Resource:  # noqa: ANN401 - JSON values
-        """Return it with some properties set."""
-        return replace(self, properties={**self.properties, **changed})
-
-    def with_private(self, **changed: Any) -> Resource:  # noqa: ANN401 - JSON values
-        """Return it with some private values set."""
-        return replace(self, private={**self.private, **changed})
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A wish that a resource be as `body` says: a PUT, or a PATCH that is already merged."""
-
-    path: ArmPath
-    body: Json
-    api_version: str
-
-    @property
-    def properties(self) -> Json:
-        """Return the wished properties, empty if there are none."""
-        return self.body.get("properties") or {}
-
-
-class World(Protocol):
-    """What a type's rules may look up: the store, or the store as a deployment would leave it."""
-
-    def find(self, wanted: str) -> Resource | None:
-        """Return the resource with the id `wanted`, or None."""
-
-    def of_type(self, full_type: str) -> list[Resource]:
-        """Return every resource of a type."""
-
-
-class ResourceKind:
-    """What one resource type has of its own; the defaults are those of a plain type."""
-
-    type: ClassVar[str]
-    versions: ClassVar[tuple[str, ...]]
-    # Whether a change answers at once (200) or goes on in the background (201 and something to poll).
-    is_asynchronous: ClassVar[bool] = False
-    # The status of a PUT that made it.
-    created_status: ClassVar[int] = 201
-    can_patch: ClassVar[bool] = True
-    # Whether Azure makes it with its parent, so that parts of it may come without it.
-    comes_with_parent: ClassVar[bool] = False
-    # Members beside `properties` that a request may bring and that are kept.
-    top_members: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def is_tracked(self) -> bool:
-        """Tell whether it is a top-level type: one with a location and tags."""
-        return self.type.count("/") == 1
-
-    def canonical(self, body: Json) -> Json:
-        """Return a request with its names written as the type writes them; Azure does not mind their case."""
-        return body
-
-    def check(self, change: Change, before: Resource | None, world: World) -> None:
-        """Refuse what Azure would refuse, with an `AzureError`; mind that a value may be `is_unknown`."""
-
-    def build(self, change: Change, before: Resource | None, world: World) -> Resource:
-        """Return the resource that the change leads to; the default keeps the properties as sent."""
-        del world
-        return replace(self.skeleton(change, before), properties=dict(change.properties))
-
-    def show(self, resource: Resource) -> Json:
-        """Return the properties that a reader sees."""
-        return resource.properties
-
-    def shown_location(self, resource: Resource) -> str | None:
-        """Return the location in the form that this type shows."""
-        return resource.location
-
-    async def apply(self, resource: Resource, before: Resource | None) -> None:
-        """Do what the change means outside of the store."""
-
-    async def remove(self, resource: Resource) -> None:
-        """Undo `apply`. The store still has the resource."""
-
-    def check_removal(self, resource: Resource, world: World) -> None:
-        """Refuse a deletion that Azure would refuse."""
-
-    def busy(self, resource: Resource, operation: Operation) -> AzureError:
-        """Return the refusal of a change while `operation` runs."""
-        message = f"Another operation on '{resource.name}' is in progress. Operation: '{operation.id}'."
-        return AzureError(409, "AnotherOperationInProgress", message)
-
-    def missing(self, name: str) -> AzureError | None:
-        """Return the provider's own words for a resource that is not there; None where they are ARM's."""
-
-    def skeleton(self, change: Change, before: Resource | None) -> Resource:
-        """Return a resource with its id, location, tags and top-level members, without properties."""
-        path, body = change.path, change.body
-        identifier = before.id if before else _canonical_id(path, self.type)
-        top = {name: body[name] for name in self.top_members if body.get(name) is not None}
-        top["systemData"] = _system_data(before)
-        return Resource(
-            identifier,
-            self.type,
-            identifier.rpartition("/")[2],
-            checked_region(body["location"], self.type) if self.is_tracked else None,
-            (body.get("tags") or {}) if self.is_tracked else None,
-            top,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,28 +36,6 @@ class Outcome:
     resource: Resource
     is_new: bool
     operation: Operation | None
-
-
-class Overlay:
-    """The store as it would be with some planned resources in it."""
-
-    def __init__(self, below: World) -> None:
-        self._below = below
-        self._planned: dict[str, Resource] = {}
-
-    def add(self, resource: Resource) -> None:
-        """Put a planned resource over what the store has."""
-        self._planned[resource.id.lower()] = resource
-
-    def find(self, wanted: str) -> Resource | None:
-        """Return a planned or stored resource, or None."""
-        return self._planned.get(wanted.lower()) or self._below.find(wanted)
-
-    def of_type(self, full_type: str) -> list[Resource]:
-        """Return every planned or stored resource of a type."""
-        planned = [found for found in self._planned.values() if found.type.lower() == full_type.lower()]
-        stored = self._below.of_type(full_type)
-        return planned + [found for found in stored if found.id.lower() not in self._planned]
 
 
 class Resources:
@@ -272,24 +104,24 @@ class Resources:
             document |= {"location": kind.shown_location(resource), "tags": resource.tags or {}}
         return document | resource.top | {"properties": kind.show(resource)}
 
-    def preview(self, change: Change, world: World | None = None) -> Resource:
+    def preview(self, change: Change, lookup: ResourceLookup | None = None) -> Resource:
         """Judge a change, and return what it would lead to, without doing it.
 
         Raises:
             AzureError: The refusal.
         """
-        world = world or self
+        lookup = lookup or self
         kind = self.kind(change.path.full_type)
         if change.api_version not in kind.versions:
             location = str(change.body.get("location") or "")
             raise no_registered_provider(kind.type, location, change.api_version, kind.versions)
         change = replace(change, body=kind.canonical(change.body))
-        before = self.find(_canonical_id(change.path, kind.type))
+        before = self.find(canonical_id(change.path, kind.type))
         _check_envelope(change, kind, before)
         if not kind.is_tracked:
-            self._check_parent(change.path, world)
-        kind.check(change, before, world)
-        return kind.build(change, before, world)
+            self._check_parent(change.path, lookup)
+        kind.check(change, before, lookup)
+        return kind.build(change, before, lookup)
 
     def put(self, change: Change) -> Outcome:
         """Make the resource as the change says.
@@ -299,7 +131,7 @@ class Resources:
         """
         self.check_group(change.path, is_change=True)
         kind = self.kind(change.path.full_type)
-        before = self.find(_canonical_id(change.path, kind.type))
+        before = self.find(canonical_id(change.path, kind.type))
         if before is not None:
             self.check_idle(before)
         after = self.preview(change)
@@ -309,7 +141,7 @@ class Resources:
 
     def patch(self, change: Change) -> Outcome:
         """Merge a change into the resource, as RFC 7396 says, and make it so."""
-        before = self.get(_canonical_id(change.path, change.path.full_type))
+        before = self.get(canonical_id(change.path, change.path.full_type))
         current: Json = {"location": before.location, "tags": before.tags, **before.top}
         current["properties"] = before.properties
         current = {name: value for name, value in current.items() if value is not None}
@@ -366,11 +198,11 @@ class Resources:
         await self.kind(resource.type).remove(resource)
         self._store.delete(RESOURCE, _key(resource.id))
 
-    def _check_parent(self, path: ArmPath, world: World) -> None:
+    def _check_parent(self, path: ArmPath, lookup: ResourceLookup) -> None:
         parent = replace(path, types=path.types[:-1], names=path.names[:-1])
         if self.kind(parent.full_type).comes_with_parent:
             parent = replace(parent, types=parent.types[:-1], names=parent.names[:-1])
-        if world.find(_canonical_id(parent, parent.full_type)) is None:
+        if lookup.find(canonical_id(parent, parent.full_type)) is None:
             message = (
                 "Can not perform requested operation on nested resource. "
                 f"Parent resource '{parent.name}' not found."
@@ -421,16 +253,6 @@ def check_not_leaving(group: Json) -> None:
         raise AzureError(409, "ResourceGroupBeingDeleted", message)
 
 
-def is_unknown(value: object) -> bool:
-    """Tell whether a planned value is still an expression, such as `[reference(...)]`."""
-    return (
-        isinstance(value, str)
-        and value.startswith("[")
-        and not value.startswith("[[")
-        and value.endswith("]")
-    )
-
-
 def _check_envelope(change: Change, kind: ResourceKind, before: Resource | None) -> None:
     if not kind.is_tracked:
         return
@@ -448,16 +270,5 @@ def _check_envelope(change: Change, kind: ResourceKind, before: Resource | None)
         raise AzureError(409, "InvalidResourceLocation", message)
 
 
-def _canonical_id(path: ArmPath, full_type: str) -> str:
-    return resource_id(path.subscription or "", path.group or "", full_type, path.names)
-
-
 def _key(identifier: str) -> str:
     return identifier.rstrip("/").lower()
-
-
-def _system_data(before: Resource | None) -> Json:
-    now = utc_now().isoformat()
-    who = {"createdBy": "fjarr", "createdByType": "Application", "createdAt": now}
-    kept = before.top.get("systemData", who) if before else who
-    return kept | {"lastModifiedBy": "fjarr", "lastModifiedByType": "Application", "lastModifiedAt": now}

@@ -18,10 +18,10 @@ import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-from localcloud.arm.calls import Answer, Call, Json, Router
-from localcloud.arm.identity import utc_now
+from localcloud.arm.requests import ArmRequest, ArmResponse, Json
 from localcloud.arm.resource_ids import parse_path, resource_id
-from localcloud.arm.resources import Change, Resource, ResourceKind, Resources, World, is_unknown
+from localcloud.arm.resource_kinds import Change, Resource, ResourceKind, ResourceLookup, is_unknown
+from localcloud.clock import utc_now
 from localcloud.errors import AzureError, not_emulated
 from localcloud.files.names import is_account_name, is_share_name
 from localcloud.files.shares import MAX_QUOTA_GIB
@@ -29,6 +29,8 @@ from localcloud.files.shares import MAX_QUOTA_GIB
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from localcloud.arm.resources import Resources
+    from localcloud.arm.router import Router
     from localcloud.files import FileService
 
 VERSIONS = ("2025-08-01", "2025-06-01", "2025-01-01", "2024-01-01", "2023-05-01", "2023-01-01")
@@ -69,11 +71,11 @@ class AccountKind(ResourceKind):
         self._files = files
         self._base_url = base_url
 
-    def check(self, change: Change, before: Resource | None, world: World) -> None:
+    def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
         """Refuse bad names, names in use, missing members and properties that are not emulated."""
         name = change.path.name
         _check_account_name(name)
-        if before is None and (name in RESERVED_NAMES or _named(world, name) is not None):
+        if before is None and (name in RESERVED_NAMES or _named(lookup, name) is not None):
             message = f"The storage account named {name} is already taken."
             raise AzureError(409, "StorageAccountAlreadyTaken", message)
         for member in ("sku", "kind"):
@@ -86,9 +88,9 @@ class AccountKind(ResourceKind):
         if (change.properties.get("networkAcls") or {}).get("defaultAction", "Allow") != "Allow":
             raise not_emulated("network rules of a storage account")
 
-    def build(self, change: Change, before: Resource | None, world: World) -> Resource:
+    def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
         """Return the account with Azure's defaults, and with two keys of its own."""
-        del world
+        del lookup
         defaults = {
             "accessTier": "Hot",
             "allowBlobPublicAccess": False,
@@ -138,9 +140,9 @@ class FileServiceKind(ResourceKind):
     can_patch: ClassVar[bool] = False
     comes_with_parent: ClassVar[bool] = True
 
-    def check(self, change: Change, before: Resource | None, world: World) -> None:
+    def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
         """Refuse any other name, and properties that are not emulated."""
-        del before, world
+        del before, lookup
         if change.path.name.lower() != "default":
             message = f"The file service name '{change.path.name}' is invalid. It must be 'default'."
             raise AzureError(400, "InvalidResourceName", message)
@@ -149,9 +151,9 @@ class FileServiceKind(ResourceKind):
             raise not_emulated("CORS rules of a file service")
         _check_retention(change.properties.get("shareDeleteRetentionPolicy") or {})
 
-    def build(self, change: Change, before: Resource | None, world: World) -> Resource:
+    def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
         """Return the service with Azure's default retention."""
-        del world
+        del lookup
         defaults = {
             "cors": {"corsRules": []},
             "shareDeleteRetentionPolicy": {"enabled": True, "days": 7},
@@ -168,9 +170,9 @@ class ShareKind(ResourceKind):
     def __init__(self, files: FileService) -> None:
         self._files = files
 
-    def check(self, change: Change, before: Resource | None, world: World) -> None:
+    def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
         """Refuse bad names and quotas, and what is not SMB."""
-        del before, world
+        del before, lookup
         name, properties = change.path.name, change.properties
         if not is_share_name(name):
             message = (
@@ -187,9 +189,9 @@ class ShareKind(ResourceKind):
         if properties.get("enabledProtocols", "SMB") != "SMB":
             raise not_emulated("file shares over NFS")
 
-    def build(self, change: Change, before: Resource | None, world: World) -> Resource:
+    def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
         """Return the share with Azure's defaults."""
-        del world
+        del lookup
         defaults = {"accessTier": "TransactionOptimized", "enabledProtocols": "SMB", "shareQuota": 5120}
         sent = {name: value for name, value in change.properties.items() if name in _SHARE_PROPERTIES}
         return replace(self.skeleton(change, before), properties=defaults | sent)
@@ -231,34 +233,34 @@ class Storage:
         found = _named(self._resources, account)
         return None if found is None else tuple(key["value"] for key in found.private["keys"])
 
-    async def list_keys(self, call: Call) -> Answer:
-        """Answer `storage account keys list`."""
-        return Answer(200, listed_keys(self._resources.get(_account_id(call))))
+    async def list_keys(self, request: ArmRequest) -> ArmResponse:
+        """Handle `storage account keys list`."""
+        return ArmResponse(200, listed_keys(self._resources.get(_account_id(request))))
 
-    async def regenerate_key(self, call: Call) -> Answer:
-        """Answer `storage account keys renew`: a new value, and the old one opens nothing any more."""
-        account = self._resources.get(_account_id(call))
-        wanted = call.json().get("keyName")
+    async def regenerate_key(self, request: ArmRequest) -> ArmResponse:
+        """Handle `storage account keys renew`: a new value, and the old one opens nothing any more."""
+        account = self._resources.get(_account_id(request))
+        wanted = request.json().get("keyName")
         keys = [_new_key(wanted) if key["name"] == wanted else key for key in account.private["keys"]]
         if keys == account.private["keys"]:
             message = f"The key name '{wanted}' is not one of 'key1, key2'."
             raise AzureError(400, "InvalidValuesForRequestParameters", message)
         self._resources.save(account.with_private(keys=keys))
-        return Answer(200, {"keys": [_shown_key(key) for key in keys]})
+        return ArmResponse(200, {"keys": [_shown_key(key) for key in keys]})
 
-    async def check_name(self, call: Call) -> Answer:
-        """Answer `storage account check-name`."""
-        name = str(call.json().get("name", ""))
+    async def check_name(self, request: ArmRequest) -> ArmResponse:
+        """Handle `storage account check-name`."""
+        name = str(request.json().get("name", ""))
         try:
             _check_account_name(name)
         except AzureError as error:
             refusal = error.details[0] if error.details else error
             reason = {"reason": "AccountNameInvalid", "message": refusal.message}
-            return Answer(200, {"nameAvailable": False} | reason)
+            return ArmResponse(200, {"nameAvailable": False} | reason)
         if name in RESERVED_NAMES or _named(self._resources, name) is not None:
             message = f"The storage account named {name} is already taken."
-            return Answer(200, {"nameAvailable": False, "reason": "AlreadyExists", "message": message})
-        return Answer(200, {"nameAvailable": True})
+            return ArmResponse(200, {"nameAvailable": False, "reason": "AlreadyExists", "message": message})
+        return ArmResponse(200, {"nameAvailable": True})
 
 
 def listed_keys(account: Resource) -> Json:
@@ -266,12 +268,12 @@ def listed_keys(account: Resource) -> Json:
     return {"keys": [_shown_key(key) for key in account.private["keys"]]}
 
 
-def _account_id(call: Call) -> str:
-    return resource_id(call.path.subscription or "", call.group, ACCOUNTS, call.path.names[:1])
+def _account_id(request: ArmRequest) -> str:
+    return resource_id(request.path.subscription or "", request.group, ACCOUNTS, request.path.names[:1])
 
 
-def _named(world: World, name: str) -> Resource | None:
-    return next((found for found in world.of_type(ACCOUNTS) if found.name == name), None)
+def _named(lookup: ResourceLookup, name: str) -> Resource | None:
+    return next((found for found in lookup.of_type(ACCOUNTS) if found.name == name), None)
 
 
 def _check_account_name(name: str) -> None:

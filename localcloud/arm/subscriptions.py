@@ -12,15 +12,19 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from localcloud.arm.calls import Answer, Call, Json, Router
-from localcloud.arm.operations import RETRY_AFTER, Operations, result_answer
+from localcloud.arm.operations import RETRY_AFTER, Operations, result_response
 from localcloud.arm.regions import DISPLAY_NAMES, checked_region
+from localcloud.arm.requests import ArmRequest, ArmResponse, Json
 from localcloud.arm.resource_ids import group_id
-from localcloud.arm.resources import GROUP, ResourceKind, Resources, check_not_leaving
+from localcloud.arm.resources import GROUP, Resources, check_not_leaving
 from localcloud.errors import AzureError, not_emulated
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from localcloud.arm.identity import Identity
+    from localcloud.arm.resource_kinds import ResourceKind
+    from localcloud.arm.router import Router
     from localcloud.arm.store import Store
 
 SUBSCRIPTION_VERSIONS = ("2022-12-01", "2022-09-01", "2021-01-01", "2020-01-01", "2019-11-01", "2016-06-01")
@@ -31,15 +35,29 @@ _FILTER = re.compile(r"resourceGroup eq '([^']+)'", re.IGNORECASE)
 
 
 class Subscriptions:
-    """The operations of Resource Manager on what is above resources."""
+    """The operations of Resource Manager on what is above resources.
+
+    Args:
+        identity: The tenant and the subscription.
+        store: Where resource groups are stored.
+        resources: The resources in them.
+        operations: The background operations.
+        delete_deployments: Deletes the deployments of the resource group with an id.
+    """
 
     def __init__(
-        self, identity: Identity, store: Store, resources: Resources, operations: Operations
+        self,
+        identity: Identity,
+        store: Store,
+        resources: Resources,
+        operations: Operations,
+        delete_deployments: Callable[[str], None],
     ) -> None:
         self._identity = identity
         self._store = store
         self._resources = resources
         self._operations = operations
+        self._delete_deployments = delete_deployments
 
     def routes(self, router: Router) -> None:
         """Enter the operations into the table."""
@@ -60,26 +78,26 @@ class Subscriptions:
         router.add("HEAD", "subscription", group, self.has_group, VERSIONS)
         router.add("DELETE", "subscription", group, self.delete_group, VERSIONS)
 
-    async def list_tenants(self, call: Call) -> Answer:
-        """Answer the question which tenants there are."""
-        del call
+    async def list_tenants(self, request: ArmRequest) -> ArmResponse:
+        """Handle the question which tenants there are."""
+        del request
         tenant = self._identity.tenant_id
         shown = {"id": f"/tenants/{tenant}", "tenantId": tenant, "displayName": "Local cloud"}
-        return Answer(200, {"value": [shown | {"tenantCategory": "Home"}]})
+        return ArmResponse(200, {"value": [shown | {"tenantCategory": "Home"}]})
 
-    async def list_subscriptions(self, call: Call) -> Answer:
-        """Answer the question which subscriptions there are: one."""
-        del call
-        return Answer(200, {"value": [self._subscription()]})
+    async def list_subscriptions(self, request: ArmRequest) -> ArmResponse:
+        """Handle the question which subscriptions there are: one."""
+        del request
+        return ArmResponse(200, {"value": [self._subscription()]})
 
-    async def show_subscription(self, call: Call) -> Answer:
-        """Answer `account subscription show`."""
-        del call
-        return Answer(200, self._subscription())
+    async def show_subscription(self, request: ArmRequest) -> ArmResponse:
+        """Handle `account subscription show`."""
+        del request
+        return ArmResponse(200, self._subscription())
 
-    async def list_locations(self, call: Call) -> Answer:
-        """Answer `account list-locations`."""
-        del call
+    async def list_locations(self, request: ArmRequest) -> ArmResponse:
+        """Handle `account list-locations`."""
+        del request
         root = f"/subscriptions/{self._identity.subscription_id}/locations"
         value = [
             {
@@ -92,21 +110,21 @@ class Subscriptions:
             }
             for name, display in DISPLAY_NAMES.items()
         ]
-        return Answer(200, {"value": value})
+        return ArmResponse(200, {"value": value})
 
-    async def list_providers(self, call: Call) -> Answer:
-        """Answer `provider list`."""
-        del call
+    async def list_providers(self, request: ArmRequest) -> ArmResponse:
+        """Handle `provider list`."""
+        del request
         namespaces = dict.fromkeys(kind.type.partition("/")[0] for kind in self._resources.kinds)
-        return Answer(200, {"value": [self._provider(namespace) for namespace in namespaces]})
+        return ArmResponse(200, {"value": [self._provider(namespace) for namespace in namespaces]})
 
-    async def show_provider(self, call: Call) -> Answer:
-        """Answer `provider show`."""
-        return Answer(200, self._provider(call.path.name))
+    async def show_provider(self, request: ArmRequest) -> ArmResponse:
+        """Handle `provider show`."""
+        return ArmResponse(200, self._provider(request.path.name))
 
-    async def list_resources(self, call: Call) -> Answer:
-        """Answer `resource list`, of all or of one group."""
-        group = call.path.group or _asked_group(call.query.get("$filter", ""))
+    async def list_resources(self, request: ArmRequest) -> ArmResponse:
+        """Handle `resource list`, of all or of one group."""
+        group = request.path.group or _asked_group(request.query.get("$filter", ""))
         below = group_id(self._identity.subscription_id, group) if group else ""
         if below and self._store.get(GROUP, below) is None:
             raise _no_group(str(group))
@@ -120,21 +138,21 @@ class Subscriptions:
             times = resource.top["systemData"]
             shown |= {"createdTime": times["createdAt"], "changedTime": times["lastModifiedAt"]}
             value.append(shown | {"provisioningState": state})
-        return Answer(200, {"value": value})
+        return ArmResponse(200, {"value": value})
 
-    async def show_result(self, call: Call) -> Answer:
-        """Answer a poll of `Location`."""
-        return result_answer(self._operations.get(call.path.name))
+    async def show_result(self, request: ArmRequest) -> ArmResponse:
+        """Handle a poll of `Location`."""
+        return result_response(self._operations.get(request.path.name))
 
-    async def list_groups(self, call: Call) -> Answer:
-        """Answer `group list`."""
-        if "$filter" in call.query:
+    async def list_groups(self, request: ArmRequest) -> ArmResponse:
+        """Handle `group list`."""
+        if "$filter" in request.query:
             raise not_emulated("filters on the list of resource groups")
-        return Answer(200, {"value": self._store.under(GROUP)})
+        return ArmResponse(200, {"value": self._store.under(GROUP)})
 
-    async def put_group(self, call: Call) -> Answer:
-        """Answer `group create`."""
-        body, name = call.json(), call.path.name
+    async def put_group(self, request: ArmRequest) -> ArmResponse:
+        """Handle `group create`."""
+        body, name = request.json(), request.path.name
         before = self._store.get(GROUP, self._group_id(name))
         if not _GROUP_NAME.fullmatch(name):
             message = (
@@ -156,48 +174,46 @@ class Subscriptions:
             check_not_leaving(before)
         group = self._new_group(before["name"] if before else name, region, body.get("tags") or {})
         self._store.put(GROUP, group["id"], group)
-        return Answer(201 if before is None else 200, group)
+        return ArmResponse(201 if before is None else 200, group)
 
-    async def patch_group(self, call: Call) -> Answer:
-        """Answer `group update` where it sends only what changes: tags."""
-        group = self._group(call)
+    async def patch_group(self, request: ArmRequest) -> ArmResponse:
+        """Handle `group update` where it sends only what changes: tags."""
+        group = self._group(request)
         check_not_leaving(group)
-        group["tags"] = call.json().get("tags", group["tags"])
+        group["tags"] = request.json().get("tags", group["tags"])
         self._store.put(GROUP, group["id"], group)
-        return Answer(200, group)
+        return ArmResponse(200, group)
 
-    async def show_group(self, call: Call) -> Answer:
-        """Answer `group show`."""
-        return Answer(200, self._group(call))
+    async def show_group(self, request: ArmRequest) -> ArmResponse:
+        """Handle `group show`."""
+        return ArmResponse(200, self._group(request))
 
-    async def has_group(self, call: Call) -> Answer:
-        """Answer `group exists`."""
-        found = self._store.get(GROUP, self._group_id(call.path.name))
-        return Answer(404 if found is None else 204)
+    async def has_group(self, request: ArmRequest) -> ArmResponse:
+        """Handle `group exists`."""
+        found = self._store.get(GROUP, self._group_id(request.path.name))
+        return ArmResponse(404 if found is None else 204)
 
-    async def delete_group(self, call: Call) -> Answer:
-        """Answer `group delete`: everything in it goes, newest first, in the background."""
-        group = self._group(call)
+    async def delete_group(self, request: ArmRequest) -> ArmResponse:
+        """Handle `group delete`: everything in it goes, newest first, in the background."""
+        group = self._group(request)
         identifier = group["id"]
         operation = self._operations.running(identifier)
         if operation is None:
             group["properties"] = {"provisioningState": "Deleting"}
             self._store.put(GROUP, identifier, group)
-            operation = self._operations.start(identifier, self._remove(identifier), lambda: Answer(200))
-        where = f"{call.base_url}/subscriptions/{self._identity.subscription_id}"
-        location = f"{where}/operationresults/{operation.id}?api-version={call.api_version}"
-        return Answer(202, None, RETRY_AFTER | {"Location": location})
+            operation = self._operations.start(identifier, self._remove(identifier), lambda: ArmResponse(200))
+        where = f"{request.base_url}/subscriptions/{self._identity.subscription_id}"
+        location = f"{where}/operationresults/{operation.id}?api-version={request.api_version}"
+        return ArmResponse(202, None, RETRY_AFTER | {"Location": location})
 
     async def _remove(self, identifier: str) -> None:
         await self._resources.remove_group(identifier)
-        for kind in ("deployment", "deployment-operation"):
-            for document in self._store.under(kind, identifier + "/"):
-                self._store.delete(kind, document["id"])
+        self._delete_deployments(identifier)
 
-    def _group(self, call: Call) -> Json:
-        found = self._store.get(GROUP, self._group_id(call.path.name))
+    def _group(self, request: ArmRequest) -> Json:
+        found = self._store.get(GROUP, self._group_id(request.path.name))
         if found is None:
-            raise _no_group(call.path.name)
+            raise _no_group(request.path.name)
         return found
 
     def _group_id(self, name: str) -> str:

@@ -11,6 +11,8 @@ from decimal import Decimal
 
 from localcloud.errors import AzureError
 
+CONSUMPTION = "Consumption"
+
 # A container in an environment without profiles stops at half of what the Consumption profile allows.
 _CONSUMPTION_STEPS = 16
 _CONSUMPTION_ONLY_STEPS = 8
@@ -65,7 +67,7 @@ def check_total(cpu: Decimal, memory_gib: Decimal, profile: ProfileType | None) 
         memory_gib: Memory.
         profile: The app's profile; None in an environment that has none, where Consumption is smaller.
     """
-    if profile is not None and profile.name != "Consumption":
+    if profile is not None and profile.name != CONSUMPTION:
         _check_node(cpu, memory_gib, profile)
         return
     steps = _CONSUMPTION_ONLY_STEPS if profile is None else _CONSUMPTION_STEPS

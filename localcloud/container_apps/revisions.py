@@ -19,17 +19,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localcloud.arm.identity import utc_now
-from localcloud.container_apps.environments import STORAGES, default_domain
-from localcloud.container_apps.shape import Place, revision_spec, same_template
+from localcloud.clock import utc_now
+from localcloud.container_apps.defaults import same_template
+from localcloud.container_apps.references import default_domain
+from localcloud.container_apps.resource_types import STORAGES
+from localcloud.container_apps.revision_spec import RevisionAddress, revision_spec
 from localcloud.errors import AzureError
 from localcloud.runtime import RevisionNotActiveError, RevisionSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from localcloud.arm.calls import Json
-    from localcloud.arm.resources import Resource, Resources
+    from localcloud.arm.requests import Json
+    from localcloud.arm.resource_kinds import Resource
+    from localcloud.arm.resources import Resources
     from localcloud.arm.store import Store
     from localcloud.files import FileService
     from localcloud.runtime import ContainerHost
@@ -144,7 +147,7 @@ class Revisions:
         """Return what the runtime must run for a revision, with the app's present secrets and shares."""
         environment = self._resources.get(app.properties["environmentId"])
         ingress = app.properties["configuration"]["ingress"]
-        place = Place(
+        address = RevisionAddress(
             app.name, revision["name"], f"127.0.0.1:{app.private.get('port')}", default_domain(environment)
         )
 
@@ -152,7 +155,7 @@ class Revisions:
             return self._directory(f"{environment.id}/{STORAGES.rpartition('/')[2]}/{name}")
 
         target_port = None if ingress is None else ingress["targetPort"]
-        return revision_spec(place, revision["template"], target_port, app.private["secrets"], volume)
+        return revision_spec(address, revision["template"], target_port, app.private["secrets"], volume)
 
     async def _add(self, app: Resource) -> None:
         number = app.private.get("revision_count", 0)

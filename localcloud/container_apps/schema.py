@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from localcloud.errors import AzureError
 
 if TYPE_CHECKING:
-    from localcloud.arm.calls import Json
+    from localcloud.arm.requests import Json
 
 
 def _leaves(names: str) -> dict[str, str | None]:

@@ -1,7 +1,7 @@
-"""Answer what a template asks while it is evaluated: `reference`, `listKeys` and their like.
+"""The template functions that read resources: `reference`, `listKeys` and similar.
 
-The answers come from a world of resources: the store while a deployment runs; the store with the planned
-resources over it before, so that a template can be judged as a whole before anything is made.
+While a deployment runs they read the store. Before it runs they read the store with the planned resources
+over it, so that a template can be validated as a whole before anything is created.
 
 Source: "Resource functions for ARM templates".
 """
@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 from localcloud.arm import insights, storage
 from localcloud.container_apps import apps
-from localcloud.container_apps.environments import APPS
+from localcloud.container_apps.resource_types import APPS
 from localcloud.errors import not_emulated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from localcloud.arm.calls import Json
-    from localcloud.arm.resources import Resource, Resources, World
+    from localcloud.arm.requests import Json
+    from localcloud.arm.resource_kinds import Resource, ResourceLookup
+    from localcloud.arm.resources import Resources
 
 _LISTS: dict[tuple[str, str], Callable[[Resource], Json]] = {
     ("listkeys", storage.ACCOUNTS.lower()): storage.listed_keys,
@@ -28,20 +29,20 @@ _LISTS: dict[tuple[str, str], Callable[[Resource], Json]] = {
 }
 
 
-class WorldRuntime:
-    """A `localcloud.template.Runtime` over a world.
+class ResourceRuntime:
+    """A `localcloud.template.Runtime` that reads resources.
 
     Args:
-        resources: Knows how each type shows itself.
-        world: What there is.
+        resources: The resource types, which define what readers see.
+        lookup: Where resources are looked up.
     """
 
-    def __init__(self, resources: Resources, world: World) -> None:
+    def __init__(self, resources: Resources, lookup: ResourceLookup) -> None:
         self._resources = resources
-        self._world = world
+        self._lookup = lookup
 
     def reference(self, resource_id: str, api_version: str | None, full: bool) -> Json:  # noqa: FBT001 - the protocol's
-        """Answer `reference`: a resource's properties, or all of it."""
+        """Evaluate `reference`: return a resource's properties, or with `full` all of it."""
         resource = self._get(resource_id)
         shown = self._resources.shown(resource)
         if not full:
@@ -50,7 +51,7 @@ class WorldRuntime:
         return {"apiVersion": api_version or kind.versions[0]} | shown
 
     def list(self, function: str, resource_id: str, api_version: str) -> Json:
-        """Answer a function such as `listKeys`."""
+        """Evaluate a function such as `listKeys`."""
         del api_version
         resource = self._get(resource_id)
         found = _LISTS.get((function.lower(), resource.type.lower()))
@@ -59,6 +60,6 @@ class WorldRuntime:
         return found(resource)
 
     def _get(self, identifier: str) -> Resource:
-        found = self._world.find(identifier)
-        # The store has the right words for what is missing.
+        found = self._lookup.find(identifier)
+        # The store raises the right error for a missing resource.
         return found if found is not None else self._resources.get(identifier)

@@ -1,82 +1,69 @@
-"""Tell two states of a resource apart, property by property, as a what-if does. Pure.
+"""Compute what a deployment would change.
 
-Source: "ARM template deployment what-if operation"; the changes that the Azure CLI's formatter understands.
+A what-if does not see that a secret has changed, since secrets cannot be read.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from localcloud.arm.resources import is_unknown
+from localcloud.deployments.overlay import ResourceOverlay
+from localcloud.deployments.preflight import planned_change, preflight
+from localcloud.deployments.property_changes import resource_change
+from localcloud.deployments.template_runtime import ResourceRuntime
+from localcloud.errors import AzureError
 
 if TYPE_CHECKING:
-    from localcloud.arm.calls import Json
+    from collections.abc import Iterator
+
+    from localcloud.arm.requests import Json
+    from localcloud.arm.resources import Resources
+    from localcloud.deployments.requests import DeploymentRequest
+    from localcloud.template import PlannedResource
 
 
-def resource_change(identifier: str, before: Json | None, after: Json | None, *, is_planned: bool) -> Json:
-    """Return the entry of one resource in a what-if's `changes`.
+def what_if_changes(deployment: DeploymentRequest, resources: Resources) -> Iterator[Json]:
+    """Yield the `changes` of a what-if: planned resources in order, then what the template does not name.
 
-    Args:
-        identifier: The resource's id.
-        before: The resource as it is, None if it is not there.
-        after: The resource as it would be, None if the template does not name it.
-        is_planned: Whether the template names it.
+    Raises:
+        AzureError: The deployment is not valid.
     """
-    change: Json = {"resourceId": identifier, "changeType": "Ignore"}
-    if before is not None:
-        change["before"] = before
-    if not is_planned:
-        return change | {"after": before}
-    change["after"] = after
-    if before is None:
-        return change | {"changeType": "Create"}
-    delta = property_changes(before, after or {})
-    is_changed = any(entry["propertyChangeType"] != "NoEffect" for entry in delta)
-    return change | {"changeType": "Modify" if is_changed else "NoChange", "delta": delta}
-
-
-def property_changes(before: Json, after: Json, prefix: str = "") -> list[Json]:
-    """Return what differs between two objects, by path; a list that differs is one entry with `children`."""
-    changes: list[Json] = []
-    for name in {**before, **after}:
-        path = f"{prefix}.{name}" if prefix else name
-        changes += _value_changes(path, before.get(name), after.get(name))
-    return changes
-
-
-def _value_changes(path: str, before: Any, after: Any) -> list[Json]:  # noqa: ANN401 - JSON values
-    if before == after:
-        return []
-    if isinstance(before, dict) and isinstance(after, dict):
-        return property_changes(before, after, path)
-    if isinstance(before, list) and isinstance(after, list):
-        return [_entry(path, "Array", before, after) | {"children": _item_changes(before, after)}]
-    return [_entry(path, _kind(before, after), before, after)]
-
-
-def _kind(before: Any, after: Any) -> str:  # noqa: ANN401 - JSON values
-    if is_unknown(after):
-        # Only the deployment itself can tell, so nothing can be said against it.
-        return "NoEffect"
-    if before is None:
-        return "Create"
-    return "Delete" if after is None else "Modify"
-
-
-def _item_changes(before: list[Any], after: list[Any]) -> list[Json]:
-    changes: list[Json] = []
-    for index in range(max(len(before), len(after))):
-        old = before[index] if index < len(before) else None
-        new = after[index] if index < len(after) else None
-        if old == new:
+    planned = preflight(deployment, resources)
+    named = set()
+    for resource in planned:
+        named.add(resource.id.lower())
+        change = _planned_change(deployment, resource, resources)
+        if not deployment.is_full:
+            change = {"resourceId": change["resourceId"], "changeType": "Deploy"}
+        yield change
+    for other in resources.all(deployment.group_id):
+        if other.id.lower() in named or not resources.kind(other.type).is_tracked:
             continue
-        if isinstance(old, dict) and isinstance(new, dict):
-            inner = property_changes(old, new)
-            changes.append(_entry(str(index), "Modify", None, None) | {"children": inner})
-        else:
-            changes += _value_changes(str(index), old, new)
-    return changes
+        shown = _without_times(resources.shown(other))
+        yield resource_change(other.id, shown, None, is_planned=False)
 
 
-def _entry(path: str, kind: str, before: Any, after: Any) -> Json:  # noqa: ANN401 - JSON values
-    return {"path": path, "propertyChangeType": kind, "before": before, "after": after}
+def _planned_change(deployment: DeploymentRequest, resource: PlannedResource, resources: Resources) -> Json:
+    before = resources.find(resource.id)
+    if before is None:
+        after = {"id": resource.id, "name": resource.name, "type": resource.type, **resource.body}
+        after["apiVersion"] = resource.api_version
+        return resource_change(resource.id, None, after, is_planned=True)
+    body = _evaluated_body(deployment, resource, resources)
+    built = resources.preview(planned_change(resource, body), ResourceOverlay(resources))
+    built = replace(built, top=built.top | {"systemData": before.top["systemData"]})
+    shown = (_without_times(resources.shown(found)) for found in (before, built))
+    return resource_change(resource.id, *shown, is_planned=True)
+
+
+def _evaluated_body(deployment: DeploymentRequest, resource: PlannedResource, resources: Resources) -> Json:
+    """Return the body as a run would evaluate it where that is possible now, to show no false changes."""
+    try:
+        return deployment.template.body(resource, ResourceRuntime(resources, resources))
+    except AzureError:
+        return resource.body
+
+
+def _without_times(shown: Json) -> Json:
+    return {name: value for name, value in shown.items() if name != "systemData"}

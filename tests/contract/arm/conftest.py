@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from localcloud.arm.calls import Answer, Call
+from localcloud.arm.requests import ArmRequest, ArmResponse
 from localcloud.arm.resource_ids import parse_path
 from localcloud.cloud import Cloud
 from localcloud.runtime import (
@@ -149,15 +149,15 @@ class Arm:
     def group(self) -> str:
         return f"{self.subscription}/resourceGroups/rg"
 
-    async def call(self, method: str, url: str, body: Any = None, token: str | None = "") -> Answer:
+    async def call(self, method: str, url: str, body: Any = None, token: str | None = "") -> ArmResponse:
         parts = urlsplit(url if url.startswith(("/", "http")) else f"{self.group}/{url}")
         query = {name.lower(): value for name, value in parse_qsl(parts.query, keep_blank_values=True)}
         text = body if isinstance(body, str) else "" if body is None else json.dumps(body)
         bearer = self.token if token == "" else token
         path = parse_path(parts.path)
-        return await self.cloud.answer(Call(method, path, parts.path, query, text, BASE, bearer))
+        return await self.cloud.handle(ArmRequest(method, path, parts.path, query, text, BASE, bearer))
 
-    async def done(self, answer: Answer) -> Answer:
+    async def done(self, answer: ArmResponse) -> ArmResponse:
         """Follow a poll as az does, until what it is about has ended."""
         url = answer.headers.get("Azure-AsyncOperation") or answer.headers["Location"]
         await self.settle()
@@ -226,7 +226,7 @@ class Arm:
             },
         }
 
-    async def put_app(self, body: dict[str, Any], name: str = "app") -> Answer:
+    async def put_app(self, body: dict[str, Any], name: str = "app") -> ArmResponse:
         return await self.call("PUT", f"{self.app_path(name)}?api-version={APP_VERSION}", body)
 
     async def show_app(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from localcloud.arm.resources import merged
-from localcloud.container_apps.rules import weight_of
+from localcloud.container_apps.rules.ingress import traffic_weight
 from localcloud.container_apps.schema import canonical, check_schema
 from localcloud.errors import AzureError
 
@@ -527,6 +527,6 @@ def test_names_of_properties_are_taken_in_any_case() -> None:
 
 @pytest.mark.parametrize("weight", ["x", -1, 101])
 def test_a_traffic_weight_is_a_percentage(weight: object) -> None:
-    assert weight_of({"weight": "50"}) == 50
+    assert traffic_weight({"weight": "50"}) == 50
     with pytest.raises(AzureError, match="is not a whole number from 0 to 100"):
-        weight_of({"weight": weight})
+        traffic_weight({"weight": weight})

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from localcloud.deployments.what_if import property_changes, resource_change
+from localcloud.deployments.property_changes import property_changes, resource_change
 
 V = "api-version=2025-04-01"
 DEPLOYMENT = "providers/Microsoft.Resources/deployments/d"

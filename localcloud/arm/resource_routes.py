@@ -1,4 +1,4 @@
-"""Answer create, change, show, list and delete for resources of every type, as ARM does for each.
+"""Handle create, change, show, list and delete for resources of every type, as ARM does for each.
 
 A type that answers at once gives 200 or 201. One that works in the background gives 201 with
 `Azure-AsyncOperation` for a PUT and 202 with `Location` for a PATCH or DELETE: those are the two forms that
@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from localcloud.arm.calls import Answer, Call, Router
-from localcloud.arm.operations import RETRY_AFTER, Operations, result_answer, status_answer
+from localcloud.arm.operations import RETRY_AFTER, Operations, result_response, status_response
+from localcloud.arm.requests import ArmRequest, ArmResponse
 from localcloud.arm.resource_ids import group_id, resource_id
-from localcloud.arm.resources import Change, Outcome, ResourceKind, Resources
+from localcloud.arm.resource_kinds import Change, ResourceKind
+from localcloud.arm.resources import Outcome, Resources
 
 if TYPE_CHECKING:
     from localcloud.arm.operations import Operation
+    from localcloud.arm.router import Router
 
 
 class ResourceRoutes:
@@ -37,63 +39,63 @@ class ResourceRoutes:
                 router.add("GET", "subscription", f"{place}Statuses/{{}}", self.status, ())
                 router.add("GET", "subscription", f"{place}Results/{{}}", self.result, ())
 
-    async def put(self, call: Call) -> Answer:
-        """Answer a PUT of a resource."""
-        outcome = self._resources.put(self._change(call))
+    async def put(self, request: ArmRequest) -> ArmResponse:
+        """Handle a PUT of a resource."""
+        outcome = self._resources.put(self._change(request))
         kind, operation = self._resources.kind(outcome.resource.type), outcome.operation
         if operation is None or not kind.is_asynchronous:
             return await self._done(outcome)
-        where = self._where(call, outcome, "Statuses")
+        where = self._where(request, outcome, "Statuses")
         headers = RETRY_AFTER | {"Azure-AsyncOperation": where}
-        return Answer(201, self._resources.shown(outcome.resource), headers)
+        return ArmResponse(201, self._resources.shown(outcome.resource), headers)
 
-    async def patch(self, call: Call) -> Answer:
-        """Answer a PATCH of a resource."""
-        outcome = self._resources.patch(self._change(call))
+    async def patch(self, request: ArmRequest) -> ArmResponse:
+        """Handle a PATCH of a resource."""
+        outcome = self._resources.patch(self._change(request))
         kind, operation = self._resources.kind(outcome.resource.type), outcome.operation
         if operation is None or not kind.is_asynchronous:
             return await self._done(outcome)
         identifier = outcome.resource.id
-        operation.result = lambda: Answer(200, self._resources.shown(self._resources.get(identifier)))
-        return Answer(202, None, RETRY_AFTER | {"Location": self._where(call, outcome, "Results")})
+        operation.result = lambda: ArmResponse(200, self._resources.shown(self._resources.get(identifier)))
+        return ArmResponse(202, None, RETRY_AFTER | {"Location": self._where(request, outcome, "Results")})
 
-    async def show(self, call: Call) -> Answer:
-        """Answer a GET of a resource."""
-        return Answer(200, self._resources.shown(self._resources.get(_identifier(call))))
+    async def show(self, request: ArmRequest) -> ArmResponse:
+        """Handle a GET of a resource."""
+        return ArmResponse(200, self._resources.shown(self._resources.get(_identifier(request))))
 
-    async def delete(self, call: Call) -> Answer:
-        """Answer a DELETE of a resource; one that is not there is gone already."""
-        self._resources.check_group(call.path)
-        resource = self._resources.find(_identifier(call))
+    async def delete(self, request: ArmRequest) -> ArmResponse:
+        """Handle a DELETE of a resource; one that is not there is gone already."""
+        self._resources.check_group(request.path)
+        resource = self._resources.find(_identifier(request))
         if resource is None:
-            return Answer(204)
+            return ArmResponse(204)
         operation = self._resources.delete(resource)
         outcome = Outcome(resource, is_new=False, operation=operation)
         if not self._resources.kind(resource.type).is_asynchronous:
             await operation.wait()
-            return Answer(200)
-        return Answer(202, None, RETRY_AFTER | {"Location": self._where(call, outcome, "Results")})
+            return ArmResponse(200)
+        return ArmResponse(202, None, RETRY_AFTER | {"Location": self._where(request, outcome, "Results")})
 
-    async def list_all(self, call: Call) -> Answer:
-        """Answer a GET of a collection: of the subscription, of a group, or of a parent's parts."""
-        self._resources.check_group(call.path)
-        found = self._resources.of_type(call.path.full_type)
-        if call.path.group is not None:
-            below = f"{group_id(call.path.subscription or '', call.path.group)}/".lower()
-            if call.path.names:
-                parent_type = call.path.full_type.rpartition("/")[0]
-                parent = self._resources.get(_parent_id(call, parent_type))
+    async def list_all(self, request: ArmRequest) -> ArmResponse:
+        """Handle a GET of a collection: of the subscription, of a group, or of a parent's parts."""
+        self._resources.check_group(request.path)
+        found = self._resources.of_type(request.path.full_type)
+        if request.path.group is not None:
+            below = f"{group_id(request.path.subscription or '', request.path.group)}/".lower()
+            if request.path.names:
+                parent_type = request.path.full_type.rpartition("/")[0]
+                parent = self._resources.get(_parent_id(request, parent_type))
                 below = f"{parent.id}/".lower()
             found = [resource for resource in found if resource.id.lower().startswith(below)]
-        return Answer(200, {"value": [self._resources.shown(resource) for resource in found]})
+        return ArmResponse(200, {"value": [self._resources.shown(resource) for resource in found]})
 
-    async def status(self, call: Call) -> Answer:
-        """Answer a poll of `Azure-AsyncOperation`."""
-        return status_answer(self._operations.get(call.path.name))
+    async def status(self, request: ArmRequest) -> ArmResponse:
+        """Handle a poll of `Azure-AsyncOperation`."""
+        return status_response(self._operations.get(request.path.name))
 
-    async def result(self, call: Call) -> Answer:
-        """Answer a poll of `Location`."""
-        return result_answer(self._operations.get(call.path.name))
+    async def result(self, request: ArmRequest) -> ArmResponse:
+        """Handle a poll of `Location`."""
+        return result_response(self._operations.get(request.path.name))
 
     def _add_kind(self, router: Router, kind: ResourceKind) -> None:
         namespace, *types = kind.type.split("/")
@@ -108,22 +110,22 @@ class ResourceRoutes:
         if kind.is_tracked:
             router.add("GET", "subscription", every, self.list_all, kind.versions)
 
-    async def _done(self, outcome: Outcome) -> Answer:
+    async def _done(self, outcome: Outcome) -> ArmResponse:
         if outcome.operation is not None:
             await outcome.operation.wait()
         resource = self._resources.get(outcome.resource.id)
         status = self._resources.kind(resource.type).created_status if outcome.is_new else 200
-        return Answer(status, self._resources.shown(resource))
+        return ArmResponse(status, self._resources.shown(resource))
 
-    def _change(self, call: Call) -> Change:
-        return Change(call.path, call.json(), call.api_version)
+    def _change(self, request: ArmRequest) -> Change:
+        return Change(request.path, request.json(), request.api_version)
 
-    def _where(self, call: Call, outcome: Outcome, form: str) -> str:
+    def _where(self, request: ArmRequest, outcome: Outcome, form: str) -> str:
         kind, operation = self._resources.kind(outcome.resource.type), outcome.operation
         namespace = kind.type.partition("/")[0]
-        root = f"{call.base_url}/subscriptions/{call.path.subscription}/providers/{namespace}"
+        root = f"{request.base_url}/subscriptions/{request.path.subscription}/providers/{namespace}"
         place = f"{root}/locations/{outcome.resource.location}/{_noun(kind)}{form}"
-        return f"{place}/{_id(operation)}?api-version={call.api_version}"
+        return f"{place}/{_id(operation)}?api-version={request.api_version}"
 
 
 def _noun(kind: ResourceKind) -> str:
@@ -136,10 +138,10 @@ def _id(operation: Operation | None) -> str:
     return "" if operation is None else operation.id
 
 
-def _identifier(call: Call) -> str:
-    path = call.path
-    return resource_id(path.subscription or "", call.group, path.full_type, path.names)
+def _identifier(request: ArmRequest) -> str:
+    path = request.path
+    return resource_id(path.subscription or "", request.group, path.full_type, path.names)
 
 
-def _parent_id(call: Call, parent_type: str) -> str:
-    return resource_id(call.path.subscription or "", call.group, parent_type, call.path.names)
+def _parent_id(request: ArmRequest, parent_type: str) -> str:
+    return resource_id(request.path.subscription or "", request.group, parent_type, request.path.names)

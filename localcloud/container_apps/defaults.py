@@ -1,41 +1,26 @@
-"""Shape a container app: Azure's defaults filled in, secrets apart, and what the runtime needs of it. Pure.
+"""Fill in Azure's defaults for a container app, and separate its secrets. Pure.
 
-Source: Microsoft.App REST API 2026-01-01, ContainerApps; recorded answers of the Azure CLI's tests;
-Kubernetes' defaults for probes.
+Source: Microsoft.App REST API 2026-01-01, ContainerApps; recorded answers of the Azure CLI's tests.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from localcloud.arm.resources import is_unknown
-from localcloud.container_apps.rules import environment_id
-from localcloud.runtime import Container, Probe, RevisionSpec
+from localcloud.arm.resource_kinds import is_unknown
+from localcloud.container_apps.references import environment_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
-    from localcloud.arm.calls import Json
+    from localcloud.arm.requests import Json
 
-_DEFAULT_GRACE_S = 30
-_DEFAULT_MOST_REPLICAS = 10
+_DEFAULT_MAX_REPLICAS = 10
 _EPHEMERAL_GIB = ((0.25, "1Gi"), (0.5, "2Gi"), (1.0, "4Gi"))
 _TRAFFIC = [{"weight": 100, "latestRevision": True}]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a revision runs, as its containers are told."""
-
-    app: str
-    revision: str
-    hostname: str
-    dns_suffix: str
-
-
-def normal_properties(properties: Json, profile: str | None) -> Json:
+def with_defaults(properties: Json, profile: str | None) -> Json:
     """Return an app's properties with Azure's defaults, without read-only ones and without secret values."""
     identifier = environment_id(properties)
     return {
@@ -59,35 +44,6 @@ def secret_values(properties: Json, kept: Mapping[str, str]) -> dict[str, str]:
 def same_template(one: Json, other: Json) -> bool:
     """Tell whether two normal templates would make the same revision: the suffix only names it."""
     return {**one, "revisionSuffix": ""} == {**other, "revisionSuffix": ""}
-
-
-def revision_spec(
-    place: Place,
-    template: Json,
-    target_port: int | None,
-    secrets: Mapping[str, str],
-    volume: Callable[[str], Path],
-) -> RevisionSpec:
-    """Return what the runtime must run for a revision.
-
-    Args:
-        place: Its names.
-        template: Its normal template.
-        target_port: The ingress's, None without one.
-        secrets: The app's secrets by name.
-        volume: Leads from an environment storage's name to the share's directory.
-    """
-    return RevisionSpec(
-        app=place.app,
-        revision=place.revision,
-        container=_container(template, secrets, volume),
-        target_port=target_port,
-        # Nothing here wakes a sleeping app, so none sleeps.
-        replicas=max(1, template["scale"]["minReplicas"] or 0),
-        grace_s=_or(template["terminationGracePeriodSeconds"], _DEFAULT_GRACE_S),
-        env_dns_suffix=place.dns_suffix,
-        hostname=place.hostname,
-    )
 
 
 def _configuration(configuration: Json) -> Json:
@@ -129,11 +85,11 @@ def _template(template: Json) -> Json:
     return {
         "revisionSuffix": template.get("revisionSuffix") or "",
         "terminationGracePeriodSeconds": template.get("terminationGracePeriodSeconds"),
-        "containers": [_normal_container(container) for container in template.get("containers") or ()],
+        "containers": [_container(container) for container in template.get("containers") or ()],
         "initContainers": None,
         "scale": {
             "minReplicas": scale.get("minReplicas"),
-            "maxReplicas": _or(scale.get("maxReplicas"), _DEFAULT_MOST_REPLICAS),
+            "maxReplicas": _or(scale.get("maxReplicas"), _DEFAULT_MAX_REPLICAS),
             "cooldownPeriod": _or(scale.get("cooldownPeriod"), 300),
             "pollingInterval": _or(scale.get("pollingInterval"), 30),
             "rules": scale.get("rules") or None,
@@ -143,7 +99,7 @@ def _template(template: Json) -> Json:
     }
 
 
-def _normal_container(container: Json) -> Json:
+def _container(container: Json) -> Json:
     kept = {
         name: container[name] for name in ("command", "args", "env", "volumeMounts") if container.get(name)
     }
@@ -165,46 +121,6 @@ def _normal_container(container: Json) -> Json:
 
 def _ephemeral(cores: float) -> str:
     return next((size for limit, size in _EPHEMERAL_GIB if cores <= limit), "8Gi")
-
-
-def _container(template: Json, secrets: Mapping[str, str], volume: Callable[[str], Path]) -> Container:
-    container = template["containers"][0]
-    storages = {found["name"]: found["storageName"] for found in template["volumes"] or ()}
-    mounts = []
-    for mount in container.get("volumeMounts") or ():
-        directory = volume(storages[mount["volumeName"]])
-        mounts.append((directory / (mount.get("subPath") or ""), mount["mountPath"]))
-    return Container(
-        name=container["name"],
-        image=container["image"],
-        command=tuple(container.get("command") or ()),
-        args=tuple(container.get("args") or ()),
-        env=tuple(_variable(variable, secrets) for variable in container.get("env") or ()),
-        probes=tuple(_probe(probe) for probe in container["probes"]),
-        mounts=tuple(mounts),
-    )
-
-
-def _variable(variable: Json, secrets: Mapping[str, str]) -> tuple[str, str]:
-    reference = variable.get("secretRef")
-    return variable["name"], secrets[reference] if reference else str(variable.get("value") or "")
-
-
-def _probe(probe: Json) -> Probe:
-    http = probe.get("httpGet")
-    target = http or probe["tcpSocket"]
-    headers = tuple((header["name"], header["value"]) for header in target.get("httpHeaders") or ())
-    return Probe(
-        kind=probe["type"],
-        path=None if http is None else http.get("path") or "/",
-        port=target["port"],
-        initial_delay_s=_or(probe.get("initialDelaySeconds"), 0),
-        period_s=_or(probe.get("periodSeconds"), 10),
-        timeout_s=_or(probe.get("timeoutSeconds"), 1),
-        failure_threshold=_or(probe.get("failureThreshold"), 3),
-        success_threshold=_or(probe.get("successThreshold"), 1),
-        headers=headers,
-    )
 
 
 def _or(value: Any, default: Any) -> Any:  # noqa: ANN401 - JSON

@@ -1,0 +1,93 @@
+"""The routing table: it leads from a request to its handler.
+
+A route is a method and a pattern of words (`resource_ids.ArmPath.pattern`), so one dictionary look-up serves
+every service alike. Operations that are not in the table are rejected with 501, and api-versions that a route
+does not list with 400.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from localcloud.arm.requests import ArmRequest, ArmResponse
+from localcloud.arm.resource_ids import pattern_of
+from localcloud.errors import AzureError, not_emulated
+
+if TYPE_CHECKING:
+    from localcloud.arm.resource_ids import Scope
+
+Handler = Callable[[ArmRequest], Awaitable[ArmResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Who answers a method on a pattern, for which api-versions (none: for any), and who checks the token."""
+
+    handler: Handler
+    versions: tuple[str, ...]
+    has_own_auth: bool = False
+
+
+class Router:
+    """The table of every operation that the local cloud has."""
+
+    def __init__(self) -> None:
+        self._routes: dict[tuple[str, str], Route] = {}
+
+    def add(  # noqa: PLR0913 - the columns of the table
+        self,
+        method: str,
+        scope: Scope,
+        template: str,
+        handler: Handler,
+        versions: tuple[str, ...],
+        *,
+        has_own_auth: bool = False,
+    ) -> None:
+        """Let `handler` answer `method` on `template`, such as `Microsoft.App/containerApps/{}/start`."""
+        self._routes[method, pattern_of(scope, template)] = Route(handler, versions, has_own_auth)
+
+    def find(self, request: ArmRequest) -> Route:
+        """Return who answers `request`.
+
+        Raises:
+            AzureError: 501 for an operation that is not emulated, 400 for an api-version that is unknown.
+        """
+        route = self._routes.get((request.method, request.path.pattern))
+        if route is None:
+            raise not_emulated(f"{request.method} {request.url_path} (route: {request.path.pattern})")
+        if route.versions:
+            _check_version(request, route.versions)
+        return route
+
+
+def _check_version(request: ArmRequest, versions: tuple[str, ...]) -> None:
+    asked = request.api_version
+    if not asked:
+        raise AzureError(
+            400,
+            "MissingApiVersionParameter",
+            "The api-version query parameter (?api-version=) is required for all requests.",
+        )
+    if asked in versions:
+        return
+    supported = ", ".join(versions)
+    if request.path.namespace in ("", "Microsoft.Resources"):
+        message = f"The api-version '{asked}' is invalid. The supported versions are '{supported}'."
+        raise AzureError(400, "InvalidApiVersionParameter", message)
+    raise no_registered_provider(request.path.full_type, "", asked, versions)
+
+
+def no_registered_provider(
+    full_type: str, location: str, asked: str, versions: tuple[str, ...]
+) -> AzureError:
+    """Return the refusal of an api-version that a type does not have."""
+    namespace, _, kind = full_type.partition("/")
+    return AzureError(
+        400,
+        "NoRegisteredProviderFound",
+        f"No registered resource provider found for location '{location}' and API version '{asked}' for type "
+        f"'{kind}' of namespace '{namespace}'. The supported api-versions are '{', '.join(versions)}'.",
+    )

@@ -1,0 +1,102 @@
+"""Translate a container app's template into what the runtime runs. Pure.
+
+Source: Kubernetes' defaults for probes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from localcloud.runtime import Container, Probe, RevisionSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from localcloud.arm.requests import Json
+
+_DEFAULT_GRACE_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionAddress:
+    """Where a revision runs, as its containers are told."""
+
+    app: str
+    revision: str
+    hostname: str
+    dns_suffix: str
+
+
+def revision_spec(
+    address: RevisionAddress,
+    template: Json,
+    target_port: int | None,
+    secrets: Mapping[str, str],
+    volume: Callable[[str], Path],
+) -> RevisionSpec:
+    """Return what the runtime must run for a revision.
+
+    Args:
+        address: Its names.
+        template: Its normal template.
+        target_port: The ingress's, None without one.
+        secrets: The app's secrets by name.
+        volume: Leads from an environment storage's name to the share's directory.
+    """
+    return RevisionSpec(
+        app=address.app,
+        revision=address.revision,
+        container=_container(template, secrets, volume),
+        target_port=target_port,
+        # Nothing here wakes a sleeping app, so none sleeps.
+        replicas=max(1, template["scale"]["minReplicas"] or 0),
+        grace_s=_or(template["terminationGracePeriodSeconds"], _DEFAULT_GRACE_S),
+        env_dns_suffix=address.dns_suffix,
+        hostname=address.hostname,
+    )
+
+
+def _container(template: Json, secrets: Mapping[str, str], volume: Callable[[str], Path]) -> Container:
+    container = template["containers"][0]
+    storages = {found["name"]: found["storageName"] for found in template["volumes"] or ()}
+    mounts = []
+    for mount in container.get("volumeMounts") or ():
+        directory = volume(storages[mount["volumeName"]])
+        mounts.append((directory / (mount.get("subPath") or ""), mount["mountPath"]))
+    return Container(
+        name=container["name"],
+        image=container["image"],
+        command=tuple(container.get("command") or ()),
+        args=tuple(container.get("args") or ()),
+        env=tuple(_variable(variable, secrets) for variable in container.get("env") or ()),
+        probes=tuple(_probe(probe) for probe in container["probes"]),
+        mounts=tuple(mounts),
+    )
+
+
+def _variable(variable: Json, secrets: Mapping[str, str]) -> tuple[str, str]:
+    reference = variable.get("secretRef")
+    return variable["name"], secrets[reference] if reference else str(variable.get("value") or "")
+
+
+def _probe(probe: Json) -> Probe:
+    http = probe.get("httpGet")
+    target = http or probe["tcpSocket"]
+    headers = tuple((header["name"], header["value"]) for header in target.get("httpHeaders") or ())
+    return Probe(
+        kind=probe["type"],
+        path=None if http is None else http.get("path") or "/",
+        port=target["port"],
+        initial_delay_s=_or(probe.get("initialDelaySeconds"), 0),
+        period_s=_or(probe.get("periodSeconds"), 10),
+        timeout_s=_or(probe.get("timeoutSeconds"), 1),
+        failure_threshold=_or(probe.get("failureThreshold"), 3),
+        success_threshold=_or(probe.get("successThreshold"), 1),
+        headers=headers,
+    )
+
+
+def _or(value: Any, default: Any) -> Any:  # noqa: ANN401 - JSON
+    return default if value is None else value
