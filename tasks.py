@@ -1,10 +1,11 @@
-"""The command line: one task a verb. Flags in, one call, one printed result, and no logic.
+"""The command line: one Invoke task for each verb.
 
-`invoke --list` is the table of contents, `invoke --help VERB` the page.
+A task parses its flags, makes one call and prints one result; it holds no logic. `invoke --list` shows all
+verbs, `invoke --help VERB` one of them.
 """
 # ruff: noqa: PLC0415  # a verb imports only what it needs, so that --list answers at once
-# ruff: noqa: A002, FBT001, FBT002  # a flag is called what it is called, and Invoke makes flags of booleans
-# ruff: noqa: PLR0913, PLR0917  # a verb has as many flags as it has
+# ruff: noqa: A002, FBT001, FBT002  # Invoke derives flags from parameter names and booleans
+# ruff: noqa: PLR0913, PLR0917  # each flag is a parameter
 
 from __future__ import annotations
 
@@ -30,20 +31,23 @@ ROOT = Path(__file__).resolve().parent
 INTERRUPTED = 130
 BUG = 70
 
-STAGE = "where: azure (the default), local (an Azure embedded in this project), or one of infra/stages.toml"
-JSON = "print one JSON document on stdout and nothing else there"
+STAGE = "the target: azure (the default), local (the embedded Azure), or a stage of infra/stages.toml"
+JSON = "print one JSON document on stdout and nothing else"
 TARGET = {
     "subscription": "the Azure subscription, by id or name",
-    "resource_group": "the resource group; it is made if it is missing",
-    "location": "the region, such as swedencentral, for a group that has to be made",
-    "set": "a parameter of infra/provision/inference.bicep as name=value; may be given several times",
+    "resource_group": "the resource group; created if it is missing",
+    "location": "the region, such as swedencentral, in which to create a missing resource group",
+    "set": "a parameter of infra/provision/inference.bicep as name=value; can be repeated",
 }
-LOCK = "take the deploy lock from whoever holds it"
+LOCK = "take the deploy lock from its current holder"
 WAIT = "how many seconds to wait for the release to serve (default: 600 on local, 2400 on azure)"
 
 
 def verb(**options: object) -> Callable[[Callable[..., None]], object]:
-    """Make a verb of a function: an Invoke task that shows our errors as a message and an exit code."""
+    """Return a decorator that makes a function an Invoke task.
+
+    The task shows a `FjarrError` as a message and an exit code.
+    """
 
     def decorate(body: Callable[..., None]) -> object:
         return task(auto_shortflags=False, **options)(_reporting(body))
@@ -52,7 +56,7 @@ def verb(**options: object) -> Callable[[Callable[..., None]], object]:
 
 
 def _reporting(body: Callable[..., None]) -> Callable[..., None]:
-    """Turn our errors into Invoke's quiet exit; anything else is a bug of ours and shows its traceback."""
+    """Convert a `FjarrError` to Invoke's exit without a traceback; anything else is a bug and shows one."""
 
     @functools.wraps(body)
     def run(*arguments: object, **flags: object) -> None:
@@ -61,12 +65,12 @@ def _reporting(body: Callable[..., None]) -> Callable[..., None]:
         except FjarrError as error:
             raise Exit(str(error), error.exit_code) from error
         except BrokenPipeError:
-            # Whoever read our output has gone, as `head` does. Python's own last flush must not fail again.
+            # The reader of a pipe, such as `head`, has ended. Python's own last flush must not fail as well.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except KeyboardInterrupt:
             raise Exit("interrupted", INTERRUPTED) from None
-        except Exception:  # noqa: BLE001  # the last resort, and it tells all
-            raise Exit(f"{traceback.format_exc()}error: this is a bug of ours", BUG) from None
+        except Exception:  # noqa: BLE001  # a bug must show its whole traceback
+            raise Exit(f"{traceback.format_exc()}error: this is a bug in Fjarr", BUG) from None
 
     return run
 
@@ -75,7 +79,7 @@ def _reporting(body: Callable[..., None]) -> Callable[..., None]:
     iterable=["set"],
     help={
         "stage": STAGE,
-        "adapter": "a folder with your LoRA adapter (default: the example's, or what fine-tuning left)",
+        "adapter": "a folder with your LoRA adapter (default: fine-tuning's result, else the example's)",
         "base": "its base model: a folder, or an id on the hub (default: what the adapter names)",
         **TARGET,
         "json": JSON,
@@ -92,15 +96,15 @@ def up(
     set: list[str] | None = None,
     json: bool = False,
 ) -> None:
-    """Go from nothing to a live model: provision, push, deploy, wait.
+    """Start a live model from nothing: provision, push, deploy, wait.
 
-    Ends with the addresses, the key's command and two examples to paste. Run again, it changes nothing.
+    Prints the addresses, the command for the API key and two examples to paste. A second run changes nothing.
     """
-    from infra.verbs.up import up as bring_up
+    from infra.verbs.up import up as run_up
 
     adapter_path = Path(adapter) if adapter else None
     flags = _flags(subscription, resource_group, location, set)
-    _show(bring_up(_open(stage), flags, adapter=adapter_path, base=base), json)
+    _show(run_up(_open(stage), flags, adapter=adapter_path, base=base), json)
 
 
 @verb(iterable=["set"], help={"stage": STAGE, **TARGET, "json": JSON})
@@ -113,14 +117,14 @@ def provision(
     set: list[str] | None = None,
     json: bool = False,
 ) -> None:
-    """Make the Azure resources, or bring them up to date.
+    """Create the Azure resources, or update them.
 
-    Reads infra/provision/inference.parameters.json and what fine-tuning handed over; writes
-    infra/inference.config.json. What exists and is shared is only added to.
+    Reads infra/provision/inference.parameters.json and the configuration of the fine-tuning step; writes
+    infra/inference.config.json. Shared resources that exist are only added to.
     """
-    from infra.verbs.provision import provision as make
+    from infra.verbs.provision import provision as run_provision
 
-    _show(make(_open(stage), _flags(subscription, resource_group, location, set)), json)
+    _show(run_provision(_open(stage), _flags(subscription, resource_group, location, set)), json)
 
 
 @verb(
@@ -128,7 +132,7 @@ def provision(
         "stage": STAGE,
         "adapter": "a folder with your LoRA adapter (default: the example's)",
         "base": "its base model: a folder, or an id on the hub (default: what the adapter names)",
-        "name": "what to call the adapter on the share and in the API (default: its folder's name)",
+        "name": "the adapter's name on the share and in the API (default: its folder's name)",
         "timeout": WAIT,
         "break_lock": LOCK,
         "json": JSON,
@@ -144,21 +148,23 @@ def push(
     break_lock: bool = False,
     json: bool = False,
 ) -> None:
-    """Put weights on the share: an adapter and its base model.
+    """Upload weights to the share: an adapter and its base model.
 
-    Only what the share does not have travels. If a release is live, it is restarted to load them.
+    Uploads only files that the share does not have. A live release is restarted to load them.
     """
-    from infra.verbs.push import push as put
+    from infra.verbs.push import push as run_push
 
     path, timeout_s = Path(adapter) if adapter else None, timeout or None
-    pushed = put(_open(stage), adapter=path, base=base, name=name, timeout_s=timeout_s, break_lock=break_lock)
+    pushed = run_push(
+        _open(stage), adapter=path, base=base, name=name, timeout_s=timeout_s, break_lock=break_lock
+    )
     _show(pushed, json)
 
 
 @verb(
     help={
         "stage": STAGE,
-        "force": "make a new release and restart, even if this code is live already",
+        "force": "create a new release and restart, even if this code is live already",
         "timeout": WAIT,
         "break_lock": LOCK,
         "json": JSON,
@@ -172,13 +178,13 @@ def deploy(
     break_lock: bool = False,
     json: bool = False,
 ) -> None:
-    """Put inference/ on the share as a release, restart, and wait until it serves.
+    """Upload inference/ to the share as a release, restart, and wait until it serves.
 
-    If it does not come up, the release before it is made to serve again.
+    If the new release does not serve, the previous one is restored.
     """
-    from infra.verbs.deploy import deploy as release
+    from infra.verbs.deploy import deploy as run_deploy
 
-    _show(release(_open(stage), force=force, timeout_s=timeout or None, break_lock=break_lock), json)
+    _show(run_deploy(_open(stage), force=force, timeout_s=timeout or None, break_lock=break_lock), json)
 
 
 @verb(help={"stage": STAGE, "json": JSON})
@@ -192,10 +198,10 @@ def status(_: Context, stage: str = "azure", json: bool = False) -> None:
 @verb(
     help={
         "stage": STAGE,
-        "follow": "go on with new lines until Ctrl-C; reconnects by itself",
-        "tail": "how many lines of each log's past, 0 to 300",
-        "kind": "console (what the server writes), system (what the platform says about it), or all",
-        "json": "print the records as one JSON list; with --follow, one JSON object a line",
+        "follow": "print new lines until Ctrl-C; reconnects automatically",
+        "tail": "how many past lines of each log to print, 0 to 300",
+        "kind": "console (the server's output), system (the platform's events), or all",
+        "json": "print the records as one JSON list; with --follow, one JSON object per line",
     },
 )
 def logs(
@@ -206,7 +212,7 @@ def logs(
     kind: str = "all",
     json: bool = False,
 ) -> None:
-    """Show the logs of all replicas, and the platform's about them."""
+    """Print the logs of all replicas and the platform's events."""
     from infra.verbs.logs import follow_logs, parse_kinds, read_logs
 
     kinds = parse_kinds(kind)
@@ -242,32 +248,32 @@ def key(_: Context, stage: str = "azure", json: bool = False) -> None:
     help={
         "stage": STAGE,
         "yes": "azure: delete without asking",
-        "purge": "local: also delete what is on disk",
+        "purge": "local: also delete the data on disk",
         "json": JSON,
     },
 )
 def down(
     _: Context, stage: str = "azure", yes: bool = False, purge: bool = False, json: bool = False
 ) -> None:
-    """Stop it all, and say what is left.
+    """Stop or delete everything, and list what remains.
 
     On local: stops the replicas and the local cloud, and keeps the data unless --purge is given. On azure:
-    deletes what provision made, after asking, and nothing that was there before it.
+    asks for confirmation, then deletes the resources that provision created and no others.
     """
-    from infra.verbs.down import down as take_down
+    from infra.verbs.down import down as run_down
 
-    _show(take_down(_open(stage, starts=False), is_confirmed=yes, is_purged=purge), json)
+    _show(run_down(_open(stage, starts=False), is_confirmed=yes, is_purged=purge), json)
 
 
 @verb(
     help={
         "stage": STAGE,
-        "location": "also look at what this region offers, and at the quota there",
+        "location": "also check which GPU profiles this region offers, and the quota",
         "json": JSON,
     },
 )
 def doctor(_: Context, stage: str = "azure", location: str | None = None, json: bool = False) -> None:
-    """Look for what is missing, and name the command that mends it."""
+    """Check prerequisites and print the command that fixes each problem."""
     from infra.verbs.doctor import diagnose
 
     diagnosis = diagnose(_open(stage, starts=False), location=location)
@@ -276,13 +282,13 @@ def doctor(_: Context, stage: str = "azure", location: str | None = None, json: 
 
 
 class Result(Protocol):
-    """Stand for what a verb returns: it can be shown to people and to machines."""
+    """The result of a verb, printable as text and as JSON."""
 
     def to_json(self) -> dict[str, object]:
         """Return the document for `--json`."""
 
     def to_text(self) -> str:
-        """Return the lines for people."""
+        """Return the lines to print without `--json`."""
 
 
 def _open(stage: str, *, starts: bool = True) -> Session:
