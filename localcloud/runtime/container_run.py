@@ -18,7 +18,7 @@ _CHUNK_BYTES = 64 * 1024
 class ContainerRun:
     """Hold a running container: its first process, all others, and the pipe that its output comes through.
 
-    Use `begin` to make one, and `end` to be sure that nothing is left of it.
+    Use `start` to make one, and `end` to be sure that nothing is left of it.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ContainerRun:
         self.began = now()
 
     @classmethod
-    async def begin(
+    async def start(
         cls,
         launch: processes.Launch,
         tree: processes.ProcessTree,

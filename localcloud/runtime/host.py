@@ -23,7 +23,6 @@ from localcloud.runtime.ingress import Backend, Ingress, new_session
 from localcloud.runtime.logs import Log, console_log, now, system_log
 from localcloud.runtime.mounts import Mounts
 from localcloud.runtime.orphans import kill_orphans
-from localcloud.runtime.replica import CONSOLE, ReplicaContext
 from localcloud.runtime.revision import Revision
 from localcloud.runtime.sockets import free_port
 from localcloud.runtime.spec import (
@@ -36,6 +35,7 @@ from localcloud.runtime.spec import (
     RevisionState,
     SystemRecord,
 )
+from localcloud.runtime.workspace import CONSOLE, ReplicaContext
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

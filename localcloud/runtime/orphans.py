@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from localcloud.runtime.processes import ProcessTree
-from localcloud.runtime.replica import LEDGER, discard
+from localcloud.runtime.workspace import LEDGER, remove_directories
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ def kill_orphans(state: Path, timeout_s: float) -> tuple[str, ...]:
         if stuck := tree.kill(timeout_s):
             _log.warning("processes %s of replica %s could not be killed", stuck, ledger.parent.name)
             continue
-        discard(ledger.parent)
+        remove_directories(ledger.parent)
         tree.close()
     return tuple(left)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from localcloud.runtime.replica import Replica, ReplicaContext
+from localcloud.runtime.replica import Replica
 from localcloud.runtime.spec import ReplicaStatus, RevisionNotActiveError, RevisionSpec, RevisionState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from localcloud.runtime.ingress import Backend
+    from localcloud.runtime.workspace import ReplicaContext
 
 
 class _ChangeSignal:
@@ -89,7 +90,7 @@ class Revision:
         count = f"{ready}/{len(self._current)} replicas ready."
         if ready == len(self._current):
             return RevisionState("Running", "Healthy", "")
-        failing = [replica for replica in self._current if replica.failing and not replica.is_ready]
+        failing = [replica for replica in self._current if replica.is_failing and not replica.is_ready]
         served = bool(self.backends)
         if not failing:
             return RevisionState(

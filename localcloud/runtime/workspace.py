@@ -1,0 +1,129 @@
+"""What all runs of a replica's container share: directories, environment, console log and process tree."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import string
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from localcloud.runtime.logs import console_log
+from localcloud.runtime.processes import REPLICA_VARIABLE, ProcessTree
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import aiohttp
+
+    from localcloud.runtime.mounts import Mounts
+    from localcloud.runtime.spec import EventType, Limits, RevisionSpec
+
+LEDGER = "processes.json"
+CONSOLE = "console.log"
+_SUFFIX_LETTERS = string.ascii_lowercase + string.digits
+_SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaContext:
+    """The parts of the container host that a replica uses.
+
+    Attributes:
+        directory: The directory of the app's replicas; each gets a directory with its name.
+        session: For HTTP probes.
+        mounts: The symlinks of all replicas.
+        limits: Times and sizes.
+        emit: Writes an event of a replica to the app's system log: (replica, reason, message, type, count).
+        ports: Returns the ports that other replicas were given.
+    """
+
+    directory: Path
+    session: aiohttp.ClientSession
+    mounts: Mounts
+    limits: Limits
+    emit: Callable[[str, str, str, EventType, int], Awaitable[None]]
+    ports: Callable[[], set[int]]
+
+
+class Workspace:
+    """A replica's name, directory, console log and process tree.
+
+    Args:
+        spec: The revision.
+        context: The host's side.
+    """
+
+    def __init__(self, spec: RevisionSpec, context: ReplicaContext) -> None:
+        self.name = new_name(spec.revision)
+        self.spec = spec
+        self.context = context
+        self.directory = context.directory / self.name
+        self.log = console_log(self.directory / CONSOLE, context.limits.log_bytes)
+        self.processes = ProcessTree(self.name, self.directory / LEDGER)
+
+    def create(self) -> None:
+        """Create the directories and the process ledger. Blocks on the disk."""
+        create_directories(self.directory)
+        self.processes.open()
+
+    def environment(self, port: int | None) -> dict[str, str]:
+        """Return the whole environment of the container's process.
+
+        Nothing of this machine's environment is in it but a minimal PATH (with this Python's directory
+        first, so that `python3` is the one that runs the local cloud). HOME, TMPDIR and LANG are the
+        replica's own. The template's variables override those, and the platform's override the template's.
+
+        Args:
+            port: The container's loopback port, None without an ingress.
+        """
+        minimal = {
+            "PATH": f"{Path(sys.executable).parent}:{_SYSTEM_PATH}",
+            "HOME": str(self.directory / "home"),
+            "TMPDIR": str((self.directory / "tmp").readlink()),
+            "LANG": "C.UTF-8",
+        }
+        platform = {
+            "CONTAINER_APP_NAME": self.spec.app,
+            "CONTAINER_APP_REVISION": self.spec.revision,
+            REPLICA_VARIABLE: self.name,
+            "CONTAINER_APP_HOSTNAME": self.spec.hostname,
+            "CONTAINER_APP_ENV_DNS_SUFFIX": self.spec.env_dns_suffix,
+        }
+        if port is not None:
+            platform["CONTAINER_APP_PORT"] = str(port)
+        return minimal | dict(self.spec.container.env) | platform
+
+    async def emit(self, reason: str, message: str, kind: EventType = "Normal", count: int = 1) -> None:
+        """Write an event of the replica to the app's system log."""
+        await self.context.emit(self.name, reason, message, kind, count)
+
+
+def new_name(revision: str) -> str:
+    """Return a new name for a replica, in Azure's form: `{revision}-{10 hex}-{5}`."""
+    suffix = "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(5))
+    return f"{revision}-{secrets.token_hex(5)}-{suffix}"
+
+
+def create_directories(directory: Path) -> None:
+    """Create a replica's directories: `scratch` (the working directory), `home` and `tmp`.
+
+    `tmp` is a symlink to a directory with a short path: sockets are made in TMPDIR, and the system limits
+    their paths to about a hundred characters.
+    """
+    for part in (directory, directory / "scratch", directory / "home"):
+        part.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (directory / "tmp").symlink_to(tempfile.mkdtemp(prefix="fjarr-"))
+
+
+def remove_directories(directory: Path) -> None:
+    """Remove what `create_directories` made, and keep the log."""
+    tmp = directory / "tmp"
+    if tmp.is_symlink():
+        shutil.rmtree(tmp.readlink(), ignore_errors=True)
+        tmp.unlink()
+    for part in ("scratch", "home"):
+        shutil.rmtree(directory / part, ignore_errors=True)
