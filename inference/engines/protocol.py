@@ -12,13 +12,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from inference.errors import EngineError
+
+ProgressCallback = Callable[[str, int], None]
+"""Called with the phase that begins and the percentage of the start-up that is complete."""
 
 FinishReason = Literal["stop", "length"]
 
@@ -131,14 +135,6 @@ class Increment:
     logprobs: tuple[TokenLogprobs, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """Count what an engine is doing now."""
-
-    running: int
-    generated_tokens: int
-
-
 class Engine(Protocol):
     """Generate tokens for the models that it holds."""
 
@@ -169,10 +165,6 @@ class Engine(Protocol):
             EngineError: If the engine is dead.
             KeyError: If there is no such model.
         """
-        ...
-
-    def stats(self) -> EngineStats:
-        """Return what the engine is doing."""
         ...
 
     async def close(self) -> None:

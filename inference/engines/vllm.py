@@ -1,8 +1,8 @@
-"""Generate with vLLM: its asynchronous engine here, its scheduler and its workers in processes of their own.
+"""The engine on vLLM: its asynchronous engine runs in this process, its scheduler and workers in others.
 
-One engine serves the base and, beside it in the same batch, the adapters. vLLM takes token ids and gives
-token ids; its own tokenizer is there for the grammars alone. Where an answer is held to a grammar, vLLM's
-log-probabilities are those among the tokens that the grammar allows.
+One engine serves the base and the adapters in the same batch. vLLM receives and returns token ids; its own
+tokenizer is used only for grammars. With a grammar, vLLM's log-probabilities are relative to the tokens that
+the grammar allows.
 
 Source: vLLM 0.32, `v1/engine/async_llm.py`, `engine/arg_utils.py`, `sampling_params.py`, and for the CPU
 `platforms/cpu.py`, `utils/ompmultiprocessing.py` and `lora/punica_wrapper/punica_cpu.py`.
@@ -22,25 +22,25 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from inference.engines.catalogue import has_package
 from inference.engines.protocol import (
     Ability,
-    EngineStats,
     FinishReason,
     GenerationRequest,
     Increment,
     TokenLogprobs,
     TokenStream,
 )
+from inference.engines.served_models import make_served_model
 from inference.errors import EngineError, LoadError
-from inference.models.hardware import CACHE_SHARE, Cores, Placement, context_limit, look, look_at_cores
-from inference.models.loading import (
-    adapter_tokenizer,
-    bytes_per_cached_token,
-    end_token_ids,
-    known_positions,
-    place,
-    read_config,
-    read_tokenizer,
-    serve,
+from inference.models.configuration import bytes_per_cached_token, max_positions, read_config
+from inference.models.hardware import (
+    CACHE_SHARE,
+    Cores,
+    Placement,
+    context_warning,
+    detect_cores,
+    detect_hardware,
 )
+from inference.models.placement import place
+from inference.models.tokenizers import end_token_ids, read_adapter_tokenizer, read_tokenizer
 from inference.models.weights import is_pickled
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from inference.models.loading import ProgressCallback
+    from inference.engines.protocol import ProgressCallback
     from inference.models.weights import Adapter, BaseModel, Weights
     from inference.service.service import ServedModel
     from inference.settings import Settings
@@ -59,27 +59,27 @@ if TYPE_CHECKING:
 LOGGER: Final = logging.getLogger(__name__)
 
 FEW_CORES: Final = 4
-"""Up to here every core computes; vLLM would keep one free for its scheduler, which is half of two."""
+"""With up to this many cores all of them compute; vLLM would reserve one for its scheduler."""
 
 CPU_BLOCK_TOKENS: Final = 128
-"""What vLLM's cache is cut into on a CPU. It keeps one block for itself. Source: `platforms/cpu.py`."""
+"""The size of a block of vLLM's cache on a CPU. vLLM reserves one block. Source: `platforms/cpu.py`."""
 
 QUANTIZATION_PLUGIN: Final = "vllm-bnb-plugin"
-"""Adds bitsandbytes to vLLM, which has none of its own. Source: vLLM 0.32, `model_loader/__init__.py`."""
+"""The package that adds bitsandbytes to vLLM. Source: vLLM 0.32, `model_loader/__init__.py`."""
 
-CLOSE_PATIENCE_S: Final = 5.0
+CLOSE_TIMEOUT_S: Final = 5.0
 
 ABILITIES: Final[frozenset[Ability]] = frozenset(get_args(Ability))
 
-MOST_LOGPROBS: Final = 20
-"""How many of the likeliest tokens a request may ask to be told; what OpenAI's API allows."""
+MAX_LOGPROBS: Final = 20
+"""The maximum number of top log-probabilities a request may ask for, as in OpenAI's API."""
 
 FINISH_REASONS: Final[Mapping[str, FinishReason]] = MappingProxyType({"stop": "stop", "length": "length"})
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """Hold what the base's small files say.
+class BaseMetadata:
+    """The base's configuration and tokenizer.
 
     Attributes:
         config: The transformers configuration.
@@ -95,46 +95,47 @@ class Card:
 def start_engine(
     weights: Weights, settings: Settings, report: ProgressCallback
 ) -> tuple[VllmEngine, tuple[ServedModel, ...]]:
-    """Start vLLM on what was found.
+    """Start vLLM on the weights.
 
     Raises:
-        LoadError: If it cannot be served.
+        LoadError: If vLLM cannot serve these weights.
     """
-    # vLLM, and libraries below it, read these while they are imported; its processes inherit them.
-    os.environ.update(variables(look_at_cores(), settings.threads, is_local=weights.base.is_local))
+    # vLLM and its dependencies read these while they are imported; its processes inherit them.
+    os.environ.update(environment_variables(detect_cores(), settings.threads, is_local=weights.base.is_local))
     report("reading the base model", 10)
-    card = _read_card(weights.base, settings)
-    served = tuple(_served_models(weights, card, settings))
-    hardware = look()
-    # Adapters share the base's one tree and cache here.
-    placement = place(replace(weights, adapters=()), card.config, hardware, settings)
-    cache_bytes = size_cache_bytes(card.config, placement, hardware.cpu_free_bytes, settings)
-    positions = known_positions(card.config, card.tokenizer)
+    metadata = _read_metadata(weights.base, settings)
+    served = tuple(_served_models(weights, metadata, settings))
+    hardware = detect_hardware()
+    # vLLM keeps adapters unmerged, in the base's network and cache.
+    placement = place(replace(weights, adapters=()), metadata.config, hardware, settings)
+    cache_bytes = size_cache_bytes(metadata.config, placement, hardware.cpu_free_bytes, settings)
+    positions = max_positions(metadata.config, metadata.tokenizer)
     options = engine_options(weights, settings, placement, positions)
     report("starting vLLM", 30)
     llm = _start({**options, "kv_cache_memory_bytes": cache_bytes}, weights.base)
-    token_bytes = bytes_per_cached_token(card.config, 4 if placement.dtype == "float32" else 2)
+    token_bytes = bytes_per_cached_token(metadata.config, 4 if placement.dtype == "float32" else 2)
     known = min(positions, settings.max_context_tokens or positions)
-    limit = context_limit(weights.base.name, known, int(llm.model_config.max_model_len), token_bytes, 1)
-    if limit is not None:
-        LOGGER.warning("%s", limit)
+    max_model_len = int(llm.model_config.max_model_len)
+    warning = context_warning(weights.base.name, known, max_model_len, token_bytes, 1)
+    if warning is not None:
+        LOGGER.warning("%s", warning)
     return VllmEngine(llm, served, weights.adapters), served
 
 
-def variables(cores: Cores, threads: int | None, *, is_local: bool) -> dict[str, str]:
-    """Return the environment that vLLM is to have.
+def environment_variables(cores: Cores, threads: int | None, *, is_local: bool) -> dict[str, str]:
+    """Return the environment variables to set for vLLM.
 
     Args:
-        cores: What this process may use.
-        threads: How many cores are to compute; None takes what there is.
-        is_local: Whether all files are here, so that a hub has nothing to be asked.
+        cores: The cores that this process may use.
+        threads: The number of cores to compute on; None uses all of them.
+        is_local: Whether all files are local, so that the hub need not be contacted.
     """
     found = {
         "VLLM_NO_USAGE_STATS": "1",
-        # Its warnings are advice to whoever packages it.
+        # Its warnings address those who package it.
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-        # This process has threads by now; a fork could stand still on a lock that one of them holds.
+        # This process has threads by now; a fork could deadlock on a lock that one of them holds.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }
     if is_local:
@@ -145,16 +146,16 @@ def variables(cores: Cores, threads: int | None, *, is_local: bool) -> dict[str,
 def engine_options(
     weights: Weights, settings: Settings, placement: Placement, positions: int
 ) -> dict[str, Any]:
-    """Return the arguments of vLLM's engine, but for the size of its cache.
+    """Return the arguments of vLLM's engine, except for the size of its cache.
 
     Args:
-        weights: What to serve.
-        settings: What the environment says.
+        weights: The base and the adapters to serve.
+        settings: The server's settings.
         placement: Where and how the weights are loaded.
-        positions: How many positions the model knows.
+        positions: The number of positions that the model supports.
 
     Raises:
-        LoadError: If vLLM cannot do what the settings ask for, or cannot serve the adapter.
+        LoadError: If vLLM does not support a setting or an adapter.
     """
     if placement.quantization == "int8":
         raise LoadError(
@@ -167,7 +168,7 @@ def engine_options(
             f"vLLM quantises to nf4 with its plugin {QUANTIZATION_PLUGIN}, which is not installed: install it"
             f" with: pip install {QUANTIZATION_PLUGIN}, or set FJARR_ENGINE=transformers"
         )
-    # -1: as many positions as the model knows and the cache holds.
+    # -1: as many positions as the model supports and the cache holds.
     limit = -1 if settings.max_context_tokens is None else min(settings.max_context_tokens, positions)
     options: dict[str, Any] = {
         "model": weights.base.source,
@@ -177,13 +178,14 @@ def engine_options(
         "load_format": "bitsandbytes" if is_quantized else _load_format(weights.base, settings),
         "max_model_len": limit,
         "max_num_seqs": settings.max_concurrent,
-        "max_logprobs": MOST_LOGPROBS,
+        "max_logprobs": MAX_LOGPROBS,
         "structured_outputs_config": {"backend": "guidance"},
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
     if weights.adapters:
-        # On a CPU, vLLM gives the base's rows of a mixed batch the last slot's adapter: it has to stay empty.
+        # On a CPU, vLLM applies the last slot's adapter to the base's rows of a batch with adapters: the last
+        # slot has to stay empty.
         slots = len(weights.adapters) + (placement.device == "cpu")
         rank = max(map(_adapter_rank, weights.adapters))
         options |= {"enable_lora": True, "max_loras": slots, "max_lora_rank": rank}
@@ -191,13 +193,13 @@ def engine_options(
 
 
 def size_cache_bytes(config: Any, placement: Placement, free_bytes: int, settings: Settings) -> int | None:  # noqa: ANN401 - a transformers configuration, which has no useful type
-    """Return the size of the key-value cache; None leaves it to vLLM, which measures what a card has left.
+    """Return the size of the key-value cache; None leaves it to vLLM, which measures a GPU's free memory.
 
     Args:
-        config: The model's.
+        config: The model's configuration.
         placement: Where and how the weights are loaded.
-        free_bytes: The machine's free memory, not a card's.
-        settings: What the environment says.
+        free_bytes: The machine's free memory, not the GPU's.
+        settings: The server's settings.
     """
     itemsize = 4 if placement.dtype == "float32" else 2
     token_bytes = bytes_per_cached_token(config, itemsize)
@@ -207,11 +209,11 @@ def size_cache_bytes(config: Any, placement: Placement, free_bytes: int, setting
 
 
 class VllmEngine:
-    """Serve a base and the adapters on it.
+    """The engine `vllm`.
 
     Args:
         llm: vLLM's engine.
-        models: What is served; those with a parent are the adapters.
+        models: The base and the adapters; adapters have a parent.
         adapters: The adapters' files.
     """
 
@@ -221,12 +223,11 @@ class VllmEngine:
         self._context_tokens = {model.name: int(llm.model_config.max_model_len) for model in models}
         self._lora_requests = _lora_requests(adapters)
         self._open: dict[TokenStream, asyncio.Task[None]] = {}
-        self._generated_tokens = 0
         self._is_closed = False
 
     @property
     def abilities(self) -> frozenset[Ability]:
-        """Return what it can do of what not every engine can."""
+        """Return the optional features that this engine supports: all of them."""
         return ABILITIES
 
     @property
@@ -235,11 +236,11 @@ class VllmEngine:
         return not (self._is_closed or self._llm.errored)
 
     def context_tokens(self, model: str) -> int:
-        """Return what the model knows and the cache holds, whichever is less."""
+        """Return the smaller of the model's context and the cache."""
         return self._context_tokens[model]
 
     def submit(self, request: GenerationRequest) -> TokenStream:
-        """Hand a request to vLLM."""
+        """Pass a request to vLLM."""
         if not self.is_alive:
             raise EngineError("the engine has stopped")
         parameters = sampling_parameters(request, self._end_token_ids[request.model])
@@ -249,18 +250,14 @@ class VllmEngine:
         task.add_done_callback(lambda _: self._open.pop(stream))
         return stream
 
-    def stats(self) -> EngineStats:
-        """Count the open requests."""
-        return EngineStats(sum(not stream.is_over for stream in self._open), self._generated_tokens)
-
     async def close(self) -> None:
-        """Stop vLLM's processes; what they were doing ends with an error."""
+        """Stop vLLM's processes; open requests end with an error."""
         self._is_closed = True
         for stream, task in self._open.items():
             stream.fail(EngineError("the engine has stopped"))
             task.cancel()
         await asyncio.gather(*self._open.values(), return_exceptions=True)
-        await asyncio.to_thread(self._llm.shutdown, CLOSE_PATIENCE_S)
+        await asyncio.to_thread(self._llm.shutdown, CLOSE_TIMEOUT_S)
 
     def _cancel(self, stream: TokenStream) -> None:
         self._open[stream].cancel()
@@ -268,7 +265,7 @@ class VllmEngine:
     async def _generate(
         self, request: GenerationRequest, parameters: SamplingParams, stream: TokenStream
     ) -> None:
-        """Move a request's tokens from vLLM to its stream. Cancelling it makes vLLM drop the request."""
+        """Move a request's tokens from vLLM to its stream. Cancelling the task drops the request."""
         prompt = {"type": "token", "prompt_token_ids": list(request.prompt_token_ids)}
         outputs = self._llm.generate(
             prompt, parameters, request.request_id, lora_request=self._lora_requests.get(request.model)
@@ -284,7 +281,6 @@ class VllmEngine:
 
     def _deliver(self, completion: CompletionOutput, top_logprobs: int | None, stream: TokenStream) -> None:
         tokens, reason = tuple(completion.token_ids), completion.finish_reason
-        self._generated_tokens += len(tokens)
         logprobs = read_logprobs(tokens, completion.logprobs or (), top_logprobs)
         if reason is None:
             stream.push(Increment(tokens, None, logprobs))
@@ -297,23 +293,23 @@ class VllmEngine:
 def read_logprobs(
     tokens: Sequence[int], steps: Sequence[Mapping[int, Logprob]], count: int | None
 ) -> tuple[TokenLogprobs, ...]:
-    """Return what vLLM tells of each token and of so many of the likeliest; nothing if none were asked for.
+    """Return the log-probabilities of each token and of the `count` likeliest; empty if `count` is None.
 
-    A grammar leaves minus infinity to what it forbids; those are no news, and no JSON.
+    Tokens that a grammar forbids have minus infinity, which JSON cannot represent: they are left out.
     """
     if count is None:
         return ()
-    told = []
+    found = []
     for token, step in zip(tokens, steps, strict=True):
-        # The token that was taken is told as well, wherever it stands.
+        # The sampled token is always among them, whatever its rank.
         ranked = sorted(step.items(), key=lambda item: item[1].rank or 0)[:count]
         top = tuple((token_id, known.logprob) for token_id, known in ranked if math.isfinite(known.logprob))
-        told.append(TokenLogprobs(step[token].logprob, top))
-    return tuple(told)
+        found.append(TokenLogprobs(step[token].logprob, top))
+    return tuple(found)
 
 
 def sampling_parameters(request: GenerationRequest, ends: frozenset[int]) -> SamplingParams:
-    """Say a request's sampling in vLLM's words. The tokens that end a text are ours alone to say."""
+    """Return a request's sampling as vLLM's parameters. Only our own end tokens end a text."""
     from vllm import SamplingParams  # noqa: PLC0415 - takes seconds, and only this engine has it
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams  # noqa: PLC0415 - see above
 
@@ -344,43 +340,43 @@ def sampling_parameters(request: GenerationRequest, ends: frozenset[int]) -> Sam
 
 def _thread_variables(cores: Cores, count: int) -> dict[str, str]:
     if count < len(cores.allowed):
-        # A share of a machine is no particular cores: binding would put every container on the same ones.
+        # A CPU quota names no cores: binding would put every container of the machine on the same ones.
         return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(count)}
     if count <= FEW_CORES:
         return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores.allowed))}
     return {}
 
 
-def _read_card(base: BaseModel, settings: Settings) -> Card:
+def _read_metadata(base: BaseModel, settings: Settings) -> BaseMetadata:
     from transformers import GenerationConfig  # noqa: PLC0415 - slow to import
 
     config, tokenizer = read_config(base, settings), read_tokenizer(base, settings)
     try:
         generation_config = GenerationConfig.from_pretrained(base.source)
     except OSError:
-        # Not every model has the file; then the configuration says it.
+        # Not every model has the file; the configuration then contains the values.
         generation_config = GenerationConfig.from_model_config(config)
-    return Card(config, generation_config, tokenizer)
+    return BaseMetadata(config, generation_config, tokenizer)
 
 
-def _served_models(weights: Weights, card: Card, settings: Settings) -> list[ServedModel]:
-    ends = end_token_ids(card.generation_config, card.tokenizer)
-    served = [serve(weights.base.name, None, card.tokenizer, ends, settings)]
+def _served_models(weights: Weights, metadata: BaseMetadata, settings: Settings) -> list[ServedModel]:
+    ends = end_token_ids(metadata.generation_config, metadata.tokenizer)
+    served = [make_served_model(weights.base.name, None, metadata.tokenizer, ends, settings)]
     for adapter in weights.adapters:
-        tokenizer = adapter_tokenizer(card.tokenizer, adapter, settings)
-        ends = end_token_ids(card.generation_config, tokenizer)
-        served.append(serve(adapter.name, weights.base.name, tokenizer, ends, settings))
+        tokenizer = read_adapter_tokenizer(metadata.tokenizer, adapter, settings)
+        ends = end_token_ids(metadata.generation_config, tokenizer)
+        served.append(make_served_model(adapter.name, weights.base.name, tokenizer, ends, settings))
     return served
 
 
 def _load_format(base: BaseModel, settings: Settings) -> str:
-    """Return vLLM's name for what it may load: `hf` takes pickled weights where there are no safetensors."""
+    """Return vLLM's load format: `hf` falls back to pickled weights if there are no safetensors."""
     may_be_pickled = settings.allow_pickle and (is_pickled(base) or not base.is_local)
     return "hf" if may_be_pickled else "safetensors"
 
 
 def _adapter_rank(adapter: Adapter) -> int:
-    """Return the least of the ranks that vLLM has room for into which the adapter fits."""
+    """Return the smallest of vLLM's maximum ranks that the adapter fits into."""
     from vllm.config.lora import MaxLoRARanks  # noqa: PLC0415 - takes seconds, and only this engine has it
 
     if adapter.embedding_rows is not None:
@@ -389,7 +385,7 @@ def _adapter_rank(adapter: Adapter) -> int:
             " FJARR_ENGINE=transformers"
         )
     rank = max((shape[0] for key, shape in adapter.shapes.items() if ".lora_A." in key), default=0)
-    fitting = [most for most in sorted(get_args(MaxLoRARanks)) if most >= rank]
+    fitting = [max_rank for max_rank in sorted(get_args(MaxLoRARanks)) if max_rank >= rank]
     if rank == 0 or not fitting:
         raise LoadError(
             f"vLLM does not take the adapter {adapter.name}, of rank {rank}: set FJARR_ENGINE=transformers"

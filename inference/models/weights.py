@@ -1,8 +1,8 @@
-"""Find the base model and the adapter on the share, and read what their files say. Loads nothing.
+"""Find the base model and the adapters on the share, and read the metadata of their files. Loads no weights.
 
-The layout is the fine-tuning step's: base models under `model-cache/<org>/<name>`, adapters in folders with
-an `adapter_config.json` anywhere under `models`. Olive leaves several adapters behind, checkpoints among
-them: those meant can be named, and the newest folder named `adapter` is a good guess.
+The layout is that of the fine-tuning step: base models under `model-cache/<org>/<name>`, adapters in folders
+with an `adapter_config.json` anywhere under `models`. Olive leaves several adapters there, checkpoints among
+them: the settings can name those to serve, and the newest folder named `adapter` is a good default.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 from inference.errors import LoadError
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""The shapes of tensors, by their names."""
+"""The shapes of tensors by name."""
 
 MODEL_CACHE: Final = "model-cache"
 MODELS: Final = "models"
@@ -26,26 +26,27 @@ ADAPTER_CONFIG: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 PICKLED_ADAPTER: Final = "adapter_model.bin"
 PICKLED_BASES: Final = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-"""What is looked for. Source: transformers 5.23, `modeling_utils.py`, `_get_resolved_checkpoint_files`."""
+"""The files that transformers loads. Source: transformers 5.23, `modeling_utils.py`,
+`_get_resolved_checkpoint_files`."""
 
 ALL: Final = "*"
-"""What the setting says for every adapter under `models`."""
+"""The value of the setting that selects every adapter under `models`."""
 
 EMBEDDING_KEYS: Final = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
-FACTOR_KEYS: Final = (".lora_A.weight", ".lora_B.weight")
-UNMIXABLE_PARTS: Final = ("lm_head.", "embed_out.", ".experts.")
-"""Layers that see only some of a step's tokens."""
+LORA_KEYS: Final = (".lora_A.weight", ".lora_B.weight")
+UNBATCHABLE_LAYERS: Final = ("lm_head.", "embed_out.", ".experts.")
+"""Layers that process only some of a step's tokens."""
 MAX_HEADER_BYTES: Final = 100_000_000
-"""Source: the safetensors format, which allows no longer header."""
+"""The maximum length of a header. Source: the safetensors format."""
 
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """Say where the base is.
+    """A base model, on the share or on the hub.
 
     Attributes:
-        name: What clients call it, such as `HuggingFaceTB/SmolLM2-135M-Instruct`.
-        source: A folder, or a hub id when nothing of that name is on the share.
+        name: Its name in the API, such as `HuggingFaceTB/SmolLM2-135M-Instruct`.
+        source: A folder, or a hub id if there is no such folder on the share.
     """
 
     name: str
@@ -53,20 +54,19 @@ class BaseModel:
 
     @property
     def is_local(self) -> bool:
-        """Return whether it is a folder here."""
+        """Return whether the source is a folder."""
         return Path(self.source).is_dir()
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """Say where an adapter is and what its files say.
+    """An adapter on the share, and the metadata of its files.
 
     Attributes:
-        name: What clients call it.
-        base_reference: The base as the adapter's training named it: a path relative to the mount, or a hub
-            id.
-        embedding_rows: Rows of the embeddings that the adapter carries; None when it carries none.
-        has_tokenizer: Whether a tokenizer lies beside it, with the tokens that the training added.
+        name: Its name in the API.
+        base_reference: The base that its configuration names: a path relative to the mount, or a hub id.
+        embedding_rows: The number of rows of the embeddings that it includes; None if it includes none.
+        has_tokenizer: Whether its folder has a tokenizer, with the tokens that its training added.
         shapes: The shapes of its tensors.
     """
 
@@ -78,17 +78,17 @@ class Adapter:
     shapes: Shapes = field(default_factory=dict)
 
     @property
-    def is_mixable(self) -> bool:
-        """Return whether it is nothing but low-rank factors of layers that each token passes once."""
+    def is_batchable(self) -> bool:
+        """Return whether it is only `lora_A` and `lora_B` of layers that process every token once."""
         return bool(self.shapes) and all(
-            key.endswith(FACTOR_KEYS) and not any(part in key for part in UNMIXABLE_PARTS)
+            key.endswith(LORA_KEYS) and not any(part in key for part in UNBATCHABLE_LAYERS)
             for key in self.shapes
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Hold what was found: a base, and the adapters for it, the one first that is meant if none is named."""
+    """A base and its adapters; the first adapter is the default."""
 
     base: BaseModel
     adapters: tuple[Adapter, ...] = ()
@@ -97,18 +97,18 @@ class Weights:
 def find_weights(
     mount: Path, base_reference: str | None, adapters: str | None, *, allows_pickle: bool = False
 ) -> Weights:
-    """Find what to serve.
+    """Find the base and the adapters to serve.
 
     Args:
         mount: The share.
-        base_reference: What the settings say about the base; None takes the adapters' own.
-        adapters: The adapters' folders relative to the mount, parted by commas; `*` takes all, the newest
-            first, and None the newest alone.
+        base_reference: The base that the settings name; None takes the one that the adapters name.
+        adapters: The adapters' folders relative to the mount, separated by commas; `*` selects all, the
+            newest first, and None only the newest.
         allows_pickle: Whether weights may be pickled.
 
     Raises:
-        LoadError: If there is nothing to serve, it is not in a form that is loaded, or it cannot be served
-            together.
+        LoadError: If there is nothing to serve, the weights are in an unsupported format, or the adapters
+            have different bases.
     """
     found = tuple(
         read_adapter(mount, folder, allows_pickle=allows_pickle) for folder in _folders(mount, adapters)
@@ -125,7 +125,7 @@ def find_weights(
 
 
 def find_adapters(mount: Path) -> tuple[Path, ...]:
-    """Return the folders named `adapter` that have a configuration, the newest first."""
+    """Return the folders named `adapter` that contain a configuration, the newest first."""
     configs = (mount / MODELS).glob(f"**/adapter/{ADAPTER_CONFIG}")
     newest_first = sorted(configs, key=lambda path: (path.stat().st_mtime, str(path)), reverse=True)
     return tuple(path.parent for path in newest_first)
@@ -135,7 +135,7 @@ def read_adapter(mount: Path, folder: Path, *, allows_pickle: bool = False) -> A
     """Read an adapter's configuration and the shapes of its weights.
 
     Raises:
-        LoadError: If the configuration cannot be read, or the weights are not in a form that is loaded.
+        LoadError: If the configuration cannot be read, or the weights are in an unsupported format.
     """
     config = _read_json(folder / ADAPTER_CONFIG)
     shapes = read_adapter_shapes(folder, allows_pickle=allows_pickle)
@@ -154,7 +154,7 @@ def read_adapter_shapes(folder: Path, *, allows_pickle: bool) -> Shapes:
     """Return the shapes of an adapter's tensors.
 
     Raises:
-        LoadError: If its weights are not there, or not in a form that is loaded.
+        LoadError: If its weights are missing or in an unsupported format.
     """
     if (folder / ADAPTER_WEIGHTS).is_file():
         return read_shapes(folder / ADAPTER_WEIGHTS)
@@ -170,11 +170,11 @@ def read_adapter_shapes(folder: Path, *, allows_pickle: bool) -> Shapes:
 
 
 def find_base(mount: Path, reference: str, *, allows_pickle: bool = False) -> BaseModel:
-    """Find a base by a path relative to the mount, by its id under `model-cache`, or take it for a hub id.
+    """Find a base by a path relative to the mount or by its id under `model-cache`; else it is a hub id.
 
     Raises:
-        LoadError: If the folder has no weights of a form that is loaded, or nothing of that name is here and
-            it cannot be a hub id.
+        LoadError: If the folder has no weights in a supported format, or there is no such folder and the
+            reference cannot be a hub id.
     """
     relative = PurePosixPath(reference)
     for folder in (mount / relative, mount / MODEL_CACHE / relative):
@@ -193,7 +193,7 @@ def read_shapes(path: Path) -> Shapes:
     """Return the shapes of a safetensors file's tensors, from its header alone.
 
     Raises:
-        LoadError: If it is not such a file.
+        LoadError: If it is not a safetensors file.
     """
     try:
         with path.open("rb") as file:
@@ -207,21 +207,21 @@ def read_shapes(path: Path) -> Shapes:
 
 
 def read_base_shapes(base: BaseModel) -> Shapes:
-    """Return the shapes of a base's tensors; none where it is pickled, or not here yet.
+    """Return the shapes of a base's tensors; none if it is pickled or on the hub.
 
     Raises:
-        LoadError: If a file of them is not what its name says.
+        LoadError: If a file is not a safetensors file.
     """
     if not base.is_local:
         return {}
     folder = Path(base.source)
-    # Beside these, some bases have the same weights once more, in one file of another name.
+    # Some bases have the same weights a second time in one file with another name.
     files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     return {key: shape for file in files for key, shape in read_shapes(file).items()}
 
 
 def stored_bytes(base: BaseModel) -> int:
-    """Return the size of a base's weights on disk; 0 where they are not here yet."""
+    """Return the size of a base's weights on disk; 0 if they are on the hub."""
     if not base.is_local:
         return 0
     pattern = "*.bin" if is_pickled(base) else "*.safetensors"
@@ -229,12 +229,12 @@ def stored_bytes(base: BaseModel) -> int:
 
 
 def is_pickled(base: BaseModel) -> bool:
-    """Return whether a base that is here has pickled weights and no others."""
+    """Return whether a base on the share has only pickled weights."""
     return base.is_local and not any(Path(base.source).glob("*.safetensors"))
 
 
 def _folders(mount: Path, adapters: str | None) -> tuple[Path, ...]:
-    """Return the adapters' folders, in the order in which they are named."""
+    """Return the adapters' folders in the order of the setting."""
     if adapters is None:
         return find_adapters(mount)[:1]
     names = [name.strip() for name in adapters.split(",") if name.strip()]
@@ -253,10 +253,10 @@ def _named_adapter(mount: Path, adapter_path: str) -> Path:
 
 
 def _common_base(mount: Path, adapters: tuple[Adapter, ...]) -> str | None:
-    """Return the base that the adapters name. Two names for one folder are one base."""
+    """Return the base that the adapters name. Two names for one folder count as one base."""
     named = [adapter for adapter in adapters if adapter.base_reference]
     for one, other in itertools.pairwise(named):
-        if _place(mount, one.base_reference) != _place(mount, other.base_reference):
+        if _resolve_base(mount, one.base_reference) != _resolve_base(mount, other.base_reference):
             raise LoadError(
                 f"the adapter {one.name} is for the base {one.base_reference} and the adapter {other.name}"
                 f" for {other.base_reference}, and one server has one base: name those of one base in"
@@ -265,7 +265,7 @@ def _common_base(mount: Path, adapters: tuple[Adapter, ...]) -> str | None:
     return named[0].base_reference if named else None
 
 
-def _place(mount: Path, reference: str) -> str:
+def _resolve_base(mount: Path, reference: str) -> str:
     folders = (mount / reference, mount / MODEL_CACHE / reference)
     found = next((folder for folder in folders if (folder / "config.json").is_file()), None)
     return str(found.resolve()) if found else reference
@@ -283,13 +283,13 @@ def _check_names(base: BaseModel, adapters: tuple[Adapter, ...]) -> None:
 
 
 def _read_pickled_shapes(path: Path) -> Shapes:
-    import torch  # noqa: PLC0415 - slow to import, and hardly ever needed here
+    import torch  # noqa: PLC0415 - slow to import, and rarely needed here
 
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     except Exception as error:
-        # torch promises nothing about what a file that is not a pickle of tensors makes it raise.
+        # torch does not document what it raises for a file that is not a pickle of tensors.
         raise LoadError(f"{path} cannot be read as pickled tensors: {error}") from error
 
 
@@ -313,7 +313,7 @@ def _check_base_folder(folder: Path, *, allows_pickle: bool) -> None:
 
 
 def _adapter_name(mount: Path, folder: Path) -> str:
-    """Name an adapter by its path under `models`, without the last part if that only says `adapter`."""
+    """Return an adapter's path under `models`, without the last part if that is `adapter`."""
     try:
         parts = folder.relative_to(mount / MODELS).parts
     except ValueError:

@@ -1,8 +1,8 @@
-"""Be an engine whose tokens come from a script: the double that tests drive by hand.
+"""An engine whose tokens come from a script: the double that tests control.
 
-Each request takes the next script of the queue, or waits until a test puts one there. A script is a list of
-steps: token ids (in an `Increment` if they have log-probabilities, or if the script says itself why there are
-no more), an error, or an event to wait for. Nothing here sleeps.
+Each request takes the next script of the queue, or waits until a test adds one. A script is a list of steps:
+token ids (in an `Increment` if they have log-probabilities or a finish reason), an error, or an event to wait
+for. Nothing here sleeps.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
-from inference.engines.protocol import Ability, EngineStats, GenerationRequest, Increment, TokenStream
+from inference.engines.protocol import Ability, GenerationRequest, Increment, TokenStream
 from inference.errors import EngineError
 
 Step = Sequence[int] | Increment | asyncio.Event | EngineError
@@ -20,15 +20,16 @@ Step = Sequence[int] | Increment | asyncio.Event | EngineError
 
 @dataclass(slots=True)
 class ScriptedEngine:
-    """Play scripts to requests, first come first served.
+    """An engine that plays scripts to requests, in the order of arrival.
 
     Attributes:
-        contexts: The models, and how many tokens each takes.
-        end_token_ids: Tokens that end a text with "stop".
-        requests: What was asked so far, in order.
-        cancelled: The ids of requests whose reader went away before their end.
-        abilities: What it says that it can do; it heeds none of it.
-        always: The script of a request that finds none in the queue; None lets it wait for one.
+        contexts: The context length of each model, in tokens.
+        end_token_ids: The tokens that end a text with "stop".
+        requests: The requests so far, in order.
+        cancelled: The ids of requests that were cancelled before their end.
+        abilities: The optional features that it reports; it implements none of them.
+        always: The script of a request if the queue is empty; None lets the request wait for one.
+        generated_tokens: The number of tokens of all requests so far.
     """
 
     contexts: Mapping[str, int]
@@ -38,20 +39,25 @@ class ScriptedEngine:
     abilities: frozenset[Ability] = frozenset(get_args(Ability))
     is_alive: bool = True
     always: tuple[Step, ...] | None = None
+    generated_tokens: int = 0
     _scripts: asyncio.Queue[tuple[Step, ...]] = field(default_factory=asyncio.Queue)
     _tasks: dict[TokenStream, asyncio.Task[None]] = field(default_factory=dict)
-    _generated_tokens: int = 0
+
+    @property
+    def running(self) -> int:
+        """Return the number of requests that have not ended."""
+        return sum(not stream.is_over for stream in self._tasks)
 
     def play(self, *steps: Step) -> None:
         """Queue the script of one request.
 
-        A request whose script ends before its `max_new_tokens`, and without an end token, goes on with
-        nothing until it is cancelled.
+        A request whose script ends before its `max_new_tokens`, and without an end token, stays open until
+        it is cancelled.
         """
         self._scripts.put_nowait(steps)
 
     def die(self) -> None:
-        """Break down, as an engine does whose thread has crashed."""
+        """Stop as an engine does when its thread crashes."""
         self.is_alive = False
         for task in self._tasks.values():
             task.cancel()
@@ -75,10 +81,6 @@ class ScriptedEngine:
         task.add_done_callback(lambda _: self._end(stream))
         return stream
 
-    def stats(self) -> EngineStats:
-        """Return how many scripts are being played."""
-        return EngineStats(sum(not stream.is_over for stream in self._tasks), self._generated_tokens)
-
     async def close(self) -> None:
         """Stop playing; open streams end with an error."""
         self.die()
@@ -88,7 +90,7 @@ class ScriptedEngine:
         self._tasks[stream].cancel()
 
     def _end(self, stream: TokenStream) -> None:
-        """Note that a script is played no more. Not in `_run`: a task that is cancelled early never runs."""
+        """Forget a script's task. Not in `_run`: a task that is cancelled early never runs."""
         del self._tasks[stream]
         stream.fail(EngineError("the engine stopped before the answer was complete"))
 
@@ -110,7 +112,7 @@ class ScriptedEngine:
                 continue
             increment = self._cut(step if isinstance(step, Increment) else Increment(tuple(step)), room)
             room -= len(increment.token_ids)
-            self._generated_tokens += len(increment.token_ids)
+            self.generated_tokens += len(increment.token_ids)
             stream.push(increment)
             if increment.finish_reason is not None:
                 return

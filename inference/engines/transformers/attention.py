@@ -1,18 +1,18 @@
-"""Let each request attend to its own keys, on a CPU.
+"""Attention on a CPU in which each request attends only to its own keys.
 
 The continuous batching manager packs all requests of a step into one row. With transformers' own `sdpa` every
-token then looks at the keys of all requests, behind a mask that hides the others', and keys are copied for
-each head that shares them: with 32 requests that is most of a step. Here the requests that get one token,
-which is all of them most of the time, are laid side by side, filled up to the longest of about their length;
-the others, whose prompts are read, attend one by one.
+token is then multiplied with the keys of all requests, behind a mask that hides the others', and keys are
+copied for each head that shares them: with 32 requests that is most of a step. Here the requests in decode,
+which have one new token each, are batched in groups of similar length and padded to the longest of a group;
+requests in prefill attend one by one.
 
-Side by side, attention is two products of many small matrices, which the matrix library does in less than
-half the time of torch's fused operator, and the same way however many there are: what a request is answered
-does not depend on who else is asking.
+In a decode group, attention is two batched products of small matrices, which the matrix library computes in
+less than half the time of torch's fused operator, and in the same way for any number of requests: a request's
+answer does not depend on the others in the batch.
 
-Source: transformers 5.23, `integrations/sdpa_attention.py` and `generation/continuous_batching/cache.py`. The
-part of it that is not public, and that this module relies on, is `_kv_token_views`; the version is pinned,
-and the engine's tests hold the answers to plain `generate`.
+Source: transformers 5.23, `integrations/sdpa_attention.py` and `generation/continuous_batching/cache.py`. Of
+what is not public, this module relies on `_kv_token_views`; the version is pinned, and the engine's tests
+compare the answers with plain `generate`.
 """
 
 from __future__ import annotations
@@ -30,28 +30,29 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NAME: Final = "fjarr"
-"""What transformers knows this attention by."""
+"""The name that this attention is registered with in transformers."""
 
-EVEN_SHARE: Final = 2
-KEYS_STEP: Final = 16
-"""Requests are filled up to a multiple of so many keys: for other numbers the matrix library adds up products
-in another order, and the last bits of a sum would depend on the longest request beside it."""
+MAX_LENGTH_RATIO: Final = 2
+"""The longest request of a decode group has at most this many times the keys of the shortest, or of
+`SHORT_TOKENS`: padding costs time, and so does one more call."""
 
 SHORT_TOKENS: Final = 64
-"""Requests are laid side by side where the longest has at most so many times the tokens of the shortest, or
-of a short one: filling up costs time, and so does one more call."""
+
+KEY_MULTIPLE: Final = 16
+"""Requests are padded to a multiple of this many keys: with other numbers the matrix library adds up products
+in another order, and the last bits of a sum would depend on the longest request of the group."""
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Hold requests that get one token each, and are laid side by side.
+class DecodeGroup:
+    """Requests with one new token each, which attend in one batch.
 
     Attributes:
-        queries: Their places among the step's tokens, (requests,).
-        rows: Where their keys are in the cache of single heads, filled up with any, (requests times heads of
-            keys times longest).
-        bias: What is added to their scores, minus infinity where filled up, (requests times heads of keys,
-            heads that share keys, longest).
+        queries: The indices of their tokens in the step, (requests,).
+        rows: The indices of their keys in the cache's rows of single heads, padded with any valid one,
+            (requests times key heads times longest).
+        bias: Added to their scores, minus infinity where padded, (requests times key heads, query heads per
+            key head, longest).
     """
 
     queries: torch.Tensor
@@ -60,47 +61,48 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """Hold a request of which several tokens are read.
+class PrefillSpan:
+    """A request with several new tokens.
 
     Attributes:
-        queries: Their places among the step's tokens.
-        slots: Where its keys are in the cache, the new ones last, (keys,).
-        is_past: Which keys each token may look at, (tokens, keys).
+        queries: The indices of its tokens in the step.
+        slots: The indices of its keys in the cache, the new ones last, (keys,).
+        mask: Which keys each token may attend to, (tokens, keys).
     """
 
     queries: slice
     slots: torch.Tensor
-    is_past: torch.Tensor
+    mask: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Say who attends to what in a step; the same for all layers.
+    """How the requests of a step attend; the same for all layers.
 
     Attributes:
-        whole: The group that is all of the step, in its order, if there is one; there are no others then.
+        only_group: The single group that is the whole step, in its order; if it is set, the other two are
+            empty.
     """
 
-    groups: tuple[Group, ...] = ()
-    stretches: tuple[Stretch, ...] = ()
-    whole: Group | None = None
+    decode_groups: tuple[DecodeGroup, ...] = ()
+    prefill_spans: tuple[PrefillSpan, ...] = ()
+    only_group: DecodeGroup | None = None
 
 
 def register() -> None:
-    """Make transformers know this attention by its name. Idempotent."""
+    """Register this attention with transformers. Idempotent."""
     AttentionInterface.register(NAME, attend)
 
 
-def suits(config: Any) -> bool:  # noqa: ANN401 - a transformers configuration, which has no useful type
-    """Return whether a model's layers all attend to all that came before, without anything special."""
+def supports(config: Any) -> bool:  # noqa: ANN401 - a transformers configuration, which has no useful type
+    """Return whether all of a model's layers have plain full attention."""
     config = config.get_text_config()
-    specials = ("attn_logit_softcapping", "attention_chunk_size", "alibi", "use_sinks")
-    is_plain = not any(getattr(config, special, None) for special in specials)
-    return is_plain and config.model_type != "gpt_oss" and set(_kinds(config)) == {"full_attention"}
+    unsupported = ("attn_logit_softcapping", "attention_chunk_size", "alibi", "use_sinks")
+    is_plain = not any(getattr(config, option, None) for option in unsupported)
+    return is_plain and config.model_type != "gpt_oss" and set(_layers_by_type(config)) == {"full_attention"}
 
 
-def attend(  # noqa: PLR0913 - what transformers calls an attention with
+def attend(  # noqa: PLR0913 - the signature that transformers calls
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -114,18 +116,18 @@ def attend(  # noqa: PLR0913 - what transformers calls an attention with
 
     Args:
         module: The layer.
-        query: (1, heads, tokens, width).
-        key: (1, heads of keys, tokens, width).
+        query: (1, query heads, tokens, head dimension).
+        key: (1, key heads, tokens, head dimension).
         value: The same.
         attention_mask: None.
-        scaling: What products are multiplied by; None takes the usual.
+        scaling: The factor of the scores; None is 1 / sqrt(head dimension).
         step: `cache`, `read_index`, `write_index`, `cu_seq_lens_q` and `cu_seq_lens_k`.
 
     Returns:
-        (1, tokens, heads, width), and no weights.
+        (1, tokens, query heads, head dimension), and no attention weights.
 
     Raises:
-        ValueError: For a model that needs more than this attention does.
+        ValueError: If the model needs more than plain full attention.
     """
     if attention_mask is not None or any(step.get(name) is not None for name in ("softcap", "s_aux")):
         raise ValueError("this model needs another attention: set FJARR_ATTENTION=sdpa")
@@ -134,7 +136,7 @@ def attend(  # noqa: PLR0913 - what transformers calls an attention with
     return attend_rows(layer, queries, new_keys, new_values, step, scaling).unsqueeze(0), None
 
 
-def attend_rows(  # noqa: PLR0913, PLR0917 - the three that belong together, and where and how
+def attend_rows(  # noqa: PLR0913, PLR0917 - three tensors, and the layer's parameters
     layer: int,
     queries: torch.Tensor,
     new_keys: torch.Tensor,
@@ -145,15 +147,15 @@ def attend_rows(  # noqa: PLR0913, PLR0917 - the three that belong together, and
     """Write a layer's new keys and values to the cache, and attend.
 
     Args:
-        layer: Its number.
-        queries: (tokens, heads, width).
-        new_keys: (tokens, heads of keys, width).
+        layer: The layer's index.
+        queries: (tokens, query heads, head dimension).
+        new_keys: (tokens, key heads, head dimension).
         new_values: The same.
         step: See `attend`.
-        scaling: What products are multiplied by; None takes the usual.
+        scaling: See `attend`.
 
     Returns:
-        (tokens, heads, width), contiguous.
+        (tokens, query heads, head dimension), contiguous.
     """
     cache: Any = step["cache"]
     keys, values = cache.layer_to_allocator[layer]._kv_token_views[layer]  # noqa: SLF001 - there is no public way
@@ -162,120 +164,117 @@ def attend_rows(  # noqa: PLR0913, PLR0917 - the three that belong together, and
     if layer == 0:
         cache.fjarr_plan = make_plan(step, queries, keys)
     plan: Plan = cache.fjarr_plan
-    if plan.whole is not None:
-        return _attend_group(queries, keys, values, plan.whole, scaling)
+    if plan.only_group is not None:
+        return _attend_decode_group(queries, keys, values, plan.only_group, scaling)
     output = torch.empty_like(queries, memory_format=torch.contiguous_format)
-    for group in plan.groups:
-        output[group.queries] = _attend_group(queries[group.queries], keys, values, group, scaling)
-    for stretch in plan.stretches:
-        output[stretch.queries] = _attend_stretch(queries[stretch.queries], keys, values, stretch, scaling)
+    for group in plan.decode_groups:
+        output[group.queries] = _attend_decode_group(queries[group.queries], keys, values, group, scaling)
+    for span in plan.prefill_spans:
+        output[span.queries] = _attend_prefill_span(queries[span.queries], keys, values, span, scaling)
     return output
 
 
 def make_plan(step: dict[str, Any], queries: torch.Tensor, keys: torch.Tensor) -> Plan:
-    """Read off the manager's description of a step who attends to what.
+    """Derive the plan from the manager's description of a step.
 
     Args:
         step: See `attend`.
-        queries: (tokens, heads, width), of which only the form counts.
-        keys: (slots, heads of keys, width), likewise.
+        queries: (tokens, query heads, head dimension); only the shape and the type are used.
+        keys: (slots, key heads, head dimension), likewise.
     """
-    # Where nothing was in the cache before, nothing is listed to be read: all there is was just written.
+    # With nothing in the cache before the step, nothing is listed to be read: all keys were just written.
     slots = step["read_index"][0] if step["read_index"][0].numel() else step["write_index"][0]
     query_ends = step["cu_seq_lens_q"].tolist()
     key_ends = step["cu_seq_lens_k"]
     key_ends = (key_ends["full_attention"] if isinstance(key_ends, dict) else key_ends).tolist()
     requests = list(zip(pairwise(query_ends), pairwise(key_ends), strict=True))
-    singles = [(start, keys) for (start, end), keys in requests if end - start == 1]
-    stretches = [
-        Stretch(slice(*new), slots[slice(*known)], _past(new, known))
+    decodes = [(start, keys) for (start, end), keys in requests if end - start == 1]
+    prefill_spans = [
+        PrefillSpan(slice(*new), slots[slice(*known)], _causal_mask(new, known))
         for new, known in requests
         if new[1] - new[0] > 1
     ]
-    shared = keys.shape[1]
-    # One row for each head of keys, and a score for each head that shares it.
-    like = queries.new_empty(shared, queries.shape[1] // shared)
-    parts = even_parts(singles)
-    if len(parts) == 1 and not stretches:
-        return Plan(whole=_make_group(sorted(parts[0]), slots, like))
-    return Plan(tuple(_make_group(part, slots, like) for part in parts), tuple(stretches))
+    key_heads = keys.shape[1]
+    # One row for each key head, and a score for each query head that shares it.
+    like = queries.new_empty(key_heads, queries.shape[1] // key_heads)
+    groups = group_by_length(decodes)
+    if len(groups) == 1 and not prefill_spans:
+        return Plan(only_group=_make_decode_group(sorted(groups[0]), slots, like))
+    return Plan(tuple(_make_decode_group(group, slots, like) for group in groups), tuple(prefill_spans))
 
 
-def even_parts(singles: Sequence[tuple[int, tuple[int, int]]]) -> list[list[tuple[int, tuple[int, int]]]]:
-    """Part requests, given by their token's place and their keys' range, into such of about one length."""
-    parts: list[list[tuple[int, tuple[int, int]]]] = []
-    most = 0
-    for single in sorted(singles, key=lambda single: single[1][1] - single[1][0]):
-        length = single[1][1] - single[1][0]
-        if not parts or length > most:
-            parts.append([])
-            most = EVEN_SHARE * max(length, SHORT_TOKENS)
-        parts[-1].append(single)
-    return parts
+def group_by_length(
+    decodes: Sequence[tuple[int, tuple[int, int]]],
+) -> list[list[tuple[int, tuple[int, int]]]]:
+    """Group requests, given by their token's index and their keys' range, by similar numbers of keys."""
+    groups: list[list[tuple[int, tuple[int, int]]]] = []
+    max_length = 0
+    for decode in sorted(decodes, key=lambda decode: decode[1][1] - decode[1][0]):
+        length = decode[1][1] - decode[1][0]
+        if not groups or length > max_length:
+            groups.append([])
+            max_length = MAX_LENGTH_RATIO * max(length, SHORT_TOKENS)
+        groups[-1].append(decode)
+    return groups
 
 
-def _make_group(
-    singles: Sequence[tuple[int, tuple[int, int]]], slots: torch.Tensor, like: torch.Tensor
-) -> Group:
-    queries = torch.tensor([place for place, _ in singles])
-    starts = torch.tensor([keys[0] for _, keys in singles]).unsqueeze(1)
-    lengths = torch.tensor([keys[1] - keys[0] for _, keys in singles]).unsqueeze(1)
-    longest = -(-int(lengths.max()) // KEYS_STEP) * KEYS_STEP
+def _make_decode_group(
+    decodes: Sequence[tuple[int, tuple[int, int]]], slots: torch.Tensor, like: torch.Tensor
+) -> DecodeGroup:
+    queries = torch.tensor([index for index, _ in decodes])
+    starts = torch.tensor([keys[0] for _, keys in decodes]).unsqueeze(1)
+    lengths = torch.tensor([keys[1] - keys[0] for _, keys in decodes]).unsqueeze(1)
+    longest = -(-int(lengths.max()) // KEY_MULTIPLE) * KEY_MULTIPLE
     positions = torch.arange(longest)
-    is_own = positions < lengths
-    found = slots[torch.where(is_own, starts + positions, starts)]
-    shared, copies = like.shape
-    rows = found.unsqueeze(1) * shared + torch.arange(shared).unsqueeze(1)
-    bias = like.new_zeros(is_own.shape).masked_fill_(~is_own, -torch.inf)
-    bias = bias[:, None, None, :].expand(-1, shared, copies, -1).reshape(-1, copies, longest)
-    return Group(queries, rows.view(-1), bias)
+    is_key = positions < lengths
+    own_slots = slots[torch.where(is_key, starts + positions, starts)]
+    key_heads, sharing_heads = like.shape
+    rows = own_slots.unsqueeze(1) * key_heads + torch.arange(key_heads).unsqueeze(1)
+    bias = like.new_zeros(is_key.shape).masked_fill_(~is_key, -torch.inf)
+    bias = bias[:, None, None, :].expand(-1, key_heads, sharing_heads, -1).reshape(-1, sharing_heads, longest)
+    return DecodeGroup(queries, rows.view(-1), bias)
 
 
-def _past(new: tuple[int, int], known: tuple[int, int]) -> torch.Tensor:
+def _causal_mask(new: tuple[int, int], known: tuple[int, int]) -> torch.Tensor:
     tokens, keys = new[1] - new[0], known[1] - known[0]
     return torch.ones(tokens, keys, dtype=torch.bool).tril(keys - tokens)
 
 
-def _attend_group(
-    heads: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, group: Group, scaling: float | None
+def _attend_decode_group(
+    heads: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, group: DecodeGroup, scaling: float | None
 ) -> torch.Tensor:
-    """Attend with one token a request. The heads that share keys stand as one head's tokens."""
+    """Attend with one token a request. The query heads that share a key head are the rows of one matrix."""
     width = heads.shape[-1]
-    matrices, copies, longest = group.bias.shape
+    matrices, sharing_heads, longest = group.bias.shape
     own_keys = keys.view(-1, width).index_select(0, group.rows).view(matrices, longest, width)
     own_values = values.view(-1, width).index_select(0, group.rows).view(matrices, longest, width)
     scale = width**-0.5 if scaling is None else scaling
     scores = torch.baddbmm(
-        group.bias, heads.reshape(matrices, copies, width), own_keys.transpose(1, 2), alpha=scale
+        group.bias, heads.reshape(matrices, sharing_heads, width), own_keys.transpose(1, 2), alpha=scale
     )
     return torch.bmm(torch.softmax(scores, -1), own_values).view(heads.shape)
 
 
-def _attend_stretch(
-    heads: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, stretch: Stretch, scaling: float | None
+def _attend_prefill_span(
+    heads: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, span: PrefillSpan, scaling: float | None
 ) -> torch.Tensor:
-    """Attend with a request's tokens. The heads that share keys stand as one head's, one after another."""
-    tokens, count, width = heads.shape
-    shared = keys.shape[1]
-    copies = count // shared
-    found = scaled_dot_product_attention(
-        heads.transpose(0, 1).reshape(1, shared, copies * tokens, width),
-        _take(keys, stretch.slots).transpose(0, 1).unsqueeze(0),
-        _take(values, stretch.slots).transpose(0, 1).unsqueeze(0),
-        attn_mask=stretch.is_past.repeat(copies, 1),
+    """Attend with a request's tokens. The query heads that share a key head are concatenated to one."""
+    tokens, query_heads, width = heads.shape
+    key_heads = keys.shape[1]
+    sharing_heads = query_heads // key_heads
+    attended = scaled_dot_product_attention(
+        heads.transpose(0, 1).reshape(1, key_heads, sharing_heads * tokens, width),
+        keys.index_select(0, span.slots).transpose(0, 1).unsqueeze(0),
+        values.index_select(0, span.slots).transpose(0, 1).unsqueeze(0),
+        attn_mask=span.mask.repeat(sharing_heads, 1),
         scale=scaling,
     )
-    return found.reshape(count, tokens, width).transpose(0, 1)
+    return attended.reshape(query_heads, tokens, width).transpose(0, 1)
 
 
-def _take(cached: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-    """Return what is cached in slots of any shape. Indexing with a matrix of them is many times slower."""
-    return cached.index_select(0, slots.view(-1)).view(*slots.shape, *cached.shape[1:])
-
-
-def _kinds(config: Any) -> dict[str, list[int]]:  # noqa: ANN401 - see above
+def _layers_by_type(config: Any) -> dict[str, list[int]]:  # noqa: ANN401 - see above
     try:
-        kinds: dict[str, list[int]] = group_layers_by_attn_type(config)
-    except ValueError:  # a kind of layer that the manager itself does not know; it will say so
+        layers: dict[str, list[int]] = group_layers_by_attn_type(config)
+    except ValueError:  # a type of layer that the manager itself does not support; it reports that
         return {}
-    return kinds
+    return layers

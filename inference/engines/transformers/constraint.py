@@ -1,10 +1,10 @@
-"""Hold an answer to a grammar: say which tokens may come next, until only the end may.
+"""Constrain answers to a grammar: compute which tokens are allowed next.
 
-llguidance walks the grammar, byte by byte through the tokens of the model. It has no part in how a token is
-chosen among those that may come.
+llguidance matches the bytes of the model's tokens against the grammar. Sampling among the allowed tokens is
+left to `sampling`.
 
-Source: llguidance 1.7, `docs/syntax.md` for the grammars and `_lib.pyi` for `LLMatcher`, which raises
-nothing: it has to be asked whether it is in error.
+Source: llguidance 1.7, `docs/syntax.md` for the grammars and `_lib.pyi` for `LLMatcher`, which raises no
+exceptions: its `is_error` has to be checked.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LIMITS: Final = LLParserLimits(verbose_errors=False)
-"""llguidance's own limits on how much work a grammar may make. Its longer errors would quote the answer."""
+"""llguidance's default limits on a grammar's work. Its verbose errors would quote the answer."""
 
 
 class Vocabulary:
-    """Know a model's tokens as llguidance wants them. Safe to use from several threads.
+    """A model's tokens in llguidance's form. Safe to use from several threads.
 
-    They are made ready when a grammar first asks for them, which can take a second: many servers never see
+    They are converted when the first grammar is compiled, which can take a second: many servers never get
     one.
 
     Args:
         tokenizer: A fast one.
         end_token_ids: The tokens that end an answer.
-        width: For how many tokens the model has scores.
+        width: The number of tokens that the model computes scores for.
     """
 
     def __init__(self, tokenizer: Any, end_token_ids: frozenset[int], width: int) -> None:  # noqa: ANN401 - a transformers tokenizer, which has no useful type
@@ -46,26 +46,26 @@ class Vocabulary:
         self._lock = threading.Lock()
 
     def constrain(self, grammar: str) -> Constraint:
-        """Compile a grammar, in llguidance's form of Lark. For a thread: a large one takes a while.
+        """Compile a grammar in llguidance's Lark syntax. Run it in a thread: a large grammar takes a while.
 
         Raises:
-            EngineError: If the grammar makes no sense, or the tokenizer is none that llguidance knows.
+            EngineError: If the grammar is invalid, or llguidance does not support the tokenizer.
         """
-        matcher = LLMatcher(self._ready(), grammar, log_level=0, limits=LIMITS)
+        matcher = LLMatcher(self._converted(), grammar, log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise EngineError(f"the grammar cannot be used: {matcher.get_error().strip()}")
         return Constraint(matcher)
 
-    def _ready(self) -> LLTokenizer:
+    def _converted(self) -> LLTokenizer:
         with self._lock:
             if self._tokens is None:
-                self._tokens = self._make()
+                self._tokens = self._convert()
             return self._tokens
 
-    def _make(self) -> LLTokenizer:
+    def _convert(self) -> LLTokenizer:
         if not self._end_token_ids:
             raise EngineError("the model has no token that ends an answer, so no grammar can end")
-        # A model may have scores for more tokens than there are, and a tokenizer more tokens than scores.
+        # Models may compute scores for more tokens than the tokenizer has, or for fewer.
         size = max(self._width, len(self._tokenizer))
         try:
             return from_tokenizer(self._tokenizer, n_vocab=size, eos_token=sorted(self._end_token_ids))
@@ -74,18 +74,18 @@ class Vocabulary:
 
 
 class Constraint:
-    """Be one answer's way through a grammar. `Vocabulary.constrain` makes it."""
+    """The state of one answer in a grammar. `Vocabulary.constrain` creates it."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
     def allowed(self, width: int) -> NDArray[np.bool_]:
-        """Return for each of so many tokens (width,) whether it may come next; at least one may.
+        """Return whether each token is allowed next (width,); at least one is.
 
-        An end token may come where the text may end, and nothing else may where it must.
+        An end token is allowed where the text may end, and nothing else where it has to.
 
         Raises:
-            EngineError: If there is no way on, or finding it takes more than the limits allow.
+            EngineError: If no token is allowed, or finding out exceeds llguidance's limits.
         """
         packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
@@ -94,18 +94,18 @@ class Constraint:
             raise EngineError("the grammar allows no token that the model has")
         return allowed
 
-    def take(self, token_id: int) -> None:
-        """Go on by a token.
+    def advance(self, token_id: int) -> None:
+        """Advance by a token.
 
         Raises:
-            EngineError: If it may not come here.
+            EngineError: If it is not allowed here.
         """
-        # Where the text had to end, only an end token can have come.
+        # Where the text had to end, only an end token was allowed.
         if not self._matcher.is_stopped():
             self._matcher.consume_token(token_id)
         self._check()
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            # Its words would quote the answer, which is nobody's but the client's.
+            # llguidance's own message would quote the answer, which may be confidential.
             raise EngineError(f"the grammar cannot be followed further ({self._matcher.stop_reason()})")

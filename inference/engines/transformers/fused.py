@@ -1,11 +1,12 @@
-"""Compute the decoder layers of Llama and its likes with few operators, on a CPU.
+"""Compute the decoder layers of Llama and similar models with few operators, on a CPU.
 
-With one request in a step, a layer's arithmetic is a matter of microseconds, and calling operators one by one
-costs nearly as much as all matrix products. A lean layer multiplies for queries, keys and values at once, and
-for gate and up; it turns queries and keys by one complex product; and it leaves each row where it is.
+With one request in a step, a layer's arithmetic takes microseconds, and the overhead of calling its operators
+is nearly as large as all matrix products. A fused layer computes queries, keys and values in one product, and
+gate and up in another; it rotates queries and keys by one complex product; and it keeps the rows of all
+requests in place.
 
-Source: transformers 5.23, `models/llama/modeling_llama.py` and those of `LEAN`, which have the same layers;
-the tests hold a lean layer to the original of each.
+Source: transformers 5.23, `models/llama/modeling_llama.py` and those of `FUSABLE_LAYERS`, which have the same
+layers; the tests compare a fused layer with the original of each.
 """
 
 from __future__ import annotations
@@ -16,74 +17,75 @@ import torch
 from torch import nn
 
 from inference.engines.transformers import attention
-from inference.engines.transformers.lora_batch import MixedLinear
-from inference.engines.transformers.packing import PackedLinear, PackedMixedLinear, pack_layers
+from inference.engines.transformers.lora_batch import BatchedLoraLinear
+from inference.engines.transformers.packing import PackedLinear, PackedLoraLinear, pack_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LEAN: Final = frozenset(
+FUSABLE_LAYERS: Final = frozenset(
     {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 )
-"""The layers of transformers that a lean one can stand for."""
+"""The layers of transformers that a `FusedDecoderLayer` can replace."""
 
 
-def can_lean(network: Any) -> bool:  # noqa: ANN401 - transformers publishes no types
-    """Return whether all layers of a network can be lean."""
-    if not attention.suits(network.config):
+def can_fuse_layers(network: Any) -> bool:  # noqa: ANN401 - transformers publishes no types
+    """Return whether `fuse_layers` supports all layers of a network."""
+    if not attention.supports(network.config):
         return False
     layers = getattr(getattr(network, "model", None), "layers", ())
-    if not layers or not all(type(layer).__name__ in LEAN for layer in layers):
+    if not layers or not all(type(layer).__name__ in FUSABLE_LAYERS for layer in layers):
         return False
     linears = [module for layer in layers for module in layer.modules() if isinstance(module, nn.Linear)]
     return len(linears) == 7 * len(layers) and all(type(each) is nn.Linear for each in linears)
 
 
-def make_lean(networks: Sequence[Any]) -> None:
-    """Replace the layers of a base's networks in place; what they share is packed once.
+def fuse_layers(networks: Sequence[Any]) -> None:
+    """Replace the layers of a base's networks in place; weights that they share are packed once.
 
-    Each layer's plain weights are let go before the next is packed, so that a large model is not in memory
+    Each layer's plain weights are released before the next is packed, so that a large model is not in memory
     twice.
     """
-    for number in range(len(networks[0].model.layers)):
+    for index in range(len(networks[0].model.layers)):
         packer = _Packer()
         for network in networks:
-            network.model.layers[number] = LeanLayer(network.model.layers[number], packer)
+            network.model.layers[index] = FusedDecoderLayer(network.model.layers[index], packer)
     for network in networks:
-        network.model.rotary_emb = Turns(network.model.rotary_emb)
-        network.model.norm = RootMeanSquare(network.model.norm)
+        network.model.rotary_emb = RotaryEmbedding(network.model.rotary_emb)
+        network.model.norm = RMSNorm(network.model.norm)
 
 
-class LeanLayer(nn.Module):
-    """Do what a decoder layer does: attend, then feed forward, each on normalised rows and added to them.
+class FusedDecoderLayer(nn.Module):
+    """A decoder layer: attention, then feed-forward, each on normalised rows and added to them.
 
     Args:
         layer: The original.
-        packer: Where weights are packed that other networks may share.
+        packer: Packs the weights, which other networks may share.
     """
 
     def __init__(self, layer: Any, packer: _Packer) -> None:  # noqa: ANN401 - see above
         super().__init__()
-        attending, feed = layer.self_attn, layer.mlp
-        self._width = attending.head_dim
-        self._queries = attending.q_proj.out_features // self._width
-        self._keys = attending.k_proj.out_features // self._width
-        self._number = attending.layer_idx
-        self._scaling = attending.scaling
-        self._before_attention = RootMeanSquare(layer.input_layernorm)
-        self._before_feed = RootMeanSquare(layer.post_attention_layernorm)
-        order = interleaved(self._width)
-        self._heads = packer.pack(
-            (attending.q_proj, attending.k_proj, attending.v_proj), (order, order, slice(None))
+        attention_layer, mlp = layer.self_attn, layer.mlp
+        self._head_dim = attention_layer.head_dim
+        self._query_heads = attention_layer.q_proj.out_features // self._head_dim
+        self._key_heads = attention_layer.k_proj.out_features // self._head_dim
+        self._layer_idx = attention_layer.layer_idx
+        self._scaling = attention_layer.scaling
+        self._input_norm = RMSNorm(layer.input_layernorm)
+        self._post_attention_norm = RMSNorm(layer.post_attention_layernorm)
+        order = interleaved(self._head_dim)
+        self._qkv_proj = packer.pack(
+            (attention_layer.q_proj, attention_layer.k_proj, attention_layer.v_proj),
+            (order, order, slice(None)),
         )
         self._query_norm = self._key_norm = None
-        if hasattr(attending, "q_norm"):
-            self._query_norm = RootMeanSquare(attending.q_norm, order)
-            self._key_norm = RootMeanSquare(attending.k_norm, order)
-        self._out = packer.pack((attending.o_proj,))
-        self._gate_and_up = packer.pack((feed.gate_proj, feed.up_proj))
-        self._down = packer.pack((feed.down_proj,))
-        self._activate = feed.act_fn
+        if hasattr(attention_layer, "q_norm"):
+            self._query_norm = RMSNorm(attention_layer.q_norm, order)
+            self._key_norm = RMSNorm(attention_layer.k_norm, order)
+        self._out_proj = packer.pack((attention_layer.o_proj,))
+        self._gate_up_proj = packer.pack((mlp.gate_proj, mlp.up_proj))
+        self._down_proj = packer.pack((mlp.down_proj,))
+        self._activation = mlp.act_fn
 
     def forward(
         self,
@@ -95,30 +97,30 @@ class LeanLayer(nn.Module):
         """Return the next layer's rows.
 
         Args:
-            hidden_states: (1, tokens, width of the model).
-            position_embeddings: What `Turns` gives.
+            hidden_states: (1, tokens, hidden size).
+            position_embeddings: What `RotaryEmbedding` returns.
             attention_mask: None.
-            step: What `attention.attend` wants.
+            step: See `attention.attend`.
         """
         del attention_mask
         rows = hidden_states[0]
         tokens = rows.shape[0]
-        heads = self._heads(self._before_attention(rows)).view(tokens, -1, self._width)
-        values = heads[:, self._queries + self._keys :]
-        heads = heads[:, : self._queries + self._keys]
+        heads = self._qkv_proj(self._input_norm(rows)).view(tokens, -1, self._head_dim)
+        values = heads[:, self._query_heads + self._key_heads :]
+        heads = heads[:, : self._query_heads + self._key_heads]
         if self._query_norm is not None and self._key_norm is not None:
-            normal = self._query_norm(heads[:, : self._queries]), self._key_norm(heads[:, self._queries :])
-            heads = torch.cat(normal, 1)
-        heads = turn(heads, position_embeddings)
-        queries, keys = heads[:, : self._queries], heads[:, self._queries :]
-        found = attention.attend_rows(self._number, queries, keys, values, step, self._scaling)
-        rows = rows + self._out(found.view(tokens, -1))
-        gate, up = self._gate_and_up(self._before_feed(rows)).chunk(2, -1)
-        return (rows + self._down(self._activate(gate) * up)).unsqueeze(0)
+            query_heads, key_heads = heads[:, : self._query_heads], heads[:, self._query_heads :]
+            heads = torch.cat((self._query_norm(query_heads), self._key_norm(key_heads)), 1)
+        heads = apply_rotary(heads, position_embeddings)
+        queries, keys = heads[:, : self._query_heads], heads[:, self._query_heads :]
+        attended = attention.attend_rows(self._layer_idx, queries, keys, values, step, self._scaling)
+        rows = rows + self._out_proj(attended.view(tokens, -1))
+        gate, up = self._gate_up_proj(self._post_attention_norm(rows)).chunk(2, -1)
+        return (rows + self._down_proj(self._activation(gate) * up)).unsqueeze(0)
 
 
-class Turns(nn.Module):
-    """Say how far queries and keys are turned at each position, as complex numbers.
+class RotaryEmbedding(nn.Module):
+    """The rotations of queries and keys at each position, as complex numbers.
 
     Args:
         original: The model's own rotary embedding.
@@ -129,18 +131,18 @@ class Turns(nn.Module):
         self._original = original
 
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """Return (tokens, 1, half the width of a head)."""
+        """Return (tokens, 1, half the head dimension)."""
         cosines, sines = self._original(hidden_states, position_ids)
         half = cosines.shape[-1] // 2
         return torch.complex(cosines[0, :, :half].float(), sines[0, :, :half].float()).unsqueeze(1)
 
 
-class RootMeanSquare(nn.Module):
-    """Divide rows by their root mean square, and multiply by a weight.
+class RMSNorm(nn.Module):
+    """Root mean square normalisation of rows.
 
     Args:
         original: The model's own.
-        order: The order that rows come in, if it is not the model's.
+        order: The order of the rows' elements, if it is not the model's.
     """
 
     def __init__(self, original: Any, order: torch.Tensor | slice = slice(None)) -> None:  # noqa: ANN401 - see above
@@ -148,51 +150,51 @@ class RootMeanSquare(nn.Module):
         weight = original.weight.detach()[order]
         width = weight.numel()
         self._weight = weight.float() * width**0.5
-        self._added = torch.tensor([width * original.variance_epsilon])
+        self._scaled_epsilon = torch.tensor([width * original.variance_epsilon])
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return rows of the same shape, (..., width)."""
         # Not by `rms_norm`, which takes twice as long for a row.
         norm = torch.linalg.vector_norm(rows.float(), dim=-1, keepdim=True)
-        scale = torch.addcmul(self._added, norm, norm).rsqrt_()
+        scale = torch.addcmul(self._scaled_epsilon, norm, norm).rsqrt_()
         normal = (rows * scale).mul_(self._weight)
         return normal if rows.dtype == torch.float32 else normal.to(rows.dtype)
 
-    # Called twice a layer, and hooked by nobody: what a module does about hooks takes as long as an operator.
+    # Called twice a layer and never hooked: a module's check for hooks takes as long as an operator.
     __call__ = forward
 
 
 class _Packer:
-    """Pack linear layers, those with the same weights once."""
+    """Packs linear layers, those with the same weights once."""
 
     def __init__(self) -> None:
-        # With the layers, so that no other weight takes the place, and the number, of one that is let go.
-        self._packed: dict[tuple[int, ...], tuple[PackedLinear | PackedMixedLinear, Sequence[nn.Module]]] = {}
+        # The layers are kept alive, so that no other weight gets the id of one that was released.
+        self._packed: dict[tuple[int, ...], tuple[PackedLinear | PackedLoraLinear, Sequence[nn.Module]]] = {}
 
     def pack(
-        self, layers: Sequence[nn.Linear | MixedLinear], orders: Sequence[torch.Tensor | slice] = ()
-    ) -> PackedLinear | PackedMixedLinear:
-        """Do what `pack_layers` does."""
-        number = tuple(id(layer if isinstance(layer, MixedLinear) else layer.weight) for layer in layers)
-        if number not in self._packed:
-            self._packed[number] = (pack_layers(layers, orders), layers)
-        return self._packed[number][0]
+        self, layers: Sequence[nn.Linear | BatchedLoraLinear], orders: Sequence[torch.Tensor | slice] = ()
+    ) -> PackedLinear | PackedLoraLinear:
+        """Return what `pack_layers` returns."""
+        key = tuple(id(layer if isinstance(layer, BatchedLoraLinear) else layer.weight) for layer in layers)
+        if key not in self._packed:
+            self._packed[key] = (pack_layers(layers, orders), layers)
+        return self._packed[key][0]
 
 
-def turn(heads: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """Turn each head's pairs of numbers by the turns of its position.
+def apply_rotary(heads: torch.Tensor, rotations: torch.Tensor) -> torch.Tensor:
+    """Rotate each head's pairs of numbers by the rotations of its position.
 
     Args:
-        heads: (tokens, heads, width), the numbers of a pair side by side.
-        turns: (tokens, 1, half the width).
+        heads: (tokens, heads, head dimension), the numbers of a pair side by side.
+        rotations: (tokens, 1, half the head dimension).
     """
     pairs = torch.view_as_complex(heads.float().view(*heads.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * turns).view(heads.shape).to(heads.dtype)
+    return torch.view_as_real(pairs * rotations).view(heads.shape).to(heads.dtype)
 
 
-def interleaved(width: int) -> torch.Tensor:
-    """Return where a head's numbers come from, for the two of a pair to lie side by side.
+def interleaved(head_dim: int) -> torch.Tensor:
+    """Return the order of a head's numbers that puts the two of each pair side by side.
 
-    The models have a pair's first number in the head's first half, and its second in the second.
+    The models keep the first number of each pair in the head's first half, and the second in its second half.
     """
-    return torch.arange(width).view(2, -1).t().reshape(-1)
+    return torch.arange(head_dim).view(2, -1).t().reshape(-1)

@@ -1,12 +1,14 @@
 """Compute requests for several LoRA adapters, and for their base, in one batch.
 
-All of them multiply by the base's weights together, and each row adds what its own adapter adds to them:
-the product with two thin factors. The factors of all adapters of a layer lie side by side, so that a layer
-takes two products more, however many adapters there are; what of the first product belongs to another row's
-adapter is struck out before the second. `packing` has a form of it for a CPU, with one product more.
+All rows are multiplied by the base's weights together, and each row adds its own adapter's low-rank update.
+The `lora_a` and `lora_b` weights of all adapters of a layer are concatenated, so a layer takes two more
+products, however many adapters there are. Between the two, the columns that belong to other adapters than the
+row's are set to zero. `packing` has a variant for CPUs with only one more product.
 
-Which adapter a row asks for is not to be seen in its tokens. The sampler, which the manager tells about each
-step's requests, tells the `Mix`, and all layers of a network look there.
+A row's adapter cannot be seen in its tokens. The sampler, which the manager calls before each step with the
+step's requests, passes their adapters to the `LoraBatch`, which all layers of a network read.
+
+S-LoRA and Punica describe this kind of serving; they gather each row's weights, where this module masks.
 """
 
 from __future__ import annotations
@@ -21,142 +23,145 @@ from torch.nn.functional import linear
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-BASE: Final = 0
-"""The number of the base in a mix; its adapters have those from 1 on."""
+NO_ADAPTER: Final = 0
+"""The adapter id of rows for the base itself; adapters have the ids from 1 on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Factors:
-    """Hold what an adapter adds to one linear layer: `up @ down`.
+class LoraWeights:
+    """One adapter's update of one linear layer: `lora_b @ lora_a` is added to the layer's weight.
 
     Attributes:
-        down: (rank, inputs), in the precision of the adapter's file.
-        up: (outputs, rank), times the adapter's scale.
+        lora_a: (rank, inputs), in the precision of the adapter's file.
+        lora_b: (outputs, rank), times the adapter's scale.
     """
 
-    down: torch.Tensor
-    up: torch.Tensor
+    lora_a: torch.Tensor
+    lora_b: torch.Tensor
 
 
-class Mix:
-    """Say which adapter each row of a step asks for; the same for all layers of a network.
+class LoraBatch:
+    """The adapter of each row of the current step, shared by all layers of a network.
 
     Args:
-        tokens: How many token ids the network knows.
+        vocab_size: The number of token ids that the network has embeddings for.
     """
 
-    def __init__(self, tokens: int) -> None:
-        self._tokens = tokens
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
         self._runs: tuple[tuple[int, int], ...] = ()
-        self._foreign: dict[tuple[int, ...], torch.Tensor | None] = {}
+        self._masks: dict[tuple[int, ...], torch.Tensor | None] = {}
 
     def begin_step(self, runs: Sequence[tuple[int, int]]) -> None:
-        """Take note of a step's rows: of the number that they ask for, and how many do, one after another."""
+        """Set the adapters of a step's rows, as runs of (adapter id, number of consecutive rows)."""
         self._runs = tuple(runs)
-        self._foreign.clear()
+        self._masks.clear()
 
-    def mark(self, token_ids: Sequence[int], number: int) -> list[int]:
-        """Return a prompt that no other adapter's is like, whatever they say.
+    def tag_prefix(self, token_ids: Sequence[int], adapter_id: int) -> list[int]:
+        """Return a prompt whose first token identifies the adapter as well.
 
-        Prompts that begin alike share what is cached of them, and keys and values are an adapter's own. So
-        the first token says whose it is, above all that the network knows; `unmark` takes it off.
+        Prompts with the same prefix share its cached keys and values, which differ between adapters. So
+        the adapter is encoded in the first token's id, above the vocabulary; `strip_tag` removes it.
         """
         first, *others = token_ids
-        return [first + number * self._tokens, *others]
+        return [first + adapter_id * self._vocab_size, *others]
 
-    def unmark(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """Return token ids as the network knows them, of the same shape."""
-        return token_ids % self._tokens
+    def strip_tag(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Return the network's own token ids for tagged or untagged ones, of the same shape."""
+        return token_ids % self._vocab_size
 
-    def is_foreign(self, ranks: tuple[int, ...], device: torch.device) -> torch.Tensor | None:
-        """Return which columns of a layer's factors are not each row's own, (rows, columns).
+    def mask(self, ranks: tuple[int, ...], device: torch.device) -> torch.Tensor | None:
+        """Return which columns of a layer's `lora_a` product to set to zero, (rows, columns).
 
-        None where no row has any of its own.
+        These are the columns of other adapters than the row's own. None if no row has an adapter in the
+        layer.
 
         Args:
-            ranks: How many columns each adapter has in the layer, in the order of their numbers.
-            device: Where the layer is; all layers are in one place.
+            ranks: Each adapter's rank in the layer, by ascending id; 0 if it has no weights for the layer.
+            device: The layer's device, which is the same for all layers.
         """
-        if ranks not in self._foreign:
-            self._foreign[ranks] = self._find_foreign(ranks, device)
-        return self._foreign[ranks]
+        if ranks not in self._masks:
+            self._masks[ranks] = self._make_mask(ranks, device)
+        return self._masks[ranks]
 
-    def _find_foreign(self, ranks: tuple[int, ...], device: torch.device) -> torch.Tensor | None:
-        if not any(number != BASE and ranks[number - 1] for number, _ in self._runs):
+    def _make_mask(self, ranks: tuple[int, ...], device: torch.device) -> torch.Tensor | None:
+        if not any(adapter_id != NO_ADAPTER and ranks[adapter_id - 1] for adapter_id, _ in self._runs):
             return None
-        owners = [number for number, rank in enumerate(ranks, BASE + 1) for _ in range(rank)]
-        numbers = [number for number, count in self._runs for _ in range(count)]
-        return (torch.tensor(numbers).unsqueeze(1) != torch.tensor(owners)).to(device)
+        owners = [adapter_id for adapter_id, rank in enumerate(ranks, 1) for _ in range(rank)]
+        row_ids = [adapter_id for adapter_id, count in self._runs for _ in range(count)]
+        return (torch.tensor(row_ids).unsqueeze(1) != torch.tensor(owners)).to(device)
 
 
-class MixedLinear(nn.Module):
-    """Multiply by a weight that all rows share, and add what each row's own adapter adds.
+class BatchedLoraLinear(nn.Module):
+    """A linear layer that adds each row's own adapter's update to the product that all rows share.
 
     Args:
-        original: The layer without adapters.
-        factors: Those of the adapters that change it, by their numbers; not empty.
-        mix: Which adapter each row asks for.
-        adapters: How many there are in the mix.
-        dtype: What the network computes in.
+        base_layer: The layer without adapters.
+        weights: The weights of the adapters that change it, by adapter id; not empty.
+        lora_batch: The adapter of each row.
+        adapter_count: The number of adapters that the network serves.
+        dtype: The type that the network computes in.
     """
 
     def __init__(
         self,
-        original: nn.Linear,
-        factors: Mapping[int, Factors],
-        mix: Mix,
-        adapters: int,
+        base_layer: nn.Linear,
+        weights: Mapping[int, LoraWeights],
+        lora_batch: LoraBatch,
+        adapter_count: int,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        self.original = original
-        self.factors = dict(factors)
-        self.mix = mix
-        self.adapters = adapters
-        present = [factors[number] for number in sorted(factors)]
-        self._ranks = ranks_of(factors, adapters)
-        self._down = torch.cat([each.down for each in present]).to(dtype)
-        self._up = torch.cat([each.up.t() for each in present]).to(dtype)
+        self.base_layer = base_layer
+        self.weights = dict(weights)
+        self.lora_batch = lora_batch
+        self.adapter_count = adapter_count
+        ordered = [weights[adapter_id] for adapter_id in sorted(weights)]
+        self._ranks = adapter_ranks(weights, adapter_count)
+        self._lora_a = torch.cat([each.lora_a for each in ordered]).to(dtype)
+        self._lora_b = torch.cat([each.lora_b.t() for each in ordered]).to(dtype)
 
     @property
     def out_features(self) -> int:
-        """Return how many outputs there are."""
-        return self._up.shape[1]
+        """Return the number of outputs."""
+        return self._lora_b.shape[1]
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return (..., outputs) for rows (..., inputs)."""
-        product: torch.Tensor = self.original(rows)
-        is_foreign = self.mix.is_foreign(self._ranks, rows.device)
-        if is_foreign is None:
+        product: torch.Tensor = self.base_layer(rows)
+        mask = self.lora_batch.mask(self._ranks, rows.device)
+        if mask is None:
             return product
-        inner = linear(rows, self._down).masked_fill_(is_foreign, 0)
-        # Into the product, which nobody else has seen yet.
-        product.view(-1, product.shape[-1]).addmm_(inner.view(-1, inner.shape[-1]), self._up)
+        inner = linear(rows, self._lora_a).masked_fill_(mask, 0)
+        # In place: nothing else refers to the product yet.
+        product.view(-1, product.shape[-1]).addmm_(inner.view(-1, inner.shape[-1]), self._lora_b)
         return product
 
 
-def ranks_of(factors: Mapping[int, Factors], adapters: int) -> tuple[int, ...]:
-    """Return how many columns each adapter has, in the order of their numbers, from 1 on."""
+def adapter_ranks(weights: Mapping[int, LoraWeights], adapter_count: int) -> tuple[int, ...]:
+    """Return the rank of each adapter in a layer, by ascending id, from 1 on; 0 where it has no weights."""
     return tuple(
-        factors[number].down.shape[0] if number in factors else 0 for number in range(1, adapters + 1)
+        weights[adapter_id].lora_a.shape[0] if adapter_id in weights else 0
+        for adapter_id in range(1, adapter_count + 1)
     )
 
 
-def mix_in(network: Any, adapters: Sequence[Mapping[str, Factors]]) -> Mix:  # noqa: ANN401 - transformers publishes no types
-    """Make a network, in place, answer as itself and as its adapters.
+def inject_lora_layers(network: Any, adapters: Sequence[Mapping[str, LoraWeights]]) -> LoraBatch:  # noqa: ANN401 - transformers publishes no types
+    """Replace, in place, the layers that adapters change, so that the network serves them beside its base.
 
     Args:
         network: The base.
-        adapters: What each adds to which layer, by the layer's name; they get the numbers from 1 on.
+        adapters: Each adapter's weights by the layer's name; the adapters get the ids from 1 on.
     """
     embeddings = network.get_input_embeddings()
-    mix = Mix(embeddings.weight.shape[0])
-    embeddings.register_forward_pre_hook(lambda _module, inputs: (mix.unmark(inputs[0]),))
+    lora_batch = LoraBatch(embeddings.weight.shape[0])
+    embeddings.register_forward_pre_hook(lambda _module, inputs: (lora_batch.strip_tag(inputs[0]),))
     for name in dict.fromkeys(name for adapter in adapters for name in adapter):
-        factors = {
-            number: adapter[name] for number, adapter in enumerate(adapters, BASE + 1) if name in adapter
+        weights = {
+            adapter_id: adapter[name] for adapter_id, adapter in enumerate(adapters, 1) if name in adapter
         }
-        mixed = MixedLinear(network.get_submodule(name), factors, mix, len(adapters), network.dtype)
+        layer = network.get_submodule(name)
+        batched = BatchedLoraLinear(layer, weights, lora_batch, len(adapters), network.dtype)
         parent, _, child = name.rpartition(".")
-        setattr(network.get_submodule(parent), child, mixed)
-    return mix
+        setattr(network.get_submodule(parent), child, batched)
+    return lora_batch

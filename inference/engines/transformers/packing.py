@@ -1,12 +1,12 @@
-"""Lay out linear layers' weights once as the CPU's matrix library wants them, and not in every step.
+"""Convert linear layers' weights once to the layout of the CPU's matrix library, instead of in every step.
 
-Layers that have adapters beside them (see `mixing`) become one product: what leads out of the adapters lies
-beside the weight, and what leads into them beside the inputs. With few rows, calling the library takes as
-long as a small product, so it is called once.
+A layer with adapters (see `lora_batch`) becomes a single product: `lora_b` is concatenated to the weight, and
+the product with `lora_a` to the inputs. With few rows, a call of the library takes as long as a small
+product, so it is called once.
 
 Source: torch 2.13, `aten/src/ATen/native/mkldnn/Linear.cpp`, as torch's own inductor uses it when it freezes
-a model. The operators are not public; the version is pinned, and the engine's tests hold the answers to plain
-`generate`.
+a model. The operators are not public; the version is pinned, and the engine's tests compare the answers with
+plain `generate`.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from inference.engines.transformers.lora_batch import Factors, MixedLinear, ranks_of
+from inference.engines.transformers.lora_batch import BatchedLoraLinear, LoraWeights, adapter_ranks
 from inference.models.hardware import multiplies_bf16
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from inference.engines.transformers.lora_batch import Mix
+    from inference.engines.transformers.lora_batch import LoraBatch
 
 ROWS_HINT: Final = 8
-"""The layout is chosen for this many rows; it serves any number."""
+"""The number of rows that the layout is chosen for; it works for any number."""
 
 
 class PackedLinear(nn.Module):
-    """Multiply by a packed weight, as `nn.Linear` does by a plain one.
+    """A linear layer over a packed weight; computes what `nn.Linear` does.
 
     Args:
         weight: (outputs, inputs), packed.
@@ -39,7 +39,7 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
-        # Not as a parameter: it is opaque, and nothing but the multiplication may look at it.
+        # Not a parameter: the tensor is opaque, and only the product can read it.
         self._weight = weight
         self._bias = bias
 
@@ -50,42 +50,41 @@ class PackedLinear(nn.Module):
         )
         return product
 
-    # Called for every product, and hooked by nobody: what a module does about hooks takes as long as a small
-    # operator.
+    # Called for every product and never hooked: a module's check for hooks takes as long as a small operator.
     __call__ = forward
 
 
-class PackedMixedLinear(nn.Module):
-    """Multiply by a packed weight, with what each row's own adapter adds.
+class PackedLoraLinear(nn.Module):
+    """A linear layer over a packed weight that adds each row's own adapter's update.
 
     Args:
-        weight: (outputs, inputs + columns): the weight, and what leads out of the adapters.
+        weight: (outputs, inputs + columns): the weight, and the adapters' `lora_b` beside it.
         bias: (outputs,), if there is one.
-        down: What leads into the adapters, (columns, inputs).
-        ranks: How many of the columns each adapter has.
-        mix: Which adapter each row asks for.
+        lora_a: The adapters' `lora_a`, (columns, inputs).
+        ranks: Each adapter's number of columns, by ascending id.
+        lora_batch: The adapter of each row.
     """
 
     def __init__(
         self,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        down: torch.Tensor,
+        lora_a: torch.Tensor,
         ranks: tuple[int, ...],
-        mix: Mix,
+        lora_batch: LoraBatch,
     ) -> None:
         super().__init__()
         self._product = PackedLinear(pack_weight(weight), bias)
-        self._down = PackedLinear(pack_weight(down), None)
+        self._lora_a = PackedLinear(pack_weight(lora_a), None)
         self._ranks = ranks
-        self._mix = mix
+        self._lora_batch = lora_batch
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return (..., outputs) for rows (..., inputs)."""
-        is_foreign = self._mix.is_foreign(self._ranks, rows.device)
-        if is_foreign is None:
+        mask = self._lora_batch.mask(self._ranks, rows.device)
+        if mask is None:
             return self._product(pad(rows, (0, sum(self._ranks))))
-        return self._product(torch.cat([rows, self._down(rows).masked_fill_(is_foreign, 0)], -1))
+        return self._product(torch.cat([rows, self._lora_a(rows).masked_fill_(mask, 0)], -1))
 
     # As above.
     __call__ = forward
@@ -99,23 +98,23 @@ def can_pack(device: str, dtype: torch.dtype) -> bool:
 
 
 def pack_weight(weight: torch.Tensor) -> torch.Tensor:
-    """Lay out a plain weight, (outputs, inputs), as the matrix library wants it."""
+    """Convert a plain weight, (outputs, inputs), to the layout of the matrix library."""
     packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS_HINT)  # noqa: SLF001 - see the module
     return packed
 
 
 def pack_layers(
-    layers: Sequence[nn.Linear | MixedLinear], orders: Sequence[torch.Tensor | slice] = ()
-) -> PackedLinear | PackedMixedLinear:
-    """Pack layers that have the same inputs as one, whose outputs are theirs side by side.
+    layers: Sequence[nn.Linear | BatchedLoraLinear], orders: Sequence[torch.Tensor | slice] = ()
+) -> PackedLinear | PackedLoraLinear:
+    """Pack layers with the same inputs into one, whose outputs are theirs, concatenated.
 
     Args:
-        layers: Of one mix, if any are mixed.
-        orders: How the outputs of each head of each are to lie; none leaves them as they are.
+        layers: The layers; those with adapters share one `LoraBatch`.
+        orders: The order of the outputs within each head, for each layer; empty keeps all of them.
     """
     orders = orders or [slice(None)] * len(layers)
-    mixed = [layer for layer in layers if isinstance(layer, MixedLinear)]
-    linears = [layer.original if isinstance(layer, MixedLinear) else layer for layer in layers]
+    with_adapters = [layer for layer in layers if isinstance(layer, BatchedLoraLinear)]
+    linears = [layer.base_layer if isinstance(layer, BatchedLoraLinear) else layer for layer in layers]
     weight = torch.cat(
         [_reorder(layer.weight.detach(), order) for layer, order in zip(linears, orders, strict=True)]
     )
@@ -126,37 +125,38 @@ def pack_layers(
             for layer in linears
         ]
         bias = torch.cat([_reorder(each, order) for each, order in zip(biases, orders, strict=True)])
-    if not mixed:
+    if not with_adapters:
         return PackedLinear(pack_weight(weight), bias)
-    adapters = mixed[0].adapters
-    factors = {
-        number: _join(number, layers, orders)
-        for number in range(1, adapters + 1)
-        if any(number in layer.factors for layer in mixed)
+    adapter_count = with_adapters[0].adapter_count
+    weights = {
+        adapter_id: _join(adapter_id, layers, orders)
+        for adapter_id in range(1, adapter_count + 1)
+        if any(adapter_id in layer.weights for layer in with_adapters)
     }
-    wide = torch.cat([weight, *(each.up.to(weight.dtype) for each in factors.values())], 1)
-    down = torch.cat([each.down for each in factors.values()]).to(weight.dtype)
-    return PackedMixedLinear(wide, bias, down, ranks_of(factors, adapters), mixed[0].mix)
+    widened = torch.cat([weight, *(each.lora_b.to(weight.dtype) for each in weights.values())], 1)
+    lora_a = torch.cat([each.lora_a for each in weights.values()]).to(weight.dtype)
+    ranks = adapter_ranks(weights, adapter_count)
+    return PackedLoraLinear(widened, bias, lora_a, ranks, with_adapters[0].lora_batch)
 
 
 def pack(networks: Iterable[nn.Module]) -> None:
     """Replace the linear layers of some networks in place; a weight that they share is packed once.
 
-    It is packed again where adapters lie beside it. Each plain weight is let go before the next is packed, so
-    that a large model is not in memory twice.
+    A layer with adapters gets its own packed copy. Each plain weight is released before the next is packed,
+    so that a large model is not in memory twice.
     """
     plain: dict[int, list[tuple[nn.Module, str, nn.Linear]]] = {}
-    mixed: list[tuple[nn.Module, str]] = []
+    with_adapters: list[tuple[nn.Module, str]] = []
     for network in networks:
         for module in network.modules():
-            if isinstance(module, MixedLinear):
+            if isinstance(module, BatchedLoraLinear):
                 continue
             for name, child in module.named_children():
-                if isinstance(child, MixedLinear):
-                    mixed.append((module, name))
+                if isinstance(child, BatchedLoraLinear):
+                    with_adapters.append((module, name))
                 elif type(child) is nn.Linear:
                     plain.setdefault(id(child.weight), []).append((module, name, child))
-    for module, name in mixed:
+    for module, name in with_adapters:
         setattr(module, name, pack_layers([getattr(module, name)]))
     for found in plain.values():
         weight = pack_weight(found[0][2].weight.detach())
@@ -166,24 +166,24 @@ def pack(networks: Iterable[nn.Module]) -> None:
 
 
 def _join(
-    number: int, layers: Sequence[nn.Linear | MixedLinear], orders: Sequence[torch.Tensor | slice]
-) -> Factors:
-    """Join an adapter's factors in some layers: the first ones below each other, the second as blocks."""
-    downs: list[torch.Tensor] = []
+    adapter_id: int, layers: Sequence[nn.Linear | BatchedLoraLinear], orders: Sequence[torch.Tensor | slice]
+) -> LoraWeights:
+    """Join an adapter's weights in some layers: `lora_a` stacked, `lora_b` as the blocks of a diagonal."""
+    lora_a: list[torch.Tensor] = []
     blocks: list[torch.Tensor] = []
     for layer, order in zip(layers, orders, strict=True):
-        factors = layer.factors.get(number) if isinstance(layer, MixedLinear) else None
-        if factors is None:
+        weights = layer.weights.get(adapter_id) if isinstance(layer, BatchedLoraLinear) else None
+        if weights is None:
             blocks.append(torch.empty(layer.out_features, 0))
         else:
-            downs.append(factors.down)
-            blocks.append(_reorder(factors.up, order).float())
-    up: torch.Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
-    return Factors(torch.cat(downs), up)
+            lora_a.append(weights.lora_a)
+            blocks.append(_reorder(weights.lora_b, order).float())
+    lora_b: torch.Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    return LoraWeights(torch.cat(lora_a), lora_b)
 
 
 def _reorder(tensor: torch.Tensor, order: torch.Tensor | slice) -> torch.Tensor:
-    """Put the rows of each head in an order; a head has as many rows as the order."""
+    """Reorder the rows of each head; a head has as many rows as the order."""
     if isinstance(order, slice):
         return tensor
     return tensor.view(-1, len(order), *tensor.shape[1:])[:, order].flatten(0, 1)

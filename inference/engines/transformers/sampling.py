@@ -1,11 +1,11 @@
-"""Choose each request's next token by its own sampling, inside one batch.
+"""Sample the next token of each request in a batch with the request's own parameters.
 
-It takes the place of the manager's list of logits processors, by the same few methods. The manager then takes
-the largest score of each row; so a row that asks for more than the likeliest token gets its token chosen
-here, and that token's score made the largest. A batch in which all are plainly greedy passes through
-untouched, at no cost, and its answers are `argmax`'s exactly.
+`RowSampler` replaces the manager's list of logits processors and has the same methods. The manager then takes
+the highest score of each row. So for a row that does not simply take the likeliest token, the token is
+sampled here and its score set to infinity. A batch of plain greedy requests passes through unchanged, at no
+cost, and its answers are exactly those of `argmax`.
 
-Rows that draw are drawn together, in as many tensors as there are ways to draw, not one by one.
+Rows with the same sampling method are sampled together, not one by one.
 
 Source: transformers 5.23, `generation/continuous_batching/cb_logits_processors.py`, `model_runner.py` and
 `requests.py`.
@@ -20,44 +20,44 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import torch
 
 from inference.engines.protocol import GenerationRequest, Sampling, TokenLogprobs
-from inference.engines.transformers.lora_batch import BASE
+from inference.engines.transformers.lora_batch import NO_ADAPTER
 from inference.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from inference.engines.transformers.constraint import Constraint
-    from inference.engines.transformers.lora_batch import Mix
+    from inference.engines.transformers.lora_batch import LoraBatch
 
 ROW_KEY: Final = "row"
 CANDIDATES: Final = 1024
-"""Nucleus sampling looks at this many of the likeliest tokens first: sorting a whole vocabulary costs ten
-times more, and the nucleus is seldom larger. Where it is, everything is sorted."""
+"""Nucleus sampling first considers this many of the likeliest tokens: sorting a whole vocabulary costs ten
+times more, and the nucleus is seldom larger. If it is, the whole vocabulary is sorted."""
 
 STEP: Final = 0x9E3779B97F4A7C15 - (1 << 64)
 FACTORS: Final = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
-"""SplitMix64's numbers, as signed ones."""
+"""SplitMix64's constants, as signed integers."""
 
 
 @dataclass(eq=False, slots=True)
 class Row:
-    """Be one request in the manager's batches, from its first token to its last.
+    """One request in the manager's batches, from its first token to its last.
 
-    When its cache is full, the manager puts a request off and later takes up a copy of it, whose prompt ends
-    with what was generated. A row is not copied: it goes on from where it was.
+    When its cache is full, the manager preempts a request and later resumes a copy of it, whose prompt ends
+    with what was generated. A row is not copied: it continues from its own state.
 
     Attributes:
-        constraint: What the answer is held to; none once it has failed.
-        number: The adapter that it asks for, in the network's mix.
-        is_plain: Whether it takes the likeliest token and asks for nothing else.
-        position: How many tokens it has chosen.
-        logprobs: One for each of them, if the request asks for them.
-        error: Why the request has to be ended, if so. It is the lane that ends it.
+        constraint: The grammar that the answer has to match; None without one, or once it has failed.
+        adapter_id: The request's adapter in the network's `LoraBatch`.
+        is_plain: Whether it takes the likeliest token and needs nothing else.
+        position: The number of tokens sampled so far.
+        logprobs: One for each of them, if the request asks for log-probabilities.
+        error: Why the request has failed; the batcher then ends it.
     """
 
     request: GenerationRequest
     constraint: Constraint | None = None
-    number: int = BASE
+    adapter_id: int = NO_ADAPTER
     is_plain: bool = field(init=False)
     position: int = field(default=0, init=False)
     logprobs: list[TokenLogprobs] = field(default_factory=list, init=False)
@@ -73,16 +73,16 @@ class Row:
 
     @property
     def sampling(self) -> Sampling:
-        """Return how its tokens are chosen."""
+        """Return the request's sampling parameters."""
         return self.request.sampling
 
     @property
-    def is_counting(self) -> bool:
-        """Return whether it has to know its tokens as soon as they are chosen."""
+    def tracks_tokens(self) -> bool:
+        """Return whether its next step depends on the tokens sampled before."""
         return self.constraint is not None or self.sampling.has_penalties
 
-    def shape(self, scores: torch.Tensor) -> None:
-        """Change the scores (vocabulary,) in place: bias and penalties, then what the grammar allows."""
+    def adjust(self, scores: torch.Tensor) -> None:
+        """Apply bias, penalties and grammar to the scores (vocabulary,), in place."""
         sampling = self.sampling
         if sampling.logit_bias:
             self._bias = self._bias or Bias(sampling, scores)
@@ -98,23 +98,23 @@ class Row:
             else:
                 scores.masked_fill_(torch.from_numpy(~allowed).to(scores.device), -torch.inf)
 
-    def note(self, token_id: int) -> None:
-        """Remember the token that was chosen."""
+    def record(self, token_id: int) -> None:
+        """Update penalties and grammar with the token that was sampled."""
         if self._penalties is not None:
             self._penalties.count(token_id)
         if self.constraint is not None:
             try:
-                self.constraint.take(token_id)
+                self.constraint.advance(token_id)
             except EngineError as error:
                 self._fail(error)
 
     def _fail(self, error: EngineError) -> None:
-        # The tokens that come until the lane has ended the request go nowhere.
+        # Tokens sampled before the batcher ends the request are discarded.
         self.error, self.constraint = error, None
 
 
 class Bias:
-    """Add to some tokens' scores. Those that the model does not have are left out."""
+    """The logit bias of a request. Tokens that are not in the vocabulary are ignored."""
 
     def __init__(self, sampling: Sampling, scores: torch.Tensor) -> None:
         known = {token_id: bias for token_id, bias in sampling.logit_bias if 0 <= token_id < len(scores)}
@@ -127,9 +127,10 @@ class Bias:
 
 
 class Penalties:
-    """Count a row's tokens, and take from the scores of those that it has had.
+    """The penalties of a request, and the counts of its tokens that they depend on.
 
-    The repetition penalty counts the prompt's too; the other two count the answer's alone, like OpenAI's.
+    The repetition penalty includes the prompt's tokens; the other two count only the answer's, as in OpenAI's
+    API.
     """
 
     def __init__(self, request: GenerationRequest, device: torch.device) -> None:
@@ -143,7 +144,7 @@ class Penalties:
         self._counts = torch.zeros(room, device=device)
 
     def count(self, token_id: int) -> None:
-        """Take note of one more token of the answer."""
+        """Count one more token of the answer."""
         place = self._places.setdefault(token_id, len(self._places))
         self._token_ids[place] = token_id
         self._counts[place] += 1
@@ -161,102 +162,103 @@ class Penalties:
 
 
 class RowSampler:
-    """Apply each row's own sampling. Takes the place of `ContinuousBatchingLogitsProcessorList`.
+    """The sampler of a network's batches; replaces `ContinuousBatchingLogitsProcessorList`.
 
     Args:
-        mix: What is to know which adapters a step's rows ask for, if the network has several in it.
+        lora_batch: Receives the adapters of each step's rows; None for a network without batched adapters.
     """
 
     tensors_required = 0
 
-    def __init__(self, mix: Mix | None = None) -> None:
-        self._mix = mix
+    def __init__(self, lora_batch: LoraBatch | None = None) -> None:
+        self._lora_batch = lora_batch
         self._rows: dict[int, Row] = {}
         self.do_processing = True
 
     def check_kwargs(self, kwargs: dict[str, Any]) -> None:
-        """Accept our one key.
+        """Check that a request's arguments are exactly its row.
 
         Raises:
-            ValueError: For any other.
+            ValueError: If there are others.
         """
         if set(kwargs) != {ROW_KEY}:
             raise ValueError(f"expected the key {ROW_KEY!r} alone, not {sorted(kwargs)}")
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
-        """Do nothing: no argument travels as a tensor."""
+        """Do nothing: no argument is passed as a tensor."""
 
     def prepare_tensor_args(self, requests_in_batch: list[Any], arg_storage: torch.Tensor) -> torch.Tensor:
-        """Note the rows of the batch to come that ask for something, by where they are in it."""
+        """Collect the next batch's rows that are not plain, by their index in it."""
         rows: list[Row] = [request.state.logit_processor_kwargs[ROW_KEY] for request in requests_in_batch]
-        if self._mix is not None:
+        if self._lora_batch is not None:
             lengths = [request.query_length for request in requests_in_batch]
-            self._mix.begin_step([(row.number, length) for row, length in zip(rows, lengths, strict=True)])
+            runs = [(row.adapter_id, length) for row, length in zip(rows, lengths, strict=True)]
+            self._lora_batch.begin_step(runs)
         pairs = zip(rows, requests_in_batch, strict=True)
-        choosing = [row for row, request in pairs if request.has_new_token]
-        self._rows = {index: row for index, row in enumerate(choosing) if not row.is_plain}
+        sampled = [row for row, request in pairs if request.has_new_token]
+        self._rows = {index: row for index, row in enumerate(sampled) if not row.is_plain}
         return arg_storage
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, _args: torch.Tensor) -> torch.Tensor:
-        """Return scores (rows, vocabulary), float32, whose largest is each row's next token."""
+        """Return scores (rows, vocabulary), float32, whose highest is each row's next token."""
         del input_ids
         if not self._rows:
             return scores
-        rows, places = list(self._rows.values()), list(self._rows)
-        own = scores[places]
-        look = LogprobsLook(own, rows)
-        for row, row_scores in zip(rows, own, strict=True):
-            row.shape(row_scores)
-        chosen = choose_tokens(own, [Draw(row.sampling, row.position) for row in rows])
-        look.note(chosen)
-        _note(rows, chosen)
-        scores[places, chosen] = torch.inf
+        rows, indices = list(self._rows.values()), list(self._rows)
+        row_scores = scores[indices]
+        recorder = LogprobsRecorder(row_scores, rows)
+        for row, own_scores in zip(rows, row_scores, strict=True):
+            row.adjust(own_scores)
+        chosen = choose_tokens(row_scores, [Draw(row.sampling, row.position) for row in rows])
+        recorder.record(chosen)
+        _record_tokens(rows, chosen)
+        scores[indices, chosen] = torch.inf
         return scores
 
 
-class LogprobsLook:
-    """Take the log-probabilities of the rows that ask for them, before anything changes their scores.
+class LogprobsRecorder:
+    """The log-probabilities of the rows that ask for them, taken before their scores are adjusted.
 
     Args:
-        scores: The model's own (rows, vocabulary).
-        rows: Whose they are.
+        scores: The model's scores (rows, vocabulary).
+        rows: The rows that they belong to.
     """
 
     def __init__(self, scores: torch.Tensor, rows: Sequence[Row]) -> None:
         asking = {index: row for index, row in enumerate(rows) if row.request.top_logprobs is not None}
-        self._rows, self._places = list(asking.values()), list(asking)
+        self._rows, self._indices = list(asking.values()), list(asking)
         if asking:
-            self._logprobs = torch.log_softmax(scores[self._places], dim=-1)
+            self._logprobs = torch.log_softmax(scores[self._indices], dim=-1)
 
-    def note(self, chosen: torch.Tensor) -> None:
-        """Give each row that asked what it asked for, now that all have their tokens (rows,)."""
+    def record(self, chosen: torch.Tensor) -> None:
+        """Append to each row's log-probabilities, given the tokens of all rows (rows,)."""
         if not self._rows:
             return
-        most = max(row.request.top_logprobs or 0 for row in self._rows)
-        top = torch.topk(self._logprobs, min(most, self._logprobs.shape[-1]))
-        taken = self._logprobs.gather(-1, chosen[self._places].unsqueeze(-1)).squeeze(-1)
-        told = zip(self._rows, taken.tolist(), top.indices.tolist(), top.values.tolist(), strict=True)
-        for row, logprob, token_ids, logprobs in told:
+        max_top = max(row.request.top_logprobs or 0 for row in self._rows)
+        top = torch.topk(self._logprobs, min(max_top, self._logprobs.shape[-1]))
+        taken = self._logprobs.gather(-1, chosen[self._indices].unsqueeze(-1)).squeeze(-1)
+        found = zip(self._rows, taken.tolist(), top.indices.tolist(), top.values.tolist(), strict=True)
+        for row, logprob, token_ids, logprobs in found:
             pairs = tuple(zip(token_ids, logprobs, strict=True))
             row.logprobs.append(TokenLogprobs(logprob, pairs[: row.request.top_logprobs]))
 
 
-def _note(rows: Sequence[Row], chosen: torch.Tensor) -> None:
+def _record_tokens(rows: Sequence[Row], chosen: torch.Tensor) -> None:
     for row in rows:
         row.position += 1
-    # On a card, asking for the numbers waits for all that went before.
-    if any(row.is_counting for row in rows):
+    # On a GPU, `tolist` waits until all operations before it are complete.
+    if any(row.tracks_tokens for row in rows):
         for row, token_id in zip(rows, chosen.tolist(), strict=True):
-            row.note(token_id)
+            row.record(token_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Say how one row's token is chosen.
+    """The parameters of one row's next token.
 
     Attributes:
-        sampling: The request's.
-        position: How many tokens the answer has already: with a seed, all that chance depends on.
+        sampling: The request's sampling parameters.
+        position: The number of tokens before it in the answer; a seeded draw depends on nothing else.
     """
 
     sampling: Sampling
@@ -266,22 +268,22 @@ class Draw:
 def choose_tokens(scores: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     """Choose a token for each row of scores (rows, vocabulary), float32; returns (rows,).
 
-    The order is the usual one: temperature, then top-k, top-p and min-p, each on what the one before left. A
-    token with a score of minus infinity is never chosen, as long as the row has another.
+    The order is the usual one: temperature, then top-k, top-p and min-p, each applied to what the one before
+    kept. A token with a score of minus infinity is never chosen, unless the row has no other.
     """
-    ways: dict[Callable[..., torch.Tensor], list[int]] = {}
+    methods: dict[Callable[..., torch.Tensor], list[int]] = {}
     for index, draw in enumerate(draws):
-        ways.setdefault(_way(draw.sampling), []).append(index)
-    if len(ways) == 1:
-        (choose,) = ways
+        methods.setdefault(_sampling_method(draw.sampling), []).append(index)
+    if len(methods) == 1:
+        (choose,) = methods
         return choose(scores, draws)
     chosen = torch.empty(len(draws), dtype=torch.int64, device=scores.device)
-    for choose, group in ways.items():
+    for choose, group in methods.items():
         chosen[group] = choose(scores[group], [draws[index] for index in group])
     return chosen
 
 
-def _way(sampling: Sampling) -> Callable[..., torch.Tensor]:
+def _sampling_method(sampling: Sampling) -> Callable[..., torch.Tensor]:
     if sampling.is_greedy:
         return _choose_likeliest
     return _draw_from_all if sampling.top_p >= 1.0 and sampling.top_k == 0 else _draw_from_likeliest
@@ -300,23 +302,23 @@ def _draw_from_all(scores: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
 
 def _draw_from_likeliest(scores: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     scores = scores / _column(scores, [draw.sampling.temperature for draw in draws])
-    chosen, is_open = _draw_from_candidates(scores, draws, CANDIDATES)
-    rows = [index for index, is_row_open in enumerate(is_open.tolist()) if is_row_open]
+    chosen, is_cut_off = _draw_from_candidates(scores, draws, CANDIDATES)
+    rows = [index for index, is_row_cut_off in enumerate(is_cut_off.tolist()) if is_row_cut_off]
     if rows:
-        again, _ = _draw_from_candidates(scores[rows], [draws[row] for row in rows], scores.shape[-1])
-        chosen[rows] = again
+        redrawn, _ = _draw_from_candidates(scores[rows], [draws[row] for row in rows], scores.shape[-1])
+        chosen[rows] = redrawn
     return chosen
 
 
 def _draw_from_candidates(
     scores: torch.Tensor, draws: Sequence[Draw], candidates: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw from the likeliest tokens, and say for each row whether that were too few to tell.
+    """Draw from the likeliest tokens; return the tokens, and which rows have to be redrawn from all.
 
     Args:
-        scores: Of all tokens, after temperature (rows, vocabulary).
-        draws: How each row draws.
-        candidates: How many tokens to look at in rows without a top-k.
+        scores: The scores of all tokens, after temperature (rows, vocabulary).
+        draws: The parameters of each row.
+        candidates: The number of tokens to consider in rows without a top-k.
     """
     vocabulary = scores.shape[-1]
     top_ks = [draw.sampling.top_k for draw in draws]
@@ -326,24 +328,24 @@ def _draw_from_candidates(
     kept.masked_fill_(torch.arange(count, device=scores.device) >= limits, -torch.inf)
     is_whole = limits >= vocabulary
     is_needed = _nucleus(kept, scores, is_whole, draws)
-    # Where even the last candidate is needed, some that are not candidates may be.
-    is_open = is_whole.squeeze(-1) & is_needed[:, -1] & (kept[:, -1] > -torch.inf)
+    # If even the last candidate is in the nucleus, tokens beyond the candidates may be as well.
+    is_cut_off = is_whole.squeeze(-1) & is_needed[:, -1] & (kept[:, -1] > -torch.inf)
     kept.masked_fill_(~is_needed, -torch.inf)
     _drop_unlikely(kept, draws)
     chosen = _draw(kept, token_ids, draws)
-    return token_ids.gather(-1, chosen.unsqueeze(-1)).squeeze(-1), is_open & (count < vocabulary)
+    return token_ids.gather(-1, chosen.unsqueeze(-1)).squeeze(-1), is_cut_off & (count < vocabulary)
 
 
 def _nucleus(
     kept: torch.Tensor, scores: torch.Tensor, is_whole: torch.Tensor, draws: Sequence[Draw]
 ) -> torch.Tensor:
-    """Return which of the likeliest tokens (rows, kept) it takes to reach each row's top-p; at least one.
+    """Return which of the likeliest tokens (rows, kept) form each row's nucleus; at least one.
 
     Args:
-        kept: Their scores, the largest first.
-        scores: Of all tokens (rows, vocabulary).
-        is_whole: For which rows (rows, 1) the probabilities are those among all tokens, not among the kept.
-        draws: How each row draws.
+        kept: Their scores, in descending order.
+        scores: The scores of all tokens (rows, vocabulary).
+        is_whole: For which rows (rows, 1) probabilities are relative to all tokens, not to the kept ones.
+        draws: The parameters of each row.
     """
     total = torch.logsumexp(kept, dim=-1, keepdim=True)
     if any(draw.sampling.top_k == 0 for draw in draws):
@@ -351,58 +353,58 @@ def _nucleus(
     probabilities = torch.exp(kept - total)
     before = torch.zeros_like(probabilities)
     before[:, 1:] = probabilities[:, :-1].cumsum(-1)
-    # Rounded, a sum over everything may be more than one.
+    # The sum of all probabilities may be rounded to more than one.
     limits = [draw.sampling.top_p if draw.sampling.top_p < 1.0 else torch.inf for draw in draws]
     return before < _column(scores, limits)
 
 
 def _drop_unlikely(scores: torch.Tensor, draws: Sequence[Draw]) -> None:
-    """Drop, in place, what is less likely than min-p allows."""
+    """Set the scores of tokens below min-p to minus infinity, in place."""
     if any(draw.sampling.min_p > 0.0 for draw in draws):
         shares = _column(scores, [draw.sampling.min_p for draw in draws])
         scores.masked_fill_(scores < scores.amax(-1, keepdim=True) + shares.log(), -torch.inf)
 
 
 def _draw(scores: torch.Tensor, token_ids: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    """Draw an index for each row (rows, tokens).
+    """Draw an index for each row.
 
     Args:
-        scores: After all that narrows the choice.
-        token_ids: Which tokens they are of (rows or 1, tokens).
-        draws: How each row draws.
+        scores: The scores, minus infinity for excluded tokens (rows, tokens).
+        token_ids: The tokens that they belong to (rows or 1, tokens).
+        draws: The parameters of each row.
     """
     seeded = [index for index, draw in enumerate(draws) if draw.sampling.seed is not None]
     if not seeded:
-        return _draw_by_chance(scores)
+        return _draw_unseeded(scores)
     keys = torch.tensor([_key(draws[index]) for index in seeded], dtype=torch.int64, device=scores.device)
     if len(seeded) == len(draws):
-        return _race(scores, token_ids, keys)
-    chosen = _draw_by_chance(scores)
-    chosen[seeded] = _race(scores[seeded], token_ids.expand(len(draws), -1)[seeded], keys)
+        return _draw_seeded(scores, token_ids, keys)
+    chosen = _draw_unseeded(scores)
+    chosen[seeded] = _draw_seeded(scores[seeded], token_ids.expand(len(draws), -1)[seeded], keys)
     return chosen
 
 
-def _draw_by_chance(scores: torch.Tensor) -> torch.Tensor:
-    """Draw by one number a row, which falls on a stretch as long as its token is likely.
+def _draw_unseeded(scores: torch.Tensor) -> torch.Tensor:
+    """Draw with one random number a row, by inverse transform sampling.
 
     `multinomial` draws a number for each token, which takes many times longer.
     """
-    reached = torch.softmax(scores, dim=-1).cumsum(-1)
-    total = reached[:, -1:]
+    cumulative = torch.softmax(scores, dim=-1).cumsum(-1)
+    total = cumulative[:, -1:]
     point = torch.rand_like(total) * total
-    # Rounded, the product may be the total, beyond which there is no token.
+    # The product may be rounded up to the total, beyond which there is no token.
     point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(reached, point, right=True).squeeze(-1)
+    return torch.searchsorted(cumulative, point, right=True).squeeze(-1)
 
 
-def _race(scores: torch.Tensor, token_ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Draw by the exponential race, in logarithms: near-ties in the order of tokens change nothing."""
+def _draw_seeded(scores: torch.Tensor, token_ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Draw by the exponential race, in logarithms, so that the order of near-ties does not matter."""
     noise = seeded_noise(keys.unsqueeze(-1), token_ids)
     return torch.argmax(scores - noise.log_(), dim=-1)
 
 
 def _key(draw: Draw) -> int:
-    """Return 64 bits that follow from seed and position alone."""
+    """Return 64 bits that depend only on seed and position."""
     text = f"{draw.sampling.seed} {draw.position}".encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big", signed=True)
 
@@ -410,20 +412,20 @@ def _key(draw: Draw) -> int:
 def seeded_noise(keys: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
     """Return exponentially distributed noise (rows, tokens), each a pure function of key and token.
 
-    So a token's noise is the same whichever others are looked at, in whatever order, on whatever device.
+    So a token's noise does not depend on the other tokens, their order or the device.
 
     Args:
         keys: 64 bits for each row (rows, 1).
-        token_ids: Which tokens (rows, tokens).
+        token_ids: The tokens (rows, tokens).
 
-    Source: SplitMix64, of which this is number `token_id` of the stream that starts at the key: G. Steele,
-    D. Lea, C. Flood, "Fast splittable pseudorandom number generators", 2014.
+    Source: SplitMix64, number `token_id` of the stream that starts at the key. G. Steele, D. Lea, C. Flood,
+    "Fast splittable pseudorandom number generators", 2014.
     """
     bits = token_ids * STEP + keys
     shifted = torch.empty_like(bits)
-    # In place: a vocabulary's numbers then stay in the processor's cache.
+    # In place, so that a vocabulary's numbers stay in the processor's cache.
     for shift, factor in ((30, FACTORS[0]), (27, FACTORS[1]), (31, 1)):
-        # torch shifts the sign in from the left, where zeros belong.
+        # torch's shift extends the sign; the mask makes it a logical shift.
         torch.bitwise_right_shift(bits, shift, out=shifted)
         bits.bitwise_xor_(shifted.bitwise_and_((1 << (64 - shift)) - 1)).mul_(factor)
     uniform = bits.bitwise_right_shift_(11).bitwise_and_((1 << 53) - 1).to(torch.float32).mul_(2.0**-53)

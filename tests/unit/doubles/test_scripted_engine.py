@@ -45,4 +45,4 @@ async def test_a_request_ends_with_the_engine_even_before_its_script_has_begun()
     async with asyncio.timeout(1):
         with pytest.raises(EngineError, match="the engine stopped before the answer was complete"):
             await anext(stream)
-    assert engine.stats().running == 0
+    assert engine.running == 0

@@ -1,7 +1,7 @@
 """Serve several adapters at once, on every real engine, and hold each to PEFT's plain `generate`.
 
 The adapters differ in rank and in the layers that they sit on. One has embeddings and a tokenizer of its own,
-which vLLM does not take, and which cannot be mixed with the others.
+which vLLM does not take, and which cannot be batched with the others.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Could not find a config file in model-cache:UserWarning"),
 ]
 ENGINES = [
-    pytest.param(("transformers", "off", True), id="transformers, mixed"),
-    pytest.param(("transformers", "off", False), id="transformers, mixed without packing, as on a card"),
+    pytest.param(("transformers", "off", True), id="transformers, unmerged"),
+    pytest.param(("transformers", "off", False), id="transformers, unmerged without packing, as on a GPU"),
     pytest.param(("transformers", "on", True), id="transformers, merged"),
     pytest.param(
         ("vllm", "auto", True),

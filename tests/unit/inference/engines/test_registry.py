@@ -10,10 +10,10 @@ from transformers import LlamaConfig
 from inference.engines import catalogue
 from inference.engines.catalogue import ENGINES, choose_engine, engine_requirements, has_package
 from inference.engines.registry import start_engine
-from inference.engines.vllm import CPU_BLOCK_TOKENS, engine_options, size_cache_bytes, variables
+from inference.engines.vllm import CPU_BLOCK_TOKENS, engine_options, environment_variables, size_cache_bytes
 from inference.errors import LoadError
 from inference.models import hardware
-from inference.models.hardware import Cores, Placement, look_at_cores
+from inference.models.hardware import Cores, Placement, detect_cores
 from inference.models.weights import Adapter, BaseModel, Weights
 from inference.settings import Settings, load_settings
 from inference.start import parse_requirements, requirement_files
@@ -104,14 +104,14 @@ def test_an_engine_that_is_not_installed_says_how_to_install_it() -> None:
 def test_vllm_computes_on_the_cores_that_are_ours(
     cores: Cores, threads: int | None, expected: dict[str, str]
 ) -> None:
-    found = variables(cores, threads, is_local=True)
+    found = environment_variables(cores, threads, is_local=True)
     assert {name: found[name] for name in found if "THREADS" in name} == expected
 
 
 def test_vllm_asks_no_hub_for_files_that_are_here_and_calls_nobody() -> None:
-    assert variables(Cores((0,), None), None, is_local=True)["HF_HUB_OFFLINE"] == "1"
-    assert "HF_HUB_OFFLINE" not in variables(Cores((0,), None), None, is_local=False)
-    assert variables(Cores((0,), None), None, is_local=False)["VLLM_NO_USAGE_STATS"] == "1"
+    assert environment_variables(Cores((0,), None), None, is_local=True)["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in environment_variables(Cores((0,), None), None, is_local=False)
+    assert environment_variables(Cores((0,), None), None, is_local=False)["VLLM_NO_USAGE_STATS"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_the_container_s_limit_is_seen(
 ) -> None:
     (tmp_path / "cpu.max").write_text(limit, encoding="utf-8")
     monkeypatch.setattr(hardware, "_CGROUP", tmp_path)
-    assert look_at_cores() == Cores(tuple(sorted(os.sched_getaffinity(0))), quota)
+    assert detect_cores() == Cores(tuple(sorted(os.sched_getaffinity(0))), quota)
 
 
 def test_the_cache_has_what_the_setting_says_else_a_share_of_the_memory() -> None:

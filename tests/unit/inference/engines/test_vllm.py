@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from inference.engines.protocol import TokenLogprobs
-from inference.engines.vllm import MOST_LOGPROBS, engine_options, read_logprobs
+from inference.engines.vllm import MAX_LOGPROBS, engine_options, read_logprobs
 from inference.models.hardware import Placement
 from inference.models.weights import BaseModel, Weights
 from inference.settings import Settings
@@ -42,5 +42,5 @@ def test_vllm_uses_llguidance_for_grammars_and_has_a_tokenizer_for_it() -> None:
     weights = Weights(BaseModel("org/base", "/share/base"), ())
     options = engine_options(weights, Settings(), Placement("cpu", "bfloat16", "none"), 8192)
     assert options["structured_outputs_config"] == {"backend": "guidance"}
-    assert options["max_logprobs"] == MOST_LOGPROBS == 20
+    assert options["max_logprobs"] == MAX_LOGPROBS == 20
     assert not options.get("skip_tokenizer_init")

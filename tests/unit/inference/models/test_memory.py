@@ -7,7 +7,14 @@ import pytest
 
 from inference.errors import LoadError
 from inference.models.hardware import Hardware, Placement
-from inference.models.memory import AdapterSize, ModelSize, check_memory, measure_adapter, reckon, room_tokens
+from inference.models.memory import (
+    AdapterSize,
+    ModelSize,
+    check_memory,
+    estimate,
+    fitting_cache_tokens,
+    measure_adapter,
+)
 from inference.models.weights import Adapter, Shapes
 
 GIB = 2**30
@@ -45,7 +52,7 @@ def test_what_fits_has_room_for_a_cache_of_so_many_tokens(
     card: Hardware, size: ModelSize, placement: Placement, tokens: int
 ) -> None:
     check_memory(card, placement, size, None)
-    assert room_tokens(card.gpu_free_bytes, placement, size) == pytest.approx(tokens, rel=0.01)
+    assert fitting_cache_tokens(card.gpu_free_bytes, placement, size) == pytest.approx(tokens, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -116,24 +123,24 @@ def test_what_is_not_here_yet_is_not_judged() -> None:
 
 def test_an_adapter_on_quantised_weights_takes_its_factors_only() -> None:
     size = replace(MIDDLE, adapters=(QV,))
-    assert reckon(size, HALF, None).adapters == QV.layers * 2
-    assert reckon(size, NF4, None).adapters == QV.factors * 4
+    assert estimate(size, HALF, None).adapters == QV.layers * 2
+    assert estimate(size, NF4, None).adapters == QV.own * 4
 
 
 def test_an_adapter_beside_the_weights_takes_its_factors_and_no_cache() -> None:
-    mixed, merged = replace(HALF, are_adapters_merged=False), replace(QV, is_mixable=False)
-    one = replace(MIDDLE, adapters=(replace(QV, is_mixable=True),))
-    assert reckon(one, mixed, None).adapters == 3 * QV.factors * 2
-    assert reckon(one, mixed, None).caches == reckon(MIDDLE, HALF, None).caches
-    assert reckon(one, HALF, None).caches == 2 * reckon(MIDDLE, HALF, None).caches
-    unmixable = replace(MIDDLE, adapters=(merged,))
-    assert reckon(unmixable, mixed, None) == reckon(unmixable, HALF, None)
+    unmerged, merged = replace(HALF, merge_adapters=False), replace(QV, is_batchable=False)
+    one = replace(MIDDLE, adapters=(replace(QV, is_batchable=True),))
+    assert estimate(one, unmerged, None).adapters == 3 * QV.own * 2
+    assert estimate(one, unmerged, None).caches == estimate(MIDDLE, HALF, None).caches
+    assert estimate(one, HALF, None).caches == 2 * estimate(MIDDLE, HALF, None).caches
+    unbatchable = replace(MIDDLE, adapters=(merged,))
+    assert estimate(unbatchable, unmerged, None) == estimate(unbatchable, HALF, None)
 
 
 def test_where_merging_is_too_much_the_error_says_so() -> None:
-    many = replace(MIDDLE, adapters=(replace(QV, is_mixable=True),) * 60)
+    many = replace(MIDDLE, adapters=(replace(QV, is_batchable=True),) * 60)
     assert "; or set FJARR_MERGE_ADAPTERS=off, which needs " in error_of(A100, HALF, many)
-    check_memory(A100, replace(HALF, are_adapters_merged=False), many, None)
+    check_memory(A100, replace(HALF, merge_adapters=False), many, None)
 
 
 def adapter(shapes: Shapes, rows: int | None = None) -> Adapter:
@@ -147,7 +154,7 @@ FACTORS: Shapes = {
 
 
 def test_an_adapter_copies_the_layers_that_it_changes() -> None:
-    expected = AdapterSize(32 * 48, 0, 4 * 32 + 48 * 4, is_mixable=True)
+    expected = AdapterSize(32 * 48, 0, 4 * 32 + 48 * 4, is_batchable=True)
     assert measure_adapter(adapter(FACTORS), {}) == expected
 
 

@@ -14,9 +14,9 @@ from inference.models.hardware import (
     CacheSize,
     Hardware,
     Placement,
-    choose,
     choose_attention,
-    context_limit,
+    choose_placement,
+    context_warning,
     size_cache,
 )
 from inference.models.weights import BaseModel, find_base, find_weights, read_base_shapes, read_shapes
@@ -278,23 +278,23 @@ T4 = Hardware("Tesla T4", (7, 5), 15 * GIB, 50 * GIB, has_cpu_bf16=False)
     ],
 )
 def test_the_hardware_decides(hardware: Hardware, weight_gib: int, expected: Placement) -> None:
-    assert choose(hardware, "auto", "auto", "auto", weight_gib * GIB) == expected
+    assert choose_placement(hardware, "auto", "auto", "auto", weight_gib * GIB) == expected
 
 
 def test_the_settings_have_the_last_word() -> None:
-    assert choose(A100, "cpu", "float32", "none", GIB) == Placement("cpu", "float32", "none")
-    assert choose(A100, "auto", "float16", "int8", GIB) == Placement("cuda", "float16", "int8")
+    assert choose_placement(A100, "cpu", "float32", "none", GIB) == Placement("cpu", "float32", "none")
+    assert choose_placement(A100, "auto", "float16", "int8", GIB) == Placement("cuda", "float16", "int8")
 
 
 def test_what_the_machine_cannot_do_is_an_error() -> None:
     with pytest.raises(LoadError, match="no CUDA device"):
-        choose(CPU_ONLY, "cuda", "auto", "auto", GIB)
+        choose_placement(CPU_ONLY, "cuda", "auto", "auto", GIB)
     with pytest.raises(LoadError, match="FJARR_QUANTIZATION=nf4 needs a CUDA device"):
-        choose(CPU_ONLY, "auto", "auto", "nf4", GIB)
+        choose_placement(CPU_ONLY, "auto", "auto", "nf4", GIB)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "capability", "dtype", "lacks", "expected"),
+    ("wanted", "capability", "dtype", "obstacle", "expected"),
     [
         ("auto", None, "bfloat16", "", "sdpa"),
         ("auto", (8, 0), "bfloat16", "", "flash_attention_2"),
@@ -309,13 +309,13 @@ def test_what_the_machine_cannot_do_is_an_error() -> None:
     ],
 )
 def test_attention_follows_the_setting_then_the_card(
-    wanted: str, capability: tuple[int, int] | None, dtype: str, lacks: str, expected: str
+    wanted: str, capability: tuple[int, int] | None, dtype: str, obstacle: str, expected: str
 ) -> None:
-    assert choose_attention(wanted, capability, dtype, lacks) == expected
+    assert choose_attention(wanted, capability, dtype, obstacle) == expected
 
 
 @pytest.mark.parametrize(
-    ("capability", "dtype", "lacks", "reason"),
+    ("capability", "dtype", "obstacle", "reason"),
     [
         (None, "bfloat16", "", "it needs a CUDA device, and the model is on the CPU"),
         (
@@ -329,10 +329,10 @@ def test_attention_follows_the_setting_then_the_card(
     ],
 )
 def test_flash_attention_that_cannot_be_had_is_an_error(
-    capability: tuple[int, int] | None, dtype: str, lacks: str, reason: str
+    capability: tuple[int, int] | None, dtype: str, obstacle: str, reason: str
 ) -> None:
     with pytest.raises(LoadError) as caught:
-        choose_attention("flash_attention_2", capability, dtype, lacks)
+        choose_attention("flash_attention_2", capability, dtype, obstacle)
     assert str(caught.value) == (
         f"FJARR_ATTENTION=flash_attention_2 cannot be had: {reason}; leave it at auto"
     )
@@ -360,8 +360,8 @@ def test_a_cache_that_is_asked_for_and_does_not_fit_is_an_error() -> None:
 
 
 def test_a_cache_smaller_than_the_context_is_said() -> None:
-    assert context_limit("org/name", 8192, 8192, 23040, 2) is None
-    assert context_limit("org/name", 131072, 8192, 23040, 2) == (
+    assert context_warning("org/name", 8192, 8192, 23040, 2) is None
+    assert context_warning("org/name", 131072, 8192, 23040, 2) == (
         "the context of org/name is 8192 tokens, and not the 131072 that it knows: its key-value cache"
         " holds no more (FJARR_KV_CACHE_TOKENS=131072 takes 5760 MiB for 2 of them)"
     )

@@ -149,7 +149,7 @@ async def test_a_failed_request_s_span_says_so(collector: Collector, monkeypatch
     served = Served(tracing=tracing)
     served.engine.play(b"half", asyncio.Event())
     task = asyncio.create_task(served.chat())
-    await until(lambda: served.engine.stats().generated_tokens == 4)
+    await until(lambda: served.engine.generated_tokens == 4)
     served.engine.die()
     assert (await task).status_code == 503
     await served.chat(key="wrong")

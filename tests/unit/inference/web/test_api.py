@@ -457,7 +457,7 @@ async def test_the_version_names_who_answers(world: World) -> None:
 async def test_a_dead_engine_is_seen_and_ends_its_requests(world: World) -> None:
     world.engine.play(b"half an ", asyncio.Event())
     task = asyncio.create_task(world.chat())
-    await until(lambda: world.engine.stats().generated_tokens == 8)
+    await until(lambda: world.engine.generated_tokens == 8)
     world.engine.die()
     response = await task
     assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_failed")
@@ -510,7 +510,7 @@ async def test_a_quiet_stream_sends_comments(world: World) -> None:
 async def test_a_client_that_leaves_frees_its_place(world: World, *, stream: bool) -> None:
     world.engine.play(b"talking to", asyncio.Event())
     client = Client(world, stream=stream)
-    await until(lambda: world.engine.stats().generated_tokens == 10)
+    await until(lambda: world.engine.generated_tokens == 10)
     client.leave()
     await client.task
     assert world.engine.cancelled == [world.engine.requests[0].request_id]

@@ -62,7 +62,7 @@ class World:
 
     def assert_all_is_free(self) -> None:
         assert (self.service.door.inside, self.service.door.waiting) == (0, 0)
-        assert self.engine.stats().running == 0
+        assert self.engine.running == 0
 
     async def close(self) -> None:
         await self.engine.close()
@@ -298,7 +298,7 @@ async def test_choices_that_do_not_fit_into_the_queue_leave_nothing_behind(world
     gate = asyncio.Event()
     world.engine.play(gate, (END,))
     inside = asyncio.create_task(world.chat())
-    await until(lambda: world.engine.stats().running == 1)
+    await until(lambda: world.engine.running == 1)
     world.say("a", "b", "c", "d")
     four = asyncio.create_task(world.chat(n=4))
     await until(lambda: world.service.door.waiting == 1)

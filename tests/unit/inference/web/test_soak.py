@@ -104,7 +104,7 @@ async def test_ten_thousand_requests_leave_nothing_behind() -> None:
 
 async def measure(served: Served) -> int:
     """Return how many bytes are held once all that has ended is gone."""
-    await until(lambda: served.service.door.inside == 0 and served.engine.stats().running == 0)
+    await until(lambda: served.service.door.inside == 0 and served.engine.running == 0)
     # What the double remembers for tests to look at is no part of the server.
     served.engine.requests.clear()
     served.engine.cancelled.clear()

@@ -1,4 +1,4 @@
-"""Hold our attention to the plain formula, for every mix of requests that a step can have."""
+"""Our attention, compared with the plain formula, for all combinations of requests in a step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEADS, SHARED, WIDTH, SLOTS = 6, 2, 16, 1024
 
 
 class Cache:
-    """Hold one layer's keys and values the way transformers' paged cache does."""
+    """One layer's keys and values, as in transformers' paged cache."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -132,11 +132,11 @@ def test_new_keys_and_values_are_in_the_cache_afterwards() -> None:
 
 
 def test_requests_of_very_different_length_are_not_filled_up_to_the_longest() -> None:
-    singles = [(place, (0, length)) for place, length in enumerate([1900, 100, 30, 128, 129, 260, 300])]
+    decodes = [(place, (0, length)) for place, length in enumerate([1900, 100, 30, 128, 129, 260, 300])]
 
-    parts = attention.even_parts(singles)
+    groups = attention.group_by_length(decodes)
 
-    lengths = [[keys[1] for _, keys in part] for part in parts]
+    lengths = [[keys[1] for _, keys in group] for group in groups]
     assert lengths == [[30, 100, 128], [129], [260, 300], [1900]]
 
 
@@ -149,7 +149,7 @@ def test_a_model_that_needs_more_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "is_suited"),
+    ("config", "is_supported"),
     [
         (LlamaConfig(), True),
         (Qwen3Config(), True),
@@ -159,5 +159,5 @@ def test_a_model_that_needs_more_is_refused() -> None:
     ],
     ids=["llama", "qwen3", "mistral", "mistral with a window", "gemma2"],
 )
-def test_only_plain_full_attention_is_taken(config: Any, *, is_suited: bool) -> None:
-    assert attention.suits(config) == is_suited
+def test_only_plain_full_attention_is_taken(config: Any, *, is_supported: bool) -> None:
+    assert attention.supports(config) == is_supported

@@ -26,20 +26,20 @@ def allowed(constraint: Constraint, width: int = WIDTH) -> set[str]:
     return {TOKENIZER.decode([token]) for token in range(width) if found[token]}
 
 
-def take(constraint: Constraint, text: str) -> None:
+def advance(constraint: Constraint, text: str) -> None:
     for token in TOKENIZER.encode(text):
         assert constraint.allowed(WIDTH)[token], f"{text!r} may not come"
-        constraint.take(token)
+        constraint.advance(token)
 
 
 def test_a_choice_is_spelled_and_then_ended() -> None:
     constraint = Vocabulary(TOKENIZER, ENDS, WIDTH).constrain('start: "low" | "lower" | "high"')
     assert allowed(constraint) == {"l", "h"}
-    take(constraint, "low")
+    advance(constraint, "low")
     assert allowed(constraint) == {"e", "<end>", "<turn>"}
-    take(constraint, "er")
+    advance(constraint, "er")
     assert allowed(constraint) == {"<end>", "<turn>"}
-    take(constraint, "<turn>")
+    advance(constraint, "<turn>")
 
 
 def test_json_is_held_to_its_schema() -> None:
@@ -50,16 +50,16 @@ def test_json_is_held_to_its_schema() -> None:
         "additionalProperties": False,
     }
     constraint = Vocabulary(TOKENIZER, ENDS, WIDTH).constrain(f"start: %json {json.dumps(schema)}")
-    take(constraint, '{"n": 12')
+    advance(constraint, '{"n": 12')
     assert allowed(constraint) == {*"0123456789 \t\r\n}"}
-    take(constraint, "}")
+    advance(constraint, "}")
     assert allowed(constraint) == {"<end>", "<turn>"}
 
 
 def test_answers_to_one_grammar_do_not_know_of_each_other() -> None:
     vocabulary = Vocabulary(TOKENIZER, ENDS, WIDTH)
     first, second = (vocabulary.constrain('start: "ab"') for _ in range(2))
-    take(first, "a")
+    advance(first, "a")
     assert (allowed(first), allowed(second)) == ({"b"}, {"a"})
 
 
@@ -74,7 +74,7 @@ def test_a_token_that_may_not_come_is_an_error_that_does_not_quote_it() -> None:
     with pytest.raises(
         EngineError, match=re.escape("the grammar cannot be followed further (InternalError)")
     ):
-        constraint.take(TOKENIZER.encode("b")[0])
+        constraint.advance(TOKENIZER.encode("b")[0])
     with pytest.raises(EngineError, match="the grammar cannot be followed further"):
         constraint.allowed(WIDTH)
 

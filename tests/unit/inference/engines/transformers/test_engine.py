@@ -25,11 +25,12 @@ from transformers.generation.continuous_batching.requests import RequestState
 
 from inference.engines.protocol import GenerationRequest, Increment, Sampling, TokenStream
 from inference.engines.transformers.constraint import Constraint, Vocabulary
-from inference.engines.transformers.engine import TransformersEngine, quicken, start_engine
+from inference.engines.transformers.engine import TransformersEngine, optimize_for_cpu, start_engine
+from inference.engines.transformers.loading import LoadedModel, load_models
 from inference.errors import EngineError, InvalidRequestError, LoadError
 from inference.listener import bind
+from inference.models.configuration import bytes_per_cached_token
 from inference.models.hardware import CacheSize
-from inference.models.loading import LoadedModel, bytes_per_cached_token, load_models
 from inference.models.weights import find_weights
 from inference.settings import Settings
 from inference.start import StartingPage
@@ -77,7 +78,7 @@ def start_on_copies(
 ) -> TransformersEngine:
     """Start an engine on copies: it gives a network layers that plain `generate` cannot use."""
     copies = [replace(model, network=copy.deepcopy(model.network)) for model in models]
-    quicken([model.network for model in copies], has_own_attention=True)
+    optimize_for_cpu([model.network for model in copies], allow_own_attention=True)
     return TransformersEngine(copies, cache, max_concurrent)
 
 
@@ -95,6 +96,10 @@ async def started(engine: TransformersEngine) -> AsyncIterator[TransformersEngin
         yield engine
     finally:
         await engine.close()
+
+
+def count_open(engine: TransformersEngine) -> int:
+    return sum(len(batcher.open) for batcher in engine._batchers)
 
 
 NUMBERS = itertools.count()
@@ -226,7 +231,7 @@ async def test_greedy_answers_of_requests_that_come_one_after_the_other_are_thos
         for prompt in cases:
             streams.append(ask(engine, prompt, max_new_tokens=200))
             beginnings.append(await anext(streams[-1]))
-        assert engine.stats().running == 8
+        assert count_open(engine) == 8
         for prompt, beginning, stream in zip(cases, beginnings, streams, strict=True):
             rest = await read(stream)
             assert Increment(beginning.token_ids + rest.token_ids, "length") == answers[prompt]
@@ -284,15 +289,15 @@ async def test_a_grammar_that_fails_on_the_way_fails_its_own_request_alone(
     def give_up(_self: Constraint, _token_id: int) -> None:
         raise EngineError("the grammar cannot be followed further (LexerTooComplex)")
 
-    monkeypatch.setattr(Constraint, "take", give_up)
+    monkeypatch.setattr(Constraint, "advance", give_up)
     prompt = prompts(1)[0]
     beside = ask(engine, prompt)
     with pytest.raises(EngineError, match=r"the grammar cannot be followed further \(LexerTooComplex\)"):
         await read(ask(engine, prompt, max_new_tokens=400, grammar=JSON_GRAMMAR))
     assert await read(beside) == generate(loaded[0], prompt)
-    assert engine.stats().running == 0
+    assert count_open(engine) == 0
     assert await read(ask(engine, prompt)) == generate(loaded[0], prompt)
-    scheduler = engine._lanes[BASE]._manager.batch_processor.scheduler
+    scheduler = engine._batchers_by_model[BASE]._manager.batch_processor.scheduler
     assert not scheduler.active_requests
 
 
@@ -365,20 +370,20 @@ async def test_tokens_come_one_by_one(engine: TransformersEngine) -> None:
 async def test_cancelling_frees_the_place(engine: TransformersEngine) -> None:
     stream = ask(engine, (5, 6, 7), max_new_tokens=400)
     await anext(stream)
-    assert engine.stats().running == 1
+    assert count_open(engine) == 1
     stream.cancel()
     stream.cancel()
-    assert engine.stats().running == 0
+    assert count_open(engine) == 0
     # The cache of 64 pages of 32 tokens holds this many only if the first one's pages are free again.
     answers = await asyncio.gather(*(read(ask(engine, prompt)) for prompt in prompts(16)))
     assert len(answers) == 16
-    scheduler = engine._lanes[BASE]._manager.batch_processor.scheduler
+    scheduler = engine._batchers_by_model[BASE]._manager.batch_processor.scheduler
     assert not scheduler.active_requests
 
 
 async def test_the_attention_that_the_settings_name_is_left_alone(loaded: tuple[LoadedModel, ...]) -> None:
     copies = [replace(loaded[0], network=copy.deepcopy(loaded[0].network))]
-    engine = TransformersEngine(copies, CacheSize(64, 64), 16, has_own_attention=False)
+    engine = TransformersEngine(copies, CacheSize(64, 64), 16, allow_own_attention=False)
     async with started(engine):
         assert copies[0].network.config._attn_implementation == "sdpa"
         assert await read(ask(engine, (5, 6, 7))) == generate(loaded[0], (5, 6, 7))
@@ -402,10 +407,10 @@ async def test_a_crash_ends_what_is_open_and_is_seen(
     def crash(*_args: object, **_kwargs: object) -> None:
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(engine._lanes[loaded[0].name]._manager.model, "forward", crash)
+    monkeypatch.setattr(engine._batchers_by_model[loaded[0].name]._manager.model, "forward", crash)
     with pytest.raises(EngineError, match="device lost"):
         await read(ask(engine, (5, 6, 7)))
-    engine._lanes[BASE]._manager.join(0.0, timeout=10)
+    engine._batchers_by_model[BASE]._manager.join(0.0, timeout=10)
     assert not engine.is_alive
 
 

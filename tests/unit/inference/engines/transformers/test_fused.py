@@ -1,4 +1,4 @@
-"""Hold lean layers to those of transformers that they stand for."""
+"""Fused layers, compared with those of transformers that they replace."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from inference.engines.transformers import attention, packing
-from inference.engines.transformers.fused import LeanLayer, can_lean, make_lean
-from inference.models.loading import share
+from inference.engines.transformers.fused import FusedDecoderLayer, can_fuse_layers, fuse_layers
+from inference.engines.transformers.loading import copy_sharing_tensors
 
 pytestmark = pytest.mark.skipif(
     not packing.can_pack("cpu", torch.float32), reason="this torch has no oneDNN to pack for"
@@ -82,11 +82,11 @@ class Cache:
         self.fjarr_plan: Any = None
 
 
-def step(lean: Any, cache: Cache, requests: list[tuple[list[int], int]]) -> torch.Tensor:
+def step(fused: Any, cache: Cache, requests: list[tuple[list[int], int]]) -> torch.Tensor:
     """Let a network read some tokens of some requests; return the logits of each request's last.
 
     Args:
-        lean: The network.
+        fused: The network.
         cache: Its cache.
         requests: All tokens of each request so far, and how many of them are new.
     """
@@ -104,7 +104,7 @@ def step(lean: Any, cache: Cache, requests: list[tuple[list[int], int]]) -> torc
         ends.append(ends[-1] + new)
         key_ends.append(key_ends[-1] + len(text))
     with torch.inference_mode():
-        logits: torch.Tensor = lean(
+        logits: torch.Tensor = fused(
             input_ids=torch.tensor([tokens]),
             position_ids=torch.tensor([positions]),
             cache=cache,
@@ -119,13 +119,13 @@ def step(lean: Any, cache: Cache, requests: list[tuple[list[int], int]]) -> torc
 
 
 @pytest.mark.parametrize("config", LIKES.values(), ids=LIKES.keys())
-def test_a_lean_network_computes_the_same(config: Any) -> None:
-    plain, lean = network(config), network(config)
-    assert can_lean(lean)
-    make_lean([lean])
-    packing.pack([lean])
+def test_a_fused_network_computes_the_same(config: Any) -> None:
+    plain, fused = network(config), network(config)
+    assert can_fuse_layers(fused)
+    fuse_layers([fused])
+    packing.pack([fused])
     attention.register()
-    lean.set_attn_implementation(attention.NAME)
+    fused.set_attn_implementation(attention.NAME)
     torch.manual_seed(5)
     first, second = (torch.randint(0, VOCABULARY, (length,)).tolist() for length in (23, 7))
     cache = Cache()
@@ -136,7 +136,7 @@ def test_a_lean_network_computes_the_same(config: Any) -> None:
         [(first[:23], 2)],
     )
     for requests in steps:
-        found = step(lean, cache, requests)
+        found = step(fused, cache, requests)
         with torch.inference_mode():
             expected = torch.stack([plain(torch.tensor([text])).logits[0, -1] for text, _ in requests])
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -144,34 +144,34 @@ def test_a_lean_network_computes_the_same(config: Any) -> None:
 
 def test_what_networks_share_is_packed_once() -> None:
     base = network(LIKES["llama"])
-    tuned: Any = share(base)
+    tuned: Any = copy_sharing_tensors(base)
     changed = tuned.model.layers[0].self_attn.q_proj
     changed.weight = torch.nn.Parameter(changed.weight + 1, requires_grad=False)
 
-    make_lean([base, tuned])
+    fuse_layers([base, tuned])
 
     (first, second), (own_first, own_second) = base.model.layers, tuned.model.layers
-    assert first._heads is not own_first._heads
-    assert first._down is own_first._down
-    assert second._heads is own_second._heads
+    assert first._qkv_proj is not own_first._qkv_proj
+    assert first._down_proj is own_first._down_proj
+    assert second._qkv_proj is own_second._qkv_proj
 
 
 @pytest.mark.parametrize("config", NOT_LIKE.values(), ids=NOT_LIKE.keys())
 def test_other_networks_are_left_as_they_are(config: Any) -> None:
-    assert not can_lean(network(config))
+    assert not can_fuse_layers(network(config))
 
 
 def test_layers_whose_weights_are_not_plain_are_left_as_they_are() -> None:
     made = network(LIKES["llama"])
     made.model.layers[1].mlp.up_proj = torch.nn.Identity()
 
-    assert not can_lean(made)
+    assert not can_fuse_layers(made)
 
 
 def test_no_plain_weight_of_a_layer_stays() -> None:
-    lean = network(LIKES["llama"])
+    fused = network(LIKES["llama"])
 
-    make_lean([lean])
+    fuse_layers([fused])
 
-    assert all(isinstance(layer, LeanLayer) for layer in lean.model.layers)
-    assert not any(isinstance(module, torch.nn.Linear) for module in lean.model.modules())
+    assert all(isinstance(layer, FusedDecoderLayer) for layer in fused.model.layers)
+    assert not any(isinstance(module, torch.nn.Linear) for module in fused.model.modules())

@@ -156,15 +156,15 @@ class Mask:
 
     def __init__(self, *allowed: int) -> None:
         self.allowed_ids = list(allowed)
-        self.taken: list[int] = []
+        self.tokens: list[int] = []
 
     def allowed(self, width: int) -> NDArray[np.bool_]:
         if not self.allowed_ids:
             raise EngineError("no way on")
         return np.isin(np.arange(width), self.allowed_ids)
 
-    def take(self, token_id: int) -> None:
-        self.taken.append(token_id)
+    def advance(self, token_id: int) -> None:
+        self.tokens.append(token_id)
         if token_id not in self.allowed_ids:
             raise EngineError("a wrong turn")
 
@@ -257,7 +257,7 @@ def test_a_grammar_has_the_last_word_on_what_may_come(sampling: Sampling) -> Non
     mask = Mask(1)
     sampler, each = RowSampler(), row(biased, mask)
     assert [step(sampler, [[9.0, 1.0, 1.0, 1.0]], each) for _ in range(3)] == [[1]] * 3
-    assert mask.taken == [1, 1, 1]
+    assert mask.tokens == [1, 1, 1]
     assert each.error is None
 
 
@@ -268,9 +268,9 @@ def test_a_grammar_that_fails_ends_its_own_row_alone() -> None:
     scores = [[3.0, 2.0, 1.0]] * 3
     assert step(sampler, scores, lost, strayed, well) == [0, 2, 1]
     assert (str(lost.error), strayed.error, well.error) == ("no way on", None, None)
-    strayed.note(0)
+    strayed.record(0)
     assert str(strayed.error) == "a wrong turn"
-    # What comes until the lane has ended them is no longer held to anything.
+    # Until the batcher ends them, their tokens are no longer constrained.
     assert step(sampler, scores, lost, strayed, well) == [0, 0, 1]
 
 

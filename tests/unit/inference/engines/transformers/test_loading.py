@@ -16,21 +16,21 @@ from transformers import dynamic_module_utils
 
 from inference.engines import registry as engines
 from inference.engines.catalogue import QUANTIZATION_REQUIREMENTS, has_package
-from inference.errors import LoadError
-from inference.models import loading
-from inference.models.hardware import Hardware, Placement
-from inference.models.loading import (
+from inference.engines.transformers import loading
+from inference.engines.transformers.loading import (
     LoadedModel,
     apply_adapter,
-    apply_adapters,
-    bytes_per_cached_token,
+    copy_sharing_tensors,
+    load_adapters,
     load_base,
     load_models,
-    place,
-    read_config,
-    share,
 )
-from inference.models.memory import measure, reckon
+from inference.errors import LoadError
+from inference.models import placement as placing
+from inference.models.configuration import bytes_per_cached_token, read_config
+from inference.models.hardware import Hardware, Placement
+from inference.models.memory import estimate, measure
+from inference.models.placement import place
 from inference.models.weights import find_weights
 from inference.settings import Settings
 from tests.doubles.tiny import BASE, save_adapter, save_base, word_tokenizer
@@ -218,7 +218,7 @@ def test_the_context_is_no_longer_than_the_setting_says(mount: Path, adapter: Pa
 
 
 def test_what_does_not_fit_is_not_begun(mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "look", lambda: Hardware(None, None, 0, 2**14, has_cpu_bf16=True))
+    monkeypatch.setattr(loading, "detect_hardware", lambda: Hardware(None, None, 0, 2**14, has_cpu_bf16=True))
     assert error_of(mount, SETTINGS).startswith("the model does not fit: it needs 1 MiB (the base 1 MiB, ")
 
 
@@ -277,13 +277,13 @@ def test_an_adapter_beside_quantised_weights_answers_as_peft_does_on_weights_of_
 ) -> None:
     plain, expected_base, expected_tuned = load_quantized(mount, adapter, quantization)
     found = find_weights(mount, BASE, None).adapters
-    placement = Placement("cpu", "bfloat16", quantization, are_adapters_merged=False)
-    base, tuned = apply_adapters(plain, found, placement, SETTINGS, lambda _phase, _percent: None)
-    assert base.mix is not None
+    placement = Placement("cpu", "bfloat16", quantization, merge_adapters=False)
+    base, tuned = load_adapters(plain, found, placement, SETTINGS, lambda _phase, _percent: None)
+    assert base.lora_batch is not None
     for _ in range(2):
-        base.mix.begin_step([(base.number, PROMPT.shape[1])])
+        base.lora_batch.begin_step([(base.adapter_id, PROMPT.shape[1])])
         assert torch.equal(logits(base), expected_base)
-        base.mix.begin_step([(tuned.number, PROMPT.shape[1])])
+        base.lora_batch.begin_step([(tuned.adapter_id, PROMPT.shape[1])])
         # PEFT computes its factors in float32, and these are in the network's bfloat16.
         torch.testing.assert_close(logits(tuned), expected_tuned, atol=0.2, rtol=0.05)
 
@@ -311,21 +311,21 @@ def test_an_adapter_is_merged_that_is_alone_and_fits_unless_the_settings_say(
     weights = find_weights(mount, BASE, "*")
     config = read_config(weights.base, settings)
     size = measure(weights, bytes_per_cached_token(config, 1))
-    merged = reckon(size, Placement("cpu", "float32", "none"), None).total
+    merged = estimate(size, Placement("cpu", "float32", "none"), None).total
     hardware = replace(CPU, cpu_free_bytes=merged - 1 if is_tight else 2**30)
     placement = place(weights, config, hardware, settings)
-    assert placement.are_adapters_merged is expected
+    assert placement.merge_adapters is expected
 
 
 def test_quantised_weights_are_never_merged_into(
     mount: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert adapter.is_dir()
-    monkeypatch.setattr(loading, "has_package", lambda _name: True)
+    monkeypatch.setattr(placing, "has_package", lambda _name: True)
     for merges in ("auto", "on", "off"):
         settings = Settings(auth=False, quantization="nf4", merge_adapters=merges)
         weights = find_weights(mount, BASE, None)
-        assert not place(weights, read_config(weights.base, settings), T4, settings).are_adapters_merged
+        assert not place(weights, read_config(weights.base, settings), T4, settings).merge_adapters
 
 
 @pytest.mark.parametrize("extra", [{"use_dora": True}, {}])
@@ -339,7 +339,7 @@ def test_an_adapter_that_is_more_than_factors_gets_weights_of_its_own(
     )
     assert plain.network is base.network
     assert (more.network is base.network) == (not extra)
-    assert [model.number for model in (base, plain)] == [0, 1 if extra else 2]
+    assert [model.adapter_id for model in (base, plain)] == [0, 1 if extra else 2]
 
 
 @pytest.mark.parametrize("merges", ["on", "off"])
@@ -364,7 +364,7 @@ def test_a_tree_that_shares_its_tensors_shares_what_quantised_layers_keep_beside
     layer = torch.nn.Linear(2, 2)
     layer.state = object()  # type: ignore[assignment]  # as bitsandbytes does
     tree = torch.nn.Sequential(layer)
-    other: Any = share(tree)
+    other: Any = copy_sharing_tensors(tree)
     assert other[0] is not layer
     assert other[0].weight is layer.weight
     assert other[0].state is layer.state

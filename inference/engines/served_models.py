@@ -1,0 +1,25 @@
+"""Describe an engine's models to the service."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from inference.service.service import ServedModel
+from inference.text.codec import TokenizerCodec
+
+if TYPE_CHECKING:
+    from inference.settings import Settings
+
+
+def make_served_model(
+    name: str,
+    parent: str | None,
+    tokenizer: Any,  # noqa: ANN401 - a transformers tokenizer, which has no useful type
+    end_token_ids: frozenset[int],
+    settings: Settings,
+) -> ServedModel:
+    """Return the service's description of a loaded model; `parent` is the base's name for an adapter."""
+    # The template is the one that the adapter was trained with; the base has its own.
+    template = settings.prompt_template if parent is not None else None
+    return ServedModel(name, parent, TokenizerCodec(tokenizer, template), end_token_ids, int(time.time()))
