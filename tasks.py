@@ -295,7 +295,7 @@ def _open(stage: str, *, starts: bool = True) -> Session:
     from infra.console import Console
     from infra.session import open_session
 
-    return open_session(ROOT, stage, Console(), is_cloud_started=starts)
+    return open_session(ROOT, stage, Console(), start_cloud=starts)
 
 
 def _flags(

@@ -31,7 +31,7 @@ _TAIL_LINES: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class DeployContext:
     """Hold everything that a change of a stage works on.
 
     Attributes:
@@ -53,7 +53,7 @@ class Site:
 
 
 @contextmanager
-def open_site(session: Session, timeout_s: float | None) -> Iterator[Site]:
+def open_deploy_context(session: Session, timeout_s: float | None) -> Iterator[DeployContext]:
     """Open a stage's share and app for the length of a `with` block.
 
     Args:
@@ -78,7 +78,7 @@ def open_site(session: Session, timeout_s: float | None) -> Iterator[Site]:
         open_share(session, clock) as share,
         ThreadPoolExecutor(_THREADS, thread_name_prefix="az") as pool,
     ):
-        yield Site(
+        yield DeployContext(
             share=share,
             app=app,
             lock=DeployLock(share, clock, this_process(), session.console.warn),

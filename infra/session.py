@@ -20,7 +20,7 @@ from infra.az.client import Az, az_environment
 from infra.az.commands import INSTALL_HINT, MINIMUM_VERSION, Group, cloud_register, cloud_set, login
 from infra.config.endpoint import InferenceConfig, read_config
 from infra.config.stage import Stage, load_stage
-from infra.document import read_object, write_whole
+from infra.document import read_object, write_atomic
 from infra.errors import ToolError, UsageError
 from infra.process import Command, Runner
 
@@ -116,14 +116,14 @@ class Session:
         return Group(config.subscription_id, config.resource_group_name)
 
 
-def open_session(root: Path, stage_name: str, console: Console, *, is_cloud_started: bool = True) -> Session:
+def open_session(root: Path, stage_name: str, console: Console, *, start_cloud: bool = True) -> Session:
     """Open a stage for the verbs.
 
     Args:
         root: The project's folder.
         stage_name: The stage to open.
         console: Where progress is shown.
-        is_cloud_started: Whether to start the embedded Azure of a local stage if it does not run. Otherwise
+        start_cloud: Whether to start the embedded Azure of a local stage if it does not run. Otherwise
             the
             session that is returned is not connected.
 
@@ -135,10 +135,10 @@ def open_session(root: Path, stage_name: str, console: Console, *, is_cloud_star
     if not stage.is_local:
         runner = Runner(az_environment(os.environ), root)
         session = Session(root, stage, console, runner, Az(runner), None, None)
-        if is_cloud_started:
+        if start_cloud:
             _check_az(session)
         return session
-    return _open_local(root, stage, console, is_cloud_started=is_cloud_started)
+    return _open_local(root, stage, console, start_cloud=start_cloud)
 
 
 def cloud_command(root: Path, stage: Stage, verb: str) -> Command:
@@ -185,11 +185,11 @@ def local_environment(base: Mapping[str, str], config_dir: Path, ca_bundle: Path
     return environment
 
 
-def _open_local(root: Path, stage: Stage, console: Console, *, is_cloud_started: bool) -> Session:
+def _open_local(root: Path, stage: Stage, console: Console, *, start_cloud: bool) -> Session:
     config_dir = stage.state_dir / "azure"
     cloud = read_cloud(cloud_state(root, stage))
     if cloud is None:
-        if not is_cloud_started:
+        if not start_cloud:
             runner = Runner(local_environment(os.environ, config_dir, None), root)
             return Session(root, stage, console, runner, Az(runner), None, None, is_connected=False)
         cloud = _start_cloud(root, stage, console, local_environment(os.environ, config_dir, None))
@@ -218,12 +218,12 @@ def _sign_in(session: Session, cloud: LocalCloud, config_dir: Path) -> None:
     with session.console.step("sign az in to the local cloud"):
         shutil.rmtree(config_dir, ignore_errors=True)
         secret = config_dir / "client-secret"
-        write_whole(secret, cloud.client_secret, mode=0o600)
+        write_atomic(secret, cloud.client_secret, mode=0o600)
         session.az.run(cloud_register(cloud.cloud_name, cloud.resource_manager))
         session.az.run(cloud_set(cloud.cloud_name))
         session.az.run(login(cloud.client_id, secret, cloud.tenant_id))
         secret.unlink()
-        write_whole(stamp, cloud.fingerprint)
+        write_atomic(stamp, cloud.fingerprint)
 
 
 def _check_az(session: Session) -> None:
@@ -237,7 +237,7 @@ def _check_az(session: Session) -> None:
     identity = f"{path} {path.stat().st_mtime_ns} {MINIMUM_VERSION}"
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != identity:
         session.az.check_version()
-        write_whole(stamp, identity)
+        write_atomic(stamp, identity)
 
 
 def _answers(address: str) -> bool:

@@ -23,8 +23,8 @@ from infra.az.commands import (
     revision_restart,
     revision_show,
 )
-from infra.az.errors import AzureRefusalError
-from infra.az.revision import Answer, NoAnswer, Replica, Revision, Snapshot
+from infra.az.errors import AzureRejectedError
+from infra.az.revision import NoResponse, Replica, Revision, Snapshot, VersionResponse
 from infra.errors import FjarrError, RemoteError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class App(Protocol):
     def activate(self, revision: str) -> None:
         """Make an inactive revision active, which starts its replicas."""
 
-    def version(self) -> Answer | NoAnswer:
+    def version(self) -> VersionResponse | NoResponse:
         """Ask the app's own address which release serves."""
 
     def console_tail(self, replica: str) -> tuple[str, ...]:
@@ -110,9 +110,9 @@ class AzureApp(App):
         """Make an inactive revision active, which starts its replicas."""
         self._when_free(revision_activate(self.group, self.name, revision))
 
-    def version(self) -> Answer | NoAnswer:
+    def version(self) -> VersionResponse | NoResponse:
         """Ask the app's own address which release serves."""
-        return ask_version(self.endpoint_url)
+        return fetch_version(self.endpoint_url)
 
     def console_tail(self, replica: str) -> tuple[str, ...]:
         """Return the last lines that a replica's container wrote; none if they cannot be had."""
@@ -125,8 +125,8 @@ class AzureApp(App):
         for pause_s in _BUSY_PAUSES_S:
             try:
                 self.az.run(command)
-            except AzureRefusalError as error:
-                if error.refusal.code != _BUSY:
+            except AzureRejectedError as error:
+                if error.cause.code != _BUSY:
                     raise
             else:
                 return
@@ -134,7 +134,7 @@ class AzureApp(App):
         self.az.run(command)
 
 
-def ask_version(endpoint_url: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> Answer | NoAnswer:
+def fetch_version(endpoint_url: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> VersionResponse | NoResponse:
     """Ask a server's `/version` once.
 
     No proxy is asked for an address on this machine.
@@ -145,23 +145,23 @@ def ask_version(endpoint_url: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> Answ
     request = urllib.request.Request(url, headers={"Connection": "close"})  # noqa: S310  # the scheme is the config's
     try:
         with opener.open(request, timeout=timeout_s) as response:
-            return parse_answer(response.read(_ANSWER_BYTES))
+            return parse_version(response.read(_ANSWER_BYTES))
     except urllib.error.HTTPError as error:
         with error:
-            return NoAnswer(f"HTTP {error.code}")
+            return NoResponse(f"HTTP {error.code}")
     except (OSError, ValueError) as error:
-        return NoAnswer(str(getattr(error, "reason", None) or error))
+        return NoResponse(str(getattr(error, "reason", None) or error))
 
 
-def parse_answer(body: bytes) -> Answer | NoAnswer:
+def parse_version(body: bytes) -> VersionResponse | NoResponse:
     """Read what `/version` answered."""
     try:
         document = json.loads(body)
     except ValueError:
-        return NoAnswer("/version does not answer with JSON")
+        return NoResponse("/version does not answer with JSON")
     if not isinstance(document, dict):
-        return NoAnswer("/version does not answer with a JSON object")
-    return Answer(
+        return NoResponse("/version does not answer with a JSON object")
+    return VersionResponse(
         release=_text(document.get("release")),
         replica=_text(document.get("replica")),
         started=_text(document.get("started_at")),

@@ -30,7 +30,7 @@ class Az:
         """Run an az command and return its answer; None where it has none.
 
         Raises:
-            AzureRefusalError: Azure said no; `NotFoundError` where the thing does not exist.
+            AzureRejectedError: Azure said no; `NotFoundError` where the thing does not exist.
             UsageError: The user is not signed in.
             ToolError: There is no az, or it does not know the command.
             WaitTimeoutError: It did not end in time.

@@ -63,7 +63,7 @@ HINTS: dict[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ErrorCause:
     """Hold the innermost cause that Azure gave, as code and message."""
 
     code: str
@@ -74,19 +74,19 @@ class Refusal:
         return f"{self.code}: {self.message}" if self.code else self.message
 
 
-class AzureRefusalError(RemoteError):
+class AzureRejectedError(RemoteError):
     """Report that Azure refused a request, and keep its code.
 
     Attributes:
-        refusal: The innermost cause.
+        cause: The innermost cause.
     """
 
-    def __init__(self, what: str, refusal: Refusal, *, command: str | None = None) -> None:
-        super().__init__(f"{what}: {refusal}", command=command, hint=HINTS.get(refusal.code))
-        self.refusal = refusal
+    def __init__(self, what: str, cause: ErrorCause, *, command: str | None = None) -> None:
+        super().__init__(f"{what}: {cause}", command=command, hint=HINTS.get(cause.code))
+        self.cause = cause
 
 
-class NotFoundError(AzureRefusalError):
+class NotFoundError(AzureRejectedError):
     """Report that what was asked for does not exist."""
 
 
@@ -98,11 +98,11 @@ def classify(exit_code: int, stderr: str, *, command: str) -> UsageError | ToolE
         stderr: All it wrote there, secrets already redacted.
         command: The command line for the message, already redacted.
     """
-    refusal = refusal_in(stderr)
-    if refusal is not None and _is_not_found(refusal):
-        return NotFoundError("Azure does not have it", refusal, command=command)
-    if refusal is not None and refusal.code:
-        return AzureRefusalError("Azure said no", refusal, command=command)
+    cause = find_cause(stderr)
+    if cause is not None and _is_not_found(cause):
+        return NotFoundError("Azure does not have it", cause, command=command)
+    if cause is not None and cause.code:
+        return AzureRejectedError("Azure said no", cause, command=command)
     lines = last_lines(stderr)
     if _SIGNED_OUT.search(stderr):
         return UsageError("you are not signed in to Azure", command=command, hint="az login", details=lines)
@@ -112,7 +112,7 @@ def classify(exit_code: int, stderr: str, *, command: str) -> UsageError | ToolE
     return RemoteError(f"az failed with exit code {exit_code}", command=command, details=lines)
 
 
-def refusal_in(text: str) -> Refusal | None:
+def find_cause(text: str) -> ErrorCause | None:
     """Find the innermost cause in what az printed, or None where nothing has a code.
 
     az prints an error of a deployment as one JSON document a level, the outer first, each without what is
@@ -131,20 +131,20 @@ def refusal_in(text: str) -> Refusal | None:
     return _unwrapped(codes[-1], messages[-1]) if codes and messages else None
 
 
-def innermost(document: Json) -> Refusal | None:
+def innermost_cause(document: Json) -> ErrorCause | None:
     """Walk an error document down to the cause that has no cause below it.
 
     Of several causes side by side the first is taken, as Azure lists the one that stopped it first.
     """
     if isinstance(document, str):
-        return next((found for inner in _documents(document) if (found := innermost(inner))), None)
+        return next((found for inner in _documents(document) if (found := innermost_cause(inner))), None)
     if not isinstance(document, dict):
         return None
     if "error" in document:
-        return innermost(document["error"])
+        return innermost_cause(document["error"])
     details = document.get("details")
     for detail in details if isinstance(details, list) else []:
-        found = innermost(detail)
+        found = innermost_cause(detail)
         if found is not None:
             return found
     code, message = document.get("code"), document.get("message")
@@ -153,26 +153,26 @@ def innermost(document: Json) -> Refusal | None:
     return None
 
 
-def _printed_documents(text: str) -> list[Refusal]:
-    return [found for document in _documents(text) if (found := innermost(document)) is not None]
+def _printed_documents(text: str) -> list[ErrorCause]:
+    return [found for document in _documents(text) if (found := innermost_cause(document)) is not None]
 
 
-def _matches(pattern: re.Pattern[str], text: str) -> list[Refusal]:
+def _matches(pattern: re.Pattern[str], text: str) -> list[ErrorCause]:
     return [_unwrapped(match["code"], match["message"]) for match in pattern.finditer(text)]
 
 
-def _most_telling(causes: list[Refusal]) -> Refusal:
+def _most_telling(causes: list[ErrorCause]) -> ErrorCause:
     """Return the first cause that says something by itself, else the innermost, which comes last."""
     return next((cause for cause in causes if cause.code not in VAGUE_CODES), causes[-1])
 
 
-def _unwrapped(code: str, message: str) -> Refusal:
-    inner = innermost(message)
-    return inner if inner is not None else Refusal(code, " ".join(message.split()))
+def _unwrapped(code: str, message: str) -> ErrorCause:
+    inner = innermost_cause(message)
+    return inner if inner is not None else ErrorCause(code, " ".join(message.split()))
 
 
-def _is_not_found(refusal: Refusal) -> bool:
-    return refusal.code in _NOT_FOUND
+def _is_not_found(cause: ErrorCause) -> bool:
+    return cause.code in _NOT_FOUND
 
 
 def _documents(text: str) -> list[Json]:

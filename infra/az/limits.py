@@ -44,7 +44,7 @@ PROBE_RANGES = {
 }
 """The allowed range of each number of a probe. Source: Microsoft.App specification, ContainerAppProbe."""
 
-MOST_FAILURES = {"Liveness": 30, "Readiness": 48, "Startup": 240}
+MAX_FAILURES = {"Liveness": 30, "Readiness": 48, "Startup": 240}
 """The highest failureThreshold that is taken. The specification's text says 10; the platform's own default
 for a startup probe is 240."""
 
@@ -111,7 +111,7 @@ def _probe_problems(probe: Mapping[str, Json]) -> Iterator[str]:
         number = probe.get(name)
         if isinstance(number, int) and not least <= number <= most:
             yield f"probes.{kind}.{name}: {number} must be from {least} to {most}"
-    failures, most_failures = probe.get("failureThreshold", 1), MOST_FAILURES.get(str(kind), 10)
+    failures, most_failures = probe.get("failureThreshold", 1), MAX_FAILURES.get(str(kind), 10)
     if isinstance(failures, int) and not 1 <= failures <= most_failures:
         yield f"probes.{kind}.failureThreshold: {failures} must be from 1 to {most_failures}"
     success = probe.get("successThreshold", 1)

@@ -59,7 +59,7 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class VersionResponse:
     """Hold what `/version` answered. Empty text where the server did not say."""
 
     release: str
@@ -69,7 +69,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class NoAnswer:
+class NoResponse:
     """Say why `/version` gave no answer that we can use."""
 
     reason: str
@@ -96,7 +96,7 @@ class Baseline:
     started: str = ""
     did_serve: bool = False
 
-    def is_new(self, answer: Answer) -> bool:
+    def is_new(self, answer: VersionResponse) -> bool:
         """Tell whether the process that answered was started after this was taken.
 
         A replica that was not there is new. One that was there may have been given a new process in place,
@@ -166,7 +166,9 @@ def phase(baseline: Baseline, snapshot: Snapshot | None) -> str:
     return f"replica {replica.name} is being made{_in_brackets(replica.details)}"
 
 
-def why_not_up(baseline: Baseline, snapshot: Snapshot | None, last: Answer | NoAnswer | None) -> Cause:
+def why_not_up(
+    baseline: Baseline, snapshot: Snapshot | None, last: VersionResponse | NoResponse | None
+) -> Cause:
     """Classify why the time ran out, from what was seen last of the platform and of the address."""
     if snapshot is None:
         return Cause("the platform did not say what its replicas do", "look at invoke status")
@@ -189,8 +191,8 @@ def _why_not_ready(replica: Replica) -> Cause:
     return Cause(reason, _IMAGE_HINT)
 
 
-def _why_not_reached(last: Answer | NoAnswer | None) -> Cause:
-    if isinstance(last, NoAnswer):
+def _why_not_reached(last: VersionResponse | NoResponse | None) -> Cause:
+    if isinstance(last, NoResponse):
         reason = f"the new replica is ready, but the app's address does not answer: {last.reason}"
         return Cause(reason, "invoke status shows the ingress; allowedIpRanges may keep this machine out")
     release = last.release if last is not None and last.release else "an unknown release"

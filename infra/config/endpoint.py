@@ -9,8 +9,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from infra.config.templates import judge
-from infra.document import read_object, write_whole
+from infra.config.templates import validate
+from infra.document import read_object, write_atomic
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def read_config(path: Path) -> InferenceConfig:
         KEYS
     )
     document = read_object(path, hint=remedy)
-    problems = tuple(str(problem) for problem in judge("inference.config", document))
+    problems = tuple(str(problem) for problem in validate("inference.config", document))
     if problems:
         hint = "it must hold exactly: " + ", ".join(KEYS)
         raise UsageError(f"{path} cannot be used", details=problems, hint=hint)
@@ -77,4 +77,4 @@ def read_config(path: Path) -> InferenceConfig:
 
 def write_config(path: Path, config: InferenceConfig) -> None:
     """Write a config file whole: a reader sees the old one or the new one, never a part."""
-    write_whole(path, json.dumps(config.to_values(), indent=2) + "\n")
+    write_atomic(path, json.dumps(config.to_values(), indent=2) + "\n")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.az.limits import parameter_problems, template_problems
-from infra.config.templates import judge, render, variables
+from infra.config.templates import render, validate, variables
 from infra.document import Json, as_object, read_object
 from infra.errors import UsageError
 
@@ -134,7 +134,7 @@ def _value(settings: Settings, name: str) -> Json:
 
 def _schema_problems(document: Json, settings: Settings) -> list[str]:
     problems = []
-    for problem in judge(SCHEMA, document):
+    for problem in validate(SCHEMA, document):
         name = str(problem.path[1]) if len(problem.path) > 1 else ""
         place = ".".join(str(part) for part in problem.path[1:] if part != "value")
         problems.append(f"{place}: {_with_source(problem.rule, settings.source(name))}")

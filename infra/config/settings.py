@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from infra.az.names import PREFIXES, Names, default_name, resource_suffix
 from infra.config.stage import STAGES_PATH
-from infra.config.templates import judge
+from infra.config.templates import validate
 from infra.document import Json, read_object
 from infra.errors import UsageError
 from infra.wording import did_you_mean
@@ -74,11 +74,11 @@ class Flags:
 class Settings:
     """Hold all parameters that somebody said, each with its source."""
 
-    said: tuple[Setting, ...] = ()
+    values: tuple[Setting, ...] = ()
 
     def find(self, name: str) -> Setting | None:
         """Return what was said about a parameter, if anything was."""
-        return next((setting for setting in self.said if setting.name == name), None)
+        return next((setting for setting in self.values if setting.name == name), None)
 
     def text(self, name: str) -> str | None:
         """Return a parameter's value where it was said and is text."""
@@ -92,8 +92,8 @@ class Settings:
 
     def with_value(self, name: str, value: Json, source: str) -> Settings:
         """Return the settings with one parameter said anew."""
-        others = tuple(setting for setting in self.said if setting.name != name)
-        return replace(self, said=(*others, Setting(name, value, source)))
+        others = tuple(setting for setting in self.values if setting.name != name)
+        return replace(self, values=(*others, Setting(name, value, source)))
 
     def names(self, group: Group) -> Names:
         """Return the names of the resources that a deployment into a group makes or uses."""
@@ -116,19 +116,19 @@ class Handover:
     Attributes:
         subscription: Its subscription's id, if it left a config file.
         resource_group: Its resource group, likewise.
-        said: The parameters that it shares with inference.
+        values: The parameters that it shares with inference.
     """
 
     subscription: str | None = None
     resource_group: str | None = None
-    said: tuple[Setting, ...] = ()
+    values: tuple[Setting, ...] = ()
 
-    def said_for(self, group: Group) -> tuple[Setting, ...]:
+    def values_for(self, group: Group) -> tuple[Setting, ...]:
         """Return what it says about a deployment into a group: nothing, if its resources are in another."""
         if self.subscription is None or self.resource_group is None:
-            return self.said
+            return self.values
         ours = (self.subscription.casefold(), self.resource_group.casefold())
-        return self.said if ours == (group.subscription.casefold(), group.name.casefold()) else ()
+        return self.values if ours == (group.subscription.casefold(), group.name.casefold()) else ()
 
 
 def read_handover(root: Path) -> Handover:
@@ -139,24 +139,24 @@ def read_handover(root: Path) -> Handover:
     """
     said: dict[str, Setting] = {}
     if (root / HANDOVER_PARAMETERS).exists():
-        document = _judged(root, HANDOVER_PARAMETERS, "finetuning.parameters")
+        document = _read_validated(root, HANDOVER_PARAMETERS, "finetuning.parameters")
         for setting in _values(document, HANDOVER_PARAMETERS, SHARED_PARAMETERS):
             said[setting.name] = setting
     if not (root / HANDOVER_CONFIG).exists():
-        return Handover(said=tuple(said.values()))
-    config = _judged(root, HANDOVER_CONFIG, "finetuning.config")
+        return Handover(values=tuple(said.values()))
+    config = _read_validated(root, HANDOVER_CONFIG, "finetuning.config")
     for key, name in (("STORAGE_ACCOUNT_NAME", "storageAccountName"), ("FILE_SHARE_NAME", "fileShareName")):
         said[name] = Setting(name, config[key], str(HANDOVER_CONFIG))
     subscription, resource_group = str(config["SUBSCRIPTION_ID"]), str(config["RESOURCE_GROUP_NAME"])
     return Handover(subscription, resource_group, tuple(said.values()))
 
 
-def gather(layers: Iterable[tuple[Setting, ...]], known: Iterable[str]) -> Settings:
+def merge(layers: Iterable[tuple[Setting, ...]], known: Iterable[str]) -> Settings:
     """Gather parameters from layers, the weakest first.
 
     Args:
-        layers: What each place says; see `Handover.said_for`, `read_user_parameters`, `said_by_stage` and
-            `said_by_flags`.
+        layers: What each place says; see `Handover.values_for`, `read_user_parameters`, `from_stage` and
+            `from_flags`.
         known: The names of the template's parameters.
 
     Raises:
@@ -176,13 +176,13 @@ def gather(layers: Iterable[tuple[Setting, ...]], known: Iterable[str]) -> Setti
     return Settings(tuple(strongest.values()))
 
 
-def said_by_stage(stage: Stage) -> tuple[Setting, ...]:
+def from_stage(stage: Stage) -> tuple[Setting, ...]:
     """Return the parameters that a stage's overlay sets."""
     source = f"stage {stage.name} in {STAGES_PATH}"
     return tuple(Setting(name, value, source) for name, value in stage.overlay)
 
 
-def said_by_flags(flags: Flags, texts: Collection[str] = ()) -> tuple[Setting, ...]:
+def from_flags(flags: Flags, texts: Collection[str] = ()) -> tuple[Setting, ...]:
     """Return the parameters that the command line sets.
 
     Args:
@@ -221,9 +221,9 @@ def read_user_parameters(root: Path) -> tuple[Setting, ...]:
     return _values(document, USER_PARAMETERS, parameters)
 
 
-def _judged(root: Path, path: Path, schema: str) -> dict[str, Json]:
+def _read_validated(root: Path, path: Path, schema: str) -> dict[str, Json]:
     document = read_object(root / path)
-    problems = tuple(str(problem) for problem in judge(schema, document))
+    problems = tuple(str(problem) for problem in validate(schema, document))
     if problems:
         hint = "correct the file, or move it away if there was no fine-tuning step"
         raise UsageError(f"{path} cannot be used", details=problems, hint=hint)

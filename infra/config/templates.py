@@ -58,7 +58,7 @@ def variables(name: str) -> frozenset[str]:
     return frozenset(find_undeclared_variables(_environment().parse(source)))
 
 
-def judge(schema: str, document: Json) -> tuple[Problem, ...]:
+def validate(schema: str, document: Json) -> tuple[Problem, ...]:
     """Return everything that a schema finds wrong with a document, in the document's order.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from infra.document import write_whole
+from infra.document import write_atomic
 from infra.release.manifest import FileEntry, hash_file
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class HashCache:
     def save(self) -> None:
         """Keep what was learnt for the next run."""
         if self._is_new:
-            write_whole(self._path, json.dumps(self._known, indent=1) + "\n")
+            write_atomic(self._path, json.dumps(self._known, indent=1) + "\n")
             self._is_new = False
 
 

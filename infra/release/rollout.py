@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
 from infra.az.revision import (
-    Answer,
     Baseline,
     Cause,
-    NoAnswer,
+    NoResponse,
     Snapshot,
+    VersionResponse,
     crash_reason,
     is_failing,
     phase,
@@ -142,7 +142,7 @@ class Rollout:
     def _baseline(self, revision: str) -> Baseline:
         snapshot, answer = self.app.snapshot(revision), self.app.version()
         restarts = {replica.name: replica.restart_count for replica in snapshot.replicas}
-        if isinstance(answer, NoAnswer):
+        if isinstance(answer, NoResponse):
             return Baseline(restarts)
         # It may be a replica of an older revision that still drains: it is not new either.
         return Baseline({answer.replica: 0} | restarts, answer.replica, answer.started, did_serve=True)
@@ -271,7 +271,7 @@ class _Wait:
     def _poll(self, now_s: float) -> Outcome | None:
         answer = self._rollout.app.version()
         self._meter.record(answer, now_s)
-        if isinstance(answer, Answer) and self._is_proof(answer):
+        if isinstance(answer, VersionResponse) and self._is_proof(answer):
             self._in_a_row += 1
             return self._served(answer, now_s) if self._in_a_row >= ANSWERS else None
         self._in_a_row = 0
@@ -283,10 +283,10 @@ class _Wait:
         self._show(now_s)
         return verdict
 
-    def _is_proof(self, answer: Answer) -> bool:
+    def _is_proof(self, answer: VersionResponse) -> bool:
         return answer.is_ready and answer.release == self._release and self._baseline.is_new(answer)
 
-    def _served(self, answer: Answer, now_s: float) -> Served:
+    def _served(self, answer: VersionResponse, now_s: float) -> Served:
         outage = self._meter.outage() if self._baseline.did_serve else None
         return Served(answer.replica, answer.started, outage, now_s - self._start_s)
 
@@ -356,10 +356,10 @@ class _OutageMeter:
     seconds: float = 0.0
     is_out: bool = False
 
-    def record(self, answer: Answer | NoAnswer, now_s: float) -> None:
+    def record(self, answer: VersionResponse | NoResponse, now_s: float) -> None:
         """Take note of one request."""
         self.asked += 1
-        if isinstance(answer, NoAnswer):
+        if isinstance(answer, NoResponse):
             self.failed += 1
             self.is_out = True
             return

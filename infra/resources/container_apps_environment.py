@@ -25,7 +25,7 @@ DEFAULT_MAXIMUM_COUNT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class ProfileWish:
+class RequestedProfile:
     """Hold the workload profile that the app is to run on.
 
     Attributes:
@@ -56,7 +56,7 @@ class Change:
     command: Command | None
 
 
-def wished_profile(values: Mapping[str, Json], settings: Settings) -> ProfileWish:
+def requested_profile(values: Mapping[str, Json], settings: Settings) -> RequestedProfile:
     """Return the profile that the parameters ask for.
 
     Args:
@@ -65,14 +65,14 @@ def wished_profile(values: Mapping[str, Json], settings: Settings) -> ProfileWis
     """
     name, gpu_name = str(values["workloadProfileName"]), str(values["gpuProfileName"])
     if name.casefold() != gpu_name.casefold():
-        return ProfileWish(name, CONSUMPTION if name == CONSUMPTION else None)
+        return RequestedProfile(name, CONSUMPTION if name == CONSUMPTION else None)
     kind, most = str(values["gpuProfileType"]), values["maximumInstanceCount"]
     said = {
         name: setting.source
         for name in ("gpuProfileType", "maximumInstanceCount")
         if (setting := settings.find(name))
     }
-    return ProfileWish(
+    return RequestedProfile(
         name,
         kind,
         None if kind.startswith(CONSUMPTION) else most if isinstance(most, int) else DEFAULT_MAXIMUM_COUNT,
@@ -82,7 +82,7 @@ def wished_profile(values: Mapping[str, Json], settings: Settings) -> ProfileWis
 
 
 def profile_changes(
-    group: Group, environment: Mapping[str, Json], wish: ProfileWish, *, is_ours: bool
+    group: Group, environment: Mapping[str, Json], wish: RequestedProfile, *, is_ours: bool
 ) -> tuple[Change, ...]:
     """Return what must be done so that an environment has a profile.
 
@@ -111,7 +111,7 @@ def profile_changes(
 
 
 def _existing(
-    group: Group, environment: str, profile: Mapping[str, Json], wish: ProfileWish, *, is_ours: bool
+    group: Group, environment: str, profile: Mapping[str, Json], wish: RequestedProfile, *, is_ours: bool
 ) -> tuple[Change, ...]:
     name, kind, most = str(profile["name"]), profile.get("workloadProfileType"), profile.get("maximumCount")
     if wish.kind_source is not None and kind != wish.kind:

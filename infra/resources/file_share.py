@@ -8,7 +8,7 @@ from infra.az.commands import storage_connection_string
 from infra.clock import Clock, SystemClock
 from infra.errors import RemoteError
 from infra.share.azure import connect, parse_connection_string
-from infra.share.errors import Place
+from infra.share.errors import ShareAddress
 
 if TYPE_CHECKING:
     from infra.session import Session
@@ -32,5 +32,7 @@ def open_share(session: Session, clock: Clock | None = None) -> AzureShare:
     if not {"FileEndpoint", "AccountKey"} <= parts.keys():
         what = f"the storage account {config.storage_account_name!r} has no file endpoint"
         raise RemoteError(what, command=command.line, hint="invoke provision makes one that has")
-    place = Place(config.storage_account_name, config.file_share_name, parts["FileEndpoint"].rstrip("/"))
+    place = ShareAddress(
+        config.storage_account_name, config.file_share_name, parts["FileEndpoint"].rstrip("/")
+    )
     return connect(place, parts["AccountKey"], session.ca_bundle, clock or SystemClock())

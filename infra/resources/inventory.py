@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from infra.az.commands import resource_list
-from infra.document import Json, as_object, write_whole
+from infra.document import Json, as_object, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from infra.az.names import Names
     from infra.session import Session
 
-MADE_TAG = "fjarr-made"
+MANAGED_TAG = "fjarr-made"
 APP, ENVIRONMENT, WORKSPACE, ACCOUNT = "app", "environment", "workspace", "account"
 TYPES = {
     APP: "Microsoft.App/containerApps",
@@ -32,7 +32,7 @@ TYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class ManagedResource:
     """Name one resource that a run of ours made, or is about to make."""
 
     kind: str
@@ -50,22 +50,22 @@ def list_resources(session: Session, group: Group) -> tuple[dict[str, Json], ...
     return tuple(as_object(item) for item in listed) if isinstance(listed, list) else ()
 
 
-def find(resources: tuple[dict[str, Json], ...], wanted: Made) -> dict[str, Json]:
+def find(resources: tuple[dict[str, Json], ...], wanted: ManagedResource) -> dict[str, Json]:
     """Return a resource out of a list; empty if it is not there."""
     return next((resource for resource in resources if wanted.is_of(resource)), {})
 
 
-def all_made(names: Names) -> tuple[Made, ...]:
+def planned_resources(names: Names) -> tuple[ManagedResource, ...]:
     """Return what a deployment into an empty group would make."""
     return (
-        Made(APP, names.app),
-        Made(ENVIRONMENT, names.environment),
-        Made(WORKSPACE, names.workspace),
-        Made(ACCOUNT, names.storage_account),
+        ManagedResource(APP, names.app),
+        ManagedResource(ENVIRONMENT, names.environment),
+        ManagedResource(WORKSPACE, names.workspace),
+        ManagedResource(ACCOUNT, names.storage_account),
     )
 
 
-def remembered(session: Session, group: Group, app: Mapping[str, Json]) -> tuple[Made, ...]:
+def read_managed(session: Session, group: Group, app: Mapping[str, Json]) -> tuple[ManagedResource, ...]:
     """Return what earlier runs of ours made in a group.
 
     Args:
@@ -73,25 +73,25 @@ def remembered(session: Session, group: Group, app: Mapping[str, Json]) -> tuple
         group: The group.
         app: The app as az shows it; empty if there is none.
     """
-    tag = str(as_object(app.get("tags")).get(MADE_TAG, ""))
+    tag = str(as_object(app.get("tags")).get(MANAGED_TAG, ""))
     note = str(_notes(session).get(group.id.casefold(), ""))
-    made = {*parse_made(tag), *parse_made(note)}
+    made = {*parse_tag(tag), *parse_tag(note)}
     return tuple(sorted(made, key=lambda each: (list(TYPES).index(each.kind), each.name)))
 
 
-def remember(session: Session, group: Group, made: tuple[Made, ...]) -> None:
+def record_managed(session: Session, group: Group, made: tuple[ManagedResource, ...]) -> None:
     """Remember what is being made in a group, in case that fails before there is an app to bear a tag."""
-    notes = {**_notes(session), group.id.casefold(): format_made(made)}
-    write_whole(session.stage.state_dir / "made.json", json.dumps(notes, indent=2) + "\n")
+    notes = {**_notes(session), group.id.casefold(): format_tag(made)}
+    write_atomic(session.stage.state_dir / "made.json", json.dumps(notes, indent=2) + "\n")
 
 
-def forget(session: Session, group: Group) -> None:
+def clear_managed(session: Session, group: Group) -> None:
     """Forget what was made in a group, because it is gone."""
     notes = {key: note for key, note in _notes(session).items() if key != group.id.casefold()}
-    write_whole(session.stage.state_dir / "made.json", json.dumps(notes, indent=2) + "\n")
+    write_atomic(session.stage.state_dir / "made.json", json.dumps(notes, indent=2) + "\n")
 
 
-def format_made(made: tuple[Made, ...]) -> str:
+def format_tag(made: tuple[ManagedResource, ...]) -> str:
     """Return made resources as the text of a tag: `app:aiacaappabcde environment:aienvabcde`.
 
     A tag's text has at most 256 characters; the longest names that Azure allows fit.
@@ -99,10 +99,10 @@ def format_made(made: tuple[Made, ...]) -> str:
     return " ".join(f"{each.kind}:{each.name}" for each in made)
 
 
-def parse_made(text: str) -> tuple[Made, ...]:
-    """Read what `format_made` wrote; what it did not write is passed over."""
+def parse_tag(text: str) -> tuple[ManagedResource, ...]:
+    """Read what `format_tag` wrote; what it did not write is passed over."""
     entries = (entry.partition(":") for entry in text.split())
-    return tuple(Made(kind, name) for kind, _, name in entries if kind in TYPES and name)
+    return tuple(ManagedResource(kind, name) for kind, _, name in entries if kind in TYPES and name)
 
 
 def _notes(session: Session) -> dict[str, Json]:

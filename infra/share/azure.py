@@ -18,7 +18,7 @@ from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsE
 from azure.storage.fileshare import ShareClient, ShareFileClient
 
 from infra.errors import RemoteError, UsageError
-from infra.share.errors import Place, explain_refusal, explain_silence, is_passing, is_tls_failure
+from infra.share.errors import ShareAddress, is_tls_failure, is_transient, rejected_error, unreachable_error
 from infra.share.protocol import Advance, Share, ShareEntry, Upload
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def connect(place: Place, account_key: str, ca_bundle: Path | None, clock: Clock) -> AzureShare:
+def connect(address: ShareAddress, account_key: str, ca_bundle: Path | None, clock: Clock) -> AzureShare:
     """Make the client of one share.
 
     Args:
-        place: The share.
+        address: The share.
         account_key: The account's key, in base64.
         ca_bundle: The certificates to trust; None means the machine's own. With it, proxies are not asked,
         since
@@ -58,14 +58,14 @@ def connect(place: Place, account_key: str, ca_bundle: Path | None, clock: Clock
         clock: Lets the pauses between tries pass.
     """
     client = ShareClient(
-        place.endpoint,
-        place.share,
-        credential={"account_name": place.account, "account_key": account_key},
+        address.endpoint,
+        address.share,
+        credential={"account_name": address.account, "account_key": account_key},
         retry_total=0,
         connection_verify=True if ca_bundle is None else str(ca_bundle),
         use_env_settings=ca_bundle is None,
     )
-    return AzureShare(client, place, clock)
+    return AzureShare(client, address, clock)
 
 
 def parse_connection_string(text: str) -> dict[str, str]:
@@ -85,9 +85,9 @@ class _GoneError(RemoteError):
 class AzureShare(Share):
     """Hold files on Azure Files. Safe to use from several threads."""
 
-    def __init__(self, client: ShareClient, place: Place, clock: Clock) -> None:
+    def __init__(self, client: ShareClient, address: ShareAddress, clock: Clock) -> None:
         self._client = client
-        self._place = place
+        self._address = address
         self._clock = clock
         self._folders: set[str] = {"", "."}
         self._folders_lock = threading.Lock()
@@ -197,11 +197,11 @@ class AzureShare(Share):
             status, code = error.status_code or 0, _code(error)
             if code in _GONE or (status, code) == _NO_SOURCE:
                 raise _GoneError(f"cannot {what}: it is not there") from error
-            if is_last or not is_passing(status, code):
-                raise explain_refusal(what, self._place, status, code, error.message) from error
+            if is_last or not is_transient(status, code):
+                raise rejected_error(what, self._address, status, code, error.message) from error
         except AzureError as error:
             if is_last or is_tls_failure(str(error)):
-                raise explain_silence(what, self._place, str(error)) from error
+                raise unreachable_error(what, self._address, str(error)) from error
         return _Passing()
 
     def _find(self, what: str, call: Callable[[], T], gone: R) -> T | R:

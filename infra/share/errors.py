@@ -10,10 +10,10 @@ from typing import Final
 
 from infra.errors import RemoteError
 
-RETRIED_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses that say nothing about the request, only that this was not the moment for it."""
 
-RETRIED_CONFLICTS: Final = frozenset(
+TRANSIENT_CONFLICTS: Final = frozenset(
     {
         "ClientCacheFlushDelay",
         "DeletePending",
@@ -34,7 +34,7 @@ _TLS_MARKS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ShareAddress:
     """Name the share that an error is about."""
 
     account: str
@@ -42,9 +42,9 @@ class Place:
     endpoint: str
 
 
-def is_passing(status: int, code: str) -> bool:
+def is_transient(status: int, code: str) -> bool:
     """Tell whether the same request may well succeed in a moment."""
-    return status in RETRIED_STATUSES or (status == 409 and code in RETRIED_CONFLICTS)  # noqa: PLR2004  # Conflict
+    return status in TRANSIENT_STATUSES or (status == 409 and code in TRANSIENT_CONFLICTS)  # noqa: PLR2004  # Conflict
 
 
 def is_tls_failure(reason: str) -> bool:
@@ -52,25 +52,25 @@ def is_tls_failure(reason: str) -> bool:
     return any(mark in reason for mark in _TLS_MARKS)
 
 
-def explain_refusal(what: str, place: Place, status: int, code: str, message: str) -> RemoteError:
+def rejected_error(what: str, address: ShareAddress, status: int, code: str, message: str) -> RemoteError:
     """Make an error of what the service answered.
 
     Args:
         what: What we were about to do, as in `write CURRENT`.
-        place: The share.
+        address: The share.
         status: The HTTP status.
         code: The service's error code, such as `ShareNotFound`; may be empty.
         message: What the service said; only its first line is shown.
     """
-    said = f"cannot {what} on share {place.share!r} of {place.account!r}"
-    hint = _hint(place, status, code)
+    said = f"cannot {what} on share {address.share!r} of {address.account!r}"
+    hint = _hint(address, status, code)
     first_line = message.strip().splitlines()[0] if message.strip() else "the service gave no reason"
     return RemoteError(f"{said}: {code or status}: {first_line}", hint=hint)
 
 
-def explain_silence(what: str, place: Place, reason: str) -> RemoteError:
+def unreachable_error(what: str, address: ShareAddress, reason: str) -> RemoteError:
     """Make an error of a request that got no answer at all. `reason` is what the HTTP library said."""
-    said = f"cannot {what} on share {place.share!r}: {place.endpoint} cannot be reached"
+    said = f"cannot {what} on share {address.share!r}: {address.endpoint} cannot be reached"
     if is_tls_failure(reason):
         hint = "its certificate is not trusted; behind a proxy that inspects TLS, set REQUESTS_CA_BUNDLE"
         return RemoteError(said, details=(reason,), hint=hint)
@@ -78,24 +78,24 @@ def explain_silence(what: str, place: Place, reason: str) -> RemoteError:
     return RemoteError(said, details=(reason,), hint=hint)
 
 
-def _hint(place: Place, status: int, code: str) -> str | None:
+def _hint(address: ShareAddress, status: int, code: str) -> str | None:
     by_code = {
         "AuthenticationFailed": (
             "the key may have been rotated a moment ago, then run the same command again; "
             "or this machine's clock is more than 15 minutes off"
         ),
         "KeyBasedAuthenticationNotPermitted": (
-            f"allow it: az storage account update --name {place.account} --allow-shared-key-access true"
+            f"allow it: az storage account update --name {address.account} --allow-shared-key-access true"
         ),
         "AuthorizationFailure": (
-            f"the firewall of {place.account!r} keeps this machine out: add its address under Networking"
+            f"the firewall of {address.account!r} keeps this machine out: add its address under Networking"
         ),
         "ShareNotFound": "provision the stage (invoke provision), or correct FILE_SHARE_NAME in its config",
         "ShareBeingDeleted": "wait half a minute until it is gone, then provision again (invoke provision)",
-        "AccountIsDisabled": f"the storage account {place.account!r} is disabled: see it in the Azure portal",
+        "AccountIsDisabled": f"the storage account {address.account!r} is disabled: see the Azure portal",
     }
     if code in by_code:
         return by_code[code]
-    if is_passing(status, code):
+    if is_transient(status, code):
         return "it did not pass in several tries: run the same command again in a minute"
     return None

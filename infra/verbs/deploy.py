@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
-from infra.az.revision import Answer
-from infra.deploy_context import Site, open_site
+from infra.az.revision import VersionResponse
+from infra.deploy_context import DeployContext, open_deploy_context
 from infra.errors import FjarrError
 from infra.release.manifest import Manifest, Origin, Release, scan_tree
 from infra.release.origin import find_origin
@@ -131,30 +131,30 @@ def deploy(
     """
     with session.console.step(f"read {TREE}/"):
         manifest = scan_tree(session.root / TREE)
-    with open_site(session, timeout_s) as site:
+    with open_deploy_context(session, timeout_s) as context:
         tree = LocalTree(
             session.root,
             manifest,
-            lambda: find_origin(session.runner, site.lock.holder, site.clock.now(), TREE),
+            lambda: find_origin(session.runner, context.lock.holder, context.clock.now(), TREE),
         )
-        return deploy_tree(site, tree, force=force, break_lock=break_lock)
+        return deploy_tree(context, tree, force=force, break_lock=break_lock)
 
 
 def deploy_tree(
-    site: Site, tree: LocalTree, *, force: bool = False, break_lock: bool = False
+    context: DeployContext, tree: LocalTree, *, force: bool = False, break_lock: bool = False
 ) -> DeployResult:
-    """Do what `deploy` does, on a site that is open already."""
-    live = read_live(site.share)
+    """Do what `deploy` does, on a context that is open already."""
+    live = read_live(context.share)
     if _is_up_to_date(live, tree.manifest, force=force):
-        return _confirm_live(site, live)
-    with site.lock.hold("deploy", break_lock=break_lock) as held:
-        live = read_live(site.share)  # once more: another deployment may have ended just now
+        return _confirm_live(context, live)
+    with context.lock.hold("deploy", break_lock=break_lock) as held:
+        live = read_live(context.share)  # once more: another deployment may have ended just now
         if _is_up_to_date(live, tree.manifest, force=force):
-            return _confirm_live(site, live)
-        _remove_unfinished(site)
-        stored = _ensure_release(site, held, tree, live, force=force)
-        served = _go_live(site, held, stored.release, live)
-        _prune(site)
+            return _confirm_live(context, live)
+        _remove_unfinished(context)
+        stored = _ensure_release(context, held, tree, live, force=force)
+        served = _go_live(context, held, stored.release, live)
+        _prune(context)
     return DeployResult(
         release=stored.release,
         previous=live.proven or live.current,
@@ -171,13 +171,15 @@ def _is_up_to_date(live: Live, manifest: Manifest, *, force: bool) -> bool:
     return not force and live.is_proven and live.is_same(manifest)
 
 
-def _confirm_live(site: Site, live: Live) -> DeployResult:
+def _confirm_live(context: DeployContext, live: Live) -> DeployResult:
     """Leave a release that is live already as it is, once it was seen to serve."""
     release = str(live.current)
-    site.console.info(f"the same tree is live already, as {release}: nothing to upload, nothing to restart")
-    answer = site.app.version()
-    if not (isinstance(answer, Answer) and answer.is_ready and answer.release == release):
-        outcome = site.rollout(None).wait(release)
+    context.console.info(
+        f"the same tree is live already, as {release}: nothing to upload, nothing to restart"
+    )
+    answer = context.app.version()
+    if not (isinstance(answer, VersionResponse) and answer.is_ready and answer.release == release):
+        outcome = context.rollout(None).wait(release)
         if isinstance(outcome, NotServed):
             raise failure(
                 outcome, release, "nothing was changed; invoke deploy --force makes it anew and restarts"
@@ -185,65 +187,65 @@ def _confirm_live(site: Site, live: Live) -> DeployResult:
     return DeployResult(release, release, has_changed=False)
 
 
-def _remove_unfinished(site: Site) -> None:
-    for release in remove_unfinished(site.share):
-        site.console.info(f"removed {release}, which an earlier deployment left unfinished")
+def _remove_unfinished(context: DeployContext) -> None:
+    for release in remove_unfinished(context.share):
+        context.console.info(f"removed {release}, which an earlier deployment left unfinished")
 
 
 def _ensure_release(
-    site: Site, held: HeldLock, tree: LocalTree, live: Live, *, force: bool
+    context: DeployContext, held: HeldLock, tree: LocalTree, live: Live, *, force: bool
 ) -> _StoredRelease:
     """See to it that a finished release with these files lies on the share."""
-    finished = None if force else find_finished(site.share, tree.manifest)
+    finished = None if force else find_finished(context.share, tree.manifest)
     if finished is not None:
-        site.console.info(f"the same tree is on the share already, as {finished}: nothing to upload")
+        context.console.info(f"the same tree is on the share already, as {finished}: nothing to upload")
         return _StoredRelease(finished, 0, 0)
     base = None if force else live.current
     draft = _Draft(
         Release(tree.manifest, tree.origin()), base, make_plan(tree.manifest, live.manifest if base else None)
     )
-    site.console.info(f"release {draft.release.id} of {draft.release.source}, {_after(live)}:")
+    context.console.info(f"release {draft.release.id} of {draft.release.source}, {_after(live)}:")
     for line in draft.plan.lines():
-        site.console.info(f"  {line}")
-    return _upload(site, held, tree.root, draft)
+        context.console.info(f"  {line}")
+    return _upload(context, held, tree.root, draft)
 
 
-def _upload(site: Site, held: HeldLock, root: Path, draft: _Draft) -> _StoredRelease:
+def _upload(context: DeployContext, held: HeldLock, root: Path, draft: _Draft) -> _StoredRelease:
     release, entries = draft.release, draft.plan.uploads
     if draft.base is not None:
-        entries += copy_unchanged(site.share, draft.plan, draft.base, release.id)
+        entries += copy_unchanged(context.share, draft.plan, draft.base, release.id)
     total_bytes = sum(entry.size_bytes for entry in entries)
     uploads = [Upload(f"{folder_of(release.id)}/{entry.path}", root / entry.path) for entry in entries]
     if uploads:
-        with site.console.progress(f"upload {count(len(uploads), 'file')}", total_bytes) as advance:
-            site.share.upload(uploads, advance)
+        with context.console.progress(f"upload {count(len(uploads), 'file')}", total_bytes) as advance:
+            context.share.upload(uploads, advance)
     held.renew()
-    finish_release(site.share, release)
+    finish_release(context.share, release)
     return _StoredRelease(release.id, len(uploads), total_bytes)
 
 
-def _go_live(site: Site, held: HeldLock, release: str, live: Live) -> Served:
-    fallback = find_fallback(site.share, live, release)
+def _go_live(context: DeployContext, held: HeldLock, release: str, live: Live) -> Served:
+    fallback = find_fallback(context.share, live, release)
     try:
-        served = switch(site.rollout(held), site.share, held, release, fallback)
+        served = switch(context.rollout(held), context.share, held, release, fallback)
     except KeyboardInterrupt:
-        site.console.warn(f"interrupted: {release} may still come up; deploy again to see it through")
+        context.console.warn(f"interrupted: {release} may still come up; deploy again to see it through")
         raise
-    site.console.info(f"{release} serves from {served.replica}")
+    context.console.info(f"{release} serves from {served.replica}")
     if served.outage is not None:
-        site.console.info(str(served.outage))
+        context.console.info(str(served.outage))
     return served
 
 
-def _prune(site: Site) -> None:
+def _prune(context: DeployContext) -> None:
     """Remove old releases. The deployment has succeeded by now, whatever becomes of this."""
     try:
-        removed = prune(site.share, read_live(site.share))
+        removed = prune(context.share, read_live(context.share))
     except FjarrError as error:
-        site.console.warn(f"old releases were not removed: {error.message}")
+        context.console.warn(f"old releases were not removed: {error.message}")
         return
     if removed:
-        site.console.info(f"removed {count(len(removed), 'old release')}")
+        context.console.info(f"removed {count(len(removed), 'old release')}")
 
 
 def _after(live: Live) -> str:

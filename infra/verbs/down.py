@@ -14,7 +14,7 @@ from infra.az.commands import app_show, group_delete, group_show, resource_delet
 from infra.document import Json, as_object
 from infra.errors import UsageError
 from infra.models.base_models import cache_folder
-from infra.resources.inventory import MADE_TAG, find, forget, list_resources, remembered
+from infra.resources.inventory import MANAGED_TAG, clear_managed, find, list_resources, read_managed
 from infra.session import cloud_command, cloud_state
 from infra.wording import readable_size
 
@@ -106,13 +106,13 @@ def _down_azure(session: Session, *, is_confirmed: bool) -> DownResult:
         shown = as_object(session.az.find(group_show(group)))
         app = as_object(session.az.find(app_show(group, config.aca_app_name))) if shown else {}
         resources = list_resources(session, group) if shown else ()
-    made = tuple(each for each in remembered(session, group, app) if find(resources, each))
+    made = tuple(each for each in read_managed(session, group, app) if find(resources, each))
     is_whole = _was_group_made_here(session, shown) and len(made) == len(resources)
     targets = (f"the resource group {group.name}",) if is_whole else tuple(f"{m.kind} {m.name}" for m in made)
     if targets:
         _confirm(session, targets, is_confirmed=is_confirmed)
         _delete(session, group, () if is_whole else tuple(str(find(resources, each)["id"]) for each in made))
-    forget(session, group)
+    clear_managed(session, group)
     session.stage.config_path.unlink(missing_ok=True)
     left = () if is_whole or not shown else list_resources(session, group)
     return DownResult(
@@ -122,7 +122,7 @@ def _down_azure(session: Session, *, is_confirmed: bool) -> DownResult:
 
 def _was_group_made_here(session: Session, group: dict[str, Json]) -> bool:
     """Say whether provision made the group itself."""
-    return as_object(group.get("tags")).get(MADE_TAG) == session.stage.name
+    return as_object(group.get("tags")).get(MANAGED_TAG) == session.stage.name
 
 
 def _confirm(session: Session, targets: tuple[str, ...], *, is_confirmed: bool) -> None:

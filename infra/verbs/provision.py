@@ -20,7 +20,7 @@ from infra.az.commands import (
     group_create,
     group_show,
 )
-from infra.az.errors import HINTS, VAGUE_CODES, AzureRefusalError, Refusal, innermost
+from infra.az.errors import HINTS, VAGUE_CODES, AzureRejectedError, ErrorCause, innermost_cause
 from infra.config.endpoint import KEYS, InferenceConfig, write_config
 from infra.config.parameters import (
     BICEP,
@@ -35,28 +35,28 @@ from infra.config.parameters import (
 from infra.config.settings import (
     Flags,
     Settings,
-    gather,
+    from_flags,
+    from_stage,
+    merge,
     read_handover,
     read_user_parameters,
-    said_by_flags,
-    said_by_stage,
 )
-from infra.config.templates import judge
-from infra.document import Json, as_object, write_whole
+from infra.config.templates import validate
+from infra.document import Json, as_object, write_atomic
 from infra.errors import RemoteError, UsageError
 from infra.resources.api_keys import has_secret, new_key, read_secret
-from infra.resources.container_apps_environment import profile_changes, wished_profile
+from infra.resources.container_apps_environment import profile_changes, requested_profile
 from infra.resources.inventory import (
     ACCOUNT,
     ENVIRONMENT,
-    MADE_TAG,
-    Made,
-    all_made,
+    MANAGED_TAG,
+    ManagedResource,
     find,
-    format_made,
+    format_tag,
     list_resources,
-    remember,
-    remembered,
+    planned_resources,
+    read_managed,
+    record_managed,
 )
 from infra.resources.target import find_group
 
@@ -139,10 +139,10 @@ def _plan(session: Session, flags: Flags) -> _Plan:
     root, stage = session.root, session.stage
     handover = read_handover(root)
     template = read_template(root / COMPILED)
-    layers = [read_user_parameters(root), said_by_stage(stage), said_by_flags(flags, template.texts)]
-    gather(layers, template.names)  # first of all, as its mistakes need no answer from anybody
+    layers = [read_user_parameters(root), from_stage(stage), from_flags(flags, template.texts)]
+    merge(layers, template.names)  # first of all, as its mistakes need no answer from anybody
     group = find_group(session, flags, handover)
-    settings = gather([handover.said_for(group), *layers], template.names)
+    settings = merge([handover.values_for(group), *layers], template.names)
     render_parameters(settings, template)
     sources = tuple((root / path).read_bytes() for path in (BICEP, COMPILED) if (root / path).exists())
     return _Plan(group, settings.names(group), settings, template, digest(settings, template, sources))
@@ -179,7 +179,7 @@ def _ensure_group(session: Session, plan: _Plan, flags: Flags) -> str:
         what = f"the resource group {plan.group.name!r} does not exist, and no region is given to make it in"
         raise UsageError(what, hint="add --location, such as --location swedencentral")
     with session.console.step(f"make the resource group {plan.group.name} in {location}"):
-        session.az.run(group_create(plan.group, location, (f"{MADE_TAG}={session.stage.name}",)))
+        session.az.run(group_create(plan.group, location, (f"{MANAGED_TAG}={session.stage.name}",)))
     return location
 
 
@@ -188,17 +188,18 @@ def _reconcile(session: Session, plan: _Plan, app: Mapping[str, Json], location:
     with session.console.step("look at what is there"):
         resources = list_resources(session, plan.group)
         environment = as_object(session.az.find(environment_show(plan.group, plan.names.environment)))
-    before = remembered(session, plan.group, app)
-    made = (*before, *(new for new in all_made(plan.names) if new not in before and not find(resources, new)))
+    before = read_managed(session, plan.group, app)
+    absent = (each for each in planned_resources(plan.names) if not find(resources, each))
+    made = (*before, *(each for each in absent if each not in before))
     settings = plan.settings
     if environment:
-        is_ours = Made(ENVIRONMENT, plan.names.environment) in before
+        is_ours = ManagedResource(ENVIRONMENT, plan.names.environment) in before
         _extend_environment(session, plan, environment, is_ours=is_ours)
         there = _region(environment.get("location"))
         if settings.find("location") is None and there not in {"", _region(location)}:
             settings = settings.with_value("location", there, "the environment's location")
-    remember(session, plan.group, made)
-    account = find(resources, Made(ACCOUNT, plan.names.storage_account))
+    record_managed(session, plan.group, made)
+    account = find(resources, ManagedResource(ACCOUNT, plan.names.storage_account))
     settings = settings.with_value("environmentExists", bool(environment), _SOURCE)
     settings = settings.with_value("apiKey", _api_key(session, plan, app), _SOURCE)
     return settings.with_value("tags", _tags(plan, account, made), settings.source("tags"))
@@ -207,8 +208,9 @@ def _reconcile(session: Session, plan: _Plan, app: Mapping[str, Json], location:
 def _extend_environment(
     session: Session, plan: _Plan, environment: Mapping[str, Json], *, is_ours: bool
 ) -> None:
-    values = effective_values({said.name: said.value for said in plan.settings.said}, plan.template)
-    wish = wished_profile(values, plan.settings)
+    given = {setting.name: setting.value for setting in plan.settings.values}
+    values = effective_values(given, plan.template)
+    wish = requested_profile(values, plan.settings)
     for change in profile_changes(plan.group, environment, wish, is_ours=is_ours):
         if change.command is None:
             session.console.warn(change.text)
@@ -217,11 +219,11 @@ def _extend_environment(
             session.az.run(change.command)
 
 
-def _tags(plan: _Plan, account: Mapping[str, Json], made: tuple[Made, ...]) -> dict[str, Json]:
+def _tags(plan: _Plan, account: Mapping[str, Json], made: tuple[ManagedResource, ...]) -> dict[str, Json]:
     """Return the tags to deploy: those that the storage account bears already, the user's, and our two."""
-    said = plan.settings.find("tags")
-    users = as_object(said.value) if said else {}
-    return {**as_object(account.get("tags")), **users, DIGEST_TAG: plan.digest, MADE_TAG: format_made(made)}
+    setting = plan.settings.find("tags")
+    users = as_object(setting.value) if setting else {}
+    return {**as_object(account.get("tags")), **users, DIGEST_TAG: plan.digest, MANAGED_TAG: format_tag(made)}
 
 
 def _api_key(session: Session, plan: _Plan, app: Mapping[str, Json]) -> str:
@@ -242,7 +244,7 @@ def _deploy(session: Session, plan: _Plan, settings: Settings) -> InferenceConfi
     ):
         try:
             answer = session.az.run(deployment_create(plan.group, DEPLOYMENT, template, file, secrets=(key,)))
-        except AzureRefusalError as error:
+        except AzureRejectedError as error:
             raise _innermost_error(session, plan, error) from error
     return _config_of_outputs(session, answer)
 
@@ -251,7 +253,7 @@ def _deploy(session: Session, plan: _Plan, settings: Settings) -> InferenceConfi
 def _parameters_file(folder: Path, text: str) -> Iterator[Path]:
     """Keep the parameters, the key among them, in a file for the user's eyes only, while az needs it."""
     path = folder / "inference.parameters.json"
-    write_whole(path, text, mode=0o600)
+    write_atomic(path, text, mode=0o600)
     try:
         yield path
     finally:
@@ -267,7 +269,7 @@ def _config_of_outputs(session: Session, answer: Json) -> InferenceConfig:
         raise RemoteError(f"deployment {DEPLOYMENT!r} did not tell {', '.join(missing)}", hint=f"see {BICEP}")
     values["ACA_APP_ENDPOINT"] = _endpoint(session, values["ACA_APP_ENDPOINT"])
     document: dict[str, Json] = {key: values[key] for key in KEYS}
-    wrong = judge("inference.config", document)
+    wrong = validate("inference.config", document)
     if wrong:
         raise RemoteError(f"deployment {DEPLOYMENT!r} told a wrong value", details=tuple(map(str, wrong)))
     return InferenceConfig.from_values(values)
@@ -278,26 +280,26 @@ def _endpoint(session: Session, host: str) -> str:
     return f"http://{host}" if session.stage.is_local else host
 
 
-def _innermost_error(session: Session, plan: _Plan, error: AzureRefusalError) -> RemoteError:
+def _innermost_error(session: Session, plan: _Plan, error: AzureRejectedError) -> RemoteError:
     """Return the error of a failed deployment with the innermost reason that can be had."""
-    refusal = error.refusal
-    if refusal.code in VAGUE_CODES:
-        refusal = _failed_operation(session, plan) or refusal
-    what = f"deployment {DEPLOYMENT!r} failed: {refusal}"
-    return RemoteError(what, command=error.command, hint=HINTS.get(refusal.code))
+    cause = error.cause
+    if cause.code in VAGUE_CODES:
+        cause = _failed_operation(session, plan) or cause
+    what = f"deployment {DEPLOYMENT!r} failed: {cause}"
+    return RemoteError(what, command=error.command, hint=HINTS.get(cause.code))
 
 
-def _failed_operation(session: Session, plan: _Plan) -> Refusal | None:
+def _failed_operation(session: Session, plan: _Plan) -> ErrorCause | None:
     try:
         operations = session.az.run(deployment_operations(plan.group, DEPLOYMENT))
     except RemoteError:
         return None  # the deployment may not even have been accepted; the first error says all there is
     for operation in operations if isinstance(operations, list) else []:
         properties = as_object(as_object(operation).get("properties"))
-        found = innermost(properties.get("statusMessage"))
+        found = innermost_cause(properties.get("statusMessage"))
         if properties.get("provisioningState") == "Failed" and found is not None:
             target = as_object(properties.get("targetResource")).get("resourceName")
-            return Refusal(found.code, f"{found.message} (resource {target})" if target else found.message)
+            return ErrorCause(found.code, f"{found.message} (resource {target})" if target else found.message)
     return None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from infra.clock import SystemClock
-from infra.deploy_context import Site, open_site
+from infra.deploy_context import DeployContext, open_deploy_context
 from infra.errors import UsageError
 from infra.models.base_models import EXAMPLE, ensure_example_base, load_pinned_base
 from infra.models.hash_cache import HashCache
@@ -140,12 +140,12 @@ def push(  # noqa: PLR0913  # a flag of the verb each
     selection = select_weights(session.root, adapter, base, session.console)
     selection = replace(selection, name=name or selection.name)
     hashes = HashCache(session.root / HASHES, SystemClock())
-    with open_site(session, timeout_s) as site:
-        selection = _resolve_base(site.share, selection, session.console)
+    with open_deploy_context(session, timeout_s) as context:
+        selection = _resolve_base(context.share, selection, session.console)
         with session.console.step("read the weights"):
             upload_sets = load_upload_sets(selection, hashes)
             hashes.save()
-        return push_upload_sets(site, selection, upload_sets, restarts=restarts, break_lock=break_lock)
+        return push_upload_sets(context, selection, upload_sets, restarts=restarts, break_lock=break_lock)
 
 
 def select_weights(root: Path, adapter: Path | None, base: str | None, console: Console) -> Selection:
@@ -201,22 +201,22 @@ def load_upload_sets(selection: Selection, hashes: HashCache) -> tuple[UploadSet
 
 
 def push_upload_sets(
-    site: Site,
+    context: DeployContext,
     selection: Selection,
     upload_sets: tuple[UploadSet, ...],
     *,
     restarts: bool = True,
     break_lock: bool = False,
 ) -> PushResult:
-    """Bring upload_sets onto an open site's share, and restart a live release if that changed anything."""
-    if not any(plan.has_changes for plan in _plan(site.share, selection, upload_sets)):
-        site.console.info("the share has these weights already: nothing to upload")
+    """Bring upload_sets onto an open context's share, and restart a live release if that changed anything."""
+    if not any(plan.has_changes for plan in _plan(context.share, selection, upload_sets)):
+        context.console.info("the share has these weights already: nothing to upload")
         return PushResult(selection.adapter_target, selection.base_target, has_changed=False)
-    with site.lock.hold("push", break_lock=break_lock) as held:
-        plans = _plan(site.share, selection, upload_sets)
+    with context.lock.hold("push", break_lock=break_lock) as held:
+        plans = _plan(context.share, selection, upload_sets)
         for plan in plans:
-            _upload(site, held, plan)
-        is_restarted = restarts and _restart(site, held)
+            _upload(context, held, plan)
+        is_restarted = restarts and _restart(context, held)
     return PushResult(
         selection.adapter_target,
         selection.base_target,
@@ -268,11 +268,11 @@ def _plan(share: Share, selection: Selection, upload_sets: tuple[UploadSet, ...]
     return (*plans[:-1], resend(plans[-1], ADAPTER_CONFIG))
 
 
-def _upload(site: Site, held: HeldLock, plan: UploadPlan) -> None:
+def _upload(context: DeployContext, held: HeldLock, plan: UploadPlan) -> None:
     if not plan.has_changes:
         return
     target, uploads = plan.upload_set.target, plan.uploads
-    with site.console.progress(
+    with context.console.progress(
         f"upload {count(len(uploads), 'file')} to {target}", plan.upload_bytes
     ) as advance:
 
@@ -280,19 +280,19 @@ def _upload(site: Site, held: HeldLock, plan: UploadPlan) -> None:
             advance(size_bytes)
             held.renew()
 
-        upload(site.share, plan, advance_and_renew)
+        upload(context.share, plan, advance_and_renew)
 
 
-def _restart(site: Site, held: HeldLock) -> bool:
+def _restart(context: DeployContext, held: HeldLock) -> bool:
     """Restart a live release, and wait until it serves with the new weights. False if none is live."""
-    live = read_live(site.share)
+    live = read_live(context.share)
     if live.current is None:
         return False
     held.check()
-    outcome = site.rollout(held).restart(live.current)
+    outcome = context.rollout(held).restart(live.current)
     if isinstance(outcome, NotServed):
         raise failure(outcome, live.current, "the new weights are on the share; push others to replace them")
-    set_proven(site.share, live.current)
+    set_proven(context.share, live.current)
     if outcome.outage is not None:
-        site.console.info(str(outcome.outage))
+        context.console.info(str(outcome.outage))
     return True

@@ -100,7 +100,7 @@ def find_status(session: Session) -> Status:
     with session.console.step(f"ask what {config.aca_app_name} serves"), ThreadPoolExecutor(3) as pool:
         revisions = pool.submit(session.az.run, revision_list(group, config.aca_app_name))
         replicas = pool.submit(session.az.run, replica_list(group, config.aca_app_name))
-        version = pool.submit(ask_version, config.endpoint_url)
+        version = pool.submit(fetch_version, config.endpoint_url)
         return combine(session, revisions.result(), replicas.result(), version.result())
 
 
@@ -136,7 +136,7 @@ def stopped_status(session: Session) -> Status:
     return combine(session, [], [], "the local cloud is stopped")
 
 
-def ask_version(endpoint_url: str, timeout_s: float = _TIMEOUT_S) -> dict[str, Json] | str:
+def fetch_version(endpoint_url: str, timeout_s: float = _TIMEOUT_S) -> dict[str, Json] | str:
     """Ask a server's `/version`. A text says why it did not answer. No proxy is asked about this machine."""
     proxies: dict[str, str] | None = {} if urlsplit(endpoint_url).hostname in _LOOPBACK else None
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))

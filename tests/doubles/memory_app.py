@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from infra.az.app import App
-from infra.az.revision import Answer, NoAnswer, Replica, Revision, Snapshot
+from infra.az.revision import NoResponse, Replica, Revision, Snapshot, VersionResponse
 from infra.errors import RemoteError
 from infra.release.releases import CURRENT
 
@@ -89,14 +89,14 @@ class MemoryApp(App):
         self.is_active = True
         self._make()
 
-    def version(self) -> Answer | NoAnswer:
+    def version(self) -> VersionResponse | NoResponse:
         """Answer from a replica that is ready, else as an ingress without one."""
         self._settle()
         for process in self._processes:
             if self._is_ready(process):
                 born = self._clock.now() - timedelta(seconds=self._clock.elapsed_s() - process.began_s)
-                return Answer(process.release, process.name, born.isoformat(), is_ready=True)
-        return NoAnswer("HTTP 503")
+                return VersionResponse(process.release, process.name, born.isoformat(), is_ready=True)
+        return NoResponse("HTTP 503")
 
     def console_tail(self, replica: str) -> tuple[str, ...]:
         """Return the last words of a replica."""

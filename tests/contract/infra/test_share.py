@@ -20,7 +20,7 @@ from infra.clock import ManualClock
 from infra.errors import RemoteError
 from infra.release.lock import DeployLock, Holder
 from infra.share.azure import RANGE_BYTES, AzureShare, connect, parse_connection_string
-from infra.share.errors import Place
+from infra.share.errors import ShareAddress
 from infra.share.protocol import ShareEntry, Upload
 from localcloud.files import FileService
 
@@ -96,10 +96,10 @@ def server(running: Server) -> Iterator[Server]:
 
 
 @pytest.fixture
-def place(server: Server) -> Place:
+def place(server: Server) -> ShareAddress:
     account = f"account{next(NUMBERS)}"
     server.service.create_share(account, "share", 100)
-    return Place(account, "share", f"https://localhost:{server.port}/{account}")
+    return ShareAddress(account, "share", f"https://localhost:{server.port}/{account}")
 
 
 @pytest.fixture
@@ -108,14 +108,14 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def share(server: Server, place: Place, clock: ManualClock) -> Iterator[AzureShare]:
+def share(server: Server, place: ShareAddress, clock: ManualClock) -> Iterator[AzureShare]:
     made = connect(place, KEY, server.ca, clock)
     with made:
         yield made
 
 
 @pytest.fixture
-def folder(server: Server, place: Place) -> Path:
+def folder(server: Server, place: ShareAddress) -> Path:
     """The share as a replica sees it."""
     return server.service.share_path(place.account, place.share)
 
@@ -302,7 +302,7 @@ def test_a_rename_whose_answer_was_lost_is_no_failure(share: AzureShare, server:
     assert share.read("CURRENT") == b"two"
 
 
-def test_a_wrong_key_says_what_it_may_be(server: Server, place: Place, clock: ManualClock) -> None:
+def test_a_wrong_key_says_what_it_may_be(server: Server, place: ShareAddress, clock: ManualClock) -> None:
     with (
         connect(place, base64.b64encode(b"another key").decode(), server.ca, clock) as share,
         pytest.raises(RemoteError) as caught,
@@ -314,7 +314,7 @@ def test_a_wrong_key_says_what_it_may_be(server: Server, place: Place, clock: Ma
 
 
 def test_a_missing_share_is_an_error_also_where_a_missing_file_is_none(
-    server: Server, place: Place, clock: ManualClock
+    server: Server, place: ShareAddress, clock: ManualClock
 ) -> None:
     with connect(replace(place, share="nosuch"), KEY, server.ca, clock) as share:
         for ask in (share.read, share.entries, share.delete_tree):
@@ -324,7 +324,7 @@ def test_a_missing_share_is_an_error_also_where_a_missing_file_is_none(
 
 
 def test_a_certificate_that_is_not_trusted_is_not_tried_again(
-    place: Place, clock: ManualClock, tmp_path: Path
+    place: ShareAddress, clock: ManualClock, tmp_path: Path
 ) -> None:
     trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
     with (
@@ -337,7 +337,7 @@ def test_a_certificate_that_is_not_trusted_is_not_tried_again(
 
 
 def test_a_service_that_is_not_there_says_so_after_several_tries(
-    server: Server, place: Place, clock: ManualClock
+    server: Server, place: ShareAddress, clock: ManualClock
 ) -> None:
     silent = replace(place, endpoint=f"https://localhost:1/{place.account}")
     with (

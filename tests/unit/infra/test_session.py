@@ -116,7 +116,7 @@ def test_another_cloud_is_signed_in_to_anew(root: Path, ran: list[Command], list
 
 
 def test_a_verb_that_only_looks_starts_nothing(root: Path, ran: list[Command]) -> None:
-    session = open_session(root, "local", Console(io.StringIO()), is_cloud_started=False)
+    session = open_session(root, "local", Console(io.StringIO()), start_cloud=False)
     assert ran == []
     assert not session.is_connected
     with pytest.raises(UsageError, match="is stopped"):
@@ -155,7 +155,7 @@ def test_az_finds_bicep_on_path_or_where_it_installed_it(
     root: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    session = open_session(root, "azure", Console(io.StringIO()), is_cloud_started=False)
+    session = open_session(root, "azure", Console(io.StringIO()), start_cloud=False)
     assert not session.has_bicep
     installed = own_home / ".azure/bin/bicep"
     installed.parent.mkdir(parents=True)

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from infra.az.app import AzureApp, ask_version, parse_answer, parse_replica, parse_revision
+from infra.az.app import AzureApp, fetch_version, parse_replica, parse_revision, parse_version
 from infra.az.commands import Group
-from infra.az.errors import AzureRefusalError, Refusal
+from infra.az.errors import AzureRejectedError, ErrorCause
 from infra.az.revision import (
     FAILING_S,
-    Answer,
     Baseline,
-    NoAnswer,
+    NoResponse,
     Replica,
     Revision,
     Snapshot,
+    VersionResponse,
     crash_reason,
     is_failing,
     phase,
@@ -29,7 +29,7 @@ from infra.az.revision import (
 )
 from infra.clock import ManualClock
 from infra.errors import FjarrError, RemoteError
-from infra.share.errors import Place, explain_refusal, explain_silence, is_passing
+from infra.share.errors import ShareAddress, is_transient, rejected_error, unreachable_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ REVISION = Revision("app--1", "2026-01-01T00:00:00Z", running_state="Running")
 OLD = Replica("app--1-old", is_started=True, is_ready=True, restart_count=7)
 NEW = Replica("app--1-new", is_started=True)
 BASELINE = Baseline({"app--1-old": 7}, "app--1-old", "2026-01-01T00:00:00Z", did_serve=True)
-ANSWER = Answer("r2", "app--1-new", "2026-01-01T01:00:00Z", is_ready=True)
+ANSWER = VersionResponse("r2", "app--1-new", "2026-01-01T01:00:00Z", is_ready=True)
 
 
 class ScriptedAz:
@@ -97,7 +97,7 @@ def test_an_app_without_a_revision_is_an_error() -> None:
 
 
 def test_a_restart_waits_while_another_operation_is_under_way() -> None:
-    busy = AzureRefusalError("Azure said no", Refusal("ContainerAppOperationInProgress", "busy"))
+    busy = AzureRejectedError("Azure said no", ErrorCause("ContainerAppOperationInProgress", "busy"))
     clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
     az = ScriptedAz(revision_restart=[busy, busy])
     app(az, clock).restart("app--1")
@@ -107,9 +107,9 @@ def test_a_restart_waits_while_another_operation_is_under_way() -> None:
 
 def test_a_restart_that_is_refused_for_another_reason_is_not_tried_again() -> None:
     az = ScriptedAz(
-        revision_restart=[AzureRefusalError("Azure said no", Refusal("AuthorizationFailed", "no"))]
+        revision_restart=[AzureRejectedError("Azure said no", ErrorCause("AuthorizationFailed", "no"))]
     )
-    with pytest.raises(AzureRefusalError, match="AuthorizationFailed"):
+    with pytest.raises(AzureRejectedError, match="AuthorizationFailed"):
         app(az).restart("app--1")
     assert len(az.lines) == 1
 
@@ -166,10 +166,10 @@ def test_a_log_that_cannot_be_had_is_no_error_of_its_own() -> None:
 
 def test_an_answer_is_read() -> None:
     body = {"release": "r2", "replica": "app--1-new", "started_at": "2026-01-01T01:00:00Z", "ready": True}
-    assert parse_answer(json.dumps(body).encode()) == ANSWER
-    assert parse_answer(b"{}") == Answer("", "", "", is_ready=False)
-    assert parse_answer(b"<html>") == NoAnswer("/version does not answer with JSON")
-    assert parse_answer(b"[]") == NoAnswer("/version does not answer with a JSON object")
+    assert parse_version(json.dumps(body).encode()) == ANSWER
+    assert parse_version(b"{}") == VersionResponse("", "", "", is_ready=False)
+    assert parse_version(b"<html>") == NoResponse("/version does not answer with JSON")
+    assert parse_version(b"[]") == NoResponse("/version does not answer with a JSON object")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -200,14 +200,14 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_the_address_is_asked(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Handler, "wanted", (200, b'{"release": "r2", "ready": true}'))
-    assert ask_version(address) == Answer("r2", "", "", is_ready=True)
+    assert fetch_version(address) == VersionResponse("r2", "", "", is_ready=True)
     monkeypatch.setattr(Handler, "wanted", (503, b""))
-    assert ask_version(address) == NoAnswer("HTTP 503")
+    assert fetch_version(address) == NoResponse("HTTP 503")
 
 
 def test_an_address_where_nobody_listens_is_no_answer() -> None:
-    answer = ask_version("http://127.0.0.1:1")
-    assert isinstance(answer, NoAnswer)
+    answer = fetch_version("http://127.0.0.1:1")
+    assert isinstance(answer, NoResponse)
     assert "refused" in answer.reason
 
 
@@ -281,7 +281,7 @@ PORT = "The TargetPort 9999 does not match the listening port 8000."
         (Snapshot(REVISION, (NEW,)), None, "replica app--1-new runs, but did not get ready", "--timeout"),
         (
             Snapshot(REVISION, (replace(NEW, is_ready=True),)),
-            NoAnswer("HTTP 403"),
+            NoResponse("HTTP 403"),
             "the new replica is ready, but the app's address does not answer: HTTP 403",
             "allowedIpRanges",
         ),
@@ -294,14 +294,14 @@ PORT = "The TargetPort 9999 does not match the listening port 8000."
     ],
 )
 def test_why_a_release_is_not_up_is_classified(
-    snapshot: Snapshot | None, last: Answer | NoAnswer | None, reason: str, hint: str
+    snapshot: Snapshot | None, last: VersionResponse | NoResponse | None, reason: str, hint: str
 ) -> None:
     cause = why_not_up(BASELINE, snapshot, last)
     assert cause.reason == reason
     assert hint in cause.hint
 
 
-PLACE = Place("account", "share", "https://account.file.core.windows.net")
+PLACE = ShareAddress("account", "share", "https://account.file.core.windows.net")
 
 
 @pytest.mark.parametrize(
@@ -316,13 +316,13 @@ PLACE = Place("account", "share", "https://account.file.core.windows.net")
     ],
 )
 def test_what_the_service_refuses_comes_with_what_to_do(status: int, code: str, hint: str) -> None:
-    error = explain_refusal("write CURRENT", PLACE, status, code, "Because.\nRequestId:1")
+    error = rejected_error("write CURRENT", PLACE, status, code, "Because.\nRequestId:1")
     assert error.message == f"cannot write CURRENT on share 'share' of 'account': {code}: Because."
     assert hint in str(error.hint)
 
 
 def test_what_has_no_code_has_its_status() -> None:
-    error = explain_refusal("read x", PLACE, 418, "", "")
+    error = rejected_error("read x", PLACE, 418, "", "")
     assert error.message == "cannot read x on share 'share' of 'account': 418: the service gave no reason"
     assert error.hint is None
 
@@ -337,9 +337,9 @@ def test_what_has_no_code_has_its_status() -> None:
     ],
 )
 def test_what_passes_is_known(status: int, code: str, passes: str) -> None:
-    assert is_passing(status, code) is (passes == "passes")
+    assert is_transient(status, code) is (passes == "passes")
 
 
 def test_silence_is_told_from_a_certificate_that_is_not_trusted() -> None:
-    assert "firewall" in str(explain_silence("read x", PLACE, "timed out").hint)
-    assert "not trusted" in str(explain_silence("read x", PLACE, "certificate verify failed").hint)
+    assert "firewall" in str(unreachable_error("read x", PLACE, "timed out").hint)
+    assert "not trusted" in str(unreachable_error("read x", PLACE, "certificate verify failed").hint)

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from infra.az.errors import AzureRefusalError, NotFoundError, Refusal, classify, innermost, refusal_in
+from infra.az.errors import (
+    AzureRejectedError,
+    ErrorCause,
+    NotFoundError,
+    classify,
+    find_cause,
+    innermost_cause,
+)
 from infra.errors import FjarrError, RemoteError, ToolError, UsageError
 
 COMMAND = "az deployment group create --name inference"
@@ -60,33 +67,33 @@ IN_A_STRING: dict[str, Any] = {
 
 
 def test_the_innermost_cause_of_nested_details() -> None:
-    assert innermost(NESTED) == Refusal(
+    assert innermost_cause(NESTED) == ErrorCause(
         "WorkloadProfileNotFound",
         "Workload Profile name 'Consumption-GPU-NC24-A100' does not exist for the environment 'me-gpullm'.",
     )
 
 
 def test_the_innermost_cause_in_a_document_within_a_message() -> None:
-    assert innermost(IN_A_STRING) == Refusal("QuotaExceeded", "It exceeds quota limits.")
+    assert innermost_cause(IN_A_STRING) == ErrorCause("QuotaExceeded", "It exceeds quota limits.")
 
 
 @pytest.mark.parametrize(
     "document", [None, 3, [], {}, {"error": None}, {"code": "X"}, "no document", "{broken"]
 )
 def test_what_is_no_error_document_has_no_cause(document: Any) -> None:
-    assert innermost(document) is None
+    assert innermost_cause(document) is None
 
 
 def test_a_document_after_prose() -> None:
     text = f"ERROR: {json.dumps(NESTED)}\nTo troubleshoot, see elsewhere."
-    assert refusal_in(text) == innermost(NESTED)
+    assert find_cause(text) == innermost_cause(NESTED)
 
 
 def test_the_code_and_message_line_of_az() -> None:
     text = (
         "ERROR: (ResourceGroupNotFound) Resource group 'x' could not be found.\nCode: ResourceGroupNotFound\n"
     )
-    assert refusal_in(text) == Refusal("ResourceGroupNotFound", "Resource group 'x' could not be found.")
+    assert find_cause(text) == ErrorCause("ResourceGroupNotFound", "Resource group 'x' could not be found.")
 
 
 def test_the_inner_errors_of_az_are_documents_one_after_the_other() -> None:
@@ -95,7 +102,7 @@ def test_the_inner_errors_of_az_are_documents_one_after_the_other() -> None:
         'ERROR: {"code": "InvalidTemplateDeployment", "message": "See inner errors for details."}\n\n'
         f"Inner Errors: \n{json.dumps(inner)}\n"
     )
-    assert refusal_in(text) == innermost(inner)
+    assert find_cause(text) == innermost_cause(inner)
 
 
 def test_of_several_causes_the_first_that_says_something() -> None:
@@ -104,16 +111,16 @@ def test_of_several_causes_the_first_that_says_something() -> None:
         "AccountNameInvalid - A_B is not a valid storage account name.\n"
         "Other - another.\n"
     )
-    assert refusal_in(text) == Refusal("AccountNameInvalid", "A_B is not a valid storage account name.")
+    assert find_cause(text) == ErrorCause("AccountNameInvalid", "A_B is not a valid storage account name.")
 
 
 def test_code_and_message_on_lines_of_their_own() -> None:
-    assert refusal_in("Code: Teapot\nMessage: I am one.") == Refusal("Teapot", "I am one.")
+    assert find_cause("Code: Teapot\nMessage: I am one.") == ErrorCause("Teapot", "I am one.")
 
 
 def test_an_error_of_azure_is_the_message_with_command_and_hint() -> None:
     error = classify(1, f"ERROR: {json.dumps(IN_A_STRING)}", command=COMMAND)
-    assert isinstance(error, AzureRefusalError)
+    assert isinstance(error, AzureRejectedError)
     assert str(error) == (
         "error: Azure said no: QuotaExceeded: It exceeds quota limits.\n"
         "command: az deployment group create --name inference\n"

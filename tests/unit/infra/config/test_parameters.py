@@ -11,9 +11,9 @@ import pytest
 
 from infra.az.limits import template_problems
 from infra.config.parameters import Template, digest, effective_values, read_template, render_parameters
-from infra.config.settings import Setting, Settings, gather, read_user_parameters, said_by_stage
+from infra.config.settings import Setting, Settings, from_stage, merge, read_user_parameters
 from infra.config.stage import load_stage
-from infra.config.templates import FOLDER, judge
+from infra.config.templates import FOLDER, validate
 from infra.errors import UsageError
 
 REPOSITORY = Path(__file__).resolve().parents[4]
@@ -73,13 +73,13 @@ def test_what_was_said_arrives_and_the_rest_is_null(example: str) -> None:
 
 @pytest.mark.parametrize("stage", ["azure", "local"])
 def test_the_committed_parameters_on_the_committed_stages(stage: str) -> None:
-    layers = [read_user_parameters(REPOSITORY), said_by_stage(load_stage(REPOSITORY, stage))]
-    text = render_parameters(gather(layers, TEMPLATE.names), TEMPLATE)
-    assert judge("inference.parameters", json.loads(text)) == ()
+    layers = [read_user_parameters(REPOSITORY), from_stage(load_stage(REPOSITORY, stage))]
+    text = render_parameters(merge(layers, TEMPLATE.names), TEMPLATE)
+    assert validate("inference.parameters", json.loads(text)) == ()
 
 
 def test_the_users_file_with_all_its_nulls_is_a_valid_document() -> None:
-    assert judge("inference.parameters", json.loads((REPOSITORY / FILE).read_text())) == ()
+    assert validate("inference.parameters", json.loads((REPOSITORY / FILE).read_text())) == ()
 
 
 def test_the_schema_speaks_of_exactly_the_templates_parameters() -> None:

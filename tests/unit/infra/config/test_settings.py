@@ -13,11 +13,11 @@ from infra.config.settings import (
     Flags,
     Handover,
     Setting,
-    gather,
+    from_flags,
+    from_stage,
+    merge,
     read_handover,
     read_user_parameters,
-    said_by_flags,
-    said_by_stage,
 )
 from infra.config.stage import Stage
 from infra.errors import UsageError
@@ -74,8 +74,8 @@ def test_the_stronger_place_wins_and_is_named() -> None:
             Setting("storageAccountName", "handover", "handover"),
         ),
         (Setting("location", "from user", "user"), Setting("maximumInstanceCount", 1, "user")),
-        said_by_stage(stage(location="from stage")),
-        said_by_flags(Flags(parameters=("location=from flag",))),
+        from_stage(stage(location="from stage")),
+        from_flags(Flags(parameters=("location=from flag",))),
     ]
     for count, (value, source) in enumerate(
         [
@@ -86,7 +86,7 @@ def test_the_stronger_place_wins_and_is_named() -> None:
         ],
         start=1,
     ):
-        settings = gather(layers[:count], KNOWN)
+        settings = merge(layers[:count], KNOWN)
         assert settings.find("location") == Setting("location", value, source)
         assert settings.source("storageAccountName") == "handover"
     assert settings.source("acaEnvironmentName") == "the template's default"
@@ -94,7 +94,7 @@ def test_the_stronger_place_wins_and_is_named() -> None:
 
 def test_null_means_not_said_here() -> None:
     layers = [(Setting("location", "x", "weak"),), (Setting("location", None, "strong"),)]
-    assert gather(layers, KNOWN).text("location") == "x"
+    assert merge(layers, KNOWN).text("location") == "x"
 
 
 @pytest.mark.parametrize(
@@ -102,23 +102,23 @@ def test_null_means_not_said_here() -> None:
     [("n=3", 3), ("n=x", "x"), ("n=true", True), ('n={"a": "b"}', {"a": "b"}), ("n=a=b", "a=b"), ("n=", "")],
 )
 def test_a_flag_is_json_or_else_text(flag: str, value: Any) -> None:
-    assert said_by_flags(Flags(parameters=(flag,))) == (Setting("n", value, "--set"),)
+    assert from_flags(Flags(parameters=(flag,))) == (Setting("n", value, "--set"),)
 
 
 def test_a_flag_of_a_parameter_that_is_text_is_text() -> None:
     flags = Flags(parameters=("containerCpu=4", "minReplicas=4"))
-    assert [setting.value for setting in said_by_flags(flags, {"containerCpu"})] == ["4", 4]
+    assert [setting.value for setting in from_flags(flags, {"containerCpu"})] == ["4", 4]
 
 
 @pytest.mark.parametrize("flag", ["novalue", "=3", ""])
 def test_a_flag_without_a_name_or_value(flag: str) -> None:
     with pytest.raises(UsageError) as caught:
-        said_by_flags(Flags(parameters=(flag,)))
+        from_flags(Flags(parameters=(flag,)))
     assert caught.value.message == f"--set {flag!r} has no name or no value"
 
 
 def test_the_location_flag_is_also_the_parameter() -> None:
-    assert said_by_flags(Flags(location="norwayeast")) == (Setting("location", "norwayeast", "--location"),)
+    assert from_flags(Flags(location="norwayeast")) == (Setting("location", "norwayeast", "--location"),)
 
 
 def test_names_that_do_not_exist_are_all_refused_with_the_nearest_that_does() -> None:
@@ -126,7 +126,7 @@ def test_names_that_do_not_exist_are_all_refused_with_the_nearest_that_does() ->
         (Setting("locatoin", 1, USER), Setting("maxInstanceCount", 1, "--set"), Setting("zzz", 1, USER))
     ]
     with pytest.raises(UsageError) as caught:
-        gather(layers, KNOWN)
+        merge(layers, KNOWN)
     assert caught.value.details == (
         f"locatoin (from {USER}): is not a parameter; did you mean location?",
         "maxInstanceCount (from --set): is not a parameter; did you mean maximumInstanceCount?",
@@ -167,7 +167,7 @@ def test_what_the_fine_tuning_step_hands_over(tmp_path: Path) -> None:
     write(tmp_path, TUNING, parameters(TUNING_PARAMETERS))
     handover = read_handover(tmp_path)
     assert (handover.subscription, handover.resource_group) == (GROUP.subscription, GROUP.name)
-    assert {setting.name: (setting.value, setting.source) for setting in handover.said} == {
+    assert {setting.name: (setting.value, setting.source) for setting in handover.values} == {
         "acaEnvironmentName": ("tuning-env", TUNING),
         "acaLogAnalyticsName": ("tuning-log", TUNING),
         "storageAccountName": ("aistorageabcde", "infra/finetuning.config.json"),
@@ -177,7 +177,7 @@ def test_what_the_fine_tuning_step_hands_over(tmp_path: Path) -> None:
 
 def test_its_commands_and_its_node_count_are_not_ours(tmp_path: Path) -> None:
     write(tmp_path, TUNING, parameters(TUNING_PARAMETERS))
-    names = {setting.name for setting in read_handover(tmp_path).said}
+    names = {setting.name for setting in read_handover(tmp_path).values}
     assert not names & {"defaultCommands", "maximumInstanceCount", "timeout", "acaJobName"}
 
 
@@ -188,10 +188,10 @@ def test_without_its_files_nothing_is_handed_over(tmp_path: Path) -> None:
 def test_its_resources_are_used_only_in_their_own_group() -> None:
     said = (Setting("storageAccountName", "x", "handover"),)
     handover = Handover(GROUP.subscription.upper(), "Tuning-RG", said)
-    assert handover.said_for(GROUP) == said
-    assert handover.said_for(Group(GROUP.subscription, "another")) == ()
-    assert handover.said_for(Group("another", GROUP.name)) == ()
-    assert Handover(said=said).said_for(GROUP) == said
+    assert handover.values_for(GROUP) == said
+    assert handover.values_for(Group(GROUP.subscription, "another")) == ()
+    assert handover.values_for(Group("another", GROUP.name)) == ()
+    assert Handover(values=said).values_for(GROUP) == said
 
 
 def test_handed_over_files_that_cannot_be_used_say_all_that_is_wrong(tmp_path: Path) -> None:

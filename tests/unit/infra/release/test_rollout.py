@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from infra.az.revision import Answer
+from infra.az.revision import VersionResponse
 from infra.clock import ManualClock
 from infra.console import Console
-from infra.deploy_context import Site
+from infra.deploy_context import DeployContext
 from infra.errors import RemoteError, WaitTimeoutError
 from infra.release.lock import DeployLock, Holder
 from infra.release.manifest import Origin, scan_tree
@@ -71,15 +71,15 @@ class World:
         lock = DeployLock(
             self.share, self.clock, holder, console.warn, lambda found: found.pid == self.deployers
         )
-        site = Site(self.share, self.app, lock, self.clock, console, at_once, timeout_s=300.0)
+        context = DeployContext(self.share, self.app, lock, self.clock, console, at_once, timeout_s=300.0)
         origin = Origin(self.clock.now(), "ida@laptop", "0.1.0")
         tree = LocalTree(self.root, scan_tree(self.root / "inference"), lambda: origin)
-        return deploy_tree(site, tree, force=force)
+        return deploy_tree(context, tree, force=force)
 
     def served(self) -> str | None:
         """Return the text of the server that answers now."""
         answer = self.app.version()
-        if not isinstance(answer, Answer):
+        if not isinstance(answer, VersionResponse):
             return None
         return self.share.files[f"releases/{answer.release}/inference/server.py"].decode()
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from infra.az.commands import Group
-from infra.az.errors import AzureRefusalError, NotFoundError, Refusal
+from infra.az.errors import AzureRejectedError, ErrorCause, NotFoundError
 from infra.az.names import Names
 from infra.config.endpoint import read_config
 from infra.config.settings import Flags, Handover, Settings
 from infra.config.stage import load_stage
 from infra.console import Console
 from infra.errors import RemoteError, UsageError
-from infra.resources.container_apps_environment import ProfileWish, profile_changes
-from infra.resources.inventory import all_made, format_made, parse_made
+from infra.resources.container_apps_environment import RequestedProfile, profile_changes
+from infra.resources.inventory import format_tag, parse_tag, planned_resources
 from infra.resources.target import find_group
 from infra.session import Session
 from infra.verbs.provision import provision
@@ -37,7 +37,7 @@ SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 GROUP = Group(SUBSCRIPTION, "my-rg")
 NAMES = Settings().names(GROUP)
 IN_GROUP = f"--resource-group my-rg --subscription {SUBSCRIPTION}"
-GONE = NotFoundError("Azure does not have it", Refusal("ResourceNotFound", "no"))
+GONE = NotFoundError("Azure does not have it", ErrorCause("ResourceNotFound", "no"))
 OUTPUTS = {
     # Azure changes the case of the names.
     "subscriptioN_ID": {"type": "String", "value": SUBSCRIPTION},
@@ -151,7 +151,7 @@ def test_the_file_with_the_key_is_for_the_user_alone_and_goes_away(session: Sess
 
 
 def test_the_key_does_not_stay_behind_when_the_deployment_fails(session: Session, world: World) -> None:
-    world.az.answers["deployment group create"] = AzureRefusalError("Azure said no", Refusal("X", "y"))
+    world.az.answers["deployment group create"] = AzureRejectedError("Azure said no", ErrorCause("X", "y"))
     with pytest.raises(RemoteError):
         provision(session)
     assert not (session.stage.state_dir / "inference.parameters.json").exists()
@@ -251,10 +251,10 @@ def test_a_group_that_has_to_be_made_needs_a_region(session: Session, world: Wor
 def test_a_failed_deployment_tells_the_innermost_reason_of_its_operations(
     session: Session, world: World
 ) -> None:
-    vague = Refusal("DeploymentFailed", "At least one resource deployment operation failed.")
+    vague = ErrorCause("DeploymentFailed", "At least one resource deployment operation failed.")
     reason: dict[str, Any] = {"error": {"code": "QuotaExceeded", "message": "no A100 left"}}
     world.az.answers |= {
-        "deployment group create": AzureRefusalError(
+        "deployment group create": AzureRejectedError(
             "Azure said no", vague, command="az deployment group create"
         ),
         "deployment operation group list": [
@@ -284,7 +284,7 @@ def test_a_deployment_without_outputs_is_an_error(session: Session, world: World
 
 
 def test_what_a_failed_run_made_is_remembered(session: Session, world: World) -> None:
-    world.az.answers["deployment group create"] = AzureRefusalError("Azure said no", Refusal("X", "y"))
+    world.az.answers["deployment group create"] = AzureRejectedError("Azure said no", ErrorCause("X", "y"))
     with pytest.raises(RemoteError):
         provision(session)
     world.az.answers |= {
@@ -292,24 +292,24 @@ def test_what_a_failed_run_made_is_remembered(session: Session, world: World) ->
         "resource list": [{"type": "Microsoft.Storage/storageAccounts", "name": NAMES.storage_account}],
     }
     provision(session)
-    assert set(parse_made(world.deployed["tags"]["fjarr-made"])) == set(all_made(NAMES))
+    assert set(parse_tag(world.deployed["tags"]["fjarr-made"])) == set(planned_resources(NAMES))
 
 
 def test_the_longest_names_fit_into_a_tag() -> None:
     names = Names("s" * 24, "f" * 63, "e" * 60, "t" * 32, "a" * 32, "w" * 63)
-    made = all_made(names)
-    assert len(format_made(made)) <= 256
-    assert parse_made(format_made(made)) == made
-    assert parse_made("nonsense app: x:y") == ()
+    made = planned_resources(names)
+    assert len(format_tag(made)) <= 256
+    assert parse_tag(format_tag(made)) == made
+    assert parse_tag("nonsense app: x:y") == ()
 
 
 # The environment.
 
-WISH = ProfileWish("GPU", "NC24-A100", 2)
+WISH = RequestedProfile("GPU", "NC24-A100", 2)
 
 
 def changes(
-    environment: dict[str, Any], wish: ProfileWish, *, is_ours: bool = False
+    environment: dict[str, Any], wish: RequestedProfile, *, is_ours: bool = False
 ) -> list[tuple[str, str | None]]:
     found = profile_changes(GROUP, environment, wish, is_ours=is_ours)
     return [(change.text, change.command.line if change.command else None) for change in found]
@@ -318,7 +318,7 @@ def changes(
 def test_an_environment_that_has_the_profile_needs_nothing() -> None:
     assert changes(ENVIRONMENT, WISH) == []
     assert changes(ENVIRONMENT, replace(WISH, name="gpu")) == []
-    assert changes(ENVIRONMENT, ProfileWish("Consumption", "Consumption")) == []
+    assert changes(ENVIRONMENT, RequestedProfile("Consumption", "Consumption")) == []
 
 
 def test_a_profile_of_another_type_is_taken_unless_the_user_said_the_type() -> None:
@@ -354,7 +354,7 @@ def test_an_environment_without_profiles_cannot_have_one() -> None:
 
 def test_a_profile_that_we_do_not_know_how_to_make_must_exist() -> None:
     with pytest.raises(UsageError, match="has no workload profile 'D4'"):
-        changes(ENVIRONMENT, ProfileWish("D4", None))
+        changes(ENVIRONMENT, RequestedProfile("D4", None))
 
 
 # The target.

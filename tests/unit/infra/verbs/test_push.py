@@ -14,7 +14,7 @@ import pytest
 
 from infra.clock import ManualClock
 from infra.console import Console
-from infra.deploy_context import Site
+from infra.deploy_context import DeployContext
 from infra.errors import RemoteError, UsageError
 from infra.models.hash_cache import HashCache
 from infra.models.safetensors_header import SafetensorsError, check_safetensors
@@ -282,10 +282,10 @@ class World:
         console = Console(self.said)
         holder = Holder("ida", "laptop", self.pushes, 0.0)
         lock = DeployLock(self.share, self.clock, holder, console.warn, lambda who: who.pid == self.pushes)
-        site = Site(self.share, self.app, lock, self.clock, console, at_once, timeout_s=300.0)
+        context = DeployContext(self.share, self.app, lock, self.clock, console, at_once, timeout_s=300.0)
         selection = Selection(read_adapter(adapter), name, "org/base", base)
         hashes = HashCache(self.root / "hashes.json", self.clock)
-        return push_upload_sets(site, selection, load_upload_sets(selection, hashes), restarts=restarts)
+        return push_upload_sets(context, selection, load_upload_sets(selection, hashes), restarts=restarts)
 
 
 @pytest.fixture

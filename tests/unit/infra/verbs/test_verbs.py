@@ -22,7 +22,7 @@ from invoke import Collection
 
 import tasks
 from infra.az.commands import Group
-from infra.az.errors import NotFoundError, Refusal
+from infra.az.errors import ErrorCause, NotFoundError
 from infra.config.endpoint import InferenceConfig, write_config
 from infra.config.stage import load_stage
 from infra.console import Console
@@ -30,7 +30,7 @@ from infra.errors import ToolError, UsageError
 from infra.process import Completed, Runner
 from infra.resources.api_keys import ApiKey, parse_keys
 from infra.resources.file_share import open_share
-from infra.resources.inventory import Made, format_made, remember
+from infra.resources.inventory import ManagedResource, format_tag, record_managed
 from infra.session import Session
 from infra.verbs.doctor import Diagnosis, diagnose
 from infra.verbs.down import down
@@ -49,7 +49,7 @@ REPOSITORY = Path(__file__).resolve().parents[4]
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 GROUP = Group(SUBSCRIPTION, "my-rg")
 CONFIG = InferenceConfig(SUBSCRIPTION, "my-rg", "acct", "share", "app", "http://127.0.0.1:9")
-GONE = NotFoundError("Azure does not have it", Refusal("ResourceNotFound", "no"))
+GONE = NotFoundError("Azure does not have it", ErrorCause("ResourceNotFound", "no"))
 VERSION = {
     "release": "20260102T030405Z-abcdef01",
     "version": "0.1.0",
@@ -332,9 +332,9 @@ def test_a_group_of_ours_with_something_of_another_stays(session: Session, az: S
 def test_what_a_failed_run_made_is_deleted_too(session: Session, az: ScriptedAz) -> None:
     Azure(az, [ACCOUNT], "", {})
     az.answers["containerapp show"] = GONE
-    remember(session, GROUP, (Made("account", "acct"), Made("app", "app")))
+    record_managed(session, GROUP, (ManagedResource("account", "acct"), ManagedResource("app", "app")))
     assert down(session, is_confirmed=True).removed == ("account acct",)
-    assert format_made(()) == ""
+    assert format_tag(()) == ""
     assert json.loads((session.stage.state_dir / "made.json").read_text()) == {}
 
 
