@@ -1,35 +1,32 @@
-"""Say which requests `/v1` takes, strictly: an unknown field is refused, and so is what is not supported.
+"""The bodies of requests to `/v1`, validated strictly: unknown and unsupported fields are rejected by name.
 
-The fields are those of OpenAI's API, with `top_k`, `min_p` and `repetition_penalty` beside them, which the
-official client sends through its `extra_body`. A field that would change the answer and that this server
-cannot honour takes only its neutral value.
+The fields are those of OpenAI's API, and `top_k`, `min_p` and `repetition_penalty`, which the official client
+sends through its `extra_body`. A field that would change the answer and is not supported accepts only its
+neutral value.
 
 Source: OpenAI API reference, "Create chat completion" and "Create completion".
 """
 
 from __future__ import annotations
 
-import json
+from dataclasses import fields
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    PlainValidator,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from inference.engines.protocol import Sampling
-from inference.service.service import ChatPrompt, JsonShape, TextPrompt, TokenPrompt
-from inference.text.codec import Message
-from inference.text.grammar import ANY_OBJECT
-from inference.text.tools import Tool, ToolCall, ToolUse
+from inference.service.service import ChatPrompt, TextPrompt, TextRequest, TokenPrompt
+from inference.text.tools import ToolUse
+from inference.web.message_schemas import (
+    NAMED,
+    ChatMessage,
+    EmptyList,
+    FunctionTool,
+    ResponseFormat,
+    StrictModel,
+    ToolChoice,
+)
 
 MAX_STOPS: Final = 16
 MAX_CHOICES: Final = 16
@@ -37,29 +34,17 @@ MAX_BIASES: Final = 1024
 MAX_TOOLS: Final = 128
 MAX_CHAT_LOGPROBS: Final = 20
 MAX_TEXT_LOGPROBS: Final = 5
+DEFAULT_COMPLETION_TOKENS: Final = 16
+"""The length of a completion without `max_tokens`. Source: OpenAI API reference, "Create completion"."""
+
 UNSUPPORTED: Final = frozenset({
     "audio", "best_of", "echo", "function_call", "functions", "modalities", "moderation", "prediction",
     "reasoning_effort", "service_tier", "store", "suffix", "verbosity", "web_search_options",
 })  # fmt: skip
-"""Fields that are known and take only a neutral value; the error says that they are not supported."""
+"""Fields that are known and accept only a neutral value; the error says that they are not supported."""
 
-EmptyList = Annotated[list[Any], Field(max_length=0)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-
-
-def _join_parts(content: object) -> object:
-    """Turn a list of text parts into one text; leave the rest to the string's own check."""
-    if not isinstance(content, list):
-        return content
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise PydanticCustomError(
-                "content_part",
-                "only text is supported: each part of the content is {{'type': 'text', 'text': ...}}",
-            )  # fmt: skip
-    return "".join(part["text"] for part in content)
+SAMPLING_FIELDS: Final = tuple(field.name for field in fields(Sampling))
+"""The fields of a body that become the `Sampling`; it has the same names for them, and the defaults."""
 
 
 def _list_stops(stop: object) -> object:
@@ -72,10 +57,16 @@ def _require_content(stops: list[str]) -> list[str]:
     return stops
 
 
-def _require_token_ids(biases: dict[str, float]) -> dict[str, float]:
+def _read_top_k(top_k: int) -> int:
+    """Replace -1, which vLLM's API has for all tokens, by the 0 that `Sampling` has for them."""
+    return max(0, top_k)
+
+
+def _read_biases(biases: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    """Return the pairs that `Sampling` has."""
     if not all(key.isdecimal() and key.isascii() for key in biases):
         raise PydanticCustomError("bias_key", "the keys are token ids, such as '50256'")
-    return biases
+    return tuple((int(key), bias) for key, bias in biases.items())
 
 
 def _read_prompts(prompt: object) -> tuple[TextPrompt, ...] | tuple[TokenPrompt, ...]:
@@ -96,50 +87,7 @@ def _is_token(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _read_choice(choice: object) -> object:
-    """Turn the choice of one function into `function NAME`; leave words as they are."""
-    if not isinstance(choice, dict):
-        return choice
-    function = choice.get("function")
-    name = function.get("name") if isinstance(function, dict) else None
-    if choice != {"type": "function", "function": {"name": name}} or not isinstance(name, str):
-        raise PydanticCustomError(
-            "tool_choice",
-            "it is 'none', 'auto', 'required', or {{'type': 'function', 'function': {{'name': ...}}}}",
-        )
-    return NAMED + name
-
-
-def _require_object(text: str) -> str:
-    try:
-        is_object = isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        is_object = False
-    if not is_object:
-        raise PydanticCustomError("arguments", "the arguments are a JSON object, written as a text")
-    return text
-
-
-def _require_object_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    if schema.get("type", "object") != "object":
-        raise PydanticCustomError("parameters", "the schema of a function's arguments has the type 'object'")
-    return schema
-
-
-NAMED: Final = "function "
-Content = Annotated[
-    str,
-    BeforeValidator(_join_parts),
-    WithJsonSchema({
-        "anyOf": [
-            {"type": "string"},
-            {"type": "array", "items": {
-                "type": "object", "required": ["type", "text"], "additionalProperties": False,
-                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-            }},
-        ]
-    }),
-]  # fmt: skip
+Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stops = Annotated[
     list[str],
     BeforeValidator(_list_stops),
@@ -152,10 +100,10 @@ Stops = Annotated[
         ]
     }),
 ]  # fmt: skip
-Biases = Annotated[
+LogitBias = Annotated[
     dict[str, Annotated[float, Field(ge=-100, le=100)]],
     Field(max_length=MAX_BIASES),
-    AfterValidator(_require_token_ids),
+    AfterValidator(_read_biases),
     WithJsonSchema({
         "type": "object", "maxProperties": MAX_BIASES, "propertyNames": {"pattern": "^[0-9]+$"},
         "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
@@ -173,198 +121,35 @@ Prompts = Annotated[
         ]
     }),
 ]  # fmt: skip
-Choice = Annotated[
-    str,
-    BeforeValidator(_read_choice),
-    Field(pattern=rf"^(none|auto|required|{NAMED}.*)$"),
-    WithJsonSchema({
-        "anyOf": [
-            {"enum": ["none", "auto", "required"]},
-            {"type": "object", "required": ["type", "function"], "properties": {
-                "type": {"const": "function"},
-                "function": {
-                    "type": "object", "required": ["name"], "properties": {"name": {"type": "string"}},
-                },
-            }},
-        ]
-    }),
-]  # fmt: skip
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
-
-
-class CalledFunction(_Strict):
-    """Be the function of a call that is part of the history."""
-
-    name: Name
-    arguments: Annotated[str, AfterValidator(_require_object)]
-    parsed_arguments: Any = None  # the client's own, in what its `parse` gave back
-
-
-class MessageCall(_Strict):
-    """Be a call that is part of the history."""
-
-    id: str
-    type: Literal["function"] = "function"
-    function: CalledFunction
-
-    def to_call(self) -> ToolCall:
-        """Return the call."""
-        return ToolCall(self.id, self.function.name, self.function.arguments)
-
-
-ROLES: Final[list[JsonValue]] = [
-    {
-        "properties": {
-            "role": {"enum": ["system", "developer", "user"]}, "content": {"type": ["string", "array"]},
-            "tool_calls": {"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 0}]},
-            "tool_call_id": {"type": "null"},
-        },
-        "required": ["content"],
-    },
-    {
-        "properties": {
-            "role": {"const": "assistant"}, "content": {"type": ["string", "array"]},
-            "tool_call_id": {"type": "null"},
-        },
-        "required": ["content"],
-    },
-    {
-        "properties": {
-            "role": {"const": "assistant"}, "tool_calls": {"type": "array", "minItems": 1},
-            "tool_call_id": {"type": "null"},
-        },
-        "required": ["tool_calls"],
-    },
-    {
-        "properties": {
-            "role": {"const": "tool"}, "content": {"type": ["string", "array"]},
-            "tool_calls": {"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 0}]},
-            "tool_call_id": {"type": "string"},
-        },
-        "required": ["content", "tool_call_id"],
-    },
-]  # fmt: skip
-"""What each role needs and may have, for the published schema; the check is the model's own."""
-
-
-class ChatMessage(_Strict):
-    """Be one turn. What an assistant's message carries besides text and calls may be there, empty."""
-
-    model_config = ConfigDict(json_schema_extra={"anyOf": ROLES})
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content | None = None
-    tool_calls: list[MessageCall] | None = None
-    tool_call_id: str | None = None
-    name: None = None
-    refusal: None = None
-    annotations: EmptyList | None = None
-    audio: None = None
-    function_call: None = None
-    parsed: Any = None  # the client's own, in what its `parse` gave back
-
-    @model_validator(mode="after")
-    def _require_what_the_role_needs(self) -> Self:
-        """Require a text, but for an assistant that calls; and an id of a tool's answer alone."""
-        if self.content is None and not (self.role == "assistant" and self.tool_calls):
-            raise _missing("content")
-        if self.role == "tool" and self.tool_call_id is None:
-            raise _missing("tool_call_id")
-        if self.role != "tool" and self.tool_call_id is not None:
-            raise PydanticCustomError("role", "only a message of the role 'tool' has a tool_call_id")
-        if self.role != "assistant" and self.tool_calls:
-            raise PydanticCustomError("role", "only a message of the role 'assistant' has tool_calls")
-        return self
-
-    def to_message(self) -> Message:
-        """Return the turn; `developer` is OpenAI's newer word for `system`."""
-        role = "system" if self.role == "developer" else self.role
-        calls = tuple(call.to_call() for call in self.tool_calls or ())
-        return Message(role, self.content or "", calls, self.tool_call_id)
-
-
-class JsonSchema(_Strict):
-    """Describe the JSON that is wanted. It is kept to whether `strict` or not."""
-
-    name: Name
-    description: str | None = None
-    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
-    strict: bool | None = None
-
-
-class ResponseFormat(_Strict):
-    """Say what the answer's text is to be."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-    @model_validator(mode="after")
-    def _require_schema(self) -> Self:
-        if self.type == "json_schema" and self.json_schema is None:
-            raise _missing("json_schema")
-        return self
-
-    def to_shape(self) -> JsonShape | None:
-        """Return what the text must be; None for any."""
-        if self.type == "text":
-            return None
-        schema = self.json_schema.schema_ if self.type == "json_schema" and self.json_schema else None
-        if schema is None:
-            return JsonShape(ANY_OBJECT, "response_format")
-        return JsonShape(schema, "response_format.json_schema.schema")
-
-
-class Function(_Strict):
-    """Describe a function that may be called."""
-
-    name: Name
-    description: str | None = None
-    parameters: Annotated[dict[str, Any], AfterValidator(_require_object_schema)] | None = None
-    strict: bool | None = None
-
-
-class FunctionTool(_Strict):
-    """Be a tool, which here is a function."""
-
-    type: Literal["function"]
-    function: Function
-
-    def to_tool(self) -> Tool:
-        """Return the function."""
-        function = self.function
-        return Tool(function.name, function.description, function.parameters, bool(function.strict))
-
-
-class StreamOptions(_Strict):
-    """Say what a stream carries besides text."""
+class StreamOptions(StrictModel):
+    """The options of a stream."""
 
     include_usage: bool = False
     include_obfuscation: bool | None = None
 
 
-class _GenerationFields(_Strict):
-    """Hold what both endpoints take."""
+class _GenerationFields(StrictModel):
+    """The fields of both endpoints."""
 
     model: Annotated[str, Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1), AfterValidator(_read_top_k)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    logit_bias: Biases | None = None
+    logit_bias: LogitBias | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stops | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    # Harmless: they concern accounts that we do not have, or say what is so anyway.
+    # Without effect: they concern OpenAI's accounts and caches.
     user: str | None = None
     metadata: dict[str, Any] | None = None
     safety_identifier: str | None = None
@@ -373,28 +158,18 @@ class _GenerationFields(_Strict):
     prompt_cache_options: dict[str, Any] | None = None
 
     @property
-    def sampling(self) -> Sampling:
-        """Return the sampling, with the API's defaults."""
-        return Sampling(
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            top_k=max(0, self.top_k or 0),
-            min_p=self.min_p or 0.0,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            repetition_penalty=self.repetition_penalty or 1.0,
-            logit_bias=tuple((int(key), bias) for key, bias in (self.logit_bias or {}).items()),
-            seed=self.seed,
-        )
+    def has_usage_in_stream(self) -> bool:
+        """Return whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
 
     @property
-    def has_usage_in_stream(self) -> bool:
-        """Return whether a stream ends with the count."""
-        return self.stream_options is not None and self.stream_options.include_usage
+    def _sampling(self) -> Sampling:
+        values = {name: getattr(self, name) for name in SAMPLING_FIELDS}
+        return Sampling(**{name: value for name, value in values.items() if value is not None})
 
 
 class ChatCompletionRequest(_GenerationFields):
-    """Be the body of `POST /v1/chat/completions`."""
+    """The body of `POST /v1/chat/completions`."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -402,7 +177,7 @@ class ChatCompletionRequest(_GenerationFields):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_CHAT_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Choice | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
 
     functions: EmptyList | None = None
@@ -418,7 +193,7 @@ class ChatCompletionRequest(_GenerationFields):
     store: Literal[False] | None = None
 
     @model_validator(mode="after")
-    def _require_fields_that_go_together(self) -> Self:
+    def _check_dependent_fields(self) -> Self:
         names = [tool.function.name for tool in self.tools or ()]
         choice = self.tool_choice or "auto"
         if self.top_logprobs and not self.logprobs:
@@ -431,24 +206,26 @@ class ChatCompletionRequest(_GenerationFields):
             raise _wrong("tool_choice", "there is no tool of this name")
         return self
 
-    @property
-    def prompt(self) -> ChatPrompt:
-        """Return the conversation."""
-        return ChatPrompt(tuple(message.to_message() for message in self.messages))
+    def to_text_requests(self, request_id: str, client: str) -> tuple[TextRequest]:
+        """Return the request for the service."""
+        request = TextRequest(
+            request_id=request_id,
+            model=self.model,
+            prompt=ChatPrompt(tuple(message.to_message() for message in self.messages)),
+            max_new_tokens=self.max_completion_tokens or self.max_tokens,
+            sampling=self._sampling,
+            stops=tuple(self.stop or ()),
+            length_param="max_completion_tokens" if self.max_completion_tokens else "max_tokens",
+            choices=self.n or 1,
+            top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            shape=self.response_format.to_shape() if self.response_format else None,
+            tool_use=self._tool_use,
+            client=client,
+        )
+        return (request,)
 
     @property
-    def wanted_logprobs(self) -> int | None:
-        """Return how many of the likeliest tokens to tell of; None for nothing at all."""
-        return (self.top_logprobs or 0) if self.logprobs else None
-
-    @property
-    def shape(self) -> JsonShape | None:
-        """Return what the text must be; None for any."""
-        return self.response_format.to_shape() if self.response_format else None
-
-    @property
-    def tool_use(self) -> ToolUse | None:
-        """Return what the model may call; None for nothing."""
+    def _tool_use(self) -> ToolUse | None:
         choice = self.tool_choice or "auto"
         if not self.tools or choice == "none":
             return None
@@ -461,7 +238,7 @@ class ChatCompletionRequest(_GenerationFields):
 
 
 class CompletionRequest(_GenerationFields):
-    """Be the body of `POST /v1/completions`."""
+    """The body of `POST /v1/completions`."""
 
     prompt: Prompts
     logprobs: Annotated[int, Field(ge=0, le=MAX_TEXT_LOGPROBS)] | None = None
@@ -470,14 +247,23 @@ class CompletionRequest(_GenerationFields):
     echo: Literal[False] | None = None
     suffix: None = None
 
-    @property
-    def prompts(self) -> tuple[TextPrompt | TokenPrompt, ...]:
-        """Return the prompts."""
-        return tuple(self.prompt)
-
-
-def _missing(field: str) -> PydanticCustomError:
-    return PydanticCustomError("missing", "Field required", {"field": field})
+    def to_text_requests(self, request_id: str, client: str) -> tuple[TextRequest, ...]:
+        """Return the requests for the service, one for each prompt."""
+        return tuple(
+            TextRequest(
+                request_id=request_id,
+                model=self.model,
+                prompt=prompt,
+                max_new_tokens=self.max_tokens or DEFAULT_COMPLETION_TOKENS,
+                sampling=self._sampling,
+                stops=tuple(self.stop or ()),
+                length_param="max_tokens",
+                choices=self.n or 1,
+                top_logprobs=self.logprobs,
+                client=client,
+            )
+            for prompt in self.prompt
+        )
 
 
 def _wrong(field: str, message: Any) -> PydanticCustomError:  # noqa: ANN401 - pydantic wants a literal
@@ -486,7 +272,7 @@ def _wrong(field: str, message: Any) -> PydanticCustomError:  # noqa: ANN401 - p
 
 def describe_error(error: dict[str, Any]) -> tuple[str, str | None, str | None]:
     """Turn one of pydantic's errors into a message, the field's path and OpenAI's code."""
-    # A check of fields that go together is the whole's, and names the field by itself.
+    # A validator of several fields reports no field in `loc`; its error names the field itself.
     named = error.get("ctx", {}).get("field")
     path = (*(part for part in error["loc"] if part != "body"), *([named] if named else []))
     kind, field = error["type"], _field_path(path)
@@ -510,7 +296,7 @@ def describe_error(error: dict[str, Any]) -> tuple[str, str | None, str | None]:
 def _field_path(path: tuple[str | int, ...]) -> str:
     text = ""
     for part in path:
-        # A union adds the names of its branches, which a client has never heard of.
+        # Pydantic adds the names of a union's branches, which are not part of the client's body.
         if isinstance(part, str) and not part.isidentifier():
             continue
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part

@@ -11,6 +11,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -18,13 +19,15 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from inference.web.openapi import ERROR
+from inference.web.responses import Error
+from inference.web.schemas import SAMPLING_FIELDS
 from tests.doubles.serving import BASE, HELLO, KEY, TUNED, Background
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATIENCE_S = 5
+TIMEOUT_S = 5
+ERROR_SCHEMA = TypeAdapter(Error).json_schema()
 OPERATIONS = (
     ("GET", "/models"), ("GET", "/models/{name}"), ("POST", "/chat/completions"), ("POST", "/completions"),
 )  # fmt: skip
@@ -71,7 +74,7 @@ def test_what_the_document_allows_and_what_it_does_not(
             # What was made up names no model, and is seldom a conversation: it would end requests early.
             said = {"messages": HELLO} if "chat" in path else {"prompt": "Once", "n": 1, "best_of": 1}
             case.body |= {"model": BASE} | (said if is_plain else {})
-        response = case.call(headers={"Authorization": f"Bearer {KEY}"}, timeout=PATIENCE_S)
+        response = case.call(headers={"Authorization": f"Bearer {KEY}"}, timeout=TIMEOUT_S)
         statuses.add(response.status_code)
         case.validate_response(response, checks=CHECKS)
 
@@ -96,9 +99,8 @@ json_values = st.recursive(
     max_leaves=12,
 )
 FIELDS = (
-    "messages", "prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "stream", "n",
-    "seed", "stream_options", "logit_bias", "response_format", "tools", "logprobs", "metadata", "user",
-    "model",
+    *SAMPLING_FIELDS, "messages", "prompt", "max_tokens", "stop", "stream", "n", "stream_options",
+    "response_format", "tools", "logprobs", "metadata", "user", "model",
 )  # fmt: skip
 almost_requests = st.builds(
     lambda model, said, more: {"model": model, **said, **more},
@@ -182,8 +184,8 @@ def exchange(port: int, data: bytes, *, is_over: bool = False) -> tuple[int, byt
 
     Whoever says that it is over has left, for the server, and need not be answered.
     """
-    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
-        connection.settimeout(PATIENCE_S)
+    with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as connection:
+        connection.settimeout(TIMEOUT_S)
         connection.sendall(data)
         if is_over:
             connection.shutdown(socket.SHUT_WR)
@@ -198,4 +200,4 @@ def judge(status: int, body: bytes) -> None:
     """Fail where an answer is no answer of the API."""
     assert status in {200, 400, 404, 408, 413}, (status, body)
     if status != 200:
-        jsonschema.validate(json.loads(body), ERROR)
+        jsonschema.validate(json.loads(body), ERROR_SCHEMA)

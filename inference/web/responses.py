@@ -1,0 +1,211 @@
+"""The JSON objects that `/v1` sends, written once: to build them, to check them and to document them.
+
+They are typed dictionaries rather than models. The writer builds plain dictionaries, which mypy checks
+against these types and which cost nothing to validate while tokens are streamed; FastAPI reads the same types
+for the OpenAPI document. The order of the fields is the order in which they are sent.
+
+Source: OpenAI API reference, "The chat completion object", "The chat completion chunk object", "The
+completion object", "The model object".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NotRequired
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
+
+Count = Annotated[int, Field(ge=0)]
+
+
+@with_config(ConfigDict(extra="forbid"))
+class ErrorDetail(TypedDict):
+    """What is wrong with a request.
+
+    `param` is the path of the field that caused the error.
+    """
+
+    message: Annotated[str, Field(min_length=1)]
+    type: Literal["invalid_request_error", "requests", "server_error"]
+    param: str | None
+    code: str | None
+
+
+@with_config(ConfigDict(extra="forbid"))
+class Error(TypedDict):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+class Model(TypedDict):
+    """A model: the base, or an adapter, whose `parent` is the base."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    parent: str | None
+    root: str
+
+
+class ModelList(TypedDict):
+    """The models that are served."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Usage(TypedDict):
+    """The numbers of tokens of a request."""
+
+    prompt_tokens: Count
+    completion_tokens: Count
+    total_tokens: Count
+
+
+class FunctionCall(TypedDict):
+    """A function's name and its arguments, a JSON object as text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    """A call that the model makes."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
+class ToolCallDelta(ToolCall):
+    """A call in a stream, sent in one piece."""
+
+    index: Count
+
+
+class TopLogprob(TypedDict):
+    """A token and its log-probability; `bytes` is null for a special token."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(TopLogprob):
+    """A token of the answer, and the likeliest tokens in its place."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(TypedDict):
+    """The log-probabilities of the tokens of a message."""
+
+    content: list[TokenLogprob]
+    refusal: None
+
+
+class CompletionLogprobs(TypedDict):
+    """The log-probabilities of the tokens of a text, as lists of the same length."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[Count]
+
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class AssistantMessage(TypedDict):
+    """The model's message; `content` is null if it only calls tools."""
+
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+    tool_calls: NotRequired[list[ToolCall]]
+
+
+class ChatChoice(TypedDict):
+    """One of the answers to a conversation."""
+
+    index: Count
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+
+
+class CompletionChoice(TypedDict):
+    """One of the continuations of a text."""
+
+    index: Count
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason
+
+
+class ChatDelta(TypedDict):
+    """What a chunk adds to a message."""
+
+    role: NotRequired[Literal["assistant"]]
+    content: NotRequired[str]
+    tool_calls: NotRequired[list[ToolCallDelta]]
+
+
+class ChatChunkChoice(TypedDict):
+    """What a chunk adds to one of the answers."""
+
+    index: Count
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class CompletionChunkChoice(TypedDict):
+    """What a chunk adds to one of the continuations."""
+
+    index: Count
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ResponseHead(TypedDict):
+    """The fields that all answers, and all chunks of one stream, have in common."""
+
+    id: str
+    created: int
+    model: str
+
+
+class ChatCompletion(ResponseHead):
+    """The answer to a conversation."""
+
+    object: Literal["chat.completion"]
+    choices: Annotated[list[ChatChoice], Field(min_length=1)]
+    usage: Usage
+
+
+class Completion(ResponseHead):
+    """The continuation of a text."""
+
+    object: Literal["text_completion"]
+    choices: Annotated[list[CompletionChoice], Field(min_length=1)]
+    usage: Usage
+
+
+class ChatCompletionChunk(ResponseHead):
+    """An event of a streamed answer; the last one may have no choices and the usage."""
+
+    object: Literal["chat.completion.chunk"]
+    choices: list[ChatChunkChoice]
+    usage: NotRequired[Usage | None]
+
+
+class CompletionChunk(ResponseHead):
+    """An event of a streamed continuation; the last one may have no choices and the usage."""
+
+    object: Literal["text_completion"]
+    choices: list[CompletionChunkChoice]
+    usage: NotRequired[Usage | None]
