@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, with_config
-from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
+from typing_extensions import TypedDict  # comes with pydantic, which reads no other before Python 3.12
 
 Count = Annotated[int, Field(ge=0)]
 
