@@ -7,7 +7,7 @@ wire.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,6 +24,8 @@ from localcloud.errors import AzureError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.doubles.local_cloud import ArmClient
 
 BASE = "https://localhost:1"
 IDENTITY = Identity("tenant", "client", "secret", "subscription", "ab" * 32)
@@ -109,10 +111,10 @@ def test_tokens_of_another_key_audience_or_time_are_refused() -> None:
     assert code(late, token) == "ExpiredAuthenticationToken"
 
 
-async def test_management_calls_need_a_token(arm: Any) -> None:
+async def test_management_calls_need_a_token(arm: ArmClient) -> None:
     url = "/subscriptions?api-version=2022-12-01"
-    assert (await arm.call("GET", url, token=None)).status == 401
-    assert (await arm.call("GET", url, token="x.y.z")).status == 401
+    assert (await arm.request("GET", url, token=None)).status == 401
+    assert (await arm.request("GET", url, token="x.y.z")).status == 401
     # Who may not ask does not learn what there is, either.
-    assert (await arm.call("GET", "/nothing", token=None)).status == 401
-    assert (await arm.call("GET", url)).status == 200
+    assert (await arm.request("GET", "/nothing", token=None)).status == 401
+    assert (await arm.request("GET", url)).status == 200

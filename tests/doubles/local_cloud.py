@@ -1,4 +1,4 @@
-"""A local cloud in this process, with a container host that only remembers what it was told."""
+"""A local cloud in this process, with a container host that records its calls and runs nothing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, urlsplit
-
-import pytest
 
 from localcloud.arm.requests import ArmRequest, ArmResponse
 from localcloud.arm.resource_ids import parse_path
@@ -25,17 +23,17 @@ from localcloud.runtime import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 BASE = "https://localhost:1"
 APP_VERSION = "2025-07-01"
-_TURNS = 50
+_LOOP_ITERATIONS = 50
 
 
 @dataclass
 class FakeHost:
-    """Run nothing; a revision becomes ready when a test says so."""
+    """A container host that runs nothing; a test sets when a revision becomes ready."""
 
     specs: dict[str, RevisionSpec] = field(default_factory=dict)
     served: dict[str, str] = field(default_factory=dict)
@@ -134,8 +132,8 @@ _STOPPED = RevisionState("Stopped", "None", "")
 
 
 @dataclass
-class Arm:
-    """Call a cloud as a signed-in client would."""
+class ArmClient:
+    """A signed-in client of a local cloud in this process."""
 
     cloud: Cloud
     host: FakeHost
@@ -149,7 +147,7 @@ class Arm:
     def group(self) -> str:
         return f"{self.subscription}/resourceGroups/rg"
 
-    async def call(self, method: str, url: str, body: Any = None, token: str | None = "") -> ArmResponse:
+    async def request(self, method: str, url: str, body: Any = None, token: str | None = "") -> ArmResponse:
         parts = urlsplit(url if url.startswith(("/", "http")) else f"{self.group}/{url}")
         query = {name.lower(): value for name, value in parse_qsl(parts.query, keep_blank_values=True)}
         text = body if isinstance(body, str) else "" if body is None else json.dumps(body)
@@ -157,36 +155,36 @@ class Arm:
         path = parse_path(parts.path)
         return await self.cloud.handle(ArmRequest(method, path, parts.path, query, text, BASE, bearer))
 
-    async def done(self, answer: ArmResponse) -> ArmResponse:
-        """Follow a poll as az does, until what it is about has ended."""
-        url = answer.headers.get("Azure-AsyncOperation") or answer.headers["Location"]
+    async def poll(self, response: ArmResponse) -> ArmResponse:
+        """Follow the operation that a response points to, as az does, and return its last response."""
+        url = response.headers.get("Azure-AsyncOperation") or response.headers["Location"]
         await self.settle()
-        return await self.call("GET", url)
+        return await self.request("GET", url)
 
     async def settle(self) -> None:
-        """Let everything in the background go as far as it can."""
-        for _ in range(_TURNS):
+        """Let background work run as far as it can."""
+        for _ in range(_LOOP_ITERATIONS):
             await asyncio.sleep(0)
 
     async def make_group(self) -> None:
-        await self.call("PUT", f"{self.group}?api-version=2024-11-01", {"location": "swedencentral"})
+        await self.request("PUT", f"{self.group}?api-version=2024-11-01", {"location": "swedencentral"})
 
     async def make_environment(self, **properties: Any) -> None:
-        """Make an environment `env` with a share on it as the storage `share`."""
+        """Create an environment `env` with a share on it as the storage `share`."""
         await self.make_group()
         account = "providers/Microsoft.Storage/storageAccounts/acct"
         storage = "api-version=2025-08-01"
         body = {"location": "swedencentral", "sku": {"name": "Standard_LRS"}, "kind": "StorageV2"}
-        await self.call("PUT", f"{account}?{storage}", body)
-        await self.call("PUT", f"{account}/fileServices/default/shares/data?{storage}", {"properties": {}})
-        keys = await self.call("POST", f"{account}/listKeys?{storage}")
+        await self.request("PUT", f"{account}?{storage}", body)
+        await self.request("PUT", f"{account}/fileServices/default/shares/data?{storage}", {"properties": {}})
+        keys = await self.request("POST", f"{account}/listKeys?{storage}")
         profiles = [
             {"name": "Consumption", "workloadProfileType": "Consumption"},
             {"name": "GPU", "workloadProfileType": "NC24-A100", "minimumCount": 0, "maximumCount": 2},
         ]
         environment = "providers/Microsoft.App/managedEnvironments/env"
         body = {"location": "swedencentral", "properties": {"workloadProfiles": profiles, **properties}}
-        await self.call("PUT", f"{environment}?api-version={APP_VERSION}", body)
+        await self.request("PUT", f"{environment}?api-version={APP_VERSION}", body)
         share = {
             "accountName": "acct",
             "accountKey": keys.body["keys"][0]["value"],
@@ -194,7 +192,7 @@ class Arm:
             "accessMode": "ReadWrite",
         }
         body = {"properties": {"azureFile": share}}
-        await self.call("PUT", f"{environment}/storages/share?api-version={APP_VERSION}", body)
+        await self.request("PUT", f"{environment}/storages/share?api-version={APP_VERSION}", body)
         await self.settle()
 
     def app_body(self, **container: Any) -> dict[str, Any]:
@@ -227,17 +225,17 @@ class Arm:
         }
 
     async def put_app(self, body: dict[str, Any], name: str = "app") -> ArmResponse:
-        return await self.call("PUT", f"{self.app_path(name)}?api-version={APP_VERSION}", body)
+        return await self.request("PUT", f"{self.app_path(name)}?api-version={APP_VERSION}", body)
 
     async def show_app(self) -> dict[str, Any]:
-        answer = await self.call("GET", f"{self.app_path()}?api-version={APP_VERSION}")
-        return cast("dict[str, Any]", answer.body)
+        response = await self.request("GET", f"{self.app_path()}?api-version={APP_VERSION}")
+        return cast("dict[str, Any]", response.body)
 
     def app_path(self, name: str = "app") -> str:
         return f"{self.group}/providers/Microsoft.App/containerApps/{name}"
 
     async def make_app(self) -> dict[str, Any]:
-        """Make the app in a whole environment, and let its first revision be ready."""
+        """Create the app in a complete environment, and make its first revision ready."""
         await self.make_environment()
         await self.put_app(self.app_body())
         await self.settle()
@@ -247,26 +245,8 @@ class Arm:
         return await self.show_app()
 
 
-def new_arm(state: Path, host: FakeHost) -> Arm:
+def new_client(state: Path, host: FakeHost) -> ArmClient:
+    """Return a client of a new local cloud on a state directory."""
     cloud = Cloud(state, BASE, cast("ContainerHost", host))
     token, _ = cloud.tokens.issue(BASE)
-    return Arm(cloud, host, token)
-
-
-@pytest.fixture
-def host() -> FakeHost:
-    return FakeHost()
-
-
-@pytest.fixture
-async def arm(tmp_path: Path, host: FakeHost) -> AsyncGenerator[Arm, None]:
-    found = new_arm(tmp_path, host)
-    await found.cloud.open()
-    yield found
-    await found.cloud.close()
-
-
-@pytest.fixture
-def reopen(tmp_path: Path) -> Any:
-    """Open the same state directory again, as a restarted daemon does."""
-    return lambda host: new_arm(tmp_path, host)
+    return ArmClient(cloud, host, token)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.az
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "infra" / "provision" / "inference.json"
 GROUP = ("-g", "fjarr-az")
 # What a server must have for the template's probes, as files.

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from localcloud.deployments.property_changes import property_changes, resource_change
+from tests.doubles.local_cloud import FakeHost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from localcloud.arm.requests import ArmResponse
+    from tests.doubles.local_cloud import ArmClient
+
+    Reopen = Callable[[FakeHost], ArmClient]
 
 V = "api-version=2025-04-01"
 DEPLOYMENT = "providers/Microsoft.Resources/deployments/d"
@@ -106,16 +115,16 @@ def body(template: Any = None, **parameters: Any) -> str:
     return f'{{"properties": {{"parameters": {given}, "mode": "Incremental", template:{text}\n}}}}'
 
 
-async def deploy(arm: Any, text: str) -> Any:
-    accepted = await arm.call("PUT", f"{DEPLOYMENT}?{V}", text)
+async def deploy(arm: ArmClient, text: str) -> ArmResponse:
+    accepted = await arm.request("PUT", f"{DEPLOYMENT}?{V}", text)
     assert accepted.status in {200, 201}
     assert "/deployments/d/operationStatuses/" in accepted.headers["Azure-AsyncOperation"]
-    return await arm.done(accepted)
+    return await arm.poll(accepted)
 
 
-async def test_a_template_is_validated_as_a_whole_before_anything_is_made(arm: Any) -> None:
+async def test_a_template_is_validated_as_a_whole_before_anything_is_made(arm: ArmClient) -> None:
     await arm.make_group()
-    found = await arm.call("POST", f"{DEPLOYMENT}/validate?{V}", body())
+    found = await arm.request("POST", f"{DEPLOYMENT}/validate?{V}", body())
     properties = found.body["properties"]
     assert (found.status, properties["provisioningState"]) == (200, "Succeeded")
     names = [entry["id"].rpartition("/")[2] for entry in properties["validatedResources"]]
@@ -123,10 +132,10 @@ async def test_a_template_is_validated_as_a_whole_before_anything_is_made(arm: A
     assert arm.cloud.resources.all() == []
 
 
-async def test_a_deployment_makes_everything_and_tells_its_outputs(arm: Any) -> None:
+async def test_a_deployment_makes_everything_and_tells_its_outputs(arm: ArmClient) -> None:
     await arm.make_group()
     assert (await deploy(arm, body(secret="hidden"))).body == {"status": "Succeeded"}
-    shown = await arm.call("GET", f"{DEPLOYMENT}?{V}")
+    shown = await arm.request("GET", f"{DEPLOYMENT}?{V}")
     properties = shown.body["properties"]
     assert properties["outputs"]["ENDPOINT"] == {"type": "String", "value": "127.0.0.1:20000"}
     assert properties["outputs"]["GROUP"]["value"] == "rg"
@@ -135,29 +144,29 @@ async def test_a_deployment_makes_everything_and_tells_its_outputs(arm: Any) -> 
     assert "hidden" not in json.dumps(shown.body)
     assert len(properties["outputResources"]) == 5
     assert arm.cloud.files.share_path("acct", "data").is_dir()
-    operations = await arm.call("GET", f"{arm.group}/deployments/d/operations?{V}")
+    operations = await arm.request("GET", f"{arm.group}/deployments/d/operations?{V}")
     kinds = [found["properties"]["provisioningOperation"] for found in operations.body["value"]]
     assert kinds == ["Create"] * 5 + ["EvaluateDeploymentOutput"]
     target = operations.body["value"][0]["properties"]["targetResource"]
     assert (target["symbolicName"], target["resourceName"]) == ("account", "acct")
     one = operations.body["value"][0]
-    single = await arm.call("GET", f"{arm.group}/deployments/d/operations/{one['operationId']}?{V}")
+    single = await arm.request("GET", f"{arm.group}/deployments/d/operations/{one['operationId']}?{V}")
     assert single.body == one
 
 
-async def test_a_second_deployment_changes_nothing(arm: Any) -> None:
+async def test_a_second_deployment_changes_nothing(arm: ArmClient) -> None:
     await arm.make_group()
     await deploy(arm, body())
     first = (await arm.show_app())["properties"]["latestRevisionName"]
-    again = await arm.call("PUT", f"{DEPLOYMENT}?{V}", body())
+    again = await arm.request("PUT", f"{DEPLOYMENT}?{V}", body())
     assert again.status == 200
-    await arm.done(again)
+    await arm.poll(again)
     assert (await arm.show_app())["properties"]["latestRevisionName"] == first
 
 
-async def test_a_refusal_is_nested_as_azure_nests_it(arm: Any) -> None:
+async def test_a_refusal_is_nested_as_azure_nests_it(arm: ArmClient) -> None:
     await arm.make_group()
-    found = await arm.call("POST", f"{DEPLOYMENT}/validate?{V}", body(profile="None"))
+    found = await arm.request("POST", f"{DEPLOYMENT}/validate?{V}", body(profile="None"))
     error = found.body["error"]
     assert (found.status, error["code"]) == (400, "InvalidTemplateDeployment")
     start = (
@@ -178,16 +187,16 @@ async def test_a_refusal_is_nested_as_azure_nests_it(arm: Any) -> None:
     ]
 
 
-async def test_what_depends_on_a_refused_resource_is_not_refused_too(arm: Any) -> None:
+async def test_what_depends_on_a_refused_resource_is_not_refused_too(arm: ArmClient) -> None:
     await arm.make_group()
-    found = await arm.call("POST", f"{DEPLOYMENT}/validate?{V}", body(name="UPPER"))
+    found = await arm.request("POST", f"{DEPLOYMENT}/validate?{V}", body(name="UPPER"))
     (detail,) = found.body["error"]["details"]
     assert detail["code"] == "PreflightValidationCheckFailed"
     assert detail["details"][0]["code"] == "AccountNameInvalid"
     assert detail["details"][0]["target"] == "UPPER"
 
 
-async def test_a_failure_while_it_runs_is_json_in_a_string(arm: Any) -> None:
+async def test_a_failure_while_it_runs_is_json_in_a_string(arm: ArmClient) -> None:
     await arm.make_group()
     template = json.loads(json.dumps(TEMPLATE))
     template["resources"]["app"]["properties"]["template"]["revisionSuffix"] = "one"
@@ -200,54 +209,54 @@ async def test_a_failure_while_it_runs_is_json_in_a_string(arm: Any) -> None:
     inner = json.loads(error["details"][0]["message"])
     assert inner["status"] == "Failed"
     assert inner["error"]["details"][0]["code"] == "ContainerAppOperationError"
-    shown = await arm.call("GET", f"{DEPLOYMENT}?{V}")
+    shown = await arm.request("GET", f"{DEPLOYMENT}?{V}")
     assert shown.body["properties"]["provisioningState"] == "Failed"
     assert shown.body["properties"]["error"]["code"] == "DeploymentFailed"
-    operations = await arm.call("GET", f"{arm.group}/deployments/d/operations?{V}")
+    operations = await arm.request("GET", f"{arm.group}/deployments/d/operations?{V}")
     assert operations.body["value"][-1]["properties"]["provisioningState"] == "Failed"
 
 
-async def test_a_running_deployment_refuses_another_and_can_be_cancelled(arm: Any) -> None:
+async def test_a_running_deployment_refuses_another_and_can_be_cancelled(arm: ArmClient) -> None:
     await arm.make_group()
     arm.host.hold = asyncio.Event()
-    running = await arm.call("PUT", f"{DEPLOYMENT}?{V}", body())
-    assert (await arm.done(running)).body == {"status": "Running"}
-    refused = await arm.call("POST", f"{DEPLOYMENT}/validate?{V}", body())
+    running = await arm.request("PUT", f"{DEPLOYMENT}?{V}", body())
+    assert (await arm.poll(running)).body == {"status": "Running"}
+    refused = await arm.request("POST", f"{DEPLOYMENT}/validate?{V}", body())
     assert (refused.status, refused.body["error"]["code"]) == (409, "DeploymentActive")
-    assert (await arm.call("DELETE", f"{DEPLOYMENT}?{V}")).status == 409
-    assert (await arm.call("POST", f"{DEPLOYMENT}/cancel?{V}")).status == 204
-    shown = await arm.call("GET", f"{DEPLOYMENT}?{V}")
+    assert (await arm.request("DELETE", f"{DEPLOYMENT}?{V}")).status == 409
+    assert (await arm.request("POST", f"{DEPLOYMENT}/cancel?{V}")).status == 204
+    shown = await arm.request("GET", f"{DEPLOYMENT}?{V}")
     assert shown.body["properties"]["provisioningState"] == "Canceled"
-    again = await arm.call("POST", f"{DEPLOYMENT}/cancel?{V}")
+    again = await arm.request("POST", f"{DEPLOYMENT}/cancel?{V}")
     assert again.body["error"]["code"] == "DeploymentCannotBeCancelled"
     arm.host.hold.set()
 
 
 async def test_a_deployment_that_a_stop_interrupted_is_failed_afterwards(
-    arm: Any, host: Any, reopen: Any
+    arm: ArmClient, reopen: Reopen
 ) -> None:
     await arm.make_group()
     arm.host.hold = asyncio.Event()
-    await arm.call("PUT", f"{DEPLOYMENT}?{V}", body())
+    await arm.request("PUT", f"{DEPLOYMENT}?{V}", body())
     await arm.settle()
     await arm.cloud.close()
-    again = reopen(type(host)())
+    again = reopen(FakeHost())
     await again.cloud.open()
-    shown = await again.call("GET", f"{DEPLOYMENT}?{V}")
+    shown = await again.request("GET", f"{DEPLOYMENT}?{V}")
     assert shown.body["properties"]["provisioningState"] == "Failed"
     assert shown.body["properties"]["error"]["code"] == "DeploymentInterrupted"
     await again.cloud.close()
 
 
-async def test_deployments_are_listed_found_and_forgotten(arm: Any) -> None:
+async def test_deployments_are_listed_found_and_forgotten(arm: ArmClient) -> None:
     await arm.make_group()
-    assert (await arm.call("HEAD", f"{DEPLOYMENT}?{V}")).status == 404
+    assert (await arm.request("HEAD", f"{DEPLOYMENT}?{V}")).status == 404
     await deploy(arm, body())
-    assert (await arm.call("HEAD", f"{DEPLOYMENT}?{V}")).status == 204
-    listed = await arm.call("GET", f"providers/Microsoft.Resources/deployments/?{V}")
+    assert (await arm.request("HEAD", f"{DEPLOYMENT}?{V}")).status == 204
+    listed = await arm.request("GET", f"providers/Microsoft.Resources/deployments/?{V}")
     assert [found["name"] for found in listed.body["value"]] == ["d"]
-    assert (await arm.call("DELETE", f"{DEPLOYMENT}?{V}")).status == 204
-    missing = await arm.call("GET", f"{DEPLOYMENT}?{V}")
+    assert (await arm.request("DELETE", f"{DEPLOYMENT}?{V}")).status == 204
+    missing = await arm.request("GET", f"{DEPLOYMENT}?{V}")
     assert missing.body["error"]["code"] == "DeploymentNotFound"
     assert (await arm.show_app())["name"] == "app"
 
@@ -264,31 +273,31 @@ async def test_deployments_are_listed_found_and_forgotten(arm: Any) -> None:
         (body(nope=1), "InvalidTemplate"),
     ],
 )
-async def test_a_bad_request_is_refused(arm: Any, text: str, code: str) -> None:
+async def test_a_bad_request_is_refused(arm: ArmClient, text: str, code: str) -> None:
     await arm.make_group()
-    found = await arm.call("POST", f"{DEPLOYMENT}/validate?{V}", text)
+    found = await arm.request("POST", f"{DEPLOYMENT}/validate?{V}", text)
     assert found.body["error"]["code"] == code
 
 
-async def test_an_unknown_type_is_refused_by_name(arm: Any) -> None:
+async def test_an_unknown_type_is_refused_by_name(arm: ArmClient) -> None:
     await arm.make_group()
     resources: Any = TEMPLATE["resources"]
     machine = {**resources["account"], "type": "Microsoft.Compute/virtualMachines"}
     template = {**TEMPLATE, "outputs": {}, "resources": {"x": machine}}
-    found = await arm.call("POST", f"{DEPLOYMENT}/validate?{V}", body(template))
+    found = await arm.request("POST", f"{DEPLOYMENT}/validate?{V}", body(template))
     (detail,) = found.body["error"]["details"]
     assert detail["details"][0]["code"] == "NotImplementedByLocalCloud"
     assert "'Microsoft.Compute/virtualMachines'" in detail["details"][0]["message"]
 
 
-async def what_if(arm: Any, text: str) -> Any:
-    accepted = await arm.call("POST", f"{DEPLOYMENT}/whatIf?{V}", text)
+async def what_if(arm: ArmClient, text: str) -> Any:
+    accepted = await arm.request("POST", f"{DEPLOYMENT}/whatIf?{V}", text)
     assert (accepted.status, "/operationresults/" in accepted.headers["Location"]) == (202, True)
-    assert (await arm.call("GET", accepted.headers["Location"])).status == 202
-    return (await arm.done(accepted)).body
+    assert (await arm.request("GET", accepted.headers["Location"])).status == 202
+    return (await arm.poll(accepted)).body
 
 
-async def test_a_what_if_tells_what_would_be_made(arm: Any) -> None:
+async def test_a_what_if_tells_what_would_be_made(arm: ArmClient) -> None:
     await arm.make_group()
     found = await what_if(arm, body(secret="hidden"))
     assert found["status"] == "Succeeded"
@@ -298,11 +307,13 @@ async def test_a_what_if_tells_what_would_be_made(arm: Any) -> None:
     assert arm.cloud.resources.all() == []
 
 
-async def test_a_what_if_tells_each_property_that_would_change(arm: Any) -> None:
+async def test_a_what_if_tells_each_property_that_would_change(arm: ArmClient) -> None:
     await arm.make_group()
     await deploy(arm, body())
     other = {"location": "swedencentral", "sku": {"name": "Standard_LRS"}, "kind": "StorageV2"}
-    await arm.call("PUT", "providers/Microsoft.Storage/storageAccounts/other?api-version=2025-08-01", other)
+    await arm.request(
+        "PUT", "providers/Microsoft.Storage/storageAccounts/other?api-version=2025-08-01", other
+    )
     found = await what_if(arm, body(quota=7))
     kinds = {
         change["resourceId"].rpartition("/")[2]: change["changeType"]
@@ -323,7 +334,7 @@ async def test_a_what_if_tells_each_property_that_would_change(arm: Any) -> None
     assert delta == [quota]
 
 
-async def test_a_what_if_reports_a_refusal_in_its_result(arm: Any) -> None:
+async def test_a_what_if_reports_a_refusal_in_its_result(arm: ArmClient) -> None:
     await arm.make_group()
     found = await what_if(arm, body(profile="None"))
     assert found["error"]["code"] == "InvalidTemplateDeployment"

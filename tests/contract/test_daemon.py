@@ -24,7 +24,7 @@ from localcloud.daemon import DaemonError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 def command(verb: str, state: Path) -> subprocess.CompletedProcess[str]:
