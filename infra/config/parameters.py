@@ -1,8 +1,8 @@
-"""Turn settings into the parameters file that is deployed, and judge it before Azure does.
+"""Turn settings into the parameters file that is deployed, and validate it before it is sent to Azure.
 
-The file is rendered from `templates/inference.parameters.json.j2`, judged by its JSON Schema and by the
-limits that Azure enforces late, and held to exactly the parameters that the compiled template has. Pure:
-text in, text out.
+The file is rendered from `templates/inference.parameters.json.j2`, with exactly the parameters of the
+compiled template, and validated by its JSON Schema and by the limits that Azure enforces late. Pure: text in,
+text out.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from infra.az.limits import parameter_problems, template_problems
-from infra.config.templates import render, validate, variables
+from infra.config.templates import load_schema, render, validate
 from infra.document import Json, as_object, read_object
 from infra.errors import UsageError
 
@@ -24,22 +24,25 @@ if TYPE_CHECKING:
 
     from infra.config.settings import Settings
 
-BICEP = Path("infra/provision/inference.bicep")
-COMPILED = Path("infra/provision/inference.json")
-TEMPLATE = "inference.parameters.json.j2"
-SCHEMA = "inference.parameters"
-DIGEST_TAG = "fjarr-provision"
-_TEXT_TYPES = ("string", "securestring")
-_OTHER_PARAMETER = re.compile(r"^\[parameters\('(\w+)'\)\]$")
+BICEP: Final = Path("infra/provision/inference.bicep")
+COMPILED: Final = Path("infra/provision/inference.json")
+TEMPLATE: Final = "inference.parameters.json.j2"
+SCHEMA: Final = "inference.parameters"
+DIGEST_TAG: Final = "fjarr-provision"
+
+_TEXT_TYPES: Final = ("string", "securestring")
+_PARAMETER_REFERENCE: Final = re.compile(r"^\[parameters\('(\w+)'\)\]$")
+_NOT_IN_DIGEST: Final = ("apiKey", "environmentExists")
+"""The key is a secret, and the second run finds the environment that the first one made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Hold what the compiled template says about its parameters.
+    """The compiled template and its parameters.
 
     Attributes:
-        defaults: Every parameter with its default; None where it has none or may be null.
-        document: All of the template.
+        defaults: The default of every parameter; None where it has none or may be null.
+        document: The whole template.
         texts: The names of the parameters that are text.
     """
 
@@ -74,57 +77,70 @@ def read_template(path: Path) -> Template:
 
 
 def render_parameters(settings: Settings, template: Template) -> str:
-    """Render the parameters file, and judge it.
+    """Render the parameters file and validate it.
 
     Args:
-        settings: What was said; what was not is rendered as null, which means the template's default.
+        settings: The values. A parameter without one is rendered as null, which means the template's default.
         template: The template to deploy.
 
     Raises:
-        UsageError: Something is not allowed. Every problem is listed, each with where the value came from.
+        UsageError: Some values are not allowed. Every problem is listed with the source of the value.
     """
-    unknown = sorted(variables(TEMPLATE) - set(template.names))
-    if unknown:
-        said = tuple(
-            f"{name}: is in templates/{TEMPLATE} but not a parameter of the template" for name in unknown
-        )
-        raise UsageError("a parameter does not exist", details=said)
+    _check_names(template)
     values = {name: _value(settings, name) for name in template.names}
-    text = render(TEMPLATE, values)
-    problems = _schema_problems(json.loads(text), settings) + _name_problems(json.loads(text), template)
-    if not problems:  # the limits speak about values that are of the right type
+    text = render(TEMPLATE, {"parameters": values})
+    problems = _schema_problems(json.loads(text), settings)
+    if not problems:  # the limits assume values of the right type
         problems = parameter_problems(effective_values(values, template))
         problems += template_problems(template.document)
     if problems:
-        raise UsageError(_count(len(problems)), details=tuple(problems))
+        raise UsageError(_summary(len(problems)), details=tuple(problems))
     return text
 
 
 def effective_values(values: Mapping[str, Json], template: Template) -> dict[str, Json]:
-    """Return what the template will take for each parameter; its own expressions stay as they are written."""
-    said = {name: value for name, value in values.items() if value is not None}
-    effective = template.defaults | said
+    """Return the value that the template will use for each parameter. Its expressions are not evaluated."""
+    effective = template.defaults | {name: value for name, value in values.items() if value is not None}
     for name, value in effective.items():
-        other = _OTHER_PARAMETER.match(value) if isinstance(value, str) else None
+        other = _PARAMETER_REFERENCE.match(value) if isinstance(value, str) else None
         if other:
             effective[name] = effective.get(other[1])
     return effective
 
 
 def digest(settings: Settings, template: Template, sources: tuple[bytes, ...]) -> str:
-    """Return a short digest of what would be deployed, to recognise that it is deployed already.
-
-    The API key is left out, and so is what a second run sees differently because of the first.
+    """Return a short digest of a deployment, which tells whether it is deployed already.
 
     Args:
-        settings: What was said.
+        settings: The values. The API key is left out, and so is what differs in a second run.
         template: The template.
         sources: The bytes of the template's files.
     """
-    left_out = ("apiKey", "environmentExists")
-    values = {name: _value(settings, name) for name in template.names if name not in left_out}
-    told = json.dumps(values, sort_keys=True).encode()
-    return hashlib.sha256(b"\0".join((told, *sources))).hexdigest()[:16]
+    values = {name: _value(settings, name) for name in template.names if name not in _NOT_IN_DIGEST}
+    rendered = json.dumps(values, sort_keys=True).encode()
+    return hashlib.sha256(b"\0".join((rendered, *sources))).hexdigest()[:16]
+
+
+def _check_names(template: Template) -> None:
+    """Check that the template and the schema have the same parameters.
+
+    Raises:
+        UsageError: One has a parameter that the other does not have.
+    """
+    schema, file = load_schema(SCHEMA), f"templates/{SCHEMA}.schema.json"
+    known = as_object(as_object(as_object(schema.get("properties")).get("parameters")).get("properties"))
+    problems = [
+        f"{name}: is a parameter of the template but not in {file}"
+        for name in template.names
+        if name not in known
+    ]
+    problems += [
+        f"{name}: is in {file} but not a parameter of the template"
+        for name in sorted(known)
+        if name not in template.names
+    ]
+    if problems:
+        raise UsageError("the template and the schema have different parameters", details=tuple(problems))
 
 
 def _value(settings: Settings, name: str) -> Json:
@@ -142,17 +158,10 @@ def _schema_problems(document: Json, settings: Settings) -> list[str]:
 
 
 def _with_source(rule: str, source: str) -> str:
-    """Put the source between the value and what must be so: `'x' (from F) must be a number`."""
+    """Insert the source of a value before its rule: `'x' (from F) must be a number`."""
     value, must, rest = rule.partition(" must ")
     return f"{value} (from {source}){must}{rest}"
 
 
-def _name_problems(document: Json, template: Template) -> list[str]:
-    parameters = document.get("parameters") if isinstance(document, dict) else None
-    named = set(parameters) if isinstance(parameters, dict) else set()
-    missing = [name for name in template.names if name not in named]
-    return [f"{name}: is a parameter of the template but not in templates/{TEMPLATE}" for name in missing]
-
-
-def _count(count: int) -> str:
+def _summary(count: int) -> str:
     return "a parameter is not allowed" if count == 1 else f"{count} parameters are not allowed"

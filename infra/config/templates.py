@@ -1,7 +1,7 @@
-"""Read `templates/`, which nothing else does: render its templates, judge documents by its JSON Schemas.
+"""Render the templates in `templates/`, and validate documents by the JSON Schemas there.
 
-In our schemas a description is a rule (`must have 3 to 24 lower-case letters and digits`), so that the same
-words are shown by an editor and stand in our messages.
+No other module reads that folder. In its schemas a description is a rule (`must have 3 to 24 lower-case
+letters and digits`), so that editors and error messages show the same words.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from jinja2.meta import find_undeclared_variables
 from jsonschema import Draft202012Validator
 
 from infra.wording import did_you_mean
@@ -24,17 +23,20 @@ if TYPE_CHECKING:
 
     from infra.document import Json
 
-FOLDER = Path(__file__).resolve().parents[2] / "templates"
+FOLDER: Final = Path(__file__).resolve().parents[2] / "templates"
+
+_MAX_SHOWN: Final = 60
+"""The longest value that is shown in full, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Say what is wrong with one place of a document.
+    """A value in a document that breaks a rule.
 
     Attributes:
-        path: The keys and indexes that lead there.
-        value: What stands there.
-        rule: What must be so, as the end of a sentence.
+        path: The keys and indexes that lead to the value.
+        value: The value.
+        rule: The rule, as the end of a sentence.
     """
 
     path: tuple[str | int, ...]
@@ -48,18 +50,12 @@ class Problem:
 
 
 def render(name: str, values: Mapping[str, Json]) -> str:
-    """Render a template. A value that it needs and does not get is a bug: `jinja2.UndefinedError`."""
+    """Render a template. A missing value is a bug: `jinja2.UndefinedError`."""
     return _environment().get_template(name).render(values)
 
 
-def variables(name: str) -> frozenset[str]:
-    """Return the names of all values that a template needs."""
-    source = (FOLDER / name).read_text(encoding="utf-8")
-    return frozenset(find_undeclared_variables(_environment().parse(source)))
-
-
 def validate(schema: str, document: Json) -> tuple[Problem, ...]:
-    """Return everything that a schema finds wrong with a document, in the document's order.
+    """Return every problem that a schema finds in a document, in the document's order.
 
     Args:
         schema: The schema's name: `X` for `templates/X.schema.json`.
@@ -69,13 +65,18 @@ def validate(schema: str, document: Json) -> tuple[Problem, ...]:
     return tuple(problem for error in errors for problem in _problems(error))
 
 
+def load_schema(name: str) -> dict[str, Json]:
+    """Return a schema: `X` for `templates/X.schema.json`."""
+    return cast("dict[str, Json]", json.loads((FOLDER / f"{name}.schema.json").read_text(encoding="utf-8")))
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  # what is rendered is JSON, and the json filter escapes it
+        autoescape=False,  # noqa: S701  # the templates are JSON, which the json filter escapes
     )
     environment.filters["json"] = json.dumps
     return environment
@@ -83,7 +84,7 @@ def _environment() -> Environment:
 
 @cache
 def _validator(schema: str) -> Draft202012Validator:
-    document = json.loads((FOLDER / f"{schema}.schema.json").read_text(encoding="utf-8"))
+    document = load_schema(schema)
     Draft202012Validator.check_schema(document)
     return Draft202012Validator(document)
 
@@ -92,7 +93,7 @@ def _problems(error: ValidationError) -> list[Problem]:
     path = tuple(error.absolute_path)
     value = cast("Json", error.instance)
     if error.validator == "required":
-        # There is one error for each missing name, and its message is all that says which.
+        # There is one error for each missing name, and only its message contains the name.
         name = error.message.split("'")[1]
         return [Problem((*path, name), None, "is missing")]
     if error.validator == "additionalProperties" and isinstance(value, dict):
@@ -100,9 +101,9 @@ def _problems(error: ValidationError) -> list[Problem]:
         unknown = [name for name in value if name not in known]
         return [Problem((*path, name), None, f"is not known{did_you_mean(name, known)}") for name in unknown]
     rule = error.schema.get("description") if isinstance(error.schema, Mapping) else None
-    return [Problem(path, value, f"{_shown(value)} {rule or error.message}")]
+    return [Problem(path, value, f"{_shorten(value)} {rule or error.message}")]
 
 
-def _shown(value: Json) -> str:
+def _shorten(value: Json) -> str:
     text = repr(value) if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004  # what fits a line beside the rule
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."

@@ -1,4 +1,4 @@
-"""The parameters file: rendered from every example, judged before Azure is, one test a mistake."""
+"""The parameters file: rendered from every example and validated before it is sent, one test a mistake."""
 
 from __future__ import annotations
 
@@ -182,21 +182,21 @@ def test_all_mistakes_are_said_at_once() -> None:
     assert len(problems({"storageAccountName": "A", "minReplicas": -1, "image": "a b"})) == 3
 
 
-def test_the_template_has_parameters_that_the_file_has_not() -> None:
+def test_a_parameter_of_the_template_that_the_schema_lacks() -> None:
     template = Template({**TEMPLATE.defaults, "brandNew": None}, TEMPLATE.document)
     with pytest.raises(UsageError) as caught:
         render_parameters(Settings(), template)
     assert caught.value.details == (
-        "brandNew: is a parameter of the template but not in templates/inference.parameters.json.j2",
+        "brandNew: is a parameter of the template but not in templates/inference.parameters.schema.json",
     )
 
 
-def test_the_file_has_parameters_that_the_template_has_not() -> None:
+def test_a_parameter_of_the_schema_that_the_template_lacks() -> None:
     defaults = {name: value for name, value in TEMPLATE.defaults.items() if name != "mountPath"}
     with pytest.raises(UsageError) as caught:
         render_parameters(Settings(), Template(defaults, TEMPLATE.document))
     assert caught.value.details == (
-        "mountPath: is in templates/inference.parameters.json.j2 but not a parameter of the template",
+        "mountPath: is in templates/inference.parameters.schema.json but not a parameter of the template",
     )
 
 
