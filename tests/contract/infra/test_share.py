@@ -1,123 +1,30 @@
-"""The pipeline's share against the local cloud's Azure Files, over real TLS: it keeps what it promises."""
+"""The pipeline's share against the local cloud's Azure Files, over TLS, against the protocol's contract."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import ssl
-import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
 import trustme
 from aiohttp import web
 
-from infra.clock import ManualClock
 from infra.errors import RemoteError
 from infra.release.lock import DeployLock, Holder
 from infra.share.azure import RANGE_BYTES, AzureShare, connect, parse_connection_string
-from infra.share.errors import ShareAddress
 from infra.share.protocol import ShareEntry, Upload
-from localcloud.files import FileService
+from tests.doubles.file_server import KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-KEY = base64.b64encode(b"a test account's key, which opens nothing but what this test made").decode()
-NUMBERS = count(1)
-
-
-@dataclass
-class Server:
-    """A running service, and what stands before it: answers that a test has put there."""
-
-    service: FileService
-    port: int
-    ca: Path
-    instead: list[Callable[[web.Request], web.Response | None]] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("files")
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(folder / "ca.pem")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
-    server = Server(FileService(folder / "root", lambda _name: (KEY,)), 0, folder / "ca.pem")
-    started: Future[int] = Future()
-    loop = asyncio.new_event_loop()
-    done = asyncio.Event()
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        server.requests.append(f"{request.method} {request.path_qs}")
-        for answer in list(server.instead):
-            if (response := answer(request)) is not None:
-                return response
-        return await server.service.handle(request)
-
-    async def serve() -> None:
-        application = web.Application(client_max_size=8 << 20)
-        application.router.add_route("*", "/{path:.*}", handle)
-        runner = web.AppRunner(application, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-        started.set_result(runner.addresses[0][1])
-        await done.wait()
-        for connection in runner.server.connections if runner.server else ():
-            if connection.transport is not None:
-                connection.transport.abort()  # its client is gone: nobody answers a TLS goodbye
-        await runner.cleanup()
-
-    def run() -> None:
-        loop.run_until_complete(serve())
-        loop.close()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    server.port = started.result(timeout=20)
-    yield server
-    loop.call_soon_threadsafe(done.set)
-    thread.join(timeout=20)
-
-
-@pytest.fixture
-def server(running: Server) -> Iterator[Server]:
-    running.instead.clear()
-    running.requests.clear()
-    yield running
-    running.instead.clear()
-
-
-@pytest.fixture
-def place(server: Server) -> ShareAddress:
-    account = f"account{next(NUMBERS)}"
-    server.service.create_share(account, "share", 100)
-    return ShareAddress(account, "share", f"https://localhost:{server.port}/{account}")
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
-
-
-@pytest.fixture
-def share(server: Server, place: ShareAddress, clock: ManualClock) -> Iterator[AzureShare]:
-    made = connect(place, KEY, server.ca, clock)
-    with made:
-        yield made
-
-
-@pytest.fixture
-def folder(server: Server, place: ShareAddress) -> Path:
-    """The share as a replica sees it."""
-    return server.service.share_path(place.account, place.share)
+    from infra.clock import ManualClock
+    from infra.share.errors import ShareAddress
+    from tests.doubles.file_server import FileServer
 
 
 def refuse(status: int, code: str, times: int = 1) -> Callable[[web.Request], web.Response | None]:
@@ -230,7 +137,7 @@ def test_names_with_blanks_and_other_letters(share: AzureShare) -> None:
     assert share.read("copy ö/y#.txt") == b"x"
 
 
-def test_the_service_copies_and_missing_sources_are_told(share: AzureShare, server: Server) -> None:
+def test_the_service_copies_and_missing_sources_are_told(share: AzureShare, server: FileServer) -> None:
     share.write("releases/1/inference/a.py", b"print()")
     server.requests.clear()
     pairs = [
@@ -268,7 +175,7 @@ def test_a_tree_is_deleted_with_all_that_is_in_it_and_can_be_made_anew(share: Az
     [(503, "ServerBusy"), (500, "InternalError"), (409, "SharingViolation"), (429, "Busy")],
 )
 def test_what_passes_is_tried_again_with_pauses_that_grow(
-    share: AzureShare, server: Server, clock: ManualClock, status: int, code: str
+    share: AzureShare, server: FileServer, clock: ManualClock, status: int, code: str
 ) -> None:
     share.write("CURRENT", b"one")
     server.instead.append(refuse(status, code, times=3))
@@ -276,7 +183,7 @@ def test_what_passes_is_tried_again_with_pauses_that_grow(
     assert clock.elapsed_s() == pytest.approx(0.5 + 1 + 2)
 
 
-def test_what_does_not_pass_ends_after_several_tries(share: AzureShare, server: Server) -> None:
+def test_what_does_not_pass_ends_after_several_tries(share: AzureShare, server: FileServer) -> None:
     server.instead.append(refuse(503, "ServerBusy", times=100))
     with pytest.raises(RemoteError) as caught:
         share.read("CURRENT")
@@ -285,7 +192,7 @@ def test_what_does_not_pass_ends_after_several_tries(share: AzureShare, server: 
     assert len(server.requests) == 6
 
 
-def test_a_rename_whose_answer_was_lost_is_no_failure(share: AzureShare, server: Server) -> None:
+def test_a_rename_whose_answer_was_lost_is_no_failure(share: AzureShare, server: FileServer) -> None:
     """The service renames, its answer is lost, and the second try finds no draft."""
 
     def lose(request: web.Request) -> web.Response | None:
@@ -302,7 +209,7 @@ def test_a_rename_whose_answer_was_lost_is_no_failure(share: AzureShare, server:
     assert share.read("CURRENT") == b"two"
 
 
-def test_a_wrong_key_says_what_it_may_be(server: Server, place: ShareAddress, clock: ManualClock) -> None:
+def test_a_wrong_key_says_what_it_may_be(server: FileServer, place: ShareAddress, clock: ManualClock) -> None:
     with (
         connect(place, base64.b64encode(b"another key").decode(), server.ca, clock) as share,
         pytest.raises(RemoteError) as caught,
@@ -314,7 +221,7 @@ def test_a_wrong_key_says_what_it_may_be(server: Server, place: ShareAddress, cl
 
 
 def test_a_missing_share_is_an_error_also_where_a_missing_file_is_none(
-    server: Server, place: ShareAddress, clock: ManualClock
+    server: FileServer, place: ShareAddress, clock: ManualClock
 ) -> None:
     with connect(replace(place, share="nosuch"), KEY, server.ca, clock) as share:
         for ask in (share.read, share.entries, share.delete_tree):
@@ -337,7 +244,7 @@ def test_a_certificate_that_is_not_trusted_is_not_tried_again(
 
 
 def test_a_service_that_is_not_there_says_so_after_several_tries(
-    server: Server, place: ShareAddress, clock: ManualClock
+    server: FileServer, place: ShareAddress, clock: ManualClock
 ) -> None:
     silent = replace(place, endpoint=f"https://localhost:1/{place.account}")
     with (
