@@ -1,20 +1,24 @@
-"""Serve a base model and the adapter trained for it: what runs in the container.
+"""The server: an OpenAI-compatible API and a chat page for a base model and its adapters.
 
-The folder is copied to the share whole and started there as `python3 -m inference.start`, so it imports
-nothing of the project but itself. The layers, from the wire inwards:
+The folder is copied to the share whole and started there with `python3 -m inference.start`, so it imports
+nothing of the project but itself. Its layers, each of which imports only from those below it:
 
 ```
-start        binds the port, sees to it that the packages are installed, becomes server (standard library)
-server       the process: signals, loading in the background, draining, the exit code
-wire         HTTP on a socket, with patience for slow clients but not without end
-web          the ASGI application: the edge, health, version, metrics, /v1, the chat
-api, chat    the two ways in: the OpenAI API and the page for people
-service      what both go through: prompt, limits, queue, text, stop strings, usage
-admission    the door that a request comes through: how many at once, whose turn it is
-passage      a request's way, reported to who watches: metrics, tracing, logs
-engine       the protocol of an engine; engine_transformers and engine_scripted follow it
-loading      weights to module trees; weights finds them, hardware says how
+start           binds the port, installs missing packages, becomes the server (standard library only)
+server          the process: signals, loading in the background, draining, the exit code
+web             HTTP: the ASGI application, authentication, the API's routes and schemas, the chat page
+observability   metrics, traces and logs
+service         requests: preparation, admission, generation, answers
+engines         the engine protocol, the engines that implement it, and the choice between them
+models          weights: finding, checking and loading them; the hardware they run on
+text            tokens and text: chat templates, grammars, tool calls
+settings        the environment as a value
+errors          the server's errors
 ```
 """
 
-VERSION = "0.1.0"
+from __future__ import annotations
+
+from typing import Final
+
+VERSION: Final = "0.1.0"

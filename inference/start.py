@@ -1,9 +1,9 @@
-"""Start the server: bind the port, see to it that the packages are installed, hand over.
+"""Bind the port, install missing packages, and become the server.
 
-Run as `python3 -m inference.start` from the release's folder. Imports the standard library only, since it
-runs where nothing is installed yet. The port answers from the first second: the socket is bound before
-anything is looked at, and while pip works a small server says so on `/readyz`. Then the process becomes
-`inference.server`, which gets the listening socket, so that no connection is refused in between.
+Run as `python3 -m inference.start` in the release's folder. Imports the standard library only, because it
+runs before anything is installed. The port answers from the first second: the socket is bound before
+packages are checked, and while pip runs a small server reports that on `/readyz`. Then the process becomes
+`inference.server`, which inherits the listening socket, so that no connection is refused in between.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import metadata
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
-# The release's folder is a share that several replicas read: nothing is written beside the code.
+# Several replicas read the release's folder: no bytecode is written to it.
 sys.dont_write_bytecode = True
 
 from inference.api_keys import hide_keys  # noqa: E402 - after the switch above, which applies to this import
@@ -44,10 +44,10 @@ TRACING_REQUIREMENTS: Final = REQUIREMENTS_FOLDER / "requirements-tracing.txt"
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """Hold one line of the requirements: a distribution and what its version must be.
+    """A line of a requirements file: a distribution and its version.
 
     Attributes:
-        operator: `==` or `>=`; nothing else is used in our file.
+        operator: `==` or `>=`; the server's files use no other.
         version: `1.2`, or `1.2.*` with `==`.
     """
 
@@ -56,7 +56,7 @@ class Requirement:
     version: str
 
     def accepts(self, installed: str) -> bool:
-        """Return whether an installed version will do."""
+        """Return whether an installed version meets the requirement."""
         if self.operator == ">=":
             return _release(installed) >= _release(self.version)
         if self.version.endswith(".*"):
@@ -66,18 +66,18 @@ class Requirement:
 
 
 def main() -> NoReturn:
-    """Bind, install what is missing, become the server. Never returns."""
+    """Bind the port, install missing packages, become the server. Never returns."""
     set_up_logging()
     try:
         settings = load_settings(os.environ)
     except SettingsError as error:
-        _fail("the settings cannot be used", error.problems, error.exit_code)
+        _exit("the settings cannot be used", error.problems, error.exit_code)
     set_up_logging(settings.log_format, settings.log_level)
     try:
         listener = bind(settings)
     except OSError as error:
-        _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", (), 1)
-    # The server needs no key, only their digests, and pip neither. What follows inherits this environment.
+        _exit(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", (), 1)
+    # The server needs the digests of the keys only, and pip needs neither. Both inherit this environment.
     hide_keys(os.environ, settings.api_keys)
     files = requirement_files(settings)
     missing = find_missing(parse_requirements("".join(path.read_text() for path in files)))
@@ -87,7 +87,7 @@ def main() -> NoReturn:
             exit_code = install(files)
         if exit_code:
             names = ", ".join(str(path) for path in files)
-            _fail(f"pip could not install {names}; its reason stands above", (), 1)
+            _exit(f"pip could not install {names}; its reason stands above", (), 1)
     become_server(listener)
 
 
@@ -102,7 +102,7 @@ def requirement_files(settings: Settings) -> tuple[Path, ...]:
 
 
 def parse_requirements(text: str) -> tuple[Requirement, ...]:
-    """Read the lines of our requirements file.
+    """Read a requirements file of the server.
 
     Raises:
         ValueError: For a line that is not `name==version` or `name>=version`.
@@ -112,12 +112,12 @@ def parse_requirements(text: str) -> tuple[Requirement, ...]:
 
 
 def find_missing(requirements: tuple[Requirement, ...]) -> tuple[str, ...]:
-    """Return the names of what is not installed, or in a version that will not do."""
+    """Return the distributions that are missing or have a version that does not meet the requirement."""
     return tuple(requirement.name for requirement in requirements if not _is_installed(requirement))
 
 
 def install(files: tuple[Path, ...]) -> int:
-    """Let pip install the requirements; its output is the log. Return its exit code."""
+    """Install the requirements with pip, whose output goes to the log. Return its exit code."""
     command = [sys.executable, "-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check"]
     command += ["--root-user-action=ignore", "--progress-bar=off"]
     command += [part for path in files for part in ("-r", str(path))]
@@ -125,22 +125,22 @@ def install(files: tuple[Path, ...]) -> int:
 
 
 def become_server(listener: socket.socket) -> NoReturn:
-    """Replace this process by the server, which inherits the listening socket."""
+    """Replace this process with the server, which inherits the listening socket."""
     listener.set_inheritable(True)
     environ = os.environ | {"FJARR_SOCKET_FD": str(listener.fileno()), "PYTHONDONTWRITEBYTECODE": "1"}
     os.execve(sys.executable, [sys.executable, "-m", "inference.server"], environ)  # noqa: S606 - a fixed argv
 
 
 class StartingPage:
-    """Answer probes on the bound socket while pip works. A context manager.
+    """A small server on the bound socket, for the time that pip runs. A context manager.
 
-    `/healthz` is 200, so that the startup probe does not kill a container that is installing; everything else
-    is 503.
+    `/healthz` returns 200, so that the startup probe does not end a container that is installing; every other
+    path returns 503.
     """
 
     def __init__(self, listener: socket.socket) -> None:
         host, port = listener.getsockname()[:2]
-        # The socket is already bound and listening; only its accept loop is wanted.
+        # The socket is bound and listens already: of HTTPServer only the accept loop is used.
         self._server = HTTPServer((host, port), _StartingHandler, bind_and_activate=False)
         self._server.socket.close()
         self._server.socket = listener
@@ -151,7 +151,7 @@ class StartingPage:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        # `shutdown` ends the loop and leaves the socket open for the server.
+        # `shutdown` ends the loop and keeps the socket open for the server.
         self._server.shutdown()
         self._thread.join()
 
@@ -167,18 +167,18 @@ class _StartingHandler(BaseHTTPRequestHandler):
             self._answer(503, {"status": "starting", "phase": "installing packages", "percent": 0})
 
     def do_POST(self) -> None:
-        """Ask a client to come back."""
+        """Answer a request that came too early."""
         self._answer(503, {"error": {"message": "The server is starting.", "type": "server_error"}})
 
     def log_message(self, *_: object) -> None:
-        """Keep probes out of the log."""
+        """Log nothing: probes are frequent."""
 
     def _answer(self, status: int, document: dict[str, object]) -> None:
         body = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
-        if status != 200:  # noqa: PLR2004 - the status that means "all is well"
+        if status != 200:  # noqa: PLR2004 - OK
             self.send_header("Retry-After", "5")
         self.end_headers()
         self.wfile.write(body)
@@ -203,7 +203,7 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
-def _fail(text: str, problems: tuple[str, ...], exit_code: int) -> NoReturn:
+def _exit(text: str, problems: tuple[str, ...], exit_code: int) -> NoReturn:
     for problem in problems:
         LOGGER.error("%s", problem)
     LOGGER.error("%s", text)
