@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from localcloud.errors import AzureError, not_emulated
-from localcloud.template.errors import TemplateError
-from localcloud.template.parser import is_expression
+from localcloud.template.errors import FUNCTIONS_HELP, ExpressionError, TemplateError, function_error
+from localcloud.template.parser import expressions_in, is_expression, parse
+from localcloud.template.registry import find_function
+from localcloud.template.syntax import calls_in
 from localcloud.template.values import position_of
 
 _TEMPLATE_KEYS = {
@@ -156,3 +158,39 @@ def _missing(key: str, label: str, resource_type: str, line: int, column: int) -
         f"{key} property cannot be null or empty. Please see https://aka.ms/arm-syntax-resources for usage "
         "details."
     )
+
+
+def check_expressions(template: dict[str, Any], declared: list[Declaration]) -> None:
+    """Check every expression, evaluated or not: its syntax, and that its functions exist.
+
+    Raises:
+        TemplateError: An expression is not valid.
+    """
+    for declaration in declared:
+        if (error := _first_error(_own(declaration))) is not None:
+            raise declaration.is_not_valid(str(error))
+    for section in ("parameters", "variables", "outputs"):
+        for name, document in template.get(section, {}).items():
+            if (error := _first_error(document)) is not None:
+                raise TemplateError(
+                    f"The template {section[:-1]} '{name}' is not valid: {error}. {FUNCTIONS_HELP}",
+                    path=f"properties.template.{section}.{name}",
+                )
+    if (error := _first_error(template.get("functions", []))) is not None:
+        raise TemplateError(f"A function of the template is not valid: {error}. {FUNCTIONS_HELP}")
+
+
+def _own(declaration: Declaration) -> dict[str, Any]:
+    """Return a resource without those that nest in it, which are judged by themselves."""
+    return {key: value for key, value in declaration.document.items() if key != "resources"}
+
+
+def _first_error(document: Any) -> ExpressionError | None:  # noqa: ANN401 - any JSON value
+    for expression in expressions_in(document):
+        try:
+            for call in calls_in(parse(expression)):
+                if "." not in call.name and find_function(call.name) is None:
+                    return function_error(f"The template function '{call.name}' is not valid.")
+        except ExpressionError as exc:
+            return exc
+    return None

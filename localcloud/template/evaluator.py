@@ -8,67 +8,22 @@ nothing stays.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from localcloud.template.bindings import Bindings, Section
 from localcloud.template.errors import ExpressionError, NeedsRuntime, TemplateError, function_error
 from localcloud.template.parser import is_expression, parse, plain_text
 from localcloud.template.registry import find_function
-from localcloud.template.syntax import Access, FunctionCall, Literal, node_of, text_of
-from localcloud.template.values import Residual, Value, end_of, find_key, kind, position_of
+from localcloud.template.syntax import Access, FunctionCall, Literal, text_of
+from localcloud.template.values import Residual, Value, end_of, find_key, kind, node_of, position_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from localcloud.template.model import Runtime, Scope
+    from localcloud.template.model import Scope
     from localcloud.template.syntax import Node
 
 MAX_COPIES = 800
-
-
-class Section(Enum):
-    """Where an expression stands, which decides what it may call."""
-
-    PARAMETER = "a parameter's default value"
-    VARIABLE = "a variable"
-    FUNCTION = "a function of the template"
-    IDENTITY = "a name, a condition, a count: what must be known before the deployment runs"
-    BODY = "the body of a resource"
-    OUTPUT = "an output"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A resource of the template that an expression names."""
-
-    id: str
-    api_version: str
-
-
-@dataclass(frozen=True, slots=True)
-class UserFunction:
-    """A function that the template defines: its parameters' names and its result, an expression."""
-
-    parameters: tuple[str, ...]
-    output: Value
-
-
-@dataclass(frozen=True, slots=True)
-class Bindings:
-    """What the names in expressions mean.
-
-    `target` finds a resource of the template by its symbolic name, name or id; `targets` the resources of a
-    loop.
-    """
-
-    scope: Scope
-    parameter: Callable[[str], Value]
-    variable: Callable[[str], Value]
-    target: Callable[[str], Target | None]
-    targets: Callable[[str], tuple[Target, ...] | None]
-    user_functions: Mapping[str, UserFunction]
-    content_version: str
-    runtime: Runtime | None = None
 
 
 @dataclass(frozen=True, slots=True)

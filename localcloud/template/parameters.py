@@ -11,8 +11,8 @@ from typing import Any
 
 from localcloud.errors import AzureError, not_emulated
 from localcloud.template.errors import NeedsRuntime, TemplateError
-from localcloud.template.syntax import node_of, text_of
-from localcloud.template.values import Residual, Value, is_equal, kind, position_of, utf16_length
+from localcloud.template.syntax import text_of
+from localcloud.template.values import Residual, Value, is_equal, kind, node_of, position_of, utf16_length
 
 _KINDS = {
     "string": "String",
@@ -91,9 +91,10 @@ class Types:
         """Say whether values of a type are secret."""
         return str(self.resolve(declared)["type"]).lower().startswith("secure")
 
-    def echoed_name(self, declared: dict[str, Any]) -> str:
-        """Return a type's name as a deployment's answer shows it."""
-        return _ECHOED[str(self.resolve(declared)["type"]).lower()]
+    def echo(self, declared: dict[str, Any], value: Value) -> dict[str, Any]:
+        """Return a type's name and a value of it as a deployment shows them; a secret without its value."""
+        shown = {"type": _ECHOED[str(self.resolve(declared)["type"]).lower()]}
+        return shown if self.is_secure(declared) else {**shown, "value": value}
 
     def check(self, noun: str, path: str, declared: dict[str, Any], value: Value) -> None:
         """Judge a value. What is not known yet is taken as it is.

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from localcloud.template.errors import ExpressionError
 from localcloud.template.syntax import Access, FunctionCall, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from localcloud.template.syntax import Node
 
 _TOKEN = re.compile(
@@ -52,6 +54,22 @@ def parse(text: str) -> Node:
         ExpressionError: The text is not an expression.
     """
     return _Parser(text[1:-1]).whole()
+
+
+def expressions_in(document: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON value
+    """Yield every expression of a JSON value, those in keys included; metadata is left out."""
+    match document:
+        case str() if is_expression(document):
+            yield document
+        case list():
+            for item in document:
+                yield from expressions_in(item)
+        case dict():
+            for key, value in document.items():
+                if is_expression(key):
+                    yield key
+                if key != "metadata":
+                    yield from expressions_in(value)
 
 
 class _Parser:

@@ -7,16 +7,17 @@ Azure's words before the function runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeAlias
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeAlias
 
 from localcloud.template.errors import ExpressionError, function_error
 from localcloud.template.values import Value, kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from localcloud.template.evaluator import Evaluator
-    from localcloud.template.syntax import FunctionCall
+    from localcloud.template.bindings import Bindings, Section
+    from localcloud.template.model import Scope
+    from localcloud.template.syntax import FunctionCall, Node
 
 Kinds: TypeAlias = tuple[str, ...]
 P = ParamSpec("P")
@@ -67,6 +68,43 @@ class Signature:
                 raise kind_error(name, found, wanted, None if is_only else index)
 
 
+class FunctionContext(Protocol):
+    """What a function may use of the evaluator that calls it."""
+
+    @property
+    def bindings(self) -> Bindings:
+        """What names refer to."""
+
+    @property
+    def section(self) -> Section:
+        """The section of the template that the call is in."""
+
+    @property
+    def scope(self) -> Scope:
+        """Where the template is deployed."""
+
+    @property
+    def copies(self) -> Mapping[str, int]:
+        """The index of each loop around the call, by the loop's name."""
+
+    @property
+    def innermost(self) -> str | None:
+        """The name of the innermost loop."""
+
+    @property
+    def lambdas(self) -> Mapping[str, Value]:
+        """The variables of the lambdas around the call."""
+
+    def with_lambda(self, variables: Mapping[str, Value]) -> FunctionContext:
+        """Return the context inside a lambda's body."""
+
+    def evaluate(self, node: Node) -> Value:
+        """Evaluate an expression as far as possible."""
+
+    def freeze(self, node: Node) -> Node:
+        """Replace the loop indices of an expression that will be evaluated later, outside of the loops."""
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
     """A function of the language.
@@ -77,8 +115,8 @@ class Function:
 
     name: str
     signature: Signature
-    call: Callable[[Evaluator, tuple[Value, ...]], Value] | None = None
-    lazy: Callable[[Evaluator, FunctionCall], Value] | None = None
+    call: Callable[[FunctionContext, tuple[Value, ...]], Value] | None = None
+    lazy: Callable[[FunctionContext, FunctionCall], Value] | None = None
 
 
 FUNCTIONS: dict[str, Function] = {}
@@ -96,7 +134,7 @@ def function(
     signature = Signature(required, optional, rest)
 
     def declare(body: Callable[..., Value]) -> Callable[..., Value]:
-        def call(_evaluator: Evaluator, arguments: tuple[Value, ...]) -> Value:
+        def call(_context: FunctionContext, arguments: tuple[Value, ...]) -> Value:
             return body(*arguments)
 
         FUNCTIONS[name.lower()] = Function(name, signature, call=call)
@@ -107,15 +145,17 @@ def function(
 
 def scoped(
     name: str, *required: Kinds, optional: tuple[Kinds, ...] = (), rest: Kinds | None = None
-) -> Callable[[Callable[Concatenate[Evaluator, P], Value]], Callable[Concatenate[Evaluator, P], Value]]:
+) -> Callable[
+    [Callable[Concatenate[FunctionContext, P], Value]], Callable[Concatenate[FunctionContext, P], Value]
+]:
     """Declare a function that also asks the evaluator, such as for the resource group."""
     signature = Signature(required, optional, rest)
 
     def declare(
-        body: Callable[Concatenate[Evaluator, P], Value],
-    ) -> Callable[Concatenate[Evaluator, P], Value]:
-        def call(evaluator: Evaluator, arguments: tuple[Value, ...]) -> Value:
-            return body(evaluator, *arguments)  # type: ignore[call-arg] # the signature has checked them
+        body: Callable[Concatenate[FunctionContext, P], Value],
+    ) -> Callable[Concatenate[FunctionContext, P], Value]:
+        def call(context: FunctionContext, arguments: tuple[Value, ...]) -> Value:
+            return body(context, *arguments)  # type: ignore[call-arg] # the signature has checked them
 
         FUNCTIONS[name.lower()] = Function(name, signature, call=call)
         return body
@@ -125,13 +165,15 @@ def scoped(
 
 def lazy(
     name: str, *required: Kinds, optional: tuple[Kinds, ...] = (), rest: Kinds | None = None
-) -> Callable[[Callable[[Evaluator, FunctionCall], Value]], Callable[[Evaluator, FunctionCall], Value]]:
+) -> Callable[
+    [Callable[[FunctionContext, FunctionCall], Value]], Callable[[FunctionContext, FunctionCall], Value]
+]:
     """Declare a function that evaluates its own arguments, or not."""
     signature = Signature(required, optional, rest)
 
     def declare(
-        body: Callable[[Evaluator, FunctionCall], Value],
-    ) -> Callable[[Evaluator, FunctionCall], Value]:
+        body: Callable[[FunctionContext, FunctionCall], Value],
+    ) -> Callable[[FunctionContext, FunctionCall], Value]:
         FUNCTIONS[name.lower()] = Function(name, signature, lazy=body)
         return body
 

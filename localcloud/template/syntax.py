@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from localcloud.template.values import Residual, Value
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -53,28 +51,6 @@ def text_of(node: Node) -> str:
             return f"{text_of(target)}.{name}"
         case Access(target=target, key=key):
             return f"{text_of(target)}[{text_of(key)}]"
-
-
-def node_of(value: Value) -> Node:  # noqa: PLR0911 - one return a kind
-    """Return the expression that yields a value."""
-    match value:
-        case Residual(node=node):
-            return node
-        case None:
-            return FunctionCall("null", ())
-        case bool():
-            return FunctionCall("true" if value else "false", ())
-        case int() | str():
-            return Literal(value)
-        case float():
-            return FunctionCall("json", (Literal(repr(value)),))
-        case list():
-            return FunctionCall("createArray", tuple(map(node_of, value)))
-        case dict():
-            return FunctionCall(
-                "createObject", tuple(node_of(part) for pair in value.items() for part in pair)
-            )
-    raise TypeError(type(value).__name__)
 
 
 def calls_in(node: Node) -> Iterator[FunctionCall]:

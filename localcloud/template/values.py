@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from localcloud.template.errors import NeedsRuntime
+from localcloud.template.syntax import FunctionCall, Literal, text_of
 
 if TYPE_CHECKING:
     from localcloud.template.syntax import Node
@@ -81,6 +82,40 @@ def kind(value: Value) -> str:  # noqa: PLR0911 - one return a kind
         case dict():
             return "Object"
     raise NeedsRuntime
+
+
+def node_of(value: Value) -> Node:  # noqa: PLR0911 - one return a kind
+    """Return the expression that yields a value."""
+    match value:
+        case Residual(node=node):
+            return node
+        case None:
+            return FunctionCall("null", ())
+        case bool():
+            return FunctionCall("true" if value else "false", ())
+        case int() | str():
+            return Literal(value)
+        case float():
+            return FunctionCall("json", (Literal(repr(value)),))
+        case list():
+            return FunctionCall("createArray", tuple(map(node_of, value)))
+        case dict():
+            return FunctionCall(
+                "createObject", tuple(node_of(part) for pair in value.items() for part in pair)
+            )
+    raise TypeError(type(value).__name__)
+
+
+def to_document(value: Value) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a value as JSON, in which what is not known yet is an expression in brackets."""
+    match value:
+        case Residual(node=node):
+            return f"[{text_of(node)}]"
+        case list():
+            return [to_document(item) for item in value]
+        case dict():
+            return {key: to_document(item) for key, item in value.items()}
+    return value
 
 
 def json_text(value: Value) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from localcloud.template.errors import ExpressionError, function_error
 from localcloud.template.evaluator import access
 from localcloud.template.registry import ANY, ARRAY, INTEGER, OBJECT, function, kind_error, lazy, ordinal
-from localcloud.template.syntax import FunctionCall, node_of
+from localcloud.template.syntax import FunctionCall
 from localcloud.template.values import (
     Residual,
     Value,
@@ -15,32 +15,33 @@ from localcloud.template.values import (
     is_equal,
     json_text,
     kind,
+    node_of,
     require_known,
     utf16_length,
     utf16_slice,
 )
 
 if TYPE_CHECKING:
-    from localcloud.template.evaluator import Evaluator
+    from localcloud.template.registry import FunctionContext
 
 _MAX_RANGE_COUNT = 10_000
 
 
 @lazy("createArray", rest=ANY)
-def create_array(evaluator: Evaluator, call: FunctionCall) -> Value:
+def create_array(context: FunctionContext, call: FunctionCall) -> Value:
     """Return an array of the arguments, of which some may not be known yet."""
-    return [evaluator.evaluate(argument) for argument in call.arguments]
+    return [context.evaluate(argument) for argument in call.arguments]
 
 
 @lazy("createObject", rest=ANY)
-def create_object(evaluator: Evaluator, call: FunctionCall) -> Value:
+def create_object(context: FunctionContext, call: FunctionCall) -> Value:
     """Return an object of keys and values in turn; values may not be known yet, keys must."""
     if len(call.arguments) % 2:
         raise function_error(
             "The template language function 'createObject' expects an even number of parameters. "
             f"The number of provided parameters was '{len(call.arguments)}'."
         )
-    values = [evaluator.evaluate(argument) for argument in call.arguments]
+    values = [context.evaluate(argument) for argument in call.arguments]
     if any(isinstance(key, Residual) for key in values[::2]):
         return Residual(FunctionCall(call.name, tuple(map(node_of, values))))
     wrong = [
@@ -57,9 +58,9 @@ def create_object(evaluator: Evaluator, call: FunctionCall) -> Value:
 
 
 @lazy("array", ANY)
-def array(evaluator: Evaluator, call: FunctionCall) -> Value:
+def array(context: FunctionContext, call: FunctionCall) -> Value:
     """Return an array as it is, anything else as an array of one."""
-    value = evaluator.evaluate(call.arguments[0])
+    value = context.evaluate(call.arguments[0])
     if isinstance(value, Residual):
         return Residual(FunctionCall(call.name, (value.node,)))
     return value if isinstance(value, list) else [value]

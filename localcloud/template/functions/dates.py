@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from localcloud.errors import not_emulated
-from localcloud.template.dotnet import format_time
+from localcloud.template.bindings import Section
 from localcloud.template.errors import ExpressionError, misplaced
-from localcloud.template.evaluator import Section
+from localcloud.template.functions.dotnet import format_time
 from localcloud.template.registry import INTEGER, STRING, function, scoped
 
 if TYPE_CHECKING:
-    from localcloud.template.evaluator import Evaluator
+    from localcloud.template.registry import FunctionContext
 
 _BASIC = "yyyyMMdd'T'HHmmss'Z'"
 _SECONDS = "yyyy-MM-dd'T'HH:mm:ss'Z'"
@@ -48,25 +48,25 @@ def date_time_from_epoch(seconds: int) -> str:
 
 
 @scoped("utcNow", optional=(STRING,))
-def utc_now(evaluator: Evaluator, pattern: str = _BASIC) -> str:
+def utc_now(context: FunctionContext, pattern: str = _BASIC) -> str:
     """Return the time of the deployment; only in a parameter's default value."""
-    return _format("utcNow", _now(evaluator, "utcNow").astimezone(UTC), pattern)
+    return _format("utcNow", _now(context, "utcNow").astimezone(UTC), pattern)
 
 
 @scoped("newGuid")
-def new_guid(evaluator: Evaluator) -> str:
+def new_guid(context: FunctionContext) -> str:
     """Return a GUID that is another in every deployment; only in a parameter's default value."""
-    moment = _now(evaluator, "newGuid")
-    scope = evaluator.scope
+    moment = _now(context, "newGuid")
+    scope = context.scope
     return str(uuid.uuid5(_GUID_NAMESPACE, f"{scope.group_id}/{scope.deployment_name}/{moment.isoformat()}"))
 
 
-def _now(evaluator: Evaluator, name: str) -> datetime:
-    if evaluator.section is not Section.PARAMETER:
+def _now(context: FunctionContext, name: str) -> datetime:
+    if context.section is not Section.PARAMETER:
         raise misplaced(name, _ONLY_DEFAULTS)
-    if evaluator.scope.now is None:
+    if context.scope.now is None:
         raise not_emulated(f"the template function '{name}' without a clock")
-    return evaluator.scope.now
+    return context.scope.now
 
 
 def _parse_time(name: str, text: str) -> datetime:

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 
 from localcloud.template.errors import NeedsRuntime, function_error
 from localcloud.template.registry import ANY, ARRAY, BOOLEAN, OBJECT, STRING, Kinds, kind_error, lazy, ordinal
-from localcloud.template.syntax import FunctionCall, Literal, Node, node_of
-from localcloud.template.values import Residual, Value, find_key, kind
+from localcloud.template.syntax import FunctionCall, Literal, Node
+from localcloud.template.values import Residual, Value, find_key, kind, node_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from localcloud.template.evaluator import Evaluator
+    from localcloud.template.registry import FunctionContext
 
 
 @dataclass(frozen=True, slots=True)
 class Lambda:
     """A lambda and where it was written."""
 
-    evaluator: Evaluator
+    context: FunctionContext
     function: str
     index: int
     names: tuple[str, ...]
@@ -33,7 +33,7 @@ class Lambda:
 
     def __call__(self, *values: Value) -> Value:
         """Evaluate the body; values beyond the lambda's own variables are not given to it."""
-        return self.evaluator.with_lambda(dict(zip(self.names, values, strict=False))).evaluate(self.body)
+        return self.context.with_lambda(dict(zip(self.names, values, strict=False))).evaluate(self.body)
 
     def of_kind(self, wanted: Kinds, position: int, *values: Value) -> Value:
         """Evaluate the body for the element at a position; it must yield a known value of one kind."""
@@ -49,42 +49,42 @@ class Lambda:
 
 
 @lazy("lambda", rest=ANY)
-def lambda_(_evaluator: Evaluator, call: FunctionCall) -> Value:
+def lambda_(_context: FunctionContext, call: FunctionCall) -> Value:
     """Refuse a lambda that is not the argument of a function that takes one."""
     raise function_error(f"The template function '{call.name}' is not valid.")
 
 
 @lazy("lambdaVariables", STRING)
-def lambda_variables(evaluator: Evaluator, call: FunctionCall) -> Value:
+def lambda_variables(context: FunctionContext, call: FunctionCall) -> Value:
     """Return a variable of a lambda around."""
-    name = evaluator.evaluate(call.arguments[0])
-    if name not in evaluator.lambdas:
+    name = context.evaluate(call.arguments[0])
+    if name not in context.lambdas:
         raise function_error(f"The template function '{call.name}' is not valid.")
-    return evaluator.lambdas[name]
+    return context.lambdas[name]
 
 
 @lazy("map", ARRAY, ANY)
-def map_(evaluator: Evaluator, call: FunctionCall) -> Value:
+def map_(context: FunctionContext, call: FunctionCall) -> Value:
     """Return what a lambda makes of each element."""
 
     def run(items: list[Value], convert: Lambda) -> Value:
         return [convert(item, index) for index, item in enumerate(items)]
 
-    return _over(evaluator, call, ARRAY, run)
+    return _over(context, call, ARRAY, run)
 
 
 @lazy("filter", ARRAY, ANY)
-def filter_(evaluator: Evaluator, call: FunctionCall) -> Value:
+def filter_(context: FunctionContext, call: FunctionCall) -> Value:
     """Return the elements of which a lambda says true."""
 
     def run(items: list[Value], is_wanted: Lambda) -> Value:
         return [item for index, item in enumerate(items) if is_wanted.of_kind(BOOLEAN, index, item, index)]
 
-    return _over(evaluator, call, ARRAY, run)
+    return _over(context, call, ARRAY, run)
 
 
 @lazy("sort", ARRAY, ANY)
-def sort(evaluator: Evaluator, call: FunctionCall) -> Value:
+def sort(context: FunctionContext, call: FunctionCall) -> Value:
     """Sort by a lambda that says whether the first of two comes first; equals keep their order."""
 
     def run(items: list[Value], is_before: Lambda) -> Value:
@@ -95,11 +95,11 @@ def sort(evaluator: Evaluator, call: FunctionCall) -> Value:
 
         return sorted(items, key=cmp_to_key(compare))
 
-    return _over(evaluator, call, ARRAY, run)
+    return _over(context, call, ARRAY, run)
 
 
 @lazy("reduce", ARRAY, ANY, ANY)
-def reduce(evaluator: Evaluator, call: FunctionCall) -> Value:
+def reduce(context: FunctionContext, call: FunctionCall) -> Value:
     """Fold an array into one value, from a first one."""
 
     def run(items: list[Value], first: Value, combine: Lambda) -> Value:
@@ -107,11 +107,11 @@ def reduce(evaluator: Evaluator, call: FunctionCall) -> Value:
             first = combine(first, item, index)
         return first
 
-    return _over(evaluator, call, ARRAY, run)
+    return _over(context, call, ARRAY, run)
 
 
 @lazy("toObject", ARRAY, ANY, optional=(ANY,))
-def to_object(evaluator: Evaluator, call: FunctionCall) -> Value:
+def to_object(context: FunctionContext, call: FunctionCall) -> Value:
     """Make an object of an array, by a lambda for the keys, and one for the values if there is one."""
 
     def run(
@@ -129,11 +129,11 @@ def to_object(evaluator: Evaluator, call: FunctionCall) -> Value:
             found[key] = value_of(item)
         return found
 
-    return _over(evaluator, call, ARRAY, run)
+    return _over(context, call, ARRAY, run)
 
 
 @lazy("groupBy", ARRAY, ANY, optional=(ANY,))
-def group_by(evaluator: Evaluator, call: FunctionCall) -> Value:
+def group_by(context: FunctionContext, call: FunctionCall) -> Value:
     """Put the elements into arrays by what a lambda says of each."""
 
     def run(
@@ -145,53 +145,49 @@ def group_by(evaluator: Evaluator, call: FunctionCall) -> Value:
             found.setdefault(find_key(found, key) or key, []).append(value_of(item))
         return found
 
-    return _over(evaluator, call, ARRAY, run)
+    return _over(context, call, ARRAY, run)
 
 
 @lazy("mapValues", OBJECT, ANY)
-def map_values(evaluator: Evaluator, call: FunctionCall) -> Value:
+def map_values(context: FunctionContext, call: FunctionCall) -> Value:
     """Return an object with the same keys and what a lambda makes of each value."""
 
     def run(document: dict[str, Value], convert: Lambda) -> Value:
         return {key: convert(value) for key, value in document.items()}
 
-    return _over(evaluator, call, OBJECT, run)
+    return _over(context, call, OBJECT, run)
 
 
-def _over(evaluator: Evaluator, call: FunctionCall, wanted: Kinds, run: Callable[..., Value]) -> Value:
+def _over(context: FunctionContext, call: FunctionCall, wanted: Kinds, run: Callable[..., Value]) -> Value:
     """Run a call with its collection and its lambdas; leave it if something is not known yet."""
-    collection = evaluator.evaluate(call.arguments[0])
+    collection = context.evaluate(call.arguments[0])
     if isinstance(collection, Residual):
-        return _later(evaluator, call, collection)
+        return _later(context, call, collection)
     if kind(collection) not in wanted:
         raise kind_error(call.name, kind(collection), wanted, 0)
     try:
-        return run(
-            collection, *(_argument(evaluator, call, index) for index in range(1, len(call.arguments)))
-        )
+        return run(collection, *(_argument(context, call, index) for index in range(1, len(call.arguments))))
     except NeedsRuntime:
-        return _later(evaluator, call, collection)
+        return _later(context, call, collection)
 
 
-def _later(evaluator: Evaluator, call: FunctionCall, collection: Value) -> Residual:
-    return Residual(
-        FunctionCall(call.name, (node_of(collection), *map(evaluator.freeze, call.arguments[1:])))
-    )
+def _later(context: FunctionContext, call: FunctionCall, collection: Value) -> Residual:
+    return Residual(FunctionCall(call.name, (node_of(collection), *map(context.freeze, call.arguments[1:]))))
 
 
-def _argument(evaluator: Evaluator, call: FunctionCall, index: int) -> Value:
+def _argument(context: FunctionContext, call: FunctionCall, index: int) -> Value:
     """Return a lambda, or the value of an argument that is none."""
     node = call.arguments[index]
     if not isinstance(node, FunctionCall) or node.name.lower() != "lambda":
         if call.name.lower() == "reduce" and index == 1:
-            return evaluator.evaluate(node)
+            return context.evaluate(node)
         raise function_error(
             f"The template language function '{call.name}' expects its {ordinal(index)} parameter to be of "
             "type 'lambda'. The provided value is of type "
             f"'{'Token' if isinstance(node, Literal) else 'Function'}'."
         )
     *names, body = node.arguments
-    return Lambda(evaluator, call.name, index, tuple(map(_name, names)), body)
+    return Lambda(context, call.name, index, tuple(map(_name, names)), body)
 
 
 def _name(node: Node) -> str:

@@ -10,51 +10,51 @@ from typing import TYPE_CHECKING
 
 from localcloud.template.errors import ExpressionError
 from localcloud.template.registry import ANY, BOOLEAN, function, kind_error, lazy
-from localcloud.template.syntax import FunctionCall, node_of
-from localcloud.template.values import Residual, Value, is_equal, kind
+from localcloud.template.syntax import FunctionCall
+from localcloud.template.values import Residual, Value, is_equal, kind, node_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from localcloud.template.evaluator import Evaluator
+    from localcloud.template.registry import FunctionContext
 
 
 @lazy("if", BOOLEAN, ANY, ANY)
-def if_(evaluator: Evaluator, call: FunctionCall) -> Value:
+def if_(context: FunctionContext, call: FunctionCall) -> Value:
     """Evaluate the branch that the condition chooses, and not the other."""
-    condition = evaluator.evaluate(call.arguments[0])
+    condition = context.evaluate(call.arguments[0])
     if isinstance(condition, Residual):
-        return _undecided(evaluator, call, [condition])
+        return _undecided(context, call, [condition])
     if not isinstance(condition, bool):
         raise ExpressionError(
             "The template language function 'if' expects its first parameter to be of type 'boolean'. The "
             f"provided value is of type '{kind(condition)}'. Please see https://aka.ms/arm-function-if for "
             "usage details."
         )
-    return evaluator.evaluate(call.arguments[1 if condition else 2])
+    return context.evaluate(call.arguments[1 if condition else 2])
 
 
 @lazy("and", BOOLEAN, BOOLEAN, rest=BOOLEAN)
-def and_(evaluator: Evaluator, call: FunctionCall) -> Value:
+def and_(context: FunctionContext, call: FunctionCall) -> Value:
     """Say whether all arguments are true; the first that is not ends the evaluation."""
-    return _until(evaluator, call, decisive=False)
+    return _until(context, call, decisive=False)
 
 
 @lazy("or", BOOLEAN, BOOLEAN, rest=BOOLEAN)
-def or_(evaluator: Evaluator, call: FunctionCall) -> Value:
+def or_(context: FunctionContext, call: FunctionCall) -> Value:
     """Say whether an argument is true; the first that is ends the evaluation."""
-    return _until(evaluator, call, decisive=True)
+    return _until(context, call, decisive=True)
 
 
 @lazy("coalesce", rest=ANY)
-def coalesce(evaluator: Evaluator, call: FunctionCall) -> Value:
+def coalesce(context: FunctionContext, call: FunctionCall) -> Value:
     """Return the first argument that is not null."""
     seen: list[Value] = []
     for argument in call.arguments:
-        value = evaluator.evaluate(argument)
+        value = context.evaluate(argument)
         seen.append(value)
         if isinstance(value, Residual):
-            return _undecided(evaluator, call, seen)
+            return _undecided(context, call, seen)
         if value is not None:
             return value
     return None
@@ -133,13 +133,13 @@ def fail(message: str) -> Value:
     raise ExpressionError(message)
 
 
-def _until(evaluator: Evaluator, call: FunctionCall, *, decisive: bool) -> Value:
+def _until(context: FunctionContext, call: FunctionCall, *, decisive: bool) -> Value:
     seen: list[Value] = []
     for index, argument in enumerate(call.arguments):
-        value = evaluator.evaluate(argument)
+        value = context.evaluate(argument)
         seen.append(value)
         if isinstance(value, Residual):
-            return _undecided(evaluator, call, seen)
+            return _undecided(context, call, seen)
         if not isinstance(value, bool):
             raise kind_error(call.name, kind(value), BOOLEAN, index)
         if value is decisive:
@@ -147,9 +147,9 @@ def _until(evaluator: Evaluator, call: FunctionCall, *, decisive: bool) -> Value
     return not decisive
 
 
-def _undecided(evaluator: Evaluator, call: FunctionCall, seen: Sequence[Value]) -> Residual:
+def _undecided(context: FunctionContext, call: FunctionCall, seen: Sequence[Value]) -> Residual:
     """Return the call with what was evaluated, the last of it unknown, and the rest as it was written."""
-    rest = map(evaluator.freeze, call.arguments[len(seen) :])
+    rest = map(context.freeze, call.arguments[len(seen) :])
     return Residual(FunctionCall(call.name, (*map(node_of, seen), *rest)))
 
 

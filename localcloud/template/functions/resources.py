@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from localcloud.errors import not_emulated
+from localcloud.template.bindings import Section
 from localcloud.template.errors import ExpressionError, function_error, misplaced
-from localcloud.template.evaluator import Section
 from localcloud.template.registry import (
     ANY,
     INTEGER,
@@ -20,13 +20,14 @@ from localcloud.template.registry import (
     scoped,
 )
 from localcloud.template.registry import FUNCTIONS as TABLE
-from localcloud.template.syntax import Access, FunctionCall, Literal, node_of
-from localcloud.template.values import Residual, Value, kind
+from localcloud.template.syntax import Access, FunctionCall, Literal
+from localcloud.template.values import Residual, Value, kind, node_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from localcloud.template.evaluator import Evaluator, Target
+    from localcloud.template.bindings import Target
+    from localcloud.template.registry import FunctionContext
 
 #: The list actions that the local cloud's resources have. Azure has many more.
 LIST_FUNCTIONS = (
@@ -37,27 +38,27 @@ _LOOPS_HELP = "Please see https://aka.ms/arm-resource-loops for usage details."
 
 
 @scoped("parameters", STRING)
-def parameters(evaluator: Evaluator, name: str) -> Value:
+def parameters(context: FunctionContext, name: str) -> Value:
     """Return a parameter's value."""
-    return evaluator.bindings.parameter(name)
+    return context.bindings.parameter(name)
 
 
 @scoped("variables", STRING)
-def variables(evaluator: Evaluator, name: str) -> Value:
+def variables(context: FunctionContext, name: str) -> Value:
     """Return a variable's value."""
-    if evaluator.section is Section.FUNCTION:
+    if context.section is Section.FUNCTION:
         raise misplaced("variables")
-    return evaluator.bindings.variable(name)
+    return context.bindings.variable(name)
 
 
 @scoped("copyIndex", optional=(("String", "Integer"), INTEGER))
-def copy_index(evaluator: Evaluator, first: str | int | None = None, second: int = 0) -> int:
+def copy_index(context: FunctionContext, first: str | int | None = None, second: int = 0) -> int:
     """Return the index of the innermost loop or of a named one, and an offset more."""
-    name, offset = (first, second) if isinstance(first, str) else (evaluator.innermost, first or 0)
+    name, offset = (first, second) if isinstance(first, str) else (context.innermost, first or 0)
     found = next(
-        (index for each, index in evaluator.copies.items() if each.lower() == (name or "").lower()), None
+        (index for each, index in context.copies.items() if each.lower() == (name or "").lower()), None
     )
-    if found is None and evaluator.copies:
+    if found is None and context.copies:
         raise ExpressionError(
             "The template language function 'copyIndex' has an invalid argument. "
             f"The provided copy name '{name or ''}' doesn't exist in the resource. {_LOOPS_HELP}"
@@ -71,9 +72,9 @@ def copy_index(evaluator: Evaluator, first: str | int | None = None, second: int
 
 
 @scoped("resourceGroup")
-def resource_group(evaluator: Evaluator) -> Value:
+def resource_group(context: FunctionContext) -> Value:
     """Return the resource group."""
-    scope = evaluator.scope
+    scope = context.scope
     known = {
         "id": scope.group_id,
         "name": scope.resource_group,
@@ -84,9 +85,9 @@ def resource_group(evaluator: Evaluator) -> Value:
 
 
 @scoped("subscription")
-def subscription(evaluator: Evaluator) -> Value:
+def subscription(context: FunctionContext) -> Value:
     """Return the subscription."""
-    scope = evaluator.scope
+    scope = context.scope
     known = {
         "id": f"/subscriptions/{scope.subscription_id}",
         "subscriptionId": scope.subscription_id,
@@ -96,9 +97,9 @@ def subscription(evaluator: Evaluator) -> Value:
 
 
 @scoped("tenant")
-def tenant(evaluator: Evaluator) -> Value:
+def tenant(context: FunctionContext) -> Value:
     """Return the tenant."""
-    tenant_id = evaluator.scope.tenant_id
+    tenant_id = context.scope.tenant_id
     return _unknown("tenant", "countryCode", "displayName") | {
         "id": f"/tenants/{tenant_id}",
         "tenantId": tenant_id,
@@ -106,29 +107,29 @@ def tenant(evaluator: Evaluator) -> Value:
 
 
 @scoped("deployment")
-def deployment(evaluator: Evaluator) -> Value:
+def deployment(context: FunctionContext) -> Value:
     """Return the deployment."""
-    content = {"contentVersion": evaluator.bindings.content_version}
-    return {"name": evaluator.scope.deployment_name, "properties": {"template": content}}
+    content = {"contentVersion": context.bindings.content_version}
+    return {"name": context.scope.deployment_name, "properties": {"template": content}}
 
 
 @lazy("environment")
-def environment(evaluator: Evaluator, call: FunctionCall) -> Value:
+def environment(context: FunctionContext, call: FunctionCall) -> Value:
     """Leave the facts of the cloud to the time when the deployment runs."""
-    return _later(evaluator, call, "environment")
+    return _later(context, call, "environment")
 
 
 @lazy("deployer")
-def deployer(evaluator: Evaluator, call: FunctionCall) -> Value:
+def deployer(context: FunctionContext, call: FunctionCall) -> Value:
     """Leave the person who deploys to the time when the deployment runs."""
-    return _later(evaluator, call, "deployer")
+    return _later(context, call, "deployer")
 
 
 @scoped("resourceId", STRING, STRING, rest=STRING)
-def resource_id(evaluator: Evaluator, *parts: str) -> str:
+def resource_id(context: FunctionContext, *parts: str) -> str:
     """Return the id of a resource in this group, or in another one whose name stands before the type."""
     at = _type_index("resourceId", parts)
-    subscription_id, group = evaluator.scope.subscription_id, evaluator.scope.resource_group
+    subscription_id, group = context.scope.subscription_id, context.scope.resource_group
     if at == 1:
         group = parts[0]
     elif at > 1:
@@ -138,10 +139,10 @@ def resource_id(evaluator: Evaluator, *parts: str) -> str:
 
 
 @scoped("subscriptionResourceId", STRING, STRING, rest=STRING)
-def subscription_resource_id(evaluator: Evaluator, *parts: str) -> str:
+def subscription_resource_id(context: FunctionContext, *parts: str) -> str:
     """Return the id of a resource of this subscription, or of another one whose id stands before the type."""
     at = _type_index("subscriptionResourceId", parts)
-    base = f"/subscriptions/{parts[0] if at else evaluator.scope.subscription_id}"
+    base = f"/subscriptions/{parts[0] if at else context.scope.subscription_id}"
     return base + _provider_path("subscriptionResourceId", parts[at], parts[at + 1 :])
 
 
@@ -165,22 +166,22 @@ def management_group_resource_id(group: str, resource_type: str, *names: str) ->
 
 
 @lazy("reference", STRING, optional=(STRING, STRING))
-def reference(evaluator: Evaluator, call: FunctionCall) -> Value:
+def reference(context: FunctionContext, call: FunctionCall) -> Value:
     """Return a resource's properties, or the whole of it with `Full`."""
-    _require_runtime_section(evaluator, call.name)
-    values = tuple(map(evaluator.evaluate, call.arguments))
+    _require_runtime_section(context, call.name)
+    values = tuple(map(context.evaluate, call.arguments))
     for index, value in enumerate(values):
         if not isinstance(value, str | Residual):
             raise kind_error(call.name, kind(value), STRING, index)
     if any(isinstance(value, Residual) for value in values):
         return Residual(FunctionCall(call.name, tuple(map(node_of, values))))
-    target = _target(evaluator, call.name, values[0])
+    target = _target(context, call.name, values[0])
     api_version = values[1] if len(values) > 1 else (target.api_version if target else None)
     full = values[2:]
     address = target.id if target else values[0]
-    if evaluator.bindings.runtime is not None:
+    if context.bindings.runtime is not None:
         is_full = bool(full) and full[0].lower() == "full"
-        return evaluator.bindings.runtime.reference(address, api_version, is_full)
+        return context.bindings.runtime.reference(address, api_version, is_full)
     return Residual(
         FunctionCall(
             call.name, tuple(map(Literal, (address, *([api_version] if api_version else []), *full)))
@@ -189,14 +190,14 @@ def reference(evaluator: Evaluator, call: FunctionCall) -> Value:
 
 
 @lazy("references", STRING, optional=(STRING,))
-def references(evaluator: Evaluator, call: FunctionCall) -> Value:
+def references(context: FunctionContext, call: FunctionCall) -> Value:
     """Return the properties of every resource of a loop, or the whole of them with `Full`."""
-    _require_runtime_section(evaluator, call.name)
-    values = tuple(map(evaluator.evaluate, call.arguments))
-    runtime = evaluator.bindings.runtime
+    _require_runtime_section(context, call.name)
+    values = tuple(map(context.evaluate, call.arguments))
+    runtime = context.bindings.runtime
     if runtime is None or any(isinstance(value, Residual) for value in values):
         return Residual(FunctionCall(call.name, tuple(map(node_of, values))))
-    targets = evaluator.bindings.targets(values[0])
+    targets = context.bindings.resources.targets(values[0])
     if targets is None:
         raise _not_found(call.name, values[0])
     is_full = len(values) > 1 and values[1].lower() == "full"
@@ -204,27 +205,27 @@ def references(evaluator: Evaluator, call: FunctionCall) -> Value:
 
 
 @lazy("resourceInfo", STRING)
-def resource_info(evaluator: Evaluator, call: FunctionCall) -> Value:
+def resource_info(context: FunctionContext, call: FunctionCall) -> Value:
     """Return the id and the name of a resource of this template."""
-    name = evaluator.evaluate(call.arguments[0])
-    target = evaluator.bindings.target(name)
+    name = context.evaluate(call.arguments[0])
+    target = context.bindings.resources.target(name)
     if target is None:
         raise _not_found(call.name, name)
     return {"id": target.id}
 
 
-def list_function(evaluator: Evaluator, call: FunctionCall) -> Value:
+def list_function(context: FunctionContext, call: FunctionCall) -> Value:
     """Return the answer of a list action of a resource: its name or id, the api-version."""
-    _require_runtime_section(evaluator, call.name)
-    values = tuple(map(evaluator.evaluate, call.arguments))
+    _require_runtime_section(context, call.name)
+    values = tuple(map(context.evaluate, call.arguments))
     if any(isinstance(value, Residual) for value in values):
         return Residual(FunctionCall(call.name, tuple(map(node_of, values))))
     for index, value in enumerate(values[:2]):
         if not isinstance(value, str):
             raise kind_error(call.name, kind(value), STRING, index)
-    target = _target(evaluator, call.name, values[0])
+    target = _target(context, call.name, values[0])
     address = target.id if target else values[0]
-    runtime = evaluator.bindings.runtime
+    runtime = context.bindings.runtime
     if runtime is None:
         return Residual(FunctionCall(call.name, (Literal(address), *map(node_of, values[1:]))))
     if len(values) > 2:  # noqa: PLR2004 - the third argument is the action's body
@@ -246,20 +247,20 @@ def _unknown(function_name: str, *names: str) -> dict[str, Value]:
     return {name: Residual(Access(FunctionCall(function_name, ()), Literal(name))) for name in names}
 
 
-def _later(evaluator: Evaluator, call: FunctionCall, name: str) -> Residual:
-    if evaluator.bindings.runtime is not None:
+def _later(context: FunctionContext, call: FunctionCall, name: str) -> Residual:
+    if context.bindings.runtime is not None:
         raise not_emulated(f"the template function '{name}'")
     return Residual(call)
 
 
-def _require_runtime_section(evaluator: Evaluator, name: str) -> None:
-    if evaluator.section not in (Section.BODY, Section.OUTPUT):
+def _require_runtime_section(context: FunctionContext, name: str) -> None:
+    if context.section not in (Section.BODY, Section.OUTPUT):
         raise misplaced(name)
 
 
-def _target(evaluator: Evaluator, function_name: str, name: str) -> Target | None:
+def _target(context: FunctionContext, function_name: str, name: str) -> Target | None:
     """Return the resource of the template that a name or an id means; None for the id of another resource."""
-    target = evaluator.bindings.target(name)
+    target = context.bindings.resources.target(name)
     if target is None and not name.startswith("/"):
         raise _not_found(function_name, name)
     return target
