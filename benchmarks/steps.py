@@ -38,8 +38,7 @@ from inference.text.codec import Message
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inference.engines.protocol import Engine
-    from inference.service.service import ServedModel
+    from inference.engines.protocol import Engine, ServedModel
 
 WORK = Path(__file__).resolve().parent.parent / ".fjarr" / "bench" / "steps"
 

@@ -9,8 +9,8 @@ InferenceError
     ├── InvalidRequestError      400
     ├── UnauthorizedError        401
     ├── NotFoundError            404
-    ├── SlowBodyError            408
-    ├── TooLargeError            413
+    ├── BodyTimeoutError            408
+    ├── BodyTooLargeError            413
     ├── HeadersTooLargeError     431
     ├── OverloadedError          429
     └── UnavailableError         503
@@ -123,7 +123,7 @@ class MethodNotAllowedError(ApiError):
     code = "method_not_allowed"
 
 
-class TooLargeError(ApiError):
+class BodyTooLargeError(ApiError):
     """Refuse a body beyond the limit."""
 
     status = 413
@@ -131,7 +131,7 @@ class TooLargeError(ApiError):
     code = "request_too_large"
 
 
-class SlowBodyError(ApiError):
+class BodyTimeoutError(ApiError):
     """Refuse a request whose body does not arrive."""
 
     status = 408

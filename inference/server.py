@@ -23,13 +23,14 @@ import uvicorn
 
 from inference import VERSION
 from inference.api_keys import API_KEYS_VARIABLE
-from inference.engines.protocol import Engine, GenerationRequest, Sampling
+from inference.engines.protocol import Engine, GenerationRequest, Sampling, ServedModel
 from inference.engines.registry import import_engine, start_engine
 from inference.errors import EngineError, LoadError, SettingsError
 from inference.listener import inherit_or_bind
 from inference.observability.logs import set_up_logging
 from inference.observability.tracing import FLUSH_S, Tracing, make_tracing
-from inference.service.service import Limits, ServedModel, Service
+from inference.service.requests import Limits
+from inference.service.service import Service
 from inference.settings import Settings, load_settings
 from inference.web.access import MAX_HEADER_BYTES
 from inference.web.application import ChatPage, Identity, make_application
@@ -188,16 +189,16 @@ class Process:
 
     async def _drain(self) -> None:
         self._service.begin_draining()
-        door = self._service.door
-        if door.inside or door.waiting:
-            LOGGER.info("stopping: %d requests are in flight, %d wait", door.inside, door.waiting)
-        waits = (asyncio.create_task(door.wait_until_empty()), asyncio.create_task(self._hurry.wait()))
+        queue = self._service.queue
+        if queue.slots_in_use or queue.waiting:
+            LOGGER.info("stopping: %d requests are in flight, %d wait", queue.slots_in_use, queue.waiting)
+        waits = (asyncio.create_task(queue.wait_until_idle()), asyncio.create_task(self._hurry.wait()))
         await asyncio.wait(waits, timeout=self._settings.drain_grace_s, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
-        if door.inside:
+        if queue.slots_in_use:
             reason = "a second signal came" if self._hurry.is_set() else "the grace is over"
-            LOGGER.warning("%s: %d requests are cut off", reason, door.inside)
+            LOGGER.warning("%s: %d requests are cut off", reason, queue.slots_in_use)
 
     async def _close_engine(self) -> None:
         if self._engine is not None:

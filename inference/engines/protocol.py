@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from inference.errors import EngineError
+    from inference.text.codec import Codec
 
 ProgressCallback = Callable[[str, int], None]
 """Called with the phase that begins and the percentage of the start-up that is complete."""
@@ -133,6 +134,23 @@ class Increment:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that is served under a name: the base, or one of its adapters.
+
+    Attributes:
+        parent: The base's name, if this is an adapter.
+        end_token_ids: Tokens that end an answer; they are not part of its text.
+        created: Seconds since the epoch, for the list of models.
+    """
+
+    name: str
+    parent: str | None
+    codec: Codec
+    end_token_ids: frozenset[int]
+    created: int
 
 
 class Engine(Protocol):

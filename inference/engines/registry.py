@@ -10,9 +10,8 @@ from inference.engines.catalogue import ENGINES, engine_requirements, find_engin
 from inference.errors import LoadError
 
 if TYPE_CHECKING:
-    from inference.engines.protocol import Engine, ProgressCallback
+    from inference.engines.protocol import Engine, ProgressCallback, ServedModel
     from inference.models.weights import Weights
-    from inference.service.service import ServedModel
     from inference.settings import Settings
 
 LOGGER: Final = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from inference.service.service import ServedModel
+from inference.engines.protocol import ServedModel
 from inference.text.codec import TokenizerCodec
 
 if TYPE_CHECKING:

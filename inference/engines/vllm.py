@@ -51,9 +51,8 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from inference.engines.protocol import ProgressCallback
+    from inference.engines.protocol import ProgressCallback, ServedModel
     from inference.models.weights import Adapter, BaseModel, Weights
-    from inference.service.service import ServedModel
     from inference.settings import Settings
 
 LOGGER: Final = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from inference.service.lifecycle import REQUEST_CONTEXT
 
 if TYPE_CHECKING:
     from inference.errors import ApiError
-    from inference.service.lifecycle import Passage
-    from inference.service.service import Prompt, TextRequest
+    from inference.service.lifecycle import RequestLifecycle
+    from inference.service.requests import Prompt, TextRequest
 
 CHATTY: Final = ("httpx", "uvicorn.error", "ContinuousBatchingLogger", "vllm", "opentelemetry")
 """Libraries that say more than anybody reads; only their warnings pass."""
@@ -82,29 +82,29 @@ class PromptLog:
     """Log what is asked and what is answered. An observer of the service, for who has asked for it."""
 
     def __init__(self) -> None:
-        self._answers: dict[Passage, list[str]] = {}
+        self._answers: dict[RequestLifecycle, list[str]] = {}
 
-    def came(self, passage: Passage) -> None:
+    def on_queued(self, lifecycle: RequestLifecycle) -> None:
         """Begin to listen."""
-        self._answers[passage] = []
+        self._answers[lifecycle] = []
 
-    def admitted(self, passage: Passage) -> None:
+    def on_admitted(self, lifecycle: RequestLifecycle) -> None:
         """Note nothing."""
 
-    def said(self, passage: Passage, tokens: int, gap_s: float | None, text: str) -> None:
+    def on_tokens(self, lifecycle: RequestLifecycle, tokens: int, gap_s: float | None, text: str) -> None:
         """Keep what was said."""
         del tokens, gap_s
-        self._answers[passage].append(text)
+        self._answers[lifecycle].append(text)
 
-    def ended(self, passage: Passage) -> None:
+    def on_finished(self, lifecycle: RequestLifecycle) -> None:
         """Log question and answer."""
-        request = passage.request
+        request = lifecycle.request
         fields = {
             "request_id": request.request_id,
             "key": request.client,
             "model": request.model,
             "prompt": _readable(request.prompt),
-            "answer": "".join(self._answers.pop(passage)),
+            "answer": "".join(self._answers.pop(lifecycle)),
         }
         LOGGER.info(
             "request %s asked %s and was answered %s",
@@ -114,7 +114,7 @@ class PromptLog:
             extra={"fields": fields},
         )
 
-    def refused(self, request: TextRequest, error: ApiError) -> None:
+    def on_rejected(self, request: TextRequest, error: ApiError) -> None:
         """Note nothing: the request's own line has it."""
 
 

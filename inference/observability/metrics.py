@@ -28,8 +28,8 @@ from prometheus_client.exposition import choose_encoder
 
 if TYPE_CHECKING:
     from inference.errors import ApiError
-    from inference.service.lifecycle import Passage
-    from inference.service.service import TextRequest
+    from inference.service.lifecycle import RequestLifecycle
+    from inference.service.requests import TextRequest
 
 ENGINE: Final = "0"
 """vLLM numbers its engines; a process of ours has one."""
@@ -117,40 +117,40 @@ class Metrics:
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
-    def came(self, passage: Passage) -> None:
+    def on_queued(self, lifecycle: RequestLifecycle) -> None:
         """Count one who waits."""
-        self._of_model(passage.request.model).waiting.inc()
+        self._of_model(lifecycle.request.model).waiting.inc()
 
-    def admitted(self, passage: Passage) -> None:
+    def on_admitted(self, lifecycle: RequestLifecycle) -> None:
         """Count one who waits no more."""
-        numbers = self._of_model(passage.request.model)
+        numbers = self._of_model(lifecycle.request.model)
         numbers.waiting.dec()
         numbers.running.inc()
-        numbers.prompt_tokens.inc(passage.prompt_tokens)
-        numbers.queue_time.observe((passage.admitted_at or 0) - passage.came_at)
+        numbers.prompt_tokens.inc(lifecycle.prompt_tokens)
+        numbers.queue_time.observe((lifecycle.admitted_at or 0) - lifecycle.queued_at)
 
-    def said(self, passage: Passage, tokens: int, gap_s: float | None, text: str) -> None:
+    def on_tokens(self, lifecycle: RequestLifecycle, tokens: int, gap_s: float | None, text: str) -> None:
         """Count tokens, and measure how long they took."""
         del text
-        numbers = self._of_model(passage.request.model)
+        numbers = self._of_model(lifecycle.request.model)
         numbers.generation_tokens.inc(tokens)
         if gap_s is not None and tokens:
             numbers.inter_token.observe(gap_s / tokens)
-        elif tokens and passage.completion_tokens == tokens:
-            first_token_s = passage.time_to_first_token_s or 0.0
+        elif tokens and lifecycle.completion_tokens == tokens:
+            first_token_s = lifecycle.time_to_first_token_s or 0.0
             numbers.first_token.observe(first_token_s)
-            self._gen_ai_first_token.labels(*_gen_ai_labels(passage)).observe(first_token_s)
+            self._gen_ai_first_token.labels(*_gen_ai_labels(lifecycle)).observe(first_token_s)
 
-    def ended(self, passage: Passage) -> None:
+    def on_finished(self, lifecycle: RequestLifecycle) -> None:
         """Sum the request up."""
-        model = passage.request.model
+        model = lifecycle.request.model
         numbers = self._of_model(model)
-        (numbers.waiting if passage.admitted_at is None else numbers.running).dec()
-        for outcome in passage.outcomes:
+        (numbers.waiting if lifecycle.admitted_at is None else numbers.running).dec()
+        for outcome in lifecycle.outcomes:
             self._success.labels(model, ENGINE, outcome).inc()
-        self._measure_whole(passage, numbers)
+        self._measure_whole(lifecycle, numbers)
 
-    def refused(self, request: TextRequest, error: ApiError) -> None:
+    def on_rejected(self, request: TextRequest, error: ApiError) -> None:
         """Count a request that was given no place."""
         del request
         self.count_refusal(error.code or "invalid_request")
@@ -172,26 +172,26 @@ class Metrics:
         self._http.labels(known, handler, str(status)).inc()
         self._http_seconds.labels(known, handler).observe(seconds)
 
-    def _measure_whole(self, passage: Passage, numbers: ModelMetrics) -> None:
-        ended_at = passage.ended_at or passage.came_at
-        labels = _gen_ai_labels(passage)
-        duration_s = ended_at - passage.came_at
+    def _measure_whole(self, lifecycle: RequestLifecycle, numbers: ModelMetrics) -> None:
+        finished_at = lifecycle.finished_at or lifecycle.queued_at
+        labels = _gen_ai_labels(lifecycle)
+        duration_s = finished_at - lifecycle.queued_at
         numbers.e2e.observe(duration_s)
-        self._gen_ai_duration.labels(*labels, passage.error_code or "").observe(duration_s)
-        self._gen_ai_tokens.labels(*labels, "input").observe(passage.prompt_tokens)
-        if passage.completion_tokens:
-            self._gen_ai_tokens.labels(*labels, "output").observe(passage.completion_tokens)
-        numbers.request_prompt.observe(passage.prompt_tokens)
-        numbers.request_generation.observe(passage.completion_tokens)
-        if passage.admitted_at is not None:
-            numbers.inference.observe(ended_at - passage.admitted_at)
-        if passage.admitted_at is None or passage.first_token_at is None:
+        self._gen_ai_duration.labels(*labels, lifecycle.error_code or "").observe(duration_s)
+        self._gen_ai_tokens.labels(*labels, "input").observe(lifecycle.prompt_tokens)
+        if lifecycle.completion_tokens:
+            self._gen_ai_tokens.labels(*labels, "output").observe(lifecycle.completion_tokens)
+        numbers.request_prompt.observe(lifecycle.prompt_tokens)
+        numbers.request_generation.observe(lifecycle.completion_tokens)
+        if lifecycle.admitted_at is not None:
+            numbers.inference.observe(finished_at - lifecycle.admitted_at)
+        if lifecycle.admitted_at is None or lifecycle.first_token_at is None:
             return
-        numbers.prefill.observe(passage.first_token_at - passage.admitted_at)
-        decode_s = ended_at - passage.first_token_at
+        numbers.prefill.observe(lifecycle.first_token_at - lifecycle.admitted_at)
+        decode_s = finished_at - lifecycle.first_token_at
         numbers.decode.observe(decode_s)
-        if passage.completion_tokens > 1:
-            per_token_s = decode_s / (passage.completion_tokens - 1)
+        if lifecycle.completion_tokens > 1:
+            per_token_s = decode_s / (lifecycle.completion_tokens - 1)
             numbers.per_token.observe(per_token_s)
             self._gen_ai_per_token.labels(*labels).observe(per_token_s)
 
@@ -284,5 +284,5 @@ def operation_of(request: TextRequest) -> str:
     return "chat" if request.prompt.param == "messages" else "text_completion"
 
 
-def _gen_ai_labels(passage: Passage) -> tuple[str, str, str]:
-    return operation_of(passage.request), PROVIDER, passage.request.model
+def _gen_ai_labels(lifecycle: RequestLifecycle) -> tuple[str, str, str]:
+    return operation_of(lifecycle.request), PROVIDER, lifecycle.request.model

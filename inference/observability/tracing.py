@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-    from inference.service.lifecycle import Passage, RequestContext
+    from inference.service.lifecycle import RequestContext, RequestLifecycle
     from inference.settings import Settings
 
 LOGGER: Final = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Tracing:
         self._provider = provider
         self._tracer = provider.get_tracer("fjarr.inference")
         self._propagator = TraceContextTextMapPropagator()
-        # Spans bear wall-clock times, passages monotonic ones.
+        # Spans bear wall-clock times, lifecycles monotonic ones.
         self._epoch_s = time.time() - time.monotonic()
 
     def begin(self, method: str, headers: Mapping[str, str]) -> Span:
@@ -83,8 +83,8 @@ class Tracing:
                 "fjarr.key": context.key_name,
             }
         )
-        for passage in context.passages:
-            self._tell(span, passage)
+        for lifecycle in context.lifecycles:
+            self._tell(span, lifecycle)
         if status >= 500 or status == 0:  # noqa: PLR2004 - from here on it is the server's fault
             span.set_status(Status(StatusCode.ERROR))
             span.set_attribute("error.type", _error_type(context, status))
@@ -94,22 +94,22 @@ class Tracing:
         """Send what is left. Takes as long as the collector does; for a thread that nobody waits long for."""
         self._provider.shutdown()
 
-    def _tell(self, span: Span, passage: Passage) -> None:
+    def _tell(self, span: Span, lifecycle: RequestLifecycle) -> None:
         from opentelemetry.trace import set_span_in_context  # noqa: PLC0415 - see above
 
-        span.update_name(f"{operation_of(passage.request)} {passage.request.model}")
-        span.set_attributes(attributes_of(passage))
+        span.update_name(f"{operation_of(lifecycle.request)} {lifecycle.request.model}")
+        span.set_attributes(attributes_of(lifecycle))
         context = set_span_in_context(span)
-        ended_at = time.monotonic() if passage.ended_at is None else passage.ended_at
-        let_in_at = ended_at if passage.admitted_at is None else passage.admitted_at
-        queue = self._tracer.start_span("queue", context, start_time=self._wall_ns(passage.came_at))
+        finished_at = time.monotonic() if lifecycle.finished_at is None else lifecycle.finished_at
+        let_in_at = finished_at if lifecycle.admitted_at is None else lifecycle.admitted_at
+        queue = self._tracer.start_span("queue", context, start_time=self._wall_ns(lifecycle.queued_at))
         queue.end(self._wall_ns(let_in_at))
-        if passage.admitted_at is None:
+        if lifecycle.admitted_at is None:
             return
         generate = self._tracer.start_span("generate", context, start_time=self._wall_ns(let_in_at))
-        if passage.first_token_at is not None:
-            generate.add_event("first_token", timestamp=self._wall_ns(passage.first_token_at))
-        generate.end(self._wall_ns(ended_at))
+        if lifecycle.first_token_at is not None:
+            generate.add_event("first_token", timestamp=self._wall_ns(lifecycle.first_token_at))
+        generate.end(self._wall_ns(finished_at))
 
     def _wall_ns(self, monotonic_s: float) -> int:
         return int((self._epoch_s + monotonic_s) * NANOSECONDS)
@@ -142,9 +142,9 @@ def make_tracing(
     return _make(settings, version)
 
 
-def attributes_of(passage: Passage) -> dict[str, Any]:
+def attributes_of(lifecycle: RequestLifecycle) -> dict[str, Any]:
     """Return what the conventions want to know of a request for text."""
-    request, sampling = passage.request, passage.request.sampling
+    request, sampling = lifecycle.request, lifecycle.request.sampling
     wanted: dict[str, Any] = {
         "gen_ai.operation.name": operation_of(request),
         "gen_ai.provider.name": PROVIDER,
@@ -157,10 +157,10 @@ def attributes_of(passage: Passage) -> dict[str, Any]:
         "gen_ai.request.seed": sampling.seed,
         "gen_ai.request.presence_penalty": sampling.presence_penalty or None,
         "gen_ai.request.frequency_penalty": sampling.frequency_penalty or None,
-        "gen_ai.usage.input_tokens": passage.prompt_tokens,
-        "gen_ai.usage.output_tokens": passage.completion_tokens,
-        "gen_ai.response.finish_reasons": list(passage.outcomes),
-        "gen_ai.response.time_to_first_chunk": passage.time_to_first_token_s,
+        "gen_ai.usage.input_tokens": lifecycle.prompt_tokens,
+        "gen_ai.usage.output_tokens": lifecycle.completion_tokens,
+        "gen_ai.response.finish_reasons": list(lifecycle.outcomes),
+        "gen_ai.response.time_to_first_chunk": lifecycle.time_to_first_token_s,
     }
     return {name: value for name, value in wanted.items() if value is not None}
 
@@ -190,5 +190,5 @@ def _make(settings: Settings, version: str) -> Tracing:
 
 
 def _error_type(context: RequestContext, status: int) -> str:
-    codes = [passage.error_code for passage in context.passages if passage.error_code]
+    codes = [lifecycle.error_code for lifecycle in context.lifecycles if lifecycle.error_code]
     return codes[0] if codes else str(status)

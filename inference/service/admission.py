@@ -1,7 +1,7 @@
-"""Let so many requests generate, so many more wait, and turn the rest away.
+"""Admission control: a limited number of requests generate, a limited number wait, the rest are rejected.
 
-Both ways in, the API and the chat, go through the same door. Who waits is let in by turns of the keys, first
-come first served within a key, so that the many requests of one do not hold up the few of another.
+The API and the chat page share one queue. Waiting requests are scheduled round-robin across API keys, and
+first come, first served within a key, so that a key with many requests does not delay the others.
 """
 
 from __future__ import annotations
@@ -17,212 +17,219 @@ from inference.errors import OverloadedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GUESSED_RETRY_S: Final = 2
-MOST_RETRY_S: Final = 60
-NEWEST_SHARE: Final = 0.2
-"""How much the request that left last counts in the mean of how long requests stay."""
+DEFAULT_RETRY_AFTER_S: Final = 2
+"""Sent while no request has finished yet, so that no duration is known."""
+
+MAX_RETRY_AFTER_S: Final = 60
+SMOOTHING_FACTOR: Final = 0.2
+"""The weight of the newest request in the moving average of how long a request holds its slots."""
 
 
-class Door:
-    """Count who is inside and who waits.
+class AdmissionQueue:
+    """The slots for requests that generate, and the queue of those that wait for one.
 
     Args:
-        places: How many may be inside. A request with several choices takes a place for each.
-        waiting_places: How many requests may wait.
-        places_per_key: How many places one key may have, inside and waiting together; None sets no limit.
+        slots: How many slots there are. A request takes one for each of its choices.
+        max_waiting: How many requests may wait.
+        max_slots_per_key: How many slots one key may have, held and waited for together; None sets no limit.
         clock: Returns seconds.
     """
 
     def __init__(
         self,
-        places: int,
-        waiting_places: int,
-        places_per_key: int | None = None,
+        slots: int,
+        max_waiting: int,
+        max_slots_per_key: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._places = places
-        self._waiting_places = waiting_places
-        self._places_per_key = places_per_key
+        self._slots = slots
+        self._max_waiting = max_waiting
+        self._max_slots_per_key = max_slots_per_key
         self._clock = clock
-        # The keys in the order of their turns, and the tickets of each in the order in which they came.
-        self._waiting: OrderedDict[str, deque[Ticket]] = OrderedDict()
-        self._held: Counter[str] = Counter()
-        self._inside = 0
-        self._mean_stay_s: float | None = None
-        self._empty = asyncio.Event()
-        self._empty.set()
+        # The keys in round-robin order; the waiting requests of each in order of arrival.
+        self._waiting: OrderedDict[str, deque[Admission]] = OrderedDict()
+        self._slots_by_key: Counter[str] = Counter()
+        self._slots_in_use = 0
+        self._mean_duration_s: float | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
-    def most_places(self) -> int:
-        """Return how many places one request can ever have."""
-        return min(self._places, self._places_per_key or self._places)
+    def max_slots_per_request(self) -> int:
+        """Return how many slots one request can ever get."""
+        return min(self._slots, self._max_slots_per_key or self._slots)
 
     @property
-    def inside(self) -> int:
-        """Return how many places are taken."""
-        return self._inside
+    def slots_in_use(self) -> int:
+        """Return how many slots are taken."""
+        return self._slots_in_use
 
     @property
     def waiting(self) -> int:
         """Return how many requests wait."""
         return sum(len(queue) for queue in self._waiting.values())
 
-    def enter(self, client: str = "-", places: int = 1) -> Ticket:
-        """Take a ticket, which is for places inside, all at once, or for one in the queue.
+    def acquire(self, client: str = "-", slots: int = 1) -> Admission:
+        """Take slots for a request, all at once, or queue it until they are free.
 
-        Where the queue is full, a key that has the most in it yields: the request of it that came last is
-        turned away, unless the newcomer's own key has as many.
+        When the queue is full, the key with the longest queue loses its newest request, unless the new
+        request's own key would then have as many waiting.
 
         Args:
-            client: The name of the key that asks.
-            places: How many places the request takes, at most `most_places`: for more it would wait for ever.
+            client: The name of the request's API key.
+            slots: How many slots the request needs, at most `max_slots_per_request`: more are never free.
 
         Raises:
-            OverloadedError: If the queue is full, or the key has all that a key may have.
+            OverloadedError: If the queue is full, or the key is at its limit.
         """
-        self._require_share(client, places)
-        ticket = Ticket(self, client, places)
-        if self._waiting or self._inside + places > self._places:
-            self._make_room(client)
-            self._waiting.setdefault(client, deque()).append(ticket)
+        self._check_key_limit(client, slots)
+        admission = Admission(self, client, slots)
+        if self._waiting or self._slots_in_use + slots > self._slots:
+            self._evict_if_full(client)
+            self._waiting.setdefault(client, deque()).append(admission)
         else:
-            self._admit(ticket)
-        self._held[client] += places
-        self._empty.clear()
-        return ticket
+            self._admit(admission)
+        self._slots_by_key[client] += slots
+        self._idle.clear()
+        return admission
 
-    async def wait_until_empty(self) -> None:
-        """Return when nobody is inside and nobody waits."""
-        await self._empty.wait()
-
-    def leave(self, ticket: Ticket) -> None:
-        """Take a ticket back and let in who fits now. For `Ticket.leave`, which does it once."""
-        self._release(ticket)
-        if ticket.admitted_at is None:
-            self._withdraw(ticket)
+    def release(self, admission: Admission) -> None:
+        """Free a request's slots and admit waiting requests. Called once, by `Admission.release`."""
+        self._uncount(admission)
+        if admission.admitted_at is None:
+            self._dequeue(admission)
         else:
-            self._inside -= ticket.places
-            self._note_stay(self._clock() - ticket.admitted_at)
-        self._admit_who_fits()
-        if self._inside == 0:
-            self._empty.set()
+            self._slots_in_use -= admission.slots
+            self._record_duration(self._clock() - admission.admitted_at)
+        self._admit_waiting()
+        if self._slots_in_use == 0:
+            self._idle.set()
 
-    def _require_share(self, client: str, places: int) -> None:
-        most, held = self._places_per_key, self._held[client]
-        if most is not None and held + places > most:
+    async def wait_until_idle(self) -> None:
+        """Return when no slot is taken and no request waits."""
+        await self._idle.wait()
+
+    def _check_key_limit(self, client: str, slots: int) -> None:
+        limit, held = self._max_slots_per_key, self._slots_by_key[client]
+        if limit is not None and held + slots > limit:
             raise OverloadedError(
                 f"The key {client!r} has {held} answers being written or waiting, and one key may have"
-                f" {most}. Wait for one of them to end.",
+                f" {limit}. Wait for one of them to end.",
                 code="key_limit_exceeded",
                 headers={"Retry-After": self._retry_after(0)},
             )
 
-    def _make_room(self, client: str) -> None:
-        """See to a place in the queue."""
-        if self.waiting < self._waiting_places:
-            return
-        longest = max(self._waiting.values(), key=len, default=deque[Ticket]())
-        if len(longest) <= len(self._waiting.get(client, ())) + 1:
-            raise self._overload()
-        ticket = longest[-1]
-        self._release(ticket)
-        self._withdraw(ticket)
-        ticket.turn_away(self._overload())
+    def _evict_if_full(self, client: str) -> None:
+        """Reject a waiting request of another key if the queue is full.
 
-    def _overload(self) -> OverloadedError:
+        Raises:
+            OverloadedError: If no key has more waiting than this one would have.
+        """
+        if self.waiting < self._max_waiting:
+            return
+        longest = max(self._waiting.values(), key=len, default=deque[Admission]())
+        if len(longest) <= len(self._waiting.get(client, ())) + 1:
+            raise self._overloaded_error()
+        admission = longest[-1]
+        self._uncount(admission)
+        self._dequeue(admission)
+        admission.reject(self._overloaded_error())
+
+    def _overloaded_error(self) -> OverloadedError:
         waiting = self.waiting
         return OverloadedError(
-            f"{self._inside} answers are being written and {waiting} requests wait, which is all this server"
-            " takes. Try again shortly.",
+            f"{self._slots_in_use} answers are being written and {waiting} requests wait, which is all this"
+            " server takes. Try again shortly.",
             headers={"Retry-After": self._retry_after(waiting)},
         )
 
     def _retry_after(self, ahead: int) -> str:
-        """Return after how many seconds to ask again: when as many as wait ahead, and one more, have left."""
-        if self._mean_stay_s is None:
-            return str(GUESSED_RETRY_S)
-        return str(min(max(math.ceil(self._mean_stay_s * (ahead + 1) / self._places), 1), MOST_RETRY_S))
+        """Return the seconds until the requests ahead, and one more, are expected to have finished."""
+        if self._mean_duration_s is None:
+            return str(DEFAULT_RETRY_AFTER_S)
+        estimate_s = math.ceil(self._mean_duration_s * (ahead + 1) / self._slots)
+        return str(min(max(estimate_s, 1), MAX_RETRY_AFTER_S))
 
-    def _note_stay(self, stay_s: float) -> None:
-        mean_s = stay_s if self._mean_stay_s is None else self._mean_stay_s
-        self._mean_stay_s = mean_s + NEWEST_SHARE * (stay_s - mean_s)
+    def _record_duration(self, duration_s: float) -> None:
+        mean_s = duration_s if self._mean_duration_s is None else self._mean_duration_s
+        self._mean_duration_s = mean_s + SMOOTHING_FACTOR * (duration_s - mean_s)
 
-    def _admit_who_fits(self) -> None:
-        # The turn does not pass over who needs more places than are free, or small requests would starve it.
+    def _admit_waiting(self) -> None:
+        # A request that needs more slots than are free is not overtaken: small requests would starve it.
         while self._waiting:
             client, queue = next(iter(self._waiting.items()))
-            if self._inside + queue[0].places > self._places:
+            if self._slots_in_use + queue[0].slots > self._slots:
                 return
-            ticket = queue.popleft()
+            admission = queue.popleft()
             if queue:
                 self._waiting.move_to_end(client)
             else:
                 del self._waiting[client]
-            self._admit(ticket)
+            self._admit(admission)
 
-    def _admit(self, ticket: Ticket) -> None:
-        self._inside += ticket.places
-        ticket.admit(self._clock())
+    def _admit(self, admission: Admission) -> None:
+        self._slots_in_use += admission.slots
+        admission.admit(self._clock())
 
-    def _withdraw(self, ticket: Ticket) -> None:
-        queue = self._waiting[ticket.client]
-        queue.remove(ticket)
+    def _dequeue(self, admission: Admission) -> None:
+        queue = self._waiting[admission.client]
+        queue.remove(admission)
         if not queue:
-            del self._waiting[ticket.client]
+            del self._waiting[admission.client]
 
-    def _release(self, ticket: Ticket) -> None:
-        self._held[ticket.client] -= ticket.places
-        if not self._held[ticket.client]:
-            del self._held[ticket.client]
+    def _uncount(self, admission: Admission) -> None:
+        self._slots_by_key[admission.client] -= admission.slots
+        if not self._slots_by_key[admission.client]:
+            del self._slots_by_key[admission.client]
 
 
-class Ticket:
-    """Be one request's places. `leave` must be called, once or more.
+class Admission:
+    """A request's slots, or its position in the queue. `release` must be called at least once.
 
     Attributes:
-        client: The name of the key that it is for.
-        places: How many places it is for.
-        admitted_at: When the holder was let in, by the door's clock; None before.
+        client: The name of the request's API key.
+        slots: How many slots it needs.
+        admitted_at: When it got its slots, by the queue's clock; None before.
     """
 
-    def __init__(self, door: Door, client: str, places: int) -> None:
+    def __init__(self, queue: AdmissionQueue, client: str, slots: int) -> None:
         self.client = client
-        self.places = places
+        self.slots = slots
         self.admitted_at: float | None = None
-        self._door = door
-        self._has_left = False
-        self._refusal: OverloadedError | None = None
-        self._news = asyncio.Event()
+        self._queue = queue
+        self._is_released = False
+        self._error: OverloadedError | None = None
+        self._changed = asyncio.Event()
 
     @property
     def is_admitted(self) -> bool:
-        """Return whether the holder is, or was, inside."""
+        """Return whether the request has, or had, its slots."""
         return self.admitted_at is not None
 
     def admit(self, now: float) -> None:
-        """Let the holder in. For the door."""
+        """Grant the slots. Called by the queue."""
         self.admitted_at = now
-        self._news.set()
+        self._changed.set()
 
-    def turn_away(self, refusal: OverloadedError) -> None:
-        """Send the holder away from the queue. For the door."""
-        self._has_left = True
-        self._refusal = refusal
-        self._news.set()
+    def reject(self, error: OverloadedError) -> None:
+        """Remove the request from the queue; `wait` raises the error. Called by the queue."""
+        self._is_released = True
+        self._error = error
+        self._changed.set()
 
     async def wait(self) -> None:
-        """Return when the holder is inside, or has left.
+        """Return when the request has its slots, or was released.
 
         Raises:
-            OverloadedError: If the holder's place in the queue went to another key.
+            OverloadedError: If the request was evicted in favour of another key's.
         """
-        await self._news.wait()
-        if self._refusal is not None:
-            raise self._refusal
+        await self._changed.wait()
+        if self._error is not None:
+            raise self._error
 
-    def leave(self) -> None:
-        """Give the places back; idempotent."""
-        if not self._has_left:
-            self._has_left = True
-            self._news.set()
-            self._door.leave(self)
+    def release(self) -> None:
+        """Free the slots, or leave the queue; idempotent."""
+        if not self._is_released:
+            self._is_released = True
+            self._changed.set()
+            self._queue.release(self)

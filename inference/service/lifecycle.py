@@ -1,7 +1,7 @@
-"""Follow a request through the server: when it came, was let in, said its first word, and ended.
+"""Lifecycle events of a request: queued, admitted, new tokens, finished.
 
-The service reports what happens, observers make of it what they are for: numbers, traces, logs. Nothing here
-holds what was asked or answered; an observer that wants it is handed it and keeps it itself.
+The service reports the events; observers turn them into metrics, traces and logs. Nothing here stores prompts
+or answers: an observer that needs them is passed them, and keeps them itself.
 """
 
 from __future__ import annotations
@@ -15,64 +15,74 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from inference.errors import ApiError
-    from inference.service.service import TextRequest
+    from inference.service.requests import TextRequest
 
 Outcome = Literal["stop", "length", "abort", "error"]
-"""How a request ended: as the engine says it, by the client's leaving, or by an error of ours."""
+"""How a choice ended: the engine's finish reason, or that the client disconnected or the server failed."""
 
 
 class Observer(Protocol):
-    """Be told of what happens to requests. Called on the event loop's thread; must not raise, nor wait."""
+    """A receiver of request lifecycle events.
 
-    def came(self, passage: Passage) -> None:
-        """Note a request that has its place, inside or in the queue."""
+    Methods are called on the event loop's thread; they must neither raise nor block.
+    """
 
-    def admitted(self, passage: Passage) -> None:
-        """Note that it is let in."""
+    def on_queued(self, lifecycle: RequestLifecycle) -> None:
+        """Handle a request that was accepted; it has its slots, or waits for them."""
 
-    def said(self, passage: Passage, tokens: int, gap_s: float | None, text: str) -> None:
-        """Note new tokens, the time since the choice's last ones (None: it has none), and what they show."""
+    def on_admitted(self, lifecycle: RequestLifecycle) -> None:
+        """Handle a request that got its slots."""
 
-    def ended(self, passage: Passage) -> None:
-        """Note its end; it comes once."""
+    def on_tokens(self, lifecycle: RequestLifecycle, tokens: int, gap_s: float | None, text: str) -> None:
+        """Handle new tokens of a choice.
 
-    def refused(self, request: TextRequest, error: ApiError) -> None:
-        """Note a request that was given no place."""
+        Args:
+            lifecycle: The request.
+            tokens: How many there are.
+            gap_s: The time since the choice's previous tokens; None for its first ones.
+            text: The text that they complete; may be empty.
+        """
+
+    def on_finished(self, lifecycle: RequestLifecycle) -> None:
+        """Handle the end of a request. Called once for each request that was queued."""
+
+    def on_rejected(self, request: TextRequest, error: ApiError) -> None:
+        """Handle a request that was not accepted."""
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """Be one HTTP request, as far as its logs and its trace want to know it.
+    """One HTTP request, for its access log line and its trace.
 
     Attributes:
-        key_name: The name of the key that opened the way; `-` for none.
-        trace_id: By which a trace of it is found; None where there is none.
-        refusal: The code of the error with which it was turned away at the edge.
-        passages: The requests for text that came of it.
+        key_name: The name of the API key; `-` for none.
+        trace_id: The id of its trace; None where there is none.
+        rejection_code: The error code if the middleware rejected it.
+        lifecycles: The text requests that it led to.
     """
 
     request_id: str
     key_name: str = "-"
     trace_id: str | None = None
-    refusal: str | None = None
-    passages: list[Passage] = field(default_factory=list)
+    rejection_code: str | None = None
+    lifecycles: list[RequestLifecycle] = field(default_factory=list)
 
 
 REQUEST_CONTEXT: Final[ContextVar[RequestContext | None]] = ContextVar("request_context", default=None)
-"""The HTTP request that the running code is about."""
+"""The HTTP request that the running code belongs to."""
 
 
-class Passage:
-    """Be one request on its way. The service calls its methods; times are of `clock`.
+class RequestLifecycle:
+    """The progress of one text request, reported to observers. Times are of `clock`.
 
     Args:
-        request: What is asked.
-        prompt_tokens: How long the prompt is.
-        observers: Who is told.
-        clock: Returns seconds that only grow.
+        request: The request.
+        prompt_tokens: The length of its prompt.
+        observers: The receivers of its events.
+        clock: Returns monotonic seconds.
 
     Attributes:
-        completion_tokens: How many tokens came so far, in all choices.
+        completion_tokens: The number of tokens generated so far, in all choices.
         outcomes: How its choices ended.
         error_code: The code of the error that ended it.
     """
@@ -89,34 +99,34 @@ class Passage:
         self.completion_tokens = 0
         self.outcomes: list[Outcome] = []
         self.error_code: str | None = None
-        self.came_at = clock()
+        self.queued_at = clock()
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None
-        self.ended_at: float | None = None
+        self.finished_at: float | None = None
         self._last_token_at: dict[int, float] = {}
         self._observers = observers
         self._clock = clock
         context = REQUEST_CONTEXT.get()
-        # Work that a request has begun keeps its context: only what is the request's own is counted as its.
+        # Background work that a request has started inherits its context; its own requests have other ids.
         if context is not None and context.request_id == request.request_id:
-            context.passages.append(self)
+            context.lifecycles.append(self)
         for observer in observers:
-            observer.came(self)
+            observer.on_queued(self)
 
     @property
     def time_to_first_token_s(self) -> float | None:
-        """Return how long the first token took, waiting included."""
-        return None if self.first_token_at is None else self.first_token_at - self.came_at
+        """Return the time until the first token, queueing included; None before it."""
+        return None if self.first_token_at is None else self.first_token_at - self.queued_at
 
-    def admitted(self) -> None:
-        """Note that the request is let in; once or more."""
+    def admit(self) -> None:
+        """Record that the request got its slots; idempotent."""
         if self.admitted_at is None:
             self.admitted_at = self._clock()
             for observer in self._observers:
-                observer.admitted(self)
+                observer.on_admitted(self)
 
-    def said(self, tokens: int, text: str, choice: int = 0) -> None:
-        """Note new tokens of a choice, and what they show as."""
+    def add_tokens(self, tokens: int, text: str, choice: int = 0) -> None:
+        """Record new tokens of a choice, and the text that they complete."""
         now = self._clock()
         if self.first_token_at is None:
             self.first_token_at = now
@@ -124,24 +134,24 @@ class Passage:
         self._last_token_at[choice] = now
         self.completion_tokens += tokens
         for observer in self._observers:
-            observer.said(self, tokens, None if last is None else now - last, text)
+            observer.on_tokens(self, tokens, None if last is None else now - last, text)
 
-    def finished(self, outcome: Outcome) -> None:
-        """Note how a choice ended; `ended` says that all have."""
+    def finish_choice(self, outcome: Outcome) -> None:
+        """Record how a choice ended. `finish` follows when all have."""
         self.outcomes.append(outcome)
 
-    def ended(self, outcome: Outcome = "abort", error_code: str | None = None) -> None:
-        """Note the request's end; idempotent.
+    def finish(self, outcome: Outcome = "abort", error_code: str | None = None) -> None:
+        """Record the request's end; idempotent.
 
         Args:
-            outcome: What happened to it, if none of its choices has been noted as finished, or it failed.
-            error_code: Of what error.
+            outcome: How it ended, if it failed or none of its choices has finished.
+            error_code: The code of the error, if it failed.
         """
-        if self.ended_at is not None:
+        if self.finished_at is not None:
             return
-        self.ended_at = self._clock()
+        self.finished_at = self._clock()
         self.error_code = error_code
         if outcome == "error" or not self.outcomes:
             self.outcomes.append(outcome)
         for observer in self._observers:
-            observer.ended(self)
+            observer.on_finished(self)

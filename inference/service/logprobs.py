@@ -1,7 +1,7 @@
-"""Keep tokens' log-probabilities until the text that the tokens made is shown.
+"""Log-probabilities of tokens, held back until the tokens' text is emitted.
 
-Text is held back, for characters that are not whole and for what may become a stop string, and some is never
-shown. A token is listed if its text, or the beginning of it, is.
+Text is held back for incomplete characters and for possible stop strings, and some is never emitted. A token
+is listed if its text, or the beginning of it, is.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from inference.engines.protocol import TokenLogprobs
     from inference.text.codec import Token
 
-UNLIKELY: Final = -9999.0
-"""What stands for minus infinity, which JSON has no number for. Source: OpenAI API reference, "logprobs"."""
+MIN_LOGPROB: Final = -9999.0
+"""Sent for minus infinity, which JSON cannot represent. Source: OpenAI API reference, "logprobs"."""
 
 
 @dataclass(frozen=True, slots=True)
-class Likelihood:
-    """Say how likely a token was.
+class Logprob:
+    """A token and its log-probability.
 
     Attributes:
         logprob: The natural logarithm of its probability.
@@ -33,42 +33,43 @@ class Likelihood:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenReport:
-    """Report one token of an answer.
+class LogprobEntry:
+    """The log-probabilities at one position of an answer.
 
     Attributes:
-        offset: How many characters of the answer came before it.
-        top: The likeliest tokens of the step, the likeliest first.
+        chosen: The token that was generated.
+        offset: How many characters of the answer come before it.
+        top: The likeliest tokens at this position, the likeliest first.
     """
 
-    chosen: Likelihood
+    chosen: Logprob
     offset: int
-    top: tuple[Likelihood, ...]
+    top: tuple[Logprob, ...]
 
 
 class LogprobLedger:
-    """Hold reports until their text is shown.
+    """The entries of the tokens whose text has not been emitted yet.
 
     Args:
-        show: Shows a token by itself.
+        token: Returns a token by its id.
     """
 
-    def __init__(self, show: Callable[[int], Token]) -> None:
-        self._show = show
-        self._held: deque[TokenReport] = deque()
+    def __init__(self, token: Callable[[int], Token]) -> None:
+        self._token = token
+        self._held: deque[LogprobEntry] = deque()
 
     def add(self, token_id: int, logprobs: TokenLogprobs, offset: int) -> None:
-        """Note a token, and how many characters the answer had before it."""
-        top = tuple(self._report(each, logprob) for each, logprob in logprobs.top)
-        self._held.append(TokenReport(self._report(token_id, logprobs.chosen), offset, top))
+        """Add a token that `offset` characters of the answer come before."""
+        top = tuple(self._logprob(each, logprob) for each, logprob in logprobs.top)
+        self._held.append(LogprobEntry(self._logprob(token_id, logprobs.chosen), offset, top))
 
-    def release(self, shown: int) -> tuple[TokenReport, ...]:
-        """Return the reports of tokens that begin within the characters shown so far, each once."""
+    def release(self, emitted: int) -> tuple[LogprobEntry, ...]:
+        """Return, once each, the entries of tokens that begin within the first `emitted` characters."""
         released = []
-        while self._held and self._held[0].offset < shown:
+        while self._held and self._held[0].offset < emitted:
             released.append(self._held.popleft())
         return tuple(released)
 
-    def _report(self, token_id: int, logprob: float) -> Likelihood:
-        # In this order it takes a NaN for never, too.
-        return Likelihood(self._show(token_id), max(UNLIKELY, logprob))
+    def _logprob(self, token_id: int, logprob: float) -> Logprob:
+        # The order of the arguments makes NaN the minimum, too.
+        return Logprob(self._token(token_id), max(MIN_LOGPROB, logprob))

@@ -14,13 +14,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from inference.errors import InvalidRequestError
-from inference.text.grammar import HALVES
-from inference.text.tools import CallFormat, Tool, ToolCall, recognise
+from inference.text.grammar import SURROGATES
+from inference.text.tools import CallFormat, Tool, ToolCall, detect_call_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-NONE_KEPT: Final[Mapping[int, str]] = MappingProxyType({})
+NO_SPECIAL_TOKENS: Final[Mapping[int, str]] = MappingProxyType({})
 SPACE_MARK: Final = "\u2581"
 """What SentencePiece writes for a space."""
 
@@ -54,7 +54,7 @@ class Token:
     data: bytes | None
 
     @classmethod
-    def of(cls, data: bytes) -> Token:
+    def from_bytes(cls, data: bytes) -> Token:
         """Show bytes."""
         try:
             return cls(data.decode(), data)
@@ -81,7 +81,7 @@ class Codec(Protocol):
 
     @property
     def call_format(self) -> CallFormat | None:
-        """Return how the model writes its calls; None if it has no tools, or in a form that is unknown."""
+        """Return how the model writes its calls; None if it has no tools, or an unknown format."""
         ...
 
     def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
@@ -92,7 +92,7 @@ class Codec(Protocol):
         """
         ...
 
-    def decode(self, token_ids: Sequence[int], kept: Mapping[int, str] = NONE_KEPT) -> str:
+    def decode(self, token_ids: Sequence[int], kept: Mapping[int, str] = NO_SPECIAL_TOKENS) -> str:
         """Return the text of tokens. Incomplete characters become U+FFFD.
 
         Args:
@@ -136,7 +136,7 @@ class TokenizerCodec:
 
     @property
     def call_format(self) -> CallFormat | None:
-        """Return the form that the template itself writes calls in."""
+        """Return the format in which the template itself writes calls."""
         return self._tools[1]
 
     def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
@@ -148,7 +148,7 @@ class TokenizerCodec:
         text = self._render(messages, tools)
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
-    def decode(self, token_ids: Sequence[int], kept: Mapping[int, str] = NONE_KEPT) -> str:
+    def decode(self, token_ids: Sequence[int], kept: Mapping[int, str] = NO_SPECIAL_TOKENS) -> str:
         """Decode exactly: no space is tidied away."""
         if kept and not kept.keys().isdisjoint(token_ids):
             return self._decode_around(token_ids, kept)
@@ -163,7 +163,7 @@ class TokenizerCodec:
 
     @cached_property
     def _tools(self) -> tuple[bool, CallFormat | None]:
-        """Return whether there are tools, and the form of calls: the template is asked to render one."""
+        """Return whether there are tools, and the format of calls, both found by rendering the template."""
         if self._prompt_template is not None or self._tokenizer.chat_template is None:
             return False, None
         asked, tools = [Message("user", "probe")], [PROBE]
@@ -180,8 +180,10 @@ class TokenizerCodec:
         same = sum(
             1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))
         )
-        form = recognise(after[same:], PROBE.name)
-        return True, None if form is None else replace(form, special=self._special((form.mark, form.closing)))
+        call_format = detect_call_format(after[same:], PROBE.name)
+        return True, None if call_format is None else replace(
+            call_format, special=self._special((call_format.start_tag, call_format.end_tag))
+        )
 
     @cached_property
     def _token_of(self) -> Callable[[int], Token]:
@@ -220,49 +222,13 @@ class TokenizerCodec:
             raise InvalidRequestError(
                 f"The model's chat template does not take this conversation: {error}", param="messages"
             ) from error
-        if HALVES.search(text):
+        if SURROGATES.search(text):
             # A message's content is looked at before; this one was among the calls or the tools.
             raise InvalidRequestError(
                 "The calls or the tools have half a character, which JSON can spell and no tokenizer takes.",
                 param="messages",
             )
         return text
-
-
-@dataclass(frozen=True, slots=True)
-class ByteCodec:
-    """Take every byte for a token. Token 256 and above decode to nothing, as special tokens do."""
-
-    vocabulary_size: int = 258
-
-    @property
-    def has_tools(self) -> bool:
-        """Return that there are none."""
-        return False
-
-    @property
-    def call_format(self) -> None:
-        """Return that there is none."""
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Return the text's bytes."""
-        return tuple(text.encode())
-
-    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
-        """Return the bytes of lines such as `user: hello`, and of the beginning of the answer's line."""
-        del tools
-        return self.encode(
-            "".join(f"{message.role}: {message.content}\n" for message in messages) + "assistant: "
-        )
-
-    def decode(self, token_ids: Sequence[int], kept: Mapping[int, str] = NONE_KEPT) -> str:
-        """Return the bytes as text."""
-        del kept
-        return bytes(token for token in token_ids if token < 256).decode(errors="replace")  # noqa: PLR2004 - a byte
-
-    def token(self, token_id: int) -> Token:
-        """Return the byte."""
-        return Token.of(bytes([token_id])) if token_id < 256 else Token("", None)  # noqa: PLR2004 - see above
 
 
 PROBE: Final = Tool(
@@ -292,15 +258,15 @@ def _make_token_view(tokenizer: Any) -> Callable[[int], Token]:  # noqa: ANN401 
     def view(token_id: int) -> Token:
         if token_id in added:
             content = added[token_id].content
-            return Token(content, None) if added[token_id].special else Token.of(content.encode())
+            return Token(content, None) if added[token_id].special else Token.from_bytes(content.encode())
         piece = tokenizer.convert_ids_to_tokens(token_id)
         if piece is None:  # the model's vocabulary is larger than the tokenizer's
             return Token("", None)
         if "ByteLevel" in kinds and all(character in byte_of for character in piece):
-            return Token.of(bytes(byte_of[character] for character in piece))
+            return Token.from_bytes(bytes(byte_of[character] for character in piece))
         if "ByteFallback" in kinds and len(piece) == len("<0x00>") and piece.startswith("<0x"):
-            return Token.of(bytes.fromhex(piece[3:5]))
-        return Token.of((piece.replace(SPACE_MARK, " ") if kinds & SPACE_MARKERS else piece).encode())
+            return Token.from_bytes(bytes.fromhex(piece[3:5]))
+        return Token.from_bytes((piece.replace(SPACE_MARK, " ") if kinds & SPACE_MARKERS else piece).encode())
 
     return view
 

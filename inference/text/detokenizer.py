@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 REPLACEMENT: Final = "\ufffd"
 
-MOST_PENDING: Final = 3
+MAX_PENDING: Final = 3
 """A character has at most 4 bytes, so at most 3 wait for the last; each, or all, show as one U+FFFD."""
 
 CONTEXT_TOKENS: Final = 6
@@ -41,7 +41,7 @@ class Detokenizer:
         self._window.extend(token_ids)
         text = self._decode(self._window)
         pending = len(text) - len(text.rstrip(REPLACEMENT))
-        return self._show(text, len(text) - min(pending, MOST_PENDING))
+        return self._show(text, len(text) - min(pending, MAX_PENDING))
 
     def finish(self) -> str:
         """Return what was held back."""
@@ -78,7 +78,7 @@ class StopFinder:
         if found:
             self.is_found = True
             return self._release(min(found))
-        return self._release(len(self._held) - longest_beginning(self._held, self._stops))
+        return self._release(len(self._held) - longest_partial_match(self._held, self._stops))
 
     def finish(self) -> str:
         """Return what was held back, since no stop string followed."""
@@ -89,7 +89,7 @@ class StopFinder:
         return text
 
 
-def longest_beginning(text: str, marks: Sequence[str]) -> int:
+def longest_partial_match(text: str, marks: Sequence[str]) -> int:
     """Return how many of a text's last characters are the beginning of a mark, but not all of it."""
     most = max(len(mark) for mark in marks) - 1
     for length in range(min(most, len(text)), 0, -1):

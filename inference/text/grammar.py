@@ -20,13 +20,13 @@ from llguidance import LLMatcher
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MOST_CHARACTERS: Final = 50_000
+MAX_GRAMMAR_CHARACTERS: Final = 50_000
 """The longest grammar. Compiling takes some 5 ms for a thousand characters of regular expressions."""
 
 ONE_LINE: Final = {"item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": False}
 ANY_OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
 PLACE: Final = re.compile(r"^at \d+\(\d+\): ")
-HALVES: Final = re.compile("[\ud800-\udfff]")
+SURROGATES: Final = re.compile("[\ud800-\udfff]")
 ECHO: Final = re.compile(r"\n +\d+ \| ")
 
 
@@ -50,14 +50,14 @@ def grammar_of(rule: str) -> str:
     return f"start: {rule}"
 
 
-async def find_fault(grammar: str) -> str | None:
+async def find_grammar_error(grammar: str) -> str | None:
     """Return why a grammar cannot be kept, in llguidance's words; None if it can.
 
     It is checked in a thread, which lets go of the interpreter meanwhile, so that streams go on.
     """
-    if len(grammar) > MOST_CHARACTERS:
-        return f"it has {len(grammar)} characters, and {MOST_CHARACTERS} are the most"
-    if HALVES.search(grammar):
+    if len(grammar) > MAX_GRAMMAR_CHARACTERS:
+        return f"it has {len(grammar)} characters, and {MAX_GRAMMAR_CHARACTERS} are the most"
+    if SURROGATES.search(grammar):
         return "it has half a character, which JSON can spell and no tokenizer takes"
     return await asyncio.to_thread(_find_fault, grammar)
 

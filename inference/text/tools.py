@@ -17,13 +17,13 @@ import string
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from inference.text.detokenizer import longest_beginning
+from inference.text.detokenizer import longest_partial_match
 from inference.text.grammar import ANY_OBJECT, json_rule, text_rule
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-MOST_FORCED_CALLS: Final = 8
+MAX_FORCED_CALLS: Final = 8
 """How many calls an answer that must call may have: small models do not know when to stop."""
 
 WHITESPACE: Final = string.whitespace
@@ -106,18 +106,18 @@ class CallFormat:
         special: Marks that are special tokens: pairs of token id and text.
     """
 
-    mark: str
+    start_tag: str
     opening: str
     separators: str
-    closing: str
+    end_tag: str
     arguments_key: str = "arguments"
-    line: str = ""
+    line_break: str = ""
     id_length: int = 24
     special: tuple[tuple[int, str], ...] = ()
 
     def is_in(self, rendered: str, name: str) -> bool:
-        """Return whether a rendered call of a function has this form."""
-        parts = [self.mark, self.opening, "{", '"name":', f'"{name}",', f'"{self.arguments_key}":', "{"]
+        """Return whether a rendered call of a function has this format."""
+        parts = [self.start_tag, self.opening, "{", '"name":', f'"{name}",', f'"{self.arguments_key}":', "{"]
         pattern = r"\s*".join(re.escape(part) for part in parts if part)
         return re.search(pattern, rendered) is not None
 
@@ -128,12 +128,12 @@ class CallFormat:
     def calls_rule(self, use: ToolUse) -> str:
         """Return the grammar's rule of an answer that calls, and says nothing else."""
         tools = [tool for tool in use.tools if use.only in {None, tool.name}]
-        more = MOST_FORCED_CALLS - 1 if use.is_parallel and use.only is None else 0
+        more = MAX_FORCED_CALLS - 1 if use.is_parallel and use.only is None else 0
         objects = " | ".join(self._object_rule(tool) for tool in tools)
-        group = f"{self._mark_rule(self.mark)} {self._body_rule(objects, more)}"
-        if not more or not self.closing or self.separators:
+        group = f"{self._tag_rule(self.start_tag)} {self._body_rule(objects, more)}"
+        if not more or not self.end_tag or self.separators:
             return group
-        between = text_rule(self.line) if self.line else ""
+        between = text_rule(self.line_break) if self.line_break else ""
         return f"{group} ({between} {group}){{0,{more}}}"
 
     def free_grammar(self, use: ToolUse) -> str:
@@ -142,27 +142,27 @@ class CallFormat:
             self._object_rule(tool if tool.is_strict else Tool(tool.name, parameters=ANY_OBJECT))
             for tool in use.tools
         )
-        body = self._body_rule(objects, MOST_FORCED_CALLS - 1)
-        if not self.mark:
+        body = self._body_rule(objects, MAX_FORCED_CALLS - 1)
+        if not self.start_tag:
             return f"start: {body} | TEXT\nTEXT: /\\s*([^{{\\s](.|\\n)*)?/"
-        if self.mark in dict(self.special).values():
-            return f"start: TEXT ({self._mark_rule(self.mark)} {body} TEXT)*\nTEXT: /(.|\\n)*/"
-        mark = re.escape(self.mark).replace("/", "\\/")
-        return f"start: (head {body})* TEXT\nhead[lazy]: /(.|\\n)*{mark}/\nTEXT: /(.|\\n)*/"
+        if self.start_tag in dict(self.special).values():
+            return f"start: TEXT ({self._tag_rule(self.start_tag)} {body} TEXT)*\nTEXT: /(.|\\n)*/"
+        tag = re.escape(self.start_tag).replace("/", "\\/")
+        return f"start: (head {body})* TEXT\nhead[lazy]: /(.|\\n)*{tag}/\nTEXT: /(.|\\n)*/"
 
     def _body_rule(self, objects: str, more: int) -> str:
         """Return the rule of what follows a mark, up to the end of its group."""
-        begin, closing = self.line + self.opening, self._mark_rule(self.closing)
+        begin, end = self.line_break + self.opening, self._tag_rule(self.end_tag)
         parts = [text_rule(begin) if begin else "", f"({objects})"]
-        if self.separators and self.closing and more:
+        if self.separators and self.end_tag and more:
             parts.append(f"({text_rule(self.separators[0] + ' ')} ({objects})){{0,{more}}}")
-        parts += [text_rule(self.line) if self.line else "", closing]
+        parts += [text_rule(self.line_break) if self.line_break else "", end]
         return " ".join(part for part in parts if part)
 
-    def _mark_rule(self, mark: str) -> str:
+    def _tag_rule(self, tag: str) -> str:
         """Return a mark's rule: a special token is no text, and has to be named by its number."""
-        ids = [token_id for token_id, text in self.special if text == mark]
-        return f"<[{ids[0]}]>" if ids else text_rule(mark) if mark else ""
+        ids = [token_id for token_id, text in self.special if text == tag]
+        return f"<[{ids[0]}]>" if ids else text_rule(tag) if tag else ""
 
     def _object_rule(self, tool: Tool) -> str:
         head = text_rule(f'{{"name": {json.dumps(tool.name)}, "{self.arguments_key}": ')
@@ -171,14 +171,14 @@ class CallFormat:
         return f"{head} {json_rule(schema)} {text_rule('}')}"
 
 
-HERMES: Final = CallFormat("<tool_call>", "", "", "</tool_call>", line="\n")
+HERMES: Final = CallFormat("<tool_call>", "", "", "</tool_call>", line_break="\n")
 MISTRAL: Final = CallFormat("[TOOL_CALLS]", "[", ",", "]", id_length=9)
 LLAMA: Final = CallFormat("", "", ";,", "", arguments_key="parameters")
 FORMATS: Final = (HERMES, MISTRAL, LLAMA)
 
 
-def recognise(rendered: str, name: str) -> CallFormat | None:
-    """Return the form of a call that a template rendered; None if it is none of those known here."""
+def detect_call_format(rendered: str, name: str) -> CallFormat | None:
+    """Return the format of a call that a template rendered; None if it is none of those known here."""
     return next((each for each in FORMATS if each.is_in(rendered, name)), None)
 
 
@@ -242,14 +242,14 @@ class CallParser:
     Text passes as it comes; held back is only what may be the beginning of a mark, and what is in a call.
 
     Args:
-        form: How the model writes its calls.
+        call_format: How the model writes its calls.
         names: The functions that there are.
 
     Attributes:
         shown: How many characters were shown before the first call.
     """
 
-    form: CallFormat
+    call_format: CallFormat
     names: Collection[str]
     shown: int = 0
     _state: Literal["text", "before", "object", "after"] = "text"
@@ -267,23 +267,23 @@ class CallParser:
         while piece is not None:
             self._count(piece)
             shown, piece = shown + piece, self._step()
-        return self._take_output(shown)
+        return self._output(shown)
 
     def finish(self) -> ParserOutput:
         """Return what was held back, since nothing follows."""
         rest = self._raw + self._held
         self._raw = self._held = ""
-        if self._state == "after" and self.form.closing.startswith(
-            rest.strip(WHITESPACE + self.form.separators)
+        if self._state == "after" and self.call_format.end_tag.startswith(
+            rest.strip(WHITESPACE + self.call_format.separators)
         ):
             rest = ""
         self._count(rest)
-        return self._take_output(rest if rest.strip() or not self._has_called else "")
+        return self._output(rest if rest.strip() or not self._has_called else "")
 
     def _count(self, text: str) -> None:
         self.shown += 0 if self._has_called else len(text)
 
-    def _take_output(self, text: str) -> ParserOutput:
+    def _output(self, text: str) -> ParserOutput:
         calls, self._calls = tuple(self._calls), []
         return ParserOutput(text, calls)
 
@@ -291,28 +291,28 @@ class CallParser:
         """Go on by one step; return text to show, or None if there is nothing to do without more text."""
         match self._state:
             case "text":
-                return self._find_mark() if self.form.mark else self._look_at_start()
+                return self._find_start_tag() if self.call_format.start_tag else self._check_start()
             case "before":
                 return self._find_object()
             case "object":
                 return self._read_object()
             case "after":
-                return self._look_behind()
+                return self._read_after_call()
 
-    def _find_mark(self) -> str | None:
+    def _find_start_tag(self) -> str | None:
         """Pass text up to the mark. Between calls, whitespace is nobody's text."""
-        mark = self.form.mark
-        index = self._held.find(mark)
+        tag = self.call_format.start_tag
+        index = self._held.find(tag)
         if index >= 0:
             text = self._take(index)
-            self._begin_group(self._take(len(mark)))
+            self._begin_group(self._take(len(tag)))
             return text if text.strip() or not self._has_called else ""
-        end = len(self._held) - longest_beginning(self._held, (mark,))
+        end = len(self._held) - longest_partial_match(self._held, (tag,))
         if end == 0 or (self._has_called and not self._held[:end].strip()):
             return None
         return self._take(end)
 
-    def _look_at_start(self) -> str | None:
+    def _check_start(self) -> str | None:
         """Take an answer whose first character is a brace for a call, and any other for text."""
         if not self._held.strip() and self._is_at_start:
             return None
@@ -329,16 +329,16 @@ class CallParser:
 
     def _find_object(self) -> str | None:
         """Find the brace that opens a group's first object, or show the text, if there is something else."""
-        opening = self.form.opening
+        opening = self.call_format.opening
         rest = self._held.lstrip()
         if opening and rest.startswith(opening):
             rest = rest[len(opening) :].lstrip()
         elif opening and rest:
-            return self._give_up()
+            return self._emit_as_text()
         if not rest:
             return None
         if not rest.startswith("{"):
-            return self._give_up()
+            return self._emit_as_text()
         self._raw += self._take(len(self._held) - len(rest))
         self._state, self._scanner = "object", _ObjectScanner()
         return ""
@@ -349,7 +349,7 @@ class CallParser:
             return None
         call = self._read_call(self._held[:end])
         if call is None:
-            return self._give_up()
+            return self._emit_as_text()
         self._take(end)
         self._calls.append(call)
         self._raw, self._has_called, self._state = "", True, "after"
@@ -360,33 +360,33 @@ class CallParser:
             found = json.loads(text)
         except (ValueError, RecursionError):
             return None
-        name, arguments = found.get("name"), found.get(self.form.arguments_key, {})
+        name, arguments = found.get("name"), found.get(self.call_format.arguments_key, {})
         if not isinstance(name, str) or name not in self.names or not isinstance(arguments, dict):
             return None
-        return ToolCall(self.form.make_id(), name, _write(arguments))
+        return ToolCall(self.call_format.make_id(), name, _write(arguments))
 
-    def _look_behind(self) -> str | None:
+    def _read_after_call(self) -> str | None:
         """Go to the group's next object, or out of it."""
         rest = self._held.lstrip()
-        closing = self.form.closing
-        if closing and rest.startswith(closing):
-            self._take(len(self._held) - len(rest) + len(closing))
+        end_tag = self.call_format.end_tag
+        if end_tag and rest.startswith(end_tag):
+            self._take(len(self._held) - len(rest) + len(end_tag))
             self._state = "text"
             return ""
-        if not rest or closing.startswith(rest):
+        if not rest or end_tag.startswith(rest):
             return None
-        is_separated = rest[0] in self.form.separators
+        is_separated = rest[0] in self.call_format.separators
         after = rest[1:].lstrip() if is_separated else rest
         if not after:
             return None
         self._take(len(self._held) - len(after))
-        if after.startswith("{") and (is_separated or not closing):
+        if after.startswith("{") and (is_separated or not end_tag):
             self._state, self._scanner = "object", _ObjectScanner()
         else:
             self._state = "text"
         return ""
 
-    def _give_up(self) -> str:
+    def _emit_as_text(self) -> str:
         """Show what looked like a call: at least its first character is none's."""
         text, self._raw, self._state = self._raw, "", "text"
         return text or self._take(1)

@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from inference.errors import HeadersTooLargeError, SlowBodyError, TooLargeError, UnauthorizedError
+from inference.errors import BodyTimeoutError, BodyTooLargeError, HeadersTooLargeError, UnauthorizedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,7 +72,7 @@ class AccessPolicy:
         FastAPI wraps what `receive` raises, so the error's code is also written into `context`.
 
         Raises:
-            TooLargeError: If the announced length is too large.
+            BodyTooLargeError: If the announced length is too large.
         """
         announced = headers.get("content-length", "0")
         if announced.isdecimal() and int(announced) > self.max_body_bytes:
@@ -88,12 +88,12 @@ class AccessPolicy:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                context.refusal = SlowBodyError.code
+                context.rejection_code = BodyTimeoutError.code
                 raise _too_slow(self.body_timeout_s) from None
             received += len(message.get("body", b""))
             is_complete = not message.get("more_body", False)
             if received > self.max_body_bytes:
-                context.refusal = TooLargeError.code
+                context.rejection_code = BodyTooLargeError.code
                 raise _too_large(self.max_body_bytes)
             return message
 
@@ -116,9 +116,13 @@ def check_head(scope: Scope) -> None:
         )
 
 
-def _too_slow(timeout_s: float) -> SlowBodyError:
-    return SlowBodyError(f"The body did not arrive within {timeout_s:g} s.", headers={"Connection": "close"})
+def _too_slow(timeout_s: float) -> BodyTimeoutError:
+    return BodyTimeoutError(
+        f"The body did not arrive within {timeout_s:g} s.", headers={"Connection": "close"}
+    )
 
 
-def _too_large(max_bytes: int) -> TooLargeError:
-    return TooLargeError(f"The body is larger than {max_bytes} bytes, which is the most this server takes.")
+def _too_large(max_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(
+        f"The body is larger than {max_bytes} bytes, which is the most this server takes."
+    )

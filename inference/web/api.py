@@ -39,7 +39,9 @@ from inference.web.schemas import ChatCompletionRequest, CompletionRequest, desc
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from inference.service.service import Answer, Service, TextRequest
+    from inference.service.answer import Answer
+    from inference.service.requests import TextRequest
+    from inference.service.service import Service
     from inference.web.response_writer import ResponseWriter
 
 LOGGER: Final = logging.getLogger(__name__)

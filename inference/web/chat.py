@@ -21,9 +21,9 @@ import gradio
 from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 
-from inference.engines.protocol import Sampling
+from inference.engines.protocol import Sampling, ServedModel
 from inference.errors import ApiError
-from inference.service.service import Answer, ChatPrompt, ServedModel, Service, TextRequest
+from inference.service.requests import ChatPrompt, TextRequest
 from inference.text.codec import Message
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from starlette.types import Receive, Scope, Send
+
+    from inference.service.answer import Answer
+    from inference.service.service import Service
 
 MOST_NEW_TOKENS: Final = 2048
 TITLE: Final = "Fjarr"
@@ -149,7 +152,7 @@ async def answer(  # noqa: PLR0913, PLR0917 - called in one place, with all of t
         history: What was said before, as Gradio keeps it.
         controls: How to ask.
         holding: Makes a context that knows of the answer while it is read.
-        client: As whom the door counts the person.
+        client: The key or session that the request is counted under.
 
     Raises:
         gradio.Error: With the reason, for the person to read.
@@ -264,7 +267,7 @@ def _make_blocks(service: Service, release: str, sessions: Sessions, *, has_sign
                 stop_btn=True,
             ),
             additional_inputs=[model, system_prompt, temperature, top_p, max_new_tokens],
-            # The door decides how many are answered at once, the API's requests among them.
+            # The admission queue limits how many are answered at once, the API's requests among them.
             concurrency_limit=None,
             flagging_mode="never",
             analytics_enabled=False,
@@ -280,7 +283,7 @@ def _make_blocks(service: Service, release: str, sessions: Sessions, *, has_sign
 
 
 def _client_of(request: gradio.Request) -> str:
-    """Return as whom the door counts a person: by the key of the session, apart from that key's programs."""
+    """Return the name that the queue counts a session under: its key's, apart from programs with that key."""
     state = request.request.scope.get("state", {}) if request.request is not None else {}
     name = state.get("key_name", "-")
     return "chat" if name == "-" else f"chat:{name}"

@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from inference.service.service import JsonShape
+from inference.service.requests import JsonShape
 from inference.text.codec import Message
 from inference.text.grammar import ANY_OBJECT
 from inference.text.tools import Tool, ToolCall

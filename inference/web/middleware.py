@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from inference.observability.metrics import Metrics
     from inference.observability.tracing import Tracing
-    from inference.service.lifecycle import Passage
+    from inference.service.lifecycle import RequestLifecycle
     from inference.web.access import AccessPolicy
 
 LOGGER: Final = logging.getLogger("inference.access")
@@ -105,7 +105,7 @@ class RequestMiddleware:
             scope["state"]["key_name"] = context.key_name
             await self._application(scope, self._policy.limit_body(headers, receive, context), send)
         except ApiError as error:
-            context.refusal = error.code
+            context.rejection_code = error.code
             await JSONResponse(error.to_json(), error.status, error.headers)(scope, receive, send)
 
     def _begin_span(self, scope: Scope, headers: dict[str, str], context: RequestContext) -> Span | None:
@@ -119,8 +119,8 @@ class RequestMiddleware:
         """Write a finished request to the metrics, its trace and the access log."""
         route = _route_of(response.scope)
         method = response.scope["method"]
-        if context.refusal is not None:
-            self._metrics.count_refusal(context.refusal)
+        if context.rejection_code is not None:
+            self._metrics.count_refusal(context.rejection_code)
         self._metrics.count_http(method, route, response.status, response.duration_s)
         if self._tracing is not None and span is not None:
             self._tracing.end(span, context, method, route, response.status)
@@ -183,21 +183,21 @@ def _log_access(context: RequestContext, response: ResponseRecorder) -> None:
     }
     text = "%s %s %d %.0f ms key=%s request=%s"
     values = [*fields.values(), context.request_id]
-    if context.passages:
-        answer = _answer_fields(context.passages)
+    if context.lifecycles:
+        answer = _answer_fields(context.lifecycles)
         fields |= answer
         text += "".join(f" {name}=%s" for name in answer)
         values += answer.values()
     LOGGER.info(text, *values, extra={"fields": fields})
 
 
-def _answer_fields(passages: list[Passage]) -> dict[str, Any]:
-    first = passages[0]
+def _answer_fields(lifecycles: list[RequestLifecycle]) -> dict[str, Any]:
+    first = lifecycles[0]
     first_token_s = first.time_to_first_token_s
     return {
         "model": first.request.model,
-        "prompt_tokens": sum(passage.prompt_tokens for passage in passages),
-        "completion_tokens": sum(passage.completion_tokens for passage in passages),
-        "finish_reason": ",".join(dict.fromkeys(name for each in passages for name in each.outcomes)),
+        "prompt_tokens": sum(lifecycle.prompt_tokens for lifecycle in lifecycles),
+        "completion_tokens": sum(lifecycle.completion_tokens for lifecycle in lifecycles),
+        "finish_reason": ",".join(dict.fromkeys(name for each in lifecycles for name in each.outcomes)),
         "time_to_first_token_s": None if first_token_s is None else round(first_token_s, 4),
     }

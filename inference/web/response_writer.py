@@ -14,8 +14,9 @@ from inference.web.event_stream import DONE, encode_event, encode_json
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from inference.service.logprobs import Likelihood, TokenReport
-    from inference.service.service import ServedModel, TextDelta, TextRequest, Usage
+    from inference.engines.protocol import ServedModel
+    from inference.service.logprobs import Logprob, LogprobEntry
+    from inference.service.requests import TextDelta, TextRequest, Usage
     from inference.text.tools import ToolCall
     from inference.web import responses
 
@@ -26,14 +27,14 @@ class ChoiceBuffer:
     def __init__(self) -> None:
         self.text = ""
         self.calls: list[ToolCall] = []
-        self.tokens: list[TokenReport] = []
+        self.tokens: list[LogprobEntry] = []
         self.finish_reason: responses.FinishReason = "stop"
 
     def add(self, delta: TextDelta) -> None:
         """Append a delta."""
         self.text += delta.text
         self.calls += (call for _, call in delta.calls)
-        self.tokens += delta.tokens
+        self.tokens += delta.logprobs
         self.finish_reason = delta.finish_reason or self.finish_reason
 
 
@@ -108,8 +109,8 @@ class ChatResponseWriter(ResponseWriter):
     def delta(self, delta: TextDelta) -> bytes:
         """Return the events of a delta: one each for the text, the calls and the finish reason."""
         events = b""
-        if delta.text or delta.tokens:
-            logprobs = _chat_logprobs(delta.tokens) if delta.tokens else None
+        if delta.text or delta.logprobs:
+            logprobs = _chat_logprobs(delta.logprobs) if delta.logprobs else None
             events = self._delta_event(delta.choice, {"content": delta.text}, logprobs=logprobs)
         if delta.calls:
             calls: list[responses.ToolCallDelta] = [
@@ -161,7 +162,7 @@ class CompletionResponseWriter(ResponseWriter):
 
     def delta(self, delta: TextDelta) -> bytes:
         """Return the event of a delta."""
-        logprobs = _completion_logprobs(delta.tokens) if delta.tokens else None
+        logprobs = _completion_logprobs(delta.logprobs) if delta.logprobs else None
         return self._event(
             {
                 "index": delta.choice,
@@ -208,11 +209,11 @@ def _call_object(call: ToolCall) -> responses.ToolCall:
     }
 
 
-def _chat_logprobs(tokens: Sequence[TokenReport]) -> responses.ChatLogprobs:
+def _chat_logprobs(tokens: Sequence[LogprobEntry]) -> responses.ChatLogprobs:
     return {"content": [_token_object(token) for token in tokens], "refusal": None}
 
 
-def _completion_logprobs(tokens: Sequence[TokenReport]) -> responses.CompletionLogprobs:
+def _completion_logprobs(tokens: Sequence[LogprobEntry]) -> responses.CompletionLogprobs:
     return {
         "tokens": [token.chosen.token.text for token in tokens],
         "token_logprobs": [token.chosen.logprob for token in tokens],
@@ -221,14 +222,14 @@ def _completion_logprobs(tokens: Sequence[TokenReport]) -> responses.CompletionL
     }
 
 
-def _token_object(report: TokenReport) -> responses.TokenLogprob:
+def _token_object(report: LogprobEntry) -> responses.TokenLogprob:
     return {
         **_likelihood_object(report.chosen),
         "top_logprobs": [_likelihood_object(each) for each in report.top],
     }
 
 
-def _likelihood_object(likelihood: Likelihood) -> responses.TopLogprob:
+def _likelihood_object(likelihood: Logprob) -> responses.TopLogprob:
     token = likelihood.token
     return {
         "token": token.text,
@@ -237,7 +238,7 @@ def _likelihood_object(likelihood: Likelihood) -> responses.TopLogprob:
     }
 
 
-def _logprobs_by_text(report: TokenReport) -> dict[str, float]:
+def _logprobs_by_text(report: LogprobEntry) -> dict[str, float]:
     """Return the log-probabilities of the likeliest tokens and the chosen one; of equal texts, the higher."""
     found: dict[str, float] = {}
     for each in (*report.top, report.chosen):

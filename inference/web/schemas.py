@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Wit
 from pydantic_core import PydanticCustomError
 
 from inference.engines.protocol import Sampling
-from inference.service.service import ChatPrompt, TextPrompt, TextRequest, TokenPrompt
+from inference.service.requests import ChatPrompt, TextPrompt, TextRequest, TokenPrompt
 from inference.text.tools import ToolUse
 from inference.web.message_schemas import (
     NAMED,

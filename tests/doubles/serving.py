@@ -13,11 +13,13 @@ import httpx2 as httpx
 import uvicorn
 
 from inference.api_keys import ApiKey, digest_of
+from inference.engines.protocol import ServedModel
 from inference.server import configure
-from inference.service.service import Limits, ServedModel, Service
+from inference.service.requests import Limits
+from inference.service.service import Service
 from inference.settings import Settings
-from inference.text.codec import ByteCodec
 from inference.web.application import ChatPage, Identity, make_application
+from tests.doubles.byte_codec import ByteCodec
 from tests.doubles.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:

@@ -48,9 +48,8 @@ from inference.models.hardware import PAGE_TOKENS, CacheSize, context_warning, d
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inference.engines.protocol import ProgressCallback
+    from inference.engines.protocol import ProgressCallback, ServedModel
     from inference.models.weights import Weights
-    from inference.service.service import ServedModel
     from inference.settings import Settings
 
 LOGGER: Final = logging.getLogger(__name__)

@@ -35,10 +35,10 @@ SCRIPT = """
 import asyncio
 import os
 from inference import server
-from inference.text.codec import ByteCodec
+from tests.doubles.byte_codec import ByteCodec
 from inference.engines.protocol import Increment
 from tests.doubles.scripted_engine import ScriptedEngine
-from inference.service.service import ServedModel
+from inference.engines.protocol import ServedModel
 
 class Slow(ScriptedEngine):
     async def _play(self, steps, request, stream):

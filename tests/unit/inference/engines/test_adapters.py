@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from inference.service.service import ServedModel
+    from inference.engines.protocol import ServedModel
 
 FEW = ("small", "wide", "deep")
 GROWN = "grown"

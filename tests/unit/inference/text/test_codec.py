@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from inference.text.codec import ByteCodec, Token, TokenizerCodec
+from inference.text.codec import Token, TokenizerCodec
 from infra.models.base_models import ensure_example_base
+from tests.doubles.byte_codec import ByteCodec
 
 
 def byte_level() -> TokenizerCodec:

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.text.codec import ByteCodec
 from inference.text.detokenizer import Detokenizer, StopFinder
+from tests.doubles.byte_codec import ByteCodec
 
 
 def chunks_of(data: bytes, sizes: list[int]) -> list[tuple[int, ...]]:

@@ -9,12 +9,13 @@ import openai
 import pytest
 
 from inference.api_keys import ApiKey, digest_of
-from inference.engines.protocol import Sampling
+from inference.engines.protocol import Sampling, ServedModel
 from inference.errors import EngineError
-from inference.service.service import Limits, ServedModel, Service
+from inference.service.requests import Limits
+from inference.service.service import Service
 from inference.settings import Settings
-from inference.text.codec import ByteCodec
 from inference.web.application import ChatPage, Identity, make_application
+from tests.doubles.byte_codec import ByteCodec
 from tests.doubles.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:
@@ -412,14 +413,14 @@ async def test_beyond_the_queue_requests_are_turned_away(world: World) -> None:
     for _ in range(3):
         world.engine.play(gate, ENDED)
     tasks = [asyncio.create_task(world.chat()) for _ in range(3)]
-    await until(lambda: world.service.door.waiting == 1)
+    await until(lambda: world.service.queue.waiting == 1)
     response = await world.chat()
     assert response.status_code == 429
     assert response.headers["retry-after"] == "2"
     assert response.json()["error"]["code"] == "rate_limit_exceeded"
     gate.set()
     assert [response.status_code for response in await asyncio.gather(*tasks)] == [200, 200, 200]
-    assert (world.service.door.inside, world.service.door.waiting) == (0, 0)
+    assert (world.service.queue.slots_in_use, world.service.queue.waiting) == (0, 0)
 
 
 async def test_before_and_after_it_serves_the_server_says_so() -> None:
@@ -464,7 +465,7 @@ async def test_a_dead_engine_is_seen_and_ends_its_requests(world: World) -> None
     assert (await world.http.get("/healthz")).status_code == 503
     assert (await world.http.get("/readyz")).status_code == 503
     assert (await world.chat()).json()["error"]["code"] == "engine_dead"
-    assert world.service.door.inside == 0
+    assert world.service.queue.slots_in_use == 0
 
 
 async def test_a_stream_that_fails_ends_with_an_error_event(world: World) -> None:
@@ -492,7 +493,7 @@ async def test_time_runs_out() -> None:
     # The official client would otherwise ask twice more.
     assert response.headers["x-should-retry"] == "false"
     assert world.engine.cancelled
-    assert world.service.door.inside == 0
+    assert world.service.queue.slots_in_use == 0
     await world.close()
 
 
@@ -514,18 +515,18 @@ async def test_a_client_that_leaves_frees_its_place(world: World, *, stream: boo
     client.leave()
     await client.task
     assert world.engine.cancelled == [world.engine.requests[0].request_id]
-    assert world.service.door.inside == 0
+    assert world.service.queue.slots_in_use == 0
 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_leaves_the_queue_frees_its_place_there(world: World, *, stream: bool) -> None:
     insiders = [Client(world, stream=False) for _ in range(2)]
-    await until(lambda: world.service.door.inside == 2)
+    await until(lambda: world.service.queue.slots_in_use == 2)
     client = Client(world, stream=stream)
-    await until(lambda: world.service.door.waiting == 1)
+    await until(lambda: world.service.queue.waiting == 1)
     client.leave()
     await client.task
-    assert (world.service.door.inside, world.service.door.waiting) == (2, 0)
+    assert (world.service.queue.slots_in_use, world.service.queue.waiting) == (2, 0)
     assert len(world.engine.requests) == 2
     for insider in insiders:
         insider.leave()

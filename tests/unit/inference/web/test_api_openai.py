@@ -15,12 +15,13 @@ from openai.resources.chat.completions import AsyncCompletions as ChatCompletion
 from openai.resources.completions import AsyncCompletions
 from pydantic import BaseModel
 
-from inference.engines.protocol import Ability, Increment, Sampling, TokenLogprobs
+from inference.engines.protocol import Ability, Increment, Sampling, ServedModel, TokenLogprobs
 from inference.errors import EngineError
-from inference.service.service import Limits, ServedModel, Service
+from inference.service.requests import Limits
+from inference.service.service import Service
 from inference.settings import Settings
-from inference.text.codec import ByteCodec
 from inference.web.application import ChatPage, Identity, make_application
+from tests.doubles.byte_codec import ByteCodec
 from tests.doubles.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class World:
         return await self.openai.completions.create(**({"model": BASE, "prompt": "Once"} | fields))
 
     def assert_all_is_free(self) -> None:
-        assert (self.service.door.inside, self.service.door.waiting) == (0, 0)
+        assert (self.service.queue.slots_in_use, self.service.queue.waiting) == (0, 0)
         assert self.engine.running == 0
 
     async def close(self) -> None:
@@ -301,10 +302,10 @@ async def test_choices_that_do_not_fit_into_the_queue_leave_nothing_behind(world
     await until(lambda: world.engine.running == 1)
     world.say("a", "b", "c", "d")
     four = asyncio.create_task(world.chat(n=4))
-    await until(lambda: world.service.door.waiting == 1)
+    await until(lambda: world.service.queue.waiting == 1)
     with pytest.raises(openai.RateLimitError):
         await world.chat(n=2)
-    assert (world.service.door.inside, world.service.door.waiting) == (1, 1)
+    assert (world.service.queue.slots_in_use, world.service.queue.waiting) == (1, 1)
     assert len(world.engine.requests) == 1
     gate.set()
     assert {choice.message.content for choice in (await four).choices} == set("abcd")
@@ -350,9 +351,9 @@ async def test_a_client_that_leaves_frees_all(world: World) -> None:
         async for chunk in stream:
             if chunk.choices[0].delta.content:
                 break
-        assert (world.service.door.inside, world.service.door.waiting) == (4, 0)
+        assert (world.service.queue.slots_in_use, world.service.queue.waiting) == (4, 0)
         await stream.close()
-        await until(lambda: world.service.door.inside + world.service.door.waiting == 0)
+        await until(lambda: world.service.queue.slots_in_use + world.service.queue.waiting == 0)
     world.assert_all_is_free()
     assert len(world.engine.cancelled) == 4
 

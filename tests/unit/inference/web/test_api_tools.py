@@ -14,8 +14,9 @@ from pydantic import BaseModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from inference.engines.protocol import Increment, TokenLogprobs
-from inference.service.service import Limits, ServedModel, Service
+from inference.engines.protocol import Increment, ServedModel, TokenLogprobs
+from inference.service.requests import Limits
+from inference.service.service import Service
 from inference.settings import Settings
 from inference.text.codec import Message, TokenizerCodec
 from inference.text.tools import HERMES, LLAMA, MISTRAL, CallFormat, CallParser, Tool, ToolUse
@@ -108,7 +109,7 @@ def make_codec(template: str | None, prompt_template: str | None = None) -> Toke
 
 
 class World:
-    """A server whose models have templates with tools, each of its own form."""
+    """A server whose models have templates with tools, each of its own format."""
 
     def __init__(self) -> None:
         self.codecs = {name: make_codec(template) for name, template in TEMPLATES.items()}
@@ -452,21 +453,23 @@ async def test_an_answer_is_a_call_or_what_the_format_says(world: World) -> None
     assert not accepts(grammar, "Sunny.")
 
 
-@pytest.mark.parametrize("form", [HERMES, LLAMA, MISTRAL], ids=["hermes", "llama", "mistral"])
+@pytest.mark.parametrize("call_format", [HERMES, LLAMA, MISTRAL], ids=["hermes", "llama", "mistral"])
 @pytest.mark.parametrize("special", [(), ((1, "[TOOL_CALLS]"), (2, "<tool_call>"))], ids=["text", "special"])
-def test_every_grammar_of_calls_is_one(form: CallFormat, special: tuple[tuple[int, str], ...]) -> None:
-    form = CallFormat(**{name: getattr(form, name) for name in form.__slots__} | {"special": special})
+def test_every_grammar_of_calls_is_one(call_format: CallFormat, special: tuple[tuple[int, str], ...]) -> None:
+    call_format = CallFormat(
+        **{name: getattr(call_format, name) for name in call_format.__slots__} | {"special": special}
+    )
     tools = (Tool("a", None, WEATHER_SCHEMA, is_strict=True), Tool("b"))
     for is_parallel in (True, False):
         use = ToolUse(tools, "required", is_parallel=is_parallel)
-        assert LLMatcher.validate_grammar("start: " + form.calls_rule(use)) == ""
-        assert LLMatcher.validate_grammar(form.free_grammar(use)) == ""
+        assert LLMatcher.validate_grammar("start: " + call_format.calls_rule(use)) == ""
+        assert LLMatcher.validate_grammar(call_format.free_grammar(use)) == ""
 
 
 def test_a_strict_function_is_kept_to_its_schema_in_each_form() -> None:
     tools = (Tool("get_weather", None, WEATHER_SCHEMA, is_strict=True), Tool("get_time"))
-    for name, form in FORMS.items():
-        grammar = form.free_grammar(ToolUse(tools))
+    for name, call_format in FORMS.items():
+        grammar = call_format.free_grammar(ToolUse(tools))
         said = SAID[name].replace("[TOOL_CALLS] ", "[TOOL_CALLS]")
         assert accepts(grammar, said), name
         assert not accepts(grammar, said.replace('"Zürich"', "5")), name
@@ -487,14 +490,14 @@ PIECES = [
     st.lists(st.integers(1, 9), max_size=80),
 )
 def test_nothing_depends_on_where_the_text_was_cut_and_without_calls_nothing_is_lost(
-    form: CallFormat, text: str, sizes: list[int]
+    call_format: CallFormat, text: str, sizes: list[int]
 ) -> None:
-    whole = read([text], form)
+    whole = read([text], call_format)
     pieces, start = [], 0
     for size in sizes:
         pieces.append(text[start : start + size])
         start += size
-    assert read([*pieces, text[start:]], form) == whole
+    assert read([*pieces, text[start:]], call_format) == whole
     shown, calls = whole
     if not calls:
         assert shown == text
@@ -503,8 +506,8 @@ def test_nothing_depends_on_where_the_text_was_cut_and_without_calls_nothing_is_
         assert isinstance(json.loads(arguments), dict)
 
 
-def read(pieces: list[str], form: CallFormat) -> tuple[str, list[tuple[str, str]]]:
-    parser = CallParser(form, {"get_weather", "get_time"})
+def read(pieces: list[str], call_format: CallFormat) -> tuple[str, list[tuple[str, str]]]:
+    parser = CallParser(call_format, {"get_weather", "get_time"})
     said = [*[parser.push(piece) for piece in pieces], parser.finish()]
     calls = [(call.name, call.arguments) for each in said for call in each.calls]
     return "".join(each.text for each in said), calls

@@ -13,20 +13,21 @@ from playwright.sync_api import Page, expect, sync_playwright
 from starlette.requests import Request
 
 from inference.api_keys import ApiKey, digest_of
-from inference.engines.protocol import Sampling
+from inference.engines.protocol import Sampling, ServedModel
 from inference.observability.logs import PromptLog
-from inference.service.service import Limits, ServedModel, Service
+from inference.service.requests import Limits
+from inference.service.service import Service
 from inference.settings import Settings
-from inference.text.codec import ByteCodec
 from inference.web import chat
 from inference.web.application import ChatPage, Identity, make_application
 from inference.web.chat import Chat, Controls, _client_of, answer, make_chat
+from tests.doubles.byte_codec import ByteCodec
 from tests.doubles.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from inference.service.lifecycle import Passage
+    from inference.service.lifecycle import RequestLifecycle
 
 BASE, TUNED, END, KEY = "org/base", "tickets", 256, "secret-key"
 
@@ -72,7 +73,7 @@ async def test_an_answer_grows_and_knows_the_history() -> None:
         b"system: Be brief.\nuser: One\nassistant: Two\nuser: Three\nassistant: "
     )
     assert (request.model, request.sampling, request.max_new_tokens) == (TUNED, Sampling(0.5, 0.9), 40)
-    assert service.door.inside == 0
+    assert service.queue.slots_in_use == 0
 
 
 async def test_the_reason_of_a_refusal_is_shown() -> None:
@@ -98,7 +99,7 @@ async def test_the_chat_is_under_the_same_limits_as_the_api() -> None:
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    assert service.door.inside == 0
+    assert service.queue.slots_in_use == 0
 
 
 @pytest.mark.parametrize(
@@ -153,9 +154,9 @@ class Noting(PromptLog):
         super().__init__()
         self._clients = clients
 
-    def came(self, passage: Passage) -> None:
-        super().came(passage)
-        self._clients.append(passage.request.client)
+    def on_queued(self, lifecycle: RequestLifecycle) -> None:
+        super().on_queued(lifecycle)
+        self._clients.append(lifecycle.request.client)
 
 
 class Site:
@@ -184,7 +185,7 @@ class Site:
         self._loop.call_soon_threadsafe(self.engine.play, *steps)
 
     def wait_until_empty(self) -> None:
-        waiting = asyncio.run_coroutine_threadsafe(self.service.door.wait_until_empty(), self._loop)
+        waiting = asyncio.run_coroutine_threadsafe(self.service.queue.wait_until_idle(), self._loop)
         waiting.result(30)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from inference.service.service import Limits
+from inference.service.requests import Limits
 from inference.web.http_protocol import Protocol
 from tests.doubles.serving import BASE, ENDED, HELLO, KEY, Served, until
 
@@ -60,10 +60,10 @@ async def test_a_client_that_leaves_frees_its_place_within_100_ms() -> None:
             served.engine.play(b"talking to", asyncio.Event())
             wire = await Wire.open(port)
             wire.send(request(body(stream=stream)))
-            await until(lambda: served.engine.running == 1 and served.service.door.inside == 1)
+            await until(lambda: served.engine.running == 1 and served.service.queue.slots_in_use == 1)
             left_at = time.perf_counter()
             wire.writer.transport.abort()
-            await until(lambda: served.service.door.inside == 0)
+            await until(lambda: served.service.queue.slots_in_use == 0)
             freed_s = time.perf_counter() - left_at
             assert served.engine.running == 0
             assert freed_s < 0.1, f"{freed_s * 1000:.1f} ms"
@@ -74,11 +74,11 @@ async def test_a_client_that_leaves_the_queue_is_not_let_in() -> None:
     async with served.on_a_port() as port:
         inside, waiting = await Wire.open(port), await Wire.open(port)
         inside.send(request(body()))
-        await until(lambda: served.service.door.inside == 1)
+        await until(lambda: served.service.queue.slots_in_use == 1)
         waiting.send(request(body()))
-        await until(lambda: served.service.door.waiting == 1)
+        await until(lambda: served.service.queue.waiting == 1)
         await waiting.close()
-        await until(lambda: served.service.door.waiting == 0)
+        await until(lambda: served.service.queue.waiting == 0)
         assert len(served.engine.requests) == 1
         await inside.close()
 
@@ -166,8 +166,8 @@ async def test_a_client_that_does_not_read_loses_its_place(monkeypatch: pytest.M
         wire = await Wire.open(port)
         wire.send(request(body(stream=True, max_tokens=10**8)))
         assert await wire.status() == 200
-        await until(lambda: served.service.door.inside == 1)
-        await until_later(lambda: served.service.door.inside == 0)
+        await until(lambda: served.service.queue.slots_in_use == 1)
+        await until_later(lambda: served.service.queue.slots_in_use == 0)
         assert served.engine.cancelled
         wire.writer.transport.abort()
 

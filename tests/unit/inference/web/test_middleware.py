@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from inference.errors import EngineError
 from inference.observability.logs import JsonFormatter, TextFormatter
-from inference.service.service import Limits
+from inference.service.requests import Limits
 from tests.doubles.serving import BASE, END, ENDED, HELLO, KEY, OTHER_KEY, TUNED, Served, until
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ async def test_an_answer_is_counted_under_the_gen_ai_names(served: Served) -> No
 
 async def test_who_is_inside_and_who_waits_is_seen(served: Served) -> None:
     tasks = [asyncio.create_task(served.chat()) for _ in range(3)]
-    await until(lambda: len(served.engine.requests) == 2 and served.service.door.waiting == 1)
+    await until(lambda: len(served.engine.requests) == 2 and served.service.queue.waiting == 1)
     samples = await samples_of(served)
     assert value(samples, "vllm:num_requests_running", model_name=BASE) == 2
     assert value(samples, "vllm:num_requests_waiting", model_name=BASE) == 1
@@ -141,7 +141,7 @@ async def test_http_requests_are_counted_under_a_fixed_few_names(served: Served)
 async def test_refusals_are_counted_by_reason() -> None:
     served = Served(Limits(max_concurrent=1, max_waiting=1, max_per_key=1))
     task = asyncio.create_task(served.chat())
-    await until(lambda: served.service.door.inside == 1)
+    await until(lambda: served.service.queue.slots_in_use == 1)
     assert (await served.chat()).json()["error"]["code"] == "key_limit_exceeded"
     await served.chat(key="wrong")
     await served.chat(model="none")
@@ -230,7 +230,7 @@ async def test_a_line_within_a_request_bears_its_id(served: Served) -> None:
     formatted: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: formatted.append(JsonFormatter().format(record))  # type: ignore[method-assign]
-    logger = logging.getLogger("inference.service.service")
+    logger = logging.getLogger("inference.service.answer")
     logger.addHandler(handler)
     served.engine.play(EngineError("out of memory"))
     await served.chat(headers={"X-Request-Id": "abc-2"})
@@ -309,7 +309,7 @@ async def test_a_page_that_is_let_in_may_ask_and_read_errors(origins: tuple[str,
     assert "x-stainless-lang" in preflight.headers["access-control-allow-headers"]
     assert "access-control-allow-credentials" not in preflight.headers
     task = asyncio.create_task(served.chat(headers={"Origin": PAGE}))
-    await until(lambda: served.service.door.inside == 1)
+    await until(lambda: served.service.queue.slots_in_use == 1)
     refused = await served.chat(headers={"Origin": PAGE})
     stranger = await served.chat(key="wrong", headers={"Origin": PAGE})
     served.engine.play(ENDED)
@@ -404,7 +404,7 @@ async def test_pages_may_not_be_framed_and_nothing_is_sniffed(served: Served) ->
 async def test_one_key_s_flood_does_not_hold_up_another_s_request() -> None:
     served = Served(Limits(max_concurrent=1, max_waiting=128))
     flood = [asyncio.create_task(served.chat()) for _ in range(500)]
-    await until(lambda: served.service.door.waiting == 128)
+    await until(lambda: served.service.queue.waiting == 128)
     shy = asyncio.create_task(served.chat(OTHER_KEY))
     await until(lambda: any(request.client == "bob" for request in waiting_requests(served)))
     served.engine.play(ENDED)
@@ -418,14 +418,14 @@ async def test_one_key_s_flood_does_not_hold_up_another_s_request() -> None:
     statuses = [(await task).status_code for task in flood]
     assert statuses.count(200) == 128
     assert statuses.count(429) == 372
-    assert (served.service.door.inside, served.service.door.waiting) == (0, 0)
+    assert (served.service.queue.slots_in_use, served.service.queue.waiting) == (0, 0)
     await served.close()
 
 
 async def test_a_refusal_says_which_limit_and_when_to_come_again() -> None:
     served = Served(Limits(max_concurrent=2, max_per_key=1))
     task = asyncio.create_task(served.chat())
-    await until(lambda: served.service.door.inside == 1)
+    await until(lambda: served.service.queue.slots_in_use == 1)
     response = await served.chat()
     assert response.status_code == 429
     assert int(response.headers["retry-after"]) >= 1
@@ -441,14 +441,14 @@ async def test_a_refusal_says_which_limit_and_when_to_come_again() -> None:
 
 
 def waiting_requests(served: Served) -> list[Any]:
-    return [ticket for queue in served.service.door._waiting.values() for ticket in queue]
+    return [each for queue in served.service.queue._waiting.values() for each in queue]
 
 
 async def test_a_dead_engine_turns_health_false_and_ends_its_requests(served: Served) -> None:
     served.engine.play(b"half an ", asyncio.Event())
     whole = asyncio.create_task(served.chat())
     waiting = [asyncio.create_task(served.chat(messages=HELLO)) for _ in range(2)]
-    await until(lambda: served.engine.generated_tokens == 8 and served.service.door.waiting == 1)
+    await until(lambda: served.engine.generated_tokens == 8 and served.service.queue.waiting == 1)
     served.engine.die()
     for task in (whole, *waiting):
         response = await task
@@ -456,4 +456,4 @@ async def test_a_dead_engine_turns_health_false_and_ends_its_requests(served: Se
         assert response.json()["error"]["code"] == "engine_failed"
     assert (await served.get("/healthz")).json() == {"status": "failed"}
     assert (await served.get("/healthz")).status_code == 503
-    assert served.service.door.inside == 0
+    assert served.service.queue.slots_in_use == 0

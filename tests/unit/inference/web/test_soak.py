@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from inference.service.service import Limits
+from inference.service.requests import Limits
 from tests.doubles.serving import BASE, END, HELLO, KEY, Served, until
 
 WARM_UP = 2_000
@@ -104,7 +104,7 @@ async def test_ten_thousand_requests_leave_nothing_behind() -> None:
 
 async def measure(served: Served) -> int:
     """Return how many bytes are held once all that has ended is gone."""
-    await until(lambda: served.service.door.inside == 0 and served.engine.running == 0)
+    await until(lambda: served.service.queue.slots_in_use == 0 and served.engine.running == 0)
     # What the double remembers for tests to look at is no part of the server.
     served.engine.requests.clear()
     served.engine.cancelled.clear()

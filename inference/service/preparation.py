@@ -1,0 +1,301 @@
+"""From text requests to generation requests: tokenization, grammars, lengths and engine abilities.
+
+Everything here is checked before a request takes a slot. Prompts are never logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from inference.engines.protocol import Ability, Engine, GenerationRequest, Sampling, ServedModel
+from inference.errors import InvalidRequestError
+from inference.service.requests import ChatPrompt, Prompt, TextPrompt, TextRequest, TokenPrompt
+from inference.text.grammar import find_grammar_error, grammar_of, json_rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from inference.text.codec import Codec
+    from inference.text.tools import CallFormat, Tool, ToolUse
+
+LONG_PROMPT_CHARACTERS: Final = 20_000
+"""Longer prompts are tokenized in a thread: it takes milliseconds, during which other streams would pause."""
+
+SEED_MODULUS: Final = 2**63
+"""Seeds are reduced modulo this: not every library accepts negative or larger ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRequest:
+    """Requests whose prompts are token ids, before their lengths and the engine's abilities are checked.
+
+    Attributes:
+        requests: The requests; all but their prompts is the same.
+        prompts: The token ids of each request's prompt.
+        grammar: What the answers must match; None leaves them free.
+        call_format: How the model writes tool calls; None if the request has no tools.
+    """
+
+    requests: tuple[TextRequest, ...]
+    model: ServedModel
+    prompts: tuple[tuple[int, ...], ...]
+    grammar: str | None
+    call_format: CallFormat | None
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """Requests that have passed every check.
+
+    Attributes:
+        request: The first of them.
+        generations: What the engine has to generate, one for each choice.
+        call_format: How the model writes tool calls; None if the request has no tools.
+        prompt_tokens: The length of all prompts together; each counts once.
+    """
+
+    request: TextRequest
+    model: ServedModel
+    generations: tuple[GenerationRequest, ...]
+    call_format: CallFormat | None
+    prompt_tokens: int
+
+
+def check_choices(requests: Sequence[TextRequest], max_choices: int) -> None:
+    """Reject requests for more choices than can ever be generated at once.
+
+    Raises:
+        InvalidRequestError: If they have more.
+    """
+    request, count = requests[0], sum(each.choices for each in requests)
+    if count > max_choices:
+        raise InvalidRequestError(
+            f"The request asks for {count} answers, and this server gives {max_choices} at once."
+            " Ask for fewer.",
+            param="n" if request.choices > max_choices else request.prompt.param,
+        )
+
+
+async def encode(requests: Sequence[TextRequest], model: ServedModel) -> EncodedRequest:
+    """Tokenize the prompts, and compile the grammar that the answers must match.
+
+    Raises:
+        InvalidRequestError: If a prompt, the tools or a schema cannot be used with the model.
+    """
+    request = requests[0]
+    call_format = _call_format(model.codec, request.tool_use)
+    grammar = await _make_grammar(request, call_format)
+    prompts = [await _encode_prompt(model.codec, each) for each in requests]
+    return EncodedRequest(tuple(requests), model, tuple(prompts), grammar, call_format)
+
+
+def prepare(encoded: EncodedRequest, engine: Engine, default_max_new_tokens: int) -> PreparedRequest:
+    """Build the generation requests.
+
+    Raises:
+        InvalidRequestError: If a prompt does not fit the context, or the engine does not support a field.
+    """
+    request, model = encoded.requests[0], encoded.model
+    context = engine.context_tokens(model.name)
+    generations = tuple(
+        generation
+        for each, token_ids in zip(encoded.requests, encoded.prompts, strict=True)
+        for generation in _make_generations(
+            each,
+            token_ids,
+            _max_new_tokens(each, len(token_ids), context, default_max_new_tokens),
+            encoded.grammar,
+        )
+    )
+    _check_abilities(engine, request, generations[0])
+    _check_logit_bias(model.codec, request.sampling)
+    prompt_tokens = sum(len(token_ids) for token_ids in encoded.prompts)
+    return PreparedRequest(request, model, generations, encoded.call_format, prompt_tokens)
+
+
+def _call_format(codec: Codec, use: ToolUse | None) -> CallFormat | None:
+    """Return how the model writes tool calls, if the request has tools."""
+    if use is None:
+        return None
+    if not codec.has_tools:
+        raise InvalidRequestError(
+            "This model has no tools: its chat template renders none. Leave 'tools' out.",
+            param="tools",
+            code="unsupported",
+        )
+    if codec.call_format is None:
+        raise InvalidRequestError(
+            "This server does not know the form in which this model writes its calls. Leave 'tools' out.",
+            param="tools",
+            code="unsupported",
+        )
+    return codec.call_format
+
+
+async def _make_grammar(request: TextRequest, call_format: CallFormat | None) -> str | None:
+    """Return the grammar that the answer must match; None if it is free.
+
+    Raises:
+        InvalidRequestError: If a schema cannot be compiled. The error names its field.
+    """
+    grammar = _grammar(request, call_format)
+    if grammar is None:
+        return None
+    error = await find_grammar_error(grammar)
+    if error is None:
+        return grammar
+    for param, schema in _schemas(request):
+        schema_error = await find_grammar_error(grammar_of(json_rule(schema)))
+        if schema_error is not None:
+            raise _schema_error(param, schema_error)
+    raise _schema_error(request.shape.param if request.shape else "tools", error)
+
+
+def _grammar(request: TextRequest, call_format: CallFormat | None) -> str | None:
+    shape, use = request.shape, request.tool_use
+    if call_format is None or use is None:
+        return grammar_of(json_rule(shape.schema)) if shape else None
+    if use.choice == "required":
+        return grammar_of(call_format.calls_rule(use))
+    if shape is not None:
+        return grammar_of(f"{json_rule(shape.schema)} | {call_format.calls_rule(use)}")
+    return call_format.free_grammar(use) if any(tool.is_strict for tool in use.tools) else None
+
+
+def _schemas(request: TextRequest) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the request's schemas with the API fields that they come from."""
+    tools: tuple[Tool, ...] = request.tool_use.tools if request.tool_use else ()
+    schemas = [(f"tools[{index}].function.parameters", tool.parameters) for index, tool in enumerate(tools)]
+    found = [(param, schema) for param, schema in schemas if schema is not None]
+    return [*([(request.shape.param, request.shape.schema)] if request.shape else []), *found]
+
+
+def _schema_error(param: str, reason: str) -> InvalidRequestError:
+    return InvalidRequestError(f"'{param}' cannot be honoured: {reason}.", param=param, code="invalid_schema")
+
+
+async def _encode_prompt(codec: Codec, request: TextRequest) -> tuple[int, ...]:
+    prompt = request.prompt
+    match prompt:
+        case ChatPrompt(messages):
+            tools = request.tool_use.tools if request.tool_use else ()
+            _check_unicode(prompt, *(message.content for message in messages))
+            if any(message.calls or message.role == "tool" for message in messages) and not codec.has_tools:
+                raise InvalidRequestError(
+                    "This model's chat template has no tools, so there is no place for calls and their"
+                    " results.",
+                    param=prompt.param,
+                )
+            # Tools are long: each has a schema.
+            size = LONG_PROMPT_CHARACTERS if tools else sum(len(message.content) for message in messages)
+            return await _run_encoder(size, lambda: codec.encode_chat(messages, tools))
+        case TextPrompt(text):
+            _check_unicode(prompt, text)
+            return await _run_encoder(len(text), lambda: codec.encode(text))
+        case TokenPrompt(token_ids):
+            if any(not 0 <= token < codec.vocabulary_size for token in token_ids):
+                raise InvalidRequestError(
+                    f"Token ids are from 0 to {codec.vocabulary_size - 1}.", param=prompt.param
+                )
+            return token_ids
+
+
+def _check_unicode(prompt: Prompt, *texts: str) -> None:
+    """Reject lone surrogates, which JSON can contain and no tokenizer accepts."""
+    try:
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError as error:
+        surrogate, position = ord(error.object[error.start]), error.start
+        raise InvalidRequestError(
+            f"The text has half a character, U+{surrogate:04X}, at position {position}.", param=prompt.param
+        ) from error
+
+
+async def _run_encoder(size: int, encode: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
+    """Encode on the event loop, or in a thread if the text is long."""
+    return encode() if size < LONG_PROMPT_CHARACTERS else await asyncio.to_thread(encode)
+
+
+def _max_new_tokens(request: TextRequest, prompt: int, context: int, default: int) -> int:
+    """Return how many tokens may be generated after a prompt of `prompt` tokens."""
+    wanted = request.max_new_tokens
+    if prompt == 0:
+        raise InvalidRequestError("The prompt is empty.", param=request.prompt.param)
+    if prompt >= context:
+        raise InvalidRequestError(
+            f"This model's maximum context length is {context} tokens, and the prompt alone has {prompt}."
+            " Shorten it.",
+            param=request.prompt.param,
+            code="context_length_exceeded",
+        )
+    if request.length_param is not None and wanted is not None and prompt + wanted > context:
+        raise InvalidRequestError(
+            f"This model's maximum context length is {context} tokens, and you requested"
+            f" {prompt + wanted} ({prompt} in the prompt, {wanted} in the answer). Shorten the prompt, or"
+            f" lower {request.length_param}.",
+            param=request.length_param,
+            code="context_length_exceeded",
+        )
+    return min(wanted or default, context - prompt)
+
+
+def _make_generations(
+    request: TextRequest, token_ids: tuple[int, ...], max_new_tokens: int, grammar: str | None
+) -> list[GenerationRequest]:
+    """Return a generation request for each choice; they differ in their seeds only."""
+    first = GenerationRequest(
+        request_id=request.request_id,
+        model=request.model,
+        prompt_token_ids=token_ids,
+        max_new_tokens=max_new_tokens,
+        sampling=request.sampling,
+        top_logprobs=request.top_logprobs,
+        grammar=grammar,
+    )
+    seed = request.sampling.seed
+    if seed is None:
+        return [first] * request.choices
+    return [
+        replace(first, sampling=replace(request.sampling, seed=(seed + index) % SEED_MODULUS))
+        for index in range(request.choices)
+    ]
+
+
+def _check_abilities(engine: Engine, request: TextRequest, generation: GenerationRequest) -> None:
+    """Reject what the engine does not support. The error names the API field."""
+    missing = generation.needs - engine.abilities
+    if missing:
+        ability = min(missing)
+        field = _field_of(ability, request)
+        raise InvalidRequestError(
+            f"'{field}' needs what the engine of this server cannot do ({ability}); leave it out.",
+            param=field,
+            code="unsupported",
+        )
+
+
+def _field_of(ability: Ability, request: TextRequest) -> str:
+    """Return the API field that needs an ability."""
+    sampling = request.sampling
+    if ability == "penalties":
+        penalties = {
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+        }
+        return next((name for name, value in penalties.items() if value), "repetition_penalty")
+    if ability == "grammar":
+        return "response_format" if request.shape else "tools"
+    return ability
+
+
+def _check_logit_bias(codec: Codec, sampling: Sampling) -> None:
+    unknown = [token_id for token_id, _ in sampling.logit_bias if token_id >= codec.vocabulary_size]
+    if unknown:
+        raise InvalidRequestError(
+            f"'logit_bias' names the token {unknown[0]}, and token ids are from 0 to"
+            f" {codec.vocabulary_size - 1}.",
+            param="logit_bias",
+        )
