@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from infra.errors import RemoteError, UsageError
+from infra.wording import first_line
 
 if TYPE_CHECKING:
     from infra.console import Console
@@ -47,8 +48,5 @@ def download_base(base_id: str, console: Console) -> Path:
         raise UsageError(f"there is no model {base_id} on the Hugging Face hub", hint=hint) from error
     except Exception as error:  # the client lets errors of several HTTP libraries through
         hint = "check the network; or fetch the model elsewhere, and name its folder with --base"
-        raise RemoteError(f"cannot fetch {base_id} from the hub: {_first_line(error)}", hint=hint) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(str(error)) or type(error).__name__
+        raise RemoteError(f"cannot fetch {base_id} from the hub: {reason}", hint=hint) from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from infra.errors import RemoteError
+from infra.wording import first_line
 
 TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses that say nothing about the request, only that this was not the moment for it."""
@@ -64,8 +65,8 @@ def rejected_error(what: str, address: ShareAddress, status: int, code: str, mes
     """
     said = f"cannot {what} on share {address.share!r} of {address.account!r}"
     hint = _hint(address, status, code)
-    first_line = message.strip().splitlines()[0] if message.strip() else "the service gave no reason"
-    return RemoteError(f"{said}: {code or status}: {first_line}", hint=hint)
+    reason = first_line(message) or "the service gave no reason"
+    return RemoteError(f"{said}: {code or status}: {reason}", hint=hint)
 
 
 def unreachable_error(what: str, address: ShareAddress, reason: str) -> RemoteError:

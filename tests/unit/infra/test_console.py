@@ -9,7 +9,6 @@ from itertools import count
 import pytest
 
 from infra.console import Console
-from infra.wording import readable_size
 
 
 @pytest.fixture
@@ -87,18 +86,3 @@ def test_anything_but_yes_is_no(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
     assert console.confirm("Sure?") is is_yes
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 bytes"),
-        (999, "999 bytes"),
-        (1000, "1.0 kB"),
-        (999_950, "1.0 MB"),
-        (5_240_000, "5.2 MB"),
-        (3e12, "3.0 TB"),
-    ],
-)
-def test_sizes_as_a_person_reads_them(size: int, text: str) -> None:
-    assert readable_size(size) == text

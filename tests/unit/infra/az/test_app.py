@@ -1,4 +1,4 @@
-"""What az and the app's address say, read into values, and what is concluded from them."""
+"""What az and the address of the app return, parsed into values."""
 
 from __future__ import annotations
 
@@ -15,21 +15,13 @@ from infra.az.app import AzureApp, fetch_version, parse_replica, parse_revision,
 from infra.az.commands import Group
 from infra.az.errors import AzureRejectedError, ErrorCause
 from infra.az.revision import (
-    FAILING_S,
-    Baseline,
     NoResponse,
     Replica,
     Revision,
-    Snapshot,
     VersionResponse,
-    crash_reason,
-    is_failing,
-    phase,
-    why_not_up,
 )
 from infra.clock import ManualClock
 from infra.errors import FjarrError, RemoteError
-from infra.share.errors import ShareAddress, is_transient, rejected_error, unreachable_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,10 +30,6 @@ if TYPE_CHECKING:
     from infra.process import Command
 
 GROUP = Group("sub", "rg")
-REVISION = Revision("app--1", "2026-01-01T00:00:00Z", running_state="Running")
-OLD = Replica("app--1-old", is_started=True, is_ready=True, restart_count=7)
-NEW = Replica("app--1-new", is_started=True)
-BASELINE = Baseline({"app--1-old": 7}, "app--1-old", "2026-01-01T00:00:00Z", did_serve=True)
 ANSWER = VersionResponse("r2", "app--1-new", "2026-01-01T01:00:00Z", is_ready=True)
 
 
@@ -209,137 +197,3 @@ def test_an_address_where_nobody_listens_is_no_answer() -> None:
     answer = fetch_version("http://127.0.0.1:1")
     assert isinstance(answer, NoResponse)
     assert "refused" in answer.reason
-
-
-def test_a_new_replica_is_new_and_an_old_one_only_with_a_new_process() -> None:
-    assert BASELINE.is_new(ANSWER)
-    assert not BASELINE.is_new(replace(ANSWER, replica="app--1-old", started=BASELINE.started))
-    assert BASELINE.is_new(replace(ANSWER, replica="app--1-old"))
-    unseen = Baseline({"app--1-old": 0, "app--1-other": 0}, "app--1-old", "x")
-    assert not unseen.is_new(replace(ANSWER, replica="app--1-other"))
-
-
-def test_one_end_of_a_container_is_no_verdict_and_two_are() -> None:
-    once = replace(NEW, restart_count=1, details="exit code 1.")
-    assert crash_reason(BASELINE, Snapshot(REVISION, (OLD, once)), 0) is None
-    twice = replace(once, restart_count=2)
-    said = "the container of replica app--1-new ended 2 times (exit code 1)"
-    assert crash_reason(BASELINE, Snapshot(REVISION, (OLD, twice)), 0) == said
-
-
-def test_old_replicas_count_only_from_now_and_only_without_new_ones() -> None:
-    worse = replace(OLD, restart_count=9)
-    assert crash_reason(BASELINE, Snapshot(REVISION, (OLD,)), 0) is None
-    assert crash_reason(BASELINE, Snapshot(REVISION, (worse, NEW)), 0) is None
-    assert "app--1-old ended 2 times" in str(crash_reason(BASELINE, Snapshot(REVISION, (worse,)), 0))
-
-
-def test_a_failed_revision_is_a_verdict_after_a_while() -> None:
-    failed = replace(REVISION, running_state="ActivationFailed", details="0/1 replicas ready.")
-    assert is_failing(failed)
-    assert not is_failing(REVISION)
-    assert crash_reason(BASELINE, Snapshot(failed, ()), FAILING_S - 1) is None
-    said = "revision app--1 is ActivationFailed (0/1 replicas ready)"
-    assert crash_reason(BASELINE, Snapshot(failed, ()), FAILING_S) == said
-
-
-@pytest.mark.parametrize(
-    ("replicas", "said"),
-    [
-        (None, "asking for new replicas"),
-        ((OLD,), "waiting for a new replica"),
-        (
-            (OLD, replace(NEW, is_started=False, details="Pulling image.")),
-            "replica app--1-new is being made (Pulling image)",
-        ),
-        ((OLD, NEW), "replica app--1-new runs, and is not ready yet"),
-        ((OLD, replace(NEW, restart_count=1)), "replica app--1-new has ended and is started again"),
-        ((OLD, replace(NEW, is_ready=True)), "replica app--1-new is ready"),
-    ],
-)
-def test_the_phase_is_told(replicas: tuple[Replica, ...] | None, said: str) -> None:
-    assert phase(BASELINE, None if replicas is None else Snapshot(REVISION, replicas)) == said
-
-
-STUCK = replace(REVISION, running_state="Activating")
-PORT = "The TargetPort 9999 does not match the listening port 8000."
-
-
-@pytest.mark.parametrize(
-    ("snapshot", "last", "reason", "hint"),
-    [
-        (None, None, "the platform did not say what its replicas do", "invoke status"),
-        (Snapshot(replace(STUCK, details=PORT), ()), None, PORT[:-1], "FJARR_PORT"),
-        (Snapshot(replace(STUCK, details="0/1 ready."), ()), None, "0/1 ready", "invoke logs"),
-        (Snapshot(REVISION, (OLD,)), None, "the platform made no new replica", "GPU node"),
-        (
-            Snapshot(REVISION, (replace(NEW, is_started=False, details="ImagePullBackOff"),)),
-            None,
-            "the container of replica app--1-new did not start (ImagePullBackOff)",
-            "image",
-        ),
-        (Snapshot(REVISION, (NEW,)), None, "replica app--1-new runs, but did not get ready", "--timeout"),
-        (
-            Snapshot(REVISION, (replace(NEW, is_ready=True),)),
-            NoResponse("HTTP 403"),
-            "the new replica is ready, but the app's address does not answer: HTTP 403",
-            "allowedIpRanges",
-        ),
-        (
-            Snapshot(REVISION, (replace(NEW, is_ready=True),)),
-            replace(ANSWER, release="r1"),
-            "the app's address still answers from r1",
-            "draining",
-        ),
-    ],
-)
-def test_why_a_release_is_not_up_is_classified(
-    snapshot: Snapshot | None, last: VersionResponse | NoResponse | None, reason: str, hint: str
-) -> None:
-    cause = why_not_up(BASELINE, snapshot, last)
-    assert cause.reason == reason
-    assert hint in cause.hint
-
-
-PLACE = ShareAddress("account", "share", "https://account.file.core.windows.net")
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "hint"),
-    [
-        (403, "AuthenticationFailed", "15 minutes"),
-        (403, "KeyBasedAuthenticationNotPermitted", "--allow-shared-key-access true"),
-        (403, "AuthorizationFailure", "firewall of 'account'"),
-        (404, "ShareNotFound", "invoke provision"),
-        (409, "ShareBeingDeleted", "half a minute"),
-        (409, "SharingViolation", "did not pass in several tries"),
-    ],
-)
-def test_what_the_service_refuses_comes_with_what_to_do(status: int, code: str, hint: str) -> None:
-    error = rejected_error("write CURRENT", PLACE, status, code, "Because.\nRequestId:1")
-    assert error.message == f"cannot write CURRENT on share 'share' of 'account': {code}: Because."
-    assert hint in str(error.hint)
-
-
-def test_what_has_no_code_has_its_status() -> None:
-    error = rejected_error("read x", PLACE, 418, "", "")
-    assert error.message == "cannot read x on share 'share' of 'account': 418: the service gave no reason"
-    assert error.hint is None
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "passes"),
-    [
-        (503, "", "passes"),
-        (409, "FileLockConflict", "passes"),
-        (409, "ResourceAlreadyExists", "stays"),
-        (403, "", "stays"),
-    ],
-)
-def test_what_passes_is_known(status: int, code: str, passes: str) -> None:
-    assert is_transient(status, code) is (passes == "passes")
-
-
-def test_silence_is_told_from_a_certificate_that_is_not_trusted() -> None:
-    assert "firewall" in str(unreachable_error("read x", PLACE, "timed out").hint)
-    assert "not trusted" in str(unreachable_error("read x", PLACE, "certificate verify failed").hint)

@@ -1,0 +1,84 @@
+"""Real small processes: their end, their timeouts, what is shown of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from infra.errors import ToolError, WaitTimeoutError
+from infra.process import Command, Runner
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(ENVIRONMENT, tmp_path)
+
+
+def python(code: str, *, timeout_s: float = 20, secrets: tuple[str, ...] = ()) -> Command:
+    return Command((sys.executable, "-c", code), timeout_s=timeout_s, secrets=secrets)
+
+
+def test_what_a_process_wrote_and_how_it_ended(runner: Runner) -> None:
+    done = runner.run(python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"))
+    assert (done.exit_code, done.stdout, done.stderr) == (3, "out\n", "err\n")
+
+
+def test_it_runs_in_the_folder_with_only_the_environment_that_was_given(
+    runner: Runner, tmp_path: Path
+) -> None:
+    done = runner.run(python("import os; print(os.getcwd()); print(sorted(os.environ))"))
+    folder, names = done.stdout.splitlines()
+    assert folder == str(tmp_path)
+    assert {"HOME", "PATH"} <= set(eval(names)) <= {"HOME", "LC_CTYPE", "PATH", "__CF_USER_TEXT_ENCODING"}  # noqa: S307
+
+
+def test_a_question_is_answered_with_the_end_of_input(runner: Runner) -> None:
+    assert "EOFError" in runner.run(python("input('Sure? ')")).stderr
+
+
+def test_a_process_that_outlives_its_time_is_ended_with_its_children(runner: Runner, tmp_path: Path) -> None:
+    pid_file = tmp_path / "child"
+    code = (
+        "import subprocess, sys, pathlib;"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+        f"pathlib.Path({str(pid_file)!r}).write_text(str(child.pid)); child.wait()"
+    )
+    with pytest.raises(WaitTimeoutError) as caught:
+        runner.run(python(code, timeout_s=2))
+    assert caught.value.message == f"{sys.executable} did not end within 2 s"
+    _wait_until_gone(int(pid_file.read_text()))
+
+
+def _wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    gone = threading.Event()
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, f"process {pid} is still there"
+        gone.wait(0.02)
+
+
+def test_a_command_that_must_succeed_shows_its_last_lines_redacted(runner: Runner) -> None:
+    with pytest.raises(ToolError) as caught:
+        runner.check(python("import sys; sys.exit('the key hunter22 is wrong')", secrets=("hunter22",)))
+    assert caught.value.message == f"{os.path.basename(sys.executable)} failed with exit code 1"  # noqa: PTH119
+    assert caught.value.details == ("the key *** is wrong",)
+    assert "hunter22" not in str(caught.value)
+
+
+def test_a_missing_program_is_named(runner: Runner) -> None:
+    with pytest.raises(ToolError) as caught:
+        runner.run(Command(("no-such-program",)))
+    assert str(caught.value) == (
+        "error: no-such-program is not installed\nhint: install no-such-program, or put it on PATH"
+    )
