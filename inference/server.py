@@ -1,7 +1,7 @@
-"""Be the process: take the socket, serve at once, load in the background, drain on SIGTERM, end.
+"""The server's process: serve at once, load the models in the background, drain on SIGTERM, exit.
 
-Run as `python3 -m inference.server`; `inference.start` does so. Exit codes: 0 after a signal, 1 if the model
-cannot be loaded (the reason is at the end of the log), 2 if the settings cannot be used.
+Run as `python3 -m inference.server`, which `inference.start` does. Exit codes: 0 after a signal, 1 if the
+model cannot be loaded (the reason is at the end of the log), 2 if the settings cannot be used.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ T = TypeVar("T")
 
 LOGGER: Final = logging.getLogger("inference.server")
 
-CONNECTION_PATIENCE_S: Final = 2
-"""How long connections may linger once every answer is out. Only an open chat page's heartbeat ever does."""
+CONNECTION_GRACE_S: Final = 2
+"""How long connections may stay open after the last answer. In practice only an open chat page's does."""
 
-HURRIED_CLOSE_S: Final = 0.5
+FORCED_CLOSE_TIMEOUT_S: Final = 0.5
 """How long the engine may take to close after the second signal."""
 
 SWITCH_INTERVAL_S: Final = 0.0005
-"""How long a thread may keep the interpreter when another wants it. A step of the engine is hundreds of small
-operations, each of which asks for it again: beside a busy thread, such as the one that imports Gradio, they
-took 1.6 times as long with Python's own 5 ms."""
+"""How long a thread may hold the interpreter's lock when another waits for it. An engine's step is hundreds
+of small operations, each of which acquires the lock again: next to a busy thread, such as the one that
+imports Gradio, they took 1.6 times as long with Python's default of 5 ms."""
 
 KEEP_ALIVE_S: Final = 75
-"""Longer than a proxy in front keeps an idle connection: closing first would race with its next request."""
+"""Longer than a proxy keeps an idle connection open: closing it first would race with the next request."""
 
 
 def main() -> NoReturn:
@@ -67,38 +67,38 @@ def main() -> NoReturn:
     set_up_logging()
     try:
         settings = load_settings(os.environ)
-        # From here on nothing that this process starts, such as an engine's workers, is given the keys.
+        # Child processes, such as an engine's workers, do not get the keys.
         os.environ.pop(API_KEYS_VARIABLE, None)
         set_up_logging(settings.log_format, settings.log_level)
         tracing = make_tracing(settings, VERSION)
     except SettingsError as error:
         for problem in error.problems:
-            LOGGER.error("%s", problem)  # noqa: TRY400 - the problems say it all; a traceback would bury them
+            LOGGER.error("%s", problem)  # noqa: TRY400 - a traceback would bury the problems
         LOGGER.error("the settings cannot be used")  # noqa: TRY400 - see above
         sys.exit(error.exit_code)
-    set_up_libraries()
+    set_library_defaults()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     if settings.log_prompts:
-        LOGGER.warning("FJARR_LOG_PROMPTS is on: what is asked and what is answered is written to this log")
-    exit_code = asyncio.run(Process(settings, tracing).run())
+        LOGGER.warning("FJARR_LOG_PROMPTS is on: prompts and answers are written to this log")
+    exit_code = asyncio.run(ServerProcess(settings, tracing).run())
     logging.shutdown()
-    # An engine that was still starting may have processes, and they would outlive this one.
+    # The processes of an engine that was still starting would outlive this one.
     for process in multiprocessing.active_children():
         process.kill()
-    # A loading thread cannot be interrupted, and the interpreter would wait for it, or fall over it.
+    # A loading thread cannot be interrupted: a normal exit would wait for it, or crash in it.
     os._exit(exit_code)
 
 
-def set_up_libraries() -> None:
-    """Keep libraries from calling home, before they are imported; a value that is set already stays."""
+def set_library_defaults() -> None:
+    """Turn off telemetry before libraries are imported. Variables that are set keep their values."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # The tokenizers library warns, and stops using its threads, when the process forks after using them.
+    # The tokenizers library warns, and stops using its threads, if the process forks after it used them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-class Process:
-    """Run the server from its socket to its exit code."""
+class ServerProcess:
+    """The server, from its socket to its exit code."""
 
     def __init__(self, settings: Settings, tracing: Tracing | None = None) -> None:
         self._settings = settings
@@ -117,51 +117,51 @@ class Process:
         self._identity = Identity(settings.release, settings.revision, settings.replica, started_at)
         self._engine: Engine | None = None
         self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._stop_now = asyncio.Event()
         self._exit_code = 0
 
     async def run(self) -> int:
         """Serve, and return the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._heed_signal)
+            loop.add_signal_handler(number, self._handle_signal)
         application = make_application(
             self._service, self._settings, self._identity, self._chat_page, self._tracing
         )
-        server = _Server(configure(application))
+        server = _UvicornServer(configure(application))
         serving = asyncio.create_task(server.serve([inherit_or_bind(self._settings)]))
-        work = asyncio.create_task(self._work())
+        work = asyncio.create_task(self._load_and_run_chat())
         await self._stop.wait()
         await self._drain()
         work.cancel()
-        # Before the connections: what is cut off ends with an error, which its client is still told.
+        # Before the connections: a request that is cut off still sends its client an error.
         await self._close_engine()
         server.should_exit = True
-        server.force_exit = self._hurry.is_set()
+        server.force_exit = self._stop_now.is_set()
         await asyncio.gather(serving, work, return_exceptions=True)
-        await self._send_last_spans()
+        await self._flush_traces()
         if self._exit_code == 0:
             LOGGER.info("stopped")
         return self._exit_code
 
-    def _heed_signal(self) -> None:
-        """Stop in an orderly way at the first signal, and at once at the second."""
+    def _handle_signal(self) -> None:
+        """Drain and stop at the first signal; stop at once at the second."""
         if self._stop.is_set():
-            self._hurry.set()
+            self._stop_now.set()
         self._stop.set()
 
-    async def _work(self) -> None:
-        """Load, then keep the chat page alive until cancelled. What goes wrong here stops the process."""
+    async def _load_and_run_chat(self) -> None:
+        """Load the models, then run the chat page until cancelled. An error stops the process."""
         try:
             await self._load()
             await self._run_chat()
         except LoadError as error:
-            self._give_up(f"cannot serve: {error}", error.exit_code)
+            self._fail(f"cannot serve: {error}", error.exit_code)
         except Exception:
-            LOGGER.exception("the server made a mistake while starting")
-            self._give_up("cannot serve: see the traceback above", 1)
+            LOGGER.exception("the server failed to start")
+            self._fail("cannot serve: see the traceback above", 1)
 
-    def _give_up(self, reason: str, exit_code: int) -> None:
+    def _fail(self, reason: str, exit_code: int) -> None:
         LOGGER.error("%s", reason)
         self._exit_code = exit_code
         self._stop.set()
@@ -192,42 +192,41 @@ class Process:
         queue = self._service.queue
         if queue.slots_in_use or queue.waiting:
             LOGGER.info("stopping: %d requests are in flight, %d wait", queue.slots_in_use, queue.waiting)
-        waits = (asyncio.create_task(queue.wait_until_idle()), asyncio.create_task(self._hurry.wait()))
+        waits = (asyncio.create_task(queue.wait_until_idle()), asyncio.create_task(self._stop_now.wait()))
         await asyncio.wait(waits, timeout=self._settings.drain_grace_s, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
         if queue.slots_in_use:
-            reason = "a second signal came" if self._hurry.is_set() else "the grace is over"
+            reason = "a second signal came" if self._stop_now.is_set() else "the grace is over"
             LOGGER.warning("%s: %d requests are cut off", reason, queue.slots_in_use)
 
     async def _close_engine(self) -> None:
         if self._engine is not None:
-            patience_s = HURRIED_CLOSE_S if self._hurry.is_set() else None
+            timeout_s = FORCED_CLOSE_TIMEOUT_S if self._stop_now.is_set() else None
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._engine.close(), patience_s)
+                await asyncio.wait_for(self._engine.close(), timeout_s)
 
-    async def _send_last_spans(self) -> None:
-        if self._tracing is not None and not self._hurry.is_set():
+    async def _flush_traces(self) -> None:
+        if self._tracing is not None and not self._stop_now.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(_in_thread(self._tracing.close), FLUSH_S)
 
 
 def configure(application: ASGIApp) -> uvicorn.Config:
-    """Say how uvicorn is to serve the application."""
+    """Return uvicorn's configuration for the application."""
     return uvicorn.Config(
         application,
         lifespan="off",
         log_config=None,
         access_log=False,
         http=Protocol,
-        # Nothing here speaks it, and uvicorn would wherever a library for it happens to be.
+        # Nothing here uses WebSockets, which uvicorn enables if a library for them is installed.
         ws="none",
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=CONNECTION_PATIENCE_S,
-        # TLS ends at the ingress, whose address is not known; the chat needs the scheme that the browser
-        # used.
+        timeout_graceful_shutdown=CONNECTION_GRACE_S,
+        # TLS ends at the ingress, whose address is not known; the chat needs the browser's scheme.
         forwarded_allow_ips="*",
     )
 
@@ -235,13 +234,13 @@ def configure(application: ASGIApp) -> uvicorn.Config:
 def load_engine(
     settings: Settings, report: Callable[[str, int], None]
 ) -> tuple[Engine, tuple[ServedModel, ...]]:
-    """Find, load and start everything. Takes seconds; for a thread.
+    """Find the weights, load them and start the engine. Takes seconds; for a thread.
 
     Raises:
-        LoadError: If it cannot be served.
+        LoadError: If the weights cannot be served.
     """
     report("looking for weights", 1)
-    from inference.models.weights import find_weights  # noqa: PLC0415 - keeps the steps in one place
+    from inference.models.weights import find_weights  # noqa: PLC0415 - not needed until here
 
     weights = find_weights(
         settings.mount, settings.base_model, settings.adapter, allows_pickle=settings.allow_pickle
@@ -249,17 +248,17 @@ def load_engine(
     adapters = ", ".join(adapter.name for adapter in weights.adapters) or "none"
     LOGGER.info("base model: %s, adapter: %s", weights.base.name, adapters)
     report("importing libraries", 5)
-    with _no_search_for_garbage():
+    with _paused_garbage_collector():
         import_engine(settings)
     return start_engine(weights, settings, report)
 
 
 @contextlib.contextmanager
-def _no_search_for_garbage() -> Iterator[None]:
-    """Let nobody look for garbage meanwhile, nor ever again among what came up.
+def _paused_garbage_collector() -> Iterator[None]:
+    """Disable the garbage collector during an import, then exempt what was created from collection.
 
-    Imported libraries are hundreds of thousands of objects that live as long as the process. To look through
-    them again and again takes a tenth of the start.
+    Imported libraries are hundreds of thousands of objects that live as long as the process. Traversing them
+    again and again takes a tenth of the start-up time.
     """
     gc.disable()
     try:
@@ -276,7 +275,7 @@ def _make_chat(service: Service, release: str, *, has_sign_in: bool) -> Chat:
 
 
 async def _warm_up(engine: Engine, model: ServedModel) -> None:
-    """Generate a little, so that the first client does not pay for first times."""
+    """Generate two tokens, so that the first client's request does not include one-time costs."""
     request = GenerationRequest(
         "warm-up-" + model.name, model.name, model.codec.encode("Hello")[:8] or (0,), 2, Sampling(0.0)
     )
@@ -288,20 +287,19 @@ async def _warm_up(engine: Engine, model: ServedModel) -> None:
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    """Run slow work in a thread that does not keep the process from ending."""
+    """Run slow work in a daemon thread, which does not keep the process from exiting."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
     def settle(set_result: Callable[[], None]) -> None:
-        # The loop may be gone, or the future cancelled, when work ends after the process has been told to
-        # stop.
+        # When the process is stopping, the loop may be closed or the future cancelled.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(lambda: None if future.done() else set_result())
 
     def run() -> None:
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 - it is raised again where the work is awaited
+        except BaseException as error:  # noqa: BLE001 - raised again where the work is awaited
             reason = error
             settle(lambda: future.set_exception(reason))
         else:
@@ -311,10 +309,10 @@ async def _in_thread(work: Callable[[], T]) -> T:
     return await future
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to `Process`, which drains first, and whose exit code is not the signal's."""
+        """Leave the signals to `ServerProcess`, which drains first and exits with 0."""
         yield
 
 

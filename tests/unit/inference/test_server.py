@@ -58,7 +58,7 @@ async def no_chat(self):
     await asyncio.Event().wait()
 
 server.load_engine = load_engine
-server.Process._run_chat = no_chat
+server.ServerProcess._run_chat = no_chat
 server.main()
 """
 
@@ -210,7 +210,7 @@ def test_json_lines_for_all_and_a_warning_where_prompts_are_logged(start: Callab
     documents = [json.loads(line) for line in running.lines]
     assert all({"time", "level", "logger", "message"} <= document.keys() for document in documents)
     warnings = [document["message"] for document in documents if document["level"] == "warning"]
-    assert warnings == ["FJARR_LOG_PROMPTS is on: what is asked and what is answered is written to this log"]
+    assert warnings == ["FJARR_LOG_PROMPTS is on: prompts and answers are written to this log"]
     (asked,) = [document for document in documents if document["logger"] == "inference.prompts"]
     assert asked["answer"] == "word " * 20
     (line,) = [document for document in documents if document["logger"] == "inference.access"]
