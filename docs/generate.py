@@ -1,7 +1,7 @@
-"""Fill the generated blocks of the documentation from the code, or check that they are up to date.
+"""Generate the documentation's blocks from the code, or check that they are up to date.
 
-A block lies between `<!-- NAME -->` and `<!-- end NAME -->` on lines of their own. `nox -s docs` checks them,
-and `python docs/generate.py --write` fills them anew.
+A block is between the lines `<!-- NAME -->` and `<!-- end NAME -->`. `nox -s docs` checks the blocks, and
+`python docs/generate.py --write` generates them again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def verbs() -> str:
 
 
 def parameters() -> str:
-    """Describe the template's parameters from its own metadata."""
+    """Describe the template's parameters from their metadata."""
     template = json.loads(TEMPLATE.read_text(encoding="utf-8"))
     rows = ["| parameter | type | default | meaning |", "|---|---|---|---|"]
     for name, parameter in template["parameters"].items():
@@ -60,7 +60,7 @@ def settings() -> str:
 
 
 def example() -> str:
-    """Show the example's scores and answers, as its judge wrote them into the example's own page."""
+    """Show the example's scores and answers from the example's own page, where its evaluation wrote them."""
     page = (EXAMPLE / "README.md").read_text(encoding="utf-8")
     parts = (
         re.search(rf"<!-- {name}: [^>]*-->\n(.*?)<!-- end of {name} -->", page, re.DOTALL) for name in SHOWN
@@ -72,7 +72,7 @@ BLOCKS = {"verbs": verbs, "parameters": parameters, "settings": settings, "examp
 
 
 def fill(text: str) -> str:
-    """Return a page with each of its blocks made anew."""
+    """Return a page with its blocks generated again."""
     for name, make in BLOCKS.items():
         block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         if block.search(text):
@@ -85,7 +85,7 @@ def _replace(content: str, found: re.Match[str]) -> str:
 
 
 def main() -> int:
-    """Check all pages, or write them; return the exit code."""
+    """Check all pages, or write them. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="fill the blocks instead of checking them")
     is_writing = parser.parse_args().write

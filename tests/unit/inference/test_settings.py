@@ -241,7 +241,7 @@ def test_what_is_no_origin_is_refused(origin: str) -> None:
     )
 
 
-def test_the_watching_settings_are_read() -> None:
+def test_the_observability_settings_are_read() -> None:
     settings = load_settings(
         {
             "FJARR_API_KEYS": "k", "FJARR_MAX_PER_KEY": "8", "FJARR_METRICS": "open",
