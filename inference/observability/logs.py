@@ -1,7 +1,7 @@
-"""Write the log: a line an event to stderr, as text or as JSON, with the request's id where there is one.
+"""Logs: a line per event on stderr, as text or as JSON, with the id of the request that it is about.
 
-Every logger of the process goes through here, uvicorn's too. What is asked and what is answered is logged by
-`PromptLog` alone, which is there only when the settings ask for it. Imports the standard library only.
+All loggers of the process are configured here, including uvicorn's. Prompts and answers are logged by
+`PromptLog` only, which is used if the settings ask for it. Imports the standard library only.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from inference.service.lifecycle import RequestLifecycle
     from inference.service.requests import Prompt, TextRequest
 
-CHATTY: Final = ("httpx", "uvicorn.error", "ContinuousBatchingLogger", "vllm", "opentelemetry")
-"""Libraries that say more than anybody reads; only their warnings pass."""
+VERBOSE_LOGGERS: Final = ("httpx", "uvicorn.error", "ContinuousBatchingLogger", "vllm", "opentelemetry")
+"""The loggers of which only warnings and errors are logged."""
 
 LOGGER: Final = logging.getLogger("inference.prompts")
 
@@ -29,20 +29,20 @@ def set_up_logging(log_format: str = "text", level: str = "info") -> None:
 
     Args:
         log_format: `text` or `json`.
-        level: From which level on the server's own records pass. Libraries say what they say at `info`, even
-            at `debug`: some would quote requests.
+        level: The lowest level of the server's own records. Libraries log from `info` on even at `debug`,
+            because some of them would quote requests.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     number = getattr(logging, level.upper())
     logging.basicConfig(level=max(number, logging.INFO), handlers=[handler], force=True)
     logging.getLogger("inference").setLevel(number)
-    for chatty in CHATTY:
-        logging.getLogger(chatty).setLevel(max(number, logging.WARNING))
+    for name in VERBOSE_LOGGERS:
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
 
 
 class TextFormatter(logging.Formatter):
-    """Format a record for people: time in UTC, level, logger, message."""
+    """A formatter for people: time in UTC, level, logger, message."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
@@ -50,9 +50,9 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Format a record for machines: one JSON object on one line.
+    """A formatter for machines: one JSON object per line.
 
-    What a record carries as `fields` (`extra={"fields": {...}}`) becomes members of the object.
+    A record's `fields` (`extra={"fields": {...}}`) become members of the object.
     """
 
     def __init__(self) -> None:
@@ -79,25 +79,25 @@ class JsonFormatter(logging.Formatter):
 
 
 class PromptLog:
-    """Log what is asked and what is answered. An observer of the service, for who has asked for it."""
+    """An observer of the service that logs prompts and answers."""
 
     def __init__(self) -> None:
         self._answers: dict[RequestLifecycle, list[str]] = {}
 
     def on_queued(self, lifecycle: RequestLifecycle) -> None:
-        """Begin to listen."""
+        """Begin to collect the answer."""
         self._answers[lifecycle] = []
 
     def on_admitted(self, lifecycle: RequestLifecycle) -> None:
-        """Note nothing."""
+        """Do nothing."""
 
     def on_tokens(self, lifecycle: RequestLifecycle, tokens: int, gap_s: float | None, text: str) -> None:
-        """Keep what was said."""
+        """Collect a part of the answer."""
         del tokens, gap_s
         self._answers[lifecycle].append(text)
 
     def on_finished(self, lifecycle: RequestLifecycle) -> None:
-        """Log question and answer."""
+        """Log the prompt and the answer."""
         request = lifecycle.request
         fields = {
             "request_id": request.request_id,
@@ -115,11 +115,11 @@ class PromptLog:
         )
 
     def on_rejected(self, request: TextRequest, error: ApiError) -> None:
-        """Note nothing: the request's own line has it."""
+        """Do nothing: the access log has the error."""
 
 
 def _readable(prompt: Prompt) -> object:
-    """Return a prompt as JSON takes it: turns, a text, or token ids."""
+    """Return a prompt as a JSON value: messages, a text, or token ids."""
     messages = getattr(prompt, "messages", None)
     if messages is not None:
         return [{"role": message.role, "content": message.content} for message in messages]

@@ -1,9 +1,9 @@
-"""Count and measure, for Prometheus.
+"""Metrics, for Prometheus.
 
-The numbers about generation bear vLLM's names, colon and labels included, so that dashboards and alerts made
-for vLLM show this server whichever engine it runs; beside them stand OpenTelemetry's names for the same,
-spelled Prometheus' way. What neither knows is called `fjarr_`. No label holds what a client made up: models
-are those that are served, paths those that exist.
+Generation metrics use vLLM's names and labels, so that dashboards and alerts made for vLLM work with either
+engine. The same numbers are also exported under OpenTelemetry's names, in Prometheus' spelling. Metrics that
+neither defines begin with `fjarr_`. No label has a value that a client chooses: models are those that are
+served, paths those that exist.
 
 Source: vLLM's documentation, "Production metrics"; OpenTelemetry's GenAI semantic conventions, "Metrics"
 (names and buckets), and its "Prometheus and OpenMetrics compatibility" (spelling).
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from inference.service.requests import TextRequest
 
 ENGINE: Final = "0"
-"""vLLM numbers its engines; a process of ours has one."""
+"""vLLM numbers its engines; the server has one."""
 
 PROVIDER: Final = "fjarr"
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -54,7 +54,7 @@ SECONDS: Final = (
     81.92,
     163.84,
 )
-"""The conventions' buckets for a request's time, and one more: requests may take 230 s."""
+"""The conventions' buckets for a request's duration, and one more: requests may take 230 s."""
 
 FIRST_TOKEN_SECONDS: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
@@ -67,7 +67,7 @@ TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
 
 @dataclass(frozen=True, slots=True)
 class ModelMetrics:
-    """Hold what is counted and measured by model and engine: the families, or their children of one model."""
+    """The metrics by model and engine: the metric families, or the children of one model."""
 
     running: Gauge
     waiting: Gauge
@@ -91,12 +91,12 @@ class ModelMetrics:
 
 
 class Metrics:
-    """Hold one application's numbers. An observer of the service, and told of each HTTP request by the edge.
+    """The metrics of an application. An observer of the service; the middleware reports HTTP requests to it.
 
     Args:
         version: The server's version.
         release: The release that runs.
-        revision: The platform's name for what runs.
+        revision: The container app's revision.
     """
 
     def __init__(self, version: str, release: str, revision: str) -> None:
@@ -108,21 +108,21 @@ class Metrics:
         )
         build.labels(version, release, revision).set(1)
         self._make_http()
-        # Found once a model: finding a child costs as much as counting, and some are touched by every token.
+        # Cached per model: finding a child costs as much as counting, and each token updates some of them.
         self._of_model = cache(self._make_vllm().of_model)
         self._make_gen_ai()
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """Return the text and its content type, in the format that the header `Accept` asks for."""
+        """Return the metrics and their content type, in the format that the header `Accept` requests."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
     def on_queued(self, lifecycle: RequestLifecycle) -> None:
-        """Count one who waits."""
+        """Count a request that waits."""
         self._of_model(lifecycle.request.model).waiting.inc()
 
     def on_admitted(self, lifecycle: RequestLifecycle) -> None:
-        """Count one who waits no more."""
+        """Count a request that runs, and measure its wait."""
         numbers = self._of_model(lifecycle.request.model)
         numbers.waiting.dec()
         numbers.running.inc()
@@ -130,7 +130,7 @@ class Metrics:
         numbers.queue_time.observe((lifecycle.admitted_at or 0) - lifecycle.queued_at)
 
     def on_tokens(self, lifecycle: RequestLifecycle, tokens: int, gap_s: float | None, text: str) -> None:
-        """Count tokens, and measure how long they took."""
+        """Count tokens and measure their latency."""
         del text
         numbers = self._of_model(lifecycle.request.model)
         numbers.generation_tokens.inc(tokens)
@@ -142,37 +142,37 @@ class Metrics:
             self._gen_ai_first_token.labels(*_gen_ai_labels(lifecycle)).observe(first_token_s)
 
     def on_finished(self, lifecycle: RequestLifecycle) -> None:
-        """Sum the request up."""
+        """Count the outcomes and measure the whole request."""
         model = lifecycle.request.model
         numbers = self._of_model(model)
         (numbers.waiting if lifecycle.admitted_at is None else numbers.running).dec()
         for outcome in lifecycle.outcomes:
             self._success.labels(model, ENGINE, outcome).inc()
-        self._measure_whole(lifecycle, numbers)
+        self._measure_request(lifecycle, numbers)
 
     def on_rejected(self, request: TextRequest, error: ApiError) -> None:
-        """Count a request that was given no place."""
+        """Count a request that was not admitted."""
         del request
-        self.count_refusal(error.code or "invalid_request")
+        self.count_rejection(error.code or "invalid_request")
 
-    def count_refusal(self, reason: str) -> None:
-        """Count a request that was turned away, by the code of its error."""
+    def count_rejection(self, reason: str) -> None:
+        """Count a rejected request by the code of its error."""
         self._refused.labels(reason).inc()
 
     def count_http(self, method: str, handler: str, status: int, seconds: float) -> None:
         """Count one HTTP request.
 
         Args:
-            method: As it was sent.
-            handler: The path's pattern, one of a fixed few.
-            status: What was answered; 0 if nothing was.
-            seconds: How long it took.
+            method: The request's method.
+            handler: The path's pattern, one of a fixed set.
+            status: The response's status; 0 if there was no response.
+            seconds: The duration.
         """
         known = method if method in METHODS else "other"
         self._http.labels(known, handler, str(status)).inc()
         self._http_seconds.labels(known, handler).observe(seconds)
 
-    def _measure_whole(self, lifecycle: RequestLifecycle, numbers: ModelMetrics) -> None:
+    def _measure_request(self, lifecycle: RequestLifecycle, numbers: ModelMetrics) -> None:
         finished_at = lifecycle.finished_at or lifecycle.queued_at
         labels = _gen_ai_labels(lifecycle)
         duration_s = finished_at - lifecycle.queued_at
@@ -197,14 +197,14 @@ class Metrics:
 
     def _make_http(self) -> None:
         self._http = self._counter(
-            "http_requests", "HTTP requests that were answered.", ("method", "handler", "status")
+            "http_requests", "HTTP requests by status.", ("method", "handler", "status")
         )
         self._http_seconds = self._histogram(
-            "http_request_duration_seconds", "How long an HTTP request took.", ("method", "handler"), SECONDS
+            "http_request_duration_seconds", "Duration of HTTP requests.", ("method", "handler"), SECONDS
         )
         self._refused = self._counter(
             "fjarr_requests_refused",
-            "Requests that were turned away, by the code of their error.",
+            "Requests that were rejected, by the code of their error.",
             ("reason",),
         )
 
@@ -218,26 +218,26 @@ class Metrics:
             return self._histogram(f"vllm:{name}_tokens", meaning, labels, TOKENS)
 
         self._success = self._counter(
-            "vllm:request_success", "Answers that ended, by how.", (*labels, "finished_reason")
+            "vllm:request_success", "Finished answers, by reason.", (*labels, "finished_reason")
         )
         return ModelMetrics(
-            running=self._gauge("vllm:num_requests_running", "Requests that are being answered.", labels),
-            waiting=self._gauge("vllm:num_requests_waiting", "Requests that wait for a place.", labels),
-            prompt_tokens=self._counter("vllm:prompt_tokens", "Tokens of prompts let in.", labels),
+            running=self._gauge("vllm:num_requests_running", "Requests that generate.", labels),
+            waiting=self._gauge("vllm:num_requests_waiting", "Requests in the queue.", labels),
+            prompt_tokens=self._counter("vllm:prompt_tokens", "Tokens of admitted prompts.", labels),
             generation_tokens=self._counter("vllm:generation_tokens", "Tokens of answers.", labels),
             first_token=seconds(
-                "time_to_first_token", "From a request's coming to its first token.", FIRST_TOKEN_SECONDS
+                "time_to_first_token", "From a request's arrival to its first token.", FIRST_TOKEN_SECONDS
             ),
-            inter_token=seconds("inter_token_latency", "Between an answer's tokens.", TOKEN_SECONDS),
+            inter_token=seconds("inter_token_latency", "Time between an answer's tokens.", TOKEN_SECONDS),
             per_token=seconds(
                 "request_time_per_output_token",
-                "An answer's mean time a token after the first.",
+                "Mean time per token of an answer, after the first.",
                 TOKEN_SECONDS,
             ),
-            e2e=seconds("e2e_request_latency", "From a request's coming to its end."),
-            queue_time=seconds("request_queue_time", "From a request's coming to its being let in."),
-            inference=seconds("request_inference_time", "From a request's being let in to its end."),
-            prefill=seconds("request_prefill_time", "From a request's being let in to its first token."),
+            e2e=seconds("e2e_request_latency", "From a request's arrival to its end."),
+            queue_time=seconds("request_queue_time", "From a request's arrival to its admission."),
+            inference=seconds("request_inference_time", "From a request's admission to its end."),
+            prefill=seconds("request_prefill_time", "From a request's admission to its first token."),
             decode=seconds("request_decode_time", "From a request's first token to its end."),
             request_prompt=tokens("request_prompt", "Tokens of a request's prompt."),
             request_generation=tokens("request_generation", "Tokens of a request's answer."),
@@ -247,19 +247,19 @@ class Metrics:
         labels = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
         self._gen_ai_duration = self._histogram(
             "gen_ai_server_request_duration_seconds",
-            "From a request's coming to its end.",
+            "From a request's arrival to its end.",
             (*labels, "error_type"),
             SECONDS,
         )
         self._gen_ai_first_token = self._histogram(
             "gen_ai_server_time_to_first_token_seconds",
-            "From a request's coming to its first token.",
+            "From a request's arrival to its first token.",
             labels,
             FIRST_TOKEN_SECONDS,
         )
         self._gen_ai_per_token = self._histogram(
             "gen_ai_server_time_per_output_token_seconds",
-            "An answer's mean time a token after the first.",
+            "Mean time per token of an answer, after the first.",
             labels,
             TOKEN_SECONDS,
         )
@@ -280,7 +280,7 @@ class Metrics:
 
 
 def operation_of(request: TextRequest) -> str:
-    """Return the conventions' name for what is asked."""
+    """Return the conventions' name of a request's operation."""
     return "chat" if request.prompt.param == "messages" else "text_completion"
 
 

@@ -1,8 +1,7 @@
-"""Tell OpenTelemetry of each request: a span for it, with spans for its wait and for its answer below.
+"""Traces, for OpenTelemetry: a span for each request, with child spans for its queue time and its generation.
 
-There is tracing only where an endpoint is set. The spans are handed to a thread that sends them in batches;
-where no collector listens they are dropped, with a warning, and no request waits. No prompt, no answer and no
-key is in a span.
+Traces are sent if an endpoint is set. A thread sends the spans in batches; if no collector listens they are
+dropped with a warning, and requests are not delayed. Spans contain no prompt, answer or key.
 
 Source: OpenTelemetry's GenAI and HTTP semantic conventions; W3C Trace Context.
 """
@@ -27,20 +26,20 @@ if TYPE_CHECKING:
     from inference.settings import Settings
 
 LOGGER: Final = logging.getLogger(__name__)
-SPOKEN_PROTOCOL: Final = "http/protobuf"
+SUPPORTED_PROTOCOL: Final = "http/protobuf"
 PACKAGES: Final = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 SERVICE_NAME: Final = "fjarr"
 FLUSH_S: Final = 3.0
-"""How long the end of the process waits for the last spans to be sent."""
+"""How long the process waits at its end for the last spans to be sent."""
 
 NANOSECONDS: Final = 1_000_000_000
 
 
 class Tracing:
-    """Make spans and have them sent.
+    """The spans of requests, and the exporter that sends them.
 
     Args:
-        provider: OpenTelemetry's, with an exporter.
+        provider: OpenTelemetry's tracer provider, with an exporter.
     """
 
     def __init__(self, provider: TracerProvider) -> None:
@@ -51,25 +50,25 @@ class Tracing:
         self._provider = provider
         self._tracer = provider.get_tracer("fjarr.inference")
         self._propagator = TraceContextTextMapPropagator()
-        # Spans bear wall-clock times, lifecycles monotonic ones.
+        # Spans have wall-clock times, lifecycles monotonic ones.
         self._epoch_s = time.time() - time.monotonic()
 
     def begin(self, method: str, headers: Mapping[str, str]) -> Span:
-        """Start a request's span, below the caller's if its headers name one."""
+        """Start a request's span, as a child of the caller's span if the headers name one."""
         from opentelemetry.trace import SpanKind  # noqa: PLC0415 - see above
 
         parent = self._propagator.extract(headers)
         return self._tracer.start_span(method, context=parent, kind=SpanKind.SERVER)
 
     def end(self, span: Span, context: RequestContext, method: str, route: str, status: int) -> None:
-        """End a request's span, with what is known of it by now.
+        """End a request's span and set its attributes.
 
         Args:
             span: What `begin` returned.
             context: The request.
-            method: Its method.
-            route: The pattern of its path.
-            status: What was answered; 0 if nothing was.
+            method: The request's method.
+            route: The pattern of the request's path.
+            status: The response's status; 0 if there was no response.
         """
         from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415 - see above
 
@@ -84,29 +83,29 @@ class Tracing:
             }
         )
         for lifecycle in context.lifecycles:
-            self._tell(span, lifecycle)
-        if status >= 500 or status == 0:  # noqa: PLR2004 - from here on it is the server's fault
+            self._add_generation(span, lifecycle)
+        if status >= 500 or status == 0:  # noqa: PLR2004 - server errors
             span.set_status(Status(StatusCode.ERROR))
             span.set_attribute("error.type", _error_type(context, status))
         span.end()
 
     def close(self) -> None:
-        """Send what is left. Takes as long as the collector does; for a thread that nobody waits long for."""
+        """Send the remaining spans. Takes as long as the collector; for a thread with a timeout."""
         self._provider.shutdown()
 
-    def _tell(self, span: Span, lifecycle: RequestLifecycle) -> None:
+    def _add_generation(self, span: Span, lifecycle: RequestLifecycle) -> None:
         from opentelemetry.trace import set_span_in_context  # noqa: PLC0415 - see above
 
         span.update_name(f"{operation_of(lifecycle.request)} {lifecycle.request.model}")
         span.set_attributes(attributes_of(lifecycle))
         context = set_span_in_context(span)
         finished_at = time.monotonic() if lifecycle.finished_at is None else lifecycle.finished_at
-        let_in_at = finished_at if lifecycle.admitted_at is None else lifecycle.admitted_at
+        admitted_at = finished_at if lifecycle.admitted_at is None else lifecycle.admitted_at
         queue = self._tracer.start_span("queue", context, start_time=self._wall_ns(lifecycle.queued_at))
-        queue.end(self._wall_ns(let_in_at))
+        queue.end(self._wall_ns(admitted_at))
         if lifecycle.admitted_at is None:
             return
-        generate = self._tracer.start_span("generate", context, start_time=self._wall_ns(let_in_at))
+        generate = self._tracer.start_span("generate", context, start_time=self._wall_ns(admitted_at))
         if lifecycle.first_token_at is not None:
             generate.add_event("first_token", timestamp=self._wall_ns(lifecycle.first_token_at))
         generate.end(self._wall_ns(finished_at))
@@ -118,19 +117,19 @@ class Tracing:
 def make_tracing(
     settings: Settings, version: str, is_installed: Callable[[str], bool] = has_package
 ) -> Tracing | None:
-    """Return what makes spans, or None where the settings name no endpoint.
+    """Return the tracing that the settings ask for, or None if they set no endpoint.
 
     Raises:
-        SettingsError: If they do, and the packages are missing.
+        SettingsError: If an endpoint is set and the packages are missing.
     """
     if settings.otlp_endpoint is None:
         return None
-    if settings.otlp_protocol != SPOKEN_PROTOCOL:
-        # A platform may have set it for everybody; that is no reason not to serve.
+    if settings.otlp_protocol != SUPPORTED_PROTOCOL:
+        # The platform may have set it for all of its apps, so it must not keep the server from starting.
         LOGGER.warning(
-            "no traces are sent: OTEL_EXPORTER_OTLP_PROTOCOL is %s, and only %s is spoken here",
+            "no traces are sent: OTEL_EXPORTER_OTLP_PROTOCOL is %s, and only %s is supported",
             settings.otlp_protocol,
-            SPOKEN_PROTOCOL,
+            SUPPORTED_PROTOCOL,
         )
         return None
     if not all(is_installed(package) for package in PACKAGES):
@@ -143,7 +142,7 @@ def make_tracing(
 
 
 def attributes_of(lifecycle: RequestLifecycle) -> dict[str, Any]:
-    """Return what the conventions want to know of a request for text."""
+    """Return the attributes that the conventions define for a generation."""
     request, sampling = lifecycle.request, lifecycle.request.sampling
     wanted: dict[str, Any] = {
         "gen_ai.operation.name": operation_of(request),
@@ -177,13 +176,14 @@ def _make(settings: Settings, version: str) -> Tracing:
         "service.instance.id": settings.replica or None,
         "deployment.release": settings.release or None,
     }
-    ours = Resource({name: value for name, value in named.items() if value is not None})
-    # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say has the last word.
-    stated = Resource.create()
-    if str(stated.attributes.get("service.name", "")).startswith("unknown_service"):
-        stated = Resource({name: each for name, each in stated.attributes.items() if name != "service.name"})
-    provider = TracerProvider(resource=ours.merge(stated), shutdown_on_exit=False)
-    # Where the endpoint is, its headers, its certificate and its time limit, the exporter reads by itself.
+    defaults = Resource({name: value for name, value in named.items() if value is not None})
+    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override the defaults.
+    configured = Resource.create()
+    if str(configured.attributes.get("service.name", "")).startswith("unknown_service"):
+        attributes = {name: each for name, each in configured.attributes.items() if name != "service.name"}
+        configured = Resource(attributes)
+    provider = TracerProvider(resource=defaults.merge(configured), shutdown_on_exit=False)
+    # The exporter reads the endpoint, headers, certificate and timeout from the environment itself.
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     LOGGER.info("traces are sent to %s", settings.otlp_endpoint)
     return Tracing(provider)

@@ -120,7 +120,7 @@ class RequestMiddleware:
         route = _route_of(response.scope)
         method = response.scope["method"]
         if context.rejection_code is not None:
-            self._metrics.count_refusal(context.rejection_code)
+            self._metrics.count_rejection(context.rejection_code)
         self._metrics.count_http(method, route, response.status, response.duration_s)
         if self._tracing is not None and span is not None:
             self._tracing.end(span, context, method, route, response.status)

@@ -218,7 +218,7 @@ def test_missing_packages_are_a_problem_of_the_settings() -> None:
     )
 
 
-def test_a_protocol_that_is_not_spoken_is_no_reason_not_to_serve(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unsupported_protocol_does_not_stop_the_server(caplog: pytest.LogCaptureFixture) -> None:
     settings = load_settings(
         {
             "FJARR_API_KEYS": KEY,
@@ -228,7 +228,7 @@ def test_a_protocol_that_is_not_spoken_is_no_reason_not_to_serve(caplog: pytest.
     )
     assert make_tracing(settings, "0.1.0") is None
     assert caplog.messages == [
-        "no traces are sent: OTEL_EXPORTER_OTLP_PROTOCOL is grpc, and only http/protobuf is spoken here"
+        "no traces are sent: OTEL_EXPORTER_OTLP_PROTOCOL is grpc, and only http/protobuf is supported"
     ]
 
 
