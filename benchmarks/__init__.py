@@ -1,5 +1,5 @@
-"""Measure how fast the server answers, next to the servers that it is compared with.
+"""Benchmarks of the server and of the servers that it is compared with.
 
-`load` puts load on any OpenAI-compatible address; `run` holds a contest between servers; `startup` times a
-start. Nothing here is part of what is deployed, and nothing that is deployed imports it.
+`load` puts load on any OpenAI-compatible address; `run` compares servers; `startup` times a start; `steps`
+and `sampling` time parts of the engine. Nothing here is deployed, and no deployed code imports it.
 """

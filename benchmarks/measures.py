@@ -1,4 +1,4 @@
-"""Turn the times at which things came into the numbers that are compared. Pure arithmetic, no clock."""
+"""Compute the figures that are compared from the times of requests. Pure arithmetic, no clock."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Hold what one request gave.
+    """The times and counts of one request.
 
     Attributes:
-        started_s: When it was sent, on any steady clock; all times of a load are of the same one.
-        ended_s: When its answer was over.
-        text_times_s: When each piece of text came.
-        tokens: How many tokens the answer had.
-        is_cut: Whether it was as long as was asked for, rather than ended by the model.
-        failure: Why there is no whole answer; None when there is.
+        started_s: When it was sent, on a monotonic clock; all times of a load are of the same clock.
+        ended_s: When its answer ended.
+        text_times_s: When each piece of text arrived.
+        tokens: The number of tokens of the answer.
+        is_cut: Whether the answer reached the requested length, rather than being ended by the model.
+        failure: Why there is no complete answer; None if there is one.
     """
 
     started_s: float
@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
-    """Hold three points of a distribution, in its own unit."""
+    """Three percentiles of a distribution, in its own unit."""
 
     p50: float
     p95: float
@@ -45,7 +45,7 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Say how often something went wrong."""
+    """A reason for failed requests, and their count."""
 
     reason: str
     count: int
@@ -53,16 +53,16 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Hold what a load gave. The percentiles are None when no request succeeded.
+    """The results of a load. The percentiles are None if no request succeeded.
 
     Attributes:
-        requests: How many were sent.
-        ended_early: How many answers the model ended before the length that was asked for.
-        tokens: How many tokens the whole answers had together.
+        requests: The number of requests sent.
+        ended_early: The number of answers that the model ended before the requested length.
+        tokens: The number of tokens of all complete answers.
         duration_s: From the first request to the end of the last answer.
         inter_token_s: The gaps between pieces of text of the same answer. A server that sends several tokens
-            at once has fewer and longer gaps; `tokens_per_piece` tells.
-        generator_cpu_share: How much of one core the load generator itself took.
+            at once has fewer and longer gaps; `tokens_per_piece` shows that.
+        generator_cpu_share: The share of one core that the load generator itself used.
     """
 
     clients: int
@@ -80,17 +80,15 @@ class Measurement:
 
     @property
     def errors(self) -> int:
-        """Return how many requests failed."""
+        """Return the number of failed requests."""
         return sum(failure.count for failure in self.failures)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value below which a share of the values lies.
-
-    Between two values it is on the line from one to the other. The share is in [0, 1].
+    """Return the value below which a share of the values lies, with linear interpolation.
 
     Raises:
-        ValueError: If there are no values, or the share is no share.
+        ValueError: If there are no values, or the share is not in [0, 1].
     """
     if not values or not 0.0 <= share <= 1.0:
         raise ValueError(f"there is no {share:g} percentile of {len(values)} values")
@@ -102,19 +100,19 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def percentiles(values: Sequence[float]) -> Percentiles | None:
-    """Return the usual three, or None of nothing."""
+    """Return the three percentiles, or None without values."""
     if not values:
         return None
     return Percentiles(percentile(values, 0.5), percentile(values, 0.95), percentile(values, 0.99))
 
 
 def summarize(samples: Sequence[Sample], clients: int, cpu_s: float) -> Measurement:
-    """Sum up a load.
+    """Summarise a load.
 
     Args:
         samples: Its requests, at least one, in any order.
-        clients: How many clients sent them.
-        cpu_s: The processor time that the load generator took.
+        clients: The number of clients that sent them.
+        cpu_s: The processor time that the load generator used.
     """
     whole = [sample for sample in samples if sample.failure is None]
     duration_s = max(sample.ended_s for sample in samples) - min(sample.started_s for sample in samples)
@@ -139,10 +137,10 @@ def summarize(samples: Sequence[Sample], clients: int, cpu_s: float) -> Measurem
 
 
 def median_ratio(values: Sequence[float | None], baseline: Sequence[float | None]) -> float | None:
-    """Return the median over rounds of value / baseline; None where no round has both.
+    """Return the median over rounds of value / baseline; None if no round has both.
 
-    Each round is compared with itself: drift of the machine from round to round is in both and falls out.
-    Rounds that only one of them has had so far are left out.
+    Values are compared within a round, so that drift of the machine between rounds cancels out. Rounds that
+    only one of them has completed are left out.
     """
     ratios = [
         value / base
@@ -153,7 +151,7 @@ def median_ratio(values: Sequence[float | None], baseline: Sequence[float | None
 
 
 def median_of(values: Iterable[float | None]) -> float | None:
-    """Return the median of what is there, or None of nothing."""
+    """Return the median of the values that are not None, or None if there are none."""
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
 

@@ -1,4 +1,4 @@
-"""Merge an adapter into a model and write the result. A process of its own, so that its memory goes with it.
+"""Merge an adapter into a model and write the result. A separate process, so that its memory is released.
 
 python -m benchmarks.merge MODEL ADAPTER TARGET
 """
@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM
 
 
 def main() -> None:
-    """Do what the command line asks for."""
+    """Run the command line."""
     model, adapter, target = (Path(argument) for argument in sys.argv[1:])
     network = AutoModelForCausalLM.from_pretrained(model, dtype="auto", use_safetensors=True)
     PeftModel.from_pretrained(network, str(adapter)).merge_and_unload().save_pretrained(target)
-    # The tokenizer and its settings, the end of an answer among them, are the base's, to the letter.
+    # The tokenizer and its configuration, with the end token, are copied from the base unchanged.
     for file in model.iterdir():
         if file.suffix != ".safetensors" and not file.name.endswith(".index.json"):
             shutil.copyfile(file, target / file.name)

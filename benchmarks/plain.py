@@ -1,8 +1,8 @@
-# ruff: noqa: T201 - the parent process reads the answer on stdout
-"""Answer prompts one by one with plain `generate`, with nothing before or behind it, and say when text came.
+# ruff: noqa: T201 - the parent process reads the samples on stdout
+"""Answer prompts one by one with plain `generate`, and record when each token came.
 
-The floor that any server for a single client is held against. A process of its own; it reads a question as
-JSON on stdin and answers with samples as JSON on stdout.
+The lower bound for a server with a single client. Runs in a process of its own, which reads a job as JSON on
+stdin and writes samples as JSON to stdout.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from benchmarks.measures import Sample
 
 
 class Stopwatch(BaseStreamer):  # type: ignore[misc]  # transformers publishes no types
-    """Note when each new token came."""
+    """A streamer that records the time of each new token."""
 
     def __init__(self) -> None:
         self.times_s: list[float] = []
         self._is_prompt = True
 
     def put(self, value: torch.Tensor) -> None:
-        """Note the time; what comes first is the prompt."""
+        """Record the time; the first value is the prompt."""
         del value
         if not self._is_prompt:
             self.times_s.append(time.perf_counter())
@@ -54,14 +54,14 @@ def answer(network: Any, tokenizer: Any, prompt: str, max_tokens: int) -> Sample
 
 
 def main() -> None:
-    """Answer the question on stdin."""
-    question = json.load(sys.stdin)
-    tokenizer = AutoTokenizer.from_pretrained(question["model"])
-    network = AutoModelForCausalLM.from_pretrained(question["model"], dtype="auto", use_safetensors=True)
+    """Run the job on stdin."""
+    job = json.load(sys.stdin)
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    network = AutoModelForCausalLM.from_pretrained(job["model"], dtype="auto", use_safetensors=True)
     network = network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    for prompt in question["warm_up"]:
-        answer(network, tokenizer, prompt, question["warm_up_tokens"])
-    samples = [answer(network, tokenizer, prompt, question["max_tokens"]) for prompt in question["prompts"]]
+    for prompt in job["warm_up"]:
+        answer(network, tokenizer, prompt, job["warm_up_tokens"])
+    samples = [answer(network, tokenizer, prompt, job["max_tokens"]) for prompt in job["prompts"]]
     print(json.dumps([asdict(sample) for sample in samples]))
 
 

@@ -1,4 +1,7 @@
-"""Start the processes that are measured, wait until they answer, and stop them: the one place that does."""
+"""Start the processes that are measured, wait until they are ready, and stop them.
+
+The only module of the benchmarks that starts processes.
+"""
 
 from __future__ import annotations
 
@@ -19,28 +22,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PORT: Final = "{port}"
-"""Stands for the port in a launch's arguments and environment."""
+"""The placeholder of the port in a launch's arguments and environment."""
 
 POLL_S: Final = 0.05
-ANSWER_LIMIT_S: Final = 5.0
-STOP_PATIENCE_S: Final = 30.0
+REQUEST_TIMEOUT_S: Final = 5.0
+STOP_TIMEOUT_S: Final = 30.0
 SHOWN_LINES: Final = 8
 HTTP_OK: Final = 200
 
 
 class StartError(Exception):
-    """A process that is to be measured did not come up, or did not do its work."""
+    """A process to be measured did not start, or failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Say how a server is started.
+    """The command that starts a server, and when the server is ready.
 
     Attributes:
-        argv: The command; `{port}` stands for the port.
-        environ: What the environment has beside this process's own; here too `{port}` is the port.
-        ready_paths: What must answer 200 before the server counts as ready, in this order.
-        start_limit_s: How long that may take.
+        argv: The command; `{port}` is replaced by the port.
+        environ: Variables to add to this process's environment; `{port}` is replaced here too.
+        ready_paths: The paths that must return 200 before the server is ready, in this order.
+        start_limit_s: The time limit for that.
     """
 
     argv: tuple[str, ...]
@@ -52,14 +55,14 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Say where a started server is, and how long it took until it was ready."""
+    """The address of a ready server, and the time that its start took."""
 
     address: str
     ready_after_s: float
 
 
 class Server:
-    """Be a started server that may not be ready yet. Made by `started`."""
+    """A started server that may not be ready yet. `started` creates it."""
 
     def __init__(self, launch: Launch, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.started_s = time.monotonic()
@@ -68,11 +71,11 @@ class Server:
         self._process = process
         self._log = log
 
-    def ask(self, path: str) -> tuple[int, bytes]:
-        """Return status and body of a GET, or 0 while nobody answers.
+    def request(self, path: str) -> tuple[int, bytes]:
+        """Return status and body of a GET; status 0 while there is no answer.
 
         Raises:
-            StartError: If the process has ended, or its time is over.
+            StartError: If the process has ended, or its time limit has passed.
         """
         if self._process.poll() is not None:
             raise StartError(f"it ended with {self._process.returncode}: {last_lines(self._log)}")
@@ -82,20 +85,20 @@ class Server:
         return get(self.port, path)
 
     def wait_until_ready(self) -> Running:
-        """Wait until every path answers 200.
+        """Wait until every path returns 200.
 
         Raises:
-            StartError: If that does not come.
+            StartError: If the process ends, or its time limit passes.
         """
         for path in self._launch.ready_paths:
-            while self.ask(path)[0] != HTTP_OK:
+            while self.request(path)[0] != HTTP_OK:
                 time.sleep(POLL_S)
         return Running(f"http://127.0.0.1:{self.port}", time.monotonic() - self.started_s)
 
 
 @contextlib.contextmanager
 def started(launch: Launch, log: Path) -> Iterator[Server]:
-    """Start a server on a free loopback port; stop it, and all that it has started, at the end."""
+    """Start a server on a free loopback port; stop it and its child processes on exit."""
     port = free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -114,14 +117,14 @@ def started(launch: Launch, log: Path) -> Iterator[Server]:
         _stop(process)
 
 
-def run(argv: Sequence[str], folder: Path, log: Path, question: str = "") -> str:
-    """Run a command to its end and return what it says on stdout; what it says on stderr goes to the log.
+def run(argv: Sequence[str], folder: Path, log: Path, stdin: str = "") -> str:
+    """Run a command to its end and return its stdout; its stderr goes to the log.
 
     Args:
         argv: The command.
-        folder: Where it runs.
+        folder: Its working directory.
         log: The file for stderr.
-        question: What it reads on stdin.
+        stdin: Its standard input.
 
     Raises:
         StartError: If it fails.
@@ -132,7 +135,7 @@ def run(argv: Sequence[str], folder: Path, log: Path, question: str = "") -> str
             argv,
             cwd=folder,
             env=environment(()),
-            input=question.encode(),
+            input=stdin.encode(),
             stdout=subprocess.PIPE,
             stderr=output,
             check=False,
@@ -143,7 +146,7 @@ def run(argv: Sequence[str], folder: Path, log: Path, question: str = "") -> str
 
 
 def versions(python: str, distributions: Sequence[str]) -> dict[str, str]:
-    """Return the versions of those distributions that an interpreter has."""
+    """Return the versions of the distributions that an interpreter has installed."""
     code = (
         "import json, sys\n"
         "from importlib import metadata\n"
@@ -165,18 +168,18 @@ def versions(python: str, distributions: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def leave_on_signals() -> None:
-    """Turn the signals that end a process into an exit, which stops what was started."""
+def exit_on_signals() -> None:
+    """Exit on the signals that end a process, so that started servers are stopped."""
 
-    def leave(number: int, _frame: object) -> None:
+    def exit_on(number: int, _frame: object) -> None:
         sys.exit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, leave)
+        signal.signal(number, exit_on)
 
 
 def gpu_names() -> tuple[str, ...]:
-    """Return the names of the machine's GPUs, as their driver's tool says them."""
+    """Return the names of the machine's GPUs, from the driver's tool."""
     try:
         done = subprocess.run(
             ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],  # noqa: S607 - the machine's own
@@ -191,7 +194,7 @@ def gpu_names() -> tuple[str, ...]:
 
 def get(port: int, path: str) -> tuple[int, bytes]:
     """Return status and body of a GET on loopback; status 0 if there is no answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_LIMIT_S)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_TIMEOUT_S)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -203,7 +206,7 @@ def get(port: int, path: str) -> tuple[int, bytes]:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on."""
+    """Return a free loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -211,7 +214,7 @@ def free_port() -> int:
 
 
 def environment(additions: Any) -> dict[str, str]:  # noqa: ANN401 - anything that `dict` takes as pairs
-    """Return this process's environment, without settings of ours, offline, with additions."""
+    """Return this process's environment without `FJARR_` settings, offline, with additions."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FJARR_")}
     return inherited | {"HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"} | dict(additions)
 
@@ -223,11 +226,11 @@ def last_lines(log: Path) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the process to end, then make its whole group end: an engine may be a process of its own."""
+    """Terminate the process, then kill its process group: an engine may run in other processes."""
     if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_PATIENCE_S)
+            process.wait(STOP_TIMEOUT_S)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,6 +1,6 @@
-"""Make prompts: the same for every contestant, different in every round, of varied length.
+"""Generate prompts of varied length: the same for every contestant, different in every round.
 
-They differ from their first word on, so that no server can answer from a cache of an earlier round's.
+They differ from the first word, so that no server can use a prefix cached in an earlier round.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ WORDS: Final = (
 
 
 def make_prompts(count: int, seed: str) -> tuple[str, ...]:
-    """Return prompts that are a function of the seed alone.
+    """Return prompts that depend only on the seed.
 
-    The lengths take turns, so that each part of a load has the same mix.
+    Their lengths rotate, so that all parts of a load have the same distribution.
     """
-    dice = random.Random(seed)  # noqa: S311 - repeatable, not secret
-    return tuple(_make_prompt(WORD_COUNTS[index % len(WORD_COUNTS)], dice) for index in range(count))
+    rng = random.Random(seed)  # noqa: S311 - repeatable, not secret
+    return tuple(_make_prompt(WORD_COUNTS[index % len(WORD_COUNTS)], rng) for index in range(count))
 
 
-def _make_prompt(words: int, dice: random.Random) -> str:
-    chosen = " ".join(dice.choice(WORDS) for _ in range(words))
+def _make_prompt(words: int, rng: random.Random) -> str:
+    chosen = " ".join(rng.choice(WORDS) for _ in range(words))
     return f"{chosen}. Tell a long story in which all these things come up, one after the other."

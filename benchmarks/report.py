@@ -1,4 +1,4 @@
-"""Write a contest down: as JSON, as Markdown, and as a plot."""
+"""Format the results of a contest as JSON, as Markdown and as a plot."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ COLUMNS: Final = (
 
 
 def to_json(contest: Contest) -> str:
-    """Return everything as JSON."""
+    """Return the complete results as JSON."""
     return json.dumps(asdict(contest), indent=2) + "\n"
 
 
 def to_markdown(contest: Contest) -> str:
-    """Return tables for readers, one a load."""
+    """Return one table a load."""
     parts = [_head(contest)]
     for load in contest.loads:
         rows = [row for row in contest.rows if row.clients == load.clients]
@@ -80,7 +80,7 @@ def draw(contest: Contest, file: Path) -> None:
             )
         axis.set(title=title, xlabel="clients", yscale="log")
         axis.set_xticks(list(places.values()), [str(clients) for clients in places])
-        # Powers of ten alone are too far apart here.
+        # Powers of ten are too far apart here.
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter("")
@@ -126,12 +126,12 @@ def _row_line(row: Row) -> str:
 def _absence_lines(entry: Entry) -> list[str]:
     if entry.skipped is not None:
         return [f"- `{entry.name}` ({entry.about}): skipped, {entry.skipped}"]
-    reasons = {turn.failure: None for turn in entry.rounds if turn.failure is not None}
+    reasons = {each.failure: None for each in entry.rounds if each.failure is not None}
     reasons |= {
-        f"{failure.count} of {each.requests} requests at {each.clients} clients: {failure.reason}": None
-        for turn in entry.rounds
-        for each in turn.measurements
-        for failure in each.failures
+        f"{failure.count} of {load.requests} requests at {load.clients} clients: {failure.reason}": None
+        for each in entry.rounds
+        for load in each.measurements
+        for failure in load.failures
     }
     return [f"- `{entry.name}` ({entry.about}): {reason}" for reason in reasons]
 

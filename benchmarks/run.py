@@ -1,4 +1,4 @@
-"""Hold the contest and write its results.
+"""Run the contest and write its results.
 
     python -m benchmarks.run --model FOLDER --adapter FOLDER --vllm-python ENVIRONMENT/bin/python
 
@@ -15,34 +15,34 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import processes, report
-from benchmarks.contest import Contest, Entry, Row, hold, look_at_machine, make_rows, now
-from benchmarks.contestants import ROOT, Contestant, Setting, all_contestants, choose
+from benchmarks.contest import Contest, Entry, Row, describe_machine, make_rows, now, run_contest
+from benchmarks.contestants import ROOT, Contestant, Setup, all_contestants, select
 from benchmarks.load import Load
 from benchmarks.processes import StartError
-from benchmarks.weights import lay_out
+from benchmarks.weights import prepare_weights
 
 WORK: Final = ROOT / ".fjarr" / "bench"
 RESULTS: Final = ROOT / "benchmarks" / "results"
 
 
 def main() -> int:
-    """Do what the command line asks for, and return the exit code."""
+    """Run the command line, and return the exit code."""
     arguments = parse_arguments(sys.argv[1:])
-    processes.leave_on_signals()
+    processes.exit_on_signals()
     loads = make_loads(arguments.clients, arguments.requests_per_client, arguments.max_tokens)
     try:
-        setting = make_setting(arguments)
-        contestants = choose(all_contestants(setting), arguments.only)
-        _require_baseline(contestants, arguments.baseline)
+        setup = make_setup(arguments)
+        contestants = select(all_contestants(setup), arguments.only)
+        _check_baseline(contestants, arguments.baseline)
     except (ValueError, StartError) as error:
-        _say(f"error: {error}")
+        _log(f"error: {error}")
         return 2
-    if not setting.weights.is_endless:
-        _say("this model's tokenizer has no spare token: answers may end early, which the results count")
-    started_at, machine = now(), look_at_machine((arguments.python, arguments.vllm_python))
+    if not setup.weights.is_endless:
+        _log("this model's tokenizer has no spare token: answers may end early, which the results count")
+    started_at, machine = now(), describe_machine((arguments.python, arguments.vllm_python))
     rows: tuple[Row, ...] = ()
-    # Written after each turn, so that a contest that is stopped has results.
-    for entries in hold(contestants, loads, arguments.rounds, WORK / "logs", _say):
+    # Written after each measurement, so that a contest that is interrupted has results.
+    for entries in run_contest(contestants, loads, arguments.rounds, WORK / "logs", _log):
         rows = make_rows(entries, loads, arguments.baseline)
         contest = Contest(
             name=arguments.name,
@@ -51,11 +51,11 @@ def main() -> int:
             machine=machine,
             baseline=arguments.baseline,
             loads=loads,
-            entries=tuple(without_places(entry, (arguments.model, ROOT, Path.home())) for entry in entries),
+            entries=tuple(redact_paths(entry, (arguments.model, ROOT, Path.home())) for entry in entries),
             rows=rows,
         )
         write(contest, arguments.results)
-    _say(f"results: {arguments.results / arguments.name}.md, .json, .png")
+    _log(f"results: {arguments.results / arguments.name}.md, .json, .png")
     return 0 if rows else 1
 
 
@@ -65,7 +65,7 @@ def write(contest: Contest, folder: Path) -> None:
     (folder / f"{contest.name}.json").write_text(report.to_json(contest))
     (folder / f"{contest.name}.md").write_text(report.to_markdown(contest))
     if importlib.util.find_spec("matplotlib") is None:
-        _say("no plot: matplotlib is not installed (python3 install.py --extra local --extra bench)")
+        _log("no plot: matplotlib is not installed (python3 install.py --extra local --extra bench)")
     else:
         report.draw(contest, folder / f"{contest.name}.png")
 
@@ -78,7 +78,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--adapter", type=Path, help="a LoRA adapter's folder; default: none takes part")
     parser.add_argument("--adapters", type=int, default=4, help="how many are served at once")
     parser.add_argument("--only", nargs="+", default=[], help="names of contestants; default: all")
-    parser.add_argument("--baseline", default="transformers-batching", help="whom ratios compare with")
+    parser.add_argument(
+        "--baseline", default="transformers-batching", help="the contestant that ratios are relative to"
+    )
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument(
         "--requests-per-client", type=int, default=2, help="but not less than four requests a load"
@@ -105,8 +107,8 @@ def make_loads(clients: list[int], requests_per_client: int, max_tokens: int) ->
     return tuple(Load(each, max(4, each * requests_per_client), max_tokens, warm_up=each) for each in clients)
 
 
-def make_setting(arguments: argparse.Namespace) -> Setting:
-    """Lay out the weights and say what contestants are made from.
+def make_setup(arguments: argparse.Namespace) -> Setup:
+    """Prepare the weights, and return what the contestants use.
 
     Raises:
         ValueError: If there is no model.
@@ -115,37 +117,37 @@ def make_setting(arguments: argparse.Namespace) -> Setting:
     for folder, file in ((arguments.model, "config.json"), (arguments.adapter, "adapter_config.json")):
         if folder is not None and not (folder / file).is_file():
             raise ValueError(f"there is no {file} in {folder}")
-    weights = lay_out(
+    weights = prepare_weights(
         arguments.model, arguments.adapter, WORK / "weights", arguments.python, arguments.adapters
     )
-    return Setting(weights, arguments.python, arguments.vllm_python, tuple(arguments.vllm_argument))
+    return Setup(weights, arguments.python, arguments.vllm_python, tuple(arguments.vllm_argument))
 
 
-def without_places(entry: Entry, places: tuple[Path, ...]) -> Entry:
-    """Return an entry whose reasons do not name folders of this machine: results are for everybody."""
+def redact_paths(entry: Entry, paths: tuple[Path, ...]) -> Entry:
+    """Return an entry without the paths of this machine in its reasons: results are published."""
 
     def clean(text: str | None) -> str | None:
-        for place in places:
-            for form in (str(place.resolve()), str(place)):
+        for path in paths:
+            for form in (str(path.resolve()), str(path)):
                 text = text and text.replace(form, "...")
         return text
 
-    rounds = tuple(replace(turn, failure=clean(turn.failure)) for turn in entry.rounds)
+    rounds = tuple(replace(each, failure=clean(each.failure)) for each in entry.rounds)
     return replace(entry, rounds=rounds, skipped=clean(entry.skipped))
 
 
 def _interpreter(path: str) -> str:
-    """Return where an interpreter is from any folder. Links stay: an environment's interpreter is one."""
+    """Return an interpreter's absolute path. Links are kept: a virtual environment's interpreter is one."""
     return str(Path(path).absolute())
 
 
-def _require_baseline(contestants: tuple[Contestant, ...], baseline: str) -> None:
+def _check_baseline(contestants: tuple[Contestant, ...], baseline: str) -> None:
     names = [contestant.name for contestant in contestants]
     if baseline not in names:
         raise ValueError(f"the baseline {baseline} does not take part; --baseline takes {', '.join(names)}")
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201 - progress of a command line
 
 

@@ -1,11 +1,11 @@
 # ruff: noqa: T201 - the result of a command line goes to stdout
-"""Time what choosing the tokens of a step costs the engine `transformers`, without any network.
+"""Time the sampling of a step's tokens in the engine `transformers`, without a network.
 
     python -m benchmarks.sampling --rows 8 32 --vocabulary 49152
 
-Each way of choosing has a batch of its own, whose rows all choose that way. The ways take turns, and figures
-are medians over rounds. Ratios compare with taking each row's largest score, which the manager does in every
-step, and which is all there is to a greedy batch. Only they mean anything beyond one machine and one hour.
+Each variant has its own batch, whose rows all sample in the same way. The variants are measured in turn, and
+figures are medians over rounds. Ratios are relative to a greedy batch, which only takes each row's highest
+score, as the manager does in every step. Only the ratios are comparable between machines.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ SCHEMA: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """Say how all rows of a batch choose.
+class Variant:
+    """The sampling parameters of all rows of a batch.
 
     Attributes:
-        name: For the table.
-        sampling: Each row's; a seed is made each row's own.
-        top_logprobs: How many log-probabilities each row asks for, if any.
-        has_grammar: Whether each row is held to a JSON Schema.
+        name: The name in the table.
+        sampling: The sampling parameters of each row.
+        top_logprobs: The number of log-probabilities that each row asks for; None for none.
+        has_grammar: Whether each row is constrained by a JSON Schema.
     """
 
     name: str
@@ -59,23 +59,25 @@ class Way:
     has_grammar: bool = False
 
 
-WAYS: Final = (
-    Way("greedy", Sampling(0.0)),
-    Way("temperature", Sampling(0.8)),
-    Way("temperature, seed", Sampling(0.8, seed=1)),
-    Way("temperature, top-p", Sampling(0.8, 0.95)),
-    Way("temperature, top-p, seed", Sampling(0.8, 0.95, seed=1)),
-    Way("temperature, top-k 50", Sampling(0.8, top_k=50)),
-    Way("greedy, all penalties", Sampling(0.0, 1.0, 0, 0.0, 0.5, 0.5, 1.1)),
-    Way("greedy, bias on 20 tokens", Sampling(0.0, logit_bias=tuple((token, 1.0) for token in range(20)))),
-    Way("greedy, 5 logprobs", Sampling(0.0), 5),
-    Way("greedy, JSON grammar", Sampling(0.0), has_grammar=True),
-    Way("temperature, top-p, JSON grammar", Sampling(0.8, 0.95), has_grammar=True),
+VARIANTS: Final = (
+    Variant("greedy", Sampling(0.0)),
+    Variant("temperature", Sampling(0.8)),
+    Variant("temperature, seed", Sampling(0.8, seed=1)),
+    Variant("temperature, top-p", Sampling(0.8, 0.95)),
+    Variant("temperature, top-p, seed", Sampling(0.8, 0.95, seed=1)),
+    Variant("temperature, top-k 50", Sampling(0.8, top_k=50)),
+    Variant("greedy, all penalties", Sampling(0.0, 1.0, 0, 0.0, 0.5, 0.5, 1.1)),
+    Variant(
+        "greedy, bias on 20 tokens", Sampling(0.0, logit_bias=tuple((token, 1.0) for token in range(20)))
+    ),
+    Variant("greedy, 5 logprobs", Sampling(0.0), 5),
+    Variant("greedy, JSON grammar", Sampling(0.0), has_grammar=True),
+    Variant("temperature, top-p, JSON grammar", Sampling(0.8, 0.95), has_grammar=True),
 )
 
 
 def make_vocabulary(size: int) -> Vocabulary:
-    """Make up a tokenizer of a size: every byte, and then words, with and without a space before them."""
+    """Return a vocabulary of a size: every byte, then made-up words, with and without a leading space."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     stems = map(
         "".join, itertools.chain(*(itertools.product("etaoinsrhldcum", repeat=n) for n in (2, 3, 4, 5)))
@@ -91,21 +93,23 @@ def make_vocabulary(size: int) -> Vocabulary:
 
 
 class Batch:
-    """Hold some rows that choose in one way, and let them.
+    """Rows that all sample with the same parameters.
 
     Args:
-        way: How.
-        rows: How many.
-        steps: How many tokens each is to choose at most.
+        variant: The sampling parameters.
+        rows: The number of rows.
+        steps: The maximum number of tokens of each row.
         vocabulary: The tokens.
-        scores: What the network said (rows, vocabulary), in every step.
+        scores: The network's scores in every step (rows, vocabulary).
     """
 
-    def __init__(self, way: Way, rows: int, steps: int, vocabulary: Vocabulary, scores: torch.Tensor) -> None:
-        grammar = f"start: %json {json.dumps(SCHEMA)}" if way.has_grammar else None
+    def __init__(
+        self, variant: Variant, rows: int, steps: int, vocabulary: Vocabulary, scores: torch.Tensor
+    ) -> None:
+        grammar = f"start: %json {json.dumps(SCHEMA)}" if variant.has_grammar else None
         prompt = tuple(range(300, 300 + PROMPT_TOKENS))
         requests = [
-            GenerationRequest(str(row), "", prompt, steps, way.sampling, way.top_logprobs, grammar)
+            GenerationRequest(str(row), "", prompt, steps, variant.sampling, variant.top_logprobs, grammar)
             for row in range(rows)
         ]
         constrained = [Row(each, vocabulary.constrain(grammar) if grammar else None) for each in requests]
@@ -117,7 +121,7 @@ class Batch:
         self._scores = scores
 
     def step(self) -> float:
-        """Choose a token for each row, and return the seconds that it took, with the manager's own part."""
+        """Sample a token for each row, and return the seconds it took, the manager's argmax included."""
         scores = self._scores.roll(int(torch.randint(0, 1000, ())), dims=-1)
         nothing = torch.zeros(0)
         begin = _now(scores)
@@ -133,11 +137,14 @@ def _now(scores: torch.Tensor) -> float:
 
 
 def measure(rows: int, size: int, steps: int, rounds: int, device: str) -> dict[str, tuple[float, ...]]:
-    """Return each way's seconds a step, the median of each round."""
+    """Return each variant's seconds a step, as the median of each round."""
     vocabulary = make_vocabulary(size)
-    # A few likely tokens and a long tail, like a network's.
+    # A few likely tokens and a long tail, as networks give.
     scores = (4 * torch.randn(rows, size, generator=torch.Generator().manual_seed(0))).to(device)
-    batches = {way.name: Batch(way, rows, rounds * steps + WARM_UP_STEPS, vocabulary, scores) for way in WAYS}
+    batches = {
+        variant.name: Batch(variant, rows, rounds * steps + WARM_UP_STEPS, vocabulary, scores)
+        for variant in VARIANTS
+    }
     for batch in batches.values():
         for _ in range(WARM_UP_STEPS):
             batch.step()
@@ -149,15 +156,15 @@ def measure(rows: int, size: int, steps: int, rounds: int, device: str) -> dict[
 
 
 def make_table(measured: dict[int, dict[str, tuple[float, ...]]]) -> str:
-    """Return Markdown: for each number of rows the milliseconds a step, and the ratio to the greedy ones."""
+    """Return a Markdown table with milliseconds a step and the ratio to greedy, for each number of rows."""
     head = ["a batch, all"]
     for rows in measured:
         head += [f"{rows} rows, ms", "ratio"]
     lines = [head, ["---"] * len(head)]
-    for way in WAYS:
-        cells = [way.name]
-        for ways in measured.values():
-            plain, seconds = ways[WAYS[0].name], ways[way.name]
+    for variant in VARIANTS:
+        cells = [variant.name]
+        for variants in measured.values():
+            plain, seconds = variants[VARIANTS[0].name], variants[variant.name]
             ratio = statistics.median(mine / theirs for mine, theirs in zip(seconds, plain, strict=True))
             cells += [f"{1000 * statistics.median(seconds):.2f}", f"{ratio:.1f}"]
         lines.append(cells)
@@ -165,7 +172,7 @@ def make_table(measured: dict[int, dict[str, tuple[float, ...]]]) -> str:
 
 
 def main() -> int:
-    """Do what the command line asks for, and return the exit code."""
+    """Run the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sampling", description="Time the sampling.")
     parser.add_argument("--rows", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--vocabulary", type=int, default=49_152)

@@ -1,7 +1,7 @@
-"""Read server-sent events out of the pieces in which the network delivered them, each with its time.
+"""Parse server-sent events from the pieces that the network delivered, each with its time.
 
-Works after the measurement, on what was kept: while a load runs, nothing is parsed, since the processor
-that would do it is the one that is measured.
+Runs after the measurement, on stored data: parsing during the load would take processor time from the server
+that is measured.
 
 Source: the HTML standard, section 9.2, "Server-sent events".
 """
@@ -21,12 +21,12 @@ DONE: Final = b"[DONE]"
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
-    """Hold a request's raw answer.
+class RawResponse:
+    """A response as the network delivered it.
 
     Attributes:
-        pieces: What the network delivered, and when.
-        failure: What went wrong below the events: a status, a lost connection, a time limit.
+        pieces: The data that the network delivered, each with its time.
+        failure: The failure of the request itself: a status, a lost connection, a timeout.
     """
 
     started_s: float
@@ -38,7 +38,7 @@ class Exchange:
 def read_events(pieces: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
     """Yield each event's data with the time at which its last byte came.
 
-    Comments and fields other than `data` are passed over; an event that never ends is none.
+    Comments and fields other than `data` are ignored, and so is an incomplete event.
     """
     waiting = b""
     for time_s, piece in pieces:
@@ -50,16 +50,16 @@ def read_events(pieces: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, 
                 yield time_s, data
 
 
-def read_exchange(exchange: Exchange) -> Sample:
-    """Find out what a streamed chat completion gave.
+def read_sample(response: RawResponse) -> Sample:
+    """Return the times and counts of a streamed chat completion.
 
-    The count of tokens is the server's own where it sends one, else the number of pieces of text.
+    The count of tokens is the server's own if it sends one, else the number of pieces of text.
     """
     reading = _Reading()
-    failure = exchange.failure
+    failure = response.failure
     if failure is None:
         try:
-            for time_s, data in read_events(exchange.pieces):
+            for time_s, data in read_events(response.pieces):
                 if data != DONE:
                     reading.take(time_s, json.loads(data))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -67,8 +67,8 @@ def read_exchange(exchange: Exchange) -> Sample:
         else:
             failure = reading.failure
     return Sample(
-        started_s=exchange.started_s,
-        ended_s=exchange.ended_s,
+        started_s=response.started_s,
+        ended_s=response.ended_s,
         text_times_s=tuple(reading.text_times_s),
         tokens=len(reading.text_times_s) if reading.tokens is None else reading.tokens,
         is_cut=reading.finish_reason == "length",

@@ -1,9 +1,9 @@
 # ruff: noqa: T201 - the result of a command line goes to stdout
-"""Time our server's start, from the process to ready, by the phases that `/readyz` names.
+"""Time our server's start, from the start of the process until ready, by the phases of `/readyz`.
 
     python -m benchmarks.startup --model FOLDER --adapter FOLDER --runs 5
 
-The first run of a fresh machine also reads the packages and the weights from disk; they are in memory after.
+The first run on a machine also reads the packages and the weights from disk; later runs find them in memory.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks import processes
-from benchmarks.contestants import ROOT, Setting, fjarr_servers
+from benchmarks.contestants import ROOT, Setup, fjarr_servers
 from benchmarks.measures import median_of
 from benchmarks.processes import HTTP_OK, Launch, StartError
-from benchmarks.weights import lay_out
+from benchmarks.weights import prepare_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +32,8 @@ CHAT_PAGE: Final = "chat page, after ready"
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
-    """Say what `/readyz` said at some time after the process was started."""
+class Observation:
+    """A phase that `/readyz` reported, and when, counted from the start of the process."""
 
     after_s: float
     phase: str
@@ -41,7 +41,7 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Say how long a phase took."""
+    """A phase of the start, and its duration."""
 
     name: str
     duration_s: float
@@ -49,51 +49,52 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Hold one start."""
+    """The times of one start."""
 
     ready_after_s: float
     phases: tuple[Phase, ...]
 
 
-def watch(launch: Launch, log: Path) -> Start:
-    """Start the server, see it through its phases, and stop it.
+def time_start(launch: Launch, log: Path) -> Start:
+    """Start the server, record its phases, and stop it.
 
     Raises:
-        StartError: If it does not get ready.
+        StartError: If it does not become ready.
     """
-    sightings = [Sighting(0.0, BEFORE_THE_PORT)]
+    observations = [Observation(0.0, BEFORE_THE_PORT)]
     with processes.started(launch, log) as server:
         while True:
-            status, body = server.ask("/readyz")
+            status, body = server.request("/readyz")
             after_s = time.monotonic() - server.started_s
             if status == HTTP_OK:
                 break
             phase = str(json.loads(body).get("phase", "")) if body else BEFORE_THE_PORT
-            if phase != sightings[-1].phase:
-                sightings.append(Sighting(after_s, phase))
+            if phase != observations[-1].phase:
+                observations.append(Observation(after_s, phase))
             time.sleep(POLL_S)
         chat_after_s = wait_for(server, "/")
-    phases = make_phases(sightings, after_s)
+    phases = make_phases(observations, after_s)
     return Start(after_s, (*phases, Phase(CHAT_PAGE, chat_after_s - after_s)))
 
 
 def wait_for(server: processes.Server, path: str) -> float:
-    """Wait until a path answers 200, and return how long after the process's start that was."""
-    while server.ask(path)[0] != HTTP_OK:
+    """Wait until a path returns 200, and return the time since the start of the process."""
+    while server.request(path)[0] != HTTP_OK:
         time.sleep(POLL_S)
     return time.monotonic() - server.started_s
 
 
-def make_phases(sightings: Sequence[Sighting], ready_after_s: float) -> tuple[Phase, ...]:
-    """Return how long each phase took: until the next was seen, or the server was ready."""
-    ends = [sighting.after_s for sighting in sightings[1:]] + [ready_after_s]
+def make_phases(observations: Sequence[Observation], ready_after_s: float) -> tuple[Phase, ...]:
+    """Return the duration of each phase: until the next was observed, or the server was ready."""
+    ends = [observation.after_s for observation in observations[1:]] + [ready_after_s]
     return tuple(
-        Phase(sighting.phase, end - sighting.after_s) for sighting, end in zip(sightings, ends, strict=True)
+        Phase(observation.phase, end - observation.after_s)
+        for observation, end in zip(observations, ends, strict=True)
     )
 
 
 def median_start(starts: Sequence[Start]) -> Start:
-    """Return the median of each phase, in the order in which they came, and of the whole."""
+    """Return the medians of each phase, in order, and of the whole start."""
     durations: dict[str, list[float]] = {}
     for phase in (phase for start in starts for phase in start.phases):
         durations.setdefault(phase.name, []).append(phase.duration_s)
@@ -102,7 +103,7 @@ def median_start(starts: Sequence[Start]) -> Start:
 
 
 def main() -> int:
-    """Do what the command line asks for, and return the exit code."""
+    """Run the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description="Time the start.")
     parser.add_argument("--model", type=Path, required=True, help="a folder of safetensors")
     parser.add_argument("--adapter", type=Path, help="a LoRA adapter's folder")
@@ -110,13 +111,16 @@ def main() -> int:
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--module", default="inference.start", help="or inference.server")
     arguments = parser.parse_args()
-    processes.leave_on_signals()
+    processes.exit_on_signals()
     try:
-        weights = lay_out(arguments.model, arguments.adapter, WORK / "startup", arguments.python, 1)
-        setting = Setting(weights, arguments.python, arguments.python)
-        launch = fjarr_servers(setting)["fjarr-adapter" if arguments.adapter else "fjarr"].launch
+        weights = prepare_weights(arguments.model, arguments.adapter, WORK / "startup", arguments.python, 1)
+        setup = Setup(weights, arguments.python, arguments.python)
+        servers = {server.name: server for server in fjarr_servers(setup)}
+        launch = servers["fjarr-adapter" if arguments.adapter else "fjarr"].launch
         launch = replace(launch, argv=(arguments.python, "-m", arguments.module))
-        starts = [watch(launch, WORK / "logs" / f"startup-{run + 1}.log") for run in range(arguments.runs)]
+        starts = [
+            time_start(launch, WORK / "logs" / f"startup-{run + 1}.log") for run in range(arguments.runs)
+        ]
     except StartError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

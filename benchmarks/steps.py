@@ -1,14 +1,13 @@
 # ruff: noqa: T201 - the result of a command line goes to stdout
-"""Find out where a step of the transformers engine spends its time. In process, without a server.
+"""Measure where a step of the transformers engine spends its time. In process, without a server.
 
     python -m benchmarks.steps --model FOLDER --rows 1 8 32
     python -m benchmarks.steps --model FOLDER --rows 32 --profile 15
     python -m benchmarks.steps --model FOLDER --adapter FOLDER --adapters 4 --merge off on
 
-Prints tokens/s for each number of rows, all of them greedy and begun together, medians over rounds, and with
-`--profile` the operators that took longest. With adapters the rows ask for them in turns; each way of
-`--merge` has an engine of its own, they take turns within a round, and `base` stands for rows that ask for no
-adapter.
+Prints tokens/s for each number of rows, all greedy and started together, as medians over rounds, and with
+`--profile` the operators that took longest. With adapters the rows use them in rotation. Each value of
+`--merge` has its own engine, all are measured in each round, and `base` is rows without an adapter.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.prompts import make_prompts
-from benchmarks.weights import BASE_NAME, lay_out
+from benchmarks.weights import BASE_NAME, prepare_weights
 from inference.engines.protocol import GenerationRequest, Sampling
 from inference.engines.transformers.engine import start_engine
 from inference.models.weights import find_weights
@@ -45,10 +44,10 @@ WORK = Path(__file__).resolve().parent.parent / ".fjarr" / "bench" / "steps"
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Say how fast some rows were.
+    """The throughput of a batch.
 
     Attributes:
-        prompt_tokens_per_s: Until all rows had their first token.
+        prompt_tokens_per_s: Until all rows have their first token.
         tokens_per_s: From then on.
     """
 
@@ -57,17 +56,17 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """Say what is measured: an engine, and the models that its rows ask for, in turns."""
+class Variant:
+    """An engine, and the models that its rows use in rotation."""
 
     name: str
     engine: Engine
     models: tuple[ServedModel, ...]
 
 
-async def generate(way: Way, rows: int, tokens: int, seed: str) -> Speed:
-    """Let some rows generate side by side, and return how fast they were."""
-    models = [way.models[index % len(way.models)] for index in range(rows)]
+async def generate(variant: Variant, rows: int, tokens: int, seed: str) -> Speed:
+    """Generate with a number of rows at once, and return their throughput."""
+    models = [variant.models[index % len(variant.models)] for index in range(rows)]
     prompts = [
         model.codec.encode_chat((Message("user", prompt),))
         for model, prompt in zip(models, make_prompts(rows, f"steps-{seed}"), strict=True)
@@ -78,7 +77,9 @@ async def generate(way: Way, rows: int, tokens: int, seed: str) -> Speed:
     ]
     started_s = time.perf_counter()
     arrivals = [
-        each for row in await asyncio.gather(*(_watch(way.engine, one) for one in requests)) for each in row
+        each
+        for row in await asyncio.gather(*(_record_arrivals(variant.engine, one) for one in requests))
+        for each in row
     ]
     first_s = max(time_s for time_s, is_first in arrivals if is_first)
     later = [time_s for time_s, _ in arrivals if time_s > first_s]
@@ -86,46 +87,48 @@ async def generate(way: Way, rows: int, tokens: int, seed: str) -> Speed:
     return Speed(read / (first_s - started_s), len(later) / (max(later, default=first_s) - first_s or 1.0))
 
 
-def start(arguments: argparse.Namespace) -> list[Way]:
-    """Start an engine for each way."""
-    laid = lay_out(arguments.model, arguments.adapter, WORK, sys.executable, arguments.adapters)
-    ways: list[Way] = []
+def start_variants(arguments: argparse.Namespace) -> list[Variant]:
+    """Start an engine for each variant."""
+    prepared = prepare_weights(
+        arguments.model, arguments.adapter, WORK, sys.executable, arguments.adapters
+    )
+    variants: list[Variant] = []
     for merge in arguments.merge if arguments.adapter else ["auto"]:
         settings = Settings(
             device="cpu", dtype=arguments.dtype, engine="transformers", merge_adapters=merge,
         )  # fmt: skip
-        mount = laid.adapters_mount if arguments.adapter else laid.mount
+        mount = prepared.adapters_mount if arguments.adapter else prepared.mount
         weights = find_weights(mount, BASE_NAME, "*" if arguments.adapter else None)
-        # In a thread that ends, as the server does: a thread that has computed keeps helpers on all cores.
+        # In a thread that ends, as in the server: a thread that has computed keeps helper threads.
         with ThreadPoolExecutor(1) as loading:
             engine, models = loading.submit(
                 start_engine, weights, settings, lambda _phase, _percent: None
             ).result()
-        if not ways:
-            ways.append(Way("base", engine, models[:1]))
+        if not variants:
+            variants.append(Variant("base", engine, models[:1]))
         if models[1:]:
-            ways.append(Way(f"merge {merge}", engine, models[1:]))
-    return ways
+            variants.append(Variant(f"merge {merge}", engine, models[1:]))
+    return variants
 
 
 async def measure(arguments: argparse.Namespace) -> None:
-    """Measure each number of rows, in turns, and print the medians of the rounds."""
-    ways = start(arguments)
+    """Measure all variants and numbers of rows in each round, and print the medians."""
+    variants = start_variants(arguments)
     async with AsyncExitStack() as stack:
-        for engine in {id(way.engine): way.engine for way in ways}.values():
+        for engine in {id(variant.engine): variant.engine for variant in variants}.values():
             stack.push_async_callback(engine.close)
-        for way in ways:
-            await generate(way, max(arguments.rows), 4, "warm-up")
-        cases = [(way, rows) for rows in arguments.rows for way in ways]
-        speeds: dict[tuple[str, int], list[Speed]] = {(way.name, rows): [] for way, rows in cases}
+        for variant in variants:
+            await generate(variant, max(arguments.rows), 4, "warm-up")
+        cases = [(variant, rows) for rows in arguments.rows for variant in variants]
+        speeds: dict[tuple[str, int], list[Speed]] = {(variant.name, rows): [] for variant, rows in cases}
         for number in range(arguments.rounds):
-            for way, rows in cases:
-                speed = await generate(way, rows, arguments.tokens, f"{number}-{rows}")
-                speeds[way.name, rows].append(speed)
+            for variant, rows in cases:
+                speed = await generate(variant, rows, arguments.tokens, f"{number}-{rows}")
+                speeds[variant.name, rows].append(speed)
         _show(speeds)
         if arguments.profile:
-            for way, rows in cases:
-                await _profile(way, rows, arguments)
+            for variant, rows in cases:
+                await _profile(variant, rows, arguments)
 
 
 def _show(speeds: dict[tuple[str, int], list[Speed]]) -> None:
@@ -144,16 +147,16 @@ def _ratio(found: Sequence[Speed], base: Sequence[Speed]) -> float:
     return statistics.median(one.tokens_per_s / other.tokens_per_s for one, other in pairs)
 
 
-async def _profile(way: Way, rows: int, arguments: argparse.Namespace) -> None:
+async def _profile(variant: Variant, rows: int, arguments: argparse.Namespace) -> None:
     options = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)  # noqa: SLF001 - the engine has a thread of its own
     with profile(activities=[ProfilerActivity.CPU], experimental_config=options) as record:
-        await generate(way, rows, arguments.tokens, f"profile-{rows}")
-    print(f"\n{way.name}, {rows} rows")
+        await generate(variant, rows, arguments.tokens, f"profile-{rows}")
+    print(f"\n{variant.name}, {rows} rows")
     print(record.key_averages().table(sort_by="self_cpu_time_total", row_limit=arguments.profile))
 
 
-async def _watch(engine: Engine, request: GenerationRequest) -> list[tuple[float, bool]]:
-    """Return when each token came, and whether it was the row's first."""
+async def _record_arrivals(engine: Engine, request: GenerationRequest) -> list[tuple[float, bool]]:
+    """Return the time of each token, and whether it was the row's first."""
     arrivals: list[tuple[float, bool]] = []
     async for increment in engine.submit(request):
         arrivals += [(time.perf_counter(), not arrivals) for _ in increment.token_ids]
@@ -161,7 +164,7 @@ async def _watch(engine: Engine, request: GenerationRequest) -> list[tuple[float
 
 
 def main() -> None:
-    """Do what the command line asks for."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.steps", description="Time the engine's steps."
     )

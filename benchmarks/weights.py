@@ -1,8 +1,7 @@
-"""Lay out a model and an adapter in the forms that the contestants are started on.
+"""Prepare a model and an adapter in the layouts that the contestants are started on.
 
-Every answer of a contest is to have the same length, whatever a server offers for that. So the model is one
-that does not end its answers: its files name another token, one that it never says, as the end. Weights are
-linked, not copied.
+Every answer of a contest must have the same length, on any server. So the model is a copy that does not end
+its answers: its files name a token that it never generates as the end token. Weights are linked, not copied.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ ADAPTER_NAME: Final = "bench-1"
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Say where everything lies.
+    """The prepared folders.
 
     Attributes:
-        base: The endless base model.
-        adapters: Folders of adapters for it, by name; all have the same weights. Empty without an adapter.
-        merged: The base with the adapter merged in; None without an adapter.
-        mount: A share with the base alone.
-        adapter_mount: One with the base and the first adapter.
-        adapters_mount: One with the base and all adapters.
-        merged_mount: One with the merged model alone.
-        is_endless: Whether the model could be kept from ending its answers.
+        base: The base model that does not end its answers.
+        adapters: Adapters as (name, folder); all have the same weights. Empty without an adapter.
+        merged: The base with the adapter merged; None without an adapter.
+        mount: A share with only the base.
+        adapter_mount: A share with the base and the first adapter.
+        adapters_mount: A share with the base and all adapters.
+        merged_mount: A share with only the merged model.
+        is_endless: Whether the end token could be replaced.
     """
 
     base: Path
@@ -48,8 +47,10 @@ class Weights:
     is_endless: bool
 
 
-def lay_out(model: Path, adapter: Path | None, work: Path, python: str, adapter_count: int) -> Weights:
-    """Make all forms anew below a folder.
+def prepare_weights(
+    model: Path, adapter: Path | None, work: Path, python: str, adapter_count: int
+) -> Weights:
+    """Create all layouts below a folder, replacing older ones.
 
     Raises:
         StartError: If the adapter cannot be merged.
@@ -77,9 +78,9 @@ def lay_out(model: Path, adapter: Path | None, work: Path, python: str, adapter_
 
 
 def make_endless(model: Path, target: Path) -> bool:
-    """Make a copy of a model, by links, that does not end its answers. Return whether that was possible."""
+    """Copy a model, by links, with an end token that it never generates; return whether there is one."""
     target.mkdir(parents=True)
-    token = find_unsaid_token(model)
+    token = find_unused_token(model)
     for file in sorted(model.iterdir()):
         if token and file.name in {"config.json", "generation_config.json", "tokenizer_config.json"}:
             document = json.loads(file.read_text())
@@ -89,8 +90,8 @@ def make_endless(model: Path, target: Path) -> bool:
     return token is not None
 
 
-def find_unsaid_token(model: Path) -> tuple[int, str] | None:
-    """Return the last special token of a model's tokenizer that no part of its conversations is made of."""
+def find_unused_token(model: Path) -> tuple[int, str] | None:
+    """Return the last special token of a model's tokenizer that its chat template does not use."""
     if not (model / "tokenizer.json").is_file():
         return None
     settings = (model / "tokenizer_config.json").read_text()
@@ -99,16 +100,16 @@ def find_unsaid_token(model: Path) -> tuple[int, str] | None:
     template_file = model / "chat_template.jinja"
     template += template_file.read_text() if template_file.is_file() else ""
     added = json.loads((model / "tokenizer.json").read_text()).get("added_tokens", [])
-    unsaid = [
+    unused = [
         (int(token["id"]), str(token["content"]))
         for token in added
         if token["special"] and token["content"] not in used and token["content"] not in template
     ]
-    return unsaid[-1] if unsaid else None
+    return unused[-1] if unused else None
 
 
 def replace_end(document: dict[str, Any], token_id: int, token: str) -> dict[str, Any]:
-    """Return a configuration in which a token takes the place of the end, wherever it names one."""
+    """Return a configuration with the end token replaced."""
     ends = {"eos_token_id": token_id, "eos_token": token}
     return {key: ends.get(key, value) for key, value in document.items()}
 

@@ -12,14 +12,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from benchmarks import processes, report
-from benchmarks.contest import Contest, Entry, Machine, Round, hold, make_rows
-from benchmarks.contestants import Setting, Turn, all_contestants, choose, suitable
+from benchmarks.contest import Contest, Entry, Machine, Round, make_rows, run_contest
+from benchmarks.contestants import RunResult, Setup, all_contestants, loads_up_to, select
 from benchmarks.load import Load
 from benchmarks.measures import Failure, Measurement, Percentiles
 from benchmarks.processes import Launch, StartError, started
-from benchmarks.run import make_loads, parse_arguments, without_places
-from benchmarks.startup import Phase, Sighting, Start, make_phases, median_start
-from benchmarks.weights import Weights, find_unsaid_token, make_endless
+from benchmarks.run import make_loads, parse_arguments, redact_paths
+from benchmarks.startup import Observation, Phase, Start, make_phases, median_start
+from benchmarks.weights import Weights, find_unused_token, make_endless
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ def make_contest() -> Contest:
     return Contest("trial", "2026-01-01T00:00:00Z", "tiny", MACHINE, "base", LOADS, entries, rows)
 
 
-def test_the_table_says_it_all() -> None:
+def test_the_markdown_tables() -> None:
     assert report.to_markdown(make_contest()) == (
         "# trial\n\n"
         "2026-01-01T00:00:00Z. tiny on A processor, 2 cores, 8 GiB, A card. python 3.11.2, torch 2.13.0.\n\n"
@@ -84,10 +84,10 @@ def test_the_plot_is_a_picture(tmp_path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Scripted:
-    """Take turns from a script."""
+    """A contestant with scripted results."""
 
     name: str
-    turns: list[Turn | StartError]
+    results: list[RunResult | StartError]
     order: list[str]
     about: str = "scripted"
     absence: str | None = None
@@ -95,55 +95,55 @@ class Scripted:
     def missing(self) -> str | None:
         return self.absence
 
-    def take_turn(self, loads: Sequence[Load], seed: str, log: Path) -> Turn:
+    def run(self, loads: Sequence[Load], seed: str, log: Path) -> RunResult:
         del loads, log
         self.order.append(f"{self.name} {seed}")
-        turn = self.turns.pop(0)
-        if isinstance(turn, StartError):
-            raise turn
-        return turn
+        result = self.results.pop(0)
+        if isinstance(result, StartError):
+            raise result
+        return result
 
 
-def test_everybody_takes_turns_and_a_failure_stops_nobody_else(tmp_path: Path) -> None:
+def test_all_contestants_run_in_rotation_and_a_failure_stops_no_other(tmp_path: Path) -> None:
     order: list[str] = []
-    said: list[str] = []
-    good = Turn(1.0, (measurement(1, 10.0),))
+    lines: list[str] = []
+    good = RunResult(1.0, (measurement(1, 10.0),))
     contestants = (
         Scripted("a", [good, StartError("it ended with 1")], order),
         Scripted("b", [], order, absence="not installed: b"),
         Scripted("c", [good, good], order),
     )
-    *_, entries = hold(contestants, LOADS[:1], 2, tmp_path, said.append)
+    *_, entries = run_contest(contestants, LOADS[:1], 2, tmp_path, lines.append)
     assert order == ["a round-1", "c round-1", "c round-2", "a round-2"]
     assert [entry.skipped for entry in entries] == [None, "not installed: b", None]
-    assert [turn.failure for turn in entries[0].rounds] == [None, "it ended with 1"]
-    assert said[0] == "b: skipped, not installed: b"
-    assert said[-1] == "round 2, a: it ended with 1"
+    assert [each.failure for each in entries[0].rounds] == [None, "it ended with 1"]
+    assert lines[0] == "b: skipped, not installed: b"
+    assert lines[-1] == "round 2, a: it ended with 1"
 
 
-def make_setting(tmp_path: Path) -> Setting:
+def make_setup(tmp_path: Path) -> Setup:
     (tmp_path / "adapter_config.json").write_text('{"r": 16}')
     adapters = (("bench-1", tmp_path), ("bench-2", tmp_path))
     base, mount = Path("/bench/base"), Path("/bench/mount")
     weights = Weights(base, adapters, Path("/bench/merged"), mount, mount, mount, mount, is_endless=True)
-    return Setting(weights, "/env/bin/python", "/vllm/bin/python", ("--enforce-eager",), api_key="key")
+    return Setup(weights, "/env/bin/python", "/vllm/bin/python", ("--enforce-eager",), api_key="key")
 
 
-def test_everybody_who_takes_part(tmp_path: Path) -> None:
-    setting = make_setting(tmp_path)
-    names = [contestant.name for contestant in all_contestants(setting)]
+def test_all_contestants(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    names = [contestant.name for contestant in all_contestants(setup)]
     assert names == [
         "generate", "transformers", "transformers-batching", "fjarr", "vllm", "fjarr-vllm",
         "fjarr-adapter", "fjarr-merged", "fjarr-adapters", "vllm-adapter", "vllm-adapters",
     ]  # fmt: skip
-    assert [each.name for each in choose(all_contestants(setting), ["vllm", "fjarr"])] == ["vllm", "fjarr"]
+    assert [each.name for each in select(all_contestants(setup), ["vllm", "fjarr"])] == ["vllm", "fjarr"]
     with pytest.raises(ValueError, match=r"^there is no contestant x; there are generate, transformers, "):
-        choose(all_contestants(setting), ["x"])
+        select(all_contestants(setup), ["x"])
 
 
-def test_the_command_lines_of_the_rivals(tmp_path: Path) -> None:
-    setting = make_setting(tmp_path)
-    commands = {each.name: each.launch.argv for each in all_contestants(setting) if hasattr(each, "launch")}
+def test_the_command_lines_of_the_other_servers(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    commands = {each.name: each.launch.argv for each in all_contestants(setup) if hasattr(each, "launch")}
     assert commands["transformers-batching"] == (
         "/env/bin/python", "-m", "transformers.cli.transformers", "serve", "/bench/base",
         "--host", "127.0.0.1", "--port", "{port}", "--continuous-batching",
@@ -161,20 +161,20 @@ def test_the_command_lines_of_the_rivals(tmp_path: Path) -> None:
 
 
 def test_an_interpreter_that_is_not_there_is_a_reason_to_be_skipped(tmp_path: Path) -> None:
-    (server,) = choose(all_contestants(make_setting(tmp_path)), ["vllm"])
+    (server,) = select(all_contestants(make_setup(tmp_path)), ["vllm"])
     assert server.missing() == "there is no interpreter python where the command line says"
 
 
 def test_loads_that_are_too_large_are_left_out() -> None:
-    assert suitable(LOADS, 1) == LOADS[:1]
-    assert suitable(LOADS, None) == LOADS
+    assert loads_up_to(LOADS, 1) == LOADS[:1]
+    assert loads_up_to(LOADS, None) == LOADS
     assert [(load.requests, load.warm_up) for load in make_loads([1, 8], 2, 64)] == [(4, 1), (16, 8)]
 
 
-def test_reasons_do_not_name_places_of_this_machine(tmp_path: Path) -> None:
+def test_reasons_contain_no_paths_of_this_machine(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     failed = Round(1, 0.0, None, (), f"no such file: {tmp_path}/model/config.json")
-    entry = without_places(Entry("a", "", (failed,)), (tmp_path / "model",))
+    entry = redact_paths(Entry("a", "", (failed,)), (tmp_path / "model",))
     assert entry.rounds[0].failure == "no such file: .../config.json"
 
 
@@ -188,8 +188,12 @@ def test_the_command_line_has_the_loads_that_are_promised() -> None:
 
 
 def test_phases_last_until_the_next_is_seen() -> None:
-    sightings = [Sighting(0.0, "port"), Sighting(1.0, "importing"), Sighting(4.0, "loading")]
-    assert make_phases(sightings, 4.5) == (Phase("port", 1.0), Phase("importing", 3.0), Phase("loading", 0.5))
+    observations = [Observation(0.0, "port"), Observation(1.0, "importing"), Observation(4.0, "loading")]
+    assert make_phases(observations, 4.5) == (
+        Phase("port", 1.0),
+        Phase("importing", 3.0),
+        Phase("loading", 0.5),
+    )
 
 
 def test_the_median_start_is_phase_by_phase() -> None:
@@ -209,7 +213,7 @@ def make_model(folder: Path, added: list[str]) -> Path:
     return folder
 
 
-def test_an_endless_model_ends_with_a_token_that_it_never_says(tmp_path: Path) -> None:
+def test_an_endless_model_has_an_end_token_that_it_never_generates(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", ["<end>", "<file>", "<turn>"])
     assert make_endless(model, tmp_path / "endless")
     read = {path.name: path for path in (tmp_path / "endless").iterdir()}
@@ -222,7 +226,7 @@ def test_an_endless_model_ends_with_a_token_that_it_never_says(tmp_path: Path) -
 
 def test_a_model_without_a_spare_token_stays_as_it_is(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", ["<end>", "<turn>"])
-    assert find_unsaid_token(model) is None
+    assert find_unused_token(model) is None
     assert not make_endless(model, tmp_path / "endless")
     assert (tmp_path / "endless" / "config.json").is_symlink()
 
@@ -246,7 +250,7 @@ def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
         server.wait_until_ready()
 
 
-def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
+def test_a_server_that_never_answers_times_out(tmp_path: Path) -> None:
     argv = (sys.executable, "-c", "import signal; print('waiting', flush=True); signal.pause()")
     with (
         started(Launch(argv, tmp_path, start_limit_s=0.2), tmp_path / "server.log") as server,

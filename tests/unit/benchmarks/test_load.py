@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from benchmarks.load import Load, Target, list_models, run_load
 from benchmarks.prompts import make_prompts
-from benchmarks.sse import Exchange, read_events, read_exchange
+from benchmarks.sse import RawResponse, read_events, read_sample
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,9 +34,9 @@ def event(document: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(document).encode() + b"\n\n"
 
 
-def exchange(*pieces: bytes, failure: str | None = None) -> Exchange:
+def response(*pieces: bytes, failure: str | None = None) -> RawResponse:
     timed = tuple((float(number), piece) for number, piece in enumerate(pieces, start=1))
-    return Exchange(0.0, float(len(pieces)), timed, failure)
+    return RawResponse(0.0, float(len(pieces)), timed, failure)
 
 
 def test_an_event_has_the_time_of_its_last_byte() -> None:
@@ -62,7 +62,7 @@ def test_a_sample_counts_the_servers_own_tokens() -> None:
         event(text("b c")),
         event(END) + event(usage) + b"data: [DONE]\n\n",
     )
-    sample = read_exchange(exchange(*stream))
+    sample = read_sample(response(*stream))
     assert sample.failure is None
     assert sample.text_times_s == (2.0, 3.0)
     assert sample.tokens == 9
@@ -71,7 +71,7 @@ def test_a_sample_counts_the_servers_own_tokens() -> None:
 
 def test_without_a_count_each_piece_of_text_is_a_token() -> None:
     stop = {"choices": [{"index": 0, "delta": {"content": "!"}, "finish_reason": "stop"}]}
-    sample = read_exchange(exchange(event(text("a")), event(stop)))
+    sample = read_sample(response(event(text("a")), event(stop)))
     assert (sample.tokens, sample.is_cut, sample.failure) == (2, False, None)
 
 
@@ -88,11 +88,11 @@ def test_without_a_count_each_piece_of_text_is_a_token() -> None:
     ],
 )
 def test_an_answer_that_is_not_whole_is_a_failure(pieces: list[bytes], reason: str) -> None:
-    assert read_exchange(exchange(*pieces)).failure == reason
+    assert read_sample(response(*pieces)).failure == reason
 
 
 def test_what_failed_below_the_events_is_not_read_as_events() -> None:
-    assert read_exchange(exchange(b"Bad Gateway", failure="status 502")).failure == "status 502"
+    assert read_sample(response(b"Bad Gateway", failure="status 502")).failure == "status 502"
 
 
 def test_prompts_are_a_function_of_their_seed_and_differ_from_the_first_word() -> None:
