@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(parsed.command, state)
     except daemon.DaemonError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command line's own edge
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command line reports errors here
         return 1
 
 
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         ("start", "start it in the background, unless it runs, and print how to reach it"),
         ("stop", "stop it, with everything that it runs"),
         ("status", "print how to reach it; exit 3 if it does not run"),
-        ("serve", "be the daemon, in the foreground"),
+        ("serve", "run the daemon in the foreground"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("--state", required=True, metavar="DIR", help="its directory")

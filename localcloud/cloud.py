@@ -1,6 +1,6 @@
-"""Put the parts of the local cloud together, and answer a call to its management plane.
+"""Assemble the parts of the local cloud, and handle requests to its management plane.
 
-This is the whole of the local cloud but for the wire: `server` brings requests to it, a test can do so too.
+This is the local cloud without HTTP: `server` passes requests to it, and so do tests.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Cloud:
 
     Args:
         state: Its directory.
-        base_url: The address that clients reach it at, without a slash at its end.
-        host: What runs containers; None for the real one, below `state`.
+        base_url: The address of its listener, without a trailing slash.
+        host: Runs the containers; None for the real one, below `state`.
     """
 
     def __init__(self, state: Path, base_url: str, host: ContainerHost | None = None) -> None:
@@ -92,26 +92,26 @@ class Cloud:
             part.routes(self._router)
 
     async def open(self) -> None:
-        """Bring up what was running when the local cloud was stopped, or killed."""
+        """Start again what was running when the local cloud was stopped or killed."""
         self._deployments.fail_interrupted()
         await self._app_kind.restore()
 
     async def close(self) -> None:
-        """Stop everything; nothing that was started is left when it returns."""
+        """Stop everything, and wait until it has stopped."""
         await self._operations.close()
         await self._revisions.close()
         await self.host.close()
         self.store.close()
 
     async def handle(self, request: ArmRequest) -> ArmResponse:
-        """Handle a call; what goes wrong is an answer too."""
+        """Handle a request; errors are responses too."""
         request_id = str(uuid.uuid4())
         headers = {"x-ms-request-id": request_id, "x-ms-correlation-request-id": request_id}
         try:
             response = await self._dispatch(request)
         except AzureError as error:
             return ArmResponse(error.status, error.to_json(), headers | {"x-ms-failure-cause": "gateway"})
-        except Exception as error:  # noqa: BLE001 - a bug of ours is a 500, and the daemon lives on
+        except Exception as error:  # noqa: BLE001 - a bug is a 500, and the daemon keeps running
             _log.exception("%s %s failed", request.method, request.url_path)
             bug = AzureError(500, "InternalServerError", f"{type(error).__name__}: {error}")
             return ArmResponse(500, bug.to_json(), headers)
@@ -121,7 +121,7 @@ class Cloud:
         try:
             route = self._router.find(request)
         except AzureError:
-            # Who may not ask does not learn what there is.
+            # Unauthenticated callers must not learn which routes exist.
             self.tokens.verify(request.token, self.base_url)
             raise
         if not route.has_own_auth:

@@ -1,12 +1,18 @@
 """Run a local cloud in the background: start it, find it, serve it, stop it.
 
-A state directory has at most one daemon: whoever holds the lock on `DIR/lock`, which the system lets go of
-when the process ends, however it ends. `DIR/cloud.json` says how to reach it; a daemon that was killed
-leaves one behind that is stale, and the next start replaces it. The addresses in it survive a restart.
+A state directory has at most one daemon: the holder of the lock on `DIR/lock`, which the operating system
+releases when the process ends for any reason. `DIR/cloud.json` describes how to reach it; a daemon that was
+killed leaves a stale one behind, and the next start replaces it. The addresses in it survive a restart.
 
-``` cloud.json   the descriptor, 0600: only while a daemon serves (or one was killed); without it the daemon
-stops lock         held by the daemon cloud.db     everything it remembers, 0600 ca.pem ca.key  its
-certificate authority daemon.log   what it has to say files/ runtime/  shares and replicas ```
+```
+cloud.json      the descriptor, 0600: there while a daemon serves; without it the daemon stops
+lock            held by the daemon
+cloud.db        the stored documents, 0600
+ca.pem ca.key   the certificate authority
+daemon.log      the log
+files/          shares
+runtime/        replicas
+```
 """
 
 from __future__ import annotations
@@ -46,15 +52,15 @@ STOP_TIMEOUT_S = 120
 _POLL_S = 0.1
 _PROBE_TIMEOUT_S = 5
 _TAIL_LINES = 20
-_LOOK_S = 2
-_WATCH_S = 2
+_LOCK_WAIT_S = 2
+_WATCH_INTERVAL_S = 2
 _SETTINGS, _PORT = "cloud", "port"
 
 _log = logging.getLogger(__name__)
 
 
 class DaemonError(Exception):
-    """Say why a local cloud cannot be started, stopped or used, and what to do."""
+    """A local cloud cannot be started, stopped or used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +81,11 @@ def start(state: Path, environment: Mapping[str, str]) -> Descriptor:
     """Start the daemon of a state directory, unless it runs, and wait until it answers.
 
     Args:
-        state: The directory; it is made.
-        environment: The process environment: it says where the Azure CLI keeps its own state.
+        state: The directory, created if it is missing.
+        environment: The process environment; `AZURE_CONFIG_DIR` is where the Azure CLI keeps its state.
 
     Raises:
-        DaemonError: The directory is refused, or the daemon does not come up.
+        DaemonError: The directory is rejected, or the daemon does not start.
     """
     prepare(state, environment)
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -101,7 +107,7 @@ def start(state: Path, environment: Mapping[str, str]) -> Descriptor:
         found = find(state)
         if found is not None:
             return found
-        # It may have lost a race for the lock, and the winner be about to answer.
+        # Another start may have won the lock, and its daemon may answer soon.
         if process.poll() is not None and not _is_locked(state):
             break
         time.sleep(_POLL_S)
@@ -110,17 +116,17 @@ def start(state: Path, environment: Mapping[str, str]) -> Descriptor:
 
 
 def stop(state: Path) -> bool:
-    """Stop the daemon of a state directory, and whatever it or a killed one left running.
+    """Stop the daemon of a state directory, and processes that a killed daemon left running.
 
     Returns:
-        Whether one ran.
+        Whether a daemon was running.
 
     Raises:
-        DaemonError: It does not end.
+        DaemonError: It does not stop.
     """
     if not state.is_dir():
         return False
-    descriptor = _read(state)
+    descriptor = _read_descriptor(state)
     process = _process(descriptor) if _is_locked(state) else None
     if process is not None:
         process.send_signal(signal.SIGTERM)
@@ -140,24 +146,24 @@ def stop(state: Path) -> bool:
 
 
 def find(state: Path) -> Descriptor | None:
-    """Return how to reach the daemon of a state directory, None if none answers."""
-    descriptor = _read(state)
+    """Return the descriptor of the daemon of a state directory, None if no daemon answers."""
+    descriptor = _read_descriptor(state)
     if descriptor is None or not psutil.pid_exists(descriptor.pid) or not _is_locked(state):
         return None
-    return descriptor if _answers(descriptor) else None
+    return descriptor if _responds(descriptor) else None
 
 
 def prepare(state: Path, environment: Mapping[str, str]) -> None:
-    """Make the state directory, which only its owner may read.
+    """Create the state directory, readable by its owner only.
 
     Raises:
-        DaemonError: It lies in a directory of the Azure CLI's, which is never touched.
+        DaemonError: It lies in a directory of the Azure CLI, which is never changed.
     """
     resolved = state.resolve()
-    theirs = [Path.home() / ".azure"]
+    azure_directories = [Path.home() / ".azure"]
     if environment.get("AZURE_CONFIG_DIR"):
-        theirs.append(Path(environment["AZURE_CONFIG_DIR"]))
-    for directory in theirs:
+        azure_directories.append(Path(environment["AZURE_CONFIG_DIR"]))
+    for directory in azure_directories:
         if resolved.is_relative_to(directory.resolve()):
             raise DaemonError(
                 f"the state directory {state} lies in {directory}, which belongs to the Azure CLI: choose "
@@ -168,14 +174,14 @@ def prepare(state: Path, environment: Mapping[str, str]) -> None:
 
 
 def serve(state: Path, environment: Mapping[str, str]) -> None:
-    """Be the daemon: serve until SIGTERM or SIGINT.
+    """Run the daemon until SIGTERM or SIGINT.
 
     Raises:
-        DaemonError: The directory is refused, or another daemon has it.
+        DaemonError: The directory is rejected, or another daemon uses it.
     """
     prepare(state, environment)
     os.umask(0o077)
-    with _lock_patiently(state) as is_held:
+    with _wait_for_lock(state) as is_held:
         if not is_held:
             raise DaemonError(f"another local cloud serves {state}")
         asyncio.run(_serve(state.resolve()))
@@ -193,7 +199,7 @@ async def _serve(state: Path) -> None:
         await cloud.host.recover()
         await server.listen(port, server_context(state))
         await cloud.open()
-        _write(state, _descriptor(state, cloud))
+        _write_descriptor(state, _descriptor(state, cloud))
         _log.info("serving %s", cloud.base_url)
         await _until_stopped(state, stopping)
     finally:
@@ -203,10 +209,10 @@ async def _serve(state: Path) -> None:
 
 
 async def _until_stopped(state: Path, stopping: asyncio.Event) -> None:
-    """Wait for a signal, or until somebody deletes the state directory: nobody could stop the daemon then."""
+    """Wait for a signal, or for the deletion of `cloud.json`: no command could stop the daemon then."""
     while (state / "cloud.json").exists():
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), _WATCH_S)
+            await asyncio.wait_for(stopping.wait(), _WATCH_INTERVAL_S)
             return
     _log.warning("%s is gone: stopping", state)
 
@@ -226,7 +232,7 @@ def _descriptor(state: Path, cloud: Cloud) -> Descriptor:
 
 
 def _choose_port(state: Path) -> int:
-    """Return the port that the state directory has always had, or a free one that it keeps from now on."""
+    """Return the port that the state directory has used before, or a free one, which it uses from now on."""
     store = Store(state / "cloud.db")
     try:
         kept = store.get(_SETTINGS, _PORT)
@@ -258,30 +264,30 @@ def _free_port() -> int:
     return port
 
 
-def _read(state: Path) -> Descriptor | None:
+def _read_descriptor(state: Path) -> Descriptor | None:
     try:
         return Descriptor(**json.loads((state / "cloud.json").read_text("utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
-def _write(state: Path, descriptor: Descriptor) -> None:
+def _write_descriptor(state: Path, descriptor: Descriptor) -> None:
     draft = state / "cloud.json.new"
     draft.touch(mode=0o600)
     draft.write_text(json.dumps(asdict(descriptor), indent=2) + "\n", "utf-8")
     draft.replace(state / "cloud.json")
 
 
-def _answers(descriptor: Descriptor) -> bool:
+def _responds(descriptor: Descriptor) -> bool:
     url = f"{descriptor.resource_manager}metadata/endpoints?api-version=2022-09-01"
     context = ssl.create_default_context(cafile=descriptor.ca_bundle)
-    # The environment's proxies are for the internet.
+    # Loopback must not go through the environment's proxies.
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
     )
     try:
-        with opener.open(url, timeout=_PROBE_TIMEOUT_S) as answer:
-            tenant: str = json.load(answer)["authentication"]["tenant"]
+        with opener.open(url, timeout=_PROBE_TIMEOUT_S) as response:
+            tenant: str = json.load(response)["authentication"]["tenant"]
     except (OSError, urllib.error.URLError, ValueError, KeyError):
         return False
     return tenant == descriptor.tenant_id
@@ -292,7 +298,7 @@ def _process(descriptor: Descriptor | None) -> psutil.Process | None:
         return None
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(descriptor.pid)
-        # The lock is held, and this is a local cloud: not a stranger that has got the pid of one.
+        # The pid may have been reused: only a local cloud is stopped.
         if "localcloud" in process.cmdline():
             return process
     return None
@@ -304,9 +310,9 @@ def _is_locked(state: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _lock_patiently(state: Path) -> Iterator[bool]:
-    """Hold the lock as `_lock` does, but outwait those who only look whether it is free."""
-    deadline = time.monotonic() + _LOOK_S
+def _wait_for_lock(state: Path) -> Iterator[bool]:
+    """Hold the lock as `_lock` does, after waiting for processes that only test whether it is free."""
+    deadline = time.monotonic() + _LOCK_WAIT_S
     while time.monotonic() < deadline and _is_locked(state):
         time.sleep(_POLL_S)
     with _lock(state) as is_held:

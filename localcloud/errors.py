@@ -1,7 +1,7 @@
-"""The one error of the local cloud: what Azure's front door would answer.
+"""The one error of the local cloud: an error response of Azure.
 
-Anything else that is raised while a request is handled is a bug of ours; the server answers it with 500
-`InternalServerError` and keeps its traceback in the daemon's log.
+Anything else that is raised while a request is handled is a bug; the response is 500 `InternalServerError`,
+and the traceback is in the daemon's log.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any
 
 
 class AzureError(Exception):
-    """Answer a request, or end a long-running operation, with Azure's error envelope.
+    """An error of a request or of a long-running operation, as Azure's error envelope.
 
     Args:
-        status: The HTTP status of the answer.
+        status: The HTTP status of the response.
         code: Azure's machine-readable code, such as `ResourceNotFound`.
         message: One sentence for a person, in Azure's own words where they are known.
         details: Inner errors, outermost first, as deployments nest them.
@@ -42,7 +42,7 @@ class AzureError(Exception):
         self.additional_info = additional_info
 
     def body(self) -> dict[str, Any]:
-        """Return the inside of the envelope: code and message, and whatever else is set."""
+        """Return the content of the envelope: code and message, and what else is set."""
         found: dict[str, Any] = {"code": self.code, "message": self.message}
         if self.target is not None:
             found["target"] = self.target
@@ -58,7 +58,7 @@ class AzureError(Exception):
 
 
 def not_emulated(operation: str) -> AzureError:
-    """Return the refusal of an operation that Azure has and the local cloud does not."""
+    """Return the error 501 for an operation that Azure has and the local cloud does not."""
     return AzureError(501, "NotImplementedByLocalCloud", f"The local cloud does not emulate {operation}.")
 
 

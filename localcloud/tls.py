@@ -1,7 +1,7 @@
-"""Keep one certificate authority a state directory, so that what trusts it still does after a restart.
+"""The certificate authority of a state directory, which stays the same across restarts.
 
-The authority's key never leaves the state directory, and the leaf certificate, which speaks for `localhost`
-and `127.0.0.1` only, is made afresh at every start.
+The authority's key never leaves the state directory. The leaf certificate, valid for `localhost` and
+`127.0.0.1` only, is new at every start.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _CERTIFICATE_FILE = "ca.pem"
 
 
 def ca_bundle(state: Path) -> Path:
-    """Return where the authority's certificate is: what REQUESTS_CA_BUNDLE should name."""
+    """Return the path of the authority's certificate, for REQUESTS_CA_BUNDLE."""
     return state / _CERTIFICATE_FILE
 
 
 def server_context(state: Path) -> ssl.SSLContext:
-    """Return the TLS context of the listener, making the authority in `state` if it is not there."""
+    """Return the TLS context of the listener; create the authority in `state` if it is missing."""
     authority = _load(state) or _create(state)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -45,7 +45,7 @@ def _load(state: Path) -> trustme.CA | None:
 def _create(state: Path) -> trustme.CA:
     authority = trustme.CA(organization_name="Fjarr local cloud")
     _write_private(state / _KEY_FILE, authority.private_key_pem.bytes())
-    # Written last: a crash between the two leaves no certificate, and the next start makes a new pair.
+    # Written last: a crash in between leaves no certificate, and the next start creates a new pair.
     authority.cert_pem.write_to_path(str(ca_bundle(state)))
     return authority
 

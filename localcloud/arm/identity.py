@@ -1,11 +1,10 @@
-"""Sign in to the local cloud, and know who asks: its tenant, its one service principal and its tokens.
+"""Sign-in to the local cloud: its tenant, its one service principal and its tokens.
 
-Tokens are JSON Web Tokens signed with HMAC-SHA256 and a key that only the state directory knows, so that
-they outlive a restart and nobody else can make one.
+Tokens are JSON Web Tokens signed with HMAC-SHA256 and a key that exists only in the state directory, so they
+stay valid across restarts and cannot be forged.
 
 Not emulated: users, device codes, refresh tokens, other principals, roles (the principal may do
-everything), Microsoft Graph, the v1 token endpoint's `resource` parameter beyond taking it for the
-audience.
+everything), Microsoft Graph, the v1 token endpoint's `resource` parameter beyond its use as the audience.
 
 Source: Microsoft identity platform, "client credentials flow" and its error codes; "/metadata/endpoints" as
 `az cloud register` reads it.
@@ -39,7 +38,7 @@ _KIND, _KEY = "cloud", "identity"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The ids and secrets of one local cloud, chosen once and kept."""
+    """The ids and secrets of one local cloud, generated once."""
 
     tenant_id: str
     client_id: str
@@ -49,7 +48,7 @@ class Identity:
 
 
 def load_identity(store: Store) -> Identity:
-    """Return the identity that `store` keeps, choosing it the first time."""
+    """Return the stored identity; generate it the first time."""
     kept = store.get(_KIND, _KEY)
     if kept is None:
         tenant, client, subscription = (str(uuid.uuid4()) for _ in range(3))
@@ -65,14 +64,14 @@ def load_identity(store: Store) -> Identity:
 
 
 class Tokens:
-    """Issue and judge bearer tokens."""
+    """Issues and verifies bearer tokens."""
 
     def __init__(self, identity: Identity, clock: Clock = utc_now) -> None:
         self._identity = identity
         self._clock = clock
 
     def issue(self, audience: str, claims: Mapping[str, Any] | None = None) -> tuple[str, datetime]:
-        """Return a token for `audience`, and when it expires."""
+        """Return a token for `audience`, and its expiry."""
         now = int(self._clock().timestamp())
         expires = now + TOKEN_LIFETIME_S
         payload = {
@@ -91,10 +90,10 @@ class Tokens:
         return f"{head}.{self._signature(head)}", datetime.fromtimestamp(expires, UTC)
 
     def verify(self, token: str | None, audience: str) -> None:
-        """Accept a token made for `audience`.
+        """Check that a token was issued for `audience` and has not expired.
 
         Raises:
-            AzureError: 401, with the code and words of Resource Manager, for any other.
+            AzureError: 401, with the code and message of Resource Manager.
         """
         if token is None:
             message = "Authentication failed. The 'Authorization' header is missing."
@@ -119,9 +118,9 @@ class Tokens:
 
 
 def metadata_endpoints(identity: Identity, base_url: str) -> dict[str, Any]:
-    """Return what `az cloud register --endpoint-resource-manager` asks for.
+    """Return the document that `az cloud register --endpoint-resource-manager` reads.
 
-    The storage suffix begins with `core.` because Azure's SDK finds the account's name only in such a host.
+    The storage suffix begins with `core.` because Azure's SDK finds the account name only in such a host.
     """
     host = base_url.removeprefix("https://")
     return {
@@ -158,26 +157,26 @@ def openid_configuration(tenant: str, base_url: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class SignIn:
-    """The answer of the token endpoint: its status and its JSON."""
+class TokenResponse:
+    """The response of the token endpoint: its status and its JSON."""
 
     status: int
     body: dict[str, Any]
 
 
-def sign_in(identity: Identity, tokens: Tokens, tenant: str, form: Mapping[str, str]) -> SignIn:
-    """Handle the token endpoint: a token for the right principal, one of Azure's AADSTS errors otherwise."""
-    refusal = _refusal(identity, tenant, form)
-    if refusal is not None:
-        return _refused(*refusal)
+def sign_in(identity: Identity, tokens: Tokens, tenant: str, form: Mapping[str, str]) -> TokenResponse:
+    """Handle the token endpoint: return a token for the principal, or one of Azure's AADSTS errors."""
+    error = _find_error(identity, tenant, form)
+    if error is not None:
+        return _error_response(*error)
     scope = form.get("scope", "").removesuffix(".default").rstrip("/") or form.get("resource", "").rstrip("/")
     token, _ = tokens.issue(scope)
     lifetime = TOKEN_LIFETIME_S
     body = {"token_type": "Bearer", "expires_in": lifetime, "ext_expires_in": lifetime, "access_token": token}
-    return SignIn(200, body)
+    return TokenResponse(200, body)
 
 
-def _refusal(identity: Identity, tenant: str, form: Mapping[str, str]) -> tuple[int, str, int, str] | None:
+def _find_error(identity: Identity, tenant: str, form: Mapping[str, str]) -> tuple[int, str, int, str] | None:
     client = form.get("client_id", "")
     if tenant.lower() != identity.tenant_id:
         return (
@@ -206,7 +205,7 @@ def _refusal(identity: Identity, tenant: str, form: Mapping[str, str]) -> tuple[
     return None
 
 
-def _refused(status: int, error: str, code: int, message: str) -> SignIn:
+def _error_response(status: int, error: str, code: int, message: str) -> TokenResponse:
     trace, correlation = str(uuid.uuid4()), str(uuid.uuid4())
     moment = f"{utc_now():%Y-%m-%d %H:%M:%SZ}"
     text = f"AADSTS{code}: {message} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {moment}"
@@ -218,7 +217,7 @@ def _refused(status: int, error: str, code: int, message: str) -> SignIn:
         "trace_id": trace,
         "correlation_id": correlation,
     }
-    return SignIn(status, body)
+    return TokenResponse(status, body)
 
 
 def _encoded(value: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Emulate the management plane of Microsoft.OperationalInsights: workspaces and their shared keys.
 
-Not emulated: the logs themselves. A workspace here is a name that an environment can point to; nothing is
-sent to it and nothing can be queried from it (`az containerapp logs show` reads the replicas' own logs).
+Not emulated: the logs themselves. A workspace is a name that an environment can refer to; nothing is sent
+to it and nothing can be queried from it (`az containerapp logs show` reads the replicas' own logs).
 Neither are tables, saved searches, linked services, soft deletion and recovery, and customer-managed keys.
 
 Source: Microsoft.OperationalInsights REST API 2025-02-01 (workspaces) and 2020-08-01 (shared keys).
@@ -31,7 +31,7 @@ VERSIONS = ("2025-07-01", "2025-02-01", "2023-09-01", "2022-10-01", "2021-12-01-
 _NAME = re.compile(r"(?=.{4,63}$)[A-Za-z0-9][A-Za-z0-9-]+[A-Za-z0-9]")
 _KEY_BYTES = 64
 _RETENTION_DAYS = 30
-_SENT = frozenset({
+_WRITABLE = frozenset({
     "features", "publicNetworkAccessForIngestion", "publicNetworkAccessForQuery", "retentionInDays", "sku",
     "workspaceCapping",
 })  # fmt: skip
@@ -45,7 +45,7 @@ class WorkspaceKind(ResourceKind):
     versions: ClassVar[tuple[str, ...]] = VERSIONS
 
     def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-        """Refuse bad names and properties that are not emulated."""
+        """Reject invalid names and properties that are not emulated."""
         del before, lookup
         if not _NAME.fullmatch(change.path.name):
             message = (
@@ -53,7 +53,7 @@ class WorkspaceKind(ResourceKind):
                 "beginning and ending with a letter or digit."
             )
             raise AzureError(400, "InvalidResourceName", message)
-        unknown = sorted(set(change.properties) - _SENT - _READ_ONLY)
+        unknown = sorted(set(change.properties) - _WRITABLE - _READ_ONLY)
         if unknown:
             raise not_emulated(f"the properties {', '.join(unknown)} of {WORKSPACES}")
 
@@ -68,12 +68,12 @@ class WorkspaceKind(ResourceKind):
             "publicNetworkAccessForIngestion": "Enabled",
             "publicNetworkAccessForQuery": "Enabled",
         }
-        sent = {name: value for name, value in change.properties.items() if name in _SENT}
+        sent = {name: value for name, value in change.properties.items() if name in _WRITABLE}
         kept = before.private if before else _new_private()
         return replace(self.skeleton(change, before), properties=defaults | sent, private=kept)
 
     def show(self, resource: Resource) -> Json:
-        """Return the properties with the id by which agents know the workspace."""
+        """Return the properties with the id that agents use for the workspace."""
         private = resource.private
         return resource.properties | {
             "customerId": private["customer_id"],
@@ -90,7 +90,7 @@ class Insights:
         self._resources = resources
 
     def routes(self, router: Router) -> None:
-        """Enter the operations into the table."""
+        """Add the operations to the routing table."""
         for verb in ("sharedKeys", "listKeys"):
             router.add("POST", "group", f"{WORKSPACES}/{{}}/{verb}", self.shared_keys, VERSIONS)
 
@@ -102,7 +102,7 @@ class Insights:
 
 
 def listed_keys(workspace: Resource) -> Json:
-    """Return what `sharedKeys` and the template function `listKeys` answer for a workspace."""
+    """Return the result of `sharedKeys` and of the template function `listKeys` for a workspace."""
     primary, secondary = workspace.private["keys"]
     return {"primarySharedKey": primary, "secondarySharedKey": secondary}
 

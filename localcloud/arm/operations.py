@@ -1,6 +1,6 @@
-"""Run what takes time in the background, and let clients ask how it goes.
+"""Long-running operations: work in the background that clients poll.
 
-Not emulated: operations do not survive a restart of the daemon; asking for an old one is 404.
+Not emulated: operations do not survive a restart of the daemon; a poll of an old one is 404.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from datetime import datetime
 
-# Azure's clients wait 30 s between polls unless an answer says otherwise, and take 0 for "not said".
+# Azure's clients wait 30 s between polls without this header, and ignore the value 0.
 RETRY_AFTER = {"Retry-After": "1"}
-_KEPT = 500
+_MAX_OPERATIONS = 500
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Operation:
-    """One piece of work: what it is about, how it stands, and what it ended with."""
+    """A long-running operation on a resource, with its status and its result."""
 
     id: str
     resource_id: str
@@ -41,14 +41,14 @@ class Operation:
 
     @property
     def is_running(self) -> bool:
-        """Tell whether it is still at work."""
+        """Tell whether it has not ended."""
         return self.status == "InProgress"
 
     async def wait(self) -> None:
         """Wait for its end.
 
         Raises:
-            AzureError: What it failed with.
+            AzureError: The error that it failed with.
         """
         await asyncio.wait([self.task])
         if self.error is not None:
@@ -66,7 +66,7 @@ class Operation:
 
 
 class Operations:
-    """Every operation since the start of the daemon, up to a number of them."""
+    """The operations since the start of the daemon; old ones are dropped."""
 
     def __init__(self) -> None:
         self._operations: dict[str, Operation] = {}
@@ -77,12 +77,12 @@ class Operations:
         work: Coroutine[Any, Any, None],
         result: Callable[[], ArmResponse] | None = None,
     ) -> Operation:
-        """Begin `work` in the background; `result` answers who asks for its result when it has succeeded."""
+        """Start `work` in the background; `result` builds the response to a poll after it has succeeded."""
         operation_id = str(uuid.uuid4())
         task = asyncio.create_task(self._perform(operation_id, work))
         operation = Operation(operation_id, resource_id, utc_now(), task, result=result)
         self._operations[operation_id] = operation
-        self._forget_old()
+        self._drop_old()
         return operation
 
     def get(self, operation_id: str) -> Operation:
@@ -98,7 +98,7 @@ class Operations:
         return found
 
     def running(self, resource_id: str) -> Operation | None:
-        """Return the operation at work on a resource, or None."""
+        """Return the operation that runs on a resource, or None."""
         key = resource_id.lower()
         for operation in self._operations.values():
             if operation.is_running and operation.resource_id.lower() == key:
@@ -106,7 +106,7 @@ class Operations:
         return None
 
     async def close(self) -> None:
-        """Cancel what still runs, and wait until it has ended."""
+        """Cancel the running operations, and wait until they have ended."""
         tasks = [operation.task for operation in self._operations.values() if operation.is_running]
         for task in tasks:
             task.cancel()
@@ -122,26 +122,26 @@ class Operations:
         except asyncio.CancelledError:
             status = "Canceled"
             raise
-        except Exception as failure:  # noqa: BLE001 - a bug of ours: the client must still learn that it ended
+        except Exception as failure:  # noqa: BLE001 - a bug: the client must still see that the operation ended
             _log.exception("operation %s failed", operation_id)
             error = AzureError(500, "InternalServerError", f"{type(failure).__name__}: {failure}")
         finally:
             operation = self._operations[operation_id]
             operation.status, operation.error, operation.ended = status, error, utc_now()
 
-    def _forget_old(self) -> None:
+    def _drop_old(self) -> None:
         ended = [key for key, operation in self._operations.items() if not operation.is_running]
-        for key in ended[: max(0, len(self._operations) - _KEPT)]:
+        for key in ended[: max(0, len(self._operations) - _MAX_OPERATIONS)]:
             del self._operations[key]
 
 
 def status_response(operation: Operation) -> ArmResponse:
-    """Handle a poll of `Azure-AsyncOperation`."""
+    """Return the response to a poll of `Azure-AsyncOperation`."""
     return ArmResponse(200, operation.status_body(), RETRY_AFTER)
 
 
 def result_response(operation: Operation) -> ArmResponse:
-    """Handle a poll of `Location`: 202 while it runs, then its result, or the error that it failed with."""
+    """Return the response to a poll of `Location`: 202 while it runs, then its result or its error."""
     if operation.is_running:
         return ArmResponse(202, None, RETRY_AFTER)
     if operation.error is not None:

@@ -1,6 +1,6 @@
-"""The regions that the local cloud pretends to have: names that Azure has, so that a template fits both.
+"""The regions of the local cloud, named as Azure names them, so that a template works on both.
 
-Not emulated: what differs between regions (GPU types, zones, quotas). Every region here has everything.
+Not emulated: what differs between regions (GPU types, zones, quotas). Every region has everything.
 """
 
 from __future__ import annotations

@@ -18,16 +18,16 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ArmRequest:
-    """One request to the management plane.
+    """A request to the management plane.
 
     Attributes:
         method: The HTTP method, upper case.
-        path: Where it points.
-        url_path: The path as it was sent, for messages and for what comes back in headers.
+        path: Its parsed path.
+        url_path: The path as sent, for messages and for headers of the response.
         query: The query's values by lower-case name.
         text: The body, undecoded JSON.
-        base_url: The listener's address without a slash at its end.
-        token: The bearer token that it carries, None without one.
+        base_url: The listener's address, without a trailing slash.
+        token: Its bearer token, None without one.
     """
 
     method: str
@@ -40,12 +40,12 @@ class ArmRequest:
 
     @property
     def api_version(self) -> str:
-        """Return the api-version asked for, empty if there is none."""
+        """Return the requested api-version, empty if there is none."""
         return self.query.get("api-version", "")
 
     @property
     def group(self) -> str:
-        """Return the resource group; only routes of group scope ask."""
+        """Return the resource group, which requests of routes in group scope have."""
         if self.path.group is None:
             raise ValueError(f"{self.url_path} is not below a resource group")
         return self.path.group
@@ -54,20 +54,20 @@ class ArmRequest:
         """Parse the body as a JSON object.
 
         Raises:
-            AzureError: 400 `InvalidRequestContent` if it is none.
+            AzureError: 400 `InvalidRequestContent` if it is not one.
         """
         try:
             found = json.loads(self.text or "{}")
         except ValueError as error:
-            raise _bad_content(str(error)) from error
+            raise _invalid_content(str(error)) from error
         if not isinstance(found, dict):
-            raise _bad_content("a JSON object was expected")
+            raise _invalid_content("a JSON object was expected")
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class ArmResponse:
-    """What to send back: JSON, nothing, or a stream of lines that ends when its iterator does."""
+    """The response to a request: JSON, no body, or a stream of lines that ends with its iterator."""
 
     status: int = 200
     body: Any = None
@@ -75,6 +75,6 @@ class ArmResponse:
     stream: AsyncGenerator[bytes, None] | None = None
 
 
-def _bad_content(reason: str) -> AzureError:
+def _invalid_content(reason: str) -> AzureError:
     message = f"The request content was invalid and could not be deserialized: '{reason}'."
     return AzureError(400, "InvalidRequestContent", message)

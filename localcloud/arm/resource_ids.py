@@ -1,10 +1,10 @@
-"""Read Azure Resource Manager paths and ids: the same grammar, so one parser.
+"""Parse Azure Resource Manager paths and ids, which share a grammar.
 
 `/subscriptions/S/resourceGroups/G/providers/N/type/name/childType/childName` alternates words and names.
-Azure matches the words without regard to case and tolerates doubled and trailing slashes; so does this.
-Nothing here knows which types exist.
+Azure ignores the case of the words, and doubled and trailing slashes; so does this module. It does not know
+which types exist.
 
-Source: Azure Resource Manager resource id syntax; az's own mix of cases and slashes was observed on the
+Source: Azure Resource Manager resource id syntax; the case and slashes that az sends were observed on the
 wire.
 """
 
@@ -21,15 +21,15 @@ _RESOURCES = "Microsoft.Resources"
 
 @dataclass(frozen=True, slots=True)
 class ArmPath:
-    """Where a request points.
+    """The path of a request, or a resource id, parsed.
 
     Attributes:
-        scope: What the path is below.
+        scope: The scope that the path is below.
         subscription: Its subscription id, None in tenant scope.
         group: Its resource group, None outside one.
         namespace: The provider's namespace as written, empty for Resource Manager's own collections.
-        types: The words: resource types, and at last maybe a collection or an action.
-        names: The names between them: as many as the words, or one less.
+        types: The words: resource types, possibly followed by a collection or an action.
+        names: The names between them: as many as the words, or one fewer.
     """
 
     scope: Scope
@@ -41,9 +41,9 @@ class ArmPath:
 
     @property
     def pattern(self) -> str:
-        """Return the route this path takes, such as `group microsoft.app/containerapps/{}/restart`."""
-        woven = "/".join(_woven(self.types, self.names))
-        return f"{self.scope} {self.namespace}/{woven}".lower()
+        """Return the pattern of its route, such as `group microsoft.app/containerapps/{}/restart`."""
+        interleaved = "/".join(_interleaved(self.types, self.names))
+        return f"{self.scope} {self.namespace}/{interleaved}".lower()
 
     @property
     def full_type(self) -> str:
@@ -74,15 +74,15 @@ def parse_path(path: str) -> ArmPath:
 
 
 def pattern_of(scope: Scope, template: str) -> str:
-    """Return the pattern that `template`, such as `Microsoft.App/containerApps/{}`, stands for in `scope`."""
+    """Return the pattern of `template`, such as `Microsoft.App/containerApps/{}`, in `scope`."""
     return f"{scope} {template}".lower()
 
 
 def resource_id(subscription: str, group: str, full_type: str, names: tuple[str, ...]) -> str:
     """Compose the id of a resource in a group; `full_type` has as many types as there are names."""
     namespace, *types = full_type.split("/")
-    woven = "/".join("/".join(pair) for pair in zip(types, names, strict=True))
-    return f"{group_id(subscription, group)}/providers/{namespace}/{woven}"
+    interleaved = "/".join("/".join(pair) for pair in zip(types, names, strict=True))
+    return f"{group_id(subscription, group)}/providers/{namespace}/{interleaved}"
 
 
 def group_id(subscription: str, group: str) -> str:
@@ -99,7 +99,7 @@ def _tail(scope: Scope, subscription: str | None, group: str | None, rest: list[
     return ArmPath(scope, subscription, group, namespace, tuple(words[::2]), tuple(words[1::2]))
 
 
-def _woven(types: tuple[str, ...], names: tuple[str, ...]) -> list[str]:
+def _interleaved(types: tuple[str, ...], names: tuple[str, ...]) -> list[str]:
     parts: list[str] = []
     for index, word in enumerate(types):
         parts.append(word)

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One resource as it is kept.
+    """A resource as it is stored.
 
     Attributes:
-        id: Its id, with names as they were first written and types as Azure writes them.
+        id: Its id, with names as they were first sent and types as Azure writes them.
         type: Its full type.
         name: Its last name.
         location: Its region's name, None where the type has none.
         tags: Its tags, None where the type has none.
-        top: What else stands beside `properties`: `sku`, `kind`, `identity`, `systemData`.
-        properties: What a reader may see, as far as it does not change by itself.
-        private: What no reader sees: keys, secrets, counters.
+        top: The members beside `properties`: `sku`, `kind`, `identity`, `systemData`.
+        properties: What readers see, without what is computed.
+        private: What readers do not see: keys, secrets, counters.
     """
 
     id: str
@@ -54,19 +54,14 @@ class Resource:
         """Return the name of its resource group."""
         return self.path.group or ""
 
-    @property
-    def parent_id(self) -> str:
-        """Return the id of the resource that it is a part of."""
-        return self.id.rsplit("/", 2)[0]
-
     def with_private(self, **changed: Any) -> Resource:  # noqa: ANN401 - JSON values
-        """Return it with some private values set."""
+        """Return a copy with some private values changed."""
         return replace(self, private={**self.private, **changed})
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A wish that a resource be as `body` says: a PUT, or a PATCH that is already merged."""
+    """A request to create or change a resource: a PUT, or a PATCH that is already merged."""
 
     path: ArmPath
     body: Json
@@ -74,12 +69,12 @@ class Change:
 
     @property
     def properties(self) -> Json:
-        """Return the wished properties, empty if there are none."""
+        """Return the requested properties, empty if there are none."""
         return self.body.get("properties") or {}
 
 
 class ResourceLookup(Protocol):
-    """What a type's rules may look up: the store, or the store as a deployment would leave it."""
+    """Where the rules of a type look up resources: the store, or the store with a deployment's resources."""
 
     def find(self, wanted: str) -> Resource | None:
         """Return the resource with the id `wanted`, or None."""
@@ -89,18 +84,18 @@ class ResourceLookup(Protocol):
 
 
 class ResourceKind:
-    """What one resource type has of its own; the defaults are those of a plain type."""
+    """The definition of a resource type; the defaults fit a plain type."""
 
     type: ClassVar[str]
     versions: ClassVar[tuple[str, ...]]
-    # Whether a change answers at once (200) or goes on in the background (201 and something to poll).
+    # Whether a change continues in the background (201, and an operation to poll) or ends at once (200).
     is_asynchronous: ClassVar[bool] = False
-    # The status of a PUT that made it.
+    # The status of a PUT that creates it.
     created_status: ClassVar[int] = 201
     can_patch: ClassVar[bool] = True
-    # Whether Azure makes it with its parent, so that parts of it may come without it.
+    # Whether Azure creates it with its parent, so that its children need no request for it.
     comes_with_parent: ClassVar[bool] = False
-    # Members beside `properties` that a request may bring and that are kept.
+    # Members beside `properties` that a request may have and that are stored.
     top_members: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -109,41 +104,41 @@ class ResourceKind:
         return self.type.count("/") == 1
 
     def canonical(self, body: Json) -> Json:
-        """Return a request with its names written as the type writes them; Azure does not mind their case."""
+        """Return a request body with property names in the type's spelling; Azure ignores their case."""
         return body
 
     def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-        """Refuse what Azure would refuse, with an `AzureError`; mind that a value may be `is_unknown`."""
+        """Raise an `AzureError` for what Azure rejects; values may be `is_unknown`."""
 
     def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
-        """Return the resource that the change leads to; the default keeps the properties as sent."""
+        """Return the resource after the change; the default stores the properties as sent."""
         del lookup
         return replace(self.skeleton(change, before), properties=dict(change.properties))
 
     def show(self, resource: Resource) -> Json:
-        """Return the properties that a reader sees."""
+        """Return the properties that readers see."""
         return resource.properties
 
     def shown_location(self, resource: Resource) -> str | None:
-        """Return the location in the form that this type shows."""
+        """Return the location as this type shows it."""
         return resource.location
 
     async def apply(self, resource: Resource, before: Resource | None) -> None:
-        """Do what the change means outside of the store."""
+        """Carry out the change outside of the store."""
 
     async def remove(self, resource: Resource) -> None:
-        """Undo `apply`. The store still has the resource."""
+        """Undo `apply`; the store still has the resource."""
 
     def check_removal(self, resource: Resource, lookup: ResourceLookup) -> None:
-        """Refuse a deletion that Azure would refuse."""
+        """Raise an `AzureError` for a deletion that Azure rejects."""
 
     def busy(self, resource: Resource, operation: Operation) -> AzureError:
-        """Return the refusal of a change while `operation` runs."""
+        """Return the error of a change while `operation` runs."""
         message = f"Another operation on '{resource.name}' is in progress. Operation: '{operation.id}'."
         return AzureError(409, "AnotherOperationInProgress", message)
 
     def missing(self, name: str) -> AzureError | None:
-        """Return the provider's own words for a resource that is not there; None where they are ARM's."""
+        """Return the provider's error for a missing resource, None for the error of Resource Manager."""
 
     def skeleton(self, change: Change, before: Resource | None) -> Resource:
         """Return a resource with its id, location, tags and top-level members, without properties."""

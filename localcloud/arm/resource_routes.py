@@ -1,8 +1,8 @@
-"""Handle create, change, show, list and delete for resources of every type, as ARM does for each.
+"""The operations that resources of every type have: create, change, show, list and delete.
 
-A type that answers at once gives 200 or 201. One that works in the background gives 201 with
-`Azure-AsyncOperation` for a PUT and 202 with `Location` for a PATCH or DELETE: those are the two forms that
-the Azure CLI's container app commands can follow.
+A synchronous type responds with 200 or 201. An asynchronous one responds with 201 and `Azure-AsyncOperation`
+to a PUT, and with 202 and `Location` to a PATCH or DELETE: the Azure CLI's container app commands can follow
+these two forms.
 
 Source: Azure Resource Manager, "Asynchronous operations"; Microsoft.App REST API 2025-07-01, status codes.
 """
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class ResourceRoutes:
-    """The operations that every type has."""
+    """The operations that every resource type has."""
 
     def __init__(self, resources: Resources, operations: Operations) -> None:
         self._resources = resources
         self._operations = operations
 
     def routes(self, router: Router) -> None:
-        """Enter the operations of every registered type into the table."""
+        """Add the operations of every registered type to the routing table."""
         for kind in self._resources.kinds:
             self._add_kind(router, kind)
         for kind in self._resources.kinds:
@@ -44,9 +44,9 @@ class ResourceRoutes:
         outcome = self._resources.put(self._change(request))
         kind, operation = self._resources.kind(outcome.resource.type), outcome.operation
         if operation is None or not kind.is_asynchronous:
-            return await self._done(outcome)
-        where = self._where(request, outcome, "Statuses")
-        headers = RETRY_AFTER | {"Azure-AsyncOperation": where}
+            return await self._completed(outcome)
+        url = self._operation_url(request, outcome, "Statuses")
+        headers = RETRY_AFTER | {"Azure-AsyncOperation": url}
         return ArmResponse(201, self._resources.shown(outcome.resource), headers)
 
     async def patch(self, request: ArmRequest) -> ArmResponse:
@@ -54,17 +54,19 @@ class ResourceRoutes:
         outcome = self._resources.patch(self._change(request))
         kind, operation = self._resources.kind(outcome.resource.type), outcome.operation
         if operation is None or not kind.is_asynchronous:
-            return await self._done(outcome)
+            return await self._completed(outcome)
         identifier = outcome.resource.id
         operation.result = lambda: ArmResponse(200, self._resources.shown(self._resources.get(identifier)))
-        return ArmResponse(202, None, RETRY_AFTER | {"Location": self._where(request, outcome, "Results")})
+        return ArmResponse(
+            202, None, RETRY_AFTER | {"Location": self._operation_url(request, outcome, "Results")}
+        )
 
     async def show(self, request: ArmRequest) -> ArmResponse:
         """Handle a GET of a resource."""
         return ArmResponse(200, self._resources.shown(self._resources.get(_identifier(request))))
 
     async def delete(self, request: ArmRequest) -> ArmResponse:
-        """Handle a DELETE of a resource; one that is not there is gone already."""
+        """Handle a DELETE of a resource; 204 if it does not exist."""
         self._resources.check_group(request.path)
         resource = self._resources.find(_identifier(request))
         if resource is None:
@@ -74,10 +76,12 @@ class ResourceRoutes:
         if not self._resources.kind(resource.type).is_asynchronous:
             await operation.wait()
             return ArmResponse(200)
-        return ArmResponse(202, None, RETRY_AFTER | {"Location": self._where(request, outcome, "Results")})
+        return ArmResponse(
+            202, None, RETRY_AFTER | {"Location": self._operation_url(request, outcome, "Results")}
+        )
 
     async def list_all(self, request: ArmRequest) -> ArmResponse:
-        """Handle a GET of a collection: of the subscription, of a group, or of a parent's parts."""
+        """Handle a GET of a collection: of the subscription, of a group, or of a parent's children."""
         self._resources.check_group(request.path)
         found = self._resources.of_type(request.path.full_type)
         if request.path.group is not None:
@@ -110,7 +114,7 @@ class ResourceRoutes:
         if kind.is_tracked:
             router.add("GET", "subscription", every, self.list_all, kind.versions)
 
-    async def _done(self, outcome: Outcome) -> ArmResponse:
+    async def _completed(self, outcome: Outcome) -> ArmResponse:
         if outcome.operation is not None:
             await outcome.operation.wait()
         resource = self._resources.get(outcome.resource.id)
@@ -120,7 +124,7 @@ class ResourceRoutes:
     def _change(self, request: ArmRequest) -> Change:
         return Change(request.path, request.json(), request.api_version)
 
-    def _where(self, request: ArmRequest, outcome: Outcome, form: str) -> str:
+    def _operation_url(self, request: ArmRequest, outcome: Outcome, form: str) -> str:
         kind, operation = self._resources.kind(outcome.resource.type), outcome.operation
         namespace = kind.type.partition("/")[0]
         root = f"{request.base_url}/subscriptions/{request.path.subscription}/providers/{namespace}"
@@ -129,7 +133,7 @@ class ResourceRoutes:
 
 
 def _noun(kind: ResourceKind) -> str:
-    """Return the word that stands for a type in the paths of its operations: `containerappOperation`."""
+    """Return the word for a type in the paths of its operations, such as `containerappOperation`."""
     word = kind.type.rpartition("/")[2].removesuffix("s")
     return f"{'containerapp' if word == 'containerApp' else word}Operation"
 

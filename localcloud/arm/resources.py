@@ -31,7 +31,7 @@ RESOURCE, GROUP = "resource", "group"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a change led to: the resource, whether it is new, and the work still going on."""
+    """The result of a change: the resource, whether it is new, and the operation that completes it."""
 
     resource: Resource
     is_new: bool
@@ -47,12 +47,12 @@ class Resources:
         self._kinds: dict[str, ResourceKind] = {}
 
     def register(self, kinds: Iterable[ResourceKind]) -> None:
-        """Let these types exist."""
+        """Register resource types."""
         self._kinds.update({kind.type.lower(): kind for kind in kinds})
 
     @property
     def kinds(self) -> tuple[ResourceKind, ...]:
-        """Return the types that exist."""
+        """Return the registered types."""
         return tuple(self._kinds.values())
 
     def kind(self, full_type: str) -> ResourceKind:
@@ -92,12 +92,12 @@ class Resources:
         return [Resource(**document) for document in self._store.under(RESOURCE, prefix)]
 
     def save(self, resource: Resource) -> None:
-        """Keep a resource as it now is."""
+        """Store a resource."""
         document = {name: getattr(resource, name) for name in Resource.__dataclass_fields__}
         self._store.put(RESOURCE, _key(resource.id), document)
 
     def shown(self, resource: Resource) -> Json:
-        """Return a resource as a reader sees it."""
+        """Return a resource as readers see it."""
         kind = self.kind(resource.type)
         document: Json = {"id": resource.id, "name": resource.name, "type": resource.type}
         if kind.is_tracked:
@@ -105,10 +105,10 @@ class Resources:
         return document | resource.top | {"properties": kind.show(resource)}
 
     def preview(self, change: Change, lookup: ResourceLookup | None = None) -> Resource:
-        """Judge a change, and return what it would lead to, without doing it.
+        """Validate a change, and return the resource that it would result in, without storing it.
 
         Raises:
-            AzureError: The refusal.
+            AzureError: The change is not valid.
         """
         lookup = lookup or self
         kind = self.kind(change.path.full_type)
@@ -124,10 +124,10 @@ class Resources:
         return kind.build(change, before, lookup)
 
     def put(self, change: Change) -> Outcome:
-        """Make the resource as the change says.
+        """Create or change a resource.
 
         Raises:
-            AzureError: The refusal; what goes wrong later is in the outcome's operation.
+            AzureError: The change is not valid; later errors are in the outcome's operation.
         """
         self.check_group(change.path, is_change=True)
         kind = self.kind(change.path.full_type)
@@ -140,7 +140,7 @@ class Resources:
         return Outcome(after, before is None, operation)
 
     def patch(self, change: Change) -> Outcome:
-        """Merge a change into the resource, as RFC 7396 says, and make it so."""
+        """Merge a change into a resource, as RFC 7396 defines it, and store the result."""
         before = self.get(canonical_id(change.path, change.path.full_type))
         current: Json = {"location": before.location, "tags": before.tags, **before.top}
         current["properties"] = before.properties
@@ -148,13 +148,13 @@ class Resources:
         return self.put(replace(change, body=merged(current, change.body)))
 
     def delete(self, resource: Resource) -> Operation:
-        """Take a resource and its parts away, in the background."""
+        """Delete a resource and its children in the background."""
         self.check_idle(resource)
         self.kind(resource.type).check_removal(resource, self)
         return self._operations.start(resource.id, self._remove(resource))
 
     def run(self, resource: Resource, work: Coroutine[Any, Any, None]) -> Operation:
-        """Begin other work on a resource, refusing it (409) while something else is at work there."""
+        """Start other work on a resource; reject it (409) while an operation runs on the resource."""
         try:
             self.check_idle(resource)
         except AzureError:
@@ -163,13 +163,13 @@ class Resources:
         return self._operations.start(resource.id, work)
 
     def check_idle(self, resource: Resource) -> None:
-        """Refuse (409) to begin on a resource on which something is at work."""
+        """Raise an error (409) if an operation runs on a resource."""
         running = self._operations.running(resource.id)
         if running is not None:
             raise self.kind(resource.type).busy(resource, running)
 
     def check_group(self, path: ArmPath, *, is_change: bool = False) -> None:
-        """Refuse what is in a group that does not exist (404), and a change in one that is leaving (409)."""
+        """Raise an error (404) if a group does not exist, or (409) if a change meets its deletion."""
         if path.group is None:
             return
         group = self._store.get(GROUP, group_id(path.subscription or "", path.group))
@@ -177,24 +177,24 @@ class Resources:
             message = f"Resource group '{path.group}' could not be found."
             raise AzureError(404, "ResourceGroupNotFound", message)
         if is_change:
-            check_not_leaving(group)
+            check_not_deleting(group)
 
     async def remove_group(self, below: str) -> None:
-        """Take everything in a group away, newest first, and then the group."""
+        """Delete everything in a group, newest first, and then the group."""
         for resource in reversed(self.all(below)):
             running = self._operations.running(resource.id)
             if running is not None:
-                # However it ends: what it made goes next.
+                # Its result does not matter: what it created is deleted next.
                 await asyncio.wait([running.task])
-            await self._remove_alone(resource)
+            await self._remove_one(resource)
         self._store.delete(GROUP, below)
 
     async def _remove(self, resource: Resource) -> None:
-        for part in reversed(self.all(resource.id)):
-            await self._remove_alone(part)
-        await self._remove_alone(resource)
+        for child in reversed(self.all(resource.id)):
+            await self._remove_one(child)
+        await self._remove_one(resource)
 
-    async def _remove_alone(self, resource: Resource) -> None:
+    async def _remove_one(self, resource: Resource) -> None:
         await self.kind(resource.type).remove(resource)
         self._store.delete(RESOURCE, _key(resource.id))
 
@@ -216,9 +216,9 @@ class Resources:
                 self._check_parent(path, self)
         except AzureError as missing:
             return missing
-        own_words = self.kind(path.full_type).missing(path.name)
-        if own_words is not None:
-            return own_words
+        specific = self.kind(path.full_type).missing(path.name)
+        if specific is not None:
+            return specific
         where = "/".join((path.full_type, "/".join(path.names)))
         return AzureError(
             404,
@@ -245,8 +245,8 @@ def merged(target: Json, patch: Mapping[str, Any]) -> Json:
     return found
 
 
-def check_not_leaving(group: Json) -> None:
-    """Refuse (409) to change a group, or what is in it, while it is being deleted."""
+def check_not_deleting(group: Json) -> None:
+    """Raise an error (409) if a group is being deleted."""
     if group["properties"]["provisioningState"] == "Deleting":
         name = group["name"]
         message = f"The resource group '{name}' is in deprovisioning state and cannot perform this operation."

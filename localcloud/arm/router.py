@@ -23,7 +23,13 @@ Handler = Callable[[ArmRequest], Awaitable[ArmResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Who answers a method on a pattern, for which api-versions (none: for any), and who checks the token."""
+    """A handler and the api-versions that it supports.
+
+    Attributes:
+        handler: Handles the request.
+        versions: The api-versions; empty for any.
+        has_own_auth: Whether the handler verifies the token itself.
+    """
 
     handler: Handler
     versions: tuple[str, ...]
@@ -31,7 +37,7 @@ class Route:
 
 
 class Router:
-    """The table of every operation that the local cloud has."""
+    """The routing table: every operation that the local cloud has."""
 
     def __init__(self) -> None:
         self._routes: dict[tuple[str, str], Route] = {}
@@ -46,14 +52,14 @@ class Router:
         *,
         has_own_auth: bool = False,
     ) -> None:
-        """Let `handler` answer `method` on `template`, such as `Microsoft.App/containerApps/{}/start`."""
+        """Route `method` on `template`, such as `Microsoft.App/containerApps/{}/start`, to `handler`."""
         self._routes[method, pattern_of(scope, template)] = Route(handler, versions, has_own_auth)
 
     def find(self, request: ArmRequest) -> Route:
-        """Return who answers `request`.
+        """Return the route of `request`.
 
         Raises:
-            AzureError: 501 for an operation that is not emulated, 400 for an api-version that is unknown.
+            AzureError: 501 for an operation that is not emulated, 400 for an unknown api-version.
         """
         route = self._routes.get((request.method, request.path.pattern))
         if route is None:
@@ -83,7 +89,7 @@ def _check_version(request: ArmRequest, versions: tuple[str, ...]) -> None:
 def no_registered_provider(
     full_type: str, location: str, asked: str, versions: tuple[str, ...]
 ) -> AzureError:
-    """Return the refusal of an api-version that a type does not have."""
+    """Return the error 400 for an api-version that a type does not support."""
     namespace, _, kind = full_type.partition("/")
     return AzureError(
         400,

@@ -1,10 +1,10 @@
 """Emulate the management plane of Microsoft.Storage: accounts, their keys, file services and file shares.
 
-The data plane is `localcloud.files`; this module tells it which shares exist and which keys open them.
+The data plane is `localcloud.files`; it gets its shares and the accounts' keys from this module.
 
 Not emulated: blobs, queues, tables and their services, private endpoints, network rules (accepted only in
 their default, `Allow`), encryption scopes, immutability, failover, SAS from the management plane, soft
-deletion of shares (the retention policy is kept and shown; a deleted share is gone), kerberos keys, key
+deletion of shares (the retention policy is stored and shown; a deleted share is gone), kerberos keys, key
 expiry, the billing tiers' speed limits.
 
 Source: Microsoft.Storage REST API 2025-08-01; "Resource name rules"; recorded answers of the Azure CLI's
@@ -38,7 +38,7 @@ ACCOUNTS = "Microsoft.Storage/storageAccounts"
 FILE_SERVICES = f"{ACCOUNTS}/fileServices"
 SHARES = f"{FILE_SERVICES}/shares"
 
-# First segments of the listener's own paths: an account of that name could not be reached.
+# First segments of the listener's other paths: an account of that name could not be reached.
 RESERVED_NAMES = frozenset({"common", "metadata", "organizations", "providers", "subscriptions", "tenants"})
 _KEY_BYTES = 64
 _ACCOUNT_PROPERTIES = frozenset({
@@ -72,10 +72,10 @@ class AccountKind(ResourceKind):
         self._base_url = base_url
 
     def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-        """Refuse bad names, names in use, missing members and properties that are not emulated."""
+        """Reject invalid names, names in use, missing members and properties that are not emulated."""
         name = change.path.name
         _check_account_name(name)
-        if before is None and (name in RESERVED_NAMES or _named(lookup, name) is not None):
+        if before is None and (name in RESERVED_NAMES or _find_account(lookup, name) is not None):
             message = f"The storage account named {name} is already taken."
             raise AzureError(409, "StorageAccountAlreadyTaken", message)
         for member in ("sku", "kind"):
@@ -89,7 +89,7 @@ class AccountKind(ResourceKind):
             raise not_emulated("network rules of a storage account")
 
     def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
-        """Return the account with Azure's defaults, and with two keys of its own."""
+        """Return the account with Azure's defaults and two keys."""
         del lookup
         defaults = {
             "accessTier": "Hot",
@@ -106,7 +106,7 @@ class AccountKind(ResourceKind):
         return replace(after, private=private, top=after.top | {"sku": sku})
 
     def show(self, resource: Resource) -> Json:
-        """Return the properties, with the endpoint of the one data plane that there is."""
+        """Return the properties, with the endpoint of the data plane."""
         created = resource.private["created"]
         return resource.properties | {
             "provisioningState": "Succeeded",
@@ -119,7 +119,7 @@ class AccountKind(ResourceKind):
         }
 
     async def apply(self, resource: Resource, before: Resource | None) -> None:
-        """Make the file service that every account has."""
+        """Create the file service that every account has."""
         if before is not None:
             return
         identifier = f"{resource.id}/fileServices/default"
@@ -133,7 +133,7 @@ class AccountKind(ResourceKind):
 
 
 class FileServiceKind(ResourceKind):
-    """The file service of an account; there is one, `default`."""
+    """The file service of an account, always named `default`."""
 
     type: ClassVar[str] = FILE_SERVICES
     versions: ClassVar[tuple[str, ...]] = VERSIONS
@@ -141,7 +141,7 @@ class FileServiceKind(ResourceKind):
     comes_with_parent: ClassVar[bool] = True
 
     def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-        """Refuse any other name, and properties that are not emulated."""
+        """Reject any other name, and properties that are not emulated."""
         del before, lookup
         if change.path.name.lower() != "default":
             message = f"The file service name '{change.path.name}' is invalid. It must be 'default'."
@@ -171,7 +171,7 @@ class ShareKind(ResourceKind):
         self._files = files
 
     def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-        """Refuse bad names and quotas, and what is not SMB."""
+        """Reject invalid names and quotas, and protocols other than SMB."""
         del before, lookup
         name, properties = change.path.name, change.properties
         if not is_share_name(name):
@@ -197,12 +197,12 @@ class ShareKind(ResourceKind):
         return replace(self.skeleton(change, before), properties=defaults | sent)
 
     def show(self, resource: Resource) -> Json:
-        """Return the properties; the lease state is the data plane's and not shown here."""
+        """Return the properties, without the lease state, which only the data plane has."""
         changed = resource.top["systemData"]["lastModifiedAt"]
         return resource.properties | {"lastModifiedTime": changed}
 
     async def apply(self, resource: Resource, before: Resource | None) -> None:
-        """Make the share's directory, or change its quota."""
+        """Create the share's directory, or change its quota."""
         del before
         account, _, share = resource.path.names
         self._files.create_share(account, share, resource.properties["shareQuota"])
@@ -221,7 +221,7 @@ class Storage:
         self._resources = resources
 
     def routes(self, router: Router) -> None:
-        """Enter the operations into the table."""
+        """Add the operations to the routing table."""
         account = f"{ACCOUNTS}/{{}}"
         router.add("POST", "group", f"{account}/listKeys", self.list_keys, VERSIONS)
         router.add("POST", "group", f"{account}/regenerateKey", self.regenerate_key, VERSIONS)
@@ -229,8 +229,8 @@ class Storage:
         router.add("POST", "subscription", check_name, self.check_name, VERSIONS)
 
     def account_keys(self, account: str) -> tuple[str, ...] | None:
-        """Return the keys of the account of that name, None if there is no such account."""
-        found = _named(self._resources, account)
+        """Return the keys of the account of that name, None if it does not exist."""
+        found = _find_account(self._resources, account)
         return None if found is None else tuple(key["value"] for key in found.private["keys"])
 
     async def list_keys(self, request: ArmRequest) -> ArmResponse:
@@ -238,7 +238,7 @@ class Storage:
         return ArmResponse(200, listed_keys(self._resources.get(_account_id(request))))
 
     async def regenerate_key(self, request: ArmRequest) -> ArmResponse:
-        """Handle `storage account keys renew`: a new value, and the old one opens nothing any more."""
+        """Handle `storage account keys renew`: the old key stops working at once."""
         account = self._resources.get(_account_id(request))
         wanted = request.json().get("keyName")
         keys = [_new_key(wanted) if key["name"] == wanted else key for key in account.private["keys"]]
@@ -257,14 +257,14 @@ class Storage:
             refusal = error.details[0] if error.details else error
             reason = {"reason": "AccountNameInvalid", "message": refusal.message}
             return ArmResponse(200, {"nameAvailable": False} | reason)
-        if name in RESERVED_NAMES or _named(self._resources, name) is not None:
+        if name in RESERVED_NAMES or _find_account(self._resources, name) is not None:
             message = f"The storage account named {name} is already taken."
             return ArmResponse(200, {"nameAvailable": False, "reason": "AlreadyExists", "message": message})
         return ArmResponse(200, {"nameAvailable": True})
 
 
 def listed_keys(account: Resource) -> Json:
-    """Return what `listKeys` answers for an account."""
+    """Return the result of `listKeys` for an account."""
     return {"keys": [_shown_key(key) for key in account.private["keys"]]}
 
 
@@ -272,7 +272,7 @@ def _account_id(request: ArmRequest) -> str:
     return resource_id(request.path.subscription or "", request.group, ACCOUNTS, request.path.names[:1])
 
 
-def _named(lookup: ResourceLookup, name: str) -> Resource | None:
+def _find_account(lookup: ResourceLookup, name: str) -> Resource | None:
     return next((found for found in lookup.of_type(ACCOUNTS) if found.name == name), None)
 
 

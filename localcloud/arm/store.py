@@ -1,8 +1,8 @@
-"""Keep the local cloud's documents through restarts and crashes, in one private SQLite file.
+"""The document store of the local cloud: one private SQLite file.
 
 A document is a JSON object under a kind (`resource`, `deployment`, `revision`...) and a key. Keys are
-resource ids and compare without regard to case, as Azure's do. When `put` returns, the write survives
-the end of the process.
+resource ids; their case is ignored, as on Azure. When `put` returns, the write survives the end of the
+process.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ CREATE TABLE IF NOT EXISTS documents (
 
 
 class Store:
-    """Documents by kind and key; not for use from more than one thread."""
+    """Documents by kind and key, for use from one thread."""
 
     def __init__(self, path: Path) -> None:
-        # The file holds secrets: it must be private before the first byte is in it.
+        # The file contains secrets: it must be private before the first byte is written.
         path.touch(mode=0o600, exist_ok=True)
         path.chmod(0o600)
         self._database = sqlite3.connect(path, isolation_level=None)
-        # What was written survives a killed daemon; only a power failure may lose the last moment.
+        # Writes survive a killed daemon; only a power failure may lose the last ones.
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.execute(_SCHEMA)
@@ -41,19 +41,19 @@ class Store:
         return None if row is None else _decoded(row[0])
 
     def put(self, kind: str, key: str, document: dict[str, Any]) -> None:
-        """Write a document in one step; it keeps its place in the order if it was there."""
+        """Write a document atomically; one that existed keeps its place in the order."""
         insert = "INSERT INTO documents VALUES (?, ?, ?)"
         statement = f"{insert} ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body"
         self._database.execute(statement, (kind, key.lower(), json.dumps(document)))
 
     def delete(self, kind: str, key: str) -> bool:
-        """Remove a document; return whether it was there."""
+        """Delete a document; return whether it existed."""
         statement = "DELETE FROM documents WHERE kind = ? AND key = ?"
         return self._database.execute(statement, (kind, key.lower())).rowcount > 0
 
     def under(self, kind: str, prefix: str = "") -> list[dict[str, Any]]:
         """Return the documents whose key begins with `prefix`, oldest first."""
-        # substr, not LIKE: a name may hold LIKE's wildcards.
+        # substr, not LIKE: a name may contain LIKE's wildcards.
         query = "SELECT body FROM documents WHERE kind = ? AND substr(key, 1, ?) = ? ORDER BY rowid"
         rows = self._database.execute(query, (kind, len(prefix), prefix.lower())).fetchall()
         return [_decoded(row[0]) for row in rows]

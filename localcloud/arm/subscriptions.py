@@ -16,7 +16,7 @@ from localcloud.arm.operations import RETRY_AFTER, Operations, result_response
 from localcloud.arm.regions import DISPLAY_NAMES, checked_region
 from localcloud.arm.requests import ArmRequest, ArmResponse, Json
 from localcloud.arm.resource_ids import group_id
-from localcloud.arm.resources import GROUP, Resources, check_not_leaving
+from localcloud.arm.resources import GROUP, Resources, check_not_deleting
 from localcloud.errors import AzureError, not_emulated
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _FILTER = re.compile(r"resourceGroup eq '([^']+)'", re.IGNORECASE)
 
 
 class Subscriptions:
-    """The operations of Resource Manager on what is above resources.
+    """The operations on tenants, the subscription and its resource groups.
 
     Args:
         identity: The tenant and the subscription.
@@ -60,7 +60,7 @@ class Subscriptions:
         self._delete_deployments = delete_deployments
 
     def routes(self, router: Router) -> None:
-        """Enter the operations into the table."""
+        """Add the operations to the routing table."""
         router.add("GET", "tenant", "/tenants", self.list_tenants, SUBSCRIPTION_VERSIONS)
         router.add("GET", "tenant", "/subscriptions", self.list_subscriptions, SUBSCRIPTION_VERSIONS)
         router.add("GET", "tenant", "/subscriptions/{}", self.show_subscription, SUBSCRIPTION_VERSIONS)
@@ -79,14 +79,14 @@ class Subscriptions:
         router.add("DELETE", "subscription", group, self.delete_group, VERSIONS)
 
     async def list_tenants(self, request: ArmRequest) -> ArmResponse:
-        """Handle the question which tenants there are."""
+        """Handle `account tenant list`: the local cloud has one tenant."""
         del request
         tenant = self._identity.tenant_id
         shown = {"id": f"/tenants/{tenant}", "tenantId": tenant, "displayName": "Local cloud"}
         return ArmResponse(200, {"value": [shown | {"tenantCategory": "Home"}]})
 
     async def list_subscriptions(self, request: ArmRequest) -> ArmResponse:
-        """Handle the question which subscriptions there are: one."""
+        """Handle `account list`: the local cloud has one subscription."""
         del request
         return ArmResponse(200, {"value": [self._subscription()]})
 
@@ -123,11 +123,11 @@ class Subscriptions:
         return ArmResponse(200, self._provider(request.path.name))
 
     async def list_resources(self, request: ArmRequest) -> ArmResponse:
-        """Handle `resource list`, of all or of one group."""
-        group = request.path.group or _asked_group(request.query.get("$filter", ""))
+        """Handle `resource list`, of the subscription or of one group."""
+        group = request.path.group or _group_of_filter(request.query.get("$filter", ""))
         below = group_id(self._identity.subscription_id, group) if group else ""
         if below and self._store.get(GROUP, below) is None:
-            raise _no_group(str(group))
+            raise _group_not_found(str(group))
         tracked = [
             found for found in self._resources.all(below) if self._resources.kind(found.type).is_tracked
         ]
@@ -171,15 +171,15 @@ class Subscriptions:
             )
             raise AzureError(409, "InvalidResourceGroupLocation", message)
         if before is not None:
-            check_not_leaving(before)
+            check_not_deleting(before)
         group = self._new_group(before["name"] if before else name, region, body.get("tags") or {})
         self._store.put(GROUP, group["id"], group)
         return ArmResponse(201 if before is None else 200, group)
 
     async def patch_group(self, request: ArmRequest) -> ArmResponse:
-        """Handle `group update` where it sends only what changes: tags."""
+        """Handle `group update` with a PATCH, which changes the tags."""
         group = self._group(request)
-        check_not_leaving(group)
+        check_not_deleting(group)
         group["tags"] = request.json().get("tags", group["tags"])
         self._store.put(GROUP, group["id"], group)
         return ArmResponse(200, group)
@@ -194,7 +194,7 @@ class Subscriptions:
         return ArmResponse(404 if found is None else 204)
 
     async def delete_group(self, request: ArmRequest) -> ArmResponse:
-        """Handle `group delete`: everything in it goes, newest first, in the background."""
+        """Handle `group delete`: delete everything in it, newest first, in the background."""
         group = self._group(request)
         identifier = group["id"]
         operation = self._operations.running(identifier)
@@ -213,7 +213,7 @@ class Subscriptions:
     def _group(self, request: ArmRequest) -> Json:
         found = self._store.get(GROUP, self._group_id(request.path.name))
         if found is None:
-            raise _no_group(request.path.name)
+            raise _group_not_found(request.path.name)
         return found
 
     def _group_id(self, name: str) -> str:
@@ -257,11 +257,11 @@ class Subscriptions:
         }
 
 
-def _no_group(name: str) -> AzureError:
+def _group_not_found(name: str) -> AzureError:
     return AzureError(404, "ResourceGroupNotFound", f"Resource group '{name}' could not be found.")
 
 
-def _asked_group(text: str) -> str | None:
+def _group_of_filter(text: str) -> str | None:
     if not text:
         return None
     found = _FILTER.fullmatch(text.strip())

@@ -40,7 +40,7 @@ class Apps:
         self._tokens = tokens
 
     def routes(self, router: Router) -> None:
-        """Enter the operations into the table."""
+        """Add the operations to the routing table."""
         one = f"{APPS}/{{}}"
         revision = f"{one}/revisions/{{}}"
         for method, template, handler in (
@@ -63,7 +63,7 @@ class Apps:
         return ArmResponse(200, listed_secrets(self._app(request)))
 
     async def auth_token(self, request: ArmRequest) -> ArmResponse:
-        """Handle with a token for the app's log streams, and for nothing else."""
+        """Handle `getAuthToken`: return a token that is valid for the app's log streams only."""
         app = self._app(request)
         token, expires = self._tokens.issue(app.id.lower(), {"iss": "AzureContainerApps"})
         body = {
@@ -76,39 +76,41 @@ class Apps:
         return ArmResponse(200, body)
 
     async def start(self, request: ArmRequest) -> ArmResponse:
-        """Handle `containerapp start` (of the API): run the active revisions again."""
+        """Handle the API's `start`: run the active revisions again."""
         app = self._app(request)
 
         async def begin() -> None:
-            noted = app.with_private(stopped=False)
-            self._resources.save(noted)
-            await self._revisions.restore(noted)
+            updated = app.with_private(stopped=False)
+            self._resources.save(updated)
+            await self._revisions.restore(updated)
 
         return self._accepted(request, self._resources.run(app, begin()))
 
     async def stop(self, request: ArmRequest) -> ArmResponse:
-        """Handle `containerapp stop` (of the API): stop the replicas, keep everything else."""
+        """Handle the API's `stop`: stop the replicas, keep everything else."""
         app = self._app(request)
 
         async def end() -> None:
-            noted = app.with_private(stopped=True)
-            self._resources.save(noted)
-            await self._revisions.stop_all(noted)
+            updated = app.with_private(stopped=True)
+            self._resources.save(updated)
+            await self._revisions.stop_all(updated)
 
         return self._accepted(request, self._resources.run(app, end()))
 
     async def list_revisions(self, request: ArmRequest) -> ArmResponse:
         """Handle `containerapp revision list`."""
         app = self._app(request)
-        return ArmResponse(200, {"value": [self._revision(app, found) for found in self._revisions.of(app)]})
+        return ArmResponse(
+            200, {"value": [self._revision_document(app, found) for found in self._revisions.of(app)]}
+        )
 
     async def show_revision(self, request: ArmRequest) -> ArmResponse:
         """Handle `containerapp revision show`."""
         app = self._app(request)
-        return ArmResponse(200, self._revision(app, self._revisions.get(app, request.path.names[1])))
+        return ArmResponse(200, self._revision_document(app, self._revisions.get(app, request.path.names[1])))
 
     async def restart(self, request: ArmRequest) -> ArmResponse:
-        """Handle `containerapp revision restart`: at once, while the replicas are being replaced."""
+        """Handle `containerapp revision restart`; the response does not wait for the new replicas."""
         await self._revisions.restart(self._app(request), request.path.names[1])
         return ArmResponse(200, "Restart succeeded")
 
@@ -127,14 +129,16 @@ class Apps:
         app = self._app(request)
         revision = self._revisions.get(app, request.path.names[1])
         return ArmResponse(
-            200, {"value": [self._replica(app, found) for found in self._replicas_of(revision)]}
+            200, {"value": [self._replica_document(app, found) for found in self._replicas_of(revision)]}
         )
 
     async def show_replica(self, request: ArmRequest) -> ArmResponse:
         """Handle `containerapp replica show`."""
         app = self._app(request)
         revision = self._revisions.get(app, request.path.names[1])
-        return ArmResponse(200, self._replica(app, self._find_replica(revision, request.path.names[2])))
+        return ArmResponse(
+            200, self._replica_document(app, self._find_replica(revision, request.path.names[2]))
+        )
 
     def _app(self, request: ArmRequest) -> Resource:
         names = request.path.names[:1]
@@ -150,7 +154,7 @@ class Apps:
         headers = RETRY_AFTER | {"Location": f"{location}?api-version={request.api_version}"}
         return ArmResponse(202, None, headers)
 
-    def _revision(self, app: Resource, revision: Json) -> Json:
+    def _revision_document(self, app: Resource, revision: Json) -> Json:
         name = revision["name"]
         running, health, details = self._host.revision_state(name)
         environment = self._resources.find(app.properties["environmentId"])
@@ -180,7 +184,7 @@ class Apps:
                 return replica
         raise replica_not_found(name, revision["name"])
 
-    def _replica(self, app: Resource, replica: ReplicaStatus) -> Json:
+    def _replica_document(self, app: Resource, replica: ReplicaStatus) -> Json:
         identifier = f"{app.id}/revisions/{replica.revision}/replicas/{replica.name}"
         endpoint = str(self._resources.shown(app)["properties"]["eventStreamEndpoint"])
         root = f"{endpoint.removesuffix('/eventstream')}/revisions/{replica.revision}/replicas/{replica.name}"

@@ -1,16 +1,16 @@
 """Emulate Microsoft.App/containerApps: apps, their secrets, revisions, replicas and log streams.
 
-An app really runs, as processes of this machine (`localcloud.runtime`), and is reached over plain HTTP on a
-port of 127.0.0.1, which is its `ingress.fqdn` and stays the same for the life of the app.
+An app runs as processes of this machine (`localcloud.runtime`). Its address is plain HTTP on a port of
+127.0.0.1, which is its `ingress.fqdn` and stays the same until the app is deleted.
 
-Not emulated: images (the command runs with this machine's programs), registries (kept, not used), ingress
+Not emulated: images (the command runs with this machine's programs), registries (stored, not used), ingress
 over TLS, `external: false` (every app is reachable from this machine and from nowhere else),
 `allowInsecure: false` (the ingress is always plain HTTP), jobs, auth configurations, source controls,
-custom domains, managed identities, and everything that `app_rules` refuses. An operation ends when the
-replicas are made, not when they are ready: on Azure, too, only the revision's state and its answers tell
-that. Of two apps with one name in two groups the second is refused, since both would be one to the machine.
+custom domains, managed identities, and everything that `rules` rejects as such. An operation ends when the
+replicas are created, not when they are ready: on Azure, too, only the revision's state and its responses show
+that. Of two apps with the same name in two groups the second is rejected: the runtime knows apps by name.
 Real bodies of restart, activate and deactivate, and the codes for a revision that is not there or not
-active, were not found in public material. A change that fails is taken back; what Azure shows then is not
+active, were not found in public material. A change that fails is rolled back; what Azure shows then is not
 known.
 
 Source: Microsoft.App REST API 2025-07-01 and 2026-01-01; the Azure CLI's source and recorded tests.
@@ -66,32 +66,32 @@ class AppKind(ResourceKind):
         self._base_url = base_url
 
     def canonical(self, body: Json) -> Json:
-        """Return a request with its property names as the API writes them."""
+        """Return a request body with property names in the API's spelling."""
         return canonical(body)
 
     def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-        """Refuse what Azure refuses, and what is not emulated."""
+        """Reject what Azure rejects, and what is not emulated."""
         name = change.path.name
         check_app(name, change.body, before, lookup)
         if before is None and any(app.name == name for app in lookup.of_type(APPS)):
             raise not_emulated(f"a second container app with the name '{name}', in another resource group")
 
     def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
-        """Return the app with Azure's defaults; the values of its secrets are kept out of sight."""
+        """Return the app with Azure's defaults; the values of its secrets are private."""
         kept = before.private if before else {}
         environment = lookup.find(environment_id(change.properties))
         profile = change.properties.get("workloadProfileName")
         if environment is not None:
             profile, _ = find_profile(environment, profile)
         after = self.skeleton(change, before)
-        # The provider itself writes this one word of the id in lower case.
+        # Microsoft.App itself writes this word of the id in lower case.
         after = replace(after, id=after.id.replace("/containerApps/", "/containerapps/"))
         values = secret_values(change.properties, kept.get("secrets", {}))
         properties = with_defaults(change.properties, profile)
         return replace(after, properties=properties, private={**kept, "secrets": values})
 
     def show(self, resource: Resource) -> Json:
-        """Return the properties with what Azure computes."""
+        """Return the properties with those that Azure computes."""
         private, shown = resource.private, deepcopy(resource.properties)
         port, latest = private.get("port"), private.get("latest_revision")
         fqdn = None if port is None else f"127.0.0.1:{port}"
@@ -110,28 +110,28 @@ class AppKind(ResourceKind):
         }
 
     def shown_location(self, resource: Resource) -> str | None:
-        """Return the region's display name, as this provider does."""
+        """Return the region's display name, as Microsoft.App does."""
         return DISPLAY_NAMES[resource.location or ""]
 
     async def apply(self, resource: Resource, before: Resource | None) -> None:
-        """Listen, make a revision if the template is new, and let the right one serve."""
+        """Open the ingress, create a revision if the template is new, and direct the traffic."""
         try:
             app = await self.listen(resource)
             await self._revisions.update(app)
         except BaseException:
-            self._note(resource, provisioning_state="Failed")
+            self._update_private(resource, provisioning_state="Failed")
             if before is not None:
-                self._take_back(before)
+                self._roll_back(before)
             raise
-        self._note(resource, provisioning_state="Succeeded")
+        self._update_private(resource, provisioning_state="Succeeded")
 
     async def remove(self, resource: Resource) -> None:
-        """Stop everything of the app."""
-        self._revisions.forget(resource)
+        """Stop the app and delete its revisions."""
+        self._revisions.delete_all(resource)
         await self._host.remove_app(resource.name)
 
     def busy(self, resource: Resource, operation: Operation) -> AzureError:
-        """Return this provider's refusal of a change while `operation` runs."""
+        """Return Microsoft.App's error of a change while `operation` runs."""
         message = (
             f"Cannot modify a container app '{resource.name}' because there is an active provisioning "
             f"operation in progress. OperationId: '{operation.id}'"
@@ -139,47 +139,49 @@ class AppKind(ResourceKind):
         return AzureError(409, "ContainerAppOperationInProgress", message)
 
     async def listen(self, app: Resource) -> Resource:
-        """Open the app's ingress on the port that it had, or close it if it has none any more."""
+        """Open the app's ingress on the port that it had; close it if the app has no ingress any more."""
         port = app.private.get("port")
         if app.properties["configuration"]["ingress"] is None:
             if port is not None:
                 await self._host.stop_app_ingress(app.name)
-            return self._note(app, port=None)
+            return self._update_private(app, port=None)
         try:
             chosen = await self._host.start_app(app.name, port)
         except OSError:
-            _log.warning("port %s of app %s is taken: it gets another", port, app.name)
+            _log.warning("port %s of app %s is taken: another one is chosen", port, app.name)
             chosen = await self._host.start_app(app.name, None)
-        return self._note(app, port=chosen)
+        return self._update_private(app, port=chosen)
 
     async def restore(self) -> None:
-        """Bring all apps up again, as after a restart of the daemon."""
+        """Start all apps again, as after a restart of the daemon."""
         for app in self._resources.of_type(APPS):
-            noted = self._note(app, provisioning_state=app.private.get("provisioning_state", "Failed"))
+            updated = self._update_private(
+                app, provisioning_state=app.private.get("provisioning_state", "Failed")
+            )
             try:
-                await self._revisions.restore(await self.listen(noted))
+                await self._revisions.restore(await self.listen(updated))
             except (AzureError, OSError, KeyError):
-                # One app that cannot come up is no reason to keep all others down.
-                _log.exception("app %s could not be brought up again", app.name)
-                self._note(app, provisioning_state="Failed")
+                # An app that cannot start must not keep the others from starting.
+                _log.exception("app %s could not be started again", app.name)
+                self._update_private(app, provisioning_state="Failed")
 
-    def _take_back(self, before: Resource) -> None:
-        """Let an app be again what it was, so that a change that failed does not fail every later one."""
-        noted = self._note(before, secrets=before.private["secrets"])
-        self._resources.save(replace(noted, properties=before.properties))
+    def _roll_back(self, before: Resource) -> None:
+        """Store an app as it was, so that a failed change does not make every later one fail."""
+        updated = self._update_private(before, secrets=before.private["secrets"])
+        self._resources.save(replace(updated, properties=before.properties))
 
-    def _note(self, app: Resource, **private: Any) -> Resource:  # noqa: ANN401 - JSON values
-        noted = self._resources.get(app.id).with_private(**private)
-        self._resources.save(noted)
-        return noted
+    def _update_private(self, app: Resource, **private: Any) -> Resource:  # noqa: ANN401 - JSON values
+        updated = self._resources.get(app.id).with_private(**private)
+        self._resources.save(updated)
+        return updated
 
 
 def listed_secrets(app: Resource) -> Json:
-    """Return what `listSecrets` answers for an app."""
+    """Return the result of `listSecrets` for an app."""
     values = app.private["secrets"]
     return {"value": [{"name": name, "value": value} for name, value in values.items()]}
 
 
 def _stream_path(app: Resource) -> str:
-    """Return the path of an app's streams, which names no provider."""
+    """Return the path of an app's streams, which has no provider."""
     return app.id.replace("/providers/Microsoft.App/containerapps/", "/containerApps/")

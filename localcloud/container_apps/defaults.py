@@ -21,7 +21,7 @@ _TRAFFIC = [{"weight": 100, "latestRevision": True}]
 
 
 def with_defaults(properties: Json, profile: str | None) -> Json:
-    """Return an app's properties with Azure's defaults, without read-only ones and without secret values."""
+    """Return an app's properties with Azure's defaults, without read-only properties and secret values."""
     identifier = environment_id(properties)
     return {
         "managedEnvironmentId": identifier,
@@ -33,7 +33,7 @@ def with_defaults(properties: Json, profile: str | None) -> Json:
 
 
 def secret_values(properties: Json, kept: Mapping[str, str]) -> dict[str, str]:
-    """Return the values of the secrets that a request names; one without a value keeps the one it had."""
+    """Return the secrets' values by name; a secret without a value keeps the stored one."""
     secrets = (properties.get("configuration") or {}).get("secrets") or ()
     return {
         secret["name"]: secret["value"] if secret.get("value") is not None else kept[secret["name"]]
@@ -42,7 +42,7 @@ def secret_values(properties: Json, kept: Mapping[str, str]) -> dict[str, str]:
 
 
 def same_template(one: Json, other: Json) -> bool:
-    """Tell whether two normal templates would make the same revision: the suffix only names it."""
+    """Tell whether two templates result in the same revision; the suffix is only its name."""
     return {**one, "revisionSuffix": ""} == {**other, "revisionSuffix": ""}
 
 

@@ -44,7 +44,7 @@ class Environments:
         self._resources = resources
 
     def routes(self, router: Router) -> None:
-        """Enter the operations into the table."""
+        """Add the operations to the routing table."""
         one = f"{ENVIRONMENTS}/{{}}"
         place = "Microsoft.App/locations/{}"
         router.add("GET", "group", f"{one}/workloadProfileStates", self.profile_states, VERSIONS)
@@ -72,11 +72,11 @@ class Environments:
         return ArmResponse(200, {"value": value})
 
     async def usages(self, request: ArmRequest) -> ArmResponse:
-        """Handle `containerapp env list-usages`: what its apps ask for, of usual limits."""
+        """Handle `containerapp env list-usages`: what its apps request, and usual limits."""
         environment = self._environment(request)
         used: dict[str, float] = {}
         for app in apps_in(environment, self._resources):
-            for name, amount in _use_of(app, environment).items():
+            for name, amount in _usage_of(app, environment).items():
                 used[name] = used.get(name, 0) + amount
         return ArmResponse(
             200, {"value": [_usage(name, text, used.get(name, 0), top) for name, text, top in _USAGES]}
@@ -103,7 +103,7 @@ class Environments:
         )
 
 
-def _use_of(app: Resource, environment: Resource) -> dict[str, float]:
+def _usage_of(app: Resource, environment: Resource) -> dict[str, float]:
     _, found = find_profile(environment, app.properties.get("workloadProfileName"))
     containers = app.properties["template"]["containers"]
     replicas = max(1, app.properties["template"]["scale"].get("minReplicas") or 0)

@@ -1,11 +1,11 @@
-"""Emulate Microsoft.App/managedEnvironments: environments, their workload profiles, storages and usages.
+"""Emulate Microsoft.App/managedEnvironments: environments, their workload profiles and storages.
 
-An environment is a name here: it starts nothing. Its storages say which share an app's volume is.
+An environment starts nothing. Its storages map an app's volumes to shares.
 
 Not emulated: virtual networks, zone redundancy, custom domains, certificates, Dapr components, mutual TLS,
 managed identities, private endpoints, OpenTelemetry, NFS storages and accounts that are not in the local
 cloud, quotas (the limits that usages show are not enforced), differences between regions, log destinations
-(a workspace is noted, nothing is sent there). Codes for a profile that cannot be removed or changed, and
+(a workspace is stored, nothing is sent there). Codes for a profile that cannot be removed or changed, and
 for an environment that still has apps, were not found in public material: they are plausible, not quoted.
 
 Source: Microsoft.App REST API 2025-07-01 and 2026-01-01; recorded answers of the Azure CLI's tests.
@@ -46,7 +46,7 @@ class EnvironmentKind(ResourceKind):
         self._base_url = base_url
 
     def canonical(self, body: Json) -> Json:
-        """Return a request with its profiles' properties in lower camel case; az sends `Name`."""
+        """Return a request body with its profiles' properties in lower camel case; az sends `Name`."""
         properties = dict(body.get("properties") or {})
         if properties.get("workloadProfiles"):
             profiles = properties["workloadProfiles"]
@@ -54,11 +54,11 @@ class EnvironmentKind(ResourceKind):
         return {**body, "properties": properties}
 
     def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-        """Reject bad names and profiles, unknown properties, and what is not emulated."""
+        """Reject invalid names and profiles, unknown properties, and what is not emulated."""
         check_environment(change, before, lookup)
 
     def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
-        """Return the environment with Azure's defaults; the workspace's key is kept out of sight."""
+        """Return the environment with Azure's defaults; the workspace's key is private."""
         del lookup
         properties = {
             name: value for name, value in change.properties.items() if name in ENVIRONMENT_PROPERTIES
@@ -74,7 +74,7 @@ class EnvironmentKind(ResourceKind):
         return after.with_private(shared_key=shared_key or kept)
 
     def show(self, resource: Resource) -> Json:
-        """Return the properties with what Azure computes."""
+        """Return the properties with those that Azure computes."""
         path = resource.id.replace("/providers/Microsoft.App/", "/")
         return resource.properties | {
             "provisioningState": "Succeeded",
@@ -86,11 +86,11 @@ class EnvironmentKind(ResourceKind):
         }
 
     def shown_location(self, resource: Resource) -> str | None:
-        """Return the region's display name, as this provider does."""
+        """Return the region's display name, as Microsoft.App does."""
         return DISPLAY_NAMES[resource.location or ""]
 
     def check_removal(self, resource: Resource, lookup: ResourceLookup) -> None:
-        """Refuse to delete an environment that still has apps."""
+        """Reject the deletion of an environment that still has apps."""
         names = [app.name for app in apps_in(resource, lookup)]
         if names:
             message = f"The environment '{resource.name}' still has container apps: {', '.join(names)}."
@@ -98,19 +98,19 @@ class EnvironmentKind(ResourceKind):
 
 
 class EnvironmentStorageKind(ResourceKind):
-    """A share that an environment's apps may mount."""
+    """A file share that an environment's apps may mount."""
 
     type: ClassVar[str] = STORAGES
     versions: ClassVar[tuple[str, ...]] = VERSIONS
     can_patch: ClassVar[bool] = False
 
     def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-        """Reject bad names, and anything but a share of Azure Files with its account's key."""
+        """Reject invalid names, and anything but a share of Azure Files with its account's key."""
         del lookup
         check_storage(change, before)
 
     def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
-        """Return the storage; its account's key is kept out of sight."""
+        """Return the storage; its account's key is private."""
         del lookup
         azure_file = dict(change.properties["azureFile"])
         key = azure_file.pop("accountKey", None) or (before.private["account_key"] if before else None)
@@ -118,7 +118,7 @@ class EnvironmentStorageKind(ResourceKind):
         return replace(self.skeleton(change, before), properties=properties).with_private(account_key=key)
 
     def missing(self, name: str) -> AzureError | None:
-        """Return the provider's own words; `az containerapp env storage set` knows them."""
+        """Return Microsoft.App's own error, which `az containerapp env storage set` recognizes."""
         message = f"ManagedEnvironment Storage '{name}' was not found."
         return AzureError(404, "ManagedEnvironmentStorageNotFound", message)
 

@@ -41,7 +41,7 @@ class LogStreams:
 
     def routes(self, router: Router) -> None:
         """Add the operations to the routing table."""
-        # Their paths have no provider, and a group's own words are those of Resource Manager.
+        # Their paths have no provider, and `parse_path` takes such paths for those of Resource Manager.
         plain = f"{APPS}/{{}}".replace("Microsoft.App", "Microsoft.Resources")
         replica = f"{plain}/revisions/{{}}/replicas/{{}}"
         stream = f"{replica}/containers/{{}}/logstream"
@@ -49,7 +49,7 @@ class LogStreams:
         router.add("GET", "group", f"{plain}/eventstream", self.events, (), has_own_auth=True)
 
     async def console(self, request: ArmRequest) -> ArmResponse:
-        """Handle `containerapp logs show`: the last lines of a replica's console, and those to come."""
+        """Handle `containerapp logs show`: the last lines of a replica's console, with `follow` new ones too."""
         app = self._app(request)
         revision, replica, container = request.path.names[1:]
         found = self._revisions.get(app, revision)
@@ -79,7 +79,7 @@ class LogStreams:
         return ArmResponse(200, stream=lines())
 
     async def events(self, request: ArmRequest) -> ArmResponse:
-        """Handle `containerapp logs show --type system`: the app's last events, and those to come."""
+        """Handle `containerapp logs show --type system`: an app's last events, with `follow` new ones too."""
         app = self._app(request)
         records = self._host.system_log(app.name, tail=_tail(request), follow=_is_set(request, "follow"))
 

@@ -1,4 +1,4 @@
-"""What a container may ask for on each type of workload profile. Pure tables and checks.
+"""What a container may request on each type of workload profile. Pure tables and checks.
 
 Source: Azure Container Apps documentation, "Workload profiles", "GPU" and "Allocations"; the API's own
 messages.
@@ -13,7 +13,7 @@ from localcloud.errors import AzureError
 
 CONSUMPTION = "Consumption"
 
-# A container in an environment without profiles stops at half of what the Consumption profile allows.
+# An environment without profiles allows half of what the Consumption profile allows.
 _CONSUMPTION_STEPS = 16
 _CONSUMPTION_ONLY_STEPS = 8
 _STEP = Decimal("0.25")
@@ -21,7 +21,7 @@ _STEP = Decimal("0.25")
 
 @dataclass(frozen=True, slots=True)
 class ProfileType:
-    """A type of workload profile: what one of its nodes, or one of its replicas, has."""
+    """A type of workload profile, with the size of one of its nodes or, if serverless, of one replica."""
 
     name: str
     category: str
@@ -31,7 +31,7 @@ class ProfileType:
 
     @property
     def is_serverless(self) -> bool:
-        """Tell whether it scales by itself: then it has no count of nodes."""
+        """Tell whether it scales by itself and has no node counts."""
         return self.name.startswith("Consumption")
 
 
@@ -55,17 +55,17 @@ PROFILE_TYPES = {found.name.lower(): found for found in _TYPES}
 
 
 def profile_type(name: str) -> ProfileType | None:
-    """Return the type of that name, whose case does not matter."""
+    """Return the type of that name; its case is ignored."""
     return PROFILE_TYPES.get(name.lower())
 
 
 def check_total(cpu: Decimal, memory_gib: Decimal, profile: ProfileType | None) -> None:
-    """Refuse (400) what an app's containers ask for in all, if the profile cannot give it.
+    """Reject (400) what an app's containers request in all if the profile does not allow it.
 
     Args:
         cpu: Cores.
         memory_gib: Memory.
-        profile: The app's profile; None in an environment that has none, where Consumption is smaller.
+        profile: The app's profile; None in an environment without profiles.
     """
     if profile is not None and profile.name != CONSUMPTION:
         _check_node(cpu, memory_gib, profile)
@@ -74,7 +74,7 @@ def check_total(cpu: Decimal, memory_gib: Decimal, profile: ProfileType | None) 
     pairs = [(_STEP * step, _STEP * step * 2) for step in range(1, steps + 1)]
     if (cpu, memory_gib) not in pairs:
         listed = "; ".join(f"[cpu: {_plain(cores)}, memory: {_decimal(memory)}Gi]" for cores, memory in pairs)
-        raise _total(
+        raise _invalid_total(
             cpu,
             memory_gib,
             "Total CPU and memory for all containers defined in a Consumption Container App must add up "
@@ -86,12 +86,12 @@ def _check_node(cpu: Decimal, memory_gib: Decimal, profile: ProfileType) -> None
     if 0 < cpu <= profile.cores and 0 < memory_gib <= profile.memory_gib:
         return
     limit = f"{profile.cores} cores and {profile.memory_gib}Gi of memory"
-    raise _total(
+    raise _invalid_total(
         cpu, memory_gib, f"A replica on a workload profile of type '{profile.name}' has up to {limit}."
     )
 
 
-def _total(cpu: Decimal, memory_gib: Decimal, rule: str) -> AzureError:
+def _invalid_total(cpu: Decimal, memory_gib: Decimal, rule: str) -> AzureError:
     message = (
         "The total requested CPU and memory resources for this application "
         f"(CPU: {_plain(cpu)}, memory: {_plain(memory_gib)}) is invalid. {rule}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def environment_id(properties: Json) -> str:
-    """Return the id of an app's environment, which two properties may name."""
+    """Return the id of an app's environment, which is in either of two properties."""
     return str(properties.get("environmentId") or properties.get("managedEnvironmentId") or "")
 
 
@@ -31,7 +31,7 @@ def uses_profile(app: Resource, profile: str) -> bool:
 
 
 def find_profile(environment: Resource, name: str | None) -> tuple[str | None, ProfileType | None]:
-    """Return the name and type of the profile that an app gets which asks for `name`; None where is none.
+    """Return the name and type of the profile of an app that requests `name`; None without profiles.
 
     Raises:
         AzureError: 400 `WorkloadProfileNotFound`.
@@ -48,6 +48,6 @@ def find_profile(environment: Resource, name: str | None) -> tuple[str | None, P
 
 
 def default_domain(environment: Resource) -> str:
-    """Return the domain under which Azure would put the environment's apps; nothing resolves it here."""
+    """Return the environment's domain, in the form that Azure generates; it does not resolve."""
     digest = hashlib.sha256(environment.id.lower().encode()).hexdigest()[:8]
     return f"local-{digest}.{environment.location}.azurecontainerapps.localhost"

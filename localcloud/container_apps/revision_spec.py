@@ -21,7 +21,7 @@ _DEFAULT_GRACE_S = 30
 
 @dataclass(frozen=True, slots=True)
 class RevisionAddress:
-    """Where a revision runs, as its containers are told."""
+    """The names of a revision that its containers see in their environment."""
 
     app: str
     revision: str
@@ -36,21 +36,21 @@ def revision_spec(
     secrets: Mapping[str, str],
     volume: Callable[[str], Path],
 ) -> RevisionSpec:
-    """Return what the runtime must run for a revision.
+    """Return what the runtime runs for a revision.
 
     Args:
         address: Its names.
-        template: Its normal template.
-        target_port: The ingress's, None without one.
+        template: Its template, with defaults.
+        target_port: The port of its ingress, None without one.
         secrets: The app's secrets by name.
-        volume: Leads from an environment storage's name to the share's directory.
+        volume: Returns the share's directory for the name of an environment storage.
     """
     return RevisionSpec(
         app=address.app,
         revision=address.revision,
         container=_container(template, secrets, volume),
         target_port=target_port,
-        # Nothing here wakes a sleeping app, so none sleeps.
+        # Scaling to zero is not emulated.
         replicas=max(1, template["scale"]["minReplicas"] or 0),
         grace_s=_or(template["terminationGracePeriodSeconds"], _DEFAULT_GRACE_S),
         env_dns_suffix=address.dns_suffix,

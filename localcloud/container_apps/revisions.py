@@ -1,12 +1,12 @@
-"""Keep the revisions of container apps: make them, let one take the traffic, retire the others.
+"""The revisions of container apps: create them, direct the traffic to one, deactivate the others.
 
-A revision is a template under a name; `localcloud.runtime` runs it. In single mode a new revision takes the
-traffic when it is ready, and the one before is deactivated then. Azure lets the old one run on for about
-half a minute; here it is stopped at once (the runtime still drains it).
+A revision is a named template that `localcloud.runtime` runs. In single mode a new revision receives the
+traffic when it is ready, and the previous one is then deactivated. Azure keeps the old one running for about
+half a minute; the local cloud stops it at once (the runtime still drains it).
 
 Not emulated: traffic split between revisions, labels, scaling by load or to zero (an app runs as many
-replicas as `minReplicas` says, at least one). In single mode a second revision can be activated by hand; it
-gets no traffic. What Azure does then was not found.
+replicas as `minReplicas`, at least one). In single mode a second revision can be activated by hand; it
+receives no traffic. What Azure does then was not found.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Revisions:
         self._files = files
         self._account_keys = account_keys
         self._rollouts: dict[str, asyncio.Task[None]] = {}
-        self._chores: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def of(self, app: Resource) -> list[Json]:
         """Return the revisions of an app, oldest first."""
@@ -78,7 +78,7 @@ class Revisions:
         return found
 
     async def update(self, app: Resource) -> None:
-        """Bring an app's revisions to what its resource says: a new one if its template is new.
+        """Apply a changed app: create a revision if its template is new, refresh the active ones if not.
 
         Raises:
             AzureError: 400 `ContainerAppOperationError` for a suffix that is in use.
@@ -90,17 +90,17 @@ class Revisions:
             await self._refresh(app)
 
     async def restore(self, app: Resource) -> None:
-        """Run an app's active revisions, as after a restart of the daemon."""
+        """Run an app's active revisions again, as after a restart of the daemon."""
         await self._refresh(app)
         latest, ready = app.private.get("latest_revision"), app.private.get("latest_ready_revision")
         if latest is not None and latest != ready and not app.private.get("stopped"):
             self._roll_out(app, latest)
 
     async def restart(self, app: Resource, name: str) -> None:
-        """Replace a revision's replicas; what secrets have changed meanwhile is taken up.
+        """Replace a revision's replicas; the new ones have the present secrets.
 
         Raises:
-            AzureError: 400 for a revision that does not run.
+            AzureError: 400 `RevisionNotActive` for a revision that does not run.
         """
         revision = self.get(app, name)
         if not revision["active"] or app.private.get("stopped"):
@@ -122,29 +122,29 @@ class Revisions:
         revision = self.get(app, name)
         now = utc_now().isoformat()
         self._save(app, revision | {"active": False, "lastActiveTime": now})
-        self._begin(self._host.stop(revision["name"]))
+        self._start(self._host.stop(revision["name"]))
 
     async def stop_all(self, app: Resource) -> None:
-        """Stop every revision of an app that is stopped as a whole; they stay active."""
+        """Stop the replicas of all revisions of an app; the revisions stay active."""
         self._cancel_rollout(app)
         for revision in self._active(app):
             await self._host.stop(revision["name"])
 
-    def forget(self, app: Resource) -> None:
-        """Remove the records of an app that is deleted."""
+    def delete_all(self, app: Resource) -> None:
+        """Delete the records of an app's revisions."""
         self._cancel_rollout(app)
         for revision in self.of(app):
             self._store.delete(_KIND, _key(app, revision["name"]))
 
     async def close(self) -> None:
-        """End what goes on in the background; the host stops the replicas."""
-        tasks = [*self._rollouts.values(), *self._chores]
+        """Cancel the background work; the host stops the replicas."""
+        tasks = [*self._rollouts.values(), *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def spec(self, app: Resource, revision: Json) -> RevisionSpec:
-        """Return what the runtime must run for a revision, with the app's present secrets and shares."""
+        """Return what the runtime runs for a revision, with the app's present secrets and shares."""
         environment = self._resources.get(app.properties["environmentId"])
         ingress = app.properties["configuration"]["ingress"]
         address = RevisionAddress(
@@ -178,7 +178,7 @@ class Revisions:
             "lastActiveTime": None,
         }
         self._save(app, revision)
-        app = self._note(app, revision_count=number + 1, latest_revision=name)
+        app = self._update_private(app, revision_count=number + 1, latest_revision=name)
         await self._host.emit(app.name, name, "RevisionUpdate", f"Updating revision: {name}")
         if app.private.get("stopped"):
             return
@@ -188,12 +188,12 @@ class Revisions:
         self._roll_out(app, name)
 
     async def _refresh(self, app: Resource) -> None:
-        """Let the runtime know what may have changed beside the template: secrets, the target port."""
+        """Pass changes outside of the template to the runtime: secrets, the target port."""
         if app.private.get("stopped"):
             return
         for revision in self._active(app):
             await self._host.run(self.spec(app, revision))
-        target = self._target(app)
+        target = self._traffic_target(app)
         if target is not None:
             await self._host.serve(app.name, target)
 
@@ -206,14 +206,14 @@ class Revisions:
     async def _promote(self, app: Resource, name: str) -> None:
         with suppress(RevisionNotActiveError):
             await self._host.wait_ready(name)
-            app = self._note(app, latest_ready_revision=name)
-            target = self._target(app)
+            app = self._update_private(app, latest_ready_revision=name)
+            target = self._traffic_target(app)
             if target is not None:
                 await self._host.serve(app.name, target)
             if app.properties["configuration"]["activeRevisionsMode"] == "Single":
-                self._retire_others(app, name)
+                self._deactivate_others(app, name)
 
-    def _retire_others(self, app: Resource, name: str) -> None:
+    def _deactivate_others(self, app: Resource, name: str) -> None:
         for revision in self._active(app):
             if revision["name"] != name:
                 self.deactivate(app, revision["name"])
@@ -222,8 +222,8 @@ class Revisions:
         for revision in inactive[: max(0, len(inactive) - kept)]:
             self._store.delete(_KIND, _key(app, revision["name"]))
 
-    def _target(self, app: Resource) -> str | None:
-        """Return the revision that gets the traffic: the latest ready one, unless the app names one."""
+    def _traffic_target(self, app: Resource) -> str | None:
+        """Return the revision that receives the traffic: the latest ready one, unless the app names one."""
         ingress = app.properties["configuration"]["ingress"]
         for entry in ingress["traffic"] if ingress else ():
             if entry["weight"] and entry.get("revisionName"):
@@ -232,9 +232,9 @@ class Revisions:
         return None if latest is None else str(latest)
 
     def traffic_weight(self, app: Resource, name: str) -> int:
-        """Return the share of the traffic that a revision gets, in percent."""
+        """Return a revision's share of the traffic, in percent."""
         has_ingress = app.properties["configuration"]["ingress"] is not None
-        return 100 if has_ingress and self._target(app) == name else 0
+        return 100 if has_ingress and self._traffic_target(app) == name else 0
 
     def _latest(self, app: Resource) -> Json | None:
         name = app.private.get("latest_revision")
@@ -246,11 +246,11 @@ class Revisions:
     def _save(self, app: Resource, revision: Json) -> None:
         self._store.put(_KIND, _key(app, revision["name"]), revision)
 
-    def _note(self, app: Resource, **private: Any) -> Resource:  # noqa: ANN401 - JSON values
-        """Keep private values of an app; what else has changed meanwhile stays as it is in the store."""
-        noted = self._resources.get(app.id).with_private(**private)
-        self._resources.save(noted)
-        return noted
+    def _update_private(self, app: Resource, **private: Any) -> Resource:  # noqa: ANN401 - JSON values
+        """Store private values of an app, on top of what the store has now."""
+        updated = self._resources.get(app.id).with_private(**private)
+        self._resources.save(updated)
+        return updated
 
     def _directory(self, storage_id: str) -> Path:
         storage = self._resources.get(storage_id)
@@ -271,13 +271,13 @@ class Revisions:
         if rollout is not None:
             rollout.cancel()
 
-    def _begin(self, chore: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(chore)
-        self._chores.add(task)
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
         task.add_done_callback(self._finish)
 
     def _finish(self, task: asyncio.Task[None]) -> None:
-        self._chores.discard(task)
+        self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             _log.error("a revision's background work failed", exc_info=task.exception())
 
@@ -287,7 +287,7 @@ def _key(app: Resource, name: str) -> str:
 
 
 def _new_suffix(number: int) -> str:
-    """Return Azure's names: a random one for the first revision, then a counter."""
+    """Return a suffix as Azure does: a random one for the first revision, then a counter."""
     if number:
         return f"{number:0{_SUFFIX_LENGTH}}"
     alphabet = string.ascii_lowercase + string.digits
@@ -295,5 +295,5 @@ def _new_suffix(number: int) -> str:
 
 
 def _unmountable(reason: str) -> Path:
-    """Return a path that is no directory: the runtime fails the mount and puts it into the app's log."""
+    """Return a path that is not a directory: the runtime fails the mount and logs the path for the app."""
     return Path("/dev/null") / reason

@@ -1,7 +1,7 @@
-"""The property names that a container app may have, so that a misspelt one is refused. Pure.
+"""The property names of a container app, to reject unknown ones. Pure.
 
-A class maps each of its properties to the class of its value; None is a value that is not looked into.
-Lists stand for their items. Read-only properties are in it too: clients send back what they have read.
+A class maps each of its properties to the class of its value; None marks a value that is not checked. A list
+has the class of its items. Read-only properties are included: clients send back what they have read.
 
 Source: Microsoft.App REST API 2026-01-01, ContainerApps. The API's own class names are not published; they
 appear in messages only ("Unknown properties gpu in ContainerAppContainerResources are not supported").
@@ -90,7 +90,7 @@ CLASSES: dict[str, dict[str, str | None]] = {
 
 
 def canonical(body: Json, class_name: str = "ContainerApp") -> Json:
-    """Return a request with known names written as the API writes them, whatever their case was."""
+    """Return a request body with known names in the API's spelling."""
     spelling = {name.lower(): name for name in CLASSES[class_name]}
     found: Json = {}
     for sent, value in body.items():
@@ -100,7 +100,7 @@ def canonical(body: Json, class_name: str = "ContainerApp") -> Json:
 
 
 def check_schema(body: Json, class_name: str = "ContainerApp") -> None:
-    """Refuse (400 `ContainerAppInvalidSchema`) a property that does not exist, however deep."""
+    """Reject (400 `ContainerAppInvalidSchema`) properties that do not exist, at any depth."""
     known = CLASSES[class_name]
     unknown = [name for name in body if name not in known]
     if unknown:

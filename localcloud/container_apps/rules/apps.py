@@ -45,16 +45,16 @@ _MAX_GRACE_S = 600
 
 
 def check_app(name: str, body: Json, before: Resource | None, lookup: ResourceLookup) -> None:
-    """Judge a PUT of a container app.
+    """Validate a PUT of a container app.
 
     Args:
         name: Its name.
-        body: The whole request.
-        before: The app as it is, None if it is new.
+        body: The request body.
+        before: The stored app, None if it is new.
         lookup: Where its environment and storages are looked up.
 
     Raises:
-        AzureError: 400 for what Azure refuses, 404 for what is missing, 501 for what is not emulated.
+        AzureError: 400 for what Azure rejects, 404 for what is missing, 501 for what is not emulated.
     """
     if not _APP_NAME.fullmatch(name):
         raise bad_request(
@@ -102,7 +102,7 @@ def _environment(properties: Json, before: Resource | None, lookup: ResourceLook
 def _check_emulated(body: Json, properties: Json) -> None:
     configuration, template = properties.get("configuration") or {}, properties.get("template") or {}
     ingress = configuration.get("ingress") or {}
-    refused = {
+    unsupported = {
         "a managed identity of a container app": (body.get("identity") or {}).get("type", "None") != "None",
         "the 'kind' of a container app": body.get("kind") not in (None, "", "containerapps"),
         "a custom location": body.get("extendedLocation"),
@@ -122,9 +122,9 @@ def _check_emulated(body: Json, properties: Json) -> None:
         "TLS between ingress and app": str(ingress.get("targetPortHttpScheme")).lower() == "https",
         "exposed ports": ingress.get("exposedPort"),
     }
-    for what, is_asked in refused.items():
-        if is_asked:
-            raise not_emulated(what)
+    for feature, is_used in unsupported.items():
+        if is_used:
+            raise not_emulated(feature)
 
 
 def _has_true(value: Any) -> bool:  # noqa: ANN401 - JSON

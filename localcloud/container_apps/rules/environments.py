@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"(?=.{2,60}$)[a-zA-Z](?!.*--)[a-zA-Z0-9-]*[a-zA-Z0-9]")
 _STORAGE_NAME = re.compile(r"(?=.{1,32}$)[a-z](?!.*--)[a-z0-9-]*")
-_LONGEST_PROFILE_NAME = 15
+_MAX_PROFILE_NAME = 15
 ENVIRONMENT_PROPERTIES = frozenset({
     "appLogsConfiguration", "infrastructureResourceGroup", "peerAuthentication", "peerTrafficConfiguration",
     "publicNetworkAccess", "vnetConfiguration", "workloadProfiles", "zoneRedundant",
@@ -32,7 +32,7 @@ _READ_ONLY = frozenset({
 
 
 def check_environment(change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-    """Refuse bad names and profiles, unknown properties, and what is not emulated."""
+    """Reject invalid names and profiles, unknown properties, and what is not emulated."""
     name, properties = change.path.name, change.properties
     if not _NAME.fullmatch(name):
         message = (
@@ -53,7 +53,7 @@ def check_environment(change: Change, before: Resource | None, lookup: ResourceL
 
 
 def check_storage(change: Change, before: Resource | None) -> None:
-    """Refuse bad names, and anything but a share of Azure Files by its account's key."""
+    """Reject invalid names, and anything but a share of Azure Files with its account's key."""
     name = change.path.name
     if not _STORAGE_NAME.fullmatch(name):
         message = (
@@ -98,8 +98,8 @@ def _check_profile(profile: Json) -> None:
     if profile.get("enableFips"):
         raise not_emulated("FIPS on a workload profile")
     name, kind = str(profile.get("name", "")), str(profile.get("workloadProfileType", ""))
-    if len(name) > _LONGEST_PROFILE_NAME:
-        message = f"Workload Profile name '{name}' is longer than {_LONGEST_PROFILE_NAME} characters."
+    if len(name) > _MAX_PROFILE_NAME:
+        message = f"Workload Profile name '{name}' is longer than {_MAX_PROFILE_NAME} characters."
         raise AzureError(400, "WorkloadProfileInvalidNameTooLong", message)
     found = profile_type(kind)
     if found is None:
@@ -148,7 +148,7 @@ def node_count(profile: Json, name: str) -> int:
 
 
 def _check_used_profiles(before: Resource, properties: Json, lookup: ResourceLookup) -> None:
-    """Refuse to take away, or to change the type of, a profile that apps run on."""
+    """Reject the removal, or a new type, of a profile that apps run on."""
     new = {str(found.get("name")).lower(): found for found in properties.get("workloadProfiles") or ()}
     for profile in before.properties["workloadProfiles"] or ():
         users = [app.name for app in apps_in(before, lookup) if uses_profile(app, profile["name"])]
