@@ -7,6 +7,7 @@ A block is between the lines `<!-- NAME -->` and `<!-- end NAME -->`. `nox -s do
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 import sys
@@ -68,7 +69,21 @@ def example() -> str:
     return "\n\n".join(part[1].strip() for part in parts if part)
 
 
+def modules(folder: Path) -> str:
+    """List the modules of a folder with the first sentence of their docstrings."""
+    rows = ["| module | |", "|---|---|"]
+    for path in sorted(folder.glob("*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        if path.name != "__init__.py":
+            summary = " ".join((docstring or "").split("\n\n")[0].split()).replace("|", "\\|")
+            rows.append(f"| `{path.stem}` | {summary} |")
+    return "\n".join(rows)
+
+
 BLOCKS = {"verbs": verbs, "parameters": parameters, "settings": settings, "example": example}
+
+
+MODULES_BLOCK = re.compile(r"(<!-- modules (\S+) -->\n).*?(<!-- end modules \2 -->)", re.DOTALL)
 
 
 def fill(text: str) -> str:
@@ -77,11 +92,11 @@ def fill(text: str) -> str:
         block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         if block.search(text):
             text = block.sub(partial(_replace, make()), text)
-    return text
+    return MODULES_BLOCK.sub(lambda found: _replace(modules(ROOT / found[2]), found), text)
 
 
 def _replace(content: str, found: re.Match[str]) -> str:
-    return f"{found[1]}{content}\n{found[2]}"
+    return f"{found[1]}{content}\n{found[found.re.groups]}"
 
 
 def main() -> int:
