@@ -126,9 +126,9 @@ class Cloud:
             raise
         if not route.has_own_auth:
             self.tokens.verify(request.token, self.base_url)
-        asked = request.path.subscription
-        if asked is not None and asked.lower() != self.identity.subscription_id:
-            message = f"The subscription '{asked}' could not be found."
+        requested = request.path.subscription
+        if requested is not None and requested.lower() != self.identity.subscription_id:
+            message = f"The subscription '{requested}' could not be found."
             raise AzureError(404, "SubscriptionNotFound", message)
         return await route.handler(request)
 

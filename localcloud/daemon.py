@@ -78,7 +78,7 @@ class Descriptor:
 
 
 def start(state: Path, environment: Mapping[str, str]) -> Descriptor:
-    """Start the daemon of a state directory, unless it runs, and wait until it answers.
+    """Start the daemon of a state directory, unless it runs, and wait until it responds.
 
     Args:
         state: The directory, created if it is missing.
@@ -107,7 +107,7 @@ def start(state: Path, environment: Mapping[str, str]) -> Descriptor:
         found = find(state)
         if found is not None:
             return found
-        # Another start may have won the lock, and its daemon may answer soon.
+        # Another start may have won the lock, and its daemon may respond soon.
         if process.poll() is not None and not _is_locked(state):
             break
         time.sleep(_POLL_S)
@@ -146,7 +146,7 @@ def stop(state: Path) -> bool:
 
 
 def find(state: Path) -> Descriptor | None:
-    """Return the descriptor of the daemon of a state directory, None if no daemon answers."""
+    """Return the descriptor of the daemon of a state directory, None if no daemon responds."""
     descriptor = _read_descriptor(state)
     if descriptor is None or not psutil.pid_exists(descriptor.pid) or not _is_locked(state):
         return None
@@ -235,11 +235,11 @@ def _choose_port(state: Path) -> int:
     """Return the port that the state directory has used before, or a free one, which it uses from now on."""
     store = Store(state / "cloud.db")
     try:
-        kept = store.get(_SETTINGS, _PORT)
-        if kept is not None and _is_free(int(kept["port"])):
-            return int(kept["port"])
-        if kept is not None:
-            _log.warning("port %s is taken: another one is chosen, and addresses change", kept["port"])
+        stored = store.get(_SETTINGS, _PORT)
+        if stored is not None and _is_free(int(stored["port"])):
+            return int(stored["port"])
+        if stored is not None:
+            _log.warning("port %s is taken: another one is chosen, and addresses change", stored["port"])
         port = _free_port()
         store.put(_SETTINGS, _PORT, {"port": port})
         return port

@@ -49,18 +49,18 @@ class Identity:
 
 def load_identity(store: Store) -> Identity:
     """Return the stored identity; generate it the first time."""
-    kept = store.get(_KIND, _KEY)
-    if kept is None:
+    stored = store.get(_KIND, _KEY)
+    if stored is None:
         tenant, client, subscription = (str(uuid.uuid4()) for _ in range(3))
-        kept = {
+        stored = {
             "tenant_id": tenant,
             "client_id": client,
             "client_secret": secrets.token_urlsafe(32),
             "subscription_id": subscription,
             "signing_key": secrets.token_hex(32),
         }
-        store.put(_KIND, _KEY, kept)
-    return Identity(**kept)
+        store.put(_KIND, _KEY, stored)
+    return Identity(**stored)
 
 
 class Tokens:

@@ -69,8 +69,8 @@ class WorkspaceKind(ResourceKind):
             "publicNetworkAccessForQuery": "Enabled",
         }
         sent = {name: value for name, value in change.properties.items() if name in _WRITABLE}
-        kept = before.private if before else _new_private()
-        return replace(self.skeleton(change, before), properties=defaults | sent, private=kept)
+        private = before.private if before else _new_private()
+        return replace(self.skeleton(change, before), properties=defaults | sent, private=private)
 
     def show(self, resource: Resource) -> Json:
         """Return the properties with the id that agents use for the workspace."""

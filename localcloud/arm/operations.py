@@ -41,7 +41,7 @@ class Operation:
 
     @property
     def is_running(self) -> bool:
-        """Tell whether it has not ended."""
+        """Return whether it has not ended."""
         return self.status == "InProgress"
 
     async def wait(self) -> None:

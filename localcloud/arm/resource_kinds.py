@@ -100,7 +100,7 @@ class ResourceKind:
 
     @property
     def is_tracked(self) -> bool:
-        """Tell whether it is a top-level type: one with a location and tags."""
+        """Return whether it is a top-level type: one with a location and tags."""
         return self.type.count("/") == 1
 
     def canonical(self, body: Json) -> Json:
@@ -157,7 +157,7 @@ class ResourceKind:
 
 
 def is_unknown(value: object) -> bool:
-    """Tell whether a planned value is still an expression, such as `[reference(...)]`."""
+    """Return whether a planned value is still an expression, such as `[reference(...)]`."""
     return (
         isinstance(value, str)
         and value.startswith("[")

@@ -70,30 +70,30 @@ class Router:
 
 
 def _check_version(request: ArmRequest, versions: tuple[str, ...]) -> None:
-    asked = request.api_version
-    if not asked:
+    requested = request.api_version
+    if not requested:
         raise AzureError(
             400,
             "MissingApiVersionParameter",
             "The api-version query parameter (?api-version=) is required for all requests.",
         )
-    if asked in versions:
+    if requested in versions:
         return
     supported = ", ".join(versions)
     if request.path.namespace in ("", "Microsoft.Resources"):
-        message = f"The api-version '{asked}' is invalid. The supported versions are '{supported}'."
+        message = f"The api-version '{requested}' is invalid. The supported versions are '{supported}'."
         raise AzureError(400, "InvalidApiVersionParameter", message)
-    raise no_registered_provider(request.path.full_type, "", asked, versions)
+    raise no_registered_provider(request.path.full_type, "", requested, versions)
 
 
 def no_registered_provider(
-    full_type: str, location: str, asked: str, versions: tuple[str, ...]
+    full_type: str, location: str, requested: str, versions: tuple[str, ...]
 ) -> AzureError:
     """Return the error 400 for an api-version that a type does not support."""
     namespace, _, kind = full_type.partition("/")
     return AzureError(
         400,
         "NoRegisteredProviderFound",
-        f"No registered resource provider found for location '{location}' and API version '{asked}' for type "
-        f"'{kind}' of namespace '{namespace}'. The supported api-versions are '{', '.join(versions)}'.",
+        f"No registered resource provider found for location '{location}' and API version '{requested}' for "
+        f"type '{kind}' of namespace '{namespace}'. The supported api-versions are '{', '.join(versions)}'.",
     )

@@ -254,8 +254,8 @@ class Storage:
         try:
             _check_account_name(name)
         except AzureError as error:
-            refusal = error.details[0] if error.details else error
-            reason = {"reason": "AccountNameInvalid", "message": refusal.message}
+            first = error.details[0] if error.details else error
+            reason = {"reason": "AccountNameInvalid", "message": first.message}
             return ArmResponse(200, {"nameAvailable": False} | reason)
         if name in RESERVED_NAMES or _find_account(self._resources, name) is not None:
             message = f"The storage account named {name} is already taken."

@@ -78,7 +78,7 @@ class AppKind(ResourceKind):
 
     def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
         """Return the app with Azure's defaults; the values of its secrets are private."""
-        kept = before.private if before else {}
+        stored = before.private if before else {}
         environment = lookup.find(environment_id(change.properties))
         profile = change.properties.get("workloadProfileName")
         if environment is not None:
@@ -86,9 +86,9 @@ class AppKind(ResourceKind):
         after = self.skeleton(change, before)
         # Microsoft.App itself writes this word of the id in lower case.
         after = replace(after, id=after.id.replace("/containerApps/", "/containerapps/"))
-        values = secret_values(change.properties, kept.get("secrets", {}))
+        values = secret_values(change.properties, stored.get("secrets", {}))
         properties = with_defaults(change.properties, profile)
-        return replace(after, properties=properties, private={**kept, "secrets": values})
+        return replace(after, properties=properties, private={**stored, "secrets": values})
 
     def show(self, resource: Resource) -> Json:
         """Return the properties with those that Azure computes."""

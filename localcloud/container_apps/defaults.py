@@ -32,17 +32,17 @@ def with_defaults(properties: Json, profile: str | None) -> Json:
     }
 
 
-def secret_values(properties: Json, kept: Mapping[str, str]) -> dict[str, str]:
+def secret_values(properties: Json, stored: Mapping[str, str]) -> dict[str, str]:
     """Return the secrets' values by name; a secret without a value keeps the stored one."""
     secrets = (properties.get("configuration") or {}).get("secrets") or ()
     return {
-        secret["name"]: secret["value"] if secret.get("value") is not None else kept[secret["name"]]
+        secret["name"]: secret["value"] if secret.get("value") is not None else stored[secret["name"]]
         for secret in secrets
     }
 
 
 def same_template(one: Json, other: Json) -> bool:
-    """Tell whether two templates result in the same revision; the suffix is only its name."""
+    """Return whether two templates result in the same revision; the suffix is only its name."""
     return {**one, "revisionSuffix": ""} == {**other, "revisionSuffix": ""}
 
 
@@ -100,7 +100,7 @@ def _template(template: Json) -> Json:
 
 
 def _container(container: Json) -> Json:
-    kept = {
+    present = {
         name: container[name] for name in ("command", "args", "env", "volumeMounts") if container.get(name)
     }
     resources = container.get("resources") or {}
@@ -109,7 +109,7 @@ def _container(container: Json) -> Json:
     return {
         "image": container.get("image"),
         "name": container["name"],
-        **kept,
+        **present,
         "resources": {
             "cpu": cores,
             "memory": resources.get("memory") or "1Gi",

@@ -70,8 +70,8 @@ class EnvironmentKind(ResourceKind):
         properties.setdefault("zoneRedundant", False)
         properties.setdefault("peerAuthentication", {"mtls": {"enabled": False}})
         after = replace(self.skeleton(change, before), properties=properties)
-        kept = before.private.get("shared_key") if before else None
-        return after.with_private(shared_key=shared_key or kept)
+        stored = before.private.get("shared_key") if before else None
+        return after.with_private(shared_key=shared_key or stored)
 
     def show(self, resource: Resource) -> Json:
         """Return the properties with those that Azure computes."""

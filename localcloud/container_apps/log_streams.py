@@ -49,7 +49,7 @@ class LogStreams:
         router.add("GET", "group", f"{plain}/eventstream", self.events, (), has_own_auth=True)
 
     async def console(self, request: ArmRequest) -> ArmResponse:
-        """Handle `containerapp logs show`: the last lines of a replica's console, with `follow` new ones too."""
+        """Handle `containerapp logs show`: a replica's last console lines, with `follow` new ones too."""
         app = self._app(request)
         revision, replica, container = request.path.names[1:]
         found = self._revisions.get(app, revision)

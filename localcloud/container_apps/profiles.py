@@ -31,7 +31,7 @@ class ProfileType:
 
     @property
     def is_serverless(self) -> bool:
-        """Tell whether it scales by itself and has no node counts."""
+        """Return whether it scales by itself and has no node counts."""
         return self.name.startswith("Consumption")
 
 

@@ -26,7 +26,7 @@ def apps_in(environment: Resource, lookup: ResourceLookup) -> list[Resource]:
 
 
 def uses_profile(app: Resource, profile: str) -> bool:
-    """Tell whether an app runs on the profile of that name."""
+    """Return whether an app runs on the profile of that name."""
     return str(app.properties.get("workloadProfileName") or "").lower() == profile.lower()
 
 

@@ -5,7 +5,7 @@ The template language is in `localcloud.template`; what is valid for a resource 
 
 Not emulated: deployments to other scopes, nested and linked templates, mode Complete, `onErrorDeployment`,
 `debugSetting`, deployment stacks, exporting a template, deployment scripts. A what-if does not see that a
-secret has changed: secrets are no part of what can be read. Deployments are kept without limit.
+secret has changed: secrets cannot be read. Deployments are stored without limit.
 
 Source: Azure Resource Manager REST API 2025-04-01, Deployments; recorded answers of the Azure CLI's tests.
 """

@@ -1,4 +1,4 @@
-"""Read what a client asks to deploy."""
+"""Parse a request to deploy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNSUPPORTED = ("templateLink", "parametersLink", "debugSetting", "onErrorDeploy
 
 @dataclass(frozen=True, slots=True)
 class DeploymentRequest:
-    """A deployment as a client asks for it, parsed.
+    """A parsed request to deploy.
 
     Attributes:
         id: The deployment's resource id.

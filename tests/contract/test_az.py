@@ -1,6 +1,6 @@
-"""The real az against a real daemon: every command that the pipeline uses, and what it prints when refused.
+"""The real az against a real daemon: every command that the pipeline uses, and its output on errors.
 
-One daemon and one deployment of our own compiled template serve the whole module; tests run in order.
+The whole module shares one daemon and one deployment of the compiled template; tests run in order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.az
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "infra" / "provision" / "inference.json"
 GROUP = ("-g", "fjarr-az")
-# What a server must have for the template's probes, as files.
+# A server whose files satisfy the template's probes.
 SERVER = [
     "echo hello from $CONTAINER_APP_REPLICA_NAME with $FJARR_API_KEYS",
     "touch healthz readyz",
@@ -37,7 +37,7 @@ READY_TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Az:
-    """The real az with a configuration of its own, signed in to one local cloud."""
+    """The real az with a separate configuration, signed in to one local cloud."""
 
     environment: dict[str, str]
     cloud: dict[str, Any]
@@ -150,13 +150,13 @@ def test_sign_in_and_groups(signed_in: Az) -> None:
     assert signed_in.json("account", "show")["tenantId"] == signed_in.cloud["tenant_id"]
 
 
-def test_a_refused_deployment_is_told_cleanly(deployed: Az) -> None:
+def test_a_rejected_deployment_is_reported_without_a_traceback(deployed: Az) -> None:
     refused = deployed.deploy("create", "-p", "workloadProfileName=None", code=1)
     assert '"code": "WorkloadProfileNotFound"' in refused.stderr
     assert "Traceback" not in refused.stderr
-    judged = deployed.deploy("what-if", "--no-pretty-print", "-p", "workloadProfileName=None", code=1)
-    assert "InvalidTemplateDeployment" in judged.stderr
-    assert "Traceback" not in judged.stderr
+    compared = deployed.deploy("what-if", "--no-pretty-print", "-p", "workloadProfileName=None", code=1)
+    assert "InvalidTemplateDeployment" in compared.stderr
+    assert "Traceback" not in compared.stderr
 
 
 def test_a_deployment_is_shown_and_a_second_one_changes_nothing(deployed: Az) -> None:
@@ -254,7 +254,7 @@ def replicas(az: Az) -> list[dict[str, Any]]:
 
 
 def wait_until_ready(az: Az) -> None:
-    """Ask az, which takes a second each time, until the latest revision is ready."""
+    """Poll with az, which takes a second each time, until the latest revision is ready."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     while True:
         properties = az.json("containerapp", "show", *GROUP, "-n", "app")["properties"]

@@ -1,4 +1,4 @@
-"""The daemon as a process: started, found, killed, started again, stopped. Nothing is left of it."""
+"""The daemon as a process: started, found, killed, started again and stopped without leftovers."""
 
 from __future__ import annotations
 

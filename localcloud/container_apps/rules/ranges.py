@@ -17,5 +17,5 @@ def check_port(value: Any, where: str) -> None:  # noqa: ANN401 - JSON
 
 
 def is_within(value: Any, low: int, high: int) -> bool:  # noqa: ANN401 - JSON
-    """Tell whether a value is a whole number from `low` to `high`."""
+    """Return whether a value is a whole number from `low` to `high`."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

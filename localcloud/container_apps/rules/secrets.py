@@ -22,7 +22,7 @@ def checked_secrets(configuration: Json, before: Resource | None) -> set[str]:
     A secret without a value keeps the one that it has in `before`.
     """
     names: set[str] = set()
-    kept = before.private["secrets"] if before else {}
+    stored = before.private["secrets"] if before else {}
     for secret in configuration.get("secrets") or ():
         name = str(secret.get("name") or "")
         if not _SECRET_NAME.fullmatch(name):
@@ -37,7 +37,7 @@ def checked_secrets(configuration: Json, before: Resource | None) -> set[str]:
             raise bad_request("ContainerAppSecretInvalid", f"The secret '{name}' is defined more than once.")
         if not isinstance(secret.get("value", ""), str | None):
             raise bad_request("ContainerAppSecretInvalid", f"The value of the secret '{name}' must be text.")
-        if secret.get("value") is None and name not in kept:
+        if secret.get("value") is None and name not in stored:
             message = f"Container app secret(s) with name(s) '{name}' are invalid: value is required."
             raise bad_request("ContainerAppSecretInvalid", message)
         names.add(name)

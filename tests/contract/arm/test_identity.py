@@ -115,6 +115,6 @@ async def test_management_calls_need_a_token(arm: ArmClient) -> None:
     url = "/subscriptions?api-version=2022-12-01"
     assert (await arm.request("GET", url, token=None)).status == 401
     assert (await arm.request("GET", url, token="x.y.z")).status == 401
-    # Who may not ask does not learn what there is, either.
+    # Unauthenticated callers must not learn which routes exist, either.
     assert (await arm.request("GET", "/nothing", token=None)).status == 401
     assert (await arm.request("GET", url)).status == 200

@@ -64,7 +64,7 @@ async def test_a_patch_adds_a_profile_but_takes_none_in_use_away(arm: ArmClient)
     assert (refused.status, refused.body["error"]["code"]) == (409, "WorkloadProfileInUse")
 
 
-async def test_profiles_states_and_usages_tell_what_apps_use(arm: ArmClient) -> None:
+async def test_profiles_states_and_usages_show_what_apps_use(arm: ArmClient) -> None:
     await arm.make_app()
     states = await arm.request("GET", f"{ENVIRONMENT}/workloadProfileStates?{V}")
     assert [found["name"] for found in states.body["value"]] == ["Consumption", "GPU"]

@@ -109,7 +109,7 @@ TEMPLATE = {
 
 
 def body(template: Any = None, **parameters: Any) -> str:
-    """Return what az sends: a key that is not quoted, and the file as it is, comments and all."""
+    """Return a body as az sends it: one key is not quoted, and the file has its comments."""
     given = json.dumps({name: {"value": value} for name, value in parameters.items()})
     text = f"// a comment\n{json.dumps(template or TEMPLATE)}"
     return f'{{"properties": {{"parameters": {given}, "mode": "Incremental", template:{text}\n}}}}'
@@ -132,7 +132,7 @@ async def test_a_template_is_validated_as_a_whole_before_anything_is_made(arm: A
     assert arm.cloud.resources.all() == []
 
 
-async def test_a_deployment_makes_everything_and_tells_its_outputs(arm: ArmClient) -> None:
+async def test_a_deployment_creates_everything_and_shows_its_outputs(arm: ArmClient) -> None:
     await arm.make_group()
     assert (await deploy(arm, body(secret="hidden"))).body == {"status": "Succeeded"}
     shown = await arm.request("GET", f"{DEPLOYMENT}?{V}")
@@ -297,7 +297,7 @@ async def what_if(arm: ArmClient, text: str) -> Any:
     return (await arm.poll(accepted)).body
 
 
-async def test_a_what_if_tells_what_would_be_made(arm: ArmClient) -> None:
+async def test_a_what_if_shows_what_would_be_created(arm: ArmClient) -> None:
     await arm.make_group()
     found = await what_if(arm, body(secret="hidden"))
     assert found["status"] == "Succeeded"
@@ -307,7 +307,7 @@ async def test_a_what_if_tells_what_would_be_made(arm: ArmClient) -> None:
     assert arm.cloud.resources.all() == []
 
 
-async def test_a_what_if_tells_each_property_that_would_change(arm: ArmClient) -> None:
+async def test_a_what_if_shows_each_property_that_would_change(arm: ArmClient) -> None:
     await arm.make_group()
     await deploy(arm, body())
     other = {"location": "swedencentral", "sku": {"name": "Standard_LRS"}, "kind": "StorageV2"}
@@ -340,7 +340,7 @@ async def test_a_what_if_reports_a_refusal_in_its_result(arm: ArmClient) -> None
     assert found["error"]["code"] == "InvalidTemplateDeployment"
 
 
-def test_property_changes_tell_additions_removals_and_lists() -> None:
+def test_property_changes_show_additions_removals_and_lists() -> None:
     before = {"a": 1, "gone": 2, "list": [{"x": 1}, 2], "same": {"y": [1]}, "later": 1}
     after = {"a": 1, "new": 3, "list": [{"x": 2}, 2, 3], "same": {"y": [1]}, "later": "[reference('x').y]"}
     found = {entry["path"]: entry for entry in property_changes(before, after)}
@@ -354,6 +354,6 @@ def test_property_changes_tell_additions_removals_and_lists() -> None:
     assert set(found) == {"gone", "new", "later", "list"}
 
 
-def test_a_change_that_only_a_run_can_tell_is_none() -> None:
+def test_a_value_that_only_a_run_knows_is_no_change() -> None:
     change = resource_change("id", {"a": 1}, {"a": "[reference('x').y]"}, is_planned=True)
     assert change["changeType"] == "NoChange"
