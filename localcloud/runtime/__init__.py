@@ -8,7 +8,8 @@ What is not: there is no image, no file system and no network of its own (a cont
 port of its own, told in CONTAINER_APP_PORT; a mount is a symlink), no limit of CPU and memory, no scaling by
 load, no init containers, and back-off is short.
 
-It knows nothing of Azure's resources or of HTTP but for the ingress, and imports nothing of the local cloud.
+It knows nothing of Azure's resources or of HTTP but for the ingress, and imports nothing of the local cloud
+but its clock.
 """
 
 from localcloud.runtime.host import ContainerHost

@@ -7,8 +7,9 @@ import contextlib
 import logging
 import os
 
+from localcloud.clock import utc_now
 from localcloud.runtime import processes
-from localcloud.runtime.logs import LineSplitter, Log, now
+from localcloud.runtime.logs import LineSplitter, Log
 from localcloud.runtime.spec import ConsoleRecord, Limits
 
 _log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class ContainerRun:
         self._output = output
         self._pump = pump
         self._limits = limits
-        self.began = now()
+        self.began = utc_now()
 
     @classmethod
     async def start(
@@ -111,7 +112,7 @@ async def _pump(reader: asyncio.StreamReader, log: Log[ConsoleRecord]) -> None:
 
 
 async def _keep(lines: list[str], log: Log[ConsoleRecord]) -> None:
-    time = now()
+    time = utc_now()
     try:
         await log.append(ConsoleRecord(time, line) for line in lines)
     except OSError as error:

@@ -19,8 +19,9 @@ import re
 import shutil
 from typing import TYPE_CHECKING
 
+from localcloud.clock import utc_now
 from localcloud.runtime.ingress import Backend, Ingress, new_session
-from localcloud.runtime.logs import Log, console_log, now, system_log
+from localcloud.runtime.logs import Log, console_log, system_log
 from localcloud.runtime.mounts import Mounts
 from localcloud.runtime.orphans import kill_orphans
 from localcloud.runtime.revision import Revision
@@ -222,7 +223,9 @@ class ContainerHost:
 
     async def emit(self, app: str, revision: str, reason: str, message: str) -> None:
         """Write an event of the caller's own to an app's system log, such as ContainerAppUpdate."""
-        await self._app(app).log.append([SystemRecord(now(), "Normal", app, revision, "", reason, message)])
+        await self._app(app).log.append(
+            [SystemRecord(utc_now(), "Normal", app, revision, "", reason, message)]
+        )
 
     def _app(self, name: str) -> _App:
         if name not in self._apps:
@@ -246,7 +249,7 @@ class ContainerHost:
 
     def _new_revision(self, app: _App, spec: RevisionSpec) -> Revision:
         async def emit(replica: str, reason: str, message: str, kind: EventType, count: int) -> None:
-            record = SystemRecord(now(), kind, app.name, spec.revision, replica, reason, message, count)
+            record = SystemRecord(utc_now(), kind, app.name, spec.revision, replica, reason, message, count)
             await app.log.append([record])
 
         async def announce(reason: str, message: str) -> None:

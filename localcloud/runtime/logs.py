@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 from collections import deque
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from localcloud.runtime.spec import ConsoleRecord, SystemRecord
@@ -207,8 +207,3 @@ def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
-
-
-def now() -> datetime:
-    """Return the time, aware, in UTC."""
-    return datetime.now(UTC)

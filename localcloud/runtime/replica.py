@@ -22,12 +22,13 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from localcloud.runtime.logs import Log, now
+from localcloud.clock import utc_now
 from localcloud.runtime.run_loop import RunLoop
 from localcloud.runtime.spec import ConsoleRecord, ReplicaStatus, RevisionSpec
 from localcloud.runtime.workspace import ReplicaContext, Workspace, remove_directories
 
 if TYPE_CHECKING:
+    from localcloud.runtime.logs import Log
     from collections.abc import Callable
 
     from localcloud.runtime.ingress import Backend
@@ -57,7 +58,7 @@ class Replica:
     """
 
     def __init__(self, spec: RevisionSpec, context: ReplicaContext, on_change: Callable[[], None]) -> None:
-        self.created = now()
+        self.created = utc_now()
         self._spec = spec
         self._context = context
         self._on_change = on_change

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from localcloud.clock import utc_now
 from localcloud.runtime import ConsoleRecord
 from localcloud.runtime.container_run import _pump
-from localcloud.runtime.logs import Log, console_log, now
+from localcloud.runtime.logs import Log, console_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,7 @@ REVISION = "app--0000001"
 
 
 def records(*texts: str) -> list[ConsoleRecord]:
-    return [ConsoleRecord(now(), text) for text in texts]
+    return [ConsoleRecord(utc_now(), text) for text in texts]
 
 
 async def texts(log: Log[ConsoleRecord], tail: int, *, follow: bool = False) -> list[str]:
@@ -107,7 +108,7 @@ async def test_a_console_can_be_followed_and_read_after_the_end(bench: Any) -> N
     assert lines[1:] == ["draining", "drained"]
     after = [record async for record in bench.host.console_log(REVISION, replica.name, tail=2, follow=True)]
     assert [record.text for record in after] == ["draining", "drained"]
-    assert after[0].time <= after[1].time <= now()
+    assert after[0].time <= after[1].time <= utc_now()
 
 
 async def test_a_flood_of_output_neither_stops_the_container_nor_fills_the_disk(
