@@ -28,10 +28,10 @@ from localcloud.runtime.spec import ConsoleRecord, ReplicaStatus, RevisionSpec
 from localcloud.runtime.workspace import ReplicaContext, Workspace, remove_directories
 
 if TYPE_CHECKING:
-    from localcloud.runtime.logs import Log
     from collections.abc import Callable
 
     from localcloud.runtime.ingress import Backend
+    from localcloud.runtime.logs import Log
 
 _log = logging.getLogger(__name__)
 
