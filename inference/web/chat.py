@@ -1,8 +1,7 @@
 """The chat page: talk to the fine-tuned model and to its base, in a browser.
 
-It asks the same service as the API, in process and under the same limits. It needs nothing from the internet.
-Of the many paths that Gradio brings along, only those pass that this page uses: no uploads, no files, no
-recorder.
+It calls the same service as the API, in process and under the same limits, and needs no internet access. Of
+Gradio's many paths only those are open that this page uses: no uploads, no files, no recording.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ if TYPE_CHECKING:
     from inference.service.answer import Answer
     from inference.service.service import Service
 
-MOST_NEW_TOKENS: Final = 2048
+MAX_NEW_TOKENS: Final = 2048
 TITLE: Final = "Fjarr"
 POLL_S: Final = 0.05
-"""How often Gradio looks for something to do. By itself it does so every millisecond, visitors or none, and
-each time the engine has to stop for it."""
+"""The interval at which Gradio polls its queue. Its default is a millisecond, with or without visitors, and
+each poll takes time from the engine."""
 
 PATHS: Final = frozenset({
     "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/gradio_api/app_id",
@@ -64,14 +63,14 @@ footer { display: none !important; }
 
 
 class Sessions:
-    """Know which answers belong to which open page, to end them when it is closed."""
+    """The answers that are being generated for each open page, to stop them when the page is closed."""
 
     def __init__(self) -> None:
         self._answers: dict[str, set[Answer]] = {}
 
     @contextmanager
-    def holding(self, session: str, reply: Answer) -> Iterator[None]:
-        """Count an answer as one of a session's."""
+    def track(self, session: str, reply: Answer) -> Iterator[None]:
+        """Register an answer as one of a session's."""
         answers = self._answers.setdefault(session, set())
         answers.add(reply)
         try:
@@ -82,24 +81,24 @@ class Sessions:
                 self._answers.pop(session, None)
 
     def end(self, session: str) -> None:
-        """End a session's answers."""
+        """Stop a session's answers."""
         for reply in tuple(self._answers.get(session, ())):
             reply.close()
 
 
 class Chat:
-    """Be the page as an ASGI application; `lifespan` must be entered while it serves."""
+    """The page as an ASGI application; `lifespan` must be entered while it serves."""
 
     def __init__(self, application: FastAPI, sessions: Sessions) -> None:
         self._application = application
         self._sessions = sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what the page uses."""
+        """Pass a request on if its path is one that the page uses."""
         path = scope["path"].rstrip("/") or "/"
         if path == EVENTS:
-            # Answers reach the page by this stream. When it ends before them, the page is gone; Gradio itself
-            # would notice at an answer's next token, which a waiting request does not get.
+            # Answers reach the page through this stream. If it ends before they do, the page was closed.
+            # Gradio itself notices only at an answer's next token, and a queued request has none.
             try:
                 await self._application(scope, receive, send)
             finally:
@@ -115,17 +114,17 @@ class Chat:
 
 
 def make_chat(service: Service, release: str, *, has_sign_in: bool) -> Chat:
-    """Build the page. Takes a second; for a thread."""
-    # Gradio wants a running event loop while it builds; without one it makes some and leaves them open.
+    """Build the page. Takes a second, so call it in a thread."""
+    # Gradio needs a running event loop while it builds; without one it creates some and leaves them open.
     return asyncio.run(_build(service, release, has_sign_in=has_sign_in))
 
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """Hold what the page's controls say.
+    """The values of the page's controls.
 
     Attributes:
-        model: The name of the model to ask.
+        model: The name of the model.
         system_prompt: Empty for none.
     """
 
@@ -141,21 +140,21 @@ async def answer(  # noqa: PLR0913, PLR0917 - called in one place, with all of t
     message: str,
     history: list[dict[str, Any]],
     controls: Controls,
-    holding: Callable[[Answer], AbstractContextManager[None]] = lambda _: nullcontext(),
+    track: Callable[[Answer], AbstractContextManager[None]] = lambda _: nullcontext(),
     client: str = "chat",
 ) -> AsyncIterator[str]:
     """Yield the answer as it grows.
 
     Args:
-        service: Whom to ask.
-        message: What the person says now.
-        history: What was said before, as Gradio keeps it.
-        controls: How to ask.
-        holding: Makes a context that knows of the answer while it is read.
-        client: The key or session that the request is counted under.
+        service: Generates the answer.
+        message: The user's new message.
+        history: The messages before it, in Gradio's form.
+        controls: The values of the page's controls.
+        track: Returns a context manager that is entered while the answer is read.
+        client: The name under which the admission queue counts the user.
 
     Raises:
-        gradio.Error: With the reason, for the person to read.
+        gradio.Error: If there is no answer, with the reason for the user.
     """
     request = TextRequest(
         request_id="chat-" + uuid.uuid4().hex,
@@ -168,7 +167,7 @@ async def answer(  # noqa: PLR0913, PLR0917 - called in one place, with all of t
     text = ""
     try:
         async with await service.begin(request) as reply:
-            with holding(reply):
+            with track(reply):
                 async for delta in reply:
                     if delta.text:
                         text += delta.text
@@ -204,11 +203,11 @@ def _session_of(scope: Scope) -> str:
 
 def _conversation(system_prompt: str, history: list[dict[str, Any]]) -> tuple[Message, ...]:
     system = (Message("system", system_prompt.strip()),) if system_prompt.strip() else ()
-    return (*system, *(Message(turn["role"], _text_of(turn["content"])) for turn in history))
+    return (*system, *(Message(entry["role"], _text_of(entry["content"])) for entry in history))
 
 
 def _text_of(content: object) -> str:
-    """Return a turn's text; Gradio gives it as a text or as a list of parts."""
+    """Return a message's text, which Gradio keeps as a text or as a list of parts."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -217,7 +216,7 @@ def _text_of(content: object) -> str:
 
 
 def _make_blocks(service: Service, release: str, sessions: Sessions, *, has_sign_in: bool) -> gradio.Blocks:
-    async def reply(  # noqa: PLR0913, PLR0917 - Gradio calls it with an argument a control
+    async def reply(  # noqa: PLR0913, PLR0917 - Gradio passes one argument per control
         message: str,
         history: list[dict[str, Any]],
         model: str,
@@ -228,8 +227,8 @@ def _make_blocks(service: Service, release: str, sessions: Sessions, *, has_sign
         request: gradio.Request,
     ) -> AsyncIterator[str]:
         controls = Controls(model, system_prompt, float(temperature), float(top_p), int(max_new_tokens))
-        holding = partial(sessions.holding, request.session_hash or "")
-        async for text in answer(service, message, history, controls, holding, _client_of(request)):
+        track = partial(sessions.track, request.session_hash or "")
+        async for text in answer(service, message, history, controls, track, _client_of(request)):
             yield text
 
     with gradio.Blocks(title=TITLE, fill_height=True, analytics_enabled=False) as blocks:
@@ -243,7 +242,7 @@ def _make_blocks(service: Service, release: str, sessions: Sessions, *, has_sign
                 temperature = _slider("Temperature", "0: always the likeliest", 0, 2, 0.7, 0.05)
                 top_p = _slider("Top p", "Out of the likeliest tokens", 0.05, 1, 0.95, 0.05)
                 length = min(512, service.limits.max_new_tokens)
-                max_new_tokens = _slider("Length", "The most tokens", 1, MOST_NEW_TOKENS, length, 1)
+                max_new_tokens = _slider("Length", "The most tokens", 1, MAX_NEW_TOKENS, length, 1)
         gradio.ChatInterface(
             reply,
             chatbot=gradio.Chatbot(
@@ -267,7 +266,7 @@ def _make_blocks(service: Service, release: str, sessions: Sessions, *, has_sign
                 stop_btn=True,
             ),
             additional_inputs=[model, system_prompt, temperature, top_p, max_new_tokens],
-            # The admission queue limits how many are answered at once, the API's requests among them.
+            # The admission queue limits how many requests run at once, together with the API's.
             concurrency_limit=None,
             flagging_mode="never",
             analytics_enabled=False,
@@ -276,27 +275,27 @@ def _make_blocks(service: Service, release: str, sessions: Sessions, *, has_sign
         )
         settings.render()
     blocks.queue(default_concurrency_limit=None)
-    queue = blocks._queue  # noqa: SLF001 - there is no public way to what follows
+    queue = blocks._queue  # noqa: SLF001 - Gradio has no public setting for the following
     queue.sleep_when_free = POLL_S
-    queue.progress_update_sleep_when_free = 1.0  # the page shows none
+    queue.progress_update_sleep_when_free = 1.0  # the page shows no progress
     return blocks
 
 
 def _client_of(request: gradio.Request) -> str:
-    """Return the name that the queue counts a session under: its key's, apart from programs with that key."""
+    """Return the name for the admission queue: the session's key, counted apart from its API requests."""
     state = request.request.scope.get("state", {}) if request.request is not None else {}
     name = state.get("key_name", "-")
     return "chat" if name == "-" else f"chat:{name}"
 
 
 def _slider(label: str, info: str, *numbers: float) -> gradio.Slider:
-    """Make a slider from its least and most value, where it stands, and its step."""
-    least, most, value, step = numbers
-    return gradio.Slider(least, most, value, step=step, label=label, info=info, min_width=200)
+    """Return a slider with its minimum, maximum, initial value and step."""
+    minimum, maximum, value, step = numbers
+    return gradio.Slider(minimum, maximum, value, step=step, label=label, info=info, min_width=200)
 
 
 def _model_choice(models: tuple[ServedModel, ...]) -> gradio.Radio:
-    """Offer the fine-tuned models first, in their order, since they are what the person came for."""
+    """Return the choice of a model, with the fine-tuned models first."""
     choices = [
         (_label(model), model.name) for model in sorted(models, key=lambda model: model.parent is None)
     ]

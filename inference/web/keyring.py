@@ -1,4 +1,4 @@
-"""Know the API keys by their digests, and compare in constant time."""
+"""Find API keys by their digests, with comparisons in constant time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from inference.api_keys import ApiKey, digest_of
 
 
 class Keyring:
-    """Hold the digests of the keys."""
+    """The digests of the API keys."""
 
     def __init__(self, keys: tuple[ApiKey, ...]) -> None:
         self._keys = keys
 
     def find(self, key: str) -> str | None:
-        """Return the name of a key, or None. It takes as long whichever key it is, or none."""
+        """Return the name of a key, or None. The time does not depend on which key matches."""
         digest = digest_of(key)
         name = None
         for known in self._keys:
@@ -23,6 +23,6 @@ class Keyring:
         return name
 
     def derive_secret(self, purpose: str) -> bytes:
-        """Return a secret for a purpose, which is another one as soon as the keys are others."""
+        """Return a secret for a purpose; it changes whenever the keys change."""
         digests = b"".join(sorted(key.digest for key in self._keys))
         return hmac.digest(digests or b"no keys", purpose.encode(), "sha256")

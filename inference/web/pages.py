@@ -1,6 +1,6 @@
-"""The two pages that are not Gradio's: the one to sign in, and the one to wait on.
+"""Render the two pages without Gradio: the sign-in form, and the progress of the start.
 
-They need no script and no network.
+They need no scripts and load nothing.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def sign_in_page(user: str, *, is_wrong: bool) -> str:
 
 
 def starting_page(phase: str, percent: int) -> str:
-    """Return the page that shows how far the start is, and looks again every two seconds."""
+    """Return the page with the progress of the start, which reloads itself every two seconds."""
     body = f'<p>{html.escape(phase).capitalize()}.</p><progress max="100" value="{percent}"></progress>'
     head = '<meta http-equiv="refresh" content="2">'
     return FRAME.substitute(title="The model is starting", head=head, style=STYLE, body=body)

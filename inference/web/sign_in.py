@@ -1,8 +1,8 @@
-"""Keep the chat page behind a sign-in: one user name, any API key as the password.
+"""Protect the chat page with a sign-in: one user name, and any API key as the password.
 
-A session is a signed cookie with the name of the key in it. Its secret comes from the API keys, so that a
-session outlives a restart and holds on every replica, and ends when the keys are changed. Everything below
-the wrapped application is closed to strangers; nothing of it is asked whether it should be.
+A session is a signed cookie that contains the name of the key. The signing secret is derived from the API
+keys, so a session survives a restart, is valid on every replica, and ends when the keys change. All paths of
+the wrapped application are protected.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_FORM_BYTES: Final = 8192
 
 
 class SignIn:
-    """Let signed-in browsers through to an application. An ASGI application."""
+    """The sign-in in front of an application. An ASGI application."""
 
     def __init__(self, application: ASGIApp, keyring: Keyring) -> None:
         self._application = application
@@ -39,7 +39,7 @@ class SignIn:
         self._secret = keyring.derive_secret("chat sign-in")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, sign in or out, or ask to sign in."""
+        """Pass a signed-in request on, handle sign-in and sign-out, or answer with the sign-in page."""
         if scope["type"] not in {"http", "websocket"}:
             return
         if scope["path"] == "/logout":
@@ -51,16 +51,16 @@ class SignIn:
             scope.setdefault("state", {})["key_name"] = name
             await self._application(scope, receive, send)
         elif scope["type"] == "http":
-            await _refuse(scope)(scope, receive, send)
+            await _require_sign_in(scope)(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})
 
     def _find_session(self, connection: HTTPConnection) -> str | None:
-        """Return the name of the key that the browser has signed in with, or None."""
-        said, _, signature = connection.cookies.get(COOKIE, "").rpartition(".")
-        if not hmac.compare_digest(signature.encode(), self._sign(said).encode()):
+        """Return the name of the key of a valid session, or None."""
+        payload, _, signature = connection.cookies.get(COOKIE, "").rpartition(".")
+        if not hmac.compare_digest(signature.encode(), self._sign(payload).encode()):
             return None
-        expiry, _, name = said.partition(".")
+        expiry, _, name = payload.partition(".")
         return _decode(name) if int(expiry) > time.time() else None
 
     async def _sign_in(self, request: Request) -> Response:
@@ -68,15 +68,15 @@ class SignIn:
             return RedirectResponse("/", 303)
         user, password = await _read_form(request)
         is_user = hmac.compare_digest(user.encode(), USER.encode())
-        # Both are always looked at, so that the answer takes as long whichever is wrong.
+        # Both are always checked, so that the time of the answer does not show which one is wrong.
         name = self._keyring.find(password)
         if not is_user or name is None:
             return HTMLResponse(sign_in_page(user or USER, is_wrong=True), 401)
-        said = f"{int(time.time()) + SESSION_S}.{_encode(name)}"
+        payload = f"{int(time.time()) + SESSION_S}.{_encode(name)}"
         response = RedirectResponse("/", 303)
         response.set_cookie(
             COOKIE,
-            f"{said}.{self._sign(said)}",
+            f"{payload}.{self._sign(payload)}",
             max_age=SESSION_S,
             httponly=True,
             secure=request.url.scheme == "https",
@@ -84,8 +84,8 @@ class SignIn:
         )
         return response
 
-    def _sign(self, said: str) -> str:
-        digest = hmac.new(self._secret, said.encode(), hashlib.sha256).digest()
+    def _sign(self, payload: str) -> str:
+        digest = hmac.new(self._secret, payload.encode(), hashlib.sha256).digest()
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
@@ -107,7 +107,7 @@ async def _read_form(request: Request) -> tuple[str, str]:
     return fields.get("username", [""])[0].strip(), fields.get("password", [""])[0].strip()
 
 
-def _refuse(scope: Scope) -> Response:
+def _require_sign_in(scope: Scope) -> Response:
     if scope["path"] == "/" and scope["method"] in {"GET", "HEAD"}:
         return HTMLResponse(sign_in_page(USER, is_wrong=False), 401)
     return PlainTextResponse("Sign in first.\n", 401)

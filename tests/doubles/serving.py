@@ -117,7 +117,7 @@ class Background:
     async def _serve(self) -> None:
         served = Served(**self._changes)
         served.engine.always = (b"Hi", b" there", (END,))
-        # The double says that it can do everything and does nothing: what would show is not asked of it.
+        # The double claims abilities without having them, so those with visible effects are left out.
         served.engine.abilities = frozenset({"seed", "penalties", "logit_bias"})
         async with served.on_a_port() as self.port:
             self._is_up.set()

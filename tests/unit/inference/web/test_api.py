@@ -27,7 +27,7 @@ ENDED = (*b"Hi there", END)
 
 
 class World:
-    """A server without a model, and ways to ask it."""
+    """A server without a model, and clients for it."""
 
     def __init__(self, limits: Limits, settings: Settings, *, is_ready: bool = True) -> None:
         self.engine = ScriptedEngine({BASE: 200, TUNED: 200}, frozenset({END}))
@@ -490,7 +490,7 @@ async def test_time_runs_out() -> None:
     response = await world.chat()
     assert (response.status_code, response.json()["error"]["code"]) == (503, "request_timeout")
     assert "after 4 tokens" in response.json()["error"]["message"]
-    # The official client would otherwise ask twice more.
+    # Without it the official client would retry twice.
     assert response.headers["x-should-retry"] == "false"
     assert world.engine.cancelled
     assert world.service.queue.slots_in_use == 0
@@ -561,7 +561,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Client:
-    """A client below HTTP, which can see what has arrived so far, and leave."""
+    """A client on the ASGI level, which sees what has arrived so far and can disconnect."""
 
     def __init__(self, world: World, *, stream: bool) -> None:
         self.received = b""

@@ -88,7 +88,7 @@ JSON = {"Content-Type": "application/json"}
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 
 ZURICH = '{"city": "Zürich"}'
-SAID = {
+CALL_TEXTS = {
     "hermes": '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Zürich"}}\n</tool_call>',
     "llama": '{"name": "get_weather", "parameters": {"city": "Zürich"}}',
     "mistral": '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Zürich"}}]',
@@ -127,7 +127,7 @@ class World:
         )
 
     def play(self, text: str, *, size: int = 1, model: str = "hermes") -> None:
-        """Let the model say a text, some tokens at a time."""
+        """Let the model generate a text, some tokens at a time."""
         tokens = self.codecs[model].encode(text)
         self.engine.play(*[tokens[start : start + size] for start in range(0, len(tokens), size)], self.end)
 
@@ -147,9 +147,9 @@ async def world() -> AsyncIterator[World]:
     await world.close()
 
 
-@pytest.mark.parametrize("model", SAID)
+@pytest.mark.parametrize("model", CALL_TEXTS)
 async def test_a_call_is_read_in_each_form(world: World, model: str) -> None:
-    world.play(SAID[model], model=model)
+    world.play(CALL_TEXTS[model], model=model)
     completion = await world.ask(model=model)
     choice = completion.choices[0]
     assert choice.finish_reason == "tool_calls"
@@ -162,10 +162,10 @@ async def test_a_call_is_read_in_each_form(world: World, model: str) -> None:
     assert '"name": "get_weather", "description": "Look outside.", "parameters": {"type": "object"' in prompt
 
 
-@pytest.mark.parametrize("model", SAID)
+@pytest.mark.parametrize("model", CALL_TEXTS)
 @pytest.mark.parametrize("size", [1, 7, 1000])
 async def test_a_call_is_streamed_in_each_form(world: World, model: str, size: int) -> None:
-    world.play(SAID[model], model=model, size=size)
+    world.play(CALL_TEXTS[model], model=model, size=size)
     chunks = [chunk async for chunk in await world.ask(model=model, stream=True)]
     deltas = [chunk.choices[0].delta for chunk in chunks]
     assert "".join(delta.content or "" for delta in deltas) == ""
@@ -183,7 +183,7 @@ async def test_text_before_a_call_streams_as_it_comes(world: World) -> None:
     world.engine.play(
         encode("Let me look <b"),
         encode(">. <tool_"),
-        encode(SAID["hermes"].removeprefix("<tool_")),
+        encode(CALL_TEXTS["hermes"].removeprefix("<tool_")),
         world.end,
     )
     stream = await world.ask(stream=True)
@@ -193,7 +193,9 @@ async def test_text_before_a_call_streams_as_it_comes(world: World) -> None:
 
 
 async def test_several_calls_are_numbered(world: World) -> None:
-    text = f'Both.\n{SAID["hermes"]}\n<tool_call>{{"name": "get_time", "arguments": {{}}}}</tool_call>\n'
+    text = (
+        f'Both.\n{CALL_TEXTS["hermes"]}\n<tool_call>{{"name": "get_time", "arguments": {{}}}}</tool_call>\n'
+    )
     world.play(text, size=5)
     chunks = [chunk async for chunk in await world.ask(stream=True)]
     calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
@@ -203,7 +205,7 @@ async def test_several_calls_are_numbered(world: World) -> None:
 
 
 async def test_with_one_call_allowed_the_first_ends_the_answer(world: World) -> None:
-    tokens = world.codecs["hermes"].encode(SAID["hermes"])
+    tokens = world.codecs["hermes"].encode(CALL_TEXTS["hermes"])
     world.engine.play(tokens, tokens, asyncio.Event())
     completion = await world.ask(parallel_tool_calls=False)
     assert completion.choices[0].finish_reason == "tool_calls"
@@ -238,10 +240,10 @@ async def test_a_malformed_call_stays_text(world: World, text: str, *, stream: b
 
 
 async def test_a_call_that_the_length_cut_off_stays_text(world: World) -> None:
-    world.play(SAID["hermes"])
+    world.play(CALL_TEXTS["hermes"])
     completion = await world.ask(max_tokens=30)
     assert completion.choices[0].finish_reason == "length"
-    assert completion.choices[0].message.content == SAID["hermes"][:30]
+    assert completion.choices[0].message.content == CALL_TEXTS["hermes"][:30]
 
 
 async def test_half_a_character_breaks_nothing(world: World) -> None:
@@ -256,7 +258,7 @@ async def test_half_a_character_breaks_nothing(world: World) -> None:
 
 
 async def test_without_a_closing_mark_a_whole_call_is_a_call(world: World) -> None:
-    world.play(SAID["hermes"].removesuffix("</tool_call>"))
+    world.play(CALL_TEXTS["hermes"].removesuffix("</tool_call>"))
     completion = await world.ask()
     assert completion.choices[0].message.tool_calls[0].function.arguments == ZURICH
     assert completion.choices[0].message.content is None
@@ -270,7 +272,7 @@ async def test_an_answer_in_bare_json_that_is_no_call_stays_text(world: World) -
 
 
 async def test_calls_and_results_of_the_history_reach_the_template(world: World) -> None:
-    world.play(SAID["mistral"], model="mistral")
+    world.play(CALL_TEXTS["mistral"], model="mistral")
     first = await world.ask(model="mistral")
     message = first.choices[0].message
     world.play("Sunny.", model="mistral")
@@ -324,9 +326,9 @@ async def test_a_model_with_a_prompt_template_has_no_tools() -> None:
 
 
 async def test_a_choice_of_none_leaves_the_tools_out(world: World) -> None:
-    world.play(SAID["hermes"])
+    world.play(CALL_TEXTS["hermes"])
     completion = await world.ask(tool_choice="none")
-    assert completion.choices[0].message.content == SAID["hermes"]
+    assert completion.choices[0].message.content == CALL_TEXTS["hermes"]
     assert "get_weather" not in world.codecs["hermes"].decode(world.engine.requests[0].prompt_token_ids)
 
 
@@ -358,7 +360,7 @@ async def test_an_engine_without_grammars_cannot_be_made_to_call(world: World) -
 
 
 async def test_calls_and_logprobs_go_together(world: World) -> None:
-    tokens = world.codecs["hermes"].encode("Hm. " + SAID["hermes"])
+    tokens = world.codecs["hermes"].encode("Hm. " + CALL_TEXTS["hermes"])
     logprobs = tuple(TokenLogprobs(-0.5, ((token, -0.5),)) for token in tokens)
     world.engine.play(Increment(tokens, "stop", logprobs))
     completion = await world.ask(logprobs=True, top_logprobs=1)
@@ -370,7 +372,7 @@ async def test_the_clients_own_helper_reads_the_arguments(world: World) -> None:
     class get_weather(BaseModel):  # noqa: N801 - it is the function's name
         city: str
 
-    world.play(SAID["hermes"])
+    world.play(CALL_TEXTS["hermes"])
     completion = await world.openai.chat.completions.parse(
         model="hermes", messages=HELLO, tools=[openai.pydantic_function_tool(get_weather)]
     )
@@ -384,8 +386,8 @@ async def test_the_clients_own_helper_reads_the_arguments(world: World) -> None:
     ]
     await world.openai.chat.completions.create(model="hermes", messages=history)
     # A strict function's arguments are kept to its schema, wherever the model calls it.
-    assert accepts(world.engine.requests[0].grammar, SAID["hermes"])
-    assert not accepts(world.engine.requests[0].grammar, SAID["hermes"].replace("city", "town"))
+    assert accepts(world.engine.requests[0].grammar, CALL_TEXTS["hermes"])
+    assert not accepts(world.engine.requests[0].grammar, CALL_TEXTS["hermes"].replace("city", "town"))
     assert accepts(world.engine.requests[0].grammar, "no call at all")
 
 
@@ -400,45 +402,47 @@ def accepts(grammar: str | None, text: str) -> bool:
 
 @pytest.mark.parametrize("model", ["hermes", "llama"])
 async def test_a_required_call_is_forced(world: World, model: str) -> None:
-    said = SAID[model]
-    world.play(said, model=model)
+    text = CALL_TEXTS[model]
+    world.play(text, model=model)
     completion = await world.ask(model=model, tool_choice="required")
     assert completion.choices[0].finish_reason == "tool_calls"
     grammar = world.engine.requests[0].grammar
-    assert accepts(grammar, said)
-    assert accepts(grammar, said.replace("get_weather", "get_time").replace('"city": "Zürich"', ""))
-    assert not accepts(grammar, said.replace('"Zürich"', "5"))
+    assert accepts(grammar, text)
+    assert accepts(grammar, text.replace("get_weather", "get_time").replace('"city": "Zürich"', ""))
+    assert not accepts(grammar, text.replace('"Zürich"', "5"))
     assert not accepts(grammar, "Hello")
     assert not accepts(grammar, "")
-    assert accepts(grammar, f"{said}\n{said}") == (model == "hermes")
+    assert accepts(grammar, f"{text}\n{text}") == (model == "hermes")
 
 
 async def test_a_required_call_may_be_the_only_one(world: World) -> None:
-    world.play(SAID["hermes"])
+    world.play(CALL_TEXTS["hermes"])
     await world.ask(tool_choice="required", parallel_tool_calls=False)
     grammar = world.engine.requests[0].grammar
-    assert accepts(grammar, SAID["hermes"])
-    assert not accepts(grammar, f"{SAID['hermes']}\n{SAID['hermes']}")
+    assert accepts(grammar, CALL_TEXTS["hermes"])
+    assert not accepts(grammar, f"{CALL_TEXTS['hermes']}\n{CALL_TEXTS['hermes']}")
 
 
 async def test_a_named_call_is_forced_once(world: World) -> None:
-    world.play(SAID["hermes"])
+    world.play(CALL_TEXTS["hermes"])
     await world.ask(tool_choice={"type": "function", "function": {"name": "get_weather"}})
     grammar = world.engine.requests[0].grammar
-    assert accepts(grammar, SAID["hermes"])
-    assert not accepts(grammar, SAID["hermes"].replace("get_weather", "get_time"))
-    assert not accepts(grammar, f"{SAID['hermes']}\n{SAID['hermes']}")
+    assert accepts(grammar, CALL_TEXTS["hermes"])
+    assert not accepts(grammar, CALL_TEXTS["hermes"].replace("get_weather", "get_time"))
+    assert not accepts(grammar, f"{CALL_TEXTS['hermes']}\n{CALL_TEXTS['hermes']}")
 
 
 async def test_a_mark_that_is_a_special_token_is_forced_and_read_as_one(world: World) -> None:
-    world.play(SAID["mistral"], model="mistral")
+    world.play(CALL_TEXTS["mistral"], model="mistral")
     completion = await world.ask(model="mistral", tool_choice="required")
     assert completion.choices[0].finish_reason == "tool_calls"
     mark = world.codecs["mistral"].encode("[TOOL_CALLS]")[0]
     grammar = world.engine.requests[0].grammar
     assert grammar is not None
     assert f'start: <[{mark}]> "["' in grammar
-    assert accepts(grammar.replace(f"<[{mark}]>", '"!"'), "!" + SAID["mistral"].removeprefix("[TOOL_CALLS] "))
+    assert accepts(
+        grammar.replace(f"<[{mark}]>", '"!"'), "!" + CALL_TEXTS["mistral"].removeprefix("[TOOL_CALLS] ")
+    )
 
 
 async def test_an_answer_is_a_call_or_what_the_format_says(world: World) -> None:
@@ -448,7 +452,7 @@ async def test_an_answer_is_a_call_or_what_the_format_says(world: World) -> None
     completion = await world.ask(response_format=wanted)
     assert completion.choices[0].message.content == '{"sun": true}'
     grammar = world.engine.requests[0].grammar
-    assert accepts(grammar, SAID["hermes"])
+    assert accepts(grammar, CALL_TEXTS["hermes"])
     assert accepts(grammar, '{"sun": false}')
     assert not accepts(grammar, "Sunny.")
 
@@ -470,17 +474,19 @@ def test_a_strict_function_is_kept_to_its_schema_in_each_form() -> None:
     tools = (Tool("get_weather", None, WEATHER_SCHEMA, is_strict=True), Tool("get_time"))
     for name, call_format in FORMS.items():
         grammar = call_format.free_grammar(ToolUse(tools))
-        said = SAID[name].replace("[TOOL_CALLS] ", "[TOOL_CALLS]")
-        assert accepts(grammar, said), name
-        assert not accepts(grammar, said.replace('"Zürich"', "5")), name
+        text = CALL_TEXTS[name].replace("[TOOL_CALLS] ", "[TOOL_CALLS]")
+        assert accepts(grammar, text), name
+        assert not accepts(grammar, text.replace('"Zürich"', "5")), name
         assert accepts(grammar, "  Just text, and { too"), name
         assert accepts(grammar, ""), name
-    assert accepts(HERMES.free_grammar(ToolUse(tools)), f"Hm. {SAID['hermes']}\n{SAID['hermes']}\nDone.")
+    assert accepts(
+        HERMES.free_grammar(ToolUse(tools)), f"Hm. {CALL_TEXTS['hermes']}\n{CALL_TEXTS['hermes']}\nDone."
+    )
 
 
 PIECES = [
     "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[", "]", ",", "{", "}", '"', "\\", " ", "\n", "text", "é",
-    SAID["hermes"], SAID["llama"], SAID["mistral"], '{"name": "get_time", "arguments": {}}',
+    CALL_TEXTS["hermes"], CALL_TEXTS["llama"], CALL_TEXTS["mistral"], '{"name": "get_time", "arguments": {}}',
 ]  # fmt: skip
 
 
@@ -508,9 +514,9 @@ def test_nothing_depends_on_where_the_text_was_cut_and_without_calls_nothing_is_
 
 def read(pieces: list[str], call_format: CallFormat) -> tuple[str, list[tuple[str, str]]]:
     parser = CallParser(call_format, {"get_weather", "get_time"})
-    said = [*[parser.push(piece) for piece in pieces], parser.finish()]
-    calls = [(call.name, call.arguments) for each in said for call in each.calls]
-    return "".join(each.text for each in said), calls
+    outputs = [*[parser.push(piece) for piece in pieces], parser.finish()]
+    calls = [(call.name, call.arguments) for each in outputs for call in each.calls]
+    return "".join(each.text for each in outputs), calls
 
 
 def test_a_conversation_with_tools_is_rendered() -> None:

@@ -143,12 +143,12 @@ async def test_an_idle_page_leaves_the_interpreter_to_the_engine(monkeypatch: py
         await asyncio.sleep(0.2)
         timers.clear()
         await asyncio.sleep(1)
-    # Twenty for its queue; a thousand if it were left to itself.
+    # Twenty polls of its queue; a thousand with its default.
     assert 15 <= len(timers) <= 40
 
 
 class Noting(PromptLog):
-    """Note as whom requests come."""
+    """Records the clients of requests."""
 
     def __init__(self, clients: list[str]) -> None:
         super().__init__()

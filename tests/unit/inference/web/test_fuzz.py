@@ -1,4 +1,4 @@
-"""Whatever is sent: no mistake of ours, no hang, and an answer that the API's document allows."""
+"""Arbitrary requests: no internal error, no hang, and a response that the OpenAPI document allows."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ def test_what_the_document_allows_and_what_it_does_not(
     @bounded
     def ask(case: Any, is_plain: bool) -> None:  # noqa: FBT001 - hypothesis calls it
         if isinstance(case.body, dict) and "model" in case.body and mode == "positive":
-            # What was made up names no model, and is seldom a conversation: it would end requests early.
-            said = {"messages": HELLO} if "chat" in path else {"prompt": "Once", "n": 1, "best_of": 1}
-            case.body |= {"model": BASE} | (said if is_plain else {})
+            # A generated body names no model and is seldom a conversation, so it would be rejected early.
+            prompt = {"messages": HELLO} if "chat" in path else {"prompt": "Once", "n": 1, "best_of": 1}
+            case.body |= {"model": BASE} | (prompt if is_plain else {})
         response = case.call(headers={"Authorization": f"Bearer {KEY}"}, timeout=TIMEOUT_S)
         statuses.add(response.status_code)
         case.validate_response(response, checks=CHECKS)
 
     ask()
-    # Else it would be only the errors that were looked at.
+    # Otherwise only errors would have been validated.
     assert mode == "negative" or 200 in statuses or "{" in path, statuses
 
 
@@ -103,7 +103,7 @@ FIELDS = (
     "response_format", "tools", "logprobs", "metadata", "user", "model",
 )  # fmt: skip
 almost_requests = st.builds(
-    lambda model, said, more: {"model": model, **said, **more},
+    lambda model, prompt, more: {"model": model, **prompt, **more},
     st.sampled_from((BASE, TUNED)),
     st.sampled_from(({"messages": [{"role": "user", "content": "Hello"}]}, {"prompt": "Once"})),
     st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=3),
@@ -182,7 +182,7 @@ def test_any_bytes(port: int, data: bytes) -> None:
 def exchange(port: int, data: bytes, *, is_over: bool = False) -> tuple[int, bytes]:
     """Send bytes, and return the status and the body; 0 if the connection was closed instead.
 
-    Whoever says that it is over has left, for the server, and need not be answered.
+    With `is_over` the client ends its side of the connection, and the server need not answer.
     """
     with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as connection:
         connection.settimeout(TIMEOUT_S)
@@ -197,7 +197,7 @@ def exchange(port: int, data: bytes, *, is_over: bool = False) -> tuple[int, byt
 
 
 def judge(status: int, body: bytes) -> None:
-    """Fail where an answer is no answer of the API."""
+    """Fail if a response is none of the API's."""
     assert status in {200, 400, 404, 408, 413}, (status, body)
     if status != 200:
         jsonschema.validate(json.loads(body), ERROR_SCHEMA)

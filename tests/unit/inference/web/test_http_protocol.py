@@ -1,4 +1,4 @@
-"""The server on a real socket: giants, dawdlers, and clients that leave."""
+"""The server on a real socket: oversized heads, slow clients, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.doubles.serving import BASE, ENDED, HELLO, KEY, Served, until
 
 
 class Wire:
-    """A connection on which a test says what it likes."""
+    """A connection on which a test sends any bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -22,7 +22,7 @@ class Wire:
 
     @classmethod
     async def open(cls, port: int) -> Wire:
-        # The reader takes little, so that what is not read waits at the server.
+        # A small receive buffer, so that unread data stay at the server.
         return cls(*await asyncio.open_connection("127.0.0.1", port, limit=1024))
 
     def send(self, data: bytes) -> None:
@@ -115,14 +115,14 @@ async def test_what_is_no_http_is_told_so() -> None:
 
 
 async def test_a_head_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Protocol, "head_patience_s", 0.1)
+    monkeypatch.setattr(Protocol, "head_timeout_s", 0.1)
     served = Served()
     async with served.on_a_port() as port:
         wire = await Wire.open(port)
         wire.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await wire.status() == 200
         await wire.reader.readuntil(b'{"status":"ok"}')
-        # The first request was whole; the next one's head is not.
+        # The first request is complete, the next one's head is not.
         wire.send(b"GET /v1/models HT")
         assert await wire.status() == 408
         assert b"The request's headers did not arrive in time." in await wire.rest()
@@ -133,7 +133,7 @@ async def test_a_head_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPa
 
 
 async def test_a_long_answer_is_not_taken_for_a_slow_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Protocol, "head_patience_s", 0.05)
+    monkeypatch.setattr(Protocol, "head_timeout_s", 0.05)
     served = Served()
     async with served.on_a_port() as port:
         gate = asyncio.Event()
@@ -157,9 +157,9 @@ async def test_a_body_that_does_not_arrive_is_answered_and_its_connection_closed
 
 
 async def test_a_client_that_does_not_read_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Protocol, "read_patience_s", 0.1)
+    monkeypatch.setattr(Protocol, "read_timeout_s", 0.1)
     served = Served(Limits(max_concurrent=1))
-    # Enough to fill what the kernel and the server hold for it.
+    # Enough to fill the buffers of the kernel and the server.
     served.engine.contexts = {BASE: 10**9}
     served.engine.always = tuple(b"x" * 50_000 for _ in range(1000))
     async with served.on_a_port() as port:
@@ -173,7 +173,7 @@ async def test_a_client_that_does_not_read_loses_its_place(monkeypatch: pytest.M
 
 
 async def until_later(condition: object) -> None:
-    """Wait for what happens after a while, so that waiting does not take all of the processor."""
+    """Wait for a condition that takes real time, without keeping a core busy."""
     async with asyncio.timeout(10):
         while not condition():  # type: ignore[operator]  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)

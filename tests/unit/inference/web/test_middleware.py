@@ -47,7 +47,7 @@ def value(samples: dict[Any, float], name: str, **labels: str) -> float | None:
     return found[0] if found else None
 
 
-# What is counted.
+# Metrics.
 
 
 async def test_an_answer_is_counted_under_vllm_s_names(served: Served) -> None:
@@ -201,7 +201,7 @@ async def test_neither_prompt_nor_answer_nor_key_is_among_the_metrics(served: Se
     assert "ann" not in text
 
 
-# What is logged.
+# Logs.
 
 
 def lines_of(caplog: pytest.LogCaptureFixture, logger: str) -> list[dict[str, Any]]:
@@ -278,7 +278,7 @@ async def test_prompts_are_logged_only_for_who_asks(caplog: pytest.LogCaptureFix
     assert KEY not in caplog.text
 
 
-# Who is let in.
+# Access.
 
 
 async def test_pages_of_elsewhere_are_not_let_in_by_default(served: Served) -> None:
@@ -411,7 +411,7 @@ async def test_one_key_s_flood_does_not_hold_up_another_s_request() -> None:
     served.engine.play(ENDED)
     served.engine.play(ENDED)
     assert (await shy).status_code == 200
-    # The one that was inside, one turn of the flood's, then bob's.
+    # The running request, then one of the flood, then one of bob.
     assert len(served.engine.requests) <= 4
     served.engine.always = (ENDED,)
     served.engine.play(ENDED)

@@ -1,4 +1,4 @@
-"""Ten thousand requests, however they end, leave nothing behind."""
+"""Ten thousand requests, however they end, leak no memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_GROWTH_BYTES = 250_000
 
 
 class Connection:
-    """One request below HTTP, which leaves after the first text if it is told to."""
+    """One request without an HTTP client, which may disconnect after the first text."""
 
     def __init__(self, body: bytes, key: str, *, leaves: bool) -> None:
         self.status = 0
@@ -85,7 +85,7 @@ async def send(served: Served, first: int, last: int) -> list[int]:
 @pytest.mark.soak
 async def test_ten_thousand_requests_leave_nothing_behind() -> None:
     logging.getLogger("inference").setLevel(logging.CRITICAL)
-    # Some wait and some are turned away: four are inside, six may wait, and twenty come at once.
+    # Of twenty at once four run, six wait and the rest are rejected.
     served = Served(Limits(max_concurrent=4, max_waiting=6))
     served.engine.always = (b"Hi", b" there", b" and", (END,))
     tracemalloc.start()
@@ -105,7 +105,7 @@ async def test_ten_thousand_requests_leave_nothing_behind() -> None:
 async def measure(served: Served) -> int:
     """Return how many bytes are held once all that has ended is gone."""
     await until(lambda: served.service.queue.slots_in_use == 0 and served.engine.running == 0)
-    # What the double remembers for tests to look at is no part of the server.
+    # The double keeps requests for tests to inspect; that is not the server's memory.
     served.engine.requests.clear()
     served.engine.cancelled.clear()
     for _ in range(3):
