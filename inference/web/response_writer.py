@@ -27,14 +27,14 @@ class ChoiceBuffer:
     def __init__(self) -> None:
         self.text = ""
         self.calls: list[ToolCall] = []
-        self.tokens: list[LogprobEntry] = []
+        self.logprobs: list[LogprobEntry] = []
         self.finish_reason: responses.FinishReason = "stop"
 
     def add(self, delta: TextDelta) -> None:
         """Append a delta."""
         self.text += delta.text
         self.calls += (call for _, call in delta.calls)
-        self.tokens += delta.logprobs
+        self.logprobs += delta.logprobs
         self.finish_reason = delta.finish_reason or self.finish_reason
 
 
@@ -129,7 +129,7 @@ class ChatResponseWriter(ResponseWriter):
         return {
             "index": index,
             "message": message,
-            "logprobs": _chat_logprobs(choice.tokens) if self._has_logprobs else None,
+            "logprobs": _chat_logprobs(choice.logprobs) if self._has_logprobs else None,
             "finish_reason": choice.finish_reason,
         }
 
@@ -176,7 +176,7 @@ class CompletionResponseWriter(ResponseWriter):
         return {
             "index": index,
             "text": choice.text,
-            "logprobs": _completion_logprobs(choice.tokens) if self._has_logprobs else None,
+            "logprobs": _completion_logprobs(choice.logprobs) if self._has_logprobs else None,
             "finish_reason": choice.finish_reason,
         }
 
@@ -209,38 +209,38 @@ def _call_object(call: ToolCall) -> responses.ToolCall:
     }
 
 
-def _chat_logprobs(tokens: Sequence[LogprobEntry]) -> responses.ChatLogprobs:
-    return {"content": [_token_object(token) for token in tokens], "refusal": None}
+def _chat_logprobs(entries: Sequence[LogprobEntry]) -> responses.ChatLogprobs:
+    return {"content": [_entry_object(entry) for entry in entries], "refusal": None}
 
 
-def _completion_logprobs(tokens: Sequence[LogprobEntry]) -> responses.CompletionLogprobs:
+def _completion_logprobs(entries: Sequence[LogprobEntry]) -> responses.CompletionLogprobs:
     return {
-        "tokens": [token.chosen.token.text for token in tokens],
-        "token_logprobs": [token.chosen.logprob for token in tokens],
-        "top_logprobs": [_logprobs_by_text(token) for token in tokens],
-        "text_offset": [token.offset for token in tokens],
+        "tokens": [entry.chosen.token.text for entry in entries],
+        "token_logprobs": [entry.chosen.logprob for entry in entries],
+        "top_logprobs": [_logprobs_by_text(entry) for entry in entries],
+        "text_offset": [entry.offset for entry in entries],
     }
 
 
-def _token_object(report: LogprobEntry) -> responses.TokenLogprob:
+def _entry_object(entry: LogprobEntry) -> responses.TokenLogprob:
     return {
-        **_likelihood_object(report.chosen),
-        "top_logprobs": [_likelihood_object(each) for each in report.top],
+        **_logprob_object(entry.chosen),
+        "top_logprobs": [_logprob_object(each) for each in entry.top],
     }
 
 
-def _likelihood_object(likelihood: Logprob) -> responses.TopLogprob:
-    token = likelihood.token
+def _logprob_object(logprob: Logprob) -> responses.TopLogprob:
+    token = logprob.token
     return {
         "token": token.text,
-        "logprob": likelihood.logprob,
+        "logprob": logprob.logprob,
         "bytes": None if token.data is None else list(token.data),
     }
 
 
-def _logprobs_by_text(report: LogprobEntry) -> dict[str, float]:
+def _logprobs_by_text(entry: LogprobEntry) -> dict[str, float]:
     """Return the log-probabilities of the likeliest tokens and the chosen one; of equal texts, the higher."""
     found: dict[str, float] = {}
-    for each in (*report.top, report.chosen):
+    for each in (*entry.top, entry.chosen):
         found.setdefault(each.token.text, each.logprob)
     return found

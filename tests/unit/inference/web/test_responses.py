@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from inference.engines.protocol import Sampling
-from inference.service.logprobs import Likelihood, TokenReport
+from inference.service.logprobs import Logprob, LogprobEntry
 from inference.service.requests import TextDelta, TextPrompt, TextRequest, Usage
 from inference.text.codec import Token
 from inference.text.tools import ToolCall
@@ -23,9 +23,9 @@ from inference.web.responses import ChatCompletion, ChatCompletionChunk, Complet
 from inference.web.schemas import SAMPLING_FIELDS, ChatCompletionRequest, CompletionRequest
 
 REQUEST = TextRequest("id", "org/base", TextPrompt("Once"), 8, Sampling(), top_logprobs=1)
-LIKELIHOOD = Likelihood(Token("Hi", b"Hi"), -0.5)
+LOGPROB = Logprob(Token("Hi", b"Hi"), -0.5)
 DELTAS = (
-    TextDelta("Hi", tokens=(TokenReport(LIKELIHOOD, 0, (LIKELIHOOD,)),)),
+    TextDelta("Hi", logprobs=(LogprobEntry(LOGPROB, 0, (LOGPROB,)),)),
     TextDelta("", calls=((0, ToolCall("call", "get_time", "{}")),)),
     TextDelta("", "tool_calls"),
 )
