@@ -92,7 +92,7 @@ def origin_list(value: str) -> tuple[str, ...]:
 
 
 def template(value: str) -> str:
-    r"""Read a text with one `{}`; `\n` stands for a newline."""
+    r"""Read a text with one `{}`, in which `\n` is a newline."""
     unescaped = value.replace("\\n", "\n")
     if unescaped.count("{}") != 1:
         raise ValueError(f"{value!r} must have exactly one {{}}, where the user's message goes")

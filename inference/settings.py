@@ -46,7 +46,7 @@ class Setting:
         parse: Turns a variable's text into the field's value; raises ValueError.
         default: The field's value if no variable is set.
         meaning: What the setting does, in Markdown.
-        default_text: What the default is, in Markdown, if the value alone does not say it.
+        default_text: The default in words, in Markdown, if the value alone does not explain it.
     """
 
     variables: tuple[str, ...]

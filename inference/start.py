@@ -87,7 +87,7 @@ def main() -> NoReturn:
             exit_code = install(files)
         if exit_code:
             names = ", ".join(str(path) for path in files)
-            _exit(f"pip could not install {names}; its reason stands above", (), 1)
+            _exit(f"pip could not install {names}; see its output above", (), 1)
     become_server(listener)
 
 

@@ -65,9 +65,9 @@ def import_engine(settings: Settings) -> EngineModule:
 def _warn_of_unsafe_settings(settings: Settings) -> None:
     if settings.allow_pickle:
         LOGGER.warning(
-            "FJARR_ALLOW_PICKLE is on: pickled weights are loaded, if only by torch's restricted reader"
+            "FJARR_ALLOW_PICKLE is on: pickled weights are loaded with torch's restricted unpickler"
         )
     if settings.trust_remote_code:
         LOGGER.warning(
-            "FJARR_TRUST_REMOTE_CODE is on: code that lies beside a model's weights runs in this server"
+            "FJARR_TRUST_REMOTE_CODE is on: Python code in a model's repository runs in this server"
         )

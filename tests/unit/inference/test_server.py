@@ -1,4 +1,4 @@
-"""The process as its platform sees it: its environment, its signals, its exit code."""
+"""The server as a process: its environment, its signals, its exit code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 KEY = "secret-key"
 GRACE_S = 20
 
-# The real process with two things replaced: the engine, which says one word a tenth of a second, and the chat
+# The real process with two replacements: an engine that generates a word every tenth of a second, and no chat
 # page, whose libraries take seconds to import.
 SCRIPT = """
 import asyncio
@@ -49,7 +49,7 @@ class Slow(ScriptedEngine):
         stream.push(Increment((256,), "stop"))
 
 def load_engine(settings, report):
-    server.LOGGER.info("an engine's workers are given: %s", [name for name in os.environ if "KEYS" in name])
+    server.LOGGER.info("an engine's workers get: %s", [name for name in os.environ if "KEYS" in name])
     engine = Slow({"m": 1000}, frozenset({256}), always=((256,),))
     return engine, (ServedModel("m", None, ByteCodec(), frozenset({256}), 0),)
 
@@ -181,7 +181,7 @@ def test_the_second_sigterm_ends_at_once(start: Callable[..., Running]) -> None:
     # The answer would have taken two seconds, and the grace is twenty.
     assert time.monotonic() - sent_at < 1.0
     thread.join()
-    # The client hears of it, and so does the log: of nothing else, since it is asked for warnings only.
+    # The client gets an error, and the log has only that, because its level is warning.
     assert answers[0][0] == 503
     lines = [line.partition(" ")[2] for line in running.lines]
     assert lines[0] == "WARNING inference.server: a second signal came: 1 requests are cut off"
@@ -219,15 +219,15 @@ def test_json_lines_for_all_and_a_warning_where_prompts_are_logged(start: Callab
 @pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="only Linux shows a process's environment"
 )
-def test_the_running_server_s_environment_holds_no_key(start: Callable[..., Running]) -> None:
+def test_the_running_server_s_environment_contains_no_key(start: Callable[..., Running]) -> None:
     environ = {"FJARR_API_KEYS": f"ann={KEY}"}
     hide_keys(environ, load_settings(environ).api_keys)
     running = start(**environ)
-    # The server knows the key, and nowhere in what the kernel shows of it is it to be read.
+    # The server accepts the key, and the environment that the kernel shows does not contain it.
     assert running.ask("/v1/models")[0] == 200
     assert running.ask("/v1/models", key="wrong")[0] == 401
     shown = Path(f"/proc/{running.process.pid}/environ").read_bytes()
     assert KEY.encode() not in shown
     assert b"sha256:" in shown
-    # What it starts itself is not even given the digests, from which a session at the chat page can be made.
-    assert running.lines[0].endswith("an engine's workers are given: []")
+    # Child processes do not get the digests either, from which a chat session could be forged.
+    assert running.lines[0].endswith("an engine's workers get: []")

@@ -16,7 +16,7 @@ def test_the_container_s_pins_are_the_project_s() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ours = parse_requirements((ROOT / "inference" / "requirements.txt").read_text())
     lines = {f"{each.name}{each.operator}{each.version}" for each in ours}
-    # Of transformers the project takes what vLLM takes too; the container takes what was tested.
+    # The project accepts the transformers versions that vLLM accepts; the container installs the tested one.
     constraints = (ROOT / "constraints.txt").read_text().splitlines()
     assert lines - set(project["optional-dependencies"]["local"]) == {"transformers==5.23.*"}
     assert any(line.startswith("transformers==5.23.") for line in constraints)
@@ -48,7 +48,7 @@ def test_the_tracing_pins_are_the_extra_s() -> None:
 
 def test_the_container_installs_nothing_else() -> None:
     ours = parse_requirements((ROOT / "inference" / "requirements.txt").read_text())
-    # torch is the image's own there.
+    # torch comes with the image.
     assert {each.name for each in ours} == {
         "transformers", "peft", "accelerate", "safetensors", "gradio", "fastapi", "uvicorn", "pydantic",
         "llguidance", "prometheus_client",
@@ -67,7 +67,7 @@ def test_the_container_installs_nothing_else() -> None:
         (Requirement("x", "==", "2.0"), "2.0.1", False),
     ],
 )
-def test_versions_are_judged(requirement: Requirement, installed: str, *, will_do: bool) -> None:
+def test_versions_are_compared(requirement: Requirement, installed: str, *, will_do: bool) -> None:
     assert requirement.accepts(installed) is will_do
 
 
