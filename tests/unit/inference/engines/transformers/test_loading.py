@@ -189,8 +189,8 @@ def test_what_is_dangerous_is_said(
         with caplog.at_level(logging.WARNING):
             engines.start_engine(weights, settings, lambda _phase, _percent: None)
     assert caplog.messages == [
-        "FJARR_ALLOW_PICKLE is on: pickled weights are loaded, if only by torch's restricted reader",
-        "FJARR_TRUST_REMOTE_CODE is on: code that lies beside a model's weights runs in this server",
+        "FJARR_ALLOW_PICKLE is on: pickled weights are loaded with torch's restricted unpickler",
+        "FJARR_TRUST_REMOTE_CODE is on: Python code in a model's repository runs in this server",
     ]
 
 
