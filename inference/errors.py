@@ -2,13 +2,14 @@
 
 ```
 InferenceError
-├── SettingsError       who deploys: a variable is unknown or has a bad value (exit code 2)
-├── LoadError           who deploys: base, adapter and hardware do not fit (exit code 1)
-├── EngineError         nobody outside: the engine failed on a request, or died
-└── ApiError            the client, or its patience: it has a status and OpenAI's error fields
+├── SettingsError       whoever deploys: a variable is unknown or has an invalid value (exit code 2)
+├── LoadError           whoever deploys: base, adapter and hardware do not fit (exit code 1)
+├── EngineError         nobody: the engine failed on a request, or died; the server logs it
+└── ApiError            the client: it has an HTTP status and OpenAI's error fields
     ├── InvalidRequestError      400
     ├── UnauthorizedError        401
     ├── NotFoundError            404
+    ├── MethodNotAllowedError    405
     ├── BodyTimeoutError            408
     ├── BodyTooLargeError            413
     ├── HeadersTooLargeError     431
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
 
 
 class InferenceError(Exception):
-    """Be the root of everything that the server raises on purpose."""
+    """The root of the errors that the server raises on purpose."""
 
 
 class SettingsError(InferenceError):
-    """Report every bad or unknown variable of the environment at once.
+    """All unknown or invalid environment variables at once.
 
     Args:
-        problems: One sentence each: which variable, what is wrong with it, what it may be.
+        problems: A sentence for each: the variable, what is wrong with it, what is allowed.
     """
 
     exit_code = 2
@@ -47,21 +48,21 @@ class SettingsError(InferenceError):
 
 
 class LoadError(InferenceError):
-    """Report why the model cannot be served. The message says what to change."""
+    """The reason why the model cannot be served, and what to change."""
 
     exit_code = 1
 
 
 class EngineError(InferenceError):
-    """Report that the engine failed on a request, or stopped working altogether."""
+    """A failure of the engine: on a request, or altogether."""
 
 
 class ApiError(InferenceError):
-    """Answer a request with an error in OpenAI's shape.
+    """An error response in OpenAI's format.
 
     Args:
         message: What happened and what to change.
-        param: The request's field that it is about, as a dotted path.
+        param: The field of the request that is wrong, as a dotted path.
         code: OpenAI's machine-readable code, such as `context_length_exceeded`.
         headers: Further response headers, such as `Retry-After`.
 
@@ -88,20 +89,20 @@ class ApiError(InferenceError):
         self.headers = dict(headers)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the body of the answer."""
+        """Return the body of the response."""
         message, param = _printable(self.message), self.param and _printable(self.param)
         return {"error": {"message": message, "type": self.kind, "param": param, "code": self.code}}
 
 
 class InvalidRequestError(ApiError):
-    """Refuse a request that cannot be served as it is."""
+    """An invalid request, or one that needs what this server does not support."""
 
     status = 400
     kind = "invalid_request_error"
 
 
 class UnauthorizedError(ApiError):
-    """Refuse a request without a valid key."""
+    """A request without a valid API key."""
 
     status = 401
     kind = "invalid_request_error"
@@ -109,14 +110,14 @@ class UnauthorizedError(ApiError):
 
 
 class NotFoundError(ApiError):
-    """Report a model or a path that does not exist."""
+    """A model or a path that does not exist."""
 
     status = 404
     kind = "invalid_request_error"
 
 
 class MethodNotAllowedError(ApiError):
-    """Report a path that exists, asked in a way that it does not offer."""
+    """A path that exists, with a method that it does not support."""
 
     status = 405
     kind = "invalid_request_error"
@@ -124,7 +125,7 @@ class MethodNotAllowedError(ApiError):
 
 
 class BodyTooLargeError(ApiError):
-    """Refuse a body beyond the limit."""
+    """A body that is larger than the limit."""
 
     status = 413
     kind = "invalid_request_error"
@@ -132,7 +133,7 @@ class BodyTooLargeError(ApiError):
 
 
 class BodyTimeoutError(ApiError):
-    """Refuse a request whose body does not arrive."""
+    """A body that does not arrive in time."""
 
     status = 408
     kind = "invalid_request_error"
@@ -140,7 +141,7 @@ class BodyTimeoutError(ApiError):
 
 
 class HeadersTooLargeError(ApiError):
-    """Refuse a request whose first line or headers are beyond the limit."""
+    """A request line or headers that are larger than the limit."""
 
     status = 431
     kind = "invalid_request_error"
@@ -148,7 +149,7 @@ class HeadersTooLargeError(ApiError):
 
 
 class OverloadedError(ApiError):
-    """Refuse a request because the queue is full, or because its key has all that a key may have."""
+    """A request that is rejected because the queue is full or its API key is at its limit."""
 
     status = 429
     kind = "requests"
@@ -156,12 +157,12 @@ class OverloadedError(ApiError):
 
 
 class UnavailableError(ApiError):
-    """Report that the server cannot answer now: it starts, drains, is out of time, or its engine is dead."""
+    """The server cannot answer now: it is starting or draining, the engine is dead, or time ran out."""
 
     status = 503
     kind = "server_error"
 
 
 def _printable(text: str) -> str:
-    """Return a text that quotes a request as UTF-8 can say it: JSON can spell halves of characters."""
+    """Escape lone surrogates, which JSON in a request can contain and UTF-8 cannot encode."""
     return text.encode(errors="backslashreplace").decode()

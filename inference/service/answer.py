@@ -178,11 +178,11 @@ class Choice:
         return delta
 
     def _timeout_error(self) -> ApiError:
-        where = "was being answered" if self._stream else "waited for its turn"
+        where = "was being answered" if self._stream else "waited in the queue"
         # The official client would retry twice; a request that took too long once would again.
         return UnavailableError(
-            f"The request's time was over while it {where}, after {self.completion_tokens} tokens."
-            " Ask for fewer tokens, or try again when the server has less to do.",
+            f"The request timed out while it {where}, after {self.completion_tokens} tokens."
+            " Ask for fewer tokens, or try again when the server is less busy.",
             code="request_timeout",
             headers={"x-should-retry": "false"},
         )

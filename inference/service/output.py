@@ -64,7 +64,7 @@ class OutputProcessor:
         else:
             text, calls = self._parse(text, self._parser, is_last=reason is not None)
             # Tokens after a call are not listed: the text lacks the call, so they have no offset in it.
-            self._emitted = self._parser.shown
+            self._emitted = self._parser.emitted
             if self._called and reason != "length" and (reason or self._called == self._max_calls):
                 finish_reason = "tool_calls"
         logprobs = () if self._ledger is None else self._ledger.release(self._emitted)

@@ -121,13 +121,13 @@ def _call_format(codec: Codec, use: ToolUse | None) -> CallFormat | None:
         return None
     if not codec.has_tools:
         raise InvalidRequestError(
-            "This model has no tools: its chat template renders none. Leave 'tools' out.",
+            "This model does not support tools: its chat template renders none. Leave 'tools' out.",
             param="tools",
             code="unsupported",
         )
     if codec.call_format is None:
         raise InvalidRequestError(
-            "This server does not know the form in which this model writes its calls. Leave 'tools' out.",
+            "This model writes its calls in a format that this server does not support. Leave 'tools' out.",
             param="tools",
             code="unsupported",
         )
@@ -173,7 +173,7 @@ def _schemas(request: TextRequest) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _schema_error(param: str, reason: str) -> InvalidRequestError:
-    return InvalidRequestError(f"'{param}' cannot be honoured: {reason}.", param=param, code="invalid_schema")
+    return InvalidRequestError(f"'{param}' cannot be enforced: {reason}.", param=param, code="invalid_schema")
 
 
 async def _encode_prompt(codec: Codec, request: TextRequest) -> tuple[int, ...]:
@@ -184,7 +184,7 @@ async def _encode_prompt(codec: Codec, request: TextRequest) -> tuple[int, ...]:
             _check_unicode(prompt, *(message.content for message in messages))
             if any(message.calls or message.role == "tool" for message in messages) and not codec.has_tools:
                 raise InvalidRequestError(
-                    "This model's chat template has no tools, so there is no place for calls and their"
+                    "This model's chat template does not support tools, so it cannot render calls and their"
                     " results.",
                     param=prompt.param,
                 )
@@ -210,7 +210,8 @@ def _check_unicode(prompt: Prompt, *texts: str) -> None:
     except UnicodeEncodeError as error:
         surrogate, position = ord(error.object[error.start]), error.start
         raise InvalidRequestError(
-            f"The text has half a character, U+{surrogate:04X}, at position {position}.", param=prompt.param
+            f"The text contains a lone surrogate, U+{surrogate:04X}, at position {position}.",
+            param=prompt.param,
         ) from error
 
 
@@ -271,7 +272,7 @@ def _check_abilities(engine: Engine, request: TextRequest, generation: Generatio
         ability = min(missing)
         field = _field_of(ability, request)
         raise InvalidRequestError(
-            f"'{field}' needs what the engine of this server cannot do ({ability}); leave it out.",
+            f"'{field}' is not supported by this server's engine (it lacks: {ability}); leave it out.",
             param=field,
             code="unsupported",
         )

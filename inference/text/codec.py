@@ -1,7 +1,6 @@
-"""Turn messages and text into token ids, and token ids into text, the way a model was trained on them.
+"""Codecs: messages and text to token ids, and token ids to text, as a model was trained on them.
 
-`TokenizerCodec` does it with a transformers tokenizer and its chat template. `ByteCodec` does it with bytes
-and no model, for tests: a token is a byte, so characters split over tokens as they do in real vocabularies.
+`Codec` is the interface; `TokenizerCodec` implements it with a transformers tokenizer and its chat template.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 NO_SPECIAL_TOKENS: Final[Mapping[int, str]] = MappingProxyType({})
-SPACE_MARK: Final = "\u2581"
-"""What SentencePiece writes for a space."""
+SENTENCE_PIECE_SPACE: Final = "\u2581"
+"""The character that stands for a space in SentencePiece vocabularies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Hold one turn of a conversation.
+    """One message of a conversation.
 
     Attributes:
         role: `system`, `user`, `assistant` or `tool`.
-        calls: What an assistant called.
-        call_id: Which call a tool's message answers.
+        calls: The calls in an assistant's message.
+        call_id: The id of the call whose result a tool's message is.
     """
 
     role: str
@@ -43,11 +42,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Show one token by itself.
+    """One token by itself.
 
     Attributes:
-        text: Its text, or, where it is no whole character, its bytes, written as OpenAI writes them.
-        data: What it adds to a text, in UTF-8; None for a special token, which adds nothing.
+        text: Its text, or its bytes in OpenAI's notation if they are not whole characters.
+        data: The bytes that it adds to a text, in UTF-8; None for a special token, which adds none.
     """
 
     text: str
@@ -55,7 +54,7 @@ class Token:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Token:
-        """Show bytes."""
+        """Return the token that stands for some bytes."""
         try:
             return cls(data.decode(), data)
         except UnicodeDecodeError:
@@ -63,7 +62,7 @@ class Token:
 
 
 class Codec(Protocol):
-    """Translate between text and one model's tokens."""
+    """The translation between text and one model's tokens."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -71,24 +70,24 @@ class Codec(Protocol):
         ...
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Return the tokens of bare text, with the token that begins a text where the model has one."""
+        """Return the tokens of plain text, after the beginning-of-text token if the model has one."""
         ...
 
     @property
     def has_tools(self) -> bool:
-        """Return whether conversations may have tools."""
+        """Return whether the model's chat template supports tools."""
         ...
 
     @property
     def call_format(self) -> CallFormat | None:
-        """Return how the model writes its calls; None if it has no tools, or an unknown format."""
+        """Return the format of the model's calls; None without tools, or if it is not supported."""
         ...
 
     def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
         """Return the tokens of a conversation, up to where the answer begins.
 
         Raises:
-            InvalidRequestError: If the model's template does not take such a conversation.
+            InvalidRequestError: If the model's chat template rejects the conversation.
         """
         ...
 
@@ -97,23 +96,23 @@ class Codec(Protocol):
 
         Args:
             token_ids: The tokens.
-            kept: The special tokens that are not left out, and their texts.
+            kept: The special tokens that are not left out, with their texts.
         """
         ...
 
     def token(self, token_id: int) -> Token:
-        """Show one token by itself."""
+        """Return one token by itself."""
         ...
 
 
 class TokenizerCodec:
-    """Translate with a transformers tokenizer.
+    """A codec that uses a transformers tokenizer.
 
     Args:
         tokenizer: A fast tokenizer.
-        prompt_template: Text with one `{}`. The prompt is then this text around the last user message: such
-            models were trained on single turns, and what else is in the conversation has no place in their
-            prompt.
+        prompt_template: Text with one `{}`, in which the last user message is inserted to make the prompt.
+            Models with such a template were trained on single turns, so the rest of the conversation is
+            left out.
     """
 
     def __init__(self, tokenizer: Any, prompt_template: str | None = None) -> None:  # noqa: ANN401 - has no useful type
@@ -140,7 +139,7 @@ class TokenizerCodec:
         return self._tools[1]
 
     def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
-        """Encode with the prompt template, else the chat template, else the bare message."""
+        """Encode with the prompt template, else with the chat template, else the message alone."""
         if self._prompt_template is not None:
             return self.encode(self._prompt_template.replace("{}", _last_user_content(messages)))
         if self._tokenizer.chat_template is None:
@@ -149,7 +148,7 @@ class TokenizerCodec:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, token_ids: Sequence[int], kept: Mapping[int, str] = NO_SPECIAL_TOKENS) -> str:
-        """Decode exactly: no space is tidied away."""
+        """Decode without cleaning up spaces."""
         if kept and not kept.keys().isdisjoint(token_ids):
             return self._decode_around(token_ids, kept)
         text: str = self._tokenizer.decode(
@@ -158,7 +157,7 @@ class TokenizerCodec:
         return text
 
     def token(self, token_id: int) -> Token:
-        """Show one token by itself, as it would be within a text."""
+        """Return one token by itself, as it would be within a text."""
         return self._token_of(token_id)
 
     @cached_property
@@ -176,7 +175,7 @@ class TokenizerCodec:
             )
         except InvalidRequestError:
             return False, None
-        # The functions' descriptions, which are in both, may look like calls.
+        # Both begin with the functions' descriptions, which may look like calls.
         same = sum(
             1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))
         )
@@ -187,7 +186,7 @@ class TokenizerCodec:
 
     @cached_property
     def _token_of(self) -> Callable[[int], Token]:
-        return cache(_make_token_view(self._tokenizer))
+        return cache(_make_token_reader(self._tokenizer))
 
     def _special(self, texts: Sequence[str]) -> tuple[tuple[int, str], ...]:
         added = self._tokenizer.added_tokens_decoder.items()
@@ -208,12 +207,12 @@ class TokenizerCodec:
     def _render(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, is_answer_next: bool = True
     ) -> str:
-        from jinja2 import TemplateError  # noqa: PLC0415 - comes with transformers, as does its cost
+        from jinja2 import TemplateError  # noqa: PLC0415 - slow to import; transformers imports it when it renders
 
         names = {call.id: call.name for message in messages for call in message.calls}
         try:
             text: str = self._tokenizer.apply_chat_template(
-                [_turn(message, names) for message in messages],
+                [_to_template_message(message, names) for message in messages],
                 tools=[tool.to_json() for tool in tools] or None,
                 tokenize=False,
                 add_generation_prompt=is_answer_next,
@@ -223,39 +222,39 @@ class TokenizerCodec:
                 f"The model's chat template does not take this conversation: {error}", param="messages"
             ) from error
         if SURROGATES.search(text):
-            # A message's content is looked at before; this one was among the calls or the tools.
+            # The messages' contents have been checked before, so it is in the calls or the tools.
             raise InvalidRequestError(
-                "The calls or the tools have half a character, which JSON can spell and no tokenizer takes.",
+                "The calls or the tools contain a lone surrogate, which no tokenizer accepts.",
                 param="messages",
             )
         return text
 
 
 PROBE: Final = Tool(
-    "probe_function", "Be looked for.", {"type": "object", "properties": {"key": {"type": "string"}}}
+    "probe_function", "A probe.", {"type": "object", "properties": {"key": {"type": "string"}}}
 )
 PROBE_CALL: Final = ToolCall("probe1234", PROBE.name, '{"key": "value"}')
-"""Its id is one that Mistral's templates take, which insist on nine letters or digits."""
+"""Mistral's templates require ids of nine letters or digits."""
 
 
-def _turn(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
-    """Return a turn as templates take it; `names` are those of the functions, by the calls' ids."""
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+def _to_template_message(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
+    """Return a message as chat templates expect it. `names` maps the calls' ids to function names."""
+    document: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.calls:
-        turn["tool_calls"] = [call.to_json() for call in message.calls]
+        document["tool_calls"] = [call.to_json() for call in message.calls]
     if message.call_id is not None:
-        turn["tool_call_id"] = message.call_id
-        turn |= {"name": names[message.call_id]} if message.call_id in names else {}
-    return turn
+        document["tool_call_id"] = message.call_id
+        document |= {"name": names[message.call_id]} if message.call_id in names else {}
+    return document
 
 
-def _make_token_view(tokenizer: Any) -> Callable[[int], Token]:  # noqa: ANN401 - has no useful type
-    """Return a function that shows a token, by the way in which the tokenizer's decoder makes text."""
+def _make_token_reader(tokenizer: Any) -> Callable[[int], Token]:  # noqa: ANN401 - has no useful type
+    """Return a function from token ids to tokens, for the kind of decoder that the tokenizer has."""
     added = tokenizer.added_tokens_decoder
     kinds = _decoder_kinds(tokenizer.backend_tokenizer.decoder)
     byte_of = _byte_alphabet()
 
-    def view(token_id: int) -> Token:
+    def read(token_id: int) -> Token:
         if token_id in added:
             content = added[token_id].content
             return Token(content, None) if added[token_id].special else Token.from_bytes(content.encode())
@@ -266,16 +265,18 @@ def _make_token_view(tokenizer: Any) -> Callable[[int], Token]:  # noqa: ANN401 
             return Token.from_bytes(bytes(byte_of[character] for character in piece))
         if "ByteFallback" in kinds and len(piece) == len("<0x00>") and piece.startswith("<0x"):
             return Token.from_bytes(bytes.fromhex(piece[3:5]))
-        return Token.from_bytes((piece.replace(SPACE_MARK, " ") if kinds & SPACE_MARKERS else piece).encode())
+        return Token.from_bytes(
+            (piece.replace(SENTENCE_PIECE_SPACE, " ") if kinds & SENTENCE_PIECE_DECODERS else piece).encode()
+        )
 
-    return view
+    return read
 
 
-SPACE_MARKERS: Final = frozenset({"Metaspace", "Replace"})
+SENTENCE_PIECE_DECODERS: Final = frozenset({"Metaspace", "Replace"})
 
 
 def _decoder_kinds(decoder: Any) -> frozenset[str]:  # noqa: ANN401 - has no useful type
-    """Return the kinds of a decoder and of what it is made of."""
+    """Return the kinds of a decoder and of its parts."""
     if decoder is None:
         return frozenset()
     document = json.loads(decoder.__getstate__())
@@ -283,11 +284,11 @@ def _decoder_kinds(decoder: Any) -> frozenset[str]:  # noqa: ANN401 - has no use
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Return the bytes by the characters that byte-level vocabularies write them with.
+    """Return the bytes by the characters that stand for them in byte-level vocabularies.
 
-    Printable bytes are written as themselves, and the others, in order, as the characters from 256 on.
+    Printable bytes stand for themselves; the others, in order, are the characters from 256 on.
 
-    Source: GPT-2, `encoder.py`, which every byte-level BPE follows.
+    Source: GPT-2, `encoder.py`; every byte-level BPE uses the same mapping.
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = (byte for byte in range(256) if byte not in printable)

@@ -1,7 +1,7 @@
-"""Turn tokens into text as they come, and stop where the request says.
+"""Incremental detokenization and stop strings.
 
-`Detokenizer` never emits a character before all of its bytes are there; `StopFinder` never emits text that
-may turn out to be the beginning of a stop string. Both are pure.
+`Detokenizer` never emits a character before all of its bytes have arrived; `StopFinder` never emits text that
+may be the beginning of a stop string. Neither does any input or output.
 """
 
 from __future__ import annotations
@@ -14,54 +14,54 @@ if TYPE_CHECKING:
 REPLACEMENT: Final = "\ufffd"
 
 MAX_PENDING: Final = 3
-"""A character has at most 4 bytes, so at most 3 wait for the last; each, or all, show as one U+FFFD."""
+"""A character has at most 4 bytes, so at most 3 wait for the last; they decode to one to three U+FFFD."""
 
 CONTEXT_TOKENS: Final = 6
-"""How many tokens already shown are decoded again with the new ones, for what depends on neighbours."""
+"""The number of emitted tokens that are decoded again with the new ones, as their context."""
 
 
 class Detokenizer:
-    """Decode a growing list of tokens, increment by increment.
+    """A decoder of a growing list of tokens.
 
     Args:
-        decode: Turns token ids into text, without special tokens. Bytes that are not UTF-8 become U+FFFD.
+        decode: Returns the text of token ids, without special tokens. Bytes that are not UTF-8 become U+FFFD.
 
-    Decoding a token by itself would lose what depends on its neighbours: bytes of one character, and the
-    space before a word in SentencePiece vocabularies. So a window of tokens is decoded, and what it shows
-    beyond the last time is new.
+    Decoding each token by itself would lose what depends on its neighbours: the bytes of one character, and
+    the space before a word in SentencePiece vocabularies. So a window of tokens is decoded, and the text
+    beyond that of the previous call is new.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
         self._window: list[int] = []
-        self._shown = 0
+        self._emitted = 0
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """Add tokens and return the text that is certain now."""
+        """Add tokens and return the text that is complete now."""
         self._window.extend(token_ids)
         text = self._decode(self._window)
         pending = len(text) - len(text.rstrip(REPLACEMENT))
-        return self._show(text, len(text) - min(pending, MAX_PENDING))
+        return self._emit(text, len(text) - min(pending, MAX_PENDING))
 
     def finish(self) -> str:
-        """Return what was held back."""
+        """Return what was held back; no tokens follow."""
         text = self._decode(self._window)
-        return self._show(text, len(text))
+        return self._emit(text, len(text))
 
-    def _show(self, text: str, end: int) -> str:
-        new = text[self._shown : end]
-        self._shown = max(self._shown, end)
+    def _emit(self, text: str, end: int) -> str:
+        new = text[self._emitted : end]
+        self._emitted = max(self._emitted, end)
         if end == len(text) and len(self._window) > CONTEXT_TOKENS:
             self._window = self._window[-CONTEXT_TOKENS:]
-            self._shown = len(self._decode(self._window))
+            self._emitted = len(self._decode(self._window))
         return new
 
 
 class StopFinder:
-    """Pass text through up to the first of the stop strings.
+    """A filter that emits text up to the first stop string.
 
     Attributes:
-        is_found: Whether one was found; then nothing more passes.
+        is_found: Whether one was found; nothing more is emitted then.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -70,7 +70,7 @@ class StopFinder:
         self.is_found = False
 
     def push(self, text: str) -> str:
-        """Add text and return what may be shown."""
+        """Add text and return what can be emitted now."""
         if self.is_found or not self._stops:
             return "" if self.is_found else text
         self._held += text
@@ -81,7 +81,7 @@ class StopFinder:
         return self._release(len(self._held) - longest_partial_match(self._held, self._stops))
 
     def finish(self) -> str:
-        """Return what was held back, since no stop string followed."""
+        """Return what was held back; no text follows."""
         return "" if self.is_found else self._release(len(self._held))
 
     def _release(self, end: int) -> str:
@@ -89,11 +89,11 @@ class StopFinder:
         return text
 
 
-def longest_partial_match(text: str, marks: Sequence[str]) -> int:
-    """Return how many of a text's last characters are the beginning of a mark, but not all of it."""
-    most = max(len(mark) for mark in marks) - 1
-    for length in range(min(most, len(text)), 0, -1):
+def longest_partial_match(text: str, strings: Sequence[str]) -> int:
+    """Return how many characters at the end of a text begin one of the strings, but do not complete it."""
+    longest = max(len(string) for string in strings) - 1
+    for length in range(min(longest, len(text)), 0, -1):
         tail = text[-length:]
-        if any(mark.startswith(tail) for mark in marks):
+        if any(string.startswith(tail) for string in strings):
             return length
     return 0

@@ -1,10 +1,10 @@
-"""Write down what an answer's text must be, in llguidance's form of Lark, and check that it can be kept.
+"""Grammars that constrain an answer's text, in llguidance's variant of Lark.
 
-The engines constrain tokens by these grammars; here they are only written and checked, before a request
-queues. Whitespace is bounded: a small model that may pad would pad until its length is used up.
+Here they are written and validated, before a request is queued; the engines apply them. Whitespace is
+bounded: a small model that may pad its JSON would do so until it reaches its length limit.
 
-Source: llguidance, `docs/syntax.md` and `docs/json_schema.md`. A `whitespace_pattern` with a bound does not
-bound anything, since it is matched again and again; a separator is matched once.
+Source: llguidance, `docs/syntax.md` and `docs/json_schema.md`. A `whitespace_pattern` with a bound is matched
+repeatedly, so it bounds nothing; a separator is matched once.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_GRAMMAR_CHARACTERS: Final = 50_000
-"""The longest grammar. Compiling takes some 5 ms for a thousand characters of regular expressions."""
+"""Compiling takes about 5 ms per thousand characters of regular expressions."""
 
 ONE_LINE: Final = {"item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": False}
 ANY_OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
-PLACE: Final = re.compile(r"^at \d+\(\d+\): ")
+LOCATION_PREFIX: Final = re.compile(r"^at \d+\(\d+\): ")
 SURROGATES: Final = re.compile("[\ud800-\udfff]")
-ECHO: Final = re.compile(r"\n +\d+ \| ")
+SOURCE_EXCERPT: Final = re.compile(r"\n +\d+ \| ")
 
 
 def json_rule(schema: Mapping[str, Any]) -> str:
     """Return the rule of JSON that follows a schema, on one line, with at most one space after `,` and `:`.
 
-    What the schema says under `x-guidance` stays, but for the whitespace.
+    The schema's own `x-guidance` options are kept, except for those about whitespace.
     """
     options = schema.get("x-guidance")
     whole = {**schema, "x-guidance": {**(options if isinstance(options, dict) else {}), **ONE_LINE}}
@@ -41,32 +41,32 @@ def json_rule(schema: Mapping[str, Any]) -> str:
 
 
 def text_rule(text: str) -> str:
-    """Return the rule of exactly this text."""
+    """Return the rule that matches exactly this text."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def grammar_of(rule: str) -> str:
-    """Return the grammar that has a rule for its whole."""
+    """Return the grammar that consists of one rule."""
     return f"start: {rule}"
 
 
 async def find_grammar_error(grammar: str) -> str | None:
-    """Return why a grammar cannot be kept, in llguidance's words; None if it can.
+    """Return why llguidance rejects a grammar; None if it is valid.
 
-    It is checked in a thread, which lets go of the interpreter meanwhile, so that streams go on.
+    Validation runs in a thread, where llguidance releases the GIL, so that streams are not delayed.
     """
     if len(grammar) > MAX_GRAMMAR_CHARACTERS:
         return f"it has {len(grammar)} characters, and {MAX_GRAMMAR_CHARACTERS} are the most"
     if SURROGATES.search(grammar):
-        return "it has half a character, which JSON can spell and no tokenizer takes"
-    return await asyncio.to_thread(_find_fault, grammar)
+        return "it contains a lone surrogate, which no tokenizer accepts"
+    return await asyncio.to_thread(_validate, grammar)
 
 
 @lru_cache(maxsize=256)  # clients send the same schema again and again
-def _find_fault(grammar: str) -> str | None:
+def _validate(grammar: str) -> str | None:
     is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar)
     if not is_error:
         return None
-    reason = ECHO.split(PLACE.sub("", messages[0].strip()))[0]
+    reason = SOURCE_EXCERPT.split(LOCATION_PREFIX.sub("", messages[0].strip()))[0]
     words = reason.removeprefix("failed to compile JSON schema: ").split()
-    return " ".join(word for word in words if word.strip("^"))  # carets point at a line above
+    return " ".join(word for word in words if word.strip("^"))  # carets that point at the line above

@@ -1,8 +1,8 @@
-"""Let a model call functions: say how it writes its calls, read them out of its text, make it write one.
+"""Tool calls: the formats in which models write them, a parser for each, and grammars that enforce one.
 
-Models are trained on one of a few forms, and the chat template shows which: it is asked to render a call, and
-what comes out is recognised. A form is a `CallFormat`; `CallParser` reads all of them. What looks like a call
-and is none, being no JSON or naming no function that was offered, stays in the text: nothing is lost.
+Each model is trained on one of a few formats. Which one is detected from its chat template, by rendering a
+call. A format is a `CallFormat`; `CallParser` parses all of them. Text that looks like a call but is not
+valid JSON, or names a function that is not among the tools, is emitted as text.
 
 Source: the chat templates of Hermes 2 Pro and Qwen 2.5 and 3 (`<tool_call>`), of Llama 3.1 and 3.2 (bare JSON
 with `parameters`), and of Mistral 7B v0.3 and Nemo (`[TOOL_CALLS]`).
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
 MAX_FORCED_CALLS: Final = 8
-"""How many calls an answer that must call may have: small models do not know when to stop."""
+"""The most calls in an answer that is forced to call: small models may never stop by themselves."""
 
 WHITESPACE: Final = string.whitespace
 ID_CHARACTERS: Final = string.ascii_letters + string.digits
@@ -33,11 +33,11 @@ NO_PARAMETERS: Final[Mapping[str, Any]] = {"type": "object", "properties": {}, "
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """Describe a function that the model may call.
+    """A function that the model may call.
 
     Attributes:
-        parameters: A JSON Schema of its arguments; None if it has none.
-        is_strict: Whether arguments must follow the schema wherever the model calls.
+        parameters: The JSON Schema of its arguments; None if it has none.
+        is_strict: Whether the arguments of every call are forced to follow the schema.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Tool:
     is_strict: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return the function in the form that chat templates take."""
+        """Return the function in the form that chat templates expect."""
         about = {} if self.description is None else {"description": self.description}
         function = {"name": self.name, **about, "parameters": dict(self.parameters or NO_PARAMETERS)}
         return {"type": "function", "function": function}
@@ -54,7 +54,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """Be one call.
+    """A call of a function.
 
     Attributes:
         arguments: A JSON object, as text.
@@ -65,18 +65,18 @@ class ToolCall:
     arguments: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return the call in the form that chat templates take: the arguments are an object."""
+        """Return the call in the form that chat templates expect, with the arguments as an object."""
         function = {"name": self.name, "arguments": json.loads(self.arguments)}
         return {"id": self.id, "type": "function", "function": function}
 
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """Say which functions there are, and whether the model is free to call.
+    """A request's tools, and whether the model has to call one.
 
     Attributes:
-        choice: `auto` leaves it free; `required` makes it call.
-        only: The one function that it must call, once; with `required`.
+        choice: With `auto` the model may call; with `required` it must.
+        only: The one function to call, once; with `required`.
         is_parallel: Whether an answer may have more than one call.
     """
 
@@ -93,17 +93,17 @@ class ToolUse:
 
 @dataclass(frozen=True, slots=True)
 class CallFormat:
-    """Say how a model writes its calls: a mark, an opening, objects with separators between, a closing.
+    """The format of a model's tool calls: groups of a start tag, an opening, JSON objects and an end tag.
 
     Attributes:
-        mark: What a group of calls begins with; empty if the answer's first character tells.
-        opening: What stands between the mark and the first object.
-        separators: The characters, any of which may stand between objects.
-        closing: What ends the group; empty if nothing does.
-        arguments_key: The object's key, beside `name`.
-        line: What stands before and after the group's content, and between groups, when it is written down.
-        id_length: How long the ids of calls are; the template may insist.
-        special: Marks that are special tokens: pairs of token id and text.
+        start_tag: What begins a group of calls; empty if an answer that begins with `{` is one.
+        opening: What follows the start tag, before the first object.
+        separators: The characters that may separate objects.
+        end_tag: What ends the group; empty if nothing does.
+        arguments_key: The key of the arguments in each object; the function's key is `name`.
+        line_break: What grammars put around a group's content and between groups.
+        id_length: The length of the calls' ids, which a template may check.
+        special: The tags that are special tokens: pairs of token id and text.
     """
 
     start_tag: str
@@ -122,11 +122,11 @@ class CallFormat:
         return re.search(pattern, rendered) is not None
 
     def make_id(self) -> str:
-        """Make a call's id."""
+        """Return a new id for a call."""
         return "".join(secrets.choice(ID_CHARACTERS) for _ in range(self.id_length))
 
     def calls_rule(self, use: ToolUse) -> str:
-        """Return the grammar's rule of an answer that calls, and says nothing else."""
+        """Return the grammar rule of an answer that consists of calls only."""
         tools = [tool for tool in use.tools if use.only in {None, tool.name}]
         more = MAX_FORCED_CALLS - 1 if use.is_parallel and use.only is None else 0
         objects = " | ".join(self._object_rule(tool) for tool in tools)
@@ -137,7 +137,7 @@ class CallFormat:
         return f"{group} ({between} {group}){{0,{more}}}"
 
     def free_grammar(self, use: ToolUse) -> str:
-        """Return the grammar of an answer that may call, and whose calls of strict functions are right."""
+        """Return the grammar of an answer that may call, with valid arguments for strict functions."""
         objects = " | ".join(
             self._object_rule(tool if tool.is_strict else Tool(tool.name, parameters=ANY_OBJECT))
             for tool in use.tools
@@ -151,7 +151,7 @@ class CallFormat:
         return f"start: (head {body})* TEXT\nhead[lazy]: /(.|\\n)*{tag}/\nTEXT: /(.|\\n)*/"
 
     def _body_rule(self, objects: str, more: int) -> str:
-        """Return the rule of what follows a mark, up to the end of its group."""
+        """Return the rule of what follows a start tag, up to the end of the group."""
         begin, end = self.line_break + self.opening, self._tag_rule(self.end_tag)
         parts = [text_rule(begin) if begin else "", f"({objects})"]
         if self.separators and self.end_tag and more:
@@ -160,13 +160,13 @@ class CallFormat:
         return " ".join(part for part in parts if part)
 
     def _tag_rule(self, tag: str) -> str:
-        """Return a mark's rule: a special token is no text, and has to be named by its number."""
+        """Return a tag's rule. A special token cannot be matched as text; it is referred to by its id."""
         ids = [token_id for token_id, text in self.special if text == tag]
         return f"<[{ids[0]}]>" if ids else text_rule(tag) if tag else ""
 
     def _object_rule(self, tool: Tool) -> str:
         head = text_rule(f'{{"name": {json.dumps(tool.name)}, "{self.arguments_key}": ')
-        # A schema that says nothing of the type would let arguments be a number.
+        # A schema without a type would allow arguments that are a number.
         schema = {**ANY_OBJECT, **(tool.parameters or NO_PARAMETERS)}
         return f"{head} {json_rule(schema)} {text_rule('}')}"
 
@@ -178,13 +178,13 @@ FORMATS: Final = (HERMES, MISTRAL, LLAMA)
 
 
 def detect_call_format(rendered: str, name: str) -> CallFormat | None:
-    """Return the format of a call that a template rendered; None if it is none of those known here."""
+    """Return the format of a call that a template rendered; None if it is not supported."""
     return next((each for each in FORMATS if each.is_in(rendered, name)), None)
 
 
 @dataclass(frozen=True, slots=True)
 class ParserOutput:
-    """Hold what a piece of an answer comes to: text to show, and calls."""
+    """What the parser made of a piece of text: text to emit, and calls."""
 
     text: str
     calls: tuple[ToolCall, ...] = ()
@@ -192,7 +192,7 @@ class ParserOutput:
 
 @dataclass(slots=True)
 class _ObjectScanner:
-    """Find where a JSON object ends, without reading any character twice."""
+    """An incremental search for the end of a JSON object. It reads each character once."""
 
     position: int = 0
     depth: int = 0
@@ -200,7 +200,7 @@ class _ObjectScanner:
     is_escaped: bool = False
 
     def find_end(self, text: str) -> int | None:
-        """Return the index behind the object that the text begins with; None if it is not complete."""
+        """Return the index after the object that the text begins with; None if it is incomplete."""
         while self.position < len(text):
             character = text[self.position]
             self.position += 1
@@ -225,8 +225,8 @@ class _ObjectScanner:
             self.is_in_string = False
 
 
-def _write(arguments: dict[str, Any]) -> str:
-    """Write arguments down as a model does, without escapes, unless there is half a character among them."""
+def _dump(arguments: dict[str, Any]) -> str:
+    """Return arguments as JSON, without escapes unless they contain a lone surrogate."""
     text = json.dumps(arguments, ensure_ascii=False)
     try:
         text.encode()
@@ -237,21 +237,21 @@ def _write(arguments: dict[str, Any]) -> str:
 
 @dataclass(slots=True)
 class CallParser:
-    """Read calls out of a text that comes piece by piece.
+    """A streaming parser that separates calls from text.
 
-    Text passes as it comes; held back is only what may be the beginning of a mark, and what is in a call.
+    Text is emitted as it arrives. Only what may begin a start tag, and the inside of a call, is held back.
 
     Args:
-        call_format: How the model writes its calls.
-        names: The functions that there are.
+        call_format: The format of the calls.
+        names: The names of the tools.
 
     Attributes:
-        shown: How many characters were shown before the first call.
+        emitted: The number of characters emitted before the first call.
     """
 
     call_format: CallFormat
     names: Collection[str]
-    shown: int = 0
+    emitted: int = 0
     _state: Literal["text", "before", "object", "after"] = "text"
     _held: str = ""
     _raw: str = ""
@@ -261,16 +261,16 @@ class CallParser:
     _calls: list[ToolCall] = field(default_factory=list)
 
     def push(self, text: str) -> ParserOutput:
-        """Add text and return what is certain now."""
+        """Add text and return what is complete now."""
         self._held += text
-        shown, piece = "", self._step()
+        emitted, piece = "", self._step()
         while piece is not None:
             self._count(piece)
-            shown, piece = shown + piece, self._step()
-        return self._output(shown)
+            emitted, piece = emitted + piece, self._step()
+        return self._output(emitted)
 
     def finish(self) -> ParserOutput:
-        """Return what was held back, since nothing follows."""
+        """Return what was held back; no text follows."""
         rest = self._raw + self._held
         self._raw = self._held = ""
         if self._state == "after" and self.call_format.end_tag.startswith(
@@ -281,14 +281,14 @@ class CallParser:
         return self._output(rest if rest.strip() or not self._has_called else "")
 
     def _count(self, text: str) -> None:
-        self.shown += 0 if self._has_called else len(text)
+        self.emitted += 0 if self._has_called else len(text)
 
     def _output(self, text: str) -> ParserOutput:
         calls, self._calls = tuple(self._calls), []
         return ParserOutput(text, calls)
 
     def _step(self) -> str | None:
-        """Go on by one step; return text to show, or None if there is nothing to do without more text."""
+        """Advance by one step and return text to emit; None if more text is needed."""
         match self._state:
             case "text":
                 return self._find_start_tag() if self.call_format.start_tag else self._check_start()
@@ -300,7 +300,7 @@ class CallParser:
                 return self._read_after_call()
 
     def _find_start_tag(self) -> str | None:
-        """Pass text up to the mark. Between calls, whitespace is nobody's text."""
+        """Return the text up to a start tag. Whitespace between calls is dropped."""
         tag = self.call_format.start_tag
         index = self._held.find(tag)
         if index >= 0:
@@ -313,7 +313,7 @@ class CallParser:
         return self._take(end)
 
     def _check_start(self) -> str | None:
-        """Take an answer whose first character is a brace for a call, and any other for text."""
+        """Treat an answer that begins with a brace as a call, and any other as text."""
         if not self._held.strip() and self._is_at_start:
             return None
         if self._is_at_start and self._held.lstrip().startswith("{"):
@@ -328,7 +328,7 @@ class CallParser:
         self._state = "before"
 
     def _find_object(self) -> str | None:
-        """Find the brace that opens a group's first object, or show the text, if there is something else."""
+        """Find the brace that opens a group's first object; anything else is text."""
         opening = self.call_format.opening
         rest = self._held.lstrip()
         if opening and rest.startswith(opening):
@@ -363,10 +363,10 @@ class CallParser:
         name, arguments = found.get("name"), found.get(self.call_format.arguments_key, {})
         if not isinstance(name, str) or name not in self.names or not isinstance(arguments, dict):
             return None
-        return ToolCall(self.call_format.make_id(), name, _write(arguments))
+        return ToolCall(self.call_format.make_id(), name, _dump(arguments))
 
     def _read_after_call(self) -> str | None:
-        """Go to the group's next object, or out of it."""
+        """Find the group's next object, or its end."""
         rest = self._held.lstrip()
         end_tag = self.call_format.end_tag
         if end_tag and rest.startswith(end_tag):
@@ -387,7 +387,7 @@ class CallParser:
         return ""
 
     def _emit_as_text(self) -> str:
-        """Show what looked like a call: at least its first character is none's."""
+        """Return what looked like a call as text: what was read of it, or else its first character."""
         text, self._raw, self._state = self._raw, "", "text"
         return text or self._take(1)
 

@@ -14,7 +14,7 @@ from tests.doubles.byte_codec import ByteCodec
 
 
 def byte_level() -> TokenizerCodec:
-    """A vocabulary of bytes and a word, in the alphabet of GPT-2."""
+    """A byte-level vocabulary with one word, in GPT-2's alphabet."""
     pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġx", "Ġxy"]
     tokenizer = Tokenizer(
         models.BPE({piece: index for index, piece in enumerate(pieces)}, [("Ġ", "x"), ("Ġx", "y")])
@@ -27,7 +27,7 @@ def byte_level() -> TokenizerCodec:
 
 
 def sentence_piece() -> TokenizerCodec:
-    """A vocabulary of words, with bytes for the rest, as Llama 2 and Mistral have it."""
+    """A vocabulary of words with byte fallback, as in Llama 2 and Mistral."""
     pieces = ["<unk>", "▁Hello", "▁there", *[f"<0x{byte:02X}>" for byte in range(256)]]
     tokenizer = Tokenizer(
         models.BPE(
@@ -55,7 +55,7 @@ def test_a_token_of_whole_characters_is_shown_as_text() -> None:
     assert BYTE_LEVEL.token(token_id) == Token(" xy", b" xy")
 
 
-def test_a_token_of_half_a_character_is_shown_as_bytes() -> None:
+def test_a_token_of_part_of_a_character_is_shown_as_bytes() -> None:
     first, second = BYTE_LEVEL.encode("é")
     assert BYTE_LEVEL.token(first) == Token("bytes:\\xc3", b"\xc3")
     assert BYTE_LEVEL.token(second) == Token("bytes:\\xa9", b"\xa9")
@@ -67,7 +67,7 @@ def test_a_special_token_has_a_name_and_adds_nothing() -> None:
     assert ByteCodec().token(256) == Token("", None)
 
 
-def test_an_id_behind_the_tokenizer_s_last_is_nothing() -> None:
+def test_an_id_beyond_the_tokenizer_s_last_is_empty() -> None:
     # The network's vocabulary may be padded.
     assert BYTE_LEVEL.token(BYTE_LEVEL.vocabulary_size + 5) == Token("", None)
 

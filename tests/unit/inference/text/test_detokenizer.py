@@ -16,7 +16,7 @@ def chunks_of(data: bytes, sizes: list[int]) -> list[tuple[int, ...]]:
 
 
 @given(st.text(), st.lists(st.integers(1, 12)))
-def test_any_text_comes_out_as_it_went_in_and_no_character_is_split(text: str, sizes: list[int]) -> None:
+def test_any_text_round_trips_and_no_character_is_split(text: str, sizes: list[int]) -> None:
     detokenizer = Detokenizer(ByteCodec().decode)
     pieces = [detokenizer.push(chunk) for chunk in chunks_of(text.encode(), sizes)]
     pieces.append(detokenizer.finish())
@@ -26,10 +26,10 @@ def test_any_text_comes_out_as_it_went_in_and_no_character_is_split(text: str, s
 
 
 @given(st.binary(), st.lists(st.integers(1, 5)))
-def test_bytes_that_are_no_text_come_out_as_when_decoded_at_once(data: bytes, sizes: list[int]) -> None:
+def test_invalid_utf_8_decodes_as_it_does_at_once(data: bytes, sizes: list[int]) -> None:
     detokenizer = Detokenizer(ByteCodec().decode)
     shown = "".join(detokenizer.push(chunk) for chunk in chunks_of(data, sizes)) + detokenizer.finish()
-    # How many U+FFFD a run of bad bytes makes may depend on where a window begins; the rest must not.
+    # The number of U+FFFD for a run of bad bytes may depend on where a window begins; the rest must not.
     assert shown.replace("\ufffd", "") == data.decode(errors="replace").replace("\ufffd", "")
 
 
@@ -39,7 +39,7 @@ def test_characters_appear_as_soon_as_they_are_whole() -> None:
 
 
 def test_a_space_before_a_word_survives() -> None:
-    # As SentencePiece decoders do: the space before the first word of a text is dropped.
+    # SentencePiece decoders drop the space before the first word of a text.
     words = {1: "▁Hello", 2: "▁there", 3: "!"}
     detokenizer = Detokenizer(
         lambda tokens: "".join(words[token] for token in tokens).replace("▁", " ").removeprefix(" ")
@@ -78,7 +78,7 @@ def test_what_may_become_a_stop_string_is_held_back() -> None:
     assert finder.finish() == ""
 
 
-def test_without_stop_strings_all_passes_at_once() -> None:
+def test_without_stop_strings_all_text_is_emitted_at_once() -> None:
     finder = StopFinder([])
     assert finder.push("a") == "a"
     assert finder.finish() == ""

@@ -254,7 +254,7 @@ async def test_half_a_character_breaks_nothing(world: World) -> None:
     body = {"model": "hermes", "messages": HELLO, "tools": [{"type": "function", "function": function}]}
     response = await world.http.post("/v1/chat/completions", content=json.dumps(body), headers=JSON)
     assert response.status_code == 400
-    assert "The calls or the tools have half a character" in response.json()["error"]["message"]
+    assert "The calls or the tools contain a lone surrogate" in response.json()["error"]["message"]
 
 
 async def test_without_a_closing_mark_a_whole_call_is_a_call(world: World) -> None:
@@ -305,10 +305,10 @@ async def test_arguments_of_the_history_are_an_object(world: World, arguments: s
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("plain", "This model has no tools: its chat template renders none. Leave 'tools' out."),
+        ("plain", "This model does not support tools: its chat template renders none. Leave 'tools' out."),
         (
             "xml",
-            "This server does not know the form in which this model writes its calls. Leave 'tools' out.",
+            "This model writes its calls in a format that this server does not support. Leave 'tools' out.",
         ),
     ],
 )
