@@ -89,9 +89,7 @@ async def generate(variant: Variant, rows: int, tokens: int, seed: str) -> Speed
 
 def start_variants(arguments: argparse.Namespace) -> list[Variant]:
     """Start an engine for each variant."""
-    prepared = prepare_weights(
-        arguments.model, arguments.adapter, WORK, sys.executable, arguments.adapters
-    )
+    prepared = prepare_weights(arguments.model, arguments.adapter, WORK, sys.executable, arguments.adapters)
     variants: list[Variant] = []
     for merge in arguments.merge if arguments.adapter else ["auto"]:
         settings = Settings(

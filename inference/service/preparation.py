@@ -32,7 +32,7 @@ class EncodedRequest:
     """Requests whose prompts are token ids, before their lengths and the engine's abilities are checked.
 
     Attributes:
-        requests: The requests; all but their prompts is the same.
+        requests: The requests; they differ only in their prompts.
         prompts: The token ids of each request's prompt.
         grammar: What the answers must match; None leaves them free.
         call_format: How the model writes tool calls; None if the request has no tools.

@@ -1,4 +1,4 @@
-"""The values that requests for text, and the answers to them, are made of."""
+"""The values of the service: text requests and prompts, limits, usage, and the deltas of an answer."""
 
 from __future__ import annotations
 
