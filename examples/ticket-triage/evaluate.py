@@ -1,11 +1,11 @@
-"""Measure the adapter against its base model on tickets that neither has seen, and write the numbers down.
+"""Compare the adapter with its base model on tickets that neither has seen, and write the scores.
 
     python examples/ticket-triage/evaluate.py            the adapter and the base
-    python examples/ticket-triage/evaluate.py --tuned    the adapter only; the base's numbers are kept
+    python examples/ticket-triage/evaluate.py --tuned    only the adapter; the base's scores are kept
 
-Writes `results.json`, and from it the tables in README.md. The base gets an honest try: it is told the task
-in four ways, two of them with five worked examples; of each kind the best on validation tickets goes on to
-the held-out ones. Replies are also read leniently: the first JSON object found anywhere in them counts.
+Writes `results.json`, and from it the tables in README.md. To be fair to the base, it gets instructions in
+four prompts, two of them with five worked examples; of each kind the best one on validation tickets is used
+for the held-out ones. Replies are also parsed leniently: the first JSON object anywhere in them counts.
 
 Decoding is greedy throughout.
 """
@@ -48,7 +48,7 @@ priority is one of:
 - low: the writer says that there is no hurry
 - normal: everything else"""
 
-# Where the held-out rows that README.md shows the answers to stand in heldout.jsonl.
+# The index in heldout.jsonl of the ticket that README.md shows.
 SHOWN_ROW = 1
 
 Messages = list[dict[str, str]]
@@ -56,28 +56,28 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Hold what one reply says, if it can be read at all."""
+    """The labels of one reply; None where it cannot be parsed."""
 
     category: str | None
     priority: str | None
 
     @property
-    def is_readable(self) -> bool:
-        """Say whether both labels are ones that exist."""
+    def is_valid(self) -> bool:
+        """Return whether both labels exist."""
         return self.category in CATEGORIES and self.priority in PRIORITIES
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Count how often replies were right, each number a share of all the tickets.
+    """The scores of replies, as shares of all tickets.
 
     Attributes:
-        tickets: How many there were.
-        exact: The whole reply is the JSON object asked for, with both labels right.
-        exact_lenient: Both labels are right in the first JSON object found in the reply.
-        category: The category is right, read leniently.
-        priority: The priority is right, read leniently.
-        invalid: The whole reply is not a JSON object with two labels that exist.
+        tickets: The number of tickets.
+        exact: The whole reply is the JSON object with both labels correct.
+        exact_lenient: Both labels are correct in the first JSON object in the reply.
+        category: The category is correct, parsed leniently.
+        priority: The priority is correct, parsed leniently.
+        invalid: The whole reply is not a JSON object with two existing labels.
     """
 
     tickets: int
@@ -88,21 +88,21 @@ class Score:
     invalid: float
 
 
-def read_strictly(reply: str) -> Answer:
-    """Read a reply that must be the JSON object and nothing else."""
+def parse_strictly(reply: str) -> Answer:
+    """Parse a reply that must be only the JSON object."""
     return _read_object(reply.strip())
 
 
-def read_leniently(reply: str) -> Answer:
-    """Read the first JSON object anywhere in a reply, in any letter case."""
+def parse_leniently(reply: str) -> Answer:
+    """Parse the first JSON object anywhere in a reply, in any letter case."""
     found = re.search(r"\{[^{}]*\}", reply)
     return _read_object(found.group(0).lower()) if found else Answer(None, None)
 
 
 def score(tickets: Sequence[Ticket], replies: Sequence[str]) -> Score:
     """Compare replies with the tickets' labels."""
-    strict = [read_strictly(reply) for reply in replies]
-    lenient = [read_leniently(reply) for reply in replies]
+    strict = [parse_strictly(reply) for reply in replies]
+    lenient = [parse_leniently(reply) for reply in replies]
 
     def share(answers: Sequence[Answer], is_hit: Callable[[Answer, Ticket], bool]) -> float:
         hits = sum(is_hit(answer, ticket) for answer, ticket in zip(answers, tickets, strict=True))
@@ -114,45 +114,47 @@ def score(tickets: Sequence[Ticket], replies: Sequence[str]) -> Score:
         exact_lenient=share(lenient, _is_right),
         category=share(lenient, lambda answer, ticket: answer.category == ticket.category),
         priority=share(lenient, lambda answer, ticket: answer.priority == ticket.priority),
-        invalid=share(strict, lambda answer, _: not answer.is_readable),
+        invalid=share(strict, lambda answer, _: not answer.is_valid),
     )
 
 
-def bare(ticket: Ticket) -> Messages:
-    """Ask with the ticket and nothing else, as the tuned model is asked."""
+def ticket_only(ticket: Ticket) -> Messages:
+    """Return the ticket without instructions, as the tuned model gets it."""
     return [{"role": "user", "content": ticket.ticket}]
 
 
-def told_by_system(ticket: Ticket) -> Messages:
-    """Ask with the instructions as the system prompt."""
-    return [{"role": "system", "content": INSTRUCTIONS}, *bare(ticket)]
+def instructions_as_system_prompt(ticket: Ticket) -> Messages:
+    """Return the instructions as the system prompt, then the ticket."""
+    return [{"role": "system", "content": INSTRUCTIONS}, *ticket_only(ticket)]
 
 
-def told_by_user(ticket: Ticket) -> Messages:
-    """Ask with the instructions before the ticket and a reminder behind it."""
+def instructions_in_message(ticket: Ticket) -> Messages:
+    """Return one message: the instructions, the ticket and a reminder."""
     return [{"role": "user", "content": f"{INSTRUCTIONS}\n\nTicket:\n{ticket.ticket}\n\nJSON:"}]
 
 
-def shown_as_turns(ticket: Ticket) -> Messages:
-    """Ask with the instructions, then five tickets as if the model had answered them."""
-    turns = [message for shown in _worked_examples() for message in (*bare(shown), _reply(shown.answer))]
-    return [{"role": "system", "content": INSTRUCTIONS}, *turns, *bare(ticket)]
+def examples_as_messages(ticket: Ticket) -> Messages:
+    """Return the instructions, five tickets with the assistant's answers, then the ticket."""
+    examples = [
+        message for shown in _worked_examples() for message in (*ticket_only(shown), _reply(shown.answer))
+    ]
+    return [{"role": "system", "content": INSTRUCTIONS}, *examples, *ticket_only(ticket)]
 
 
-def shown_in_text(ticket: Ticket) -> Messages:
-    """Ask with the instructions, five tickets and their JSON, all in one message."""
+def examples_in_message(ticket: Ticket) -> Messages:
+    """Return one message: the instructions, five tickets with their JSON, and the ticket."""
     shown = "\n\n".join(
         f"Ticket:\n{example.ticket}\nJSON: {example.answer}" for example in _worked_examples()
     )
     return [{"role": "user", "content": f"{INSTRUCTIONS}\n\n{shown}\n\nTicket:\n{ticket.ticket}\nJSON:"}]
 
 
-ZERO_SHOT = (told_by_system, told_by_user)
-FIVE_SHOT = (shown_as_turns, shown_in_text)
+ZERO_SHOT = (instructions_as_system_prompt, instructions_in_message)
+FIVE_SHOT = (examples_as_messages, examples_in_message)
 
 
 class Model:
-    """Answer conversations greedily, with the adapter or without it."""
+    """The base model, with the adapter or without it; decodes greedily."""
 
     def __init__(self, base: Path, adapter: Path | None) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - takes seconds
@@ -167,7 +169,7 @@ class Model:
 
     def reply(self, conversations: Sequence[Messages], *, max_new_tokens: int, batch: int = 16) -> list[str]:
         """Return one reply for each conversation, in order."""
-        # Neighbours of about one length, so that little is padded.
+        # Sorted by length, so that batches need little padding.
         order = sorted(range(len(conversations)), key=lambda index: len(str(conversations[index])))
         replies = [""] * len(conversations)
         for start in range(0, len(order), batch):
@@ -180,19 +182,19 @@ class Model:
 
     @torch.inference_mode()
     def _reply_batch(self, conversations: list[Messages], max_new_tokens: int) -> list[str]:
-        """Reply to conversations side by side; what they all begin with goes through the model once."""
+        """Reply to a batch of conversations; their common prefix goes through the model once."""
         from transformers import DynamicCache  # noqa: PLC0415 - as above
 
-        prompts = [self._encode(turns) for turns in conversations]
+        prompts = [self._encode(messages) for messages in conversations]
         common = common_length([prompt[:-1] for prompt in prompts])
         cache = DynamicCache()
         self._model(input_ids=torch.tensor([prompts[0][:common]]), past_key_values=cache)
         cache.batch_repeat_interleave(len(prompts))
         longest = max(len(prompt) for prompt in prompts)
-        filled = [_filled_up(prompt, common, longest) for prompt in prompts]
+        padded = [_padded(prompt, common, longest) for prompt in prompts]
         made = self._model.generate(
-            input_ids=torch.tensor([ids for ids, _ in filled]),
-            attention_mask=torch.tensor([mask for _, mask in filled]),
+            input_ids=torch.tensor([ids for ids, _ in padded]),
+            attention_mask=torch.tensor([mask for _, mask in padded]),
             past_key_values=cache,
             max_new_tokens=max_new_tokens,
             do_sample=False,
@@ -200,8 +202,8 @@ class Model:
         replies: list[str] = self._tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)
         return replies
 
-    def _encode(self, turns: Messages) -> list[int]:
-        encoded = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
+    def _encode(self, messages: Messages) -> list[int]:
+        encoded = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
         ids: list[int] = encoded["input_ids"]
         return ids
 
@@ -212,23 +214,26 @@ def measure_tuned(model: Model) -> dict[str, Any]:
     for split in ("heldout", "combinations", "validation"):
         tickets = read_tickets(split)
         scores[split] = asdict(
-            score(tickets, model.reply([bare(ticket) for ticket in tickets], max_new_tokens=24))
+            score(tickets, model.reply([ticket_only(ticket) for ticket in tickets], max_new_tokens=24))
         )
         print(f"tuned, {split}: {scores[split]}")
-    return {"scores": scores, "shown_reply": model.reply([bare(_shown_ticket())], max_new_tokens=64)[0]}
+    return {
+        "scores": scores,
+        "shown_reply": model.reply([ticket_only(_shown_ticket())], max_new_tokens=64)[0],
+    }
 
 
 def measure_base(model: Model, every: int) -> dict[str, Any]:
     """Return the base's scores with its best prompts, and its replies to the ticket that README.md shows.
 
-    Its prompts are long and its replies too, so it can be asked about each so manieth ticket only.
+    Its prompts and replies are long, so it can be evaluated on every Nth ticket only.
     """
     zero_shot, five_shot = (_best_prompt(model, prompts, every) for prompts in (ZERO_SHOT, FIVE_SHOT))
     return {
         "zero_shot": _measure_prompt(model, zero_shot, every),
         "five_shot": _measure_prompt(model, five_shot, every),
-        "shown_reply_bare": model.reply([bare(_shown_ticket())], max_new_tokens=160)[0],
-        "shown_reply_told": model.reply([zero_shot(_shown_ticket())], max_new_tokens=64)[0],
+        "shown_reply_ticket_only": model.reply([ticket_only(_shown_ticket())], max_new_tokens=160)[0],
+        "shown_reply_instructed": model.reply([zero_shot(_shown_ticket())], max_new_tokens=64)[0],
     }
 
 
@@ -236,13 +241,13 @@ def results_table(results: dict[str, Any]) -> str:
     """Return the scores as a Markdown table."""
     base, tuned = results["base"], results["tuned"]["scores"]
     rows = [
-        ("base, told the task", base["zero_shot"]["score"]),
-        ("base, told the task and shown five examples", base["five_shot"]["score"]),
-        ("**tuned, given the bare ticket**", tuned["heldout"]),
-        ("tuned, known sentences in new pairs", tuned["combinations"]),
+        ("base, instructions", base["zero_shot"]["score"]),
+        ("base, instructions and five examples", base["five_shot"]["score"]),
+        ("**fine-tuned, only the ticket**", tuned["heldout"]),
+        ("fine-tuned, known sentences in new pairs", tuned["combinations"]),
     ]
     lines = [
-        "| model | tickets | exact match | the same, leniently | category | priority | invalid JSON |",
+        "| model | tickets | exact match | exact match, lenient | category | priority | invalid JSON |",
         "|---|---|---|---|---|---|---|",
         *(_table_row(name, row) for name, row in rows),
     ]
@@ -260,17 +265,17 @@ def shown_answers(results: dict[str, Any]) -> str:
             "",
             "| the base model | the fine-tuned model |",
             "|---|---|",
-            f"| {_cell(base['shown_reply_bare'])} | `{_cell(results['tuned']['shown_reply'])}` |",
+            f"| {_cell(base['shown_reply_ticket_only'])} | `{_cell(results['tuned']['shown_reply'])}` |",
             "",
-            "Told in the system prompt or message what to do, the base model answers:",
+            "With instructions, the base model answers:",
             "",
-            _quote(base["shown_reply_told"]),
+            _quote(base["shown_reply_instructed"]),
         ]
     )
 
 
 def fill_readme(text: str, results: dict[str, Any]) -> str:
-    """Return README.md with the parts between its markers made anew."""
+    """Return README.md with the parts between its markers regenerated."""
     for name, block in (("results", results_table(results)), ("answers", shown_answers(results))):
         start, end = f"<!-- {name}: written by evaluate.py -->", f"<!-- end of {name} -->"
         before, _, rest = text.partition(start)
@@ -296,8 +301,8 @@ def main() -> None:
     print(f"wrote {RESULTS.name} and README.md after {time.monotonic() - started:.0f} s")
 
 
-def _filled_up(prompt: list[int], common: int, longest: int) -> tuple[list[int], list[int]]:
-    """Return a prompt made as long as the longest behind the common beginning, and its attention mask."""
+def _padded(prompt: list[int], common: int, longest: int) -> tuple[list[int], list[int]]:
+    """Return a prompt padded to the longest behind the common prefix, and its attention mask."""
     gap = [0] * (longest - len(prompt))
     ones = [1] * len(prompt)
     return [*prompt[:common], *gap, *prompt[common:]], [*ones[:common], *gap, *ones[common:]]
@@ -321,7 +326,7 @@ def _is_right(answer: Answer, ticket: Ticket) -> bool:
 
 
 def _worked_examples() -> list[Ticket]:
-    """Return five tickets of the training set, one of each category, all three priorities among them."""
+    """Return five tickets of the training set, one of each category, with all three priorities."""
     wanted = zip(CATEGORIES, ("high", "low", "normal", "high", "low"), strict=True)
     tickets = read_tickets("train")
     return [
@@ -336,15 +341,15 @@ def _reply(content: str) -> dict[str, str]:
 def _best_prompt(
     model: Model, prompts: Sequence[Callable[[Ticket], Messages]], every: int
 ) -> Callable[[Ticket], Messages]:
-    """Return the way of asking that does best on some of the validation tickets."""
+    """Return the prompt with the best score on some of the validation tickets."""
     tickets = read_tickets("validation")[::every]
 
-    def merit(prompt: Callable[[Ticket], Messages]) -> tuple[float, float]:
+    def quality(prompt: Callable[[Ticket], Messages]) -> tuple[float, float]:
         found = score(tickets, model.reply([prompt(ticket) for ticket in tickets], max_new_tokens=48))
         print(f"base, {prompt.__name__}, {len(tickets)} validation tickets: {found}")
         return found.exact_lenient, found.category + found.priority
 
-    return max(prompts, key=merit)
+    return max(prompts, key=quality)
 
 
 def _measure_prompt(model: Model, prompt: Callable[[Ticket], Messages], every: int) -> dict[str, Any]:
@@ -387,16 +392,16 @@ def _example_base() -> Path:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the ticket-triage adapter against its base model.")
     parser.add_argument(
-        "--base", type=Path, help="a folder with the base model; by default it is fetched and cached"
+        "--base", type=Path, help="a folder with the base model; by default it is downloaded and cached"
     )
     parser.add_argument("--adapter", type=Path, default=HERE / "adapter")
-    parser.add_argument("--tuned", action="store_true", help="measure the adapter only")
+    parser.add_argument("--tuned", action="store_true", help="measure only the adapter")
     parser.add_argument(
         "--every",
         type=int,
         default=1,
         metavar="N",
-        help="ask the base, which takes longest, about each Nth ticket only",
+        help="evaluate the base, which is slow, on every Nth ticket only",
     )
     return parser.parse_args()
 

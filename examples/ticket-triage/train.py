@@ -1,14 +1,14 @@
 """Train the ticket-triage adapter: LoRA on all linear layers of the base model, on the CPU.
 
-    python examples/ticket-triage/train.py          some ten minutes on two cores; writes adapter/
+    python examples/ticket-triage/train.py          about ten minutes on two cores; writes adapter/
 
-The ticket is the user's message, the two labels as JSON are the assistant's answer; the model's own chat
-template puts them together, with the system prompt that the template itself adds. That is also what the
-server's chat and `/v1/chat/completions` send, so a ticket needs no instructions around it.
+The ticket is the user's message, and the two labels as JSON are the assistant's answer. The model's own chat
+template formats them, with the system prompt that the template adds. The server's chat page and
+`/v1/chat/completions` send the same, so a ticket needs no instructions.
 
-Only the answer's tokens are learnt, and work that teaches nothing is left out: only their positions go
-through the output layer (with 49,152 tokens a third of a step on a CPU), and the system prompt, the same for
-every ticket, goes through the model once a batch and not once a ticket (another third).
+The loss covers only the answer's tokens, and needless work is skipped: only their positions go through the
+output layer (with 49,152 tokens a third of a step on a CPU), and the system prompt, which is the same for
+every ticket, goes through the model once a batch (another third).
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ Tokenizer = Any
 
 BASE_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
-# Where the share keeps the base model, seen from where it is mounted; the server looks it up there.
+# The base model's path on the share, relative to the mount, where the server finds it.
 BASE_ON_SHARE = f"model-cache/{BASE_ID}"
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Hold everything that decides what the training gives.
+    """The hyperparameters of the training.
 
     Attributes:
-        epochs: How often each ticket is seen.
-        batch: Tickets a step.
-        learning_rate: The highest one; it rises over the first steps and falls to zero along a cosine.
+        epochs: The number of passes over the tickets.
+        batch: The number of tickets a step.
+        learning_rate: The maximum; it rises over the first steps and falls to zero along a cosine.
         warmup: The share of the steps over which it rises.
-        rank: Rank of the LoRA matrices.
-        scale: What the adapter's part is multiplied by: LoRA's alpha over its rank.
+        rank: The rank of the LoRA matrices.
+        scale: LoRA's alpha divided by its rank.
         targets: The linear layers that get an adapter.
-        seed: Seeds the order of the tickets and the adapter's first weights.
+        seed: The seed of the tickets' order and the adapter's initial weights.
     """
 
     epochs: int = 1
@@ -81,7 +81,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Hold one conversation as token ids, and where in it the answer begins."""
+    """A conversation as token ids, and the index where the answer starts."""
 
     ids: tuple[int, ...]
     answer_start: int
@@ -89,10 +89,10 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Hold the conversations of one step, split where they begin to differ.
+    """The conversations of one step, split into their common prefix and the rest.
 
     Shapes: prefix (1, common tokens); ids, mask and is_answer (batch, longest rest). `mask` is False where a
-    row is filled up; `is_answer` is True on the tokens to be learnt.
+    row is padded; `is_answer` is True for the tokens of the loss.
     """
 
     prefix: torch.Tensor
@@ -102,7 +102,7 @@ class Batch:
 
 
 def main() -> None:
-    """Train, report the loss, write the adapter."""
+    """Train the adapter, show the loss, and write the adapter."""
     options = _options()
     recipe = Recipe(options.epochs, learning_rate=options.learning_rate, rank=options.rank)
     base = options.base or _example_base()
@@ -118,11 +118,11 @@ def main() -> None:
 
 
 def load(base: Path, recipe: Recipe, dtype: torch.dtype) -> tuple[Network, Tokenizer]:
-    """Return the base model with a fresh adapter on it, and its tokenizer."""
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - takes seconds, and --help needs it not
+    """Return the base model with a new adapter, and its tokenizer."""
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - takes seconds, and --help does not need it
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - as above
 
-    # peft 0.21 still asks transformers for it under its old name.
+    # peft 0.21 still reads the property by its old name.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     torch.manual_seed(recipe.seed)
     lora = LoraConfig(
@@ -136,7 +136,7 @@ def load(base: Path, recipe: Recipe, dtype: torch.dtype) -> tuple[Network, Token
 
 
 def encode(ticket: Ticket, tokenizer: Tokenizer) -> Example:
-    """Return a ticket and its answer as the chat template puts them, ending with the end of the answer."""
+    """Return a ticket and its answer in the chat template's format, with the end token."""
     question = [{"role": "user", "content": ticket.ticket}]
     prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=True)[
         "input_ids"
@@ -148,18 +148,18 @@ def encode(ticket: Ticket, tokenizer: Tokenizer) -> Example:
 def train(model: Network, examples: Sequence[Example], recipe: Recipe, *, pad_id: int) -> None:
     """Fit the adapter's weights to the examples, in place.
 
-    The same seed on the same machine gives the same adapter; other processors round differently.
+    The result is reproducible on the same machine; other processors round differently.
     """
     model.train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.0)
     steps = recipe.epochs * math.ceil(len(examples) / recipe.batch)
-    bar = Bar(steps)
+    bar = ProgressBar(steps)
     for step, batch in enumerate(batches(examples, recipe)):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * schedule(step, steps, recipe.warmup)
         loss = answer_loss(model, collate(batch, pad_id))
-        loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -167,26 +167,26 @@ def train(model: Network, examples: Sequence[Example], recipe: Recipe, *, pad_id
 
 
 def batches(examples: Sequence[Example], recipe: Recipe) -> Iterator[list[Example]]:
-    """Yield all examples once an epoch, each time in another order, with batches of about one length."""
-    dice = random.Random(recipe.seed)  # noqa: S311 - an order, not a secret
+    """Yield all examples once an epoch, in random order, in batches of similar length."""
+    rng = random.Random(recipe.seed)  # noqa: S311 - an order, not a secret
     for _ in range(recipe.epochs):
-        order = dice.sample(examples, len(examples))
-        stretch = recipe.batch * 8
-        sorted_stretches = (
-            sorted(order[start : start + stretch], key=lambda example: len(example.ids))
-            for start in range(0, len(order), stretch)
+        order = rng.sample(examples, len(examples))
+        bucket = recipe.batch * 8
+        sorted_buckets = (
+            sorted(order[start : start + bucket], key=lambda example: len(example.ids))
+            for start in range(0, len(order), bucket)
         )
         epoch = [
             part[start : start + recipe.batch]
-            for part in sorted_stretches
+            for part in sorted_buckets
             for start in range(0, len(part), recipe.batch)
         ]
-        dice.shuffle(epoch)
+        rng.shuffle(epoch)
         yield from epoch
 
 
 def collate(examples: Sequence[Example], pad_id: int) -> Batch:
-    """Put conversations side by side, what they all begin with apart."""
+    """Return conversations as one batch, with their common prefix apart."""
     common = common_length([example.ids[: example.answer_start - 1] for example in examples])
     rests = [example.ids[common:] for example in examples]
     longest = max(len(rest) for rest in rests)
@@ -202,7 +202,7 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
 
 
 def common_length(rows: Sequence[Sequence[int]]) -> int:
-    """Return how many tokens all rows begin with in common."""
+    """Return the length of the common prefix of all rows."""
     columns = zip(*rows, strict=False)  # as many as the shortest row has
     return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
 
@@ -225,13 +225,13 @@ def answer_loss(model: Network, batch: Batch) -> torch.Tensor:
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state
-    # A token is told by the position before it.
+    # The position before a token predicts it.
     logits = causal_lm.lm_head(hidden[:, :-1][batch.is_answer[:, 1:]])
     return torch.nn.functional.cross_entropy(logits.float(), batch.ids[:, 1:][batch.is_answer[:, 1:]])
 
 
 def faster_dtype() -> torch.dtype:
-    """Return bfloat16 if this processor is faster in it than in float32; many only imitate it, slowly."""
+    """Return bfloat16 if this processor is faster in it than in float32; many only emulate it, slowly."""
     return min((torch.float32, torch.bfloat16), key=_matmul_time_s)
 
 
@@ -246,7 +246,7 @@ def _matmul_time_s(dtype: torch.dtype) -> float:
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """Return a step's learning rate as a part of the highest: a straight rise, then a cosine to zero."""
+    """Return a step's learning rate relative to the maximum: a linear rise, then a cosine to zero."""
     rise = max(1, round(steps * warmup))
     if step < rise:
         return (step + 1) / rise
@@ -254,14 +254,14 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 
 def save(model: Network, folder: Path) -> None:
-    """Write the adapter, replacing an older one, with the base model named as the share has it."""
+    """Write the adapter, replacing an older one, with the base model's path on the share."""
     card = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").exists() else None
     shutil.rmtree(folder, ignore_errors=True)
     model.peft_config["default"].base_model_name_or_path = BASE_ON_SHARE
-    # PEFT would look the base's vocabulary up under that name; this adapter leaves the embeddings alone.
+    # PEFT would read the base's vocabulary from that path; this adapter does not change the embeddings.
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    config["target_modules"] = sorted(config["target_modules"])  # a set, so in another order each time
+    config["target_modules"] = sorted(config["target_modules"])  # a set, whose order varies
     (folder / "adapter_config.json").write_text(
         json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
     )
@@ -269,8 +269,8 @@ def save(model: Network, folder: Path) -> None:
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-class Bar:
-    """Show how far the training is: on a terminal one line that moves, elsewhere a line now and then."""
+class ProgressBar:
+    """The progress of the training: one updated line on a terminal, elsewhere a line every ten steps."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
@@ -308,16 +308,18 @@ def _options() -> argparse.Namespace:
     recipe = Recipe()
     parser = argparse.ArgumentParser(description="Train the ticket-triage adapter.")
     parser.add_argument(
-        "--base", type=Path, help="a folder with the base model; by default it is fetched and cached"
+        "--base", type=Path, help="a folder with the base model; by default it is downloaded and cached"
     )
-    parser.add_argument("--out", type=Path, default=HERE / "adapter", help="where the adapter is written")
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "adapter", help="the folder to write the adapter to"
+    )
     parser.add_argument("--epochs", type=int, default=recipe.epochs)
     parser.add_argument("--rank", type=int, default=recipe.rank)
     parser.add_argument("--learning-rate", type=float, default=recipe.learning_rate)
     parser.add_argument(
         "--dtype",
         choices=("bfloat16", "float32"),
-        help="what the base model computes in; by default the faster one on this processor",
+        help="the type that the base model computes in; by default the faster one on this processor",
     )
     return parser.parse_args()
 

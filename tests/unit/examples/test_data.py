@@ -138,7 +138,7 @@ def test_an_answer_is_strict_json_with_the_two_labels() -> None:
 
 
 def test_a_typo_swaps_two_letters_inside_of_a_word() -> None:
-    made = tickets._with_typo("the thermostat", tickets.Dice("any"))
+    made = tickets._with_typo("the thermostat", tickets.StableRandom("any"))
 
     assert made != "the thermostat"
     assert sorted(made) == sorted("the thermostat")

@@ -138,9 +138,9 @@ def test_the_learning_rate_rises_and_falls() -> None:
         ("", False, False),
     ],
 )
-def test_a_reply_is_read_strictly_and_leniently(reply: str, strict: bool, lenient: bool) -> None:  # noqa: FBT001
-    assert evaluate.read_strictly(reply).is_readable is strict
-    assert evaluate.read_leniently(reply).is_readable is lenient
+def test_a_reply_is_parse_strictly_and_leniently(reply: str, strict: bool, lenient: bool) -> None:  # noqa: FBT001
+    assert evaluate.parse_strictly(reply).is_valid is strict
+    assert evaluate.parse_leniently(reply).is_valid is lenient
 
 
 def test_scores_are_shares_of_all_tickets() -> None:
@@ -206,7 +206,9 @@ def test_the_adapter_is_clearly_better_than_the_base_at_its_task() -> None:
 def test_the_adapters_score_holds_on_a_sample_of_heldout_tickets() -> None:
     sample = tickets.read_tickets("heldout")[::5]
     model = evaluate.Model(ensure_example_base(), ADAPTER)
-    found = evaluate.score(sample, model.reply([evaluate.bare(row) for row in sample], max_new_tokens=24))
+    found = evaluate.score(
+        sample, model.reply([evaluate.ticket_only(row) for row in sample], max_new_tokens=24)
+    )
 
     assert len(sample) == 60
     assert found.invalid == 0
