@@ -1,4 +1,4 @@
-"""Tell the time, and let it pass: the one place where the pipeline's waiting touches the clock."""
+"""The clock that the pipeline uses to wait, and to measure how long it waited."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tell the time of day and the time that has passed; tests bring a clock of their own."""
+    """A source of time. Tests use one that they control."""
 
     def now(self) -> datetime:
         """Return the time of day, in UTC."""
 
     def elapsed_s(self) -> float:
-        """Return seconds since some fixed moment; never goes back."""
+        """Return the seconds since a fixed moment. Never decreases."""
 
     def sleep(self, seconds: float) -> None:
         """Wait."""
 
 
 class SystemClock(Clock):
-    """Use this machine's clock."""
+    """This machine's clock."""
 
     def now(self) -> datetime:
         """Return the time of day, in UTC."""
         return datetime.now(UTC)
 
     def elapsed_s(self) -> float:
-        """Return seconds since some fixed moment; never goes back."""
+        """Return the seconds since a fixed moment. Never decreases."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
@@ -37,7 +37,7 @@ class SystemClock(Clock):
 
 
 class ManualClock(Clock):
-    """Stand still until somebody sleeps: waits of minutes take no time in a test.
+    """A clock for tests, which only `sleep` advances, so that waits of minutes take no time.
 
     Attributes:
         when: The time of day.
@@ -56,5 +56,5 @@ class ManualClock(Clock):
         return (self.when - self._start).total_seconds()
 
     def sleep(self, seconds: float) -> None:
-        """Move the time on."""
+        """Advance the clock."""
         self.when += timedelta(seconds=seconds)

@@ -1,8 +1,7 @@
-"""Show on stderr what is going on: a line a step with its time, bars for what takes long.
+"""Show progress on stderr: one line for each step with its duration, and bars for long transfers.
 
-stdout belongs to results and is never written here. On a terminal a running step is alive (spinner, elapsed
-time); into a pipe or a file go plain lines, one a step. `NO_COLOR` is respected. Nothing here decides
-anything.
+stdout is reserved for results and is never written here. A terminal shows the running step with a spinner; a
+pipe or a file gets plain lines, one for each step. `NO_COLOR` is respected.
 """
 
 from __future__ import annotations
@@ -33,23 +32,23 @@ Clock = Callable[[], float]
 
 
 class Step:
-    """Let the body of a step say how far it is, and what came of it."""
+    """A running step, which reports its progress and its outcome."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
         self.outcome = ""
 
     def update(self, detail: str) -> None:
-        """Show a detail of the running step, such as a phase; said again only when it changes."""
-        self._say(detail)
+        """Show a detail of the running step, such as its phase. An unchanged detail is not repeated."""
+        self._show(detail)
 
     def finish(self, outcome: str) -> None:
-        """Put an outcome on the step's final line, such as `nothing to change`."""
+        """Set the outcome on the step's final line, such as `nothing to change`."""
         self.outcome = outcome
 
 
 class Console:
-    """Write progress for people to one stream, stderr unless told otherwise."""
+    """Progress for people, written to one stream, by default stderr."""
 
     def __init__(self, stream: IO[str] | None = None, clock: Clock = time.monotonic) -> None:
         self._rich = RichConsole(file=stream or sys.stderr, highlight=False, soft_wrap=True)
@@ -57,16 +56,16 @@ class Console:
 
     @property
     def is_terminal(self) -> bool:
-        """Say whether a person is watching."""
+        """Tell whether the stream is a terminal."""
         return self._rich.is_terminal
 
     @property
     def is_interactive(self) -> bool:
-        """Say whether a person is there who can answer."""
+        """Tell whether the user can be asked: there is a terminal for both output and input."""
         return self.is_terminal and sys.stdin.isatty()
 
     def choose(self, question: str, choices: Sequence[str]) -> str:
-        """Ask a person for one of several, the first by default. What else is typed is taken as it is."""
+        """Ask the user for one of several choices, the first by default. Other text is returned as typed."""
         self.info(question)
         for number, choice in enumerate(choices, start=1):
             self.info(f"  {number}. {choice}")
@@ -78,7 +77,7 @@ class Console:
         return choices[int(answer) - 1] if is_number else answer
 
     def confirm(self, question: str) -> bool:
-        """Ask a person yes or no; anything but yes is no."""
+        """Ask the user a yes/no question; anything but yes is no."""
         self._ask(f"{question} [y/N]: ")
         return sys.stdin.readline().strip().casefold() in {"y", "yes"}
 
@@ -87,14 +86,14 @@ class Console:
         self._rich.print(escape(text))
 
     def warn(self, text: str) -> None:
-        """Write one line that should be noticed."""
+        """Write one line that is marked as a warning."""
         self._rich.print(f"[yellow]warning:[/yellow] {escape(text)}")
 
     @contextmanager
     def step(self, text: str) -> Iterator[Step]:
-        """Show a step while its body runs, then one line with its outcome and the seconds it took."""
+        """Show a step while its body runs, then one line with its outcome and its duration."""
         start = self._clock()
-        with self._alive(text) as step:
+        with self._show_running(text) as step:
             try:
                 yield step
             except BaseException:
@@ -104,7 +103,7 @@ class Console:
 
     @contextmanager
     def progress(self, text: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
-        """Show a bar over `total_bytes` and yield a function that moves it on by so many bytes."""
+        """Show a bar over `total_bytes` and yield a function that advances it by a number of bytes."""
         start = self._clock()
         with self._bar(text, total_bytes) as advance:
             try:
@@ -115,7 +114,7 @@ class Console:
         self._end("[green]✓[/green]", text, readable_size(total_bytes), start)
 
     @contextmanager
-    def _alive(self, text: str) -> Iterator[Step]:
+    def _show_running(self, text: str) -> Iterator[Step]:
         if not self.is_terminal:
             yield Step(_only_changes(lambda detail: self.info(f"  {text}: {detail}")))
             return
@@ -143,16 +142,16 @@ class Console:
         self._rich.print(f"{mark} {escape(what)}  [dim]{self._clock() - start:.1f} s[/dim]")
 
 
-def _only_changes(say: Callable[[str], None]) -> Callable[[str], None]:
+def _only_changes(show: Callable[[str], None]) -> Callable[[str], None]:
     last = ""
 
-    def say_if_new(text: str) -> None:
+    def show_if_new(text: str) -> None:
         nonlocal last
         if text != last:
             last = text
-            say(text)
+            show(text)
 
-    return say_if_new
+    return show_if_new
 
 
 def _detailed(status: Status, text: str) -> Callable[[str], None]:

@@ -1,4 +1,4 @@
-"""Gather what a change of a stage works on, in one value: its share, its app, its lock, the clock."""
+"""Open what a change of a stage needs, as one value: the share, the app, the lock and the clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LOCAL_TIMEOUT_S: Final = 600.0
 AZURE_TIMEOUT_S: Final = 2400.0
-"""On Azure a GPU node may first have to be found and the image pulled, which was seen to take 25 minutes."""
+"""On Azure a GPU node may have to be allocated and the image pulled, which can take 25 minutes."""
 
 _THREADS: Final = 2
 _TAIL_LINES: Final = 50
@@ -32,7 +32,7 @@ _TAIL_LINES: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class DeployContext:
-    """Hold everything that a change of a stage works on.
+    """The share, the app and the lock of an opened stage, with what is needed to wait for a release.
 
     Attributes:
         timeout_s: How long to wait for a release to serve.
@@ -47,7 +47,7 @@ class DeployContext:
     timeout_s: float
 
     def rollout(self, held: HeldLock | None) -> Rollout:
-        """Make what restarts and waits; while it waits it keeps the lock, if one is held."""
+        """Return a rollout. While it waits, it renews the lock, if one is held."""
         renew_lock = (lambda: None) if held is None else held.renew
         return Rollout(self.app, self.clock, self.console, self.timeout_s, self.background, renew_lock)
 
@@ -58,11 +58,11 @@ def open_deploy_context(session: Session, timeout_s: float | None) -> Iterator[D
 
     Args:
         session: The opened stage.
-        timeout_s: How long to wait for a release to serve; None for what suits the stage's cloud.
+        timeout_s: How long to wait for a release to serve; None for the default of the stage's cloud.
 
     Raises:
         UsageError: The stage is not provisioned.
-        RemoteError: Azure does not give access to the share.
+        RemoteError: Azure denies access to the share.
     """
     clock = SystemClock()
     config = session.config()
@@ -90,6 +90,6 @@ def open_deploy_context(session: Session, timeout_s: float | None) -> Iterator[D
 
 
 def console_tail(session: Session, replica: str) -> tuple[str, ...]:
-    """Return the last lines that a replica's container wrote."""
+    """Return the last lines of a replica's console log."""
     records = read_streams(session, tail=_TAIL_LINES, kinds=("console",))
     return tuple(record.text for record in records if record.replica == replica)

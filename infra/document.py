@@ -1,7 +1,7 @@
-"""Read and write the JSON files that users and the pipeline hand to each other.
+"""Read and write the JSON files that users and the pipeline share.
 
-A file is read whole and judged by its reader; it is written whole, by rename, so that nobody ever reads a
-part.
+The caller validates what it reads. A file is written under a temporary name and then renamed, so that readers
+never see a part of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 
 def read_object(path: Path, *, hint: str | None = None) -> dict[str, Json]:
-    """Read a file that holds one JSON object; a byte order mark before it is allowed.
+    """Read a file that contains one JSON object; a byte order mark is allowed.
 
     Args:
         path: The file.
@@ -46,7 +46,7 @@ def as_object(value: Json) -> dict[str, Json]:
 
 
 def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Write a text file by rename, with these permissions from the start; make its folder if need be."""
+    """Write a text file in one step, with these permissions from the start; create its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)

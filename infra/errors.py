@@ -4,23 +4,23 @@
 FjarrError            exit code   who must act
 ├── UsageError                2   the user: a flag, a parameter, a configuration file
 ├── ToolError                 3   the user's machine: a program is missing or too old
-├── RemoteError               4   Azure (or the release it runs) said no
-└── WaitTimeoutError          5   nobody said no, but nobody said yes in time
+├── RemoteError               4   Azure rejected the request, or the new release failed
+└── WaitTimeoutError          5   nothing failed, but it took longer than the time limit
 ```
 
-Anything that is not a `FjarrError` is a bug of ours and shows its traceback (exit code 70).
+Any other exception is a bug in Fjarr and shows its traceback (exit code 70).
 """
 
 from __future__ import annotations
 
 
 class FjarrError(Exception):
-    """Say what happened, to what, and what to do about it.
+    """An error that is shown as a message: what happened, to what, and what to do about it.
 
     Args:
-        message: What happened, to what. One sentence, no trailing full stop needed.
-        command: The command line that failed, already redacted, if there was one.
-        hint: What to do next, if we know it.
+        message: What happened, to what. One sentence without a full stop.
+        command: The command line that failed, already redacted, if there is one.
+        hint: What to do next, if it is known.
         details: Further lines to show below the message, such as the last lines of a log.
     """
 
@@ -41,7 +41,7 @@ class FjarrError(Exception):
         self.details = details
 
     def __str__(self) -> str:
-        """Lay the parts out as the terminal shows them."""
+        """Return the lines that the terminal shows."""
         lines = [f"error: {self.message}"]
         lines += [f"  {line}" for line in self.details]
         if self.command is not None:
@@ -52,24 +52,24 @@ class FjarrError(Exception):
 
 
 class UsageError(FjarrError):
-    """Report a flag, a parameter or a configuration file that the user must correct."""
+    """A flag, a parameter or a configuration file that the user must correct."""
 
     exit_code = 2
 
 
 class ToolError(FjarrError):
-    """Report a program that this machine lacks, or has in too old a version."""
+    """A program that is missing on this machine, or too old."""
 
     exit_code = 3
 
 
 class RemoteError(FjarrError):
-    """Report that Azure, or the release running there, said no."""
+    """A request that Azure rejected, or a release that failed."""
 
     exit_code = 4
 
 
 class WaitTimeoutError(FjarrError):
-    """Report that something did not come true in the time allowed."""
+    """A time limit that was exceeded."""
 
     exit_code = 5

@@ -1,7 +1,7 @@
-"""Open a stage: start its embedded Azure if it has one, sign az in, hand the verbs all they need.
+"""Open a stage: start its embedded Azure if it has one, sign az in, and return what the verbs need.
 
-A local stage has an az configuration of its own under `.fjarr/`; the user's `~/.azure` is neither read nor
-written. An azure stage uses the user's own sign-in, and every command names its subscription.
+A local stage has its own az configuration under `.fjarr/`; the user's `~/.azure` is neither read nor
+written. An azure stage uses the user's sign-in, and every command names its subscription.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _STAMP = "fjarr-signed-in"
 
 @dataclass(frozen=True, slots=True)
 class LocalCloud:
-    """Hold what the running embedded Azure says about itself.
+    """The connection data of a running embedded Azure.
 
     Attributes:
         resource_manager: The address of its resource manager, with a trailing slash.
-        ca_bundle: The certificates to trust when talking to it.
+        ca_bundle: The certificates to trust for its connections.
     """
 
     resource_manager: str
@@ -52,23 +52,23 @@ class LocalCloud:
 
     @property
     def fingerprint(self) -> str:
-        """Return a digest of all of it: when it changes, az must be signed in again."""
+        """Return a digest of all attributes: when it changes, az must be signed in again."""
         return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Hold an opened stage.
+    """An opened stage.
 
     Attributes:
         root: The project's folder.
         stage: The stage.
-        console: Where progress is shown.
-        runner: Starts processes, with the stage's environment.
-        az: Performs az commands, signed in to the stage's cloud.
-        is_connected: Whether the stage's cloud can be asked: False for an embedded one that is stopped.
-        ca_bundle: The certificates to trust when talking to the stage's cloud; None means the machine's own.
-        local_cloud: The running embedded Azure, if the stage is on it.
+        console: Shows progress.
+        runner: Starts processes with the stage's environment.
+        az: Runs az commands, signed in to the stage's cloud.
+        ca_bundle: The certificates to trust for connections to the stage's cloud; None for the machine's own.
+        local_cloud: The running embedded Azure of a local stage.
+        is_connected: Whether the stage's cloud is reachable: False for an embedded one that is stopped.
     """
 
     root: Path
@@ -82,14 +82,14 @@ class Session:
 
     @property
     def has_bicep(self) -> bool:
-        """Say whether az can build Bicep here without downloading anything."""
+        """Tell whether az can build Bicep here without downloading anything."""
         if shutil.which("bicep"):
             return True
         config_dir = Path(os.environ.get("AZURE_CONFIG_DIR") or Path.home() / ".azure")
         return not self.stage.is_local and (config_dir / "bin" / "bicep").exists()
 
     def require_cloud(self) -> None:
-        """Go on only if the stage's cloud can be asked.
+        """Check that the stage's cloud is reachable.
 
         Raises:
             UsageError: The stage's embedded Azure is stopped.
@@ -99,10 +99,10 @@ class Session:
             raise UsageError(f"the local cloud of stage {self.stage.name!r} is stopped", hint=hint)
 
     def config(self) -> InferenceConfig:
-        """Read where the stage was provisioned.
+        """Read the config file, which says where the stage was provisioned.
 
         Raises:
-            UsageError: It was not, or the file is wrong.
+            UsageError: The stage is not provisioned, or the file is invalid.
         """
         return read_config(self.stage.config_path)
 
@@ -110,7 +110,7 @@ class Session:
         """Return the resource group that the stage was provisioned in.
 
         Raises:
-            UsageError: It was not, or the config file is wrong.
+            UsageError: The stage is not provisioned, or the config file is invalid.
         """
         config = self.config()
         return Group(config.subscription_id, config.resource_group_name)
@@ -122,10 +122,9 @@ def open_session(root: Path, stage_name: str, console: Console, *, start_cloud: 
     Args:
         root: The project's folder.
         stage_name: The stage to open.
-        console: Where progress is shown.
-        start_cloud: Whether to start the embedded Azure of a local stage if it does not run. Otherwise
-            the
-            session that is returned is not connected.
+        console: Shows progress.
+        start_cloud: Whether to start the embedded Azure of a local stage that does not run. If not, the
+            session is not connected.
 
     Raises:
         UsageError: There is no such stage.
@@ -148,12 +147,12 @@ def cloud_command(root: Path, stage: Stage, verb: str) -> Command:
 
 
 def cloud_state(root: Path, stage: Stage) -> Path:
-    """Return the folder in which a stage's embedded Azure keeps everything."""
+    """Return the folder that contains the whole state of a stage's embedded Azure."""
     return root / ".fjarr" / stage.name / "cloud"
 
 
 def read_cloud(state: Path) -> LocalCloud | None:
-    """Return the embedded Azure that runs with this state folder, or None where none answers."""
+    """Return the embedded Azure that runs with this state folder, or None if none is running."""
     path = state / _DESCRIPTOR
     if not path.exists():
         return None
@@ -161,14 +160,14 @@ def read_cloud(state: Path) -> LocalCloud | None:
     names = ("resource_manager", "tenant_id", "client_id", "client_secret", "subscription_id", "cloud_name")
     values = {name: str(document[name]) for name in names}
     cloud = LocalCloud(ca_bundle=Path(str(document["ca_bundle"])), **values)
-    return cloud if _answers(cloud.resource_manager) else None
+    return cloud if _is_listening(cloud.resource_manager) else None
 
 
 def local_environment(base: Mapping[str, str], config_dir: Path, ca_bundle: Path | None) -> dict[str, str]:
     """Return the environment for a stage on the embedded Azure.
 
-    Nothing of the user's own Azure gets in: az reads any of its settings from variables that begin with
-    AZURE_, so all of those are left behind.
+    az reads its settings from variables that begin with AZURE_. All of those are removed, so that nothing of
+    the user's own Azure is used.
     """
     kept = {name: value for name, value in base.items() if not name.startswith(("AZURE_", "ARM_"))}
     environment = az_environment(kept)
@@ -211,7 +210,7 @@ def _start_cloud(root: Path, stage: Stage, console: Console, environment: Mappin
 
 
 def _sign_in(session: Session, cloud: LocalCloud, config_dir: Path) -> None:
-    """Sign az in to the embedded Azure, once for each that it ever was."""
+    """Sign az in to the embedded Azure, unless it is signed in to this one already."""
     stamp = config_dir / _STAMP
     if stamp.exists() and stamp.read_text(encoding="utf-8") == cloud.fingerprint:
         return
@@ -227,10 +226,10 @@ def _sign_in(session: Session, cloud: LocalCloud, config_dir: Path) -> None:
 
 
 def _check_az(session: Session) -> None:
-    """See to it that az is new enough; it is asked only once, as it takes a second to answer.
+    """Check that az is new enough. The result is stored, because az takes a second to print its version.
 
     Raises:
-        ToolError: There is no az, or it is too old.
+        ToolError: az is not installed, or it is too old.
     """
     stamp = session.stage.state_dir / "az-checked"
     path = Path(session.runner.find("az", INSTALL_HINT))
@@ -240,8 +239,8 @@ def _check_az(session: Session) -> None:
         write_atomic(stamp, identity)
 
 
-def _answers(address: str) -> bool:
-    """Say whether somebody listens at an address on this machine."""
+def _is_listening(address: str) -> bool:
+    """Tell whether a process listens at an address on this machine."""
     parts = urlsplit(address)
     try:
         with socket.create_connection((parts.hostname or "", parts.port or 443), timeout=2):

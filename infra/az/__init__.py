@@ -1,1 +1,1 @@
-"""The az command line: command values, the client that runs them, and what is known of Azure's resources."""
+"""The az command line: commands as values, the client that runs them, and what is known about Azure."""

@@ -1,6 +1,6 @@
-"""Reach the container app that serves a stage: its revisions and replicas through az, its address over HTTP.
+"""Access a stage's container app: its revisions and replicas through az, its `/version` over HTTP.
 
-Only `restart` and `activate` change anything. `infra.az.revision` interprets the answers.
+Only `restart` and `activate` change anything. `infra.az.revision` interprets the results.
 """
 
 from __future__ import annotations
@@ -44,33 +44,33 @@ _BUSY_PAUSES_S: Final = (2.0, 4.0, 8.0, 16.0, 30.0)
 
 
 class App(Protocol):
-    """Answer for one container app. Every method may raise an error of ours, `version` never."""
+    """One container app. Every method except `version` may raise a `FjarrError`."""
 
     def revision(self) -> tuple[Revision, bool]:
-        """Return the revision that serves, and whether it is active. None active: the latest."""
+        """Return the newest active revision and True, or the latest revision and False if none is active."""
 
     def snapshot(self, revision: str) -> Snapshot:
-        """Return what the platform says about a revision and its replicas now."""
+        """Return the current state of a revision and its replicas."""
 
     def restart(self, revision: str) -> None:
-        """Ask for new replicas. Returns at once; nothing has restarted yet."""
+        """Request new replicas. Returns before anything has restarted."""
 
     def activate(self, revision: str) -> None:
-        """Make an inactive revision active, which starts its replicas."""
+        """Activate an inactive revision, which starts its replicas."""
 
     def version(self) -> VersionResponse | NoResponse:
-        """Ask the app's own address which release serves."""
+        """Request `/version` from the app's address."""
 
     def console_tail(self, replica: str) -> tuple[str, ...]:
-        """Return the last lines that a replica's container wrote."""
+        """Return the last lines of a replica's console log."""
 
 
 @dataclass(frozen=True, slots=True)
 class AzureApp(App):
-    """Answer for a container app on Azure, or on the Azure that is embedded here.
+    """A container app on Azure or on the embedded Azure.
 
     Attributes:
-        tail: Reads the last lines that a replica's container wrote.
+        tail: Reads the last lines of a replica's console log.
     """
 
     az: Az
@@ -81,7 +81,7 @@ class AzureApp(App):
     tail: Callable[[str], tuple[str, ...]]
 
     def revision(self) -> tuple[Revision, bool]:
-        """Return the newest active revision, or the latest one and False if none is active."""
+        """Return the newest active revision and True, or the latest revision and False if none is active."""
         listed = self.az.run(revision_list(self.group, self.name))
         active = [parse_revision(item) for item in listed] if isinstance(listed, list) else []
         if active:
@@ -94,8 +94,8 @@ class AzureApp(App):
         return parse_revision(self.az.run(revision_show(self.group, self.name, latest))), False
 
     def snapshot(self, revision: str) -> Snapshot:
-        """Return what the platform says about a revision and its replicas now."""
-        with ThreadPoolExecutor(1) as beside:  # an az command takes seconds, nearly all of them its own start
+        """Return the current state of a revision and its replicas."""
+        with ThreadPoolExecutor(1) as beside:  # an az command takes seconds, most of which is its own start
             shown_later = beside.submit(self.az.run, revision_show(self.group, self.name, revision))
             listed = self.az.run(replica_list(self.group, self.name, revision))
             shown = shown_later.result()
@@ -103,25 +103,25 @@ class AzureApp(App):
         return Snapshot(parse_revision(shown), replicas)
 
     def restart(self, revision: str) -> None:
-        """Ask for new replicas, again while another operation is under way."""
-        self._when_free(revision_restart(self.group, self.name, revision))
+        """Request new replicas. Retries while another operation is in progress."""
+        self._retry_while_busy(revision_restart(self.group, self.name, revision))
 
     def activate(self, revision: str) -> None:
-        """Make an inactive revision active, which starts its replicas."""
-        self._when_free(revision_activate(self.group, self.name, revision))
+        """Activate an inactive revision, which starts its replicas."""
+        self._retry_while_busy(revision_activate(self.group, self.name, revision))
 
     def version(self) -> VersionResponse | NoResponse:
-        """Ask the app's own address which release serves."""
+        """Request `/version` from the app's address."""
         return fetch_version(self.endpoint_url)
 
     def console_tail(self, replica: str) -> tuple[str, ...]:
-        """Return the last lines that a replica's container wrote; none if they cannot be had."""
+        """Return the last lines of a replica's console log; none if the log cannot be read."""
         try:
             return self.tail(replica)[-_SHOWN_LINES:]
         except FjarrError:
-            return ()  # the log explains an error; that it is missing must not hide that error
+            return ()  # the log explains another error, which a missing log must not hide
 
-    def _when_free(self, command: Command) -> None:
+    def _retry_while_busy(self, command: Command) -> None:
         for pause_s in _BUSY_PAUSES_S:
             try:
                 self.az.run(command)
@@ -135,10 +135,7 @@ class AzureApp(App):
 
 
 def fetch_version(endpoint_url: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> VersionResponse | NoResponse:
-    """Ask a server's `/version` once.
-
-    No proxy is asked for an address on this machine.
-    """
+    """Request a server's `/version` once, without a proxy if the server is on this machine."""
     url = f"{endpoint_url}/version"
     proxies: dict[str, str] | None = {} if urlsplit(url).hostname in _LOOPBACK else None
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
@@ -154,7 +151,7 @@ def fetch_version(endpoint_url: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> Ve
 
 
 def parse_version(body: bytes) -> VersionResponse | NoResponse:
-    """Read what `/version` answered."""
+    """Parse a response of `/version`."""
     try:
         document = json.loads(body)
     except ValueError:
@@ -170,7 +167,7 @@ def parse_version(body: bytes) -> VersionResponse | NoResponse:
 
 
 def parse_revision(document: Json) -> Revision:
-    """Read a revision as az shows it."""
+    """Parse a revision as az shows it."""
     properties = _properties(document)
     return Revision(
         name=_text(document.get("name")) if isinstance(document, dict) else "",
@@ -182,7 +179,7 @@ def parse_revision(document: Json) -> Revision:
 
 
 def parse_replica(document: Json) -> Replica:
-    """Read a replica as az shows it, with its first container, which is the only one we make."""
+    """Parse a replica as az shows it, with its first container, which is its only one."""
     properties = _properties(document)
     containers = properties.get("containers")
     first = containers[0] if isinstance(containers, list) and containers else {}

@@ -20,39 +20,39 @@ if TYPE_CHECKING:
 
 
 class Az:
-    """Perform az commands and return the JSON that they answer with."""
+    """Runs az commands and returns the JSON that they print."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._remembered: dict[Command, Json] = {}
+        self._cached: dict[Command, Json] = {}
 
     def run(self, command: Command) -> Json:
-        """Run an az command and return its answer; None where it has none.
+        """Run an az command and return its output; None if there is none.
 
         Raises:
-            AzureRejectedError: Azure said no; `NotFoundError` where the thing does not exist.
+            AzureRejectedError: Azure rejected the request; `NotFoundError` if the resource does not exist.
             UsageError: The user is not signed in.
-            ToolError: There is no az, or it does not know the command.
+            ToolError: az is not installed, or it does not know the command.
             WaitTimeoutError: It did not end in time.
         """
         completed = self._runner.run(command)
         if completed.exit_code != 0:
             stderr = redact(completed.stderr, command.secrets)
             raise classify(completed.exit_code, stderr, command=command.line)
-        return _answer(command, completed.stdout)
+        return _parse_output(command, completed.stdout)
 
     def run_once(self, command: Command) -> Json:
-        """Return a command's answer that holds for as long as this process lives; az is asked the first time.
+        """Run an az command whose output does not change while this process runs, and cache the output.
 
         Raises:
-            FjarrError: As for `run`. What failed is asked again.
+            FjarrError: As for `run`. A failure is not cached.
         """
-        if command not in self._remembered:
-            self._remembered[command] = self.run(command)
-        return self._remembered[command]
+        if command not in self._cached:
+            self._cached[command] = self.run(command)
+        return self._cached[command]
 
     def find(self, command: Command) -> Json:
-        """Run an az command that shows something; None where that does not exist."""
+        """Run an az command that shows a resource; None if the resource does not exist."""
         try:
             return self.run(command)
         except NotFoundError:
@@ -62,12 +62,12 @@ class Az:
         """Return az's version.
 
         Raises:
-            ToolError: There is no az, or it is older than the pipeline needs.
+            ToolError: az is not installed, or it is too old.
         """
         answer = self.run(version())
         found = answer.get("azure-cli") if isinstance(answer, dict) else None
         if not isinstance(found, str):
-            raise ToolError("az does not tell its version", command=version().line, hint=INSTALL_HINT)
+            raise ToolError("az does not print its version", command=version().line, hint=INSTALL_HINT)
         if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) < MINIMUM_VERSION:
             needed = ".".join(map(str, MINIMUM_VERSION))
             raise ToolError(f"az {found} is too old; {needed} or newer is needed", hint=INSTALL_HINT)
@@ -75,7 +75,7 @@ class Az:
 
 
 def az_environment(base: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which az is quiet, plain and never waits for an answer.
+    """Return an environment in which az prints plain output and never asks questions.
 
     Args:
         base: The environment to start from.
@@ -95,7 +95,7 @@ def az_environment(base: Mapping[str, str]) -> dict[str, str]:
     return environment
 
 
-def _answer(command: Command, stdout: str) -> Json:
+def _parse_output(command: Command, stdout: str) -> Json:
     if not stdout.strip():
         return None
     try:

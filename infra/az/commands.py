@@ -1,12 +1,10 @@
-"""Say, as values, every `az` command line that the pipeline can run.
+"""Every `az` command line that the pipeline can run, as a value.
 
-A function here takes plain values and returns a `Command`; nothing is started and nothing is read.
-`infra.az.client` performs them. So each command line has one golden test, and a test of what a verb would do
-needs no mock.
+Each function takes plain values and returns a `Command`, without starting or reading anything;
+`infra.az.client` runs it. So each command line has one golden test, and the test of a verb needs no mock.
 
-A value that must not be shown is declared in `Command.secrets`; whoever prints a command prints
-`Command.line`. No secret of ours stands on a command line at all: what is secret travels in files that only
-the user can read.
+A value that must not be shown is declared in `Command.secrets`; to print a command, print `Command.line`.
+Secrets are never on a command line: they are passed in files that only the user can read.
 """
 
 from __future__ import annotations
@@ -20,48 +18,48 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MINIMUM_VERSION = (2, 75, 0)
-"""The oldest az that is let pass. Developed and tested on 2.91; what is older than this was never tried."""
+"""The oldest version of az that is accepted. Developed and tested with 2.91."""
 
 APP_API_VERSION = "2025-07-01"
-"""The api-version for the calls to Microsoft.App that az has no command for: the one az 2.91 itself uses."""
+"""The api-version for calls to Microsoft.App that az has no command for: the one that az 2.91 uses."""
 
 INSTALL_HINT = "pip install azure-cli, into the environment that invoke runs in"
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Name a resource group together with the subscription that it is in."""
+    """A resource group and its subscription."""
 
     subscription: str
     name: str
 
     @property
     def id(self) -> str:
-        """Return the resource id, which is what `resourceGroup().id` gives in a template."""
+        """Return the resource id: the value of `resourceGroup().id` in a template."""
         return f"/subscriptions/{self.subscription}/resourceGroups/{self.name}"
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Return the two flags that put an az command into this group."""
+        """Return the flags that apply an az command to this group."""
         return ("--resource-group", self.name, "--subscription", self.subscription)
 
 
 def az(*arguments: str, secrets: tuple[str, ...] = (), timeout_s: float = 120.0) -> Command:
-    """Return an az command that answers with JSON."""
+    """Return an az command that prints JSON."""
     argv = ("az", *arguments, "--output", "json")
     return Command(argv, secrets=secrets, timeout_s=timeout_s, install_hint=INSTALL_HINT)
 
 
-# The tool itself, and who is signed in.
+# The tool itself, and the signed-in account.
 
 
 def version() -> Command:
-    """Ask az for its version."""
+    """Show the version of az."""
     return az("version")
 
 
 def account_show() -> Command:
-    """Ask who is signed in, and for which subscription. Needs no network."""
+    """Show the signed-in account and its current subscription. Needs no network."""
     return az("account", "show")
 
 
@@ -71,22 +69,22 @@ def account_list() -> Command:
 
 
 def cloud_register(name: str, resource_manager: str) -> Command:
-    """Make another Azure known to az by the address of its resource manager."""
+    """Register a cloud by the address of its resource manager."""
     return az("cloud", "register", "--name", name, "--endpoint-resource-manager", resource_manager)
 
 
 def cloud_set(name: str) -> Command:
-    """Make a registered cloud the one that az talks to."""
+    """Make a registered cloud the active one."""
     return az("cloud", "set", "--name", name)
 
 
 def login(client_id: str, secret_file: Path, tenant_id: str) -> Command:
-    """Sign in as a service principal whose secret is read from a file by az itself."""
+    """Sign in as a service principal. az reads the secret from a file."""
     principal = ("--username", client_id, "--password", f"@{secret_file}", "--tenant", tenant_id)
     return az("login", "--service-principal", *principal)
 
 
-# Resource groups and what is in them.
+# Resource groups and their content.
 
 
 def group_list(subscription: str) -> Command:
@@ -106,7 +104,7 @@ def group_create(group: Group, location: str, tags: tuple[str, ...] = ()) -> Com
 
 
 def group_delete(group: Group) -> Command:
-    """Delete a resource group and all that is in it, and wait until it is gone."""
+    """Delete a resource group with everything in it, and wait until it is gone."""
     where = ("--name", group.name, "--subscription", group.subscription)
     return az("group", "delete", *where, "--yes", timeout_s=1800)
 
@@ -124,9 +122,9 @@ def resource_delete(resource_id: str) -> Command:
 def deployment_create(
     group: Group, name: str, template: Path, parameters: Path, secrets: tuple[str, ...] = ()
 ) -> Command:
-    """Deploy a template (Bicep or JSON) with the parameters in a file, and wait for the end.
+    """Deploy a template (Bicep or JSON) with the parameters in a file, and wait until it ends.
 
-    `secrets` are values in that file that az could repeat in an error.
+    `secrets` are values in that file that az could print in an error.
     """
     target = ("--name", name, *group.flags)
     files = ("--template-file", str(template), "--parameters", f"@{parameters}", "--no-prompt")
@@ -134,7 +132,7 @@ def deployment_create(
 
 
 def deployment_operations(group: Group, name: str) -> Command:
-    """List what a deployment did, resource by resource."""
+    """List the operations of a deployment, one for each resource."""
     return az("deployment", "operation", "group", "list", "--name", name, *group.flags)
 
 
@@ -142,16 +140,16 @@ def deployment_operations(group: Group, name: str) -> Command:
 
 
 def storage_account_show(group: Group, account: str) -> Command:
-    """Show a storage account; its `primaryEndpoints.file` is where its shares are reached."""
+    """Show a storage account; its `primaryEndpoints.file` is the address of its shares."""
     return az("storage", "account", "show", "--name", account, *group.flags)
 
 
 def storage_connection_string(group: Group, account: str) -> Command:
-    """Ask for an account's connection string: its file endpoint and a key in one. The answer is secret."""
+    """Show an account's connection string, with its file endpoint and a key. The output is secret."""
     return az("storage", "account", "show-connection-string", "--name", account, *group.flags)
 
 
-# The environment that the app runs in.
+# The Container Apps environment.
 
 
 def environment_show(group: Group, environment: str) -> Command:
@@ -162,9 +160,9 @@ def environment_show(group: Group, environment: str) -> Command:
 def workload_profile_add(
     group: Group, environment: str, profile: str, profile_type: str, maximum_count: int | None
 ) -> Command:
-    """Add a workload profile to an environment and leave the others as they are.
+    """Add a workload profile to an environment without changing the others.
 
-    `maximum_count` is None for a serverless profile, which takes no node counts.
+    `maximum_count` is None for a serverless profile, which has no node counts.
     """
     kind = ("--workload-profile-name", profile, "--workload-profile-type", profile_type)
     nodes = () if maximum_count is None else ("--min-nodes", "0", "--max-nodes", str(maximum_count))
@@ -173,7 +171,7 @@ def workload_profile_add(
 
 
 def workload_profile_update(group: Group, environment: str, profile: str, maximum_count: int) -> Command:
-    """Change how many nodes one workload profile may have."""
+    """Change the maximum number of nodes of a workload profile."""
     where = ("--name", environment, *group.flags, "--workload-profile-name", profile)
     nodes = ("--min-nodes", "0", "--max-nodes", str(maximum_count))
     return az("containerapp", "env", "workload-profile", "update", *where, *nodes, timeout_s=1800)
@@ -186,7 +184,7 @@ def workload_profiles_supported(subscription: str, location: str) -> Command:
 
 
 def location_usages(subscription: str, location: str) -> Command:
-    """List the quotas of a subscription in a region, and how much is in use."""
+    """List the quotas of a subscription in a region, with their usage."""
     return az("containerapp", "list-usages", "--location", location, "--subscription", subscription)
 
 
@@ -199,7 +197,7 @@ def app_show(group: Group, app: str) -> Command:
 
 
 def app_secret_show(group: Group, app: str, secret: str) -> Command:
-    """Read one of an app's secrets. The answer is secret."""
+    """Show one of an app's secrets. The output is secret."""
     return az("containerapp", "secret", "show", "--name", app, "--secret-name", secret, *group.flags)
 
 
@@ -214,7 +212,7 @@ def revision_show(group: Group, app: str, revision: str) -> Command:
 
 
 def revision_restart(group: Group, app: str, revision: str) -> Command:
-    """Ask for new replicas of a revision. Answers at once; nothing has restarted yet."""
+    """Request new replicas of a revision. Returns before anything has restarted."""
     return az("containerapp", "revision", "restart", "--name", app, "--revision", revision, *group.flags)
 
 
@@ -230,9 +228,9 @@ def replica_list(group: Group, app: str, revision: str | None = None) -> Command
 
 
 def app_log_token(group: Group, app: str) -> Command:
-    """Ask for a token that opens an app's log streams. The answer is secret, and is good for about an hour.
+    """Request a token for an app's log streams. The output is secret, and is valid for about an hour.
 
-    Source: POST getAuthtoken of Microsoft.App/containerApps; az has no command that prints it.
+    Source: POST getAuthtoken of Microsoft.App/containerApps; az has no command for it.
     """
     path = f"{group.id}/providers/Microsoft.App/containerApps/{app}/getAuthtoken"
     address = f"{path}?api-version={APP_API_VERSION}"

@@ -1,8 +1,8 @@
-"""Turn what `az` says when it fails into one of our errors: the innermost cause, and what to do about it.
+"""Convert the error output of `az` to an exception, with the innermost cause and a hint.
 
-Azure nests: an outer code that says nothing, details within details, and now and then a whole error
-document as text inside a message. az adds its own prose around it. All of that is undone here, from the
-text of stderr alone; nothing is started and nothing is asked.
+Azure nests errors: an outer code without information, details within details, and sometimes a whole error
+document as text inside a message. az adds its own prose. This module finds the cause in the text of stderr
+alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ VAGUE_CODES = frozenset(
         "ValidationForResourceFailed",
     }
 )
-"""The codes that only say that the cause is elsewhere."""
+"""Codes without information: the cause is in the details."""
 
 _SIGNED_OUT = re.compile(r"az login|AADSTS\d+|No subscription found|not logged in", re.IGNORECASE)
 _CODE_AND_MESSAGE = re.compile(r"^(?:ERROR: )?\((?P<code>\w+)\) (?P<message>.+)$", re.MULTILINE)
@@ -59,23 +59,23 @@ HINTS: dict[str, str] = {
     "StorageAccountAlreadyTaken": f"the name is somebody else's; set storageAccountName in {_PARAMETERS}",
     "WorkloadProfileNotFound": f"set gpuProfileName in {_PARAMETERS} to a profile that the environment has",
 }
-"""What to do next, by the innermost code. Codes and their meaning: Azure's own messages."""
+"""What to do next, by the innermost code. Source for the codes and their meaning: Azure's messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorCause:
-    """Hold the innermost cause that Azure gave, as code and message."""
+    """The innermost cause of an error of Azure: its code and message."""
 
     code: str
     message: str
 
     def __str__(self) -> str:
-        """Return `Code: message`, or the message alone where there was no code."""
+        """Return `Code: message`, or the message alone if there is no code."""
         return f"{self.code}: {self.message}" if self.code else self.message
 
 
 class AzureRejectedError(RemoteError):
-    """Report that Azure refused a request, and keep its code.
+    """A request that Azure rejected.
 
     Attributes:
         cause: The innermost cause.
@@ -87,37 +87,37 @@ class AzureRejectedError(RemoteError):
 
 
 class NotFoundError(AzureRejectedError):
-    """Report that what was asked for does not exist."""
+    """A resource that does not exist."""
 
 
 def classify(exit_code: int, stderr: str, *, command: str) -> UsageError | ToolError | RemoteError:
-    """Return the error that a failed az command amounts to.
+    """Return the exception for a failed az command.
 
     Args:
-        exit_code: The process's exit status.
-        stderr: All it wrote there, secrets already redacted.
-        command: The command line for the message, already redacted.
+        exit_code: The exit code of the process.
+        stderr: Its error output, with secrets redacted.
+        command: The command line for the message, redacted.
     """
     cause = find_cause(stderr)
     if cause is not None and _is_not_found(cause):
-        return NotFoundError("Azure does not have it", cause, command=command)
+        return NotFoundError("the resource does not exist", cause, command=command)
     if cause is not None and cause.code:
-        return AzureRejectedError("Azure said no", cause, command=command)
+        return AzureRejectedError("Azure rejected the request", cause, command=command)
     lines = last_lines(stderr)
     if _SIGNED_OUT.search(stderr):
         return UsageError("you are not signed in to Azure", command=command, hint="az login", details=lines)
     if exit_code == _USAGE_EXIT_CODE:
         hint = "az does not know this command line; invoke doctor checks its version"
-        return ToolError("az refused its arguments", command=command, hint=hint, details=lines)
+        return ToolError("az rejected its arguments", command=command, hint=hint, details=lines)
     return RemoteError(f"az failed with exit code {exit_code}", command=command, details=lines)
 
 
 def find_cause(text: str) -> ErrorCause | None:
-    """Find the innermost cause in what az printed, or None where nothing has a code.
+    """Find the innermost cause in the output of az; None if no error code is found.
 
-    az prints an error of a deployment as one JSON document a level, the outer first, each without what is
-    within it; others as `(Code) message`, as `Code - message` a level, or as a `Code:` and a `Message:`
-    line. Any message may hold a whole document as text.
+    az prints the error of a deployment as one JSON document for each level, the outer first, each without
+    the levels inside it; other errors as `(Code) message`, as `Code - message` for each level, or as a
+    `Code:` and a `Message:` line. Any message may contain a whole document as text.
     """
     for causes in (
         _printed_documents(text),
@@ -125,16 +125,16 @@ def find_cause(text: str) -> ErrorCause | None:
         _matches(_CODE_DASH_MESSAGE, text),
     ):
         if causes:
-            return _most_telling(causes)
+            return _most_specific(causes)
     codes = _CODE_LINE.findall(text)
     messages = _MESSAGE_LINE.findall(text)
     return _unwrapped(codes[-1], messages[-1]) if codes and messages else None
 
 
 def innermost_cause(document: Json) -> ErrorCause | None:
-    """Walk an error document down to the cause that has no cause below it.
+    """Return the innermost cause in an error document, or None if there is none.
 
-    Of several causes side by side the first is taken, as Azure lists the one that stopped it first.
+    Of several causes on one level the first is taken, because Azure lists the one that stopped it first.
     """
     if isinstance(document, str):
         return next((found for inner in _documents(document) if (found := innermost_cause(inner))), None)
@@ -161,8 +161,8 @@ def _matches(pattern: re.Pattern[str], text: str) -> list[ErrorCause]:
     return [_unwrapped(match["code"], match["message"]) for match in pattern.finditer(text)]
 
 
-def _most_telling(causes: list[ErrorCause]) -> ErrorCause:
-    """Return the first cause that says something by itself, else the innermost, which comes last."""
+def _most_specific(causes: list[ErrorCause]) -> ErrorCause:
+    """Return the first cause with a specific code, else the innermost, which is the last."""
     return next((cause for cause in causes if cause.code not in VAGUE_CODES), causes[-1])
 
 
@@ -176,7 +176,7 @@ def _is_not_found(cause: ErrorCause) -> bool:
 
 
 def _documents(text: str) -> list[Json]:
-    """Return every JSON object that stands in a text, in order."""
+    """Return every JSON object in a text, in order."""
     decoder = json.JSONDecoder(strict=False)
     documents: list[Json] = []
     position = text.find("{")

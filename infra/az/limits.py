@@ -1,7 +1,7 @@
-"""Know the limits that Azure enforces when a resource is made, but that its preview does not check.
+"""Check the limits that Azure enforces when a resource is created, but that its preview does not check.
 
-They are checked here, offline, before anything is sent: on the parameters and on the template itself. Each
-function returns what is wrong as text, and nothing where all is well.
+The parameters and the template itself are checked offline, before anything is sent. Each function returns a
+list of problems as text, which is empty if there are none.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 CONSUMPTION = "Consumption"
 _CONSUMPTION_STEP = Decimal("0.25")
-_CONSUMPTION_MOST_CORES = Decimal(4)
+_CONSUMPTION_MAX_CORES = Decimal(4)
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Hold what one replica may have at most on a workload profile."""
+    """The cores and the memory that a replica can have on a workload profile."""
 
     cores: Decimal
     memory_gib: Decimal
@@ -34,7 +34,7 @@ GPU_SIZES = {
     "Consumption-GPU-NC24-A100": Size(Decimal(24), Decimal(220)),
     "NC24-A100": Size(Decimal(24), Decimal(220)),
 }
-"""The GPU profiles whose size is known to us; on others Azure is the judge."""
+"""The GPU profiles of known size. For others there is no check."""
 
 PROBE_RANGES = {
     "initialDelaySeconds": (0, 60),
@@ -45,21 +45,21 @@ PROBE_RANGES = {
 """The allowed range of each number of a probe. Source: Microsoft.App specification, ContainerAppProbe."""
 
 MAX_FAILURES = {"Liveness": 30, "Readiness": 48, "Startup": 240}
-"""The highest failureThreshold that is taken. The specification's text says 10; the platform's own default
-for a startup probe is 240."""
+"""The highest accepted failureThreshold. The specification says 10; the platform's default for a
+startup probe is 240."""
 
 
 def parameter_problems(values: Mapping[str, Json]) -> list[str]:
-    """Return what is wrong with parameters that are each fine by themselves.
+    """Return the problems of parameters whose values are valid one by one.
 
     Args:
-        values: The effective value of every parameter, defaults filled in; each has its right type.
+        values: The effective value of every parameter, with defaults; each of the right type.
     """
     return [*_size_problems(values), *_replica_problems(values), *_range_problems(values)]
 
 
 def template_problems(template: Json) -> list[str]:
-    """Return what is wrong with the probes of a compiled template, as far as they are written as numbers."""
+    """Return the problems of the probes in a compiled template. Only literal numbers are checked."""
     problems = []
     for probes in _probe_lists(template):
         kinds = [probe.get("type") for probe in probes]
@@ -75,7 +75,7 @@ def _size_problems(values: Mapping[str, Json]) -> Iterator[str]:
     memory_gib = Decimal(memory.removesuffix("Gi"))
     profile = values["workloadProfileName"]
     if profile == CONSUMPTION:
-        fits = 0 < cores <= _CONSUMPTION_MOST_CORES and cores % _CONSUMPTION_STEP == 0
+        fits = 0 < cores <= _CONSUMPTION_MAX_CORES and cores % _CONSUMPTION_STEP == 0
         if not fits or memory_gib != 2 * cores:
             yield (
                 f"containerCpu, containerMemory: {cores} cores and {memory} are not a pair that the profile "

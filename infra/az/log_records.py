@@ -1,4 +1,4 @@
-"""Read the records of an app's log streams, order them, and know which were shown already. Pure.
+"""Parse the records of an app's log streams, and skip those that were shown already. Pure.
 
 Source: Azure Container Apps logstream and eventstream, one JSON object a line: a console record has
 TimeStamp and Log; a system record TimeStamp, Type, RevisionName, ReplicaName, Msg, Reason, Count.
@@ -17,20 +17,20 @@ from infra.document import Json, as_object
 Kind = Literal["console", "system"]
 
 _SPACED_TIME = re.compile(r"^(\S+) (\S+) ([+-]\d{4})( \S+)?$")
-_GREETINGS = ("Connecting to the container '", "Successfully Connected to container: '")
-"""What the platform says in a console stream each time that one is opened."""
+_CONNECTION_NOTICES = ("Connecting to the container '", "Successfully Connected to container: '")
+"""Lines that the platform writes to a console stream whenever it is opened."""
 
 _LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """Hold one line of a log.
+    """One line of a log.
 
     Attributes:
-        time: When it was written, ISO 8601 in UTC; empty if the stream did not say.
-        kind: `console` for what the server wrote, `system` for what the platform says about it.
-        replica: The replica it is about; empty if it is about the whole app.
+        time: When it was written, ISO 8601 in UTC; empty if unknown.
+        kind: `console` for a line of the server, `system` for an event of the platform.
+        replica: The replica that it concerns; empty if it concerns the whole app.
         text: The line.
     """
 
@@ -44,13 +44,13 @@ class LogRecord:
         return asdict(self)
 
     def to_text(self) -> str:
-        """Return the record as one line for people; of a replica's name, its unique end is shown."""
+        """Return the record as one line for people, with the unique end of the replica's name."""
         source = self.kind if self.kind == "system" else self.replica.rpartition("-")[2]
         return f"{self.time[:19]} {source:>6} | {self.text}"
 
 
 def parse_record(line: bytes, kind: Kind, replica: str) -> LogRecord | None:
-    """Read one line of a stream; None for one that says nothing. What is not JSON is taken as plain text."""
+    """Parse one line of a stream; None for an empty one. A line that is not JSON is plain text."""
     text = line.decode("utf-8", errors="replace").rstrip()
     if not text.strip():
         return None
@@ -61,16 +61,18 @@ def parse_record(line: bytes, kind: Kind, replica: str) -> LogRecord | None:
     record = as_object(document)
     time = format_time(str(record.get("TimeStamp") or ""))
     if kind == "console":
-        said = str(record.get("Log", text)).rstrip()
-        return None if said.startswith(_GREETINGS) else LogRecord(time, kind, replica, said)
-    said = f"{record.get('Reason', '')}: {record.get('Msg', '')}".strip(": ")
-    return LogRecord(time, kind, str(record.get("ReplicaName") or ""), said)
+        line_text = str(record.get("Log", text)).rstrip()
+        return (
+            None if line_text.startswith(_CONNECTION_NOTICES) else LogRecord(time, kind, replica, line_text)
+        )
+    event = f"{record.get('Reason', '')}: {record.get('Msg', '')}".strip(": ")
+    return LogRecord(time, kind, str(record.get("ReplicaName") or ""), event)
 
 
 def format_time(text: str) -> str:
-    """Return a stream's time as ISO 8601 in UTC, so that times compare as text; empty if it is none.
+    """Return a stream's time as ISO 8601 in UTC, so that times compare as text; empty if it is invalid.
 
-    Two forms were seen: `2023-07-14T05:11:12.34696` (UTC where no offset is given) and
+    There are two forms: `2023-07-14T05:11:12.34696` (UTC if it has no offset) and
     `2023-06-27 03:58:10 +0000 UTC`.
     """
     spaced = _SPACED_TIME.match(text)
@@ -83,15 +85,15 @@ def format_time(text: str) -> str:
     return aware.isoformat(timespec="microseconds")
 
 
-class Seen:
-    """Remember what of one stream was shown, so that a stream that was reconnected does not repeat itself."""
+class ShownRecords:
+    """The records of one stream that were shown, so that a reconnected stream repeats none."""
 
     def __init__(self) -> None:
         self._time = ""
         self._texts: set[str] = set()
 
     def is_new(self, record: LogRecord) -> bool:
-        """Say whether a record was not shown yet, and take it as shown. Records come in order of time."""
+        """Tell whether a record is new, and record it as shown. Records must come in order of time."""
         if not record.time or record.time > self._time:
             self._time, self._texts = record.time or self._time, {record.text}
             return True

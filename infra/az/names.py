@@ -1,7 +1,7 @@
-"""Know the names that the template gives by default, before anything exists.
+"""Compute the default names of the template's resources, before anything exists.
 
-The fine-tuning step's template uses the same formula; that, and nothing else, is why inference finds its
-resources. So these names are the original's, to the letter.
+Inference finds the resources of the fine-tuning step only because that step's template uses the same formula,
+so the names must be exactly the same.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ PREFIXES = {
     "acaAppName": "aiacaapp",
     "acaLogAnalyticsName": "ailog",
 }
-"""The parameters that are names, and what each default begins with."""
+"""The parameters that are names, with the prefix of each default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Hold the names of the resources that a deployment makes or uses."""
+    """The names of the resources that a deployment creates or uses."""
 
     storage_account: str
     file_share: str
@@ -46,15 +46,15 @@ def resource_suffix(group: Group) -> str:
 
 
 def default_name(parameter: str, suffix: str) -> str:
-    """Return the name that the template gives where a name parameter is null."""
+    """Return the name that the template uses if a name parameter is null."""
     return PREFIXES[parameter] + suffix
 
 
 def unique_string(*values: str) -> str:
-    """Return the 13 letters that the template function `uniqueString` gives for these values.
+    """Return the 13 letters that the template function `uniqueString` returns for these values.
 
-    Source: not documented by Microsoft; a 64-bit hash in the manner of Murmur over the values joined by
-    `-`, which several independent implementations agree on. Case counts.
+    Source: not documented by Microsoft; a 64-bit hash similar to Murmur over the values joined by `-`, on
+    which several independent implementations agree. Case-sensitive.
     """
     bits = _hash("-".join(values).encode()) << 1  # 65 bits: 13 letters of 5
     return "".join(_ALPHABET[bits >> shift & 31] for shift in range(60, -1, -5))
@@ -85,15 +85,15 @@ def _finish(low: int, high: int) -> int:
     return high << 32 | low
 
 
-def _scramble(lane: int, before: int, turn: int, after: int) -> int:
-    return _rotate(lane * before & _MASK, turn) * after & _MASK
+def _scramble(word: int, before: int, bits: int, after: int) -> int:
+    return _rotate(word * before & _MASK, bits) * after & _MASK
 
 
-def _avalanche(lane: int) -> int:
-    lane = (lane ^ lane >> 16) * 0x85EBCA6B & _MASK
-    lane = (lane ^ lane >> 13) * 0xC2B2AE35 & _MASK
-    return lane ^ lane >> 16
+def _avalanche(word: int) -> int:
+    word = (word ^ word >> 16) * 0x85EBCA6B & _MASK
+    word = (word ^ word >> 13) * 0xC2B2AE35 & _MASK
+    return word ^ word >> 16
 
 
-def _rotate(lane: int, turn: int) -> int:
-    return (lane << turn | lane >> 32 - turn) & _MASK
+def _rotate(word: int, bits: int) -> int:
+    return (word << bits | word >> 32 - bits) & _MASK

@@ -1,8 +1,7 @@
-"""Judge what a container app's revision and its replicas look like: values, and pure functions over them.
+"""Interpret the state of a revision and its replicas: values, and pure functions over them.
 
-Azure says a lot about a revision, little of it at once, and some of it too late. `crash_reason` is sure that
-a new release does not come up; `phase` says what a person who waits wants to know; `why_not_up` says what is
-most likely when the time is over.
+`crash_reason` tells that a new release certainly fails, `phase` describes the progress of a restart, and
+`why_not_up` gives the most likely reason when the time limit is exceeded.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 CRASHES: Final = 2
-"""How often a new replica's container must end before that is a verdict; one end may be an accident."""
+"""How often a new replica's container must end to count as failed; a single end may be an accident."""
 
 FAILING_S: Final = 60.0
-"""How long a revision must be called failed before that is a verdict: at first it is the old state."""
+"""How long a revision must be reported as failed to count as failed: at first the old state is reported."""
 
 _PORT_HINT: Final = "the server must listen on the port that the ingress expects: leave FJARR_PORT unset"
 _CAPACITY_HINT: Final = (
@@ -33,7 +32,7 @@ _FAILING: Final = frozenset({"Failed", "ActivationFailed", "Degraded"})
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """Describe a revision as the platform sees it.
+    """A revision as the platform reports it.
 
     Source: Microsoft.App, containerApps/revisions, api-version 2025-07-01.
     """
@@ -47,7 +46,7 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """Describe a replica and its one container as the platform sees them. `created` is None where unknown."""
+    """A replica and its only container as the platform reports them. `created` is None if unknown."""
 
     name: str
     created: datetime | None = None
@@ -60,7 +59,7 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class VersionResponse:
-    """Hold what `/version` answered. Empty text where the server did not say."""
+    """The content of a response of `/version`. Text that the server did not send is empty."""
 
     release: str
     replica: str
@@ -70,14 +69,14 @@ class VersionResponse:
 
 @dataclass(frozen=True, slots=True)
 class NoResponse:
-    """Say why `/version` gave no answer that we can use."""
+    """The reason why a request of `/version` had no usable response."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Hold what the platform says about a revision at one moment."""
+    """The state of a revision and its replicas at one moment."""
 
     revision: Revision
     replicas: tuple[Replica, ...]
@@ -85,10 +84,13 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """Remember what was there just before a restart, to tell old from new without comparing two clocks.
+    """The state just before a restart, which tells old replicas from new ones without comparing two clocks.
 
-    `restarts` has every old replica with how often its container had been restarted. `started` is what the
-    server said about its own start; empty if it did not answer.
+    Attributes:
+        restarts: The restart count of every replica, by its name.
+        replica: The replica that responded to `/version`; empty if none did.
+        started: When that replica's server started, as the server reported it.
+        did_serve: Whether a release was served.
     """
 
     restarts: Mapping[str, int] = field(default_factory=dict)
@@ -97,41 +99,41 @@ class Baseline:
     did_serve: bool = False
 
     def is_new(self, answer: VersionResponse) -> bool:
-        """Tell whether the process that answered was started after this was taken.
+        """Tell whether the process that responded was started after the baseline was taken.
 
-        A replica that was not there is new. One that was there may have been given a new process in place,
-        which then tells another start.
+        A replica that is not in the baseline is new. A replica that is in it may have a new process, which
+        reports a different start.
         """
         if answer.replica not in self.restarts:
             return True
         return answer.replica == self.replica and answer.started != self.started
 
     def new_replicas(self, snapshot: Snapshot) -> tuple[Replica, ...]:
-        """List the replicas that were not there."""
+        """Return the replicas that are not in the baseline."""
         return tuple(replica for replica in snapshot.replicas if replica.name not in self.restarts)
 
     def restarts_since(self, replica: Replica) -> int:
-        """Count how often a replica's container was restarted since."""
+        """Return how often a replica's container was restarted since the baseline."""
         return replica.restart_count - self.restarts.get(replica.name, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Say why a release does not serve, and what to do about it."""
+    """The reason why a release does not serve, with a hint."""
 
     reason: str
     hint: str
 
 
 def crash_reason(baseline: Baseline, snapshot: Snapshot, failing_s: float) -> str | None:
-    """Say why the new replicas will not come up, or None while they still may.
+    """Return why the new replicas have failed, or None while they may still become ready.
 
     Args:
-        baseline: What was there before the restart.
-        snapshot: What is there now.
-        failing_s: For how long the revision has been called failed.
+        baseline: The state before the restart.
+        snapshot: The current state.
+        failing_s: For how long the revision has been reported as failed.
     """
-    # The old replicas may fail for the old release's reasons; they count only where nothing new was made.
+    # Old replicas may fail because of the old release, so they count only if there are no new ones.
     for replica in baseline.new_replicas(snapshot) or snapshot.replicas:
         ends = baseline.restarts_since(replica)
         if ends >= CRASHES:
@@ -145,12 +147,12 @@ def crash_reason(baseline: Baseline, snapshot: Snapshot, failing_s: float) -> st
 
 
 def is_failing(revision: Revision) -> bool:
-    """Tell whether the platform calls a revision failed, which it also does for a while after a restart."""
+    """Tell whether a revision is reported as failed, which also happens for a while after a restart."""
     return revision.running_state in _FAILING
 
 
 def phase(baseline: Baseline, snapshot: Snapshot | None) -> str:
-    """Say how far the restart is, for the person who waits."""
+    """Describe the progress of a restart."""
     if snapshot is None:
         return "asking for new replicas"
     new = baseline.new_replicas(snapshot)
@@ -169,7 +171,7 @@ def phase(baseline: Baseline, snapshot: Snapshot | None) -> str:
 def why_not_up(
     baseline: Baseline, snapshot: Snapshot | None, last: VersionResponse | NoResponse | None
 ) -> Cause:
-    """Classify why the time ran out, from what was seen last of the platform and of the address."""
+    """Return why a release is not ready in time, from the last snapshot and the last response."""
     if snapshot is None:
         return Cause("the platform did not say what its replicas do", "look at invoke status")
     details = snapshot.revision.details

@@ -1,6 +1,6 @@
 """Read and write `inference.config.json`: where a stage was provisioned.
 
-Provision writes the file; a person may write it by hand, with the same six keys, and then deploy with it.
+`invoke provision` writes the file. Users may also write it by hand, with the same six keys.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class InferenceConfig:
-    """Hold the six values that a deployment needs to know.
+    """The values that a deployment needs.
 
     Attributes:
-        aca_app_endpoint: The app's address as it stands in the file: a bare host, or with its scheme.
+        aca_app_endpoint: The app's address as in the file: a bare host, or with its scheme.
     """
 
     subscription_id: str
@@ -50,11 +50,11 @@ class InferenceConfig:
 
     @classmethod
     def from_values(cls, values: Mapping[str, str]) -> Self:
-        """Make a config of a mapping that has the six keys."""
+        """Return a config from a mapping with the six keys."""
         return cls(**{key.lower(): values[key] for key in KEYS})
 
     def to_values(self) -> dict[str, str]:
-        """Return the six keys as the file has them."""
+        """Return the six keys of the file with their values."""
         return {key: getattr(self, key.lower()) for key in KEYS}
 
 
@@ -62,7 +62,7 @@ def read_config(path: Path) -> InferenceConfig:
     """Read a config file.
 
     Raises:
-        UsageError: It is missing, is not JSON, or does not hold exactly the six keys with text for each.
+        UsageError: It is missing, is not JSON, or does not contain exactly the six keys with text for each.
     """
     remedy = "provision the stage first (invoke provision), or write the file by hand, with " + ", ".join(
         KEYS
@@ -76,5 +76,5 @@ def read_config(path: Path) -> InferenceConfig:
 
 
 def write_config(path: Path, config: InferenceConfig) -> None:
-    """Write a config file whole: a reader sees the old one or the new one, never a part."""
+    """Write a config file in one step: readers see the old one or the new one, never a part."""
     write_atomic(path, json.dumps(config.to_values(), indent=2) + "\n")

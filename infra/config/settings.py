@@ -1,11 +1,10 @@
-"""Gather what the user wants, from every place that can say it, into one frozen value that knows its sources.
+"""Merge the parameters from all their sources into one frozen value, which keeps the source of each.
 
-From strongest to weakest: flags, the stage's overlay, the user's
-`infra/provision/inference.parameters.json`, what the fine-tuning step handed over, the template's own
-defaults. Null anywhere means "not said here".
+From highest to lowest priority: flags, the stage's overlay, the user's
+`infra/provision/inference.parameters.json`, the fine-tuning step's files, and the template's defaults. Null
+in any of them means "not set here".
 
-Nothing here asks anybody and nothing looks at Azure. Whether the values are allowed is judged by
-`infra.config.parameters`, once, on what would be deployed.
+This module neither asks the user nor accesses Azure. `infra.config.parameters` validates the result.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ SHARED_PARAMETERS = (
     "acaEnvironmentStorageName",
     "acaLogAnalyticsName",
 )
-"""The fine-tuning step's parameters that inference shares; its others mean something else here."""
+"""The fine-tuning step's parameters that inference shares. The others have a different meaning here."""
 
 TEMPLATE_DEFAULT = "the template's default"
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Hold one value and where it was said, for messages: `'x' (from infra/...)`."""
+    """A value and its source, which messages show as `'x' (from infra/...)`."""
 
     name: str
     value: Json
@@ -55,13 +54,13 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """Hold what the command line said.
+    """The flags of the command line.
 
     Attributes:
         subscription: `--subscription`: an id or a name.
         resource_group: `--resource-group`.
         location: `--location`.
-        parameters: `--set`, each a `name=value` whose value is JSON or else text.
+        parameters: `--set`, each a `name=value` whose value is JSON, or else text.
     """
 
     subscription: str | None = None
@@ -72,31 +71,31 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Hold all parameters that somebody said, each with its source."""
+    """All parameters that are set, each with its source."""
 
     values: tuple[Setting, ...] = ()
 
     def find(self, name: str) -> Setting | None:
-        """Return what was said about a parameter, if anything was."""
+        """Return the setting of a parameter, or None if it is not set."""
         return next((setting for setting in self.values if setting.name == name), None)
 
     def text(self, name: str) -> str | None:
-        """Return a parameter's value where it was said and is text."""
+        """Return a parameter's value if it is set and is text."""
         setting = self.find(name)
         return setting.value if setting is not None and isinstance(setting.value, str) else None
 
     def source(self, name: str) -> str:
-        """Return where a parameter's value comes from."""
+        """Return the source of a parameter's value."""
         setting = self.find(name)
         return TEMPLATE_DEFAULT if setting is None else setting.source
 
     def with_value(self, name: str, value: Json, source: str) -> Settings:
-        """Return the settings with one parameter said anew."""
+        """Return the settings with one parameter replaced."""
         others = tuple(setting for setting in self.values if setting.name != name)
         return replace(self, values=(*others, Setting(name, value, source)))
 
     def names(self, group: Group) -> Names:
-        """Return the names of the resources that a deployment into a group makes or uses."""
+        """Return the names of the resources that a deployment into a group creates or uses."""
         suffix = self.text("resourceSuffix") or resource_suffix(group)
         name = {parameter: self.text(parameter) or default_name(parameter, suffix) for parameter in PREFIXES}
         return Names(
@@ -111,10 +110,10 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """Hold what the fine-tuning step left for inference.
+    """What the fine-tuning step hands over to inference.
 
     Attributes:
-        subscription: Its subscription's id, if it left a config file.
+        subscription: The id of its subscription, if it left a config file.
         resource_group: Its resource group, likewise.
         values: The parameters that it shares with inference.
     """
@@ -124,35 +123,35 @@ class Handover:
     values: tuple[Setting, ...] = ()
 
     def values_for(self, group: Group) -> tuple[Setting, ...]:
-        """Return what it says about a deployment into a group: nothing, if its resources are in another."""
+        """Return the parameters for a deployment into a group; none if the step used another group."""
         if self.subscription is None or self.resource_group is None:
             return self.values
-        ours = (self.subscription.casefold(), self.resource_group.casefold())
-        return self.values if ours == (group.subscription.casefold(), group.name.casefold()) else ()
+        own = (self.subscription.casefold(), self.resource_group.casefold())
+        return self.values if own == (group.subscription.casefold(), group.name.casefold()) else ()
 
 
 def read_handover(root: Path) -> Handover:
-    """Read the fine-tuning step's files, as far as they are there.
+    """Read the files of the fine-tuning step, if there are any.
 
     Raises:
-        UsageError: One of them cannot be used; all that is wrong with it is listed.
+        UsageError: A file is invalid. All its problems are listed.
     """
-    said: dict[str, Setting] = {}
+    found: dict[str, Setting] = {}
     if (root / HANDOVER_PARAMETERS).exists():
         document = _read_validated(root, HANDOVER_PARAMETERS, "finetuning.parameters")
         for setting in _values(document, HANDOVER_PARAMETERS, SHARED_PARAMETERS):
-            said[setting.name] = setting
+            found[setting.name] = setting
     if not (root / HANDOVER_CONFIG).exists():
-        return Handover(values=tuple(said.values()))
+        return Handover(values=tuple(found.values()))
     config = _read_validated(root, HANDOVER_CONFIG, "finetuning.config")
     for key, name in (("STORAGE_ACCOUNT_NAME", "storageAccountName"), ("FILE_SHARE_NAME", "fileShareName")):
-        said[name] = Setting(name, config[key], str(HANDOVER_CONFIG))
+        found[name] = Setting(name, config[key], str(HANDOVER_CONFIG))
     subscription, resource_group = str(config["SUBSCRIPTION_ID"]), str(config["RESOURCE_GROUP_NAME"])
-    return Handover(subscription, resource_group, tuple(said.values()))
+    return Handover(subscription, resource_group, tuple(found.values()))
 
 
 def merge(layers: Iterable[tuple[Setting, ...]], known: Iterable[str]) -> Settings:
-    """Gather parameters from layers, the weakest first.
+    """Merge layers of parameters, from lowest to highest priority.
 
     Args:
         layers: What each place says; see `Handover.values_for`, `read_user_parameters`, `from_stage` and
@@ -160,19 +159,19 @@ def merge(layers: Iterable[tuple[Setting, ...]], known: Iterable[str]) -> Settin
         known: The names of the template's parameters.
 
     Raises:
-        UsageError: A parameter's name is not known. All such are listed.
+        UsageError: Some names are not known. All of them are listed.
     """
     known = tuple(known)
-    said = [setting for layer in layers for setting in layer]
+    given = [setting for layer in layers for setting in layer]
     problems = tuple(
         f"{setting.name} (from {setting.source}): is not a parameter{did_you_mean(setting.name, known)}"
-        for setting in said
+        for setting in given
         if setting.name not in known
     )
     if problems:
         hint = f"the parameters are: {', '.join(known)}"
         raise UsageError("a parameter is not known", details=problems, hint=hint)
-    strongest = {setting.name: setting for setting in said if setting.value is not None}
+    strongest = {setting.name: setting for setting in given if setting.value is not None}
     return Settings(tuple(strongest.values()))
 
 
@@ -186,10 +185,9 @@ def from_flags(flags: Flags, texts: Collection[str] = ()) -> tuple[Setting, ...]
     """Return the parameters that the command line sets.
 
     Args:
-        flags: What the command line said.
-        texts: The parameters that are text, so that their value is taken as it is typed; others' are JSON,
-            if they
-            can be.
+        flags: The flags.
+        texts: The parameters that are text, whose values are taken as typed. The values of others are parsed
+            as JSON if possible.
 
     Raises:
         UsageError: A `--set` is not of the form `name=value`.
@@ -202,7 +200,7 @@ def read_user_parameters(root: Path) -> tuple[Setting, ...]:
     """Read the parameters that the user set in `infra/provision/inference.parameters.json`.
 
     Raises:
-        UsageError: The file has the wrong shape. That it is missing is no error: then nothing is set.
+        UsageError: The file has the wrong structure. If it is missing, nothing is set.
     """
     path = root / USER_PARAMETERS
     if not path.exists():

@@ -1,6 +1,6 @@
 """Read the stages that a project can be deployed to from `infra/stages.toml`.
 
-A stage is a value. Nothing here looks at Azure, and nothing here decides what a parameter means.
+A stage is a value. This module does not access Azure, and it does not interpret parameters.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _KEYS = ("cloud", "subscription", "resource_group", "location", "parameters")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Describe one place to deploy to.
+    """A place to deploy to.
 
     Attributes:
-        name: What `--stage` calls it.
+        name: The value of `--stage`.
         cloud: `azure`, or `local` for the embedded one.
-        subscription: Its subscription's id, if the stage fixes it.
-        resource_group: Its resource group's name, if the stage fixes it.
-        location: The region for a resource group that has to be created, if the stage fixes it.
-        overlay: The parameters that this stage sets, as (name, value) pairs.
-        config_path: The file that says what was provisioned.
-        state_dir: The folder for what the pipeline keeps about this stage.
+        subscription: The id of its subscription, if the stage sets it.
+        resource_group: The name of its resource group, if the stage sets it.
+        location: The region of a resource group that has to be created, if the stage sets it.
+        overlay: The parameters that the stage sets, as (name, value) pairs.
+        config_path: The file that says where the stage was provisioned.
+        state_dir: The folder for the pipeline's state of this stage.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Stage:
 
     @property
     def is_local(self) -> bool:
-        """Say whether this stage is on the embedded Azure."""
+        """Tell whether this stage is on the embedded Azure."""
         return self.cloud == "local"
 
 
@@ -57,10 +57,10 @@ def load_stage(root: Path, name: str) -> Stage:
 
     Args:
         root: The project's folder.
-        name: What the user called it.
+        name: The name from the command line.
 
     Raises:
-        UsageError: There is no such stage, or the file is wrong.
+        UsageError: There is no such stage, or the file is invalid.
     """
     path = root / STAGES_PATH
     tables = _read_tables(path)
@@ -87,7 +87,7 @@ def _stage(root: Path, name: str, table: Json) -> Stage:
     if problems:
         raise UsageError(f"{STAGES_PATH} cannot be used", details=tuple(problems))
     overlay = table.get("parameters", {})
-    assert isinstance(overlay, dict)  # noqa: S101  # _problems has seen to it
+    assert isinstance(overlay, dict)  # noqa: S101  # _problems has checked it
     state_dir = root / ".fjarr" / name
     config_name = "inference.config.json"
     return Stage(

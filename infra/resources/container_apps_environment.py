@@ -1,7 +1,7 @@
-"""Decide what an existing Container Apps environment lacks for our app. It is only ever added to.
+"""Decide what has to be added to an existing Container Apps environment for the app.
 
-The fine-tuning step's job runs in the same environment. Changing or dropping a workload profile under it
-would break it, so the profiles that exist are taken as they are. Pure: values in, changes out.
+The fine-tuning step's job runs in the same environment and would break if one of its workload profiles were
+changed or removed, so existing profiles are left as they are. Pure: values in, changes out.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ if TYPE_CHECKING:
     from infra.process import Command
 
 DEFAULT_MAXIMUM_COUNT = 2
-"""What a null `maximumInstanceCount` means, as in the template."""
+"""The meaning of a null `maximumInstanceCount`, as in the template."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestedProfile:
-    """Hold the workload profile that the app is to run on.
+    """The workload profile that the app should run on.
 
     Attributes:
         name: Its name.
-        kind: Its type; None where only a profile that exists already will do.
-        maximum_count: The most nodes it may have; None where the type takes no counts.
-        kind_source: Who said the type; None where it is the template's default, which yields to what exists.
-        maximum_count_source: Who said the maximum, likewise.
+        kind: Its type; None if only an existing profile can be used.
+        maximum_count: Its maximum number of nodes; None if the type has no node counts.
+        kind_source: The source of the type; None for the template's default, which an existing profile
+            overrides.
+        maximum_count_source: The source of the maximum, likewise.
     """
 
     name: str
@@ -45,11 +46,11 @@ class RequestedProfile:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Hold one change to an environment, or a remark where something is left as it is.
+    """A change to an environment, or a warning about something that is left unchanged.
 
     Attributes:
-        text: What it is, for people.
-        command: What performs it; None for a remark.
+        text: The description.
+        command: The command that makes the change; None for a warning.
     """
 
     text: str
@@ -57,17 +58,17 @@ class Change:
 
 
 def requested_profile(values: Mapping[str, Json], settings: Settings) -> RequestedProfile:
-    """Return the profile that the parameters ask for.
+    """Return the profile that the parameters require.
 
     Args:
         values: The effective parameters.
-        settings: What was said, for the sources.
+        settings: The settings, for the sources.
     """
     name, gpu_name = str(values["workloadProfileName"]), str(values["gpuProfileName"])
     if name.casefold() != gpu_name.casefold():
         return RequestedProfile(name, CONSUMPTION if name == CONSUMPTION else None)
-    kind, most = str(values["gpuProfileType"]), values["maximumInstanceCount"]
-    said = {
+    kind, maximum = str(values["gpuProfileType"]), values["maximumInstanceCount"]
+    sources = {
         name: setting.source
         for name in ("gpuProfileType", "maximumInstanceCount")
         if (setting := settings.find(name))
@@ -75,25 +76,29 @@ def requested_profile(values: Mapping[str, Json], settings: Settings) -> Request
     return RequestedProfile(
         name,
         kind,
-        None if kind.startswith(CONSUMPTION) else most if isinstance(most, int) else DEFAULT_MAXIMUM_COUNT,
-        said.get("gpuProfileType"),
-        said.get("maximumInstanceCount"),
+        None
+        if kind.startswith(CONSUMPTION)
+        else maximum
+        if isinstance(maximum, int)
+        else DEFAULT_MAXIMUM_COUNT,
+        sources.get("gpuProfileType"),
+        sources.get("maximumInstanceCount"),
     )
 
 
 def profile_changes(
-    group: Group, environment: Mapping[str, Json], wish: RequestedProfile, *, is_ours: bool
+    group: Group, environment: Mapping[str, Json], requested: RequestedProfile, *, is_managed: bool
 ) -> tuple[Change, ...]:
-    """Return what must be done so that an environment has a profile.
+    """Return the changes after which an environment has a profile.
 
     Args:
         group: The environment's group.
         environment: The environment, as az shows it.
-        wish: The profile.
-        is_ours: Whether a run of ours made the environment; only then is a profile's size changed.
+        requested: The profile.
+        is_managed: Whether provision created the environment. Only then is the size of a profile changed.
 
     Raises:
-        UsageError: The environment cannot have it.
+        UsageError: The environment cannot have the profile.
     """
     name = str(environment["name"])
     profiles = as_object(environment.get("properties")).get("workloadProfiles")
@@ -101,29 +106,49 @@ def profile_changes(
         hint = "set acaEnvironmentName to another environment, or to a new name to have one made"
         raise UsageError(f"the environment {name!r} has no workload profiles and can get none", hint=hint)
     for profile in map(as_object, profiles):
-        if str(profile.get("name")).casefold() == wish.name.casefold():
-            return _existing(group, name, profile, wish, is_ours=is_ours)
-    if wish.kind is None:
+        if str(profile.get("name")).casefold() == requested.name.casefold():
+            return _existing(group, name, profile, requested, is_managed=is_managed)
+    if requested.kind is None:
         hint = "set workloadProfileName to one that it has, or gpuProfileName to have a GPU profile added"
-        raise UsageError(f"the environment {name!r} has no workload profile {wish.name!r}", hint=hint)
-    text = f"add the workload profile {wish.name} ({wish.kind}) to {name}"
-    return (Change(text, workload_profile_add(group, name, wish.name, wish.kind, wish.maximum_count)),)
+        raise UsageError(f"the environment {name!r} has no workload profile {requested.name!r}", hint=hint)
+    text = f"add the workload profile {requested.name} ({requested.kind}) to {name}"
+    return (
+        Change(
+            text, workload_profile_add(group, name, requested.name, requested.kind, requested.maximum_count)
+        ),
+    )
 
 
 def _existing(
-    group: Group, environment: str, profile: Mapping[str, Json], wish: RequestedProfile, *, is_ours: bool
+    group: Group,
+    environment: str,
+    profile: Mapping[str, Json],
+    requested: RequestedProfile,
+    *,
+    is_managed: bool,
 ) -> tuple[Change, ...]:
-    name, kind, most = str(profile["name"]), profile.get("workloadProfileType"), profile.get("maximumCount")
-    if wish.kind_source is not None and kind != wish.kind:
+    name, kind, maximum = (
+        str(profile["name"]),
+        profile.get("workloadProfileType"),
+        profile.get("maximumCount"),
+    )
+    if requested.kind_source is not None and kind != requested.kind:
         what = f"the workload profile {name!r} of {environment!r} is of type {kind}"
         hint = (
             f"a profile's type cannot change: set gpuProfileType to {kind}, or gpuProfileName to a new name"
         )
-        raise UsageError(f"{what}, not {wish.kind} (from {wish.kind_source})", hint=hint)
-    if wish.maximum_count_source is None or wish.maximum_count is None or most in {None, wish.maximum_count}:
+        raise UsageError(f"{what}, not {requested.kind} (from {requested.kind_source})", hint=hint)
+    if (
+        requested.maximum_count_source is None
+        or requested.maximum_count is None
+        or maximum in {None, requested.maximum_count}
+    ):
         return ()
-    if is_ours:
-        text = f"let the workload profile {name} of {environment} have up to {wish.maximum_count} nodes"
-        return (Change(text, workload_profile_update(group, environment, name, wish.maximum_count)),)
-    text = f"the environment {environment} is not ours: its profile {name} keeps its maximum of {most} nodes"
-    return (Change(f"{text}, not {wish.maximum_count} (from {wish.maximum_count_source})", None),)
+    if is_managed:
+        text = f"let the workload profile {name} of {environment} have up to {requested.maximum_count} nodes"
+        return (Change(text, workload_profile_update(group, environment, name, requested.maximum_count)),)
+    text = (
+        f"the environment {environment} was not created by provision: its profile {name} keeps its maximum "
+        f"of {maximum} nodes"
+    )
+    return (Change(f"{text}, not {requested.maximum_count} (from {requested.maximum_count_source})", None),)

@@ -1,7 +1,8 @@
-"""Know which of a group's resources are ours: made by provision, and not there before it.
+"""Record which resources of a group were created by provision.
 
-`down` deletes only those. The app's tag remembers them; a note under `.fjarr/` remembers those of a run
-that failed before there was an app. What was there before our first run is never ours, whatever its name.
+`down` deletes only those. They are recorded in a tag of the app, and in a file under `.fjarr/` in case a run
+fails before there is an app. A resource that existed before the first run is never recorded, whatever its
+name.
 """
 
 from __future__ import annotations
@@ -28,35 +29,35 @@ TYPES = {
     WORKSPACE: "Microsoft.OperationalInsights/workspaces",
     ACCOUNT: "Microsoft.Storage/storageAccounts",
 }
-"""The resources that the template makes, by what we call them, in the order in which they can be deleted."""
+"""The types of the resources that the template creates, in the order in which they can be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManagedResource:
-    """Name one resource that a run of ours made, or is about to make."""
+    """A resource that provision created, or is about to create."""
 
     kind: str
     name: str
 
-    def is_of(self, resource: Mapping[str, Json]) -> bool:
-        """Say whether a resource that az lists is this one; the case of names and types does not count."""
+    def matches(self, resource: Mapping[str, Json]) -> bool:
+        """Tell whether a resource that az lists is this one. The case of names and types is ignored."""
         found = (str(resource.get("type")).casefold(), str(resource.get("name")).casefold())
         return found == (TYPES[self.kind].casefold(), self.name.casefold())
 
 
 def list_resources(session: Session, group: Group) -> tuple[dict[str, Json], ...]:
-    """List all that is in a group."""
+    """List all resources of a group."""
     listed = session.az.run(resource_list(group))
     return tuple(as_object(item) for item in listed) if isinstance(listed, list) else ()
 
 
 def find(resources: tuple[dict[str, Json], ...], wanted: ManagedResource) -> dict[str, Json]:
-    """Return a resource out of a list; empty if it is not there."""
-    return next((resource for resource in resources if wanted.is_of(resource)), {})
+    """Return a resource from a list; empty if it is not in the list."""
+    return next((resource for resource in resources if wanted.matches(resource)), {})
 
 
 def planned_resources(names: Names) -> tuple[ManagedResource, ...]:
-    """Return what a deployment into an empty group would make."""
+    """Return the resources that a deployment into an empty group would create."""
     return (
         ManagedResource(APP, names.app),
         ManagedResource(ENVIRONMENT, names.environment),
@@ -66,7 +67,7 @@ def planned_resources(names: Names) -> tuple[ManagedResource, ...]:
 
 
 def read_managed(session: Session, group: Group, app: Mapping[str, Json]) -> tuple[ManagedResource, ...]:
-    """Return what earlier runs of ours made in a group.
+    """Return the resources that earlier runs created in a group.
 
     Args:
         session: The opened stage.
@@ -74,37 +75,37 @@ def read_managed(session: Session, group: Group, app: Mapping[str, Json]) -> tup
         app: The app as az shows it; empty if there is none.
     """
     tag = str(as_object(app.get("tags")).get(MANAGED_TAG, ""))
-    note = str(_notes(session).get(group.id.casefold(), ""))
+    note = str(_read_records(session).get(group.id.casefold(), ""))
     made = {*parse_tag(tag), *parse_tag(note)}
     return tuple(sorted(made, key=lambda each: (list(TYPES).index(each.kind), each.name)))
 
 
 def record_managed(session: Session, group: Group, made: tuple[ManagedResource, ...]) -> None:
-    """Remember what is being made in a group, in case that fails before there is an app to bear a tag."""
-    notes = {**_notes(session), group.id.casefold(): format_tag(made)}
+    """Record the resources of a group in a file, in case the run fails before the app is tagged."""
+    notes = {**_read_records(session), group.id.casefold(): format_tag(made)}
     write_atomic(session.stage.state_dir / "made.json", json.dumps(notes, indent=2) + "\n")
 
 
 def clear_managed(session: Session, group: Group) -> None:
-    """Forget what was made in a group, because it is gone."""
-    notes = {key: note for key, note in _notes(session).items() if key != group.id.casefold()}
+    """Delete the record of a group whose resources were deleted."""
+    notes = {key: note for key, note in _read_records(session).items() if key != group.id.casefold()}
     write_atomic(session.stage.state_dir / "made.json", json.dumps(notes, indent=2) + "\n")
 
 
 def format_tag(made: tuple[ManagedResource, ...]) -> str:
-    """Return made resources as the text of a tag: `app:aiacaappabcde environment:aienvabcde`.
+    """Format resources as the text of a tag: `app:aiacaappabcde environment:aienvabcde`.
 
-    A tag's text has at most 256 characters; the longest names that Azure allows fit.
+    A tag's text has at most 256 characters, which is enough for the longest names that Azure allows.
     """
     return " ".join(f"{each.kind}:{each.name}" for each in made)
 
 
 def parse_tag(text: str) -> tuple[ManagedResource, ...]:
-    """Read what `format_tag` wrote; what it did not write is passed over."""
+    """Parse the text of a tag; invalid entries are ignored."""
     entries = (entry.partition(":") for entry in text.split())
     return tuple(ManagedResource(kind, name) for kind, _, name in entries if kind in TYPES and name)
 
 
-def _notes(session: Session) -> dict[str, Json]:
+def _read_records(session: Session) -> dict[str, Json]:
     path = session.stage.state_dir / "made.json"
     return as_object(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from infra.az.commands import app_log_token, app_show, replica_list
-from infra.az.log_records import Kind, LogRecord, Seen, parse_record
+from infra.az.log_records import Kind, LogRecord, ShownRecords, parse_record
 from infra.document import Json, as_object
 from infra.errors import RemoteError
 
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
     from infra.session import Session
 
 MAX_LINES = 300
-"""The most lines that a stream gives of the past. Source: `tailLines`, 0 to 300."""
+"""The maximum number of past lines that a stream returns. Source: `tailLines`, 0 to 300."""
 
 _READ_TIMEOUT_S = 90.0
-"""A stream that is silent for so long is opened anew: Azure drops silent ones without closing them."""
+"""A stream that is silent for longer is reopened: Azure drops silent streams without closing them."""
 
 _REFRESH_INTERVAL_S = 60.0
-"""How often to look for replicas that are new, and to ask for a new token."""
+"""How often to list the replicas and to request a new token."""
 
 _MIN_REFRESH_S = 5.0
-"""When a stream ends, which may mean a new replica, there is a look as early as this."""
+"""The minimum interval between refreshes when a stream ends, which may mean that there is a new replica."""
 
 _RECONNECT_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class LogStream:
-    """Name one stream: the console of one replica's container, or the app's system log."""
+    """A log stream: the console of one replica's container, or the app's system log."""
 
     kind: Kind
     replica: str
@@ -56,11 +56,11 @@ class LogStream:
 
 @dataclass(frozen=True, slots=True)
 class LogAccess:
-    """Hold what it takes to open an app's streams at this moment.
+    """The current streams of an app, with the token to open them.
 
     Attributes:
-        token: Good for about an hour. Secret.
-        sources: The streams there are now.
+        token: Valid for about an hour. Secret.
+        sources: The streams.
     """
 
     token: str
@@ -116,10 +116,10 @@ def follow_streams(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> G
 
 
 def find_access(session: Session, kinds: tuple[Kind, ...]) -> LogAccess:
-    """Ask az for a token and for the addresses of an app's streams, all of it at once.
+    """Request the token and the addresses of an app's streams, with concurrent az commands.
 
     Raises:
-        RemoteError: Azure does not say where the logs are.
+        RemoteError: Azure does not return the address of the logs.
     """
     config, group = session.config(), session.group()
     session.require_cloud()
@@ -156,13 +156,13 @@ def _tls(session: Session) -> ssl.SSLContext:
 
 
 def _read(source: LogStream, token: str, tail: int, context: ssl.SSLContext) -> list[LogRecord]:
-    """Read what a stream has of its past; a replica that has just gone has nothing."""
+    """Return the past lines of a stream; none if its replica has just been removed."""
     try:
         with _open(source, token, tail, context, is_followed=False) as lines:
             records = [parse_record(line, source.kind, source.replica) for line in lines]
     except urllib.error.HTTPError as error:
         with error:
-            if error.code == 404:  # noqa: PLR2004  # Not Found: the replica went away while we asked
+            if error.code == 404:  # noqa: PLR2004  # Not Found: the replica was removed meanwhile
                 return []
             raise RemoteError(f"the {source.kind} log cannot be read: HTTP {error.code}") from error
     except OSError as error:
@@ -183,7 +183,7 @@ def _open(
 
 
 class _Follower(threading.Thread):
-    """Read one stream for ever, and open it again whenever it ends."""
+    """A thread that reads one stream and reopens it whenever it ends."""
 
     def __init__(
         self,
@@ -199,17 +199,17 @@ class _Follower(threading.Thread):
         self._context = context
         self._tail = tail
         self._lines = lines
-        self._seen = Seen()
+        self._shown = ShownRecords()
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """End after the line that is being read: the replica is gone."""
+        """Stop after the current line, because the replica was removed."""
         self._stopped.set()
 
     def run(self) -> None:
-        """Read until stopped. What ends a stream is no error: it is opened again."""
+        """Read until stopped. The end of a stream is not an error: it is reopened."""
         while not self._stopped.is_set():
-            # Refused, cut off, or silent for too long.
+            # Rejected, disconnected, or silent for too long.
             with suppress(OSError, http.client.HTTPException):
                 self._read()
             self._lines.put(None)
@@ -217,7 +217,7 @@ class _Follower(threading.Thread):
 
     def _read(self) -> None:
         with _open(self._source, self.token, self._tail, self._context, is_followed=True) as lines:
-            self._tail = MAX_LINES  # the next one repeats what it can, and `Seen` lets nothing through twice
+            self._tail = MAX_LINES  # the next stream repeats lines, which `ShownRecords` skips
             for line in lines:
                 self._take(line)
                 if self._stopped.is_set():
@@ -225,12 +225,12 @@ class _Follower(threading.Thread):
 
     def _take(self, line: bytes) -> None:
         record = parse_record(line, self._source.kind, self._source.replica)
-        if record is not None and self._seen.is_new(record):
+        if record is not None and self._shown.is_new(record):
             self._lines.put(record)
 
 
 def _until_refresh(lines: queue.SimpleQueue[LogRecord | None]) -> Iterator[LogRecord]:
-    """Yield what comes until it is time to look for new replicas. None in the queue: a stream ended."""
+    """Yield records until the next refresh. None in the queue means that a stream ended."""
     now = time.monotonic()
     earliest, end = now + _MIN_REFRESH_S, now + _REFRESH_INTERVAL_S
     while (left_s := end - time.monotonic()) > 0:

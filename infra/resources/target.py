@@ -1,8 +1,8 @@
-"""Find out which subscription and resource group a stage is, or is to be, provisioned in.
+"""Determine the subscription and the resource group that a stage is provisioned in.
 
-Flags first, then the stage, then where it was provisioned before. If none of them says, a person is asked,
-with the fine-tuning step's offered first; without a terminal the fine-tuning step's are taken, and if there
-are none the message says which flag is missing.
+The first of these that is set is used: the flags, the stage, and the config file of an earlier run. Otherwise
+the user is asked, with the fine-tuning step's group as the first choice. Without a terminal, the fine-tuning
+step's group is used; if there is none, an error names the missing flag.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def find_group(session: Session, flags: Flags, handover: Handover) -> Group:
     """Return the group to provision into.
 
     Raises:
-        UsageError: It is not known and there is nobody to ask, or the subscription does not exist.
+        UsageError: It is not set and there is no terminal to ask on, or the subscription does not exist.
     """
     before = session.config() if session.stage.config_path.exists() else None
     subscription = _subscription(session, flags, handover, before)
@@ -42,9 +42,9 @@ def _subscription(session: Session, flags: Flags, handover: Handover, before: In
         return known if _ID.match(known) else _id_of(session, known)
     if not session.console.is_interactive:
         return handover.subscription or _missing("subscription", "--subscription")
-    offers = _subscriptions(session)
-    handed_over = [f"{name} ({each})" for name, each in offers if each == handover.subscription]
-    others = [f"{name} ({each})" for name, each in offers if each != handover.subscription]
+    choices = _subscriptions(session)
+    handed_over = [f"{name} ({each})" for name, each in choices if each == handover.subscription]
+    others = [f"{name} ({each})" for name, each in choices if each != handover.subscription]
     answer = session.console.choose("Which subscription?", (*handed_over, *others))
     in_brackets = answer.rpartition("(")[2].removesuffix(")")
     return in_brackets if _ID.match(in_brackets) else _id_of(session, answer)
@@ -67,15 +67,15 @@ def _resource_group(
         if isinstance(listed, list)
         else []
     )
-    offers = ([handed_over] if handed_over else []) + [name for name in names if name != handed_over]
-    answer = session.console.choose("Which resource group? A new name makes a new one.", offers)
+    choices = ([handed_over] if handed_over else []) + [name for name in names if name != handed_over]
+    answer = session.console.choose("Which resource group? A new name makes a new one.", choices)
     return answer or _missing("resource group", "--resource-group")
 
 
 def _id_of(session: Session, name: str) -> str:
-    """Return the id of a subscription that the user called by its name."""
-    offers = _subscriptions(session)
-    found = [each for offered, each in offers if name in {offered, each}]
+    """Return the id of the subscription with a given name or id."""
+    choices = _subscriptions(session)
+    found = [each for offered, each in choices if name in {offered, each}]
     if len(found) != 1:
         hint = "az account list shows those that you can see; az login for those of another account"
         count = "no subscription is" if not found else f"{len(found)} subscriptions are"
@@ -84,7 +84,7 @@ def _id_of(session: Session, name: str) -> str:
 
 
 def _subscriptions(session: Session) -> list[tuple[str, str]]:
-    """List the name and id of every subscription that the user can see."""
+    """Return the name and the id of every subscription that the user can see."""
     listed: Json = session.az.run(account_list())
     entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
     return [(str(entry.get("name")), str(entry.get("id"))) for entry in entries]

@@ -1,8 +1,8 @@
-"""Reach the file share over the Azure Files protocol: the one module that touches its SDK.
+"""Access the file share over Azure Files: the only module that uses its SDK.
 
-Every request goes through `AzureShare._ask`, which tries again what passes by itself, and turns what the SDK
-raises into our errors, once. Every change that others may see half done is made under a temporary name and
-then renamed, which the service does in one step.
+Every request goes through `AzureShare._request`, which retries transient errors and converts the exceptions
+of the SDK. A change that others must not see half done is made under a temporary name and then renamed, which
+the service does in one step.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from infra.clock import Clock
 
 RANGE_BYTES: Final = 4 << 20
-"""The most that one request may carry. Source: Azure Files REST API, Put Range."""
+"""The maximum size of a request. Source: Azure Files REST API, Put Range."""
 
 _THREADS: Final = 8
 _PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""How long to wait between tries. A replica's file system lets go of a file within seconds."""
+"""How long to wait between attempts. A replica's file system releases a file within seconds."""
 
 _COPY_POLL_S: Final = 0.5
-_GONE: Final = frozenset({"ResourceNotFound", "ParentNotFound"})
+_MISSING_CODES: Final = frozenset({"ResourceNotFound", "ParentNotFound"})
 _NO_SOURCE: Final = (404, "CannotVerifyCopySource")
-"""What a copy is refused with when its source is not there. With another status it is about access."""
+"""The status and code of a copy whose source does not exist. With another status the code is about access."""
 
 
 T = TypeVar("T")
@@ -47,15 +47,14 @@ R = TypeVar("R")
 
 
 def connect(address: ShareAddress, account_key: str, ca_bundle: Path | None, clock: Clock) -> AzureShare:
-    """Make the client of one share.
+    """Return the client of one share.
 
     Args:
         address: The share.
         account_key: The account's key, in base64.
-        ca_bundle: The certificates to trust; None means the machine's own. With it, proxies are not asked,
-        since
-            it is given for an Azure on this machine.
-        clock: Lets the pauses between tries pass.
+        ca_bundle: The certificates to trust; None for the machine's own. If given, no proxy is used, because
+            it is given only for the embedded Azure on this machine.
+        clock: Waits between attempts.
     """
     client = ShareClient(
         address.endpoint,
@@ -69,21 +68,21 @@ def connect(address: ShareAddress, account_key: str, ca_bundle: Path | None, clo
 
 
 def parse_connection_string(text: str) -> dict[str, str]:
-    """Take a storage account's connection string apart into its named parts."""
+    """Parse a storage account's connection string into its named parts."""
     pairs = (part.partition("=") for part in text.split(";") if "=" in part)
     return {name: value for name, _, value in pairs}
 
 
-class _Passing:
-    """Stand for a try that failed in a way that passes."""
+class _Transient:
+    """The result of an attempt that failed with a transient error."""
 
 
-class _GoneError(RemoteError):
-    """Report that the file, or the folder it should be in, is not there."""
+class _MissingError(RemoteError):
+    """A file that does not exist, or whose folder does not exist."""
 
 
 class AzureShare(Share):
-    """Hold files on Azure Files. Safe to use from several threads."""
+    """A share on Azure Files. Safe to use from several threads."""
 
     def __init__(self, client: ShareClient, address: ShareAddress, clock: Clock) -> None:
         self._client = client
@@ -101,77 +100,77 @@ class AzureShare(Share):
         self._client.close()
 
     def read(self, path: str) -> bytes | None:
-        """Return a small file's content, or None if it is not there."""
+        """Return the content of a small file, or None if it does not exist."""
         return self._find(f"read {path}", lambda: bytes(self._file(path).download_file().readall()), None)
 
     def write(self, path: str, content: bytes) -> None:
-        """Put a small file there in one step."""
-        draft = self._draft(path, content)
-        # The answer to a rename that worked may be lost on the way; tried again, it finds no draft.
-        if not self.move(draft, path, replace=True) and self.read(path) != content:
-            what = f"the draft of {path} disappeared from the share before it was in its place"
+        """Write a small file in one step."""
+        temporary = self._write_temporary(path, content)
+        # If the response of a successful rename is lost, the retry does not find the temporary file.
+        if not self.move(temporary, path, replace=True) and self.read(path) != content:
+            what = f"the temporary file for {path} disappeared from the share before it was renamed"
             raise RemoteError(what, hint="run the same command again")
 
     def create(self, path: str, content: bytes) -> bool:
-        """Put a small file there in one step unless something is there already."""
-        draft = self._draft(path, content)
-        if self.move(draft, path, replace=False):
+        """Create a small file in one step. Return False, without a change, if the file exists."""
+        temporary = self._write_temporary(path, content)
+        if self.move(temporary, path, replace=False):
             return True
-        self.delete(draft)
+        self.delete(temporary)
         return False
 
     def entries(self, folder: str) -> tuple[ShareEntry, ...]:
-        """List a folder by name; one that is not there is empty."""
+        """List a folder, sorted by name. A folder that does not exist is empty."""
 
-        def ask() -> tuple[ShareEntry, ...]:
+        def request() -> tuple[ShareEntry, ...]:
             items = self._client.get_directory_client(folder).list_directories_and_files(
                 include=["timestamps"]
             )
             return tuple(_entry(item) for item in items)
 
-        found = self._find(f"list {folder or 'the root'}", ask, ())
+        found = self._find(f"list {folder or 'the root'}", request, ())
         return tuple(sorted(found, key=lambda entry: entry.name))
 
     def upload(self, uploads: Sequence[Upload], advance: Advance) -> None:
-        """Send files, several ranges of several files at a time."""
+        """Upload files, several ranges of several files at a time."""
         self._make_folders(item.path for item in uploads)
         self._each(self._start_file, uploads)
         ranges = [(item, offset) for item in uploads for offset in range(0, item.size_bytes, RANGE_BYTES)]
         self._each(lambda piece: advance(self._send_range(*piece)), ranges)
 
     def copy(self, pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-        """Have the service copy files (pairs of source and target). Returns the sources that are missing."""
+        """Copy files on the server (pairs of source and target). Return the sources that do not exist."""
         self._make_folders(target for _, target in pairs)
         found = self._each(lambda pair: self._copy_one(*pair), pairs)
         return tuple(source for (source, _), is_there in zip(pairs, found, strict=True) if not is_there)
 
     def move(self, source: str, target: str, *, replace: bool) -> bool:
-        """Rename a file in one step. False if there is no source, or a target that must not be replaced."""
+        """Rename a file in one step. Return False if the source is missing or the target must be kept."""
         self._make_folders([target])
 
-        def ask() -> bool:
+        def request() -> bool:
             try:
                 self._file(source).rename_file(target, overwrite=replace)
             except HttpResponseError as error:
-                # Which code refuses a target that exists is not documented, so the target itself is asked.
+                # The code for an existing target is not documented, so check whether the target exists.
                 if replace or error.status_code != 409 or self._size(target) is None:  # noqa: PLR2004  # Conflict
                     raise
                 return False
             return True
 
-        return self._find(f"rename {source} to {target}", ask, gone=False)
+        return self._find(f"rename {source} to {target}", request, missing=False)
 
     def delete(self, path: str) -> bool:
-        """Delete a file. False if it was not there."""
+        """Delete a file. Return False if it did not exist."""
 
-        def ask() -> bool:
+        def request() -> bool:
             self._file(path).delete_file()
             return True
 
-        return self._find(f"delete {path}", ask, gone=False)
+        return self._find(f"delete {path}", request, missing=False)
 
     def delete_tree(self, folder: str) -> None:
-        """Delete a folder with all that is in it, if it is there."""
+        """Delete a folder with everything in it, if it exists."""
         files, folders = self._tree(folder)
         self._each(self.delete, files)
         for inner in sorted(folders, key=lambda path: path.count("/"), reverse=True):
@@ -179,40 +178,40 @@ class AzureShare(Share):
             with self._folders_lock:
                 self._folders.discard(inner)
 
-    def _ask(self, what: str, call: Callable[[], T]) -> T:
-        """Perform one request, again while what is in the way passes by itself."""
+    def _request(self, what: str, call: Callable[[], T]) -> T:
+        """Perform a request, and retry it after transient errors."""
         for pause_s in _PAUSES_S:
             error = self._try(what, call, is_last=False)
-            if not isinstance(error, _Passing):
+            if not isinstance(error, _Transient):
                 return error
             self._clock.sleep(pause_s)
         last = self._try(what, call, is_last=True)
-        assert not isinstance(last, _Passing)  # noqa: S101  # the last try returns or raises
+        assert not isinstance(last, _Transient)  # noqa: S101  # the last attempt returns or raises
         return last
 
-    def _try(self, what: str, call: Callable[[], T], *, is_last: bool) -> T | _Passing:
+    def _try(self, what: str, call: Callable[[], T], *, is_last: bool) -> T | _Transient:
         try:
             return call()
         except HttpResponseError as error:
             status, code = error.status_code or 0, _code(error)
-            if code in _GONE or (status, code) == _NO_SOURCE:
-                raise _GoneError(f"cannot {what}: it is not there") from error
+            if code in _MISSING_CODES or (status, code) == _NO_SOURCE:
+                raise _MissingError(f"cannot {what}: it is not there") from error
             if is_last or not is_transient(status, code):
                 raise rejected_error(what, self._address, status, code, error.message) from error
         except AzureError as error:
             if is_last or is_tls_failure(str(error)):
                 raise unreachable_error(what, self._address, str(error)) from error
-        return _Passing()
+        return _Transient()
 
-    def _find(self, what: str, call: Callable[[], T], gone: R) -> T | R:
-        """Perform a request about something that may not be there; then the answer is `gone`."""
+    def _find(self, what: str, call: Callable[[], T], missing: R) -> T | R:
+        """Perform a request; return `missing` if the file or folder does not exist."""
         try:
-            return self._ask(what, call)
-        except _GoneError:
-            return gone
+            return self._request(what, call)
+        except _MissingError:
+            return missing
 
     def _each(self, work: Callable[[T], R], items: Sequence[T]) -> tuple[R, ...]:
-        """Do the same to many things, several at a time; the first failure stops what has not begun."""
+        """Apply a function to every item, several at a time. After a failure no further item is started."""
         if not items:
             return ()
         with ThreadPoolExecutor(min(_THREADS, len(items)), thread_name_prefix="share") as pool:
@@ -226,20 +225,20 @@ class AzureShare(Share):
     def _file(self, path: str) -> ShareFileClient:
         return self._client.get_file_client(path)
 
-    def _draft(self, path: str, content: bytes) -> str:
-        """Write content under a name that nobody looks at, beside its later place."""
-        place = PurePosixPath(path)
-        draft = str(place.with_name(f".{place.name.lstrip('.')}.{secrets.token_hex(4)}.tmp"))
-        self.upload([Upload(draft, content)], lambda _size: None)
-        return draft
+    def _write_temporary(self, path: str, content: bytes) -> str:
+        """Write content under a temporary name in the same folder, and return that path."""
+        target = PurePosixPath(path)
+        temporary = str(target.with_name(f".{target.name.lstrip('.')}.{secrets.token_hex(4)}.tmp"))
+        self.upload([Upload(temporary, content)], lambda _size: None)
+        return temporary
 
     def _start_file(self, item: Upload) -> None:
-        self._ask(f"create {item.path}", lambda: self._file(item.path).create_file(item.size_bytes))
+        self._request(f"create {item.path}", lambda: self._file(item.path).create_file(item.size_bytes))
 
     def _send_range(self, item: Upload, offset: int) -> int:
         data = _read_range(item, offset)
         client = self._file(item.path)
-        self._ask(f"write {item.path}", lambda: client.upload_range(data, offset, len(data)))
+        self._request(f"write {item.path}", lambda: client.upload_range(data, offset, len(data)))
         return len(data)
 
     def _copy_one(self, source: str, target: str) -> bool:
@@ -251,7 +250,7 @@ class AzureShare(Share):
         status = started.get("copy_status")
         while status == "pending":
             self._clock.sleep(_COPY_POLL_S)
-            status = self._ask(f"look at {target}", client.get_file_properties).copy.status
+            status = self._request(f"look at {target}", client.get_file_properties).copy.status
         if status != "success":
             raise RemoteError(f"the service did not copy {source} to {target}: {status}", hint="deploy again")
         return True
@@ -260,12 +259,12 @@ class AzureShare(Share):
         try:
             return int(self._file(path).get_file_properties().size)
         except HttpResponseError as error:
-            if _code(error) in _GONE or error.status_code == 404:  # noqa: PLR2004  # a HEAD has no body to say why
+            if _code(error) in _MISSING_CODES or error.status_code == 404:  # noqa: PLR2004  # a HEAD has no body to say why
                 return None
             raise
 
     def _make_folders(self, paths: Iterable[str]) -> None:
-        """Make the folders that these files will be in, the outer ones first, each once a process."""
+        """Create the folders of these files, the outer ones first, each only once in a process."""
         wanted = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
         with self._folders_lock:
             missing = wanted - self._folders
@@ -273,16 +272,16 @@ class AzureShare(Share):
             self._each(self._make_folder, [path for path in missing if path.count("/") == depth])
 
     def _make_folder(self, folder: str) -> None:
-        def ask() -> None:
+        def request() -> None:
             with suppress(ResourceExistsError):
                 self._client.create_directory(folder)
 
-        self._ask(f"make the folder {folder}", ask)
+        self._request(f"make the folder {folder}", request)
         with self._folders_lock:
             self._folders.add(folder)
 
     def _tree(self, folder: str) -> tuple[list[str], list[str]]:
-        """List all files and all folders below a folder, itself included."""
+        """List all files and folders below a folder, which is included."""
         files: list[str] = []
         folders = [folder]
         for entry in self.entries(folder):

@@ -1,4 +1,4 @@
-"""Say in our words what Azure Files said in its own: from a status and a code to an error of ours.
+"""Convert the errors of Azure Files to exceptions with a message and a hint.
 
 Source: Azure Files REST API, "File service error codes" and "Status and error codes".
 """
@@ -12,7 +12,7 @@ from infra.errors import RemoteError
 from infra.wording import first_line
 
 TRANSIENT_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
-"""Statuses that say nothing about the request, only that this was not the moment for it."""
+"""Statuses that are no fault of the request: it may succeed later."""
 
 TRANSIENT_CONFLICTS: Final = frozenset(
     {
@@ -24,9 +24,9 @@ TRANSIENT_CONFLICTS: Final = frozenset(
         "ShareOperationInProgress",
     }
 )
-"""Conflicts (409) with something that passes: a file that a replica has open, another operation."""
+"""Conflicts (409) that end by themselves, such as with a file that a replica has open."""
 
-_TLS_MARKS: Final = (
+_TLS_ERRORS: Final = (
     "certificate verify failed",
     "CERTIFICATE_VERIFY_FAILED",
     "SSLError",
@@ -36,7 +36,7 @@ _TLS_MARKS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ShareAddress:
-    """Name the share that an error is about."""
+    """The address of a share: its storage account, its name and the endpoint."""
 
     account: str
     share: str
@@ -44,39 +44,39 @@ class ShareAddress:
 
 
 def is_transient(status: int, code: str) -> bool:
-    """Tell whether the same request may well succeed in a moment."""
+    """Tell whether the same request is likely to succeed in a moment."""
     return status in TRANSIENT_STATUSES or (status == 409 and code in TRANSIENT_CONFLICTS)  # noqa: PLR2004  # Conflict
 
 
 def is_tls_failure(reason: str) -> bool:
-    """Tell whether a request failed at the certificate, so that trying again is of no use."""
-    return any(mark in reason for mark in _TLS_MARKS)
+    """Tell whether the certificate was not accepted, in which case a retry is useless."""
+    return any(mark in reason for mark in _TLS_ERRORS)
 
 
 def rejected_error(what: str, address: ShareAddress, status: int, code: str, message: str) -> RemoteError:
-    """Make an error of what the service answered.
+    """Return the exception for a request that the service rejected.
 
     Args:
-        what: What we were about to do, as in `write CURRENT`.
+        what: The operation, as in `write CURRENT`.
         address: The share.
         status: The HTTP status.
         code: The service's error code, such as `ShareNotFound`; may be empty.
-        message: What the service said; only its first line is shown.
+        message: The message of the service, of which the first line is shown.
     """
-    said = f"cannot {what} on share {address.share!r} of {address.account!r}"
+    summary = f"cannot {what} on share {address.share!r} of {address.account!r}"
     hint = _hint(address, status, code)
     reason = first_line(message) or "the service gave no reason"
-    return RemoteError(f"{said}: {code or status}: {reason}", hint=hint)
+    return RemoteError(f"{summary}: {code or status}: {reason}", hint=hint)
 
 
 def unreachable_error(what: str, address: ShareAddress, reason: str) -> RemoteError:
-    """Make an error of a request that got no answer at all. `reason` is what the HTTP library said."""
-    said = f"cannot {what} on share {address.share!r}: {address.endpoint} cannot be reached"
+    """Return the exception for a request without a response. `reason` is the error of the HTTP library."""
+    summary = f"cannot {what} on share {address.share!r}: {address.endpoint} cannot be reached"
     if is_tls_failure(reason):
         hint = "its certificate is not trusted; behind a proxy that inspects TLS, set REQUESTS_CA_BUNDLE"
-        return RemoteError(said, details=(reason,), hint=hint)
+        return RemoteError(summary, details=(reason,), hint=hint)
     hint = "check the network, and that a firewall lets HTTPS through to it; invoke status tells what runs"
-    return RemoteError(said, details=(reason,), hint=hint)
+    return RemoteError(summary, details=(reason,), hint=hint)
 
 
 def _hint(address: ShareAddress, status: int, code: str) -> str | None:

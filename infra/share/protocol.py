@@ -1,7 +1,7 @@
-"""Say what the pipeline asks of a file share, so that it can work on Azure's or on one in memory.
+"""The interface of a file share.
 
-Paths are relative to the share, with forward slashes and no leading one. `infra.share.azure` implements this
-on Azure Files; the tests have an implementation in memory.
+Paths are relative to the share, with forward slashes and without a leading one. `infra.share.azure`
+implements it on Azure Files; the tests have an implementation in memory.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Advance: TypeAlias = Callable[[int], None]
-"""Take note that so many more bytes have been dealt with. May be called from several threads."""
+"""Called with the number of bytes that were processed since the last call, from any thread."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShareEntry:
-    """Describe what a folder on the share holds: one file, or one folder (whose size is 0).
+    """A file or a folder in a folder of the share. The size of a folder is 0.
 
-    `modified_s` is when a file was last written, in seconds since 1970; 0 where the share does not say.
+    `modified_s` is when a file was last written, in seconds since 1970; 0 if unknown.
     """
 
     name: str
@@ -32,49 +32,49 @@ class ShareEntry:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Send a local file, or bytes that only exist in memory, to `path` on the share."""
+    """A local file, or bytes in memory, to be written to `path` on the share."""
 
     path: str
     source: Path | bytes
 
     @property
     def size_bytes(self) -> int:
-        """Tell how much there is to send."""
+        """Return the size of the content."""
         return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
 
 
 class Share(Protocol):
-    """Hold files in folders. Whatever writes makes the folders that it needs.
+    """Files in folders. Missing folders are created on every write.
 
-    Every method raises `RemoteError` when the share cannot be reached or refuses.
+    Every method raises `RemoteError` if the share cannot be reached or rejects the request.
     """
 
     def read(self, path: str) -> bytes | None:
-        """Return a small file's content, or None if it is not there."""
+        """Return the content of a small file, or None if it does not exist."""
 
     def write(self, path: str, content: bytes) -> None:
-        """Put a small file there in one step: a reader sees the old content or the new, never a part."""
+        """Write a small file in one step: readers see the old content or the new, never a part."""
 
     def create(self, path: str, content: bytes) -> bool:
-        """Put a small file there in one step unless something is there already: False, and nothing changed.
+        """Create a small file in one step. Return False, without a change, if the file exists.
 
-        Of several callers at once exactly one gets True.
+        Of several concurrent callers exactly one gets True.
         """
 
     def entries(self, folder: str) -> tuple[ShareEntry, ...]:
-        """List a folder by name; one that is not there is empty."""
+        """List a folder, sorted by name. A folder that does not exist is empty."""
 
     def upload(self, uploads: Sequence[Upload], advance: Advance) -> None:
-        """Send files, several at a time. Not in one step: a reader may see a file grow."""
+        """Upload files, several at a time. Not in one step: readers may see a part of a file."""
 
     def copy(self, pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-        """Have the service copy files (pairs of source and target). Returns the sources that are missing."""
+        """Copy files on the server (pairs of source and target). Return the sources that do not exist."""
 
     def move(self, source: str, target: str, *, replace: bool) -> bool:
-        """Rename a file in one step. False if there is no source, or a target that must not be replaced."""
+        """Rename a file in one step. Return False if the source is missing or the target must be kept."""
 
     def delete(self, path: str) -> bool:
-        """Delete a file. False if it was not there."""
+        """Delete a file. Return False if it did not exist."""
 
     def delete_tree(self, folder: str) -> None:
-        """Delete a folder with all that is in it, if it is there."""
+        """Delete a folder with everything in it, if it exists."""

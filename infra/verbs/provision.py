@@ -116,7 +116,7 @@ def provision(session: Session, flags: Flags | None = None) -> ProvisionResult:
 
     Raises:
         UsageError: A parameter, a file or a flag must be corrected; nothing was sent to Azure.
-        RemoteError: Azure said no; the message has its innermost reason.
+        RemoteError: Azure rejected the request; the message has its innermost reason.
     """
     flags = flags or Flags()
     plan = _plan(session, flags)
@@ -193,8 +193,8 @@ def _reconcile(session: Session, plan: _Plan, app: Mapping[str, Json], location:
     made = (*before, *(each for each in absent if each not in before))
     settings = plan.settings
     if environment:
-        is_ours = ManagedResource(ENVIRONMENT, plan.names.environment) in before
-        _extend_environment(session, plan, environment, is_ours=is_ours)
+        is_managed = ManagedResource(ENVIRONMENT, plan.names.environment) in before
+        _extend_environment(session, plan, environment, is_managed=is_managed)
         there = _region(environment.get("location"))
         if settings.find("location") is None and there not in {"", _region(location)}:
             settings = settings.with_value("location", there, "the environment's location")
@@ -206,12 +206,12 @@ def _reconcile(session: Session, plan: _Plan, app: Mapping[str, Json], location:
 
 
 def _extend_environment(
-    session: Session, plan: _Plan, environment: Mapping[str, Json], *, is_ours: bool
+    session: Session, plan: _Plan, environment: Mapping[str, Json], *, is_managed: bool
 ) -> None:
     given = {setting.name: setting.value for setting in plan.settings.values}
     values = effective_values(given, plan.template)
-    wish = requested_profile(values, plan.settings)
-    for change in profile_changes(plan.group, environment, wish, is_ours=is_ours):
+    requested = requested_profile(values, plan.settings)
+    for change in profile_changes(plan.group, environment, requested, is_managed=is_managed):
         if change.command is None:
             session.console.warn(change.text)
             continue

@@ -1,7 +1,8 @@
-"""Keep a container app in memory that starts from a share in memory: what the pipeline's tests restart.
+"""A container app in memory, which the pipeline's tests restart.
 
-Its replicas do what real ones do: read `CURRENT` when their container starts, wait while there is none,
-become ready after a while or crash and start again, and are replaced by a restart once a newer one is ready.
+Its replicas behave like real ones: they read `CURRENT` from the share when their container starts, wait while
+it is missing, become ready after a while or crash and start again, and are removed after a restart when a
+newer one is ready.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _CRASH_EVERY_S: Final = 5.0
 
 
 class Behaviour(Enum):
-    """Say what the server of a release does after its start."""
+    """What the server of a release does after its start."""
 
     SERVE = "serve"
     CRASH = "crash"
@@ -42,15 +43,15 @@ class _Process:
 
 
 class MemoryApp(App):
-    """Run replicas that are only told apart by what they would answer.
+    """A container app with one revision, whose replicas follow a manual clock.
 
     Attributes:
-        behaviour: Says what a release's server does.
+        behaviour: Returns what a release's server does.
         start_s: How long a server takes from its start until it is ready.
         is_active: Whether the revision is active.
-        before_change: Called with each change before it happens; what it raises is raised in place of the
-        change. log: Every change, in order. revision_details: What the platform says about the revision; it
-        calls it failed while this is not empty.
+        before_change: Called with each change before it is made. If it raises, the change is not made.
+        log: Every change, in order.
+        revision_details: The details of the revision; it is reported as failed while they are not empty.
     """
 
     def __init__(self, share: Share, clock: Clock) -> None:
@@ -63,34 +64,34 @@ class MemoryApp(App):
         self._share = share
         self._clock = clock
         self._processes: list[_Process] = []
-        self._made = 0
-        self._make()
+        self._replica_count = 0
+        self._start_replica()
 
     def revision(self) -> tuple[Revision, bool]:
-        """Return the one revision there is."""
+        """Return the only revision."""
         return self._revision(), self.is_active
 
     def snapshot(self, revision: str) -> Snapshot:
-        """Return what a platform would say now."""
+        """Return the current state of the revision and its replicas."""
         if revision != "app--1":
             raise RemoteError(f"there is no revision {revision}")
         self._settle()
         return Snapshot(self._revision(), tuple(self._replica(process) for process in self._processes))
 
     def restart(self, revision: str) -> None:
-        """Start a new replica beside the old ones, which go when it is ready."""
+        """Start a new replica beside the old ones, which are removed when it is ready."""
         self._change(f"restart {revision}")
         self._settle()
-        self._make()
+        self._start_replica()
 
     def activate(self, revision: str) -> None:
-        """Start a replica of an inactive revision."""
+        """Activate the revision and start a replica."""
         self._change(f"activate {revision}")
         self.is_active = True
-        self._make()
+        self._start_replica()
 
     def version(self) -> VersionResponse | NoResponse:
-        """Answer from a replica that is ready, else as an ingress without one."""
+        """Return the response of a ready replica, or that of an ingress without one."""
         self._settle()
         for process in self._processes:
             if self._is_ready(process):
@@ -99,12 +100,12 @@ class MemoryApp(App):
         return NoResponse("HTTP 503")
 
     def console_tail(self, replica: str) -> tuple[str, ...]:
-        """Return the last words of a replica."""
+        """Return the last lines of a replica's console log."""
         release = next((each.release for each in self._processes if each.name == replica), "")
         return (f"{release} says goodbye",)
 
     def stop(self) -> None:
-        """Take all replicas away, as an inactive revision has none."""
+        """Deactivate the revision, which removes its replicas."""
         self.is_active = False
         self._processes.clear()
 
@@ -112,16 +113,16 @@ class MemoryApp(App):
         self.before_change(change)
         self.log.append(change)
 
-    def _make(self) -> None:
-        self._made += 1
+    def _start_replica(self) -> None:
+        self._replica_count += 1
         now_s = self._clock.elapsed_s()
-        self._processes.append(_Process(f"app--1-{self._made}", now_s, self._current(), now_s))
+        self._processes.append(_Process(f"app--1-{self._replica_count}", now_s, self._current(), now_s))
 
     def _current(self) -> str:
         return (self._share.read(CURRENT) or b"").decode().strip()
 
     def _settle(self) -> None:
-        """Let happen what has happened since somebody looked last."""
+        """Apply the events since the last call: crashes, restarts and removed replicas."""
         for process in self._processes:
             if not process.release or self._has_crashed(process):
                 process.release, process.began_s = self._current(), self._clock.elapsed_s()

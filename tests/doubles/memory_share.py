@@ -1,7 +1,7 @@
-"""Keep a share in memory: what the pipeline's tests deploy to.
+"""A share in memory, to which the pipeline's tests deploy.
 
-It keeps the promises of `infra.share.protocol.Share`, and can be told to fail at its n-th change, as a tool
-that is killed or a network that breaks in the middle would.
+It implements `infra.share.protocol.Share`, and can fail at its n-th change, as if the tool were killed or the
+network failed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ if TYPE_CHECKING:
 
 
 class MemoryShare(Share):
-    """Hold files as bytes in a dictionary.
+    """A share whose files are bytes in a dictionary.
 
     Attributes:
         files: The content of every file, by path.
         log: Every change, in order, as `verb path`.
-        before_change: Called with each change before it happens; what it raises is raised in place of the
-        change.
+        before_change: Called with each change before it is made. If it raises, the change is not made.
     """
 
     def __init__(self) -> None:
@@ -34,18 +33,18 @@ class MemoryShare(Share):
         self._written: dict[str, float] = {}
 
     def read(self, path: str) -> bytes | None:
-        """Return a file's content, or None if it is not there."""
+        """Return the content of a file, or None if it does not exist."""
         with self._lock:
             return self.files.get(path)
 
     def write(self, path: str, content: bytes) -> None:
-        """Put a file there."""
+        """Write a file."""
         with self._lock:
             self._change(f"write {path}")
             self.files[path] = content
 
     def create(self, path: str, content: bytes) -> bool:
-        """Put a file there unless one is there already."""
+        """Create a file. Return False, without a change, if it exists."""
         with self._lock:
             self._change(f"create {path}")
             if path in self.files:
@@ -54,7 +53,7 @@ class MemoryShare(Share):
             return True
 
     def entries(self, folder: str) -> tuple[ShareEntry, ...]:
-        """List a folder by name; one that is not there is empty."""
+        """List a folder, sorted by name. A folder that does not exist is empty."""
         prefix = f"{folder}/" if folder else ""
         with self._lock:
             found = {
@@ -73,7 +72,7 @@ class MemoryShare(Share):
             advance(item.size_bytes)
 
     def copy(self, pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-        """Copy files, and return the sources that are not there."""
+        """Copy files, and return the sources that do not exist."""
         missing = []
         for source, target in pairs:
             with self._lock:
@@ -85,7 +84,7 @@ class MemoryShare(Share):
         return tuple(missing)
 
     def move(self, source: str, target: str, *, replace: bool) -> bool:
-        """Rename a file. False if there is no source, or a target that must not be replaced."""
+        """Rename a file. Return False if the source is missing, or the target must not be replaced."""
         with self._lock:
             self._change(f"move {target}")
             if source not in self.files or (target in self.files and not replace):
@@ -94,13 +93,13 @@ class MemoryShare(Share):
             return True
 
     def delete(self, path: str) -> bool:
-        """Delete a file. False if it was not there."""
+        """Delete a file. Return False if it did not exist."""
         with self._lock:
             self._change(f"delete {path}")
             return self.files.pop(path, None) is not None
 
     def delete_tree(self, folder: str) -> None:
-        """Delete a folder with all that is in it, a file at a time, as the service has it."""
+        """Delete a folder with everything in it, one file at a time, as the service requires."""
         for path in sorted(self.files):
             if path.startswith(f"{folder}/"):
                 self.delete(path)

@@ -1,8 +1,7 @@
-"""Stand in for az where there is none: answer commands from a script, and keep what was asked.
+"""A test double for az, which answers commands from a script and records them.
 
-For tests, of this project and of those who build on it: a verb runs unchanged, and the exact command lines
-that it would have run are there to compare. A command that the script does not foresee is an error, never a
-silent success.
+A verb runs unchanged, and the test compares the exact command lines that it would have run. A command without
+an answer in the script is an error, never a silent success.
 """
 
 from __future__ import annotations
@@ -22,13 +21,12 @@ if TYPE_CHECKING:
 
 
 class ScriptedAz(Az):
-    """Answer az commands from a script.
+    """An az client that answers commands from a script.
 
     Args:
-        answers: What to answer, by the words that the command begins with, such as `containerapp show`: a
-            value,
-            an error to raise, or a function that makes the answer. The longest beginning that fits is taken.
-        folder: A folder for the runner that is never used.
+        answers: The answers, by the words that the command begins with, such as `containerapp show`: a value,
+            an error to raise, or a function that returns the answer. The longest matching beginning is used.
+        folder: A folder for the runner, which is never used.
     """
 
     def __init__(
@@ -36,26 +34,26 @@ class ScriptedAz(Az):
     ) -> None:
         super().__init__(Runner({}, folder))
         self.answers = dict(answers)
-        self.asked: list[Command] = []
+        self.commands: list[Command] = []
 
     @property
     def lines(self) -> list[str]:
-        """Return the command lines that were asked for, redacted."""
-        return [command.line for command in self.asked]
+        """Return the command lines that were run, redacted."""
+        return [command.line for command in self.commands]
 
     def run(self, command: Command) -> Json:
-        """Answer a command from the script.
+        """Return the answer of the script.
 
         Raises:
-            FjarrError: The script says so.
+            FjarrError: The answer is an error.
             LookupError: The script has no answer.
         """
-        self.asked.append(command)
+        self.commands.append(command)
         words = " ".join(command.argv[1:])
-        fitting = [beginning for beginning in self.answers if words.startswith(beginning)]
-        if not fitting:
+        matching = [beginning for beginning in self.answers if words.startswith(beginning)]
+        if not matching:
             raise LookupError(f"the script has no answer to: {command.line}")
-        answer = self.answers[max(fitting, key=len)]
+        answer = self.answers[max(matching, key=len)]
         if isinstance(answer, Exception):
             raise answer
         return answer(command) if callable(answer) else answer

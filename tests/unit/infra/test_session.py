@@ -133,7 +133,7 @@ def test_a_descriptor_whose_cloud_is_gone_counts_for_nothing(root: Path) -> None
 def test_a_cloud_that_starts_but_does_not_answer(
     root: Path, ran: list[Command], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "_answers", lambda _: False)
+    monkeypatch.setattr(session_module, "_is_listening", lambda _: False)
     with pytest.raises(ToolError, match="the local cloud was started but does not answer"):
         open_session(root, "local", Console(io.StringIO()))
     assert len(ran) == 1

@@ -85,7 +85,9 @@ def test_an_app_without_a_revision_is_an_error() -> None:
 
 
 def test_a_restart_waits_while_another_operation_is_under_way() -> None:
-    busy = AzureRejectedError("Azure said no", ErrorCause("ContainerAppOperationInProgress", "busy"))
+    busy = AzureRejectedError(
+        "Azure rejected the request", ErrorCause("ContainerAppOperationInProgress", "busy")
+    )
     clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
     az = ScriptedAz(revision_restart=[busy, busy])
     app(az, clock).restart("app--1")
@@ -95,7 +97,9 @@ def test_a_restart_waits_while_another_operation_is_under_way() -> None:
 
 def test_a_restart_that_is_refused_for_another_reason_is_not_tried_again() -> None:
     az = ScriptedAz(
-        revision_restart=[AzureRejectedError("Azure said no", ErrorCause("AuthorizationFailed", "no"))]
+        revision_restart=[
+            AzureRejectedError("Azure rejected the request", ErrorCause("AuthorizationFailed", "no"))
+        ]
     )
     with pytest.raises(AzureRejectedError, match="AuthorizationFailed"):
         app(az).restart("app--1")

@@ -122,7 +122,7 @@ def test_an_error_of_azure_is_the_message_with_command_and_hint() -> None:
     error = classify(1, f"ERROR: {json.dumps(IN_A_STRING)}", command=COMMAND)
     assert isinstance(error, AzureRejectedError)
     assert str(error) == (
-        "error: Azure said no: QuotaExceeded: It exceeds quota limits.\n"
+        "error: Azure rejected the request: QuotaExceeded: It exceeds quota limits.\n"
         "command: az deployment group create --name inference\n"
         "hint: lower maximumInstanceCount in infra/provision/inference.parameters.json, or ask for quota"
     )
@@ -136,7 +136,7 @@ def test_an_error_of_azure_is_the_message_with_command_and_hint() -> None:
             3,
             "ERROR: (ResourceNotFound) The Resource 'x' was not found.",
             NotFoundError,
-            "Azure does not have it",
+            "the resource does not exist",
         ),
         (1, "ERROR: Please run 'az login' to setup account.", UsageError, "you are not signed in to Azure"),
         (
@@ -145,7 +145,7 @@ def test_an_error_of_azure_is_the_message_with_command_and_hint() -> None:
             UsageError,
             "you are not signed in to Azure",
         ),
-        (2, "ERROR: unrecognized arguments: --foo", ToolError, "az refused its arguments"),
+        (2, "ERROR: unrecognized arguments: --foo", ToolError, "az rejected its arguments"),
         (1, "Traceback:\n  boom", RemoteError, "az failed with exit code 1"),
     ],
 )

@@ -241,14 +241,14 @@ def test_the_first_release_that_crashes_leaves_none_live(world: World) -> None:
 
 def test_a_restart_that_azure_refuses_rolls_back(world: World) -> None:
     first = world.deploy("one")
-    refusals = iter([RemoteError("Azure said no: Conflict")])
+    refusals = iter([RemoteError("Azure rejected the request: Conflict")])
 
     def refuse(_change: str) -> None:
         for refusal in refusals:
             raise refusal
 
     world.app.before_change = refuse
-    with pytest.raises(RemoteError, match="does not serve: Azure said no: Conflict"):
+    with pytest.raises(RemoteError, match="does not serve: Azure rejected the request: Conflict"):
         world.deploy("two")
     assert world.current() == first.release
     assert world.served() == "one"

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from infra.az.log_records import LogRecord, Seen, format_time, parse_record
+from infra.az.log_records import LogRecord, ShownRecords, format_time, parse_record
 from infra.config.endpoint import InferenceConfig, write_config
 from infra.config.stage import Stage
 from infra.console import Console
@@ -89,7 +89,7 @@ def test_what_is_not_json_is_plain_text() -> None:
 
 
 def test_a_stream_that_repeats_itself_is_shown_once() -> None:
-    seen = Seen()
+    seen = ShownRecords()
     first, again, later = (LogRecord(f"2026-01-01T00:00:0{n}", "console", "r", "x") for n in (1, 1, 2))
     beside = LogRecord("2026-01-01T00:00:01", "console", "r", "y")
     assert [seen.is_new(record) for record in (first, again, beside, beside, later, first, later)] == [

@@ -37,7 +37,7 @@ SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 GROUP = Group(SUBSCRIPTION, "my-rg")
 NAMES = Settings().names(GROUP)
 IN_GROUP = f"--resource-group my-rg --subscription {SUBSCRIPTION}"
-GONE = NotFoundError("Azure does not have it", ErrorCause("ResourceNotFound", "no"))
+GONE = NotFoundError("the resource does not exist", ErrorCause("ResourceNotFound", "no"))
 OUTPUTS = {
     # Azure changes the case of the names.
     "subscriptioN_ID": {"type": "String", "value": SUBSCRIPTION},
@@ -151,7 +151,9 @@ def test_the_file_with_the_key_is_for_the_user_alone_and_goes_away(session: Sess
 
 
 def test_the_key_does_not_stay_behind_when_the_deployment_fails(session: Session, world: World) -> None:
-    world.az.answers["deployment group create"] = AzureRejectedError("Azure said no", ErrorCause("X", "y"))
+    world.az.answers["deployment group create"] = AzureRejectedError(
+        "Azure rejected the request", ErrorCause("X", "y")
+    )
     with pytest.raises(RemoteError):
         provision(session)
     assert not (session.stage.state_dir / "inference.parameters.json").exists()
@@ -160,7 +162,7 @@ def test_the_key_does_not_stay_behind_when_the_deployment_fails(session: Session
 def test_the_second_time_one_question_is_enough(session: Session, world: World) -> None:
     first = provision(session)
     world.az.answers["containerapp show"] = deployed_app(world)
-    world.az.asked.clear()
+    world.az.commands.clear()
     session.stage.config_path.unlink()
     second = provision(session)
     assert lines(world) == [f"containerapp show --name {NAMES.app} {IN_GROUP}"]
@@ -235,7 +237,7 @@ def test_an_app_goes_to_the_region_of_its_environment(session: Session, world: W
 def test_nothing_is_asked_of_azure_while_a_parameter_is_wrong(session: Session, world: World) -> None:
     with pytest.raises(UsageError, match="a parameter is not allowed"):
         provision(session, Flags(parameters=("minReplicas=-1",)))
-    assert world.az.asked == []
+    assert world.az.commands == []
 
 
 def test_a_group_that_has_to_be_made_needs_a_region(session: Session, world: World) -> None:
@@ -255,7 +257,7 @@ def test_a_failed_deployment_tells_the_innermost_reason_of_its_operations(
     reason: dict[str, Any] = {"error": {"code": "QuotaExceeded", "message": "no A100 left"}}
     world.az.answers |= {
         "deployment group create": AzureRejectedError(
-            "Azure said no", vague, command="az deployment group create"
+            "Azure rejected the request", vague, command="az deployment group create"
         ),
         "deployment operation group list": [
             {"properties": {"provisioningState": "Succeeded", "statusMessage": None}},
@@ -284,7 +286,9 @@ def test_a_deployment_without_outputs_is_an_error(session: Session, world: World
 
 
 def test_what_a_failed_run_made_is_remembered(session: Session, world: World) -> None:
-    world.az.answers["deployment group create"] = AzureRejectedError("Azure said no", ErrorCause("X", "y"))
+    world.az.answers["deployment group create"] = AzureRejectedError(
+        "Azure rejected the request", ErrorCause("X", "y")
+    )
     with pytest.raises(RemoteError):
         provision(session)
     world.az.answers |= {
@@ -305,26 +309,28 @@ def test_the_longest_names_fit_into_a_tag() -> None:
 
 # The environment.
 
-WISH = RequestedProfile("GPU", "NC24-A100", 2)
+REQUESTED = RequestedProfile("GPU", "NC24-A100", 2)
 
 
 def changes(
-    environment: dict[str, Any], wish: RequestedProfile, *, is_ours: bool = False
+    environment: dict[str, Any], requested: RequestedProfile, *, is_managed: bool = False
 ) -> list[tuple[str, str | None]]:
-    found = profile_changes(GROUP, environment, wish, is_ours=is_ours)
+    found = profile_changes(GROUP, environment, requested, is_managed=is_managed)
     return [(change.text, change.command.line if change.command else None) for change in found]
 
 
 def test_an_environment_that_has_the_profile_needs_nothing() -> None:
-    assert changes(ENVIRONMENT, WISH) == []
-    assert changes(ENVIRONMENT, replace(WISH, name="gpu")) == []
+    assert changes(ENVIRONMENT, REQUESTED) == []
+    assert changes(ENVIRONMENT, replace(REQUESTED, name="gpu")) == []
     assert changes(ENVIRONMENT, RequestedProfile("Consumption", "Consumption")) == []
 
 
 def test_a_profile_of_another_type_is_taken_unless_the_user_said_the_type() -> None:
-    assert changes(ENVIRONMENT, replace(WISH, kind="Consumption-GPU-NC24-A100", maximum_count=None)) == []
+    assert (
+        changes(ENVIRONMENT, replace(REQUESTED, kind="Consumption-GPU-NC24-A100", maximum_count=None)) == []
+    )
     with pytest.raises(UsageError) as caught:
-        changes(ENVIRONMENT, replace(WISH, kind="NC48-A100", kind_source="--set"))
+        changes(ENVIRONMENT, replace(REQUESTED, kind="NC48-A100", kind_source="--set"))
     assert caught.value.message == (
         f"the workload profile 'GPU' of {NAMES.environment!r} is of type NC24-A100, "
         "not NC48-A100 (from --set)"
@@ -332,16 +338,16 @@ def test_a_profile_of_another_type_is_taken_unless_the_user_said_the_type() -> N
 
 
 def test_only_an_environment_of_ours_gets_another_node_count() -> None:
-    wish = replace(WISH, maximum_count=4, maximum_count_source="--set")
-    (theirs,) = changes(ENVIRONMENT, wish)
+    requested = replace(REQUESTED, maximum_count=4, maximum_count_source="--set")
+    (theirs,) = changes(ENVIRONMENT, requested)
     assert theirs == (
         (
-            f"the environment {NAMES.environment} is not ours: its profile GPU keeps its maximum of 2 nodes, "
-            "not 4 (from --set)"
+            f"the environment {NAMES.environment} was not created by provision: its profile GPU keeps "
+            "its maximum of 2 nodes, not 4 (from --set)"
         ),
         None,
     )
-    ((text, line),) = changes(ENVIRONMENT, wish, is_ours=True)
+    ((text, line),) = changes(ENVIRONMENT, requested, is_managed=True)
     assert text == f"let the workload profile GPU of {NAMES.environment} have up to 4 nodes"
     assert line is not None
     assert line.endswith("--workload-profile-name GPU --min-nodes 0 --max-nodes 4 --output json")
@@ -349,7 +355,7 @@ def test_only_an_environment_of_ours_gets_another_node_count() -> None:
 
 def test_an_environment_without_profiles_cannot_have_one() -> None:
     with pytest.raises(UsageError, match="has no workload profiles and can get none"):
-        changes({"name": "old", "properties": {"workloadProfiles": None}}, WISH)
+        changes({"name": "old", "properties": {"workloadProfiles": None}}, REQUESTED)
 
 
 def test_a_profile_that_we_do_not_know_how_to_make_must_exist() -> None:

@@ -49,7 +49,7 @@ REPOSITORY = Path(__file__).resolve().parents[4]
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 GROUP = Group(SUBSCRIPTION, "my-rg")
 CONFIG = InferenceConfig(SUBSCRIPTION, "my-rg", "acct", "share", "app", "http://127.0.0.1:9")
-GONE = NotFoundError("Azure does not have it", ErrorCause("ResourceNotFound", "no"))
+GONE = NotFoundError("the resource does not exist", ErrorCause("ResourceNotFound", "no"))
 VERSION = {
     "release": "20260102T030405Z-abcdef01",
     "version": "0.1.0",
@@ -206,7 +206,7 @@ def test_the_platform_says_more_about_a_revision_that_fails(session: Session, az
 
 def test_a_stopped_local_cloud_has_a_status_too(session: Session, az: ScriptedAz) -> None:
     status = find_status(replace(session, is_connected=False))
-    assert (status.ready, status.detail, az.asked) == (False, "the local cloud is stopped", [])
+    assert (status.ready, status.detail, az.commands) == (False, "the local cloud is stopped", [])
 
 
 # key
