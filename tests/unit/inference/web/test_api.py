@@ -69,7 +69,7 @@ async def world() -> AsyncIterator[World]:
     await world.close()
 
 
-async def test_a_conversation_is_answered_whole(world: World) -> None:
+async def test_a_conversation_is_answered_in_one_response(world: World) -> None:
     world.engine.play(ENDED)
     messages: Any = [
         {"role": "system", "content": "Be brief."},
@@ -92,7 +92,7 @@ async def test_a_conversation_is_answered_whole(world: World) -> None:
     assert world.engine.requests[0].sampling.is_greedy
 
 
-async def test_an_answer_given_back_as_history_is_taken(world: World) -> None:
+async def test_an_answer_is_accepted_as_part_of_the_history(world: World) -> None:
     world.engine.play(ENDED)
     first = await world.openai.chat.completions.create(model=BASE, messages=HELLO)
     world.engine.play(ENDED)
@@ -101,7 +101,7 @@ async def test_an_answer_given_back_as_history_is_taken(world: World) -> None:
     assert b"assistant: Hi there\n" in bytes(world.engine.requests[1].prompt_token_ids)
 
 
-async def test_a_stream_says_the_role_once_then_text_then_why_it_ended(world: World) -> None:
+async def test_a_stream_has_the_role_once_then_text_then_the_finish_reason(world: World) -> None:
     world.engine.play(b"Hi", b" the", b"re", (END,))
     stream = await world.openai.chat.completions.create(
         model=BASE,
@@ -230,7 +230,7 @@ async def test_without_a_key_nothing_below_v1_answers(world: World, header: str 
     assert world.engine.requests == []
 
 
-async def test_without_auth_everybody_is_served() -> None:
+async def test_without_auth_no_key_is_needed() -> None:
     world = World(Limits(), Settings(auth=False, chat_sign_in=False))
     world.http.headers.pop("Authorization")
     assert (await world.http.get("/v1/models")).status_code == 200
@@ -292,7 +292,7 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
 
 
 @pytest.mark.parametrize(("fields", "param", "message"), REFUSED)
-async def test_what_cannot_be_honoured_is_refused_by_name(
+async def test_an_unsupported_field_is_rejected_by_name(
     world: World, fields: dict[str, Any], param: str | None, message: str
 ) -> None:
     response = await world.chat(**fields)
@@ -304,7 +304,7 @@ async def test_what_cannot_be_honoured_is_refused_by_name(
     assert world.engine.requests == []
 
 
-async def test_what_changes_nothing_is_taken(world: World) -> None:
+async def test_a_neutral_value_is_accepted(world: World) -> None:
     world.engine.play(ENDED)
     response = await world.chat(
         n=1, logprobs=False, top_logprobs=0, presence_penalty=0, repetition_penalty=1, frequency_penalty=0.0,
@@ -327,7 +327,7 @@ async def test_what_changes_nothing_is_taken(world: World) -> None:
         (b'{"model": "\xff"}', "application/json", "The body is not valid JSON"),
     ],
 )
-async def test_a_body_that_is_no_request_is_refused(
+async def test_an_invalid_body_is_rejected(
     world: World, content: bytes, content_type: str, message: str
 ) -> None:
     response = await world.http.post(
@@ -358,7 +358,7 @@ async def test_a_bug_is_answered_without_its_trace(world: World) -> None:
     assert "NoneType" not in response.text
 
 
-async def test_a_prompt_beyond_the_context_is_refused_before_it_queues(world: World) -> None:
+async def test_a_prompt_beyond_the_context_is_rejected_before_it_queues(world: World) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         await world.openai.chat.completions.create(
             model=BASE, messages=[{"role": "user", "content": "x" * 300}]
@@ -379,7 +379,7 @@ async def test_without_a_length_the_answer_gets_what_the_context_leaves(world: W
     assert request.max_new_tokens == 200 - len(request.prompt_token_ids)
 
 
-async def test_empty_prompts_and_unknown_token_ids_are_refused(world: World) -> None:
+async def test_empty_prompts_and_unknown_token_ids_are_rejected(world: World) -> None:
     for prompt, message in (
         ("", "The prompt is empty."),
         ([], "The prompt is empty."),
@@ -392,7 +392,7 @@ async def test_empty_prompts_and_unknown_token_ids_are_refused(world: World) -> 
 
 
 @pytest.mark.parametrize("is_announced", [True, False])
-async def test_a_giant_body_is_refused(world: World, *, is_announced: bool) -> None:
+async def test_an_oversized_body_is_rejected(world: World, *, is_announced: bool) -> None:
     body = json.dumps({"model": BASE, "messages": [{"role": "user", "content": "x" * 30_000}]}).encode()
 
     async def parts() -> AsyncIterator[bytes]:
@@ -408,7 +408,7 @@ async def test_a_giant_body_is_refused(world: World, *, is_announced: bool) -> N
     assert response.json()["error"]["code"] == "request_too_large"
 
 
-async def test_beyond_the_queue_requests_are_turned_away(world: World) -> None:
+async def test_requests_beyond_the_queue_are_rejected(world: World) -> None:
     gate = asyncio.Event()
     for _ in range(3):
         world.engine.play(gate, ENDED)
@@ -423,7 +423,7 @@ async def test_beyond_the_queue_requests_are_turned_away(world: World) -> None:
     assert (world.service.queue.slots_in_use, world.service.queue.waiting) == (0, 0)
 
 
-async def test_before_and_after_it_serves_the_server_says_so() -> None:
+async def test_requests_before_and_after_serving_are_rejected_with_the_state() -> None:
     world = World(Limits(), SETTINGS, is_ready=False)
     world.service.report("loading the base model", 30)
     ready = await world.http.get("/readyz")
@@ -446,7 +446,7 @@ async def test_before_and_after_it_serves_the_server_says_so() -> None:
     await world.close()
 
 
-async def test_the_version_names_who_answers(world: World) -> None:
+async def test_the_version_names_release_and_models(world: World) -> None:
     response = await world.http.get("/version", headers={"Authorization": ""})
     assert response.json() == {
         "release": "20260101T000000Z-0123abcd", "version": "0.1.0", "revision": "app--rev",
@@ -455,7 +455,7 @@ async def test_the_version_names_who_answers(world: World) -> None:
     }  # fmt: skip
 
 
-async def test_a_dead_engine_is_seen_and_ends_its_requests(world: World) -> None:
+async def test_a_dead_engine_is_detected_and_ends_its_requests(world: World) -> None:
     world.engine.play(b"half an ", asyncio.Event())
     task = asyncio.create_task(world.chat())
     await until(lambda: world.engine.generated_tokens == 8)
@@ -484,7 +484,7 @@ async def test_a_stream_that_fails_ends_with_an_error_event(world: World) -> Non
     assert "out of memory" not in text
 
 
-async def test_time_runs_out() -> None:
+async def test_a_request_times_out() -> None:
     world = World(Limits(request_timeout_s=0.05), SETTINGS)
     world.engine.play(b"slow", asyncio.Event())
     response = await world.chat()
@@ -497,7 +497,7 @@ async def test_time_runs_out() -> None:
     await world.close()
 
 
-async def test_a_quiet_stream_sends_comments(world: World) -> None:
+async def test_an_idle_stream_sends_heartbeats(world: World) -> None:
     gate = asyncio.Event()
     world.engine.play(gate, ENDED)
     client = Client(world, stream=True)
@@ -508,7 +508,7 @@ async def test_a_quiet_stream_sends_comments(world: World) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_frees_its_place(world: World, *, stream: bool) -> None:
+async def test_a_client_that_disconnects_frees_its_slot(world: World, *, stream: bool) -> None:
     world.engine.play(b"talking to", asyncio.Event())
     client = Client(world, stream=stream)
     await until(lambda: world.engine.generated_tokens == 10)
@@ -519,7 +519,7 @@ async def test_a_client_that_leaves_frees_its_place(world: World, *, stream: boo
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_the_queue_frees_its_place_there(world: World, *, stream: bool) -> None:
+async def test_a_queued_client_that_disconnects_leaves_the_queue(world: World, *, stream: bool) -> None:
     insiders = [Client(world, stream=False) for _ in range(2)]
     await until(lambda: world.service.queue.slots_in_use == 2)
     client = Client(world, stream=stream)

@@ -58,7 +58,7 @@ def test_several_adapters_are_all_offered_and_the_first_is_chosen() -> None:
     assert "<p>org/base</p>" in chat._heading(models[:1], "", has_sign_in=True)
 
 
-async def test_an_answer_grows_and_knows_the_history() -> None:
+async def test_an_answer_grows_and_depends_on_the_history() -> None:
     service, engine = make_service()
     engine.play(b"It ", b"is.", (END,))
     history: list[dict[str, Any]] = [
@@ -76,7 +76,7 @@ async def test_an_answer_grows_and_knows_the_history() -> None:
     assert service.queue.slots_in_use == 0
 
 
-async def test_the_reason_of_a_refusal_is_shown() -> None:
+async def test_the_reason_of_a_rejection_is_shown() -> None:
     service, _ = make_service()
     controls = Controls(BASE, "", 1.0, 1.0, 40)
     with pytest.raises(gradio.Error, match="maximum context length is 300 tokens"):
@@ -118,7 +118,7 @@ def test_a_person_counts_as_a_key_of_their_own(state: dict[str, str], client: st
         "/docs", "/openapi.json", "/gradio_api/openapi.json",
     ],
 )  # fmt: skip
-async def test_what_the_page_does_not_use_is_not_there(path: str) -> None:
+async def test_paths_that_the_page_does_not_use_are_not_found(path: str) -> None:
     service, _ = make_service()
     chat = await asyncio.to_thread(make_chat, service, "", has_sign_in=False)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(chat), base_url="http://chat") as client:
@@ -229,7 +229,7 @@ def page(site: Site) -> Iterator[Page]:
 
 
 @pytest.mark.browser
-def test_a_person_talks_to_both_models_and_stops_one(site: Site, page: Page) -> None:
+def test_a_user_chats_with_both_models_and_stops_one(site: Site, page: Page) -> None:
     message = page.get_by_role("textbox").first
     expect(page.get_by_text("release 20260101T000000Z-0123abcd")).to_be_visible()
     expect(page.get_by_label("Fine-tuned: tickets")).to_be_checked()
@@ -256,7 +256,7 @@ def test_a_person_talks_to_both_models_and_stops_one(site: Site, page: Page) -> 
 
 
 @pytest.mark.browser
-def test_a_closed_tab_frees_its_place(site: Site, page: Page) -> None:
+def test_a_closed_tab_frees_its_slot(site: Site, page: Page) -> None:
     site.play(b"The base talks and talks", asyncio.Event())
     page.get_by_label("Your message").fill("Hello")
     page.keyboard.press("Enter")

@@ -53,7 +53,7 @@ def body(**fields: object) -> bytes:
 
 
 @pytest.mark.quiet
-async def test_a_client_that_leaves_frees_its_place_within_100_ms() -> None:
+async def test_a_client_that_disconnects_frees_its_slot_within_100_ms() -> None:
     served = Served(Limits(max_concurrent=1))
     async with served.on_a_port() as port:
         for stream in (True, False):
@@ -69,7 +69,7 @@ async def test_a_client_that_leaves_frees_its_place_within_100_ms() -> None:
             assert freed_s < 0.1, f"{freed_s * 1000:.1f} ms"
 
 
-async def test_a_client_that_leaves_the_queue_is_not_let_in() -> None:
+async def test_a_queued_client_that_disconnects_is_not_admitted() -> None:
     served = Served(Limits(max_concurrent=1))
     async with served.on_a_port() as port:
         inside, waiting = await Wire.open(port), await Wire.open(port)
@@ -91,7 +91,7 @@ async def test_a_client_that_leaves_the_queue_is_not_let_in() -> None:
         b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + b"".join(b"x-%d: 1\r\n" % n for n in range(100_000)),
     ],
 )
-async def test_a_head_without_end_is_refused_while_it_arrives(head: bytes) -> None:
+async def test_an_endless_head_is_rejected_while_it_arrives(head: bytes) -> None:
     served = Served()
     async with served.on_a_port() as port:
         wire = await Wire.open(port)
@@ -103,7 +103,7 @@ async def test_a_head_without_end_is_refused_while_it_arrives(head: bytes) -> No
         assert (await served.get("/healthz")).status_code == 200
 
 
-async def test_what_is_no_http_is_told_so() -> None:
+async def test_malformed_http_gets_an_error() -> None:
     served = Served()
     async with served.on_a_port() as port:
         for nonsense in (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"GET\r\n\r\n"):
@@ -114,7 +114,7 @@ async def test_what_is_no_http_is_told_so() -> None:
             await wire.close()
 
 
-async def test_a_head_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_incomplete_head_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Protocol, "head_timeout_s", 0.1)
     served = Served()
     async with served.on_a_port() as port:
@@ -156,7 +156,7 @@ async def test_a_body_that_does_not_arrive_is_answered_and_its_connection_closed
         await wire.close()
 
 
-async def test_a_client_that_does_not_read_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_does_not_read_loses_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Protocol, "read_timeout_s", 0.1)
     served = Served(Limits(max_concurrent=1))
     # Enough to fill the buffers of the kernel and the server.

@@ -86,7 +86,7 @@ async def test_an_answer_is_counted_under_the_gen_ai_names(served: Served) -> No
     assert value(samples, usage, gen_ai_token_type="input", **labels) == len("user: Hello\nassistant: ")
 
 
-async def test_who_is_inside_and_who_waits_is_seen(served: Served) -> None:
+async def test_running_and_waiting_requests_are_counted(served: Served) -> None:
     tasks = [asyncio.create_task(served.chat()) for _ in range(3)]
     await until(lambda: len(served.engine.requests) == 2 and served.service.queue.waiting == 1)
     samples = await samples_of(served)
@@ -100,7 +100,7 @@ async def test_who_is_inside_and_who_waits_is_seen(served: Served) -> None:
     assert value(samples, "vllm:num_requests_waiting", model_name=BASE) == 0
 
 
-async def test_a_failure_and_a_lapse_are_told_from_a_success() -> None:
+async def test_failures_and_timeouts_are_counted_apart_from_successes() -> None:
     served = Served(Limits(request_timeout_s=0.05))
     served.engine.play(b"half", EngineError("out of memory"))
     await served.chat()
@@ -115,7 +115,7 @@ async def test_a_failure_and_a_lapse_are_told_from_a_success() -> None:
     await served.close()
 
 
-async def test_http_requests_are_counted_under_a_fixed_few_names(served: Served) -> None:
+async def test_http_requests_are_counted_under_a_fixed_set_of_routes(served: Served) -> None:
     served.engine.play(ENDED)
     await served.chat()
     for path in ("/v1/models/org/base", "/v1/models/what-i-made-up", "/v1/what-i-made-up", "/what-i-made-up"):
@@ -138,7 +138,7 @@ async def test_http_requests_are_counted_under_a_fixed_few_names(served: Served)
     assert "what-i-made-up" not in (await served.get("/metrics")).text
 
 
-async def test_refusals_are_counted_by_reason() -> None:
+async def test_rejections_are_counted_by_reason() -> None:
     served = Served(Limits(max_concurrent=1, max_waiting=1, max_per_key=1))
     task = asyncio.create_task(served.chat())
     await until(lambda: served.service.queue.slots_in_use == 1)
@@ -170,7 +170,9 @@ async def test_the_build_is_named(served: Served) -> None:
     ("metrics", "key", "status"),
     [("on", KEY, 200), ("on", None, 401), ("on", "wrong", 401), ("open", None, 200), ("off", KEY, 401)],
 )
-async def test_who_sees_the_metrics_is_a_setting(metrics: str, key: str | None, status: int) -> None:
+async def test_a_setting_decides_whether_the_metrics_need_a_key(
+    metrics: str, key: str | None, status: int
+) -> None:
     served = Served(metrics=metrics)
     response = await served.get("/metrics", key)
     assert response.status_code == status
@@ -178,7 +180,7 @@ async def test_who_sees_the_metrics_is_a_setting(metrics: str, key: str | None, 
     await served.close()
 
 
-async def test_where_everybody_is_served_everybody_sees_the_metrics() -> None:
+async def test_without_auth_the_metrics_need_no_key() -> None:
     served = Served(auth=False)
     assert (await served.get("/metrics", None)).status_code == 200
     await served.close()
@@ -226,7 +228,7 @@ async def test_a_request_s_line_has_its_facts(served: Served, caplog: pytest.Log
     assert response.headers["x-request-id"] == "abc-1"
 
 
-async def test_a_line_within_a_request_bears_its_id(served: Served) -> None:
+async def test_a_log_line_within_a_request_has_its_id(served: Served) -> None:
     formatted: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: formatted.append(JsonFormatter().format(record))  # type: ignore[method-assign]
@@ -263,7 +265,7 @@ def test_text_has_time_level_logger_and_message() -> None:
     )
 
 
-async def test_prompts_are_logged_only_for_who_asks(caplog: pytest.LogCaptureFixture) -> None:
+async def test_prompts_are_logged_only_if_the_setting_is_on(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", logger="inference")
     for is_on in (False, True):
         served = Served(log_prompts=is_on)
@@ -281,7 +283,7 @@ async def test_prompts_are_logged_only_for_who_asks(caplog: pytest.LogCaptureFix
 # Access.
 
 
-async def test_pages_of_elsewhere_are_not_let_in_by_default(served: Served) -> None:
+async def test_pages_of_other_origins_are_not_allowed_by_default(served: Served) -> None:
     preflight = await served.http.options(
         "/v1/models", headers={"Origin": PAGE, "Access-Control-Request-Method": "GET"}
     )
@@ -293,7 +295,9 @@ async def test_pages_of_elsewhere_are_not_let_in_by_default(served: Served) -> N
 
 
 @pytest.mark.parametrize("origins", [(PAGE,), ("*",)])
-async def test_a_page_that_is_let_in_may_ask_and_read_errors(origins: tuple[str, ...]) -> None:
+async def test_a_page_of_an_allowed_origin_may_send_requests_and_read_errors(
+    origins: tuple[str, ...],
+) -> None:
     served = Served(Limits(max_concurrent=1, max_waiting=0), cors_origins=origins)
     allowed = origins[0]
     preflight = await served.http.options(
@@ -321,7 +325,7 @@ async def test_a_page_that_is_let_in_may_ask_and_read_errors(origins: tuple[str,
     await served.close()
 
 
-async def test_another_page_is_not_let_in_and_the_chat_is_closed_to_all() -> None:
+async def test_other_origins_are_not_allowed_and_none_is_for_the_chat() -> None:
     served = Served(cors_origins=(PAGE,))
     preflight = {"Access-Control-Request-Method": "POST"}
     other = await served.http.options("/v1/models", headers={"Origin": "https://evil.example"} | preflight)
@@ -341,7 +345,7 @@ async def test_another_page_is_not_let_in_and_the_chat_is_closed_to_all() -> Non
         ("/v1/models", {"cookie": "x" * 33_000}, "or more than 32768 bytes of them."),
     ],
 )
-async def test_a_giant_head_is_refused(
+async def test_an_oversized_head_is_rejected(
     served: Served, path: str, headers: dict[str, str], message: str
 ) -> None:
     response = await served.get(path, **headers)
@@ -371,7 +375,7 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for() -> None:
     await served.close()
 
 
-async def test_a_path_with_a_line_break_is_nowhere(served: Served) -> None:
+async def test_a_path_with_a_line_break_is_not_found(served: Served) -> None:
     response = await served.get("/v1/models/a%0Ab")
     assert (response.status_code, response.json()["error"]["code"]) == (404, "unknown_url")
     page = await served.get("/a%0Ab")
@@ -401,7 +405,7 @@ async def test_pages_may_not_be_framed_and_nothing_is_sniffed(served: Served) ->
 # Fairness, seen from HTTP.
 
 
-async def test_one_key_s_flood_does_not_hold_up_another_s_request() -> None:
+async def test_many_requests_of_one_key_do_not_delay_another_key_s() -> None:
     served = Served(Limits(max_concurrent=1, max_waiting=128))
     flood = [asyncio.create_task(served.chat()) for _ in range(500)]
     await until(lambda: served.service.queue.waiting == 128)
@@ -422,7 +426,7 @@ async def test_one_key_s_flood_does_not_hold_up_another_s_request() -> None:
     await served.close()
 
 
-async def test_a_refusal_says_which_limit_and_when_to_come_again() -> None:
+async def test_a_rejection_names_the_limit_and_when_to_retry() -> None:
     served = Served(Limits(max_concurrent=2, max_per_key=1))
     task = asyncio.create_task(served.chat())
     await until(lambda: served.service.queue.slots_in_use == 1)

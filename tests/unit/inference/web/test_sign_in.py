@@ -30,14 +30,14 @@ def browser(keys: tuple[ApiKey, ...] = KEYS, url: str = "http://chat") -> httpx.
     "path", ["/", "/config", "/gradio_api/queue/join", "/gradio_api/upload", "/assets/x.js"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_strangers_see_nothing_but_the_form(path: str, method: str) -> None:
+async def test_without_a_session_there_is_only_the_form(path: str, method: str) -> None:
     response = await browser().request(method, path)
     assert response.status_code == 401
     assert "secret" not in response.text
     assert ('action="/login"' in response.text) is (path == "/" and method == "GET")
 
 
-async def test_any_key_opens_the_page_and_the_session_lasts() -> None:
+async def test_any_key_signs_in_and_the_session_lasts() -> None:
     client = browser()
     response = await client.post("/login", data=RIGHT)
     assert (response.status_code, response.headers["location"]) == (303, "/")
@@ -67,7 +67,7 @@ async def test_the_cookie_is_for_tls_where_there_is_tls() -> None:
         {},
     ],
 )
-async def test_what_does_not_fit_opens_nothing(form: dict[str, str]) -> None:
+async def test_a_wrong_user_or_key_does_not_sign_in(form: dict[str, str]) -> None:
     client = browser()
     response = await client.post("/login", data=form)
     assert response.status_code == 401
@@ -81,7 +81,7 @@ async def test_the_form_does_not_echo_markup() -> None:
 
 
 @pytest.mark.parametrize("forged", ["", "9999999999", "9999999999.", "9999999999.AAAA", ".", "x.y", "ü.ü"])
-async def test_a_forged_cookie_opens_nothing(forged: str) -> None:
+async def test_a_forged_cookie_is_rejected(forged: str) -> None:
     response = await browser().get("/", headers={b"Cookie": f"{COOKIE}={forged}".encode()})
     assert response.status_code == 401
 
@@ -106,7 +106,7 @@ async def test_signing_out_forgets_the_session() -> None:
     assert (await client.get("/")).status_code == 401
 
 
-async def test_who_has_signed_in_is_known_by_the_key_s_name() -> None:
+async def test_a_session_has_the_name_of_its_key() -> None:
     seen: list[str] = []
 
     async def page(scope: Scope, receive: Receive, send: Send) -> None:
