@@ -1,10 +1,10 @@
-"""Say what an engine is: tokens in, tokens out.
+"""The protocol of engines: tokens in, tokens out.
 
-An engine knows models by name, token ids and sampling; it knows nothing of text, of HTTP or of keys. `Engine`
-is the whole of what the rest of the server asks of one, so that an engine is one file. Imports no torch.
+An engine handles models by name, token ids and sampling parameters; text, HTTP and API keys are outside of
+it. `Engine` is the complete interface between an engine and the rest of the server. Imports no torch.
 
-All methods are called on the event loop's thread. An engine that works in a thread of its own delivers
-through `loop.call_soon_threadsafe`.
+All methods are called on the event loop's thread. An engine with its own thread delivers through
+`loop.call_soon_threadsafe`.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ ProgressCallback = Callable[[str, int], None]
 FinishReason = Literal["stop", "length"]
 
 Ability = Literal["seed", "penalties", "logit_bias", "logprobs", "grammar"]
-"""What an engine may be able to do beyond choosing tokens by temperature, top-p, top-k and min-p."""
+"""The optional features of an engine; all engines sample by temperature, top-p, top-k and min-p."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Say how the next token is chosen.
+    """The sampling parameters of a request.
 
     Attributes:
-        temperature: 0 takes the likeliest token, always.
+        temperature: 0 always takes the likeliest token.
         top_p: Keep the likeliest tokens that together have this probability, in (0, 1].
         top_k: Keep this many of the likeliest; 0 keeps all.
         min_p: Drop tokens less likely than this share of the likeliest one, in [0, 1].
-        presence_penalty: Taken from the score of every token that the answer has already, in [-2, 2].
-        frequency_penalty: The same, times how often the answer has it.
+        presence_penalty: Subtracted from the score of every token that is already in the answer, in [-2, 2].
+        frequency_penalty: The same, multiplied by the token's count in the answer.
         repetition_penalty: Divides the positive scores, and multiplies the negative ones, of the tokens that
-            prompt or answer have already; above 0, and 1 changes nothing.
-        logit_bias: Pairs of a token id and what is added to its score.
-        seed: Makes chance repeatable: the same request gives the same tokens, whatever else is in the batch.
+            are already in the prompt or the answer; above 0, and 1 changes nothing.
+        logit_bias: Pairs of a token id and the number that is added to its score.
+        seed: Makes sampling repeatable: the same request gives the same tokens in any batch.
     """
 
     temperature: float = 1.0
@@ -60,28 +60,28 @@ class Sampling:
 
     @property
     def is_greedy(self) -> bool:
-        """Return whether chance has no part in it."""
+        """Return whether the likeliest token is always taken."""
         return self.temperature == 0.0 or self.top_k == 1
 
     @property
     def has_penalties(self) -> bool:
-        """Return whether tokens that came before count against themselves."""
+        """Return whether any penalty is set."""
         neutral = (0.0, 0.0, 1.0)
         return (self.presence_penalty, self.frequency_penalty, self.repetition_penalty) != neutral
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """Ask an engine for tokens.
+    """A request for tokens.
 
     Attributes:
         model: One of the engine's models.
         prompt_token_ids: The whole prompt; not empty.
-        max_new_tokens: At least 1. Prompt and new tokens together fit the model's context.
-        top_logprobs: Tell each token's log-probability, and those of so many of the likeliest; None tells
-            none.
-        grammar: What the answer's text must be, in llguidance's form of Lark; None leaves it free. The end of
-            turn is allowed where the text may end, and nothing else is where it must.
+        max_new_tokens: At least 1. Prompt and new tokens together fit into the model's context.
+        top_logprobs: Return each token's log-probability, and those of this many likeliest tokens; None
+            returns none.
+        grammar: A grammar that the answer's text has to match, in llguidance's Lark syntax; None for any
+            text. An end token is allowed where the text may end, and nothing else where it has to.
     """
 
     request_id: str
@@ -94,7 +94,7 @@ class GenerationRequest:
 
     @property
     def needs(self) -> frozenset[Ability]:
-        """Return the abilities that an engine must have for this request."""
+        """Return the optional features that an engine must support for this request."""
         sampling = self.sampling
         wanted: dict[Ability, bool] = {
             "seed": sampling.seed is not None,
@@ -108,13 +108,11 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Hold the natural logarithms of one step's probabilities, as the model gave them.
-
-    They are those before temperature, penalties, bias and grammar.
+    """The log-probabilities of one step, before temperature, penalties, bias and grammar.
 
     Attributes:
-        chosen: That of the token that was taken.
-        top: Pairs of token id and logarithm, the likeliest first.
+        chosen: That of the sampled token.
+        top: Pairs of token id and log-probability, the likeliest first.
     """
 
     chosen: float
@@ -123,9 +121,9 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Increment:
-    """Hold the tokens that came since the last increment, and why there will be no more, if so.
+    """The tokens since the last increment, with the finish reason if they are the last.
 
-    A token that ends a text (the model's own end of turn) is among `token_ids`, with `finish_reason` "stop".
+    The end token that ends a text is among `token_ids`, with `finish_reason` "stop".
 
     Attributes:
         logprobs: One for each token, if the request asked for them; else empty.
@@ -154,11 +152,11 @@ class ServedModel:
 
 
 class Engine(Protocol):
-    """Generate tokens for the models that it holds."""
+    """Generates tokens for one or more models."""
 
     @property
     def abilities(self) -> frozenset[Ability]:
-        """Return what it can do of what not every engine can. A request never needs more."""
+        """Return the optional features that the engine supports. Requests need no others."""
         ...
 
     @property
@@ -167,7 +165,7 @@ class Engine(Protocol):
         ...
 
     def context_tokens(self, model: str) -> int:
-        """Return how many tokens prompt and answer may have together.
+        """Return the maximum number of tokens of prompt and answer together.
 
         Raises:
             KeyError: If there is no such model.
@@ -177,7 +175,7 @@ class Engine(Protocol):
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Start a request and return its stream at once.
 
-        The engine does not rely on the ids of requests being different: clients choose them.
+        Request ids need not be unique: clients choose them.
 
         Raises:
             EngineError: If the engine is dead.
@@ -186,16 +184,15 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None:
-        """Stop. Streams still open end with `EngineError`."""
+        """Stop the engine. Open streams end with `EngineError`."""
         ...
 
 
 class TokenStream:
-    """Carry one request's increments from the engine to whoever asked. An async iterator of `Increment`.
+    """The increments of one request, from the engine to the reader. An async iterator of `Increment`.
 
-    Tokens that wait are handed over together, so a slow reader costs no more than a fast one. The reader
-    calls `cancel` when it is done, however it is done: it is idempotent, and free once the stream has ended
-    by itself.
+    Waiting tokens are delivered together, so a slow reader costs no more than a fast one. The reader always
+    calls `cancel` when it has finished: it is idempotent, and has no effect once the stream has ended.
     """
 
     def __init__(self, on_cancel: Callable[[], None]) -> None:
@@ -203,34 +200,34 @@ class TokenStream:
         self._waiting: deque[Increment] = deque()
         self._error: EngineError | None = None
         self._is_over = False
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     @property
     def is_over(self) -> bool:
-        """Return whether the engine has nothing more to do for this stream."""
+        """Return whether the stream has ended or was cancelled."""
         return self._is_over
 
     def push(self, increment: Increment) -> None:
-        """Deliver tokens. For the engine; ignored once the stream is over."""
+        """Deliver tokens. Called by the engine; ignored once the stream is over."""
         if self._is_over:
             return
         self._is_over = increment.finish_reason is not None
         self._waiting.append(increment)
-        self._news.set()
+        self._changed.set()
 
     def fail(self, error: EngineError) -> None:
-        """End the stream with an error. For the engine; ignored once the stream is over."""
+        """End the stream with an error. Called by the engine; ignored once the stream is over."""
         if self._is_over:
             return
         self._is_over = True
         self._error = error
-        self._news.set()
+        self._changed.set()
 
     def cancel(self) -> None:
-        """Tell the engine that nobody reads any more."""
+        """End the stream, and have the engine drop the request."""
         if not self._is_over:
             self._is_over = True
-            self._news.set()
+            self._changed.set()
             self._on_cancel()
 
     def __aiter__(self) -> AsyncIterator[Increment]:
@@ -242,8 +239,8 @@ class TokenStream:
                 raise self._error
             if self._is_over:
                 raise StopAsyncIteration
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
         increments = tuple(self._waiting)
         self._waiting.clear()
         return Increment(

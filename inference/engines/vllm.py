@@ -380,14 +380,14 @@ def _adapter_rank(adapter: Adapter) -> int:
 
     if adapter.embedding_rows is not None:
         raise LoadError(
-            f"the adapter {adapter.name} carries embeddings, which vLLM does not take: set"
+            f"the adapter {adapter.name} carries embeddings, which vLLM does not support: set"
             " FJARR_ENGINE=transformers"
         )
     rank = max((shape[0] for key, shape in adapter.shapes.items() if ".lora_A." in key), default=0)
     fitting = [max_rank for max_rank in sorted(get_args(MaxLoRARanks)) if max_rank >= rank]
     if rank == 0 or not fitting:
         raise LoadError(
-            f"vLLM does not take the adapter {adapter.name}, of rank {rank}: set FJARR_ENGINE=transformers"
+            f"vLLM does not support the adapter {adapter.name}, of rank {rank}: set FJARR_ENGINE=transformers"
         )
     return int(fitting[0])
 
@@ -409,6 +409,6 @@ def _start(options: dict[str, Any], base: BaseModel) -> AsyncLLM:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise LoadError(
-            f"vLLM cannot serve the base model {base.name}: {error} (its own words stand above; what it"
-            " does not take, FJARR_ENGINE=transformers may)"
+            f"vLLM cannot serve the base model {base.name}: {error} (vLLM's own messages are"
+            " above; FJARR_ENGINE=transformers may serve it)"
         ) from error

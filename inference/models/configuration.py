@@ -47,9 +47,8 @@ def base_error(base: BaseModel, error: Exception) -> LoadError:
     """Return the error for a base that cannot be loaded, with what to do where that is known."""
     if "trust_remote_code" in str(error):
         return LoadError(
-            f"the base model {base.name} needs code that lies beside its weights, and no such code is run:"
-            " take a model that transformers knows, or set FJARR_TRUST_REMOTE_CODE=on if you trust whoever"
-            " wrote it"
+            f"the base model {base.name} needs code from its own repository, and no such code is run: use a"
+            " model that transformers supports, or set FJARR_TRUST_REMOTE_CODE=on if you trust its author"
         )
     return LoadError(f"the base model {base.name} cannot be loaded from {base.source}: {error}")
 

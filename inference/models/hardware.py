@@ -174,7 +174,7 @@ def choose_placement(
         chosen_quantization = "nf4" if is_tight else "none"
     if chosen_quantization != "none" and chosen_device == "cpu":
         raise LoadError(
-            f"FJARR_QUANTIZATION={chosen_quantization} needs a CUDA device, and the model goes to the CPU"
+            f"FJARR_QUANTIZATION={chosen_quantization} needs a CUDA device, and the model is on the CPU"
         )
     return Placement(chosen_device, chosen_dtype, chosen_quantization)  # type: ignore[arg-type]  # validated by settings
 
@@ -196,7 +196,7 @@ def choose_attention(wanted: str, capability: tuple[int, int] | None, dtype: str
     if capability is None:
         obstacle = "it needs a CUDA device, and the model is on the CPU"
     elif capability < FLASH_CAPABILITY:
-        obstacle = "it needs a card of compute capability 8.0 or more, and this one has {}.{}".format(
+        obstacle = "it needs a GPU of compute capability 8.0 or more, and this one has {}.{}".format(
             *capability
         )
     elif dtype == "float32":
@@ -204,7 +204,7 @@ def choose_attention(wanted: str, capability: tuple[int, int] | None, dtype: str
     if not obstacle:
         return "flash_attention_2"
     if wanted == "flash_attention_2":
-        raise LoadError(f"FJARR_ATTENTION=flash_attention_2 cannot be had: {obstacle}; leave it at auto")
+        raise LoadError(f"FJARR_ATTENTION=flash_attention_2 is not available: {obstacle}; leave it at auto")
     return "sdpa"
 
 
@@ -248,8 +248,8 @@ def context_warning(
     if cache_tokens >= known:
         return None
     return (
-        f"the context of {model} is {cache_tokens} tokens, and not the {known} that it knows: its key-value"
-        f" cache holds no more (FJARR_KV_CACHE_TOKENS={known} takes"
+        f"the context of {model} is {cache_tokens} tokens, and not the {known} that it supports: its"
+        f" key-value cache holds no more (FJARR_KV_CACHE_TOKENS={known} takes"
         f" {known * bytes_per_token * caches // 2**20} MiB for {caches} of them)"
     )
 

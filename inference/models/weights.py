@@ -301,8 +301,8 @@ def _check_base_folder(folder: Path, *, allows_pickle: bool) -> None:
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
         if allows_pickle:
             raise LoadError(
-                f"the weights in {folder} are pickled, and not in {PICKLED_BASES[0]}, which alone is"
-                " looked for: rename the file, or convert it to safetensors"
+                f"the weights in {folder} are pickled, and not in {PICKLED_BASES[0]}, the only file of"
+                " pickled weights that is loaded: rename the file, or convert it to safetensors"
             )
         raise LoadError(
             f"the weights in {folder} are pickled, and only safetensors are loaded: convert them (load them"

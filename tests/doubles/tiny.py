@@ -1,4 +1,4 @@
-"""Make random networks, adapters and tokenizers, so small that a step takes a millisecond. For tests."""
+"""Random networks, adapters and tokenizers for tests, so small that a step takes a millisecond."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 def byte_tokenizer(*ends: str) -> PreTrainedTokenizerFast:
-    """One of end tokens and the 256 bytes, so that any text can be spelled."""
+    """Return a tokenizer of end tokens and the 256 bytes, which can encode any text."""
     names = [*ends, *BYTES]
     backend = Tokenizer(models.BPE(vocab={name: index for index, name in enumerate(names)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -28,14 +28,14 @@ def byte_tokenizer(*ends: str) -> PreTrainedTokenizerFast:
 
 
 def word_tokenizer(size: int) -> PreTrainedTokenizerFast:
-    """One of the words t0, which ends a text, t1, t2 and so on."""
+    """Return a tokenizer of the words t0, which ends a text, t1, t2 and so on."""
     words = {f"t{index}": index for index in range(size)}
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(vocab=words, unk_token="t0")), eos_token="t0"
     )
 
 
-def save_base(  # noqa: PLR0913 - what tests want different
+def save_base(  # noqa: PLR0913 - what differs between tests
     mount: Path,
     tokenizer: PreTrainedTokenizerFast,
     *,
@@ -64,7 +64,7 @@ def load_base(mount: Path) -> LlamaForCausalLM:
     return LlamaForCausalLM.from_pretrained(mount / "model-cache" / BASE)
 
 
-def save_adapter(  # noqa: PLR0913 - what tests want different
+def save_adapter(  # noqa: PLR0913 - what differs between tests
     mount: Path,
     name: str,
     *,
@@ -78,10 +78,10 @@ def save_adapter(  # noqa: PLR0913 - what tests want different
     """Put an adapter with random weights on a share, and return its folder.
 
     Args:
-        network: What it is made for, and is changed by it; None takes the base.
-        std: How much it changes: what training would have made of zeros.
+        network: The network to put it on, which changes; None loads the base.
+        std: The standard deviation of `lora_B`, which is zero before training.
         has_embeddings: Whether the network's embeddings are saved with it.
-        extra: What its configuration says beside.
+        extra: Additional options of its configuration.
     """
     lora = LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules=list(targets), task_type="CAUSAL_LM", **(extra or {})

@@ -70,7 +70,7 @@ class Vocabulary:
         try:
             return from_tokenizer(self._tokenizer, n_vocab=size, eos_token=sorted(self._end_token_ids))
         except ValueError as error:
-            raise EngineError(f"the model's tokenizer is none that grammars work with: {error}") from error
+            raise EngineError(f"grammars do not support the model's tokenizer: {error}") from error
 
 
 class Constraint:

@@ -132,7 +132,7 @@ def set_attention(network: Any, placement: Placement, hardware: Hardware, settin
 
     obstacle = ""
     if not network._supports_flash_attn:  # noqa: SLF001 - there is no public way
-        obstacle = f"{type(network).__name__} has none"
+        obstacle = f"{type(network).__name__} does not support it"
     elif not is_flash_attn_2_available():
         obstacle = "the package flash-attn is not installed (install it with: pip install flash-attn)"
     capability = hardware.gpu_capability if placement.device == "cuda" else None
@@ -161,13 +161,13 @@ def load_adapters(
         if lora_weights is None:
             is_quantized = placement.quantization != "none"
             models.append(apply_adapter(base, adapter, settings, is_quantized=is_quantized))
-            LOGGER.info("adapter %s: has weights of its own", adapter.name)
+            LOGGER.info("adapter %s: in a network of its own", adapter.name)
         else:
             unmerged.append(lora_weights)
             tokenizer = read_adapter_tokenizer(base.tokenizer, adapter, settings)
             model = _make_loaded_model(adapter.name, base.name, base.network, tokenizer)
             models.append(replace(model, adapter_id=len(unmerged)))
-            LOGGER.info("adapter %s: is computed beside the base's weights", adapter.name)
+            LOGGER.info("adapter %s: unmerged, batched with the base", adapter.name)
     if not unmerged:
         return tuple(models)
     # Last, because the other networks are made from the base's.

@@ -124,14 +124,14 @@ async def models(_request: web.Request) -> web.Response:
 
 
 class Model:
-    """Answer with as many words as are asked for, and remember who asked for what."""
+    """A server that answers with the requested number of words and records its requests."""
 
     def __init__(self, rendezvous: int = 1) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
         self.most_at_once = 0
         self._at_once = 0
-        # Everybody waits until so many are there: a generator with fewer clients would hang.
+        # All requests wait until this many have arrived: a generator with fewer clients would hang.
         self._barrier = asyncio.Barrier(rendezvous)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""The example's tickets: made the same every time, and held-out in wording, not only in name."""
+"""The example's tickets: reproducible, and with held-out wordings."""
 
 from __future__ import annotations
 

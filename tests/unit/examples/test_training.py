@@ -1,4 +1,4 @@
-"""The example's trainer and judge: their arithmetic on a tiny model, and what they left in the repository."""
+"""The example's training and evaluation: their arithmetic on a tiny model, and the committed results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import train  # noqa: E402 - as above
 
 ADAPTER = EXAMPLE / "adapter"
 
-# peft 0.21 still asks for it under its old name.
+# peft 0.21 still reads it by its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 

@@ -1,4 +1,4 @@
-"""Serve several adapters at once, on every real engine, and hold each to PEFT's plain `generate`.
+"""Several adapters at once, on every real engine, compared with PEFT's plain `generate`.
 
 The adapters differ in rank and in the layers that they sit on. One has embeddings and a tokenizer of its own,
 which vLLM does not take, and which cannot be batched with the others.
@@ -56,7 +56,7 @@ ENGINES = [
         id="vllm",
         marks=[
             pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: run nox -s vllm"),
-            # vLLM and what it imports warn of each other's changes; a user can do nothing about it.
+            # vLLM and its dependencies warn of each other's changes; users can do nothing about it.
             pytest.mark.filterwarnings("default"),
         ],
     ),
@@ -65,7 +65,7 @@ ENGINES = [
 
 @dataclass(frozen=True)
 class Served:
-    """Hold an engine and what it says that it serves."""
+    """An engine and the models that it serves."""
 
     engine: Engine
     models: tuple[ServedModel, ...]
@@ -94,7 +94,7 @@ def mount(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def networks(mount: Path) -> dict[str, Any]:
-    """What transformers and PEFT make of the files, each from files of its own."""
+    """The models as transformers and PEFT load them, each separately."""
 
     def load() -> Any:
         return AutoModelForCausalLM.from_pretrained(mount / "model-cache" / BASE, dtype=torch.float32).eval()
@@ -110,7 +110,7 @@ def networks(mount: Path) -> dict[str, Any]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
 async def served(request: pytest.FixtureRequest, mount: Path) -> AsyncIterator[Served]:
-    """An engine with all adapters that it takes, in a home of its own."""
+    """An engine with all adapters that it supports."""
     name, merges, packs = request.param
     adapters = FEW if name == "vllm" else (*FEW, GROWN)
     settings = Settings(
@@ -144,7 +144,7 @@ async def ask(served: Served, model: str, prompt: Sequence[int]) -> Increment:
 
 
 def generate(network: Any, prompt: Sequence[int]) -> Increment:
-    """What plain `generate` says."""
+    """Return the answer of plain `generate`."""
     prompt_ids = torch.tensor([list(prompt)])
     output = network.generate(
         input_ids=prompt_ids, attention_mask=torch.ones_like(prompt_ids), max_new_tokens=COUNT,
@@ -189,10 +189,8 @@ async def test_all_of_them_and_the_base_answer_in_one_go(served: Served, network
     assert await asyncio.gather(*(ask(served, model, prompt) for model, prompt in cases)) == expected
 
 
-async def test_none_takes_what_is_cached_of_the_same_prompt_for_another(
-    served: Served, networks: dict[str, Any]
-) -> None:
-    """The cache shares whole pages of prompts that begin alike, so this one has some."""
+async def test_none_uses_the_cached_prefix_of_another(served: Served, networks: dict[str, Any]) -> None:
+    """The cache shares whole pages of prompts with a common prefix, so this prompt fills some."""
     prompt = tuple(torch.randint(8, VOCABULARY, (100,), generator=torch.Generator().manual_seed(2)).tolist())
     for _ in range(2):
         for model in served.names:
@@ -205,7 +203,7 @@ async def test_they_differ_from_each_other(served: Served) -> None:
     assert len({answer.token_ids for answer in answers}) == len(served.names)
 
 
-async def test_an_adapter_with_words_of_its_own_has_them_beside_one_without(served: Served) -> None:
+async def test_an_adapter_with_added_tokens_keeps_them_beside_one_without(served: Served) -> None:
     sizes = {model.name: model.codec.vocabulary_size for model in served.models}
     assert {sizes[name] for name in (BASE, *FEW)} == {VOCABULARY}
     assert sizes.get(GROWN, GROWN_VOCABULARY) == GROWN_VOCABULARY

@@ -1,8 +1,8 @@
-"""Hold every engine to the protocol, with the same tests: the script player, transformers and vLLM.
+"""The tests of the engine protocol, for all engines: the scripted one, transformers and vLLM.
 
 The real ones serve a random model, so small that a step takes milliseconds, and an adapter that changes its
-answers; what they say is held against transformers' plain `generate` and PEFT. vLLM is skipped where it is
-not installed; `nox -s vllm` installs it.
+answers; their answers are compared with transformers' plain `generate` and PEFT. vLLM is skipped if it is not
+installed; `nox -s vllm` installs it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ ENGINES = [
         "vllm",
         marks=[
             pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: run nox -s vllm"),
-            # vLLM and what it imports warn of each other's changes; a user can do nothing about it.
+            # vLLM and its dependencies warn of each other's changes; users can do nothing about it.
             pytest.mark.filterwarnings("default"),
         ],
     ),
@@ -73,11 +73,11 @@ class Bench(Protocol):
         """The engine that is tested."""
 
     @property
-    def heeds(self) -> frozenset[Ability]:
-        """What of a request the engine really goes by."""
+    def implements(self) -> frozenset[Ability]:
+        """The optional features that the engine really implements."""
 
     def prepare(self, prompt: Sequence[int], model: str, count: int) -> None:
-        """Get ready for a request to come."""
+        """Prepare the engine for the next request."""
 
     def expect(self, prompt: Sequence[int], model: str, count: int) -> Increment:
         """Return the greedy answer."""
@@ -92,18 +92,18 @@ class Bench(Protocol):
         """Return the number of requests that the engine's own scheduler still has."""
 
     def crash(self) -> None:
-        """Make the engine die, as far from its own doing as can be."""
+        """Crash the engine from outside of it."""
 
     def wait_for_death(self) -> None:
-        """Return when what crashed has ended."""
+        """Wait until what crashed has ended."""
 
 
 @dataclass
 class ScriptedBench:
-    """Play answers that follow from the prompt."""
+    """A bench with scripted answers that depend on the prompt."""
 
     engine: ScriptedEngine
-    heeds: frozenset[Ability] = frozenset()
+    implements: frozenset[Ability] = frozenset()
 
     def prepare(self, prompt: Sequence[int], model: str, count: int) -> None:
         self.engine.play(*((token,) for token in self.expect(prompt, model, count).token_ids))
@@ -131,10 +131,10 @@ class ScriptedBench:
 
 @dataclass(eq=False)
 class RealBench:
-    """Ask transformers and PEFT what the answer is."""
+    """A bench with the answers of transformers and PEFT."""
 
     engine: Engine
-    heeds: frozenset[Ability]
+    implements: frozenset[Ability]
     networks: dict[str, Any]
     count_open: Callable[[], int]
     count_inside: Callable[[], int]
@@ -161,7 +161,7 @@ class RealBench:
 
 
 def cut(tokens: Sequence[int]) -> Increment:
-    """End an answer where the first end token is."""
+    """End an answer at the first end token."""
     for index, token in enumerate(tokens):
         if token in END_TOKENS:
             return Increment(tuple(tokens[: index + 1]), "stop")
@@ -183,7 +183,7 @@ def mount(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def networks(mount: Path) -> dict[str, Any]:
-    """What transformers and PEFT make of the files."""
+    """The models as transformers and PEFT load them."""
     folder = mount / "model-cache" / BASE
     base, beneath = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2))
     tuned = PeftModel.from_pretrained(beneath, str(mount / "models" / TUNED / "adapter"))
@@ -194,7 +194,7 @@ def networks(mount: Path) -> dict[str, Any]:
 def make_bench(
     request: pytest.FixtureRequest, mount: Path, networks: dict[str, Any]
 ) -> Iterator[Callable[[], Bench]]:
-    """Start an engine of the kind, in a home of its own."""
+    """Return a function that starts an engine of the kind."""
     name: str = request.param
     settings = Settings(
         engine=name, dtype="float32", device="cpu", auth=False, kv_cache_tokens=8192, threads=1,
@@ -215,7 +215,7 @@ def make_bench(
 
 def inspect_vllm(engine: Any, networks: dict[str, Any]) -> RealBench:
     def kill() -> None:
-        """End its process as the kernel does when memory is short."""
+        """Kill its processes as the kernel does when memory runs out."""
         for process in multiprocessing.active_children():
             process.kill()
 
@@ -258,7 +258,7 @@ async def bench(make_bench: Callable[[], Bench]) -> AsyncIterator[Bench]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def mortal(make_bench: Callable[[], Bench]) -> AsyncIterator[Bench]:
-    """An engine of the test's own, to end as it likes."""
+    """An engine of the test's own, which it may end."""
     bench = await asyncio.to_thread(make_bench)
     yield bench
     await bench.engine.close()
@@ -303,10 +303,10 @@ def add_up(increments: Sequence[Increment]) -> Increment:
 
 
 def require(bench: Bench, *abilities: Ability) -> RealBench:
-    """Skip a test of what an engine does not do."""
-    missing = set(abilities) - bench.heeds
+    """Skip the test if the engine does not implement the features."""
+    missing = set(abilities) - bench.implements
     if missing or not isinstance(bench, RealBench):
-        pytest.skip(f"it heeds no {', '.join(sorted(missing))}")
+        pytest.skip(f"it does not implement {', '.join(sorted(missing))}")
     return bench
 
 
@@ -430,7 +430,7 @@ async def test_a_prompt_may_fill_the_context_but_for_one_token(bench: Bench) -> 
     assert answer.token_ids == bench.expect(prompt, BASE, 1).token_ids
 
 
-async def test_cancelling_ends_the_stream_and_frees_the_place(bench: Bench) -> None:
+async def test_cancelling_ends_the_stream_and_frees_the_slot(bench: Bench) -> None:
     prompt = endless_prompt(bench)
     streams = [ask(bench, prompt, count=ENDLESS) for _ in range(MAX_CONCURRENT)]
     async with asyncio.timeout(PATIENCE_S):
@@ -451,7 +451,7 @@ async def test_cancelling_before_the_first_token(bench: Bench) -> None:
     stream = ask(bench, prompt, count=ENDLESS)
     stream.cancel()
     assert [increment async for increment in stream] == []
-    # Let the engine hear of it before the next one.
+    # Let the engine process it before the next one.
     await asyncio.sleep(0)
     assert await read(ask(bench, prompt, count=5)) == bench.expect(prompt, BASE, 5)
 
@@ -585,7 +585,7 @@ SCHEMA = {
     "required": ["category", "count", "tags", "urgent"],
     "additionalProperties": False,
 }
-# Whitespace without end is still JSON, and a random network may like it.
+# Unlimited whitespace is valid JSON, and a random network may generate it.
 JSON_GRAMMAR = "start: %json " + json.dumps(SCHEMA | {"x-guidance": {"whitespace_flexible": False}})
 CHOICES = ("low", "lower", "high", "\u00e4rgerlich")
 CHOICE_GRAMMAR = "start: " + " | ".join(f'"{choice}"' for choice in CHOICES)
@@ -634,7 +634,7 @@ async def test_a_grammar_that_is_cut_off_ends_with_length(bench: Bench) -> None:
     assert TOKENIZER.decode(answer.token_ids) == '{"catego'
 
 
-async def test_a_grammar_that_makes_no_sense_fails_its_own_request_alone(bench: Bench) -> None:
+async def test_an_invalid_grammar_fails_only_its_own_request(bench: Bench) -> None:
     require(bench, "grammar")
     beside = ask(bench, prompts(1)[0])
     with pytest.raises(EngineError):
@@ -668,8 +668,8 @@ async def test_everything_at_once(bench: Bench) -> None:
     assert json.loads(text_of(first))["count"] in {9, 99, 999}
 
 
-async def test_two_requests_of_one_name_are_two(bench: Bench) -> None:
-    # The name is the client's to choose.
+async def test_two_requests_with_one_id_are_independent(bench: Bench) -> None:
+    # Clients choose the ids.
     streams = []
     for prompt in prompts(2):
         bench.prepare(prompt, BASE, 12)

@@ -117,17 +117,17 @@ def test_on_a_cpu_half_the_precision_may_help() -> None:
     )
 
 
-def test_what_is_not_here_yet_is_not_judged() -> None:
+def test_a_base_of_unknown_size_is_not_checked() -> None:
     check_memory(CPU, Placement("cpu", "float32", "none"), replace(LARGE, parameters=0), None)
 
 
-def test_an_adapter_on_quantised_weights_takes_its_factors_only() -> None:
+def test_an_adapter_on_quantised_weights_takes_only_its_own_size() -> None:
     size = replace(MIDDLE, adapters=(QV,))
     assert estimate(size, HALF, None).adapters == QV.layers * 2
     assert estimate(size, NF4, None).adapters == QV.own * 4
 
 
-def test_an_adapter_beside_the_weights_takes_its_factors_and_no_cache() -> None:
+def test_an_unmerged_adapter_takes_its_padded_size_and_no_cache() -> None:
     unmerged, merged = replace(HALF, merge_adapters=False), replace(QV, is_batchable=False)
     one = replace(MIDDLE, adapters=(replace(QV, is_batchable=True),))
     assert estimate(one, unmerged, None).adapters == 3 * QV.own * 2
@@ -158,7 +158,7 @@ def test_an_adapter_copies_the_layers_that_it_changes() -> None:
     assert measure_adapter(adapter(FACTORS), {}) == expected
 
 
-def test_factors_of_the_embeddings_copy_them_too() -> None:
+def test_lora_on_the_embeddings_copies_them_too() -> None:
     shapes = {"model.embed_tokens.lora_embedding_A": (4, 100), "model.embed_tokens.lora_embedding_B": (32, 4)}
     assert measure_adapter(adapter(shapes), {}).layers == 100 * 32
 

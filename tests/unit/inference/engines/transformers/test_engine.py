@@ -126,7 +126,7 @@ async def read(stream: TokenStream) -> Increment:
 
 
 def generate(model: LoadedModel, prompt: tuple[int, ...], count: int = 12) -> Increment:
-    """What transformers' own `generate` says."""
+    """Return the answer of transformers' own `generate`."""
     prompt_ids = torch.tensor([prompt])
     output = model.network.generate(
         prompt_ids, attention_mask=torch.ones_like(prompt_ids), max_new_tokens=count, do_sample=False,
@@ -143,7 +143,7 @@ def prompts(count: int) -> list[tuple[int, ...]]:
     ]
 
 
-def test_the_two_trees_share_every_tensor_that_the_adapter_leaves_alone(
+def test_the_two_networks_share_every_tensor_that_the_adapter_does_not_change(
     loaded: tuple[LoadedModel, ...],
 ) -> None:
     base, tuned = (dict(model.network.named_parameters()) for model in loaded)
@@ -243,17 +243,17 @@ JSON_GRAMMAR = (
 )
 
 
-async def test_a_request_that_is_put_off_while_the_cache_is_full_goes_on_as_if_nothing_had_been(
+async def test_a_request_that_is_preempted_while_the_cache_is_full_gives_the_same_answer(
     loaded: tuple[LoadedModel, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun_again: list[str] = []
+    restarted: list[str] = []
     original = RequestState.create_equivalent_initial_request
 
-    def begin_again(state: RequestState) -> RequestState:
-        begun_again.append(state.request_id)
+    def restart(state: RequestState) -> RequestState:
+        restarted.append(state.request_id)
         return original(state)
 
-    monkeypatch.setattr(RequestState, "create_equivalent_initial_request", begin_again)
+    monkeypatch.setattr(RequestState, "create_equivalent_initial_request", restart)
     ways: list[tuple[Sampling, dict[str, Any]]] = [
         (Sampling(0.0), {}),
         (Sampling(1.2, seed=4), {}),
@@ -272,9 +272,9 @@ async def test_a_request_that_is_put_off_while_the_cache_is_full_goes_on_as_if_n
             return await asyncio.gather(*map(read, streams))
 
     expected = await answer(64)
-    assert not begun_again
+    assert not restarted
     found = await answer(12)
-    assert len({request_id.partition("-")[0] for request_id in begun_again}) >= 3
+    assert len({request_id.partition("-")[0] for request_id in restarted}) >= 3
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours.token_ids, ours.finish_reason) == (theirs.token_ids, theirs.finish_reason)
         assert len(ours.logprobs) == len(theirs.logprobs)
@@ -283,7 +283,7 @@ async def test_a_request_that_is_put_off_while_the_cache_is_full_goes_on_as_if_n
             assert [token for token, _ in one.top] == [token for token, _ in other.top]
 
 
-async def test_a_grammar_that_fails_on_the_way_fails_its_own_request_alone(
+async def test_a_grammar_that_fails_during_the_answer_fails_only_its_own_request(
     engine: TransformersEngine, loaded: tuple[LoadedModel, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def give_up(_self: Constraint, _token_id: int) -> None:
@@ -301,7 +301,7 @@ async def test_a_grammar_that_fails_on_the_way_fails_its_own_request_alone(
     assert not scheduler.active_requests
 
 
-async def test_a_compiler_that_breaks_fails_its_own_request_alone(
+async def test_a_compiler_that_fails_fails_only_its_own_request(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def break_down(_self: Vocabulary, _grammar: str) -> Constraint:
@@ -367,7 +367,7 @@ async def test_tokens_come_one_by_one(engine: TransformersEngine) -> None:
     stream.cancel()
 
 
-async def test_cancelling_frees_the_place(engine: TransformersEngine) -> None:
+async def test_cancelling_frees_the_slot(engine: TransformersEngine) -> None:
     stream = ask(engine, (5, 6, 7), max_new_tokens=400)
     await anext(stream)
     assert count_open(engine) == 1
@@ -381,7 +381,7 @@ async def test_cancelling_frees_the_place(engine: TransformersEngine) -> None:
     assert not scheduler.active_requests
 
 
-async def test_the_attention_that_the_settings_name_is_left_alone(loaded: tuple[LoadedModel, ...]) -> None:
+async def test_the_attention_that_the_settings_name_is_kept(loaded: tuple[LoadedModel, ...]) -> None:
     copies = [replace(loaded[0], network=copy.deepcopy(loaded[0].network))]
     engine = TransformersEngine(copies, CacheSize(64, 64), 16, allow_own_attention=False)
     async with started(engine):
@@ -414,7 +414,7 @@ async def test_a_crash_ends_what_is_open_and_is_seen(
     assert not engine.is_alive
 
 
-def test_the_context_is_what_the_model_knows_and_the_cache_holds(engine: TransformersEngine) -> None:
+def test_the_context_is_limited_by_the_model_and_the_cache(engine: TransformersEngine) -> None:
     assert engine.context_tokens(BASE) == 512
     assert CacheSize(8, 64).tokens == 256
 
@@ -607,7 +607,7 @@ async def main(mount):
         request = GenerationRequest("r", model.name, prompt, 4, Sampling(0.0))
         tokens = [token async for increment in engine.submit(request) for token in increment.token_ids]
         assert tokens
-    # The helpers of the thread that has loaded go by themselves.
+    # The helpers of the loading thread end by themselves.
     expected, deadline_s = torch.get_num_threads() - 1, time.monotonic() + 10
     while natives() - before > expected and time.monotonic() < deadline_s:
         await asyncio.sleep(0.05)
@@ -619,8 +619,8 @@ asyncio.run(main(Path(sys.argv[1])))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted as Linux tells them")
-def test_one_thread_alone_keeps_helpers_on_the_cores(mount: Path) -> None:
-    """Each thread that has computed keeps some; with more than cores, all steps take longer."""
+def test_only_one_thread_keeps_helper_threads(mount: Path) -> None:
+    """Each thread that has computed keeps some; with more of them than cores, all steps take longer."""
     counted = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", COUNTED, str(mount)],
         cwd=ROOT,

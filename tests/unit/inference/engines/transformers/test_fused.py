@@ -61,7 +61,7 @@ NOT_LIKE = {
 
 
 def network(config: Any) -> Any:
-    """Make a network of random weights, norms and biases among them."""
+    """Return a network with random weights, norms and biases."""
     torch.manual_seed(4)
     made = AutoModelForCausalLM.from_config(copy.deepcopy(config)).eval().requires_grad_(requires_grad=False)
     for parameter in made.parameters():
@@ -71,7 +71,7 @@ def network(config: Any) -> Any:
 
 
 class Cache:
-    """Hold the layers' keys and values the way transformers' paged cache does."""
+    """The layers' keys and values, as in transformers' paged cache."""
 
     def __init__(self) -> None:
         views = {
@@ -83,7 +83,7 @@ class Cache:
 
 
 def step(fused: Any, cache: Cache, requests: list[tuple[list[int], int]]) -> torch.Tensor:
-    """Let a network read some tokens of some requests; return the logits of each request's last.
+    """Run one step of some requests; return the logits of each request's last token.
 
     Args:
         fused: The network.

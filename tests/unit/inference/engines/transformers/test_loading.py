@@ -1,4 +1,4 @@
-"""What may be loaded, where it goes, and what it shares, on a random model so small that it loads at once."""
+"""Loading, placement and sharing of weights, on a random model so small that it loads at once."""
 
 from __future__ import annotations
 
@@ -163,8 +163,8 @@ def own_code(mount: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_model_s_own_code_is_not_run(mount: Path, own_code: Path) -> None:
     assert error_of(mount, SETTINGS) == (
-        "the base model org/tiny needs code that lies beside its weights, and no such code is run: take a"
-        " model that transformers knows, or set FJARR_TRUST_REMOTE_CODE=on if you trust whoever wrote it"
+        "the base model org/tiny needs code from its own repository, and no such code is run: use a model"
+        " that transformers supports, or set FJARR_TRUST_REMOTE_CODE=on if you trust its author"
     )
     assert not own_code.exists()
 
@@ -205,7 +205,7 @@ def test_attention_is_the_setting_s(mount: Path) -> None:
 def test_flash_attention_on_a_cpu_is_an_error(mount: Path) -> None:
     settings = Settings(dtype="float32", device="cpu", auth=False, attention="flash_attention_2")
     assert error_of(mount, settings) == (
-        "FJARR_ATTENTION=flash_attention_2 cannot be had: it needs a CUDA device, and the model is on the"
+        "FJARR_ATTENTION=flash_attention_2 is not available: it needs a CUDA device, and the model is on the"
         " CPU; leave it at auto"
     )
 
@@ -246,7 +246,7 @@ def load_quantized(
     placement, config = Placement("cpu", "bfloat16", quantization), read_config(base, SETTINGS)
     loaded, lone = (load_base(base, config, placement, SETTINGS) for _ in range(2))
     for module in itertools.chain(loaded.network.modules(), lone.network.modules()):
-        # As on a card: on some CPUs a layer's first use changes weights that others share.
+        # As on a GPU: on some CPUs a layer's first use changes weights that others share.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     expected_base = logits(lone)
@@ -258,7 +258,7 @@ def load_quantized(
 
 @pytest.mark.skipif(not has_package("bitsandbytes"), reason="bitsandbytes is not installed")
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_trees_over_quantised_weights_answer_as_peft_does_on_weights_of_its_own(
+def test_networks_that_share_quantised_weights_answer_as_peft_does_on_separate_weights(
     mount: Path, adapter: Path, quantization: Quantization
 ) -> None:
     base, expected_base, expected_tuned = load_quantized(mount, adapter, quantization)
@@ -272,7 +272,7 @@ def test_trees_over_quantised_weights_answer_as_peft_does_on_weights_of_its_own(
 
 @pytest.mark.skipif(not has_package("bitsandbytes"), reason="bitsandbytes is not installed")
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_an_adapter_beside_quantised_weights_answers_as_peft_does_on_weights_of_its_own(
+def test_an_unmerged_adapter_on_quantised_weights_answers_as_peft_does_on_separate_weights(
     mount: Path, adapter: Path, quantization: Quantization
 ) -> None:
     plain, expected_base, expected_tuned = load_quantized(mount, adapter, quantization)
@@ -284,7 +284,7 @@ def test_an_adapter_beside_quantised_weights_answers_as_peft_does_on_weights_of_
         base.lora_batch.begin_step([(base.adapter_id, PROMPT.shape[1])])
         assert torch.equal(logits(base), expected_base)
         base.lora_batch.begin_step([(tuned.adapter_id, PROMPT.shape[1])])
-        # PEFT computes its factors in float32, and these are in the network's bfloat16.
+        # PEFT computes lora_A and lora_B in float32, and ours are in the network's bfloat16.
         torch.testing.assert_close(logits(tuned), expected_tuned, atol=0.2, rtol=0.05)
 
 
@@ -298,7 +298,7 @@ def test_an_adapter_beside_quantised_weights_answers_as_peft_does_on_weights_of_
         ("off", 1, False, False),
     ],
 )
-def test_an_adapter_is_merged_that_is_alone_and_fits_unless_the_settings_say(
+def test_a_single_adapter_that_fits_is_merged_unless_the_settings_say_otherwise(
     mount: Path,
     merges: str,
     adapters: int,
@@ -329,7 +329,7 @@ def test_quantised_weights_are_never_merged_into(
 
 
 @pytest.mark.parametrize("extra", [{"use_dora": True}, {}])
-def test_an_adapter_that_is_more_than_factors_gets_weights_of_its_own(
+def test_an_adapter_that_cannot_be_batched_gets_a_network_of_its_own(
     mount: Path, extra: dict[str, Any]
 ) -> None:
     save_adapter(mount, "more", extra=extra)
@@ -343,12 +343,12 @@ def test_an_adapter_that_is_more_than_factors_gets_weights_of_its_own(
 
 
 @pytest.mark.parametrize("merges", ["on", "off"])
-@pytest.mark.parametrize("beginning", ["pissa", "olora"])
-def test_an_adapter_that_began_with_a_part_of_the_weights_takes_it_out_of_its_own_alone(
-    mount: Path, beginning: str, merges: str
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_an_adapter_initialised_from_the_weights_does_not_change_the_base(
+    mount: Path, init: str, merges: str
 ) -> None:
     (lone,), (other,) = load(mount), load(mount)
-    folder = save_adapter(mount, "mine", extra={"init_lora_weights": beginning})
+    folder = save_adapter(mount, "mine", extra={"init_lora_weights": init})
     expected_base = logits(lone)
     expected_tuned = logits(
         replace(other, network=PeftModel.from_pretrained(other.network, str(folder)).eval())
@@ -360,7 +360,7 @@ def test_an_adapter_that_began_with_a_part_of_the_weights_takes_it_out_of_its_ow
     assert not torch.allclose(expected_tuned, expected_base, atol=1e-2)
 
 
-def test_a_tree_that_shares_its_tensors_shares_what_quantised_layers_keep_beside_them() -> None:
+def test_a_copy_that_shares_its_tensors_shares_the_state_of_quantised_layers() -> None:
     layer = torch.nn.Linear(2, 2)
     layer.state = object()  # type: ignore[assignment]  # as bitsandbytes does
     tree = torch.nn.Sequential(layer)

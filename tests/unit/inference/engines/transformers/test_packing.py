@@ -1,4 +1,4 @@
-"""Hold packed linear layers to the plain ones."""
+"""Packed linear layers, compared with the plain ones."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def test_a_weight_that_networks_share_is_packed_once() -> None:
     assert first[1][1]._weight is not second[1][1]._weight
 
 
-def test_nothing_is_packed_for_a_card() -> None:
+def test_nothing_is_packed_for_a_gpu() -> None:
     assert not packing.can_pack("cuda", torch.float32)
     assert not packing.can_pack("cpu", torch.float16)

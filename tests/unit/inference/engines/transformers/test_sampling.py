@@ -43,7 +43,7 @@ WAYS = [
     (Sampling(top_k=4, min_p=0.2), (0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0, 0)),
     (Sampling(temperature=0.5), tuple(p * p / 0.3408 for p in PROBABILITIES)),
 ]
-"""Ways to draw, and how often each token should come."""
+"""Sampling parameters, and the expected frequency of each token."""
 
 
 def shares(draws: Sequence[Draw], probabilities: Sequence[float] = PROBABILITIES) -> list[float]:
@@ -152,7 +152,7 @@ def test_greedy_is_known(sampling: Sampling, *, is_greedy: bool) -> None:
 
 
 class Mask:
-    """Allow what a test says, and remember what came."""
+    """A constraint that allows the given tokens and records those that were sampled."""
 
     def __init__(self, *allowed: int) -> None:
         self.allowed_ids = list(allowed)
@@ -177,7 +177,7 @@ def row(sampling: Sampling, mask: Mask | None = None, *, prompt: tuple[int, ...]
 
 
 def step(sampler: RowSampler, scores: Sequence[Sequence[float]], *rows: Row) -> list[int]:
-    """Let the rows choose, the way the manager does."""
+    """Sample all rows, as the manager does."""
     storage = torch.zeros(0, 4)
     batch = [batch_request(each) for each in rows]
     assert sampler.prepare_tensor_args(batch, storage) is storage
@@ -205,7 +205,7 @@ def test_each_row_gets_its_own_sampling_and_greedy_rows_stay_as_they_are() -> No
     assert [each.position for each in requests] == [0, 0, 1]
 
 
-def test_a_batch_of_plain_greedy_rows_is_handed_through() -> None:
+def test_a_batch_of_plain_greedy_rows_is_unchanged() -> None:
     sampler = RowSampler()
     sampler.prepare_tensor_args(
         [batch_request(row(GREEDY)), batch_request(row(Sampling(0.0, seed=1)))], torch.zeros(0, 4)
@@ -261,7 +261,7 @@ def test_a_grammar_has_the_last_word_on_what_may_come(sampling: Sampling) -> Non
     assert each.error is None
 
 
-def test_a_grammar_that_fails_ends_its_own_row_alone() -> None:
+def test_a_grammar_that_fails_ends_only_its_own_row() -> None:
     sampler = RowSampler()
     lost, strayed, well = row(GREEDY, Mask()), row(GREEDY, Mask(2)), row(GREEDY, Mask(1))
     assert strayed.constraint is not None
