@@ -1,7 +1,7 @@
 """Several adapters at once, on every real engine, compared with PEFT's plain `generate`.
 
 The adapters differ in rank and in the layers that they sit on. One has embeddings and a tokenizer of its own,
-which vLLM does not take, and which cannot be batched with the others.
+which vLLM does not support, and which cannot be batched with the others.
 """
 
 from __future__ import annotations

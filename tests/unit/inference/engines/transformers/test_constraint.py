@@ -93,7 +93,7 @@ def test_a_token_that_may_not_come_is_an_error_that_does_not_quote_it() -> None:
             PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))),
             ENDS,
             'start: "a"',
-            "the model's tokenizer is none that grammars work with: can't determine decoder type: None",
+            "grammars do not support the model's tokenizer: can't determine decoder type: None",
         ),
     ],
 )
