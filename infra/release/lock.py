@@ -1,8 +1,9 @@
-"""Let one deployment at a time change a share.
+"""The deploy lock of a share, so that one deployment at a time changes it.
 
-The lock is the file `.lock`, made in one step, so that of two deployers at once exactly one gets it. It says
-who holds it, where, since when and what for. It runs out unless its holder renews it, so that a tool that was
-killed does not lock the share for good; on the machine where it was killed it need not even run out.
+The lock is the file `.lock`, created atomically: of two concurrent deployments exactly one gets it. It
+records who holds it, on which machine, since when and what for. It expires unless its holder renews it, so
+that a killed process does not lock the share for good. On the holder's machine, a lock whose process is gone
+is broken at once.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 LOCK_PATH: Final = ".lock"
 LIFETIME: Final = timedelta(minutes=10)
-"""How long a lock lasts that nobody renews. Longer than any single step, and than clocks disagree."""
+"""How long a lock lasts without renewal: longer than any single step and than any difference of clocks."""
 
 _RENEW_AFTER: Final = LIFETIME / 3
 _BREAK_HINT: Final = "wait for it; or, if you know that it is dead, run the same command with --break-lock"
@@ -38,7 +39,7 @@ _BREAK_HINT: Final = "wait for it; or, if you know that it is dead, run the same
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Name a process on a machine. `started` tells it from a later process that was given the same pid."""
+    """A process on a machine. `started` distinguishes it from a later process with the same pid."""
 
     owner: str
     host: str
@@ -48,7 +49,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class LockRecord:
-    """Say what the lock's file says. `token` tells one taking of the lock from every other."""
+    """The content of the lock file. `token` is unique to each acquisition of the lock."""
 
     holder: Holder
     message: str
@@ -57,14 +58,14 @@ class LockRecord:
     token: str
 
     def describe(self) -> str:
-        """Say who holds the lock, for what, since when."""
+        """Return who holds the lock, for what and since when, as one line."""
         holder = self.holder
         since = self.since.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
         return f"{holder.owner} on {holder.host} (process {holder.pid}): {self.message}, since {since}"
 
 
 class HeldLock:
-    """Stand for the lock while it is ours. Safe to use from several threads."""
+    """A lock that this process holds. Safe to use from several threads."""
 
     def __init__(self, share: Share, clock: Clock, record: LockRecord) -> None:
         self._renewing = threading.Lock()
@@ -73,15 +74,15 @@ class HeldLock:
         self.record = record
 
     def renew(self) -> None:
-        """Renew the lock if a good part of its time is up. Cheap enough to be called at every step.
+        """Renew the lock if a third of its lifetime has passed; otherwise make no request.
 
         Raises:
-            RemoteError: Somebody else has broken it.
+            RemoteError: Another process has broken it.
         """
         if self.record.expires - self._clock.now() > LIFETIME - _RENEW_AFTER:
             return
         if not self._renewing.acquire(blocking=False):
-            return  # another thread of ours is at it
+            return  # another thread is renewing it
         try:
             self.check()
             self.record = replace(self.record, expires=self._clock.now() + LIFETIME)
@@ -90,10 +91,10 @@ class HeldLock:
             self._renewing.release()
 
     def check(self) -> None:
-        """Make sure, before a step that cannot be shared, that the lock is still ours.
+        """Check that this process still holds the lock, before a step that must not run twice.
 
         Raises:
-            RemoteError: Somebody else has broken it.
+            RemoteError: Another process has broken it.
         """
         found = _read(self._share)
         if found is None or found.token != self.record.token:
@@ -104,16 +105,16 @@ class HeldLock:
             )
 
     def release(self) -> None:
-        """Give the lock back, unless somebody else has it by now."""
+        """Release the lock, unless another process holds it by now."""
         found = _read(self._share)
         if found is not None and found.token == self.record.token:
             self._share.delete(LOCK_PATH)
 
 
 def is_process_alive(holder: Holder) -> bool:
-    """Tell whether a process of this machine still runs."""
+    """Return whether a process of this machine still runs."""
     try:
-        # Compared loosely: create times are derived from the boot time, which corrections of the clock move.
+        # Not exact: create times are derived from the boot time, which corrections of the clock move.
         return abs(psutil.Process(holder.pid).create_time() - holder.started) < 2  # noqa: PLR2004  # seconds
     except psutil.NoSuchProcess:
         return False
@@ -122,18 +123,18 @@ def is_process_alive(holder: Holder) -> bool:
 
 
 def this_process() -> Holder:
-    """Name this process as a holder of locks."""
+    """Return this process as a holder of locks."""
     pid = os.getpid()
     return Holder(getpass.getuser(), socket.gethostname(), pid, psutil.Process(pid).create_time())
 
 
 @dataclass(frozen=True, slots=True)
 class DeployLock:
-    """Take the lock of one share, on behalf of one process.
+    """The lock of one share, as one process takes it.
 
     Attributes:
-        warn: Told when a stale lock is broken.
-        is_alive: Asked about holders on this machine.
+        warn: Called with a message when a stale lock is broken.
+        is_alive: Returns whether a holder on this machine still runs.
     """
 
     share: Share
@@ -144,13 +145,13 @@ class DeployLock:
 
     @contextmanager
     def hold(self, message: str, *, break_lock: bool = False) -> Iterator[HeldLock]:
-        """Hold the lock for the length of a `with` block.
+        """Hold the lock while a `with` block runs.
 
-        A lock that has run out, or whose process on this same machine is gone, is broken with a warning;
-        `break_lock` breaks any.
+        A lock that has expired, or whose process on this same machine is gone, is broken with a warning;
+        `break_lock` breaks any lock.
 
         Raises:
-            RemoteError: Somebody else holds it.
+            RemoteError: Another process holds it.
         """
         held = HeldLock(self.share, self.clock, self._take(message, break_lock=break_lock))
         try:
@@ -187,7 +188,7 @@ class DeployLock:
 def _create(share: Share, record: LockRecord) -> bool:
     if share.create(LOCK_PATH, _render(record)):
         return True
-    # The answer to a create that worked may have been lost on the way, and the retry refused.
+    # The response to a successful create may have been lost, and the retry rejected.
     found = _read(share)
     return found is not None and found.token == record.token
 
@@ -195,8 +196,8 @@ def _create(share: Share, record: LockRecord) -> bool:
 def _remove_stale(share: Share, stale: LockRecord, token: str) -> None:
     """Remove a stale lock, and only that one.
 
-    Renaming takes one process only; should that process find that it caught a lock taken in between, it puts
-    it back.
+    Only one process can rename it. If that process finds that it renamed a lock that was acquired in between,
+    it puts the lock back.
     """
     aside = f"{LOCK_PATH}.broken-{token}"
     if not share.move(LOCK_PATH, aside, replace=True):

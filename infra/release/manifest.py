@@ -1,8 +1,8 @@
-"""Say what a release consists of: a list of files with their digests, and where it came from.
+"""The contents of a release: a list of files with their digests, and its origin.
 
-A local folder becomes a `Manifest`; a manifest with its origin becomes a `Release`, whose JSON form lies on
-the share as `release.json`. Nothing here talks to a share: this module only reads the local tree, and turns
-values into text and back.
+A local folder becomes a `Manifest`; a manifest with its origin becomes a `Release`, which is stored on the
+share as `release.json`. This module only reads the local tree and converts values to text and back; it does
+not access a share.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 FORMAT: Final = 1
-"""The version of the JSON form. A reader refuses a newer one instead of guessing."""
+"""The version of the JSON format. A reader rejects a newer one."""
 
 RELEASE_ID: Final = re.compile(r"^\d{8}T\d{6}Z-[0-9a-f]{8}$")
-"""The shape of a release's id: when it was made (UTC), and the first digits of what is in it."""
+"""A release's id: the time of its creation (UTC), and the first digits of its content's digest."""
 
 _READ_BYTES: Final = 1 << 20
 _FORBIDDEN: Final = frozenset('"\\:|<>*?')
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, order=True)
 class FileEntry:
-    """Describe one file.
+    """One file of a release.
 
     `path` is relative to the release's folder, with forward slashes; `sha256` is lower-case hexadecimal.
     """
@@ -48,25 +48,25 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """List the files of a tree, sorted by path."""
+    """The files of a tree, sorted by path."""
 
     files: tuple[FileEntry, ...]
 
     @property
     def size_bytes(self) -> int:
-        """Add up the sizes of all files."""
+        """Return the size of all files together."""
         return sum(entry.size_bytes for entry in self.files)
 
     @property
     def digest(self) -> str:
-        """Identify the content: equal trees have equal digests, whoever made them, wherever and whenever."""
+        """Return the digest of the content: equal trees have equal digests, whatever their origin."""
         lines = (f"{entry.sha256} {entry.size_bytes} {entry.path}\n" for entry in sorted(self.files))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Say where a release came from: who made it, when, with what, from which commit.
+    """The origin of a release: who created it, when, with which version of this tool, from which commit.
 
     `git_commit` and `is_dirty` are None where the tree is not under git. `author` is `user@host`.
     """
@@ -80,19 +80,19 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Join what a release consists of with where it came from."""
+    """A manifest with its origin."""
 
     manifest: Manifest
     origin: Origin
 
     @property
     def id(self) -> str:
-        """Name the release: sorts by age, and tells equal content at a glance."""
+        """Return the release's id, which sorts by age and ends alike for equal content."""
         return f"{self.origin.created.astimezone(UTC):%Y%m%dT%H%M%SZ}-{self.manifest.digest[:8]}"
 
     @property
     def source(self) -> str:
-        """Describe the commit for people: `4b895c2`, `4b895c2 with changes`, or `no commit`."""
+        """Return the commit as text: `4b895c2`, `4b895c2 with changes`, or `no commit`."""
         if self.origin.git_commit is None:
             return "no commit"
         return self.origin.git_commit[:7] + (" with changes" if self.origin.is_dirty else "")
@@ -101,12 +101,12 @@ class Release:
 def scan_tree(folder: Path) -> Manifest:
     """Read a local folder into a manifest whose paths begin with the folder's own name.
 
-    Leaves out `__pycache__`, compiled Python files, and whatever begins with a dot; nothing else, and no
-    ignore file is asked. Links to files are followed.
+    Leaves out `__pycache__`, compiled Python files and names that begin with a dot, and nothing else: ignore
+    files have no effect. Links to files are followed.
 
     Raises:
-        UsageError: There is no such folder, nothing is in it, or Azure Files cannot hold what is in it. All
-            unusable names are reported at once.
+        UsageError: The folder is missing or empty, or Azure Files does not allow some of its names. All of
+            these are reported at once.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", hint="run this from the project's root")
@@ -125,7 +125,7 @@ def scan_tree(folder: Path) -> Manifest:
 
 
 def hash_file(local: Path, path: str) -> FileEntry:
-    """Read a local file once, and describe it under the name `path`."""
+    """Return the entry of a local file under the name `path`, reading the file once."""
     digest, size_bytes = hashlib.sha256(), 0
     with local.open("rb") as stream:
         while block := stream.read(_READ_BYTES):
@@ -135,17 +135,17 @@ def hash_file(local: Path, path: str) -> FileEntry:
 
 
 def hash_bytes(content: bytes, path: str) -> FileEntry:
-    """Describe a file that exists only in memory under the name `path`."""
+    """Return the entry of a file that exists only in memory, under the name `path`."""
     return FileEntry(path, len(content), hashlib.sha256(content).hexdigest())
 
 
 def render_manifest(manifest: Manifest) -> str:
-    """Write a bare manifest as JSON, as it lies beside weights on the share."""
+    """Return a manifest without an origin as JSON, as it is stored beside weights on the share."""
     return _dump({"format": FORMAT, **_manifest_fields(manifest)})
 
 
 def render_release(release: Release) -> str:
-    """Write a release as JSON: sorted, indented, stable, so that two can be compared by eye."""
+    """Return a release as JSON: sorted, indented and stable, so that two releases can be compared."""
     origin = release.origin
     return _dump(
         {
@@ -162,7 +162,7 @@ def render_release(release: Release) -> str:
 
 
 def parse_manifest(text: str | bytes, where: str) -> Manifest:
-    """Read back what `render_manifest` wrote. `where` names the file in errors.
+    """Parse the JSON that `render_manifest` returns. `where` names the file in errors.
 
     Raises:
         RemoteError: It is not a manifest, is of a newer format, or does not match its own digest.
@@ -171,7 +171,7 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
 
 
 def parse_release(text: str | bytes, where: str) -> Release:
-    """Read back what `render_release` wrote. `where` names the file in errors.
+    """Parse the JSON that `render_release` returns. `where` names the file in errors.
 
     Raises:
         RemoteError: It is not a release, is of a newer format, or does not match its own digest.
@@ -200,14 +200,14 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _require_real_folder(folder: Path) -> Path:
-    # A linked folder may lead anywhere, even back up: what would travel is not what the user sees.
+    # A link may point anywhere, even to a parent: the upload would differ from what the user sees.
     if folder.is_symlink():
         raise UsageError(f"{folder} is a link to a folder", hint="put the folder itself there")
     return folder
 
 
 def _unusable_names(paths: list[PurePosixPath]) -> Iterator[str]:
-    """Find what Azure Files refuses.
+    """Yield a message for each path that Azure Files rejects.
 
     Source: Naming and referencing shares, directories, files, and metadata (Azure Files REST API).
     """

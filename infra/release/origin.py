@@ -1,4 +1,4 @@
-"""Find out where a release comes from: who makes it, when, with which tool, from which commit."""
+"""The origin of a new release, from this process, the tool's version and git."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def find_origin(runner: Runner, holder: Holder, created: datetime, folder: str) -> Origin:
-    """Describe the origin of a release made now of `folder`.
+    """Return the origin of a release that is created now from `folder`.
 
-    Without git, or outside of a repository, there is no commit; that is no error.
+    Without git, or outside of a repository, it has no commit; that is not an error.
     """
     commit = _git(runner, "rev-parse", "HEAD")
     changes = None if commit is None else _git(runner, "status", "--porcelain", "--", folder)
@@ -43,4 +43,4 @@ def _version() -> str:
     try:
         return importlib.metadata.version("fjarr")
     except importlib.metadata.PackageNotFoundError:
-        return "unknown"  # run from a checkout that nobody installed
+        return "unknown"  # run from a checkout that is not installed

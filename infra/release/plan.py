@@ -1,7 +1,7 @@
-"""Decide what must travel to the share: a pure comparison of two manifests.
+"""The plan of an upload: which files are uploaded and which are copied on the share.
 
-What the live release already holds is copied on the share by the service itself, wherever it lay; only what
-is new crosses the network.
+A plan is a pure comparison of two manifests. Files that the live release already has, under whatever path,
+are copied by the service; only new content is uploaded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SHOWN: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Have the service copy what lies at `source` in the old release to `entry.path` in the new one."""
+    """A copy on the share, from `source` in the old release to `entry.path` in the new one."""
 
     source: str
     entry: FileEntry
@@ -27,7 +27,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Say what a new release takes: what to upload, what to copy on the share, what is gone."""
+    """The difference between two releases: files to upload, files to copy on the share, files left out."""
 
     added: tuple[FileEntry, ...]
     changed: tuple[FileEntry, ...]
@@ -36,27 +36,27 @@ class Plan:
 
     @property
     def uploads(self) -> tuple[FileEntry, ...]:
-        """List the files that must cross the network, sorted by path."""
+        """Return the files to upload, sorted by path."""
         return tuple(sorted(self.added + self.changed))
 
     @property
     def upload_bytes(self) -> int:
-        """Add up what must cross the network."""
+        """Return the size of the files to upload."""
         return sum(entry.size_bytes for entry in self.uploads)
 
     @property
     def copy_bytes(self) -> int:
-        """Add up what is copied on the share."""
+        """Return the size of the files to copy on the share."""
         return sum(copy.entry.size_bytes for copy in self.copies)
 
     @property
     def has_changes(self) -> bool:
-        """Tell whether the new tree differs from the old one at all, if only in a name."""
+        """Return whether the new tree differs from the old one, if only in a name."""
         moved = any(copy.source != copy.entry.path for copy in self.copies)
         return bool(self.added or self.changed or self.removed or moved)
 
     def lines(self) -> tuple[str, ...]:
-        """Lay the plan out for a terminal: the totals, then a line a file (`+` new, `~` other, `-` gone)."""
+        """Return lines to print: totals, then one line for each file (`+` new, `~` changed, `-` left out)."""
         total = f"upload {count(len(self.uploads), 'file')} ({readable_size(self.upload_bytes)})"
         if self.copies:
             total += f", copy {len(self.copies)} on the share ({readable_size(self.copy_bytes)})"
@@ -74,11 +74,11 @@ class Plan:
 
 
 def make_plan(local: Manifest, live: Manifest | None) -> Plan:
-    """Compare the local tree with the live release (None: there is none, so that everything travels)."""
+    """Compare the local tree with the live release. Without a live release, every file is uploaded."""
     old = live.files if live is not None else ()
     old_paths = {entry.path for entry in old}
     by_content: dict[tuple[str, int], str] = {}
-    for entry in reversed(old):  # reversed, so that of several equal files the first is copied
+    for entry in reversed(old):  # reversed, so that the first of several equal files is copied
         by_content[entry.sha256, entry.size_bytes] = entry.path
     same_place = set(old)
     copies: list[Copy] = []

@@ -1,12 +1,12 @@
-"""Know where releases lie on the share, and which of them is live.
+"""Releases on the share: their layout, and which of them is live.
 
     CURRENT                      one line: the release that replicas start from
     PROVEN                       one line: the last release that was seen to serve
     releases/<id>/inference/...  immutable once its manifest is written
     releases/<id>/release.json   the manifest, written last: a folder without one was never finished
 
-`PROVEN` is what makes a deployment that was killed in the middle safe: whatever `CURRENT` says by then, the
-release to roll back to is known. Everything that changes the share here must be done under the deploy lock.
+`PROVEN` makes it safe to kill a deployment at any point: whatever `CURRENT` contains by then, the release to
+roll back to is known. Functions that change the share must be called with the deploy lock held.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _DRAFT: Final = re.compile(r"^\..+\.tmp$|^\.lock\.broken-")
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Say what the share has live. Either id is None where the file is missing, empty or no release's.
+    """The live release of a share. An id is None if its file is missing, empty or invalid.
 
     Attributes:
-        current: The release that a replica would start from now.
+        current: The release that a new replica starts from.
         proven: The last release that was seen to serve.
-        release: The manifest of `current`, if it can be read.
+        release: The release of `current` with its manifest, if it can be read.
     """
 
     current: str | None
@@ -48,7 +48,7 @@ class Live:
 
     @property
     def is_proven(self) -> bool:
-        """Tell whether the release that is live was also seen to serve: no deployment was cut short."""
+        """Return whether the live release was also seen to serve, so that no deployment was interrupted."""
         return self.current is not None and self.current == self.proven
 
     @property
@@ -57,17 +57,17 @@ class Live:
         return self.release.manifest if self.release is not None else None
 
     def is_same(self, manifest: Manifest) -> bool:
-        """Tell whether the live release has exactly these files."""
+        """Return whether the live release has exactly these files."""
         return self.manifest is not None and self.manifest.digest == manifest.digest
 
 
 def read_live(share: Share) -> Live:
-    """Read what the share has live. A live release whose manifest is damaged has none."""
+    """Read the live release. If its manifest is damaged, `release` is None."""
     current = _read_id(share, CURRENT)
     try:
         release = None if current is None else read_release(share, current)
     except RemoteError:
-        release = None  # nothing is copied from it then, and everything travels
+        release = None  # then nothing is copied from it, and every file is uploaded
     return Live(current, _read_id(share, PROVEN), release)
 
 
@@ -94,17 +94,17 @@ def folder_of(release_id: str) -> str:
 
 
 def set_current(share: Share, release_id: str | None) -> None:
-    """Make a release the live one, in one write; None makes none live."""
+    """Make a release the live one, in one write. With None, no release is live."""
     _write_id(share, CURRENT, release_id)
 
 
 def set_proven(share: Share, release_id: str) -> None:
-    """Remember that a release was seen to serve."""
+    """Record that a release was seen to serve."""
     _write_id(share, PROVEN, release_id)
 
 
 def find_finished(share: Share, manifest: Manifest) -> str | None:
-    """Find a finished release on the share with exactly these files, the newest if there are several."""
+    """Return the newest finished release on the share with exactly these files, or None."""
     suffix = f"-{manifest.digest[:8]}"
     for release_id in reversed(_release_folders(share)):
         if release_id.endswith(suffix):
@@ -118,9 +118,9 @@ def find_finished(share: Share, manifest: Manifest) -> str | None:
 
 
 def copy_unchanged(share: Share, plan: Plan, old_id: str, new_id: str) -> tuple[FileEntry, ...]:
-    """Have the service copy what a new release has in common with an old one.
+    """Copy the files that a new release shares with an old one, on the share.
 
-    Returns what could not be copied, since it is no longer where the old release had it: it must be uploaded.
+    Returns the files that could not be copied, since the old release has lost them: they must be uploaded.
     """
     old, new = folder_of(old_id), folder_of(new_id)
     pairs = [(f"{old}/{copy.source}", f"{new}/{copy.entry.path}") for copy in plan.copies]
@@ -129,12 +129,12 @@ def copy_unchanged(share: Share, plan: Plan, old_id: str, new_id: str) -> tuple[
 
 
 def finish_release(share: Share, release: Release) -> None:
-    """Write a release's manifest: with that, all its files are there, and it may be made live."""
+    """Write a release's manifest, once all its files are there. From now on it can be made live."""
     share.write(f"{folder_of(release.id)}/{_MANIFEST}", render_release(release).encode())
 
 
 def remove_unfinished(share: Share) -> tuple[str, ...]:
-    """Remove what a deployment that was killed left behind. Returns the unfinished releases among it."""
+    """Remove the files that a killed deployment left, and return the unfinished releases among them."""
     for entry in share.entries(""):
         if not entry.is_folder and _DRAFT.match(entry.name):
             share.delete(entry.name)
@@ -145,12 +145,11 @@ def remove_unfinished(share: Share) -> tuple[str, ...]:
 
 
 def prune(share: Share, live: Live) -> tuple[str, ...]:
-    """Remove the oldest finished releases beyond those to keep, never the live or the proven one."""
+    """Remove the oldest finished releases, except the newest `KEPT`, the live and the proven one."""
     finished = [each for each in _release_folders(share) if _is_finished(share, each)]
     surplus = tuple(each for each in finished[:-KEPT] if each not in (live.current, live.proven))
     for release_id in surplus:
-        # The manifest goes first: cut short here, the rest is an unfinished release, which the next one
-        # removes.
+        # The manifest goes first: if this is interrupted, the next deployment removes an unfinished release.
         share.delete(f"{folder_of(release_id)}/{_MANIFEST}")
         share.delete_tree(folder_of(release_id))
     return surplus
@@ -169,7 +168,7 @@ def _write_id(share: Share, path: str, release_id: str | None) -> None:
 
 
 def _release_folders(share: Share) -> list[str]:
-    """List the releases' ids, oldest first. Folders of other names are not ours, and are left alone."""
+    """Return the releases' ids, oldest first. Folders with other names are not releases."""
     entries = share.entries(FOLDER)
     return sorted(entry.name for entry in entries if entry.is_folder and RELEASE_ID.match(entry.name))
 

@@ -1,8 +1,8 @@
-"""Bring a release to life and prove that it serves, or bring the one before it back.
+"""The rollout of a release: restart, wait until it provably serves, or roll back to the previous one.
 
 The proof comes from inside the container: a process that was started after the restart answers `/version`
-with the release, several times in a row. What the platform says is used for two things only: to see early
-that the release will not come up, and to tell the person who waits how far it is.
+with the release, several times in a row. The platform's state is used for two purposes only: to detect early
+that the release will not serve, and to show progress.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from infra.share.protocol import Share
 
 ANSWERS: Final = 3
-"""How many answers in a row must come from the new release: while old replicas drain, the two take turns."""
+"""How many responses in a row the new release must give: while old replicas drain, either may respond."""
 
 _POLL_S: Final = 0.5
 _FIRST_SNAPSHOT_S: Final = 4.0
@@ -47,22 +47,22 @@ T = TypeVar("T")
 
 
 class Background(Protocol):
-    """Run something while the address is being asked. Tests run it at once."""
+    """Runs a call while `/version` is polled. Tests run it immediately."""
 
     def __call__(self, call: Callable[[], T], /) -> Future[T]:
-        """Start `call`, and return what will hold its result."""
+        """Start `call`, and return the future of its result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """Say how many of our requests failed while a release took over, and for how long they did."""
+    """How many `/version` requests failed during a rollout, and for how long."""
 
     asked: int = 0
     failed: int = 0
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        """Say it for people."""
+        """Return the line to print."""
         if not self.failed:
             return f"no outage: all of {self.asked} requests were answered"
         return f"outage of {self.seconds:.1f} s: {self.failed} of {self.asked} requests failed"
@@ -70,7 +70,7 @@ class Outage:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Report that a release was seen to serve. There is no outage to speak of where nothing served before."""
+    """A release that was seen to serve. `outage` is None if nothing served before."""
 
     replica: str
     started: str
@@ -80,7 +80,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class NotServed:
-    """Report that a release does not serve: why, the end of its log, and whether only the time ran out."""
+    """A release that does not serve: the cause, the end of its log, and whether the wait timed out."""
 
     cause: Cause
     log: tuple[str, ...]
@@ -96,8 +96,8 @@ class Rollout:
 
     Attributes:
         timeout_s: How long one wait may take.
-        background: Runs az while the address is being asked, so that no outage goes unseen.
-        renew_lock: Called at every turn of the wait; renews the deploy lock. What it raises ends the wait.
+        background: Runs az while `/version` is polled, so that every outage is measured.
+        renew_lock: Called at each poll to renew the deploy lock. An error that it raises ends the wait.
     """
 
     app: App
@@ -144,23 +144,23 @@ class Rollout:
         restarts = {replica.name: replica.restart_count for replica in snapshot.replicas}
         if isinstance(answer, NoResponse):
             return Baseline(restarts)
-        # It may be a replica of an older revision that still drains: it is not new either.
+        # The replica may be of an older revision that still drains, which is not new either.
         return Baseline({answer.replica: 0} | restarts, answer.replica, answer.started, did_serve=True)
 
 
 def switch(rollout: Rollout, share: Share, held: HeldLock, target: str, fallback: str | None) -> Served:
-    """Make a release live and prove it; if it does not come up, make the one before it serve again.
+    """Make a release live and wait until it serves; if it does not, roll back to the previous release.
 
     Args:
-        rollout: Restarts and waits.
-        share: Where both releases lie, finished.
+        rollout: Restarts the revision and waits.
+        share: The share with both releases, finished.
         held: The deploy lock.
         target: The release to make live.
         fallback: The release to roll back to; None if there is none.
 
     Raises:
-        RemoteError: The release crashes, or Azure refused something; `CURRENT` is rolled back by then.
-        WaitTimeoutError: The release did not serve in time; `CURRENT` is rolled back by then.
+        RemoteError: The release crashes, or Azure rejected a request; it was rolled back.
+        WaitTimeoutError: The release did not serve in time; it was rolled back.
     """
     held.check()
     set_current(share, target)
@@ -174,7 +174,7 @@ def switch(rollout: Rollout, share: Share, held: HeldLock, target: str, fallback
 
 
 def failure(outcome: NotServed, release: str, closing: str) -> FjarrError:
-    """Make an error of a release that does not serve. `closing` says how things stand now."""
+    """Return the error for a release that does not serve. `closing` describes the state of the stage now."""
     kind = WaitTimeoutError if outcome.is_timeout else RemoteError
     log = ("its log ended with:", *(f"  {line}" for line in outcome.log)) if outcome.log else ()
     message = f"release {release} does not serve: {outcome.cause.reason}"
@@ -182,7 +182,7 @@ def failure(outcome: NotServed, release: str, closing: str) -> FjarrError:
 
 
 def in_background(pool: ThreadPoolExecutor) -> Background:
-    """Run things on a pool's threads."""
+    """Return a `Background` that runs calls on a pool's threads."""
 
     def run(call: Callable[[], T], /) -> Future[T]:
         return pool.submit(call)
@@ -191,7 +191,7 @@ def in_background(pool: ThreadPoolExecutor) -> Background:
 
 
 def at_once(call: Callable[[], T], /) -> Future[T]:
-    """Run something before going on. For tests, where threads would make the order a matter of chance."""
+    """Run a call immediately. For tests, in which threads would make the order random."""
     future: Future[T] = Future()
     try:
         future.set_result(call())
@@ -201,7 +201,7 @@ def at_once(call: Callable[[], T], /) -> Future[T]:
 
 
 class _NotServedError(Exception):
-    """Let a step on the console fail with an outcome that its caller then judges."""
+    """Carries an outcome out of a console step, so that the step is shown as failed."""
 
     def __init__(self, outcome: NotServed) -> None:
         super().__init__(outcome.cause.reason)
@@ -209,7 +209,7 @@ class _NotServedError(Exception):
 
 
 def _roll_back(rollout: Rollout, share: Share, fallback: str | None) -> str:
-    """Make the old release serve again, and say how that went."""
+    """Make the old release serve again, and return a line that describes the result."""
     set_current(share, fallback)
     if fallback is None:
         _restart_only(rollout)
@@ -224,7 +224,7 @@ def _roll_back(rollout: Rollout, share: Share, fallback: str | None) -> str:
 
 
 def _restart_only(rollout: Rollout) -> None:
-    """Restart without a proof, since nothing is there that could serve."""
+    """Restart without waiting, since there is no release that could serve."""
     try:
         revision, is_active = rollout.app.revision()
         if is_active:
@@ -239,7 +239,7 @@ def _from_error(error: FjarrError) -> NotServed:
 
 
 class _Wait:
-    """Wait for one release on one revision: ask the address often, the platform rarely."""
+    """The wait for one release on one revision: polls `/version` often and the platform rarely."""
 
     def __init__(self, rollout: Rollout, revision: str, release: str, baseline: Baseline, step: Step) -> None:
         self._rollout = rollout
@@ -258,11 +258,11 @@ class _Wait:
         self._phase = ""
 
     def begin(self, action: Callable[[str], None]) -> None:
-        """Have the platform restart or activate the revision, while we go on asking the address."""
+        """Restart or activate the revision in the background, while `/version` is polled."""
         self._action = self._rollout.background(lambda: action(self._revision))
 
     def run(self) -> Outcome:
-        """Wait until the release serves, is seen not to come up, or the time is over."""
+        """Wait until the release serves, has failed, or the time is over."""
         while (outcome := self._poll(self._rollout.clock.elapsed_s())) is None:
             self._rollout.renew_lock()
             self._rollout.clock.sleep(_POLL_S)
@@ -291,7 +291,7 @@ class _Wait:
         return Served(answer.replica, answer.started, outage, now_s - self._start_s)
 
     def _verdict(self, now_s: float) -> NotServed | None:
-        """Say that the release will not come up, if that is sure."""
+        """Return why the release will not serve, if that is certain."""
         if self._action is not None:
             if not self._action.done():
                 return None
@@ -311,14 +311,14 @@ class _Wait:
         )
 
     def _poll_platform(self, now_s: float) -> None:
-        """Ask the platform now and then, without waiting for what it says."""
+        """Request a snapshot from the platform at intervals, without waiting for the response."""
         if self._pending_snapshot is None:
             if now_s >= self._next_snapshot_s:
                 self._pending_snapshot = self._rollout.background(
                     lambda: self._rollout.app.snapshot(self._revision)
                 )
         elif self._pending_snapshot.done():
-            # A question that fails says nothing about the release: the next one may be answered.
+            # A failed request says nothing about the release, and the next one may succeed.
             with suppress(FjarrError):
                 self._record_snapshot(self._pending_snapshot.result(), now_s)
             self._pending_snapshot, self._next_snapshot_s = None, now_s + _SNAPSHOT_INTERVAL_S
@@ -338,7 +338,7 @@ class _Wait:
             self._step.update(f"{now} ({now_s - self._start_s:.0f} s)")
 
     def _log(self) -> tuple[str, ...]:
-        """Read the end of the log of the new replica that is worst off."""
+        """Return the end of the log of the new replica that was restarted most often."""
         if self._snapshot is None or not self._snapshot.replicas:
             return ()
         replicas = self._baseline.new_replicas(self._snapshot) or self._snapshot.replicas
@@ -348,7 +348,7 @@ class _Wait:
 
 @dataclass(slots=True)
 class _OutageMeter:
-    """Count what our requests to the app's address met."""
+    """Counts failed `/version` requests and the time that they span."""
 
     last_good_s: float
     asked: int = 0
@@ -357,7 +357,7 @@ class _OutageMeter:
     is_out: bool = False
 
     def record(self, answer: VersionResponse | NoResponse, now_s: float) -> None:
-        """Take note of one request."""
+        """Record the result of one request."""
         self.asked += 1
         if isinstance(answer, NoResponse):
             self.failed += 1
@@ -368,5 +368,5 @@ class _OutageMeter:
         self.last_good_s, self.is_out = now_s, False
 
     def outage(self) -> Outage:
-        """Return what was counted."""
+        """Return the outage so far."""
         return Outage(self.asked, self.failed, self.seconds)
