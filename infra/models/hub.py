@@ -1,7 +1,7 @@
-"""Fetch a base model from the Hugging Face hub: the one place that does.
+"""Download a base model from the Hugging Face hub.
 
-Only safetensors and what belongs to them are fetched, never pickles or code. The hub's own cache is used, so
-that a model that is there already is not fetched again.
+Only safetensors, configuration and tokenizer files are downloaded, never pickles or code. Models in the hub's
+own cache are not downloaded again.
 """
 
 from __future__ import annotations
@@ -17,36 +17,34 @@ if TYPE_CHECKING:
 
 _WANTED: Final = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 _UNWANTED: Final = ("*/*",)
-"""What lies in folders of a model's repository is the same weights again, in forms that are not served."""
+"""Subfolders of a model's repository contain the same weights in formats that are not served."""
 
 
 def download_base(base_id: str, console: Console) -> Path:
-    """Return the local folder of a model on the hub, fetched first if need be.
+    """Return the local folder of a model on the hub, after downloading it if it is missing.
 
     Args:
         base_id: `<org>/<name>`.
-        console: Is told that it takes a while; the hub's client shows bars of its own on stderr.
+        console: Shows the start of the download; the hub's client shows progress bars on stderr.
 
     Raises:
-        UsageError: There is no such model, or it wants a token that this machine does not have.
+        UsageError: There is no such model, or it requires a token that this machine does not have.
         RemoteError: The hub cannot be reached.
     """
-    # The import takes a second, and hardly any push needs it.
+    # The import takes a second, and few pushes need it.
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError  # noqa: PLC0415
 
-    console.info(f"fetching {base_id} from the Hugging Face hub")
+    console.info(f"downloading {base_id} from the Hugging Face hub")
     try:
         return Path(snapshot_download(base_id, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED)))
     except GatedRepoError as error:
-        hint = f"accept its terms on https://huggingface.co/{base_id}, and set HF_TOKEN to a token of yours"
-        raise UsageError(
-            f"the base model {base_id} is only for those who accepted its terms", hint=hint
-        ) from error
+        hint = f"accept its terms on https://huggingface.co/{base_id}, and set HF_TOKEN to your token"
+        raise UsageError(f"the base model {base_id} requires acceptance of its terms", hint=hint) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         hint = "correct --base; for a private model set HF_TOKEN; or name a local folder with --base"
         raise UsageError(f"there is no model {base_id} on the Hugging Face hub", hint=hint) from error
     except Exception as error:  # the client lets errors of several HTTP libraries through
-        hint = "check the network; or fetch the model elsewhere, and name its folder with --base"
+        hint = "check the network; or download the model elsewhere, and pass its folder with --base"
         reason = first_line(str(error)) or type(error).__name__
-        raise RemoteError(f"cannot fetch {base_id} from the hub: {reason}", hint=hint) from error
+        raise RemoteError(f"cannot download {base_id} from the hub: {reason}", hint=hint) from error

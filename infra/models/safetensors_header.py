@@ -1,7 +1,7 @@
-"""Read the header of a safetensors file, to find a damaged or cut off one before it travels.
+"""Read the header of a safetensors file, to find a damaged or truncated one before its upload.
 
-Nothing is loaded, and no tensor library is needed: the file begins with the header's length (8 bytes, little
-endian), then the header as JSON, then the tensors' bytes, to which the header's offsets relate.
+No tensor is loaded and no tensor library is needed: the file begins with the header's length (8 bytes, little
+endian), then the header as JSON, then the tensors' bytes, to which the header's offsets are relative.
 
 Source: the safetensors format's own description.
 """
@@ -19,14 +19,14 @@ _MAX_HEADER_BYTES: Final = 100_000_000
 
 
 class SafetensorsError(Exception):
-    """Report that a file is not safetensors, or not all of it."""
+    """The file is not a safetensors file, or is incomplete."""
 
 
 def check_safetensors(path: Path) -> int:
-    """Make sure that a file is whole, and return how many tensors it has.
+    """Check that a file is complete, and return its number of tensors.
 
     Raises:
-        SafetensorsError: It is not.
+        SafetensorsError: It is not a complete safetensors file.
     """
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
@@ -44,5 +44,5 @@ def check_safetensors(path: Path) -> int:
         raise SafetensorsError("has no tensors")
     expected = _LENGTH_BYTES + length + end
     if size_bytes != expected:
-        raise SafetensorsError(f"is damaged: it has {size_bytes} bytes where its header tells of {expected}")
+        raise SafetensorsError(f"is damaged: it has {size_bytes} bytes, but its header describes {expected}")
     return len(tensors)

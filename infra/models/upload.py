@@ -1,7 +1,7 @@
-"""Bring a folder of weights onto the share: only what is not there yet, and never half a file.
+"""Upload a folder of weights to the share: only missing files, and never a partial one.
 
-Beside the weights on the share lies a manifest of what was put there. Files travel under temporary names;
-when all are there, they are renamed, the configuration last, since that is what a server looks for.
+A manifest beside the weights on the share lists what was uploaded. Files are uploaded under temporary names
+and renamed once all are there, the configuration last, since a server finds the weights by it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 MANIFEST: Final = ".fjarr-manifest.json"
 DRAFT_SUFFIX: Final = ".uploading"
-"""Ends the name of a file that is still travelling: no server looks for such files."""
+"""The suffix of a file that is being uploaded. Servers ignore such files."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadSet:
-    """Hold what a folder on the share should have.
+    """The files that a folder on the share should have.
 
     Attributes:
         target: The folder on the share.
-        sources: Where each file comes from, by its name.
-        manifest: What the files are, by their names.
+        sources: The content of each file, by its name.
+        manifest: The files' names, sizes and digests.
     """
 
     target: str
@@ -42,7 +42,7 @@ class UploadSet:
 
 @dataclass(frozen=True, slots=True)
 class UploadPlan:
-    """Say what must travel for a upload_set, and what must go."""
+    """The files of an upload set to upload, and the files on the share to remove."""
 
     upload_set: UploadSet
     uploads: tuple[FileEntry, ...]
@@ -50,19 +50,19 @@ class UploadPlan:
 
     @property
     def has_changes(self) -> bool:
-        """Tell whether the folder on the share is not what it should be."""
+        """Return whether the folder on the share differs from the upload set."""
         return bool(self.uploads or self.removed)
 
     @property
     def upload_bytes(self) -> int:
-        """Add up what must travel."""
+        """Return the size of the files to upload."""
         return sum(entry.size_bytes for entry in self.uploads)
 
 
 def load_upload_set(
     target: str, weights: WeightFolder, hashes: HashCache, replaced: Mapping[str, bytes] | None = None
 ) -> UploadSet:
-    """Describe a local folder of weights for `target`. `replaced` has files with other content."""
+    """Return the upload set of a local folder of weights. `replaced` has files with other content."""
     sources: dict[str, Path | bytes] = {path.name: path for path in weights.files}
     sources.update(replaced or {})
     entries = (
@@ -75,8 +75,8 @@ def load_upload_set(
 def plan_upload(share: Share, upload_set: UploadSet) -> UploadPlan:
     """Compare a upload_set with what the share has.
 
-    A file counts as there if it was put there by us with this digest, and still has its size. What others put
-    into the folder, such as the fine-tuning step, stays, unless we bring a file of that name.
+    A file is up to date if the manifest on the share lists it with this digest, and it still has its size.
+    Files of others, such as the fine-tuning step, stay unless the upload set has a file of that name.
     """
     there = {
         entry.name: entry.size_bytes for entry in share.entries(upload_set.target) if not entry.is_folder
@@ -93,15 +93,15 @@ def plan_upload(share: Share, upload_set: UploadSet) -> UploadPlan:
 
 
 def upload(share: Share, plan: UploadPlan, advance: Advance) -> None:
-    """Make the folder on the share what it should be."""
+    """Upload, rename and remove files until the folder on the share equals the upload set."""
     target = plan.upload_set.target
     uploads = [
         Upload(f"{target}/{entry.path}{DRAFT_SUFFIX}", plan.upload_set.sources[entry.path])
         for entry in plan.uploads
     ]
     share.upload(uploads, advance)
-    # Cut short between two renames, the folder is neither the old nor the new: without a manifest all travels
-    # again.
+    # Interrupted between two renames, the folder is neither the old nor the new one: without a manifest, the
+    # next run uploads every file.
     share.delete(f"{target}/{MANIFEST}")
     for entry in sorted(plan.uploads, key=_configuration_last):
         path = f"{target}/{entry.path}"
@@ -115,7 +115,7 @@ def upload(share: Share, plan: UploadPlan, advance: Advance) -> None:
 
 
 def resend(plan: UploadPlan, name: str) -> UploadPlan:
-    """Have one file travel once more, so that it is the newest of its kind on the share."""
+    """Return the plan with one more file to upload, so that it becomes the newest of its kind."""
     entry = next(entry for entry in plan.upload_set.manifest.files if entry.path == name)
     return replace(plan, uploads=(*plan.uploads, entry))
 
@@ -132,4 +132,4 @@ def _manifest_on(share: Share, target: str) -> Manifest:
     try:
         return parse_manifest(content, path)
     except RemoteError:
-        return Manifest(())  # damaged: then everything travels, and a new one is written
+        return Manifest(())  # damaged: then every file is uploaded, and a new manifest is written

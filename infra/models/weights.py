@@ -1,7 +1,7 @@
-"""Judge a folder of weights on this machine before anything of it travels.
+"""Check a folder of weights on this machine before its upload.
 
-Only what a server loads is taken: safetensors, JSON, text and tokenizer files at the top of the folder.
-Pickles, code and everything else stay behind. What is wrong with a folder is said all at once.
+Only files that a server loads are uploaded: safetensors, JSON, text and tokenizer files at the top of the
+folder. Pickles, code and everything else are left out. All problems of a folder are reported at once.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _HUB_ID: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 @dataclass(frozen=True, slots=True)
 class WeightFolder:
-    """Hold a folder of weights that may travel.
+    """A folder of weights on this machine.
 
     Attributes:
-        folder: Where it is on this machine.
-        files: What of it travels, sorted by name.
-        left_out: The names of pickles, which do not.
+        folder: Its path.
+        files: The files to upload, sorted by name.
+        left_out: The names of pickles, which are not uploaded.
     """
 
     folder: Path
@@ -48,21 +48,21 @@ class WeightFolder:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """Hold an adapter that may travel, and its configuration."""
+    """An adapter on this machine, and its configuration."""
 
     weights: WeightFolder
     config: dict[str, Json]
 
     @property
     def base(self) -> str:
-        """Return what the configuration names as the base model."""
+        """Return the base model that the configuration names."""
         return str(self.config[BASE_KEY])
 
     def config_for(self, base_id: str) -> bytes:
         """Return the configuration for a share that has the base under this id.
 
-        A base that the configuration already names in a way that the server finds is left as it is; a path of
-        this machine becomes one that is relative to the mount.
+        If the server can find the base by the configured name, the file is returned unchanged; a path of this
+        machine is replaced by one that is relative to the mount.
         """
         place = f"{MODEL_CACHE}/{base_id}"
         if self.base in (base_id, place):
@@ -71,10 +71,10 @@ class Adapter:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Judge a folder with a LoRA adapter.
+    """Read and check a folder with a LoRA adapter.
 
     Raises:
-        UsageError: It is not one that can be served; the details say everything that is missing.
+        UsageError: The adapter cannot be served; the details list all problems.
     """
     weights = _read_folder(folder)
     config, problems = _read_config(folder / ADAPTER_CONFIG)
@@ -89,10 +89,10 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def read_base(folder: Path) -> WeightFolder:
-    """Judge a folder with a base model.
+    """Read and check a folder with a base model.
 
     Raises:
-        UsageError: It is not one that can be served; the details say everything that is missing.
+        UsageError: The base model cannot be served; the details list all problems.
     """
     weights = _read_folder(folder)
     _, problems = _read_config(folder / "config.json")
@@ -107,7 +107,7 @@ def read_base(folder: Path) -> WeightFolder:
 
 
 def base_id_of(folder: Path) -> str:
-    """Name a base model by its folder: `<org>/<name>` where the path tells, else `local/<folder>`."""
+    """Return a base model's id from its folder: `<org>/<name>` from the path, else `local/<folder>`."""
     path = folder.resolve().as_posix()
     match = _IN_CACHE.search(path) or _IN_HUB_CACHE.search(path)
     return f"{match[1]}/{match[2]}" if match else f"local/{_safe_name(folder.resolve().name)}"
@@ -122,7 +122,7 @@ def base_id_in(name: str) -> str | None:
 
 
 def adapter_name_of(folder: Path) -> str:
-    """Name an adapter by its folder, or by the one above where that is just called `adapter`."""
+    """Return an adapter's name from its folder, or from the parent of a folder that is called `adapter`."""
     path = folder.resolve()
     return _safe_name(path.parent.name if path.name == "adapter" else path.name)
 
@@ -166,7 +166,7 @@ def _weight_problems(weights: WeightFolder) -> list[str]:
 
 
 def _missing_shards(weights: WeightFolder) -> list[str]:
-    """Find the files that an index speaks of and that are not there."""
+    """Return a message for each file that the index lists and that is missing."""
     index = weights.folder / "model.safetensors.index.json"
     if not index.is_file():
         return []
@@ -174,7 +174,7 @@ def _missing_shards(weights: WeightFolder) -> list[str]:
     shards = document.get("weight_map")
     wanted = {str(name) for name in shards.values()} if isinstance(shards, dict) else set()
     there = {path.name for path in weights.files}
-    return problems + [f"{name} is missing, which {index.name} speaks of" for name in sorted(wanted - there)]
+    return problems + [f"{name} is missing, which {index.name} lists" for name in sorted(wanted - there)]
 
 
 def _hint(weights: WeightFolder) -> str | None:

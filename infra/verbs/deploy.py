@@ -1,9 +1,9 @@
-"""Deploy the code: `inference/` becomes a release on the share, and counts once it was seen to serve.
+"""Deploy `inference/` as a release, and wait until it serves.
 
-    scan -> compare with the live release -> upload what is new -> manifest -> CURRENT -> restart -> proof
+    scan -> compare with the live release -> upload new files -> manifest -> CURRENT -> restart -> proof
 
-Without the proof CURRENT is rolled back, and the release before serves again. Cut short at any step, it can
-simply be run again. Two at once: the second is told who has the lock.
+A release that does not serve is rolled back to the previous one. A deployment that was interrupted at any
+step can be run again. A second deployment at the same time fails, and its error names the lock's holder.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ if TYPE_CHECKING:
     from infra.session import Session
 
 TREE: Final = "inference"
-"""The folder that a release is made of."""
+"""The folder that a release contains."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeployResult:
-    """Say what a deployment did.
+    """The result of a deployment.
 
     Attributes:
         release: The release that is live now.
-        previous: The one that was seen to serve before; None if there was none.
+        previous: The previous release that was seen to serve; None if there was none.
         has_changed: False if this release was live already, and nothing was restarted.
-        uploaded_files: How many files crossed the network.
-        uploaded_bytes: How large they were together.
-        replica: The replica that proved it; empty if nothing was restarted.
-        seconds: From the restart to the proof.
-        outage_s: For how long our requests failed meanwhile; None where there was nothing to be out.
+        uploaded_files: The number of files that were uploaded.
+        uploaded_bytes: Their size together.
+        replica: The replica that was seen to serve the release; empty if nothing was restarted.
+        seconds: The time from the restart until the release was seen to serve.
+        outage_s: For how long requests failed meanwhile; None if nothing served before.
     """
 
     release: str
@@ -72,7 +72,7 @@ class DeployResult:
         return asdict(self)
 
     def to_text(self) -> str:
-        """Return what a person reads."""
+        """Return the lines to print without `--json`."""
         if not self.has_changed:
             return f"{self.release} is live already"
         rows = [
@@ -88,7 +88,7 @@ class DeployResult:
 
 @dataclass(frozen=True, slots=True)
 class LocalTree:
-    """Hold what is to be deployed. `origin` is asked for only when a new release is made."""
+    """The tree to deploy. `origin` is called only when a new release is created."""
 
     root: Path
     manifest: Manifest
@@ -97,7 +97,7 @@ class LocalTree:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """Hold a release that is not on the share yet, and the plan that takes it there from `base`."""
+    """A release that is not on the share yet, and its plan relative to the release `base`."""
 
     release: Release
     base: str | None
@@ -106,7 +106,7 @@ class _Draft:
 
 @dataclass(frozen=True, slots=True)
 class _StoredRelease:
-    """Say which release is on the share now, and what had to travel for it."""
+    """A release on the share, and what was uploaded for it."""
 
     release: str
     uploaded_files: int
@@ -116,18 +116,19 @@ class _StoredRelease:
 def deploy(
     session: Session, *, force: bool = False, timeout_s: float | None = None, break_lock: bool = False
 ) -> DeployResult:
-    """Make the local tree the live release of a stage, and return once it was seen to serve.
+    """Make the local tree the live release of a stage, and return once it serves.
 
     Args:
         session: The opened stage.
         force: Upload everything and restart, even if the same tree is live already.
-        timeout_s: How long to wait for the release; None for what suits the stage's cloud.
-        break_lock: Take the deploy lock from whoever holds it.
+        timeout_s: How long to wait for the release; None for the default of the stage's cloud.
+        break_lock: Take the deploy lock from its current holder.
 
     Raises:
         UsageError: The stage is not provisioned, or the tree cannot be deployed.
-        RemoteError: Somebody else deploys, Azure refused, or the release crashed and the old one serves
-        again. WaitTimeoutError: The release did not serve in time, and the old one serves again.
+        RemoteError: Another deployment holds the lock, Azure rejected a request, or the release crashed and
+            was rolled back.
+        WaitTimeoutError: The release did not serve in time and was rolled back.
     """
     with session.console.step(f"read {TREE}/"):
         manifest = scan_tree(session.root / TREE)
@@ -143,12 +144,12 @@ def deploy(
 def deploy_tree(
     context: DeployContext, tree: LocalTree, *, force: bool = False, break_lock: bool = False
 ) -> DeployResult:
-    """Do what `deploy` does, on a context that is open already."""
+    """Deploy a tree in an open context. The parameters are those of `deploy`."""
     live = read_live(context.share)
     if _is_up_to_date(live, tree.manifest, force=force):
         return _confirm_live(context, live)
     with context.lock.hold("deploy", break_lock=break_lock) as held:
-        live = read_live(context.share)  # once more: another deployment may have ended just now
+        live = read_live(context.share)  # read again: another deployment may have ended meanwhile
         if _is_up_to_date(live, tree.manifest, force=force):
             return _confirm_live(context, live)
         _remove_unfinished(context)
@@ -172,7 +173,7 @@ def _is_up_to_date(live: Live, manifest: Manifest, *, force: bool) -> bool:
 
 
 def _confirm_live(context: DeployContext, live: Live) -> DeployResult:
-    """Leave a release that is live already as it is, once it was seen to serve."""
+    """Wait until a release that is live already serves, and change nothing."""
     release = str(live.current)
     context.console.info(
         f"the same tree is live already, as {release}: nothing to upload, nothing to restart"
@@ -182,7 +183,7 @@ def _confirm_live(context: DeployContext, live: Live) -> DeployResult:
         outcome = context.rollout(None).wait(release)
         if isinstance(outcome, NotServed):
             raise failure(
-                outcome, release, "nothing was changed; invoke deploy --force makes it anew and restarts"
+                outcome, release, "nothing was changed; invoke deploy --force creates it again and restarts"
             )
     return DeployResult(release, release, has_changed=False)
 
@@ -195,7 +196,7 @@ def _remove_unfinished(context: DeployContext) -> None:
 def _ensure_release(
     context: DeployContext, held: HeldLock, tree: LocalTree, live: Live, *, force: bool
 ) -> _StoredRelease:
-    """See to it that a finished release with these files lies on the share."""
+    """Return the finished release on the share with these files, after uploading it if it is missing."""
     finished = None if force else find_finished(context.share, tree.manifest)
     if finished is not None:
         context.console.info(f"the same tree is on the share already, as {finished}: nothing to upload")
@@ -229,7 +230,7 @@ def _go_live(context: DeployContext, held: HeldLock, release: str, live: Live) -
     try:
         served = switch(context.rollout(held), context.share, held, release, fallback)
     except KeyboardInterrupt:
-        context.console.warn(f"interrupted: {release} may still come up; deploy again to see it through")
+        context.console.warn(f"interrupted: {release} may still become live; deploy again to complete it")
         raise
     context.console.info(f"{release} serves from {served.replica}")
     if served.outage is not None:
@@ -238,7 +239,7 @@ def _go_live(context: DeployContext, held: HeldLock, release: str, live: Live) -
 
 
 def _prune(context: DeployContext) -> None:
-    """Remove old releases. The deployment has succeeded by now, whatever becomes of this."""
+    """Remove old releases. A failure is only a warning, since the deployment has succeeded."""
     try:
         removed = prune(context.share, read_live(context.share))
     except FjarrError as error:

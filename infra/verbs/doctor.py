@@ -1,6 +1,6 @@
-"""Look for what this machine, or the user's Azure, lacks for a stage, and name the command that mends each.
+"""Check a stage's prerequisites on this machine and on Azure, and find the command that fixes each problem.
 
-Changes nothing. A check that needs another that failed is left out.
+Changes nothing. A check that depends on a failed one is left out.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _MIN_LOCAL_MEMORY_BYTES = 3_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Hold what one check found.
+    """The result of one check.
 
     Attributes:
-        name: What was looked at.
-        is_ok: Whether it is as it must be.
-        found: What was found, for people.
-        remedy: The command that mends it; empty if there is nothing to mend.
+        name: What was checked.
+        is_ok: Whether the prerequisite is met.
+        found: A description of what was found.
+        remedy: The command that fixes the problem; empty if there is none.
     """
 
     name: str
@@ -52,16 +52,16 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Hold all checks."""
+    """The results of all checks."""
 
     stage: str
     checks: tuple[Check, ...]
 
     def require_health(self) -> None:
-        """Go on only if nothing is missing.
+        """Raise an error if a check failed.
 
         Raises:
-            ToolError: Something is.
+            ToolError: A prerequisite is not met.
         """
         missing = [check.name for check in self.checks if not check.is_ok]
         if missing:
@@ -73,23 +73,23 @@ class Diagnosis:
         return {"stage": self.stage, "ok": is_ok, "checks": [asdict(check) for check in self.checks]}
 
     def to_text(self) -> str:
-        """Return the lines that a person reads."""
+        """Return the lines to print without `--json`."""
         return "\n".join(_check_text(check) for check in self.checks)
 
 
 def diagnose(session: Session, *, location: str | None = None) -> Diagnosis:
-    """Check everything that a stage needs.
+    """Check a stage's prerequisites.
 
     Args:
-        session: The stage; its embedded Azure need not run.
-        location: Also look at what this region offers, and at the quota there.
+        session: The opened stage; a local cloud need not run.
+        location: Also check the GPU profiles and the quota of this region.
     """
-    with session.console.step("look at this machine"):
+    with session.console.step("check this machine"):
         checks = [_python(), _az(session), _bicep(session), _disk(session)]
         if session.stage.is_local:
             checks += [_memory(), _bash()]
     if not session.stage.is_local and checks[1].is_ok:
-        with session.console.step("look at your Azure"):
+        with session.console.step("check your Azure account"):
             account = _account(session)
             checks.append(account)
             if account.is_ok and location:
@@ -99,7 +99,7 @@ def diagnose(session: Session, *, location: str | None = None) -> Diagnosis:
 
 def _python() -> Check:
     is_ok = sys.version_info[:2] >= _MIN_PYTHON
-    remedy = "" if is_ok else "make .venv with a newer Python: python3.11 -m venv .venv"
+    remedy = "" if is_ok else "create .venv with a newer Python: python3.11 -m venv .venv"
     return Check("Python", is_ok, platform.python_version(), remedy)
 
 
@@ -117,8 +117,8 @@ def _bicep(session: Session) -> Check:
             "bicep", is_ok=True, found=session.runner.run(Command((path, "--version"))).stdout.strip()
         )
     if session.has_bicep:
-        return Check("bicep", is_ok=True, found="as az has it")
-    found = "not here; the compiled infra/provision/inference.json is deployed instead"
+        return Check("bicep", is_ok=True, found="installed by az")
+    found = "not installed; the compiled infra/provision/inference.json is deployed instead"
     return Check(
         "bicep", is_ok=True, found=found, remedy="to deploy a template that you changed: az bicep install"
     )
@@ -158,7 +158,7 @@ def _account(session: Session) -> Check:
 
 
 def _region(session: Session, location: str) -> Iterator[Check]:
-    """Look at whether a region has the GPU profile that would be provisioned, and at what quota there is."""
+    """Yield whether a region has the GPU profile that would be provisioned, and its quota."""
     subscription = _subscription(session)
     try:
         profiles = session.az.run(workload_profiles_supported(subscription, location))
@@ -201,7 +201,7 @@ def _usage_text(usages: Json) -> str:
         name = str(as_object(item.get("name")).get("value"))
         if "gpu" in name.casefold() or "Environment" in name:
             rows.append(f"{name} {item.get('currentValue', item.get('usage'))} of {item.get('limit')}")
-    return ", ".join(rows) or "Azure tells none; a quota of serverless GPUs shows only on an environment"
+    return ", ".join(rows) or "Azure lists none; a quota of serverless GPUs shows only on an environment"
 
 
 def _check_text(check: Check) -> str:

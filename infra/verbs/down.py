@@ -1,7 +1,7 @@
-"""Take a stage down: stop the embedded Azure, or delete on Azure what provision made, and say what is left.
+"""Stop the local cloud or delete the resources that provision created, and list what remains.
 
-On Azure only what a run of ours made is deleted; what the fine-tuning step or somebody else made stays,
-whatever its name. Nothing is deleted before the user has agreed to the list.
+On Azure, only resources that provision created are deleted; those of the fine-tuning step and of others stay,
+whatever their names. Nothing is deleted before the user has confirmed the list.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """Name something that is still there.
+    """Something that was not removed.
 
     Attributes:
         what: A path, or a resource as `name (type)`.
-        size_bytes: What it takes on this machine's disk; None for a resource.
-        remedy: The command that removes it; empty where it is not ours to remove.
+        size_bytes: Its size on this machine's disk; None for a resource.
+        remedy: The command that removes it; empty for a resource that provision did not create.
     """
 
     what: str
@@ -42,10 +42,11 @@ class Remaining:
 
 @dataclass(frozen=True, slots=True)
 class DownResult:
-    """Say what was stopped or deleted, and what is left.
+    """What was stopped or deleted, and what remains.
 
     Attributes:
-        removed: What was stopped or deleted, for people.
+        removed: Descriptions of what was stopped or deleted.
+        left: What remains.
     """
 
     stage: str
@@ -57,29 +58,29 @@ class DownResult:
         return asdict(self)
 
     def to_text(self) -> str:
-        """Return the lines that a person reads."""
+        """Return the lines to print without `--json`."""
         lines = [f"removed: {what}" for what in self.removed] or ["there was nothing to stop"]
         lines += [_remaining_text(left) for left in self.left] or ["nothing is left"]
         return "\n".join(lines)
 
 
 def down(session: Session, *, is_confirmed: bool = False, is_purged: bool = False) -> DownResult:
-    """Take a stage down.
+    """Stop a local stage, or delete a stage on Azure.
 
     Args:
-        session: The opened stage; an embedded Azure need not run.
-        is_confirmed: Delete on Azure without asking.
-        is_purged: Also delete what a local stage has on disk.
+        session: The opened stage; a local cloud need not run.
+        is_confirmed: Delete on Azure without confirmation.
+        is_purged: Also delete the data of a local stage on disk.
 
     Raises:
-        UsageError: Nobody agreed, or there is nobody to ask.
+        UsageError: The user did not confirm, or there is no terminal to ask on.
         RemoteError: Azure did not delete something.
     """
     if session.stage.is_local:
         return _down_local(session, is_purged=is_purged)
     if is_purged:
         raise UsageError(
-            "--purge is for a local stage", hint="on Azure, down deletes all that provision made"
+            "--purge is for a local stage", hint="on Azure, down deletes all that provision created"
         )
     return _down_azure(session, is_confirmed=is_confirmed)
 
@@ -102,7 +103,7 @@ def _down_local(session: Session, *, is_purged: bool) -> DownResult:
 
 def _down_azure(session: Session, *, is_confirmed: bool) -> DownResult:
     group, config = session.group(), session.config()
-    with session.console.step(f"look at what is in {group.name}"):
+    with session.console.step(f"list the resources in {group.name}"):
         shown = as_object(session.az.find(group_show(group)))
         app = as_object(session.az.find(app_show(group, config.aca_app_name))) if shown else {}
         resources = list_resources(session, group) if shown else ()
@@ -121,7 +122,7 @@ def _down_azure(session: Session, *, is_confirmed: bool) -> DownResult:
 
 
 def _was_group_made_here(session: Session, group: dict[str, Json]) -> bool:
-    """Say whether provision made the group itself."""
+    """Return whether provision created the group itself."""
     return as_object(group.get("tags")).get(MANAGED_TAG) == session.stage.name
 
 
@@ -138,7 +139,7 @@ def _confirm(session: Session, targets: tuple[str, ...], *, is_confirmed: bool) 
 
 
 def _delete(session: Session, group: Group, resource_ids: tuple[str, ...]) -> None:
-    """Delete resources one after the other, or the whole group if none are named."""
+    """Delete resources one after the other, or the whole group if there are no ids."""
     if not resource_ids:
         with session.console.step(f"delete the resource group {group.name}"):
             session.az.run(group_delete(group))

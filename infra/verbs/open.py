@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def open_page(session: Session) -> str:
-    """Open the chat page in a browser, where there is one, and return its address in any case.
+    """Open the chat page in a browser if there is one, and return its address.
 
     Raises:
         UsageError: The stage is not provisioned, or its embedded Azure is stopped.

@@ -1,8 +1,8 @@
-"""Make a stage's Azure resources, or bring them up to date, and write down where they are.
+"""Create a stage's Azure resources, or update them, and write their names to the configuration file.
 
-What exists and is shared is taken as it is and only added to: an environment that the fine-tuning step made
-keeps its profiles, its workspace and its settings. Nothing is sent to Azure before all parameters have been
-judged here. A second run that would change nothing sees so with a single question.
+Shared resources that exist are only added to: an environment that the fine-tuning step created keeps its
+profiles, its workspace and its settings. All parameters are validated here before anything is sent to Azure.
+A second run that would change nothing detects that with a single request.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ _SOURCE = "provision itself"
 
 @dataclass(frozen=True, slots=True)
 class ProvisionResult:
-    """Say where a stage is provisioned, and whether that changed anything.
+    """Where a stage is provisioned, and whether anything was changed.
 
     Attributes:
-        config: The six values, as the config file has them.
-        is_changed: False where everything was there already as it should be.
+        config: The six values of the configuration file.
+        is_changed: False if all resources existed already as requested.
     """
 
     config: InferenceConfig
@@ -88,7 +88,7 @@ class ProvisionResult:
         return {**self.config.to_values(), "endpoint": self.config.endpoint_url, "changed": self.is_changed}
 
     def to_text(self) -> str:
-        """Return the lines that a person reads."""
+        """Return the lines to print without `--json`."""
         what = "provisioned" if self.is_changed else "nothing had to be changed in"
         return (
             f"{what} {self.config.resource_group_name}: app {self.config.aca_app_name}, share "
@@ -98,7 +98,7 @@ class ProvisionResult:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Hold all that is known before Azure is asked anything."""
+    """Everything that is known before the first request for a resource."""
 
     group: Group
     names: Names
@@ -112,11 +112,11 @@ def provision(session: Session, flags: Flags | None = None) -> ProvisionResult:
 
     Args:
         session: The opened stage.
-        flags: What the command line said.
+        flags: The flags of the command line.
 
     Raises:
         UsageError: A parameter, a file or a flag must be corrected; nothing was sent to Azure.
-        RemoteError: Azure rejected the request; the message has its innermost reason.
+        RemoteError: Azure rejected the request; the message has the innermost reason.
     """
     flags = flags or Flags()
     plan = _plan(session, flags)
@@ -135,12 +135,13 @@ def provision(session: Session, flags: Flags | None = None) -> ProvisionResult:
 
 
 def _plan(session: Session, flags: Flags) -> _Plan:
-    """Gather and judge everything that can be judged here."""
+    """Merge the parameters and validate everything that can be validated on this machine."""
     root, stage = session.root, session.stage
     handover = read_handover(root)
     template = read_template(root / COMPILED)
     layers = [read_user_parameters(root), from_stage(stage), from_flags(flags, template.texts)]
-    merge(layers, template.names)  # first of all, as its mistakes need no answer from anybody
+    # Mistakes in the parameters are reported before the user is asked for a group.
+    merge(layers, template.names)
     group = find_group(session, flags, handover)
     settings = merge([handover.values_for(group), *layers], template.names)
     render_parameters(settings, template)
@@ -167,7 +168,7 @@ def _config_of_app(session: Session, plan: _Plan, app: Mapping[str, Json]) -> In
 
 
 def _ensure_group(session: Session, plan: _Plan, flags: Flags) -> str:
-    """Return the group's location, after making the group if it is missing."""
+    """Return the group's location, after creating the group if it is missing."""
     group = as_object(session.az.find(group_show(plan.group)))
     if group:
         return str(group.get("location"))
@@ -176,16 +177,17 @@ def _ensure_group(session: Session, plan: _Plan, flags: Flags) -> str:
         question = f"Which region should the new group {plan.group.name} be in?"
         location = session.console.choose(question, ())
     if not location:
-        what = f"the resource group {plan.group.name!r} does not exist, and no region is given to make it in"
+        group_name = plan.group.name
+        what = f"the resource group {group_name!r} does not exist, and no region is given to create it in"
         raise UsageError(what, hint="add --location, such as --location swedencentral")
-    with session.console.step(f"make the resource group {plan.group.name} in {location}"):
+    with session.console.step(f"create the resource group {plan.group.name} in {location}"):
         session.az.run(group_create(plan.group, location, (f"{MANAGED_TAG}={session.stage.name}",)))
     return location
 
 
 def _reconcile(session: Session, plan: _Plan, app: Mapping[str, Json], location: str) -> Settings:
-    """Return the settings fitted to what is in the group, after adding what its environment lacks."""
-    with session.console.step("look at what is there"):
+    """Return the settings adapted to the group's resources, after adding profiles to its environment."""
+    with session.console.step("list the existing resources"):
         resources = list_resources(session, plan.group)
         environment = as_object(session.az.find(environment_show(plan.group, plan.names.environment)))
     before = read_managed(session, plan.group, app)
@@ -220,14 +222,14 @@ def _extend_environment(
 
 
 def _tags(plan: _Plan, account: Mapping[str, Json], made: tuple[ManagedResource, ...]) -> dict[str, Json]:
-    """Return the tags to deploy: those that the storage account bears already, the user's, and our two."""
+    """Return the tags to deploy: the storage account's own, the user's, and the two of provision."""
     setting = plan.settings.find("tags")
     users = as_object(setting.value) if setting else {}
     return {**as_object(account.get("tags")), **users, DIGEST_TAG: plan.digest, MANAGED_TAG: format_tag(made)}
 
 
 def _api_key(session: Session, plan: _Plan, app: Mapping[str, Json]) -> str:
-    """Return the keys that the app has, else a new one; none where the server is told to ask for none."""
+    """Return the keys that the app has, else a new one; none if the server requires none."""
     variables = plan.settings.find("environmentVariables")
     if variables is not None and as_object(variables.value).get("FJARR_AUTH") == "off":
         return ""
@@ -251,7 +253,7 @@ def _deploy(session: Session, plan: _Plan, settings: Settings) -> InferenceConfi
 
 @contextmanager
 def _parameters_file(folder: Path, text: str) -> Iterator[Path]:
-    """Keep the parameters, the key among them, in a file for the user's eyes only, while az needs it."""
+    """Write the parameters, which include the API key, to a private file while az needs it."""
     path = folder / "inference.parameters.json"
     write_atomic(path, text, mode=0o600)
     try:
@@ -261,27 +263,28 @@ def _parameters_file(folder: Path, text: str) -> Iterator[Path]:
 
 
 def _config_of_outputs(session: Session, answer: Json) -> InferenceConfig:
-    """Make the config of a deployment's outputs. Azure changes the case of their names at will."""
+    """Return the configuration from a deployment's outputs. Azure may change the case of their names."""
     outputs = as_object(as_object(as_object(answer).get("properties")).get("outputs"))
     values = {name.upper(): str(as_object(output).get("value") or "") for name, output in outputs.items()}
     missing = [key for key in KEYS if not values.get(key)]
     if missing:
-        raise RemoteError(f"deployment {DEPLOYMENT!r} did not tell {', '.join(missing)}", hint=f"see {BICEP}")
+        what = f"deployment {DEPLOYMENT!r} did not return {', '.join(missing)}"
+        raise RemoteError(what, hint=f"see {BICEP}")
     values["ACA_APP_ENDPOINT"] = _endpoint(session, values["ACA_APP_ENDPOINT"])
     document: dict[str, Json] = {key: values[key] for key in KEYS}
     wrong = validate("inference.config", document)
     if wrong:
-        raise RemoteError(f"deployment {DEPLOYMENT!r} told a wrong value", details=tuple(map(str, wrong)))
+        raise RemoteError(f"deployment {DEPLOYMENT!r} returned a wrong value", details=tuple(map(str, wrong)))
     return InferenceConfig.from_values(values)
 
 
 def _endpoint(session: Session, host: str) -> str:
-    """Return the endpoint as the config file has it: a bare host, or with http where there is no TLS."""
+    """Return the endpoint for the configuration file: a bare host, or an http URL if there is no TLS."""
     return f"http://{host}" if session.stage.is_local else host
 
 
 def _innermost_error(session: Session, plan: _Plan, error: AzureRejectedError) -> RemoteError:
-    """Return the error of a failed deployment with the innermost reason that can be had."""
+    """Return the error of a failed deployment with the innermost reason that Azure gives."""
     cause = error.cause
     if cause.code in VAGUE_CODES:
         cause = _failed_operation(session, plan) or cause
@@ -293,7 +296,7 @@ def _failed_operation(session: Session, plan: _Plan) -> ErrorCause | None:
     try:
         operations = session.az.run(deployment_operations(plan.group, DEPLOYMENT))
     except RemoteError:
-        return None  # the deployment may not even have been accepted; the first error says all there is
+        return None  # the deployment may not have been accepted; then the first error has all details
     for operation in operations if isinstance(operations, list) else []:
         properties = as_object(as_object(operation).get("properties"))
         found = innermost_cause(properties.get("statusMessage"))

@@ -1,10 +1,10 @@
-"""Put weights on the share: an adapter, and the base model that it was trained on.
+"""Upload weights to the share: an adapter, and the base model that it was trained on.
 
-    models/<name>/adapter/         the adapter; the newest one is what a server takes
+    models/<name>/adapter/         the adapter; a server loads the newest one
     model-cache/<org>/<name>/      the base model
 
-Without arguments it is the example's. Everything that can be judged on this machine is judged before anything
-travels. If a release is live, it is restarted, and it must be seen to serve with the new weights.
+Without arguments these are the example's. Everything that can be checked on this machine is checked before
+the upload. A live release is restarted, and must be seen to serve with the new weights.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ if TYPE_CHECKING:
 
 MODELS: Final = "models"
 HASHES: Final = ".fjarr/hashes.json"
-"""Where the digests of local weights are remembered, relative to the project."""
+"""The cache of the digests of local weights, relative to the project."""
 
 
 @dataclass(frozen=True, slots=True)
 class PushResult:
-    """Say what a push did.
+    """The result of a push.
 
     Attributes:
         adapter: The adapter's folder on the share; empty if only a base was pushed.
         base: The base model's folder on the share.
-        has_changed: Whether anything had to travel.
-        uploaded_files: How many files travelled.
-        uploaded_bytes: How large they were together.
-        is_restarted: Whether a live release was restarted, and was seen to serve since.
+        has_changed: Whether anything was uploaded or removed.
+        uploaded_files: The number of files that were uploaded.
+        uploaded_bytes: Their size together.
+        is_restarted: Whether a live release was restarted and seen to serve since.
     """
 
     adapter: str
@@ -72,7 +72,7 @@ class PushResult:
         return asdict(self)
 
     def to_text(self) -> str:
-        """Return what a person reads."""
+        """Return the lines to print without `--json`."""
         rows = [("adapter", self.adapter), ("base", self.base)]
         if self.has_changed:
             rows.append(
@@ -86,13 +86,13 @@ class PushResult:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Say what should be on the share.
+    """The weights to push.
 
     Attributes:
         adapter: The adapter; None if only a base is pushed.
         name: The adapter's name on the share.
         base_id: The base model's id, `<org>/<name>`.
-        base: The base model's folder on this machine; None where there is none, or the share has it already.
+        base: The base model's folder on this machine; None if there is none, or the share has it already.
     """
 
     adapter: Adapter | None
@@ -111,7 +111,7 @@ class Selection:
         return f"{MODEL_CACHE}/{self.base_id}"
 
 
-def push(  # noqa: PLR0913  # a flag of the verb each
+def push(  # noqa: PLR0913  # each is a flag of the verb
     session: Session,
     *,
     adapter: Path | None = None,
@@ -121,7 +121,7 @@ def push(  # noqa: PLR0913  # a flag of the verb each
     timeout_s: float | None = None,
     break_lock: bool = False,
 ) -> PushResult:
-    """Put weights on a stage's share, and have a live release load them.
+    """Upload weights to a stage's share, and restart a live release to load them.
 
     Args:
         session: The opened stage.
@@ -129,12 +129,12 @@ def push(  # noqa: PLR0913  # a flag of the verb each
         base: The base model: a folder, or an id on the hub; None for what the adapter names.
         name: The adapter's name on the share; None for its folder's.
         restarts: Whether to restart a live release when something changed.
-        timeout_s: How long to wait for it; None for what suits the stage's cloud.
-        break_lock: Take the deploy lock from whoever holds it.
+        timeout_s: How long to wait for it; None for the default of the stage's cloud.
+        break_lock: Take the deploy lock from its current holder.
 
     Raises:
-        UsageError: The weights cannot be served as they are; the details say what is wrong.
-        RemoteError: Azure refused, or the live release crashes with the new weights.
+        UsageError: The weights cannot be served as they are; the details list the problems.
+        RemoteError: Azure rejected a request, or the live release crashes with the new weights.
         WaitTimeoutError: The live release did not serve with the new weights in time.
     """
     selection = select_weights(session.root, adapter, base, session.console)
@@ -149,10 +149,10 @@ def push(  # noqa: PLR0913  # a flag of the verb each
 
 
 def select_weights(root: Path, adapter: Path | None, base: str | None, console: Console) -> Selection:
-    """Judge on this machine what the user wants to push.
+    """Return the weights to push, checked as far as they are on this machine.
 
     Raises:
-        UsageError: It cannot be served as it is, or its base model is not known.
+        UsageError: The weights cannot be served as they are, or their base model is not known.
     """
     if adapter is None and base is None:
         folder = EXAMPLE / "adapter"
@@ -167,10 +167,10 @@ def select_weights(root: Path, adapter: Path | None, base: str | None, console: 
 
 
 def locate_base(reference: str, root: Path) -> tuple[str, Path | None]:
-    """Find out which base model a name or a path means, and its folder on this machine, if it is here.
+    """Return the id of a base model from its name or path, and its folder if it is on this machine.
 
     Raises:
-        UsageError: It is neither a folder that is here nor an id.
+        UsageError: The reference is neither a folder on this machine nor an id.
     """
     base_id = base_id_in(reference)
     for folder in (Path(reference).expanduser(), root / reference):
@@ -178,7 +178,7 @@ def locate_base(reference: str, root: Path) -> tuple[str, Path | None]:
             return base_id or base_id_of(folder), folder
     if base_id is None:
         what = f"the base model {reference!r} is neither a folder on this machine nor an id on the hub"
-        raise UsageError(what, hint="say which it is: --base FOLDER, or --base ORG/NAME")
+        raise UsageError(what, hint="add --base FOLDER, or --base ORG/NAME")
     return base_id, None
 
 
@@ -188,7 +188,7 @@ def example_base_id() -> str:
 
 
 def load_upload_sets(selection: Selection, hashes: HashCache) -> tuple[UploadSet, ...]:
-    """Describe what belongs on the share, the base first: an adapter without its base cannot be served."""
+    """Return the upload sets, the base first: an adapter without its base cannot be served."""
     upload_sets = []
     if selection.base is not None:
         upload_sets.append(load_upload_set(selection.base_target, read_base(selection.base), hashes))
@@ -208,7 +208,7 @@ def push_upload_sets(
     restarts: bool = True,
     break_lock: bool = False,
 ) -> PushResult:
-    """Bring upload_sets onto an open context's share, and restart a live release if that changed anything."""
+    """Upload to an open context's share, and restart a live release if that changed anything."""
     if not any(plan.has_changes for plan in _plan(context.share, selection, upload_sets)):
         context.console.info("the share has these weights already: nothing to upload")
         return PushResult(selection.adapter_target, selection.base_target, has_changed=False)
@@ -228,7 +228,7 @@ def push_upload_sets(
 
 
 def newest_adapter(share: Share) -> str | None:
-    """Return the adapter's folder on the share that a server takes: the one configured last."""
+    """Return the adapter's folder on the share that a server loads: the one configured last."""
     return max(_adapters_below(share, MODELS), default=(0.0, None))[1]
 
 
@@ -241,7 +241,7 @@ def _adapters_below(share: Share, folder: str) -> Iterator[tuple[float, str]]:
 
 
 def _resolve_base(share: Share, selection: Selection, console: Console) -> Selection:
-    """See to a base model that is not on this machine: on the share, else fetched."""
+    """Return the selection with the base model's folder, downloaded unless the share has the model."""
     if selection.base is not None or _has_base(share, selection.base_target):
         return selection
     if selection.base_id == example_base_id():
@@ -257,7 +257,7 @@ def _has_base(share: Share, target: str) -> bool:
 
 
 def _plan(share: Share, selection: Selection, upload_sets: tuple[UploadSet, ...]) -> tuple[UploadPlan, ...]:
-    """Plan the upload_sets. An adapter that is there, but is not what a server takes, is made the newest."""
+    """Plan the uploads. If the adapter is there but not the newest, its configuration is sent again."""
     plans = tuple(plan_upload(share, upload_set) for upload_set in upload_sets)
     if (
         selection.adapter is None
@@ -284,7 +284,7 @@ def _upload(context: DeployContext, held: HeldLock, plan: UploadPlan) -> None:
 
 
 def _restart(context: DeployContext, held: HeldLock) -> bool:
-    """Restart a live release, and wait until it serves with the new weights. False if none is live."""
+    """Restart a live release, and wait until it serves with the new weights. Return False if none is live."""
     live = read_live(context.share)
     if live.current is None:
         return False

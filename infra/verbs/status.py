@@ -1,6 +1,7 @@
-"""Say what a stage serves right now: asked of Azure and of the server itself, never remembered.
+"""Show what a stage serves now.
 
-The server's own `/version` is believed about what it serves; Azure about revisions and replicas.
+Nothing is cached: revisions and replicas are queried from Azure, the release and the models from the server's
+own `/version`.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """Hold what Azure says about one replica.
+    """The state of one replica on Azure.
 
     Attributes:
-        created: When it was made, as Azure writes it.
-        restarts: How often its container was started again.
-        state: Azure's word for it, such as `Running`.
+        created: The time of its creation, in Azure's format.
+        restarts: How often its container was restarted.
+        state: Its running state on Azure, such as `Running`.
     """
 
     name: str
@@ -43,13 +44,13 @@ class ReplicaStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Hold what a stage serves.
+    """What a stage serves.
 
     Attributes:
-        release: The release that the server runs; None while none answers.
+        release: The release that the server runs; None while it does not respond.
         revision: The active revision; None if there is none.
-        ready: Whether the server answers and says that it is ready.
-        detail: Why it is not, as far as it is known; empty if it is ready.
+        ready: Whether the server responds and reports that it is ready.
+        detail: Why it is not ready, as far as known; empty if it is ready.
     """
 
     stage: str
@@ -72,7 +73,7 @@ class Status:
         return asdict(self)
 
     def to_text(self) -> str:
-        """Return the lines that a person reads."""
+        """Return the lines to print without `--json`."""
         ready = "ready" if self.ready else f"not ready: {self.detail}"
         rows = [
             ("stage", f"{self.stage} ({self.cloud})"),
@@ -88,16 +89,16 @@ class Status:
 
 
 def find_status(session: Session) -> Status:
-    """Ask Azure and the server what a stage serves.
+    """Query Azure and the server for what a stage serves.
 
     Raises:
         UsageError: The stage is not provisioned.
-        RemoteError: Azure does not say.
+        RemoteError: Azure rejected a request.
     """
     config, group = session.config(), session.group()
     if not session.is_connected:
         return stopped_status(session)
-    with session.console.step(f"ask what {config.aca_app_name} serves"), ThreadPoolExecutor(3) as pool:
+    with session.console.step(f"query {config.aca_app_name}"), ThreadPoolExecutor(3) as pool:
         revisions = pool.submit(session.az.run, revision_list(group, config.aca_app_name))
         replicas = pool.submit(session.az.run, replica_list(group, config.aca_app_name))
         version = pool.submit(fetch_version, config.endpoint_url)
@@ -105,7 +106,7 @@ def find_status(session: Session) -> Status:
 
 
 def combine(session: Session, revisions: Json, replicas: Json, version: dict[str, Json] | str) -> Status:
-    """Make a status of what az listed and of what `/version` answered (a text says why it did not)."""
+    """Return the status from az's lists and the response of `/version`, or the reason that there is none."""
     config = session.config()
     revision = _newest(revisions)
     properties = as_object(revision.get("properties"))
@@ -132,7 +133,7 @@ def combine(session: Session, revisions: Json, replicas: Json, version: dict[str
 
 
 def stopped_status(session: Session) -> Status:
-    """Return the status of a stage whose embedded Azure does not run."""
+    """Return the status of a stage whose local cloud does not run."""
     return combine(session, [], [], "the local cloud is stopped")
 
 

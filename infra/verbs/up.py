@@ -1,4 +1,4 @@
-"""Go the whole way: provision, push, deploy, and tell the user all there is to know about what now runs."""
+"""Start a live model from nothing: provision, push, deploy, and show how to use the result."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 DEFAULT_PROMPT = "What can you do?"
 EXAMPLE_TOKENS = 100
-"""How long the examples' answers may be: a small machine needs a moment for each token."""
+"""The token limit of the printed examples, low enough for a small machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpResult:
-    """Hold what is up.
+    """A stage that serves, and how to use it.
 
     Attributes:
         status: What the stage serves.
-        commands: The folder with the commands, as the user types it: `.venv/bin/`.
-        prompt: A question for the examples.
-        is_changed: Whether anything had to be done.
+        commands: The prefix of commands such as invoke, as the user types it: `.venv/bin/`.
+        prompt: A prompt for the printed examples.
+        is_changed: Whether anything was changed.
     """
 
     status: Status
@@ -44,7 +44,7 @@ class UpResult:
 
     @property
     def model(self) -> str:
-        """Return the name by which the API knows what the user wants: the adapter, else the base model."""
+        """Return the name of the model to call in the API: the adapter, else the base model."""
         return self.status.adapters[0] if self.status.adapters else str(self.status.base_model)
 
     @property
@@ -54,7 +54,7 @@ class UpResult:
 
     @property
     def down_command(self) -> str:
-        """Return the command line that stops it all."""
+        """Return the command line that stops the stage."""
         return f"{self.commands}invoke down{self._stage_flag}"
 
     @property
@@ -74,7 +74,7 @@ class UpResult:
         }
 
     def to_text(self) -> str:
-        """Return what a person reads: where everything is, two examples to paste, and how to stop."""
+        """Return the lines to print without `--json`: addresses, two examples to paste, and how to stop."""
         return f"""\
 Chat   {self.status.endpoint}/
 API    {self.status.endpoint}/v1   (model {self.model})
@@ -92,7 +92,7 @@ Stop it all: {self.down_command}"""
 
 
 def curl_line(up: UpResult) -> str:
-    """Return one line that asks the model with curl, to be pasted into a shell in the project's folder."""
+    """Return a line that calls the model with curl, for a shell in the project's folder."""
     message = {"role": "user", "content": up.prompt}
     body = json.dumps({"model": up.model, "messages": [message], "max_tokens": EXAMPLE_TOKENS})
     return (
@@ -103,7 +103,7 @@ def curl_line(up: UpResult) -> str:
 
 
 def openai_snippet(up: UpResult) -> str:
-    """Return lines that ask the model with the openai package, to be pasted into the same shell."""
+    """Return lines that call the model with the openai package, for the same shell."""
     return f"""\
 OPENAI_API_KEY="$({up.key_command})" {up.commands}python - <<'PY'
 from openai import OpenAI
@@ -121,16 +121,16 @@ PY"""
 def up(
     session: Session, flags: Flags | None = None, *, adapter: Path | None = None, base: str | None = None
 ) -> UpResult:
-    """Bring a stage up from whatever state it is in, and return once it serves.
+    """Start a stage from whatever state it is in, and return once it serves.
 
     Args:
         session: The opened stage.
-        flags: What the command line said about provisioning.
-        adapter: A folder with an adapter to serve; None for the example's, or what the fine-tuning step left.
+        flags: The flags for provision.
+        adapter: A folder with an adapter to serve; None for the fine-tuning step's, else the example's.
         base: Its base model: a folder, or an id.
 
     Raises:
-        FjarrError: A step failed; what it did is kept, and running `up` again goes on from there.
+        FjarrError: A step failed. Its results are kept, and running `up` again continues from there.
     """
     provisioned = provision(session, flags)
     is_pushed = False
@@ -145,14 +145,14 @@ def up(
 
 
 def _prompt(status: Status) -> str:
-    """Return a question that suits what is served: the example's own for the example."""
+    """Return the example's own prompt if the example is served, else a general one."""
     example = tomllib.loads((EXAMPLE / "example.toml").read_text(encoding="utf-8"))
     is_example = status.adapters[:1] == (example["name"],)
     return str(example.get("prompt", DEFAULT_PROMPT)) if is_example else DEFAULT_PROMPT
 
 
 def commands_folder(root: Path) -> str:
-    """Return the folder of invoke and python as one types it in the project's folder, slash included."""
+    """Return the folder of invoke and python as typed in the project's folder, with a trailing slash."""
     inside = Path(".venv") / "bin"
     beside = Path(sys.executable).parent
     is_inside = (root / inside / "invoke").exists() and (root / inside).resolve() == beside.resolve()

@@ -245,7 +245,7 @@ def test_a_group_that_has_to_be_made_needs_a_region(session: Session, world: Wor
     with pytest.raises(UsageError) as caught:
         provision(session)
     assert str(caught.value) == (
-        "error: the resource group 'my-rg' does not exist, and no region is given to make it in\n"
+        "error: the resource group 'my-rg' does not exist, and no region is given to create it in\n"
         "hint: add --location, such as --location swedencentral"
     )
 
@@ -281,7 +281,7 @@ def test_a_failed_deployment_tells_the_innermost_reason_of_its_operations(
 
 def test_a_deployment_without_outputs_is_an_error(session: Session, world: World) -> None:
     world.az.answers["deployment group create"] = {"properties": {"outputs": {}}}
-    with pytest.raises(RemoteError, match="did not tell SUBSCRIPTION_ID, RESOURCE_GROUP_NAME"):
+    with pytest.raises(RemoteError, match="did not return SUBSCRIPTION_ID, RESOURCE_GROUP_NAME"):
         provision(session)
 
 
