@@ -1,6 +1,6 @@
-"""Guard every test: nothing of the user's, no network but loopback, no az unless the test asks for it.
+"""Guards for every test: no access to the user's files and settings, no network but loopback, no az.
 
-A test that reaches for something it did not ask for fails there and then, and says so.
+A test that needs az has the marker `az`. A test that breaks a guard fails at once with a message.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The line from a clone to a live model, raised once for all end-to-end tests and taken down after them."""
+"""A clone of the project with a live model, started once for all end-to-end tests and stopped after them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """One finished command: what a person would have seen."""
+    """A finished command and its output."""
 
     code: int
     stdout: str
@@ -44,14 +44,14 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """A checkout of the project, as a stranger would have it, and a home directory that is not ours."""
+    """A fresh checkout of the project, with a home directory of its own."""
 
     root: Path
     home: Path
     environment: dict[str, str] = field(repr=False)
 
     def run(self, *argv: str, timeout_s: float = 600) -> Ran:
-        """Run a program in the clone, with nobody at the keyboard."""
+        """Run a program in the clone, without a terminal."""
         started = time.monotonic()
         done = subprocess.run(
             argv,
@@ -71,7 +71,7 @@ class Clone:
 
 
 def checkout(into: Path) -> None:
-    """Copy what git tracks, and what it would track, as it is in the working tree."""
+    """Copy the files of the working tree that git tracks or would track."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY,
@@ -91,7 +91,7 @@ def checkout(into: Path) -> None:
 
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
-    """Give a fresh checkout, and take down whatever still runs in it at the end."""
+    """Yield a fresh checkout, and stop whatever still runs in it at the end."""
     root = tmp_path_factory.mktemp("clone")
     home = tmp_path_factory.mktemp("home")
     checkout(root)
@@ -104,7 +104,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
         "PATH": os.pathsep.join([str(BIN), "/usr/local/bin", "/usr/bin", "/bin"]),
         "HOME": str(home),
         "LANG": "C.UTF-8",
-        # The base model is fetched and converted once on a machine, not once a test run.
+        # The base model is downloaded and converted once on a machine, not in each test run.
         "FJARR_CACHE_DIR": cache,
     }
     made = Clone(root, home, environment)
@@ -113,22 +113,22 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
 
 
 @pytest.fixture(scope="session")
-def raised(clone: Clone) -> Ran:
-    """Do what the README says: `invoke up --stage local`."""
+def up_result(clone: Clone) -> Ran:
+    """Run the README's command: `invoke up --stage local`."""
     ran = clone.invoke("up", "--stage", "local", timeout_s=900)
     assert ran.code == 0, ran
     return ran
 
 
 @pytest.fixture(scope="session")
-def endpoint(clone: Clone, raised: Ran) -> str:
-    """Give the address of the live model."""
-    assert raised.code == 0
+def endpoint(clone: Clone, up_result: Ran) -> str:
+    """Return the address of the live model."""
+    assert up_result.code == 0
     return str(clone.invoke("status", "--stage", "local", "--json").document["endpoint"])
 
 
 @pytest.fixture(scope="session")
-def api_key(clone: Clone, raised: Ran) -> str:
-    """Give the key that `up` made."""
-    assert raised.code == 0
+def api_key(clone: Clone, up_result: Ran) -> str:
+    """Return the API key that `up` created."""
+    assert up_result.code == 0
     return clone.invoke("key", "--stage", "local").stdout.strip()

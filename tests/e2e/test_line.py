@@ -1,6 +1,6 @@
-"""From a clone to a live fine-tuned model, as the README says it, and through the accidents after it.
+"""From a clone to a live fine-tuned model, as in the README, and through failures after it.
 
-The tests stand in the order of a day with the product and share one live endpoint: each leaves it serving.
+The tests run in this order and share one live endpoint: each leaves it serving.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TICKET = "I was charged twice for my subscription this month and need the second
 
 
 def get(url: str, headers: dict[str, str] | None = None) -> tuple[int, Any]:
-    """Answer the status and the JSON body of a GET, or of its refusal."""
+    """Return the status and the JSON body of a GET, also of an error."""
     request = urllib.request.Request(url, headers=headers or {})
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
@@ -46,38 +46,38 @@ def get(url: str, headers: dict[str, str] | None = None) -> tuple[int, Any]:
 
 
 def tuned_model(client: openai.OpenAI) -> str:
-    """Name the adapter among the served models: the one with a parent."""
+    """Return the name of the served adapter: the model with a parent."""
     return next(model.id for model in client.models.list() if getattr(model, "parent", None))
 
 
-def test_up_says_where_everything_is(raised: Ran, endpoint: str) -> None:
-    assert endpoint in raised.stdout
-    assert f"{endpoint.rstrip('/')}/v1" in raised.stdout
-    assert "invoke key --stage local" in raised.stdout
-    assert "invoke down --stage local" in raised.stdout
+def test_up_says_where_everything_is(up_result: Ran, endpoint: str) -> None:
+    assert endpoint in up_result.stdout
+    assert f"{endpoint.rstrip('/')}/v1" in up_result.stdout
+    assert "invoke key --stage local" in up_result.stdout
+    assert "invoke down --stage local" in up_result.stdout
 
 
-def test_up_shows_each_step_as_it_goes(raised: Ran) -> None:
-    assert raised.stderr.count("\n") >= 5, raised
-    assert "Traceback" not in raised.stderr
+def test_up_shows_each_step_as_it_goes(up_result: Ran) -> None:
+    assert up_result.stderr.count("\n") >= 5, up_result
+    assert "Traceback" not in up_result.stderr
 
 
-def test_the_printed_curl_line_works_when_pasted(clone: Clone, raised: Ran) -> None:
-    curl = next(line.strip() for line in raised.stdout.splitlines() if line.strip().startswith("curl "))
+def test_the_printed_curl_line_works_when_pasted(clone: Clone, up_result: Ran) -> None:
+    curl = next(line.strip() for line in up_result.stdout.splitlines() if line.strip().startswith("curl "))
     ran = clone.run("bash", "-c", curl)
     assert ran.code == 0, ran
     assert ran.document["choices"][0]["message"]["content"].strip()
 
 
-def test_the_printed_openai_snippet_works_when_pasted(clone: Clone, raised: Ran) -> None:
-    snippet = re.search(r"^OPENAI_API_KEY=[^\n]* <<'PY'\n.*?^PY$", raised.stdout, re.MULTILINE | re.DOTALL)
-    assert snippet is not None, raised
+def test_the_printed_openai_snippet_works_when_pasted(clone: Clone, up_result: Ran) -> None:
+    snippet = re.search(r"^OPENAI_API_KEY=[^\n]* <<'PY'\n.*?^PY$", up_result.stdout, re.MULTILINE | re.DOTALL)
+    assert snippet is not None, up_result
     ran = clone.run("bash", "-c", snippet[0])
     assert ran.code == 0, ran
     assert ran.stdout.strip()
 
 
-@pytest.mark.usefixtures("raised")
+@pytest.mark.usefixtures("up_result")
 def test_up_again_changes_nothing_and_is_back_within_seconds(clone: Clone) -> None:
     before = clone.invoke("status", "--stage", "local", "--json").document
     again = clone.invoke("up", "--stage", "local")
@@ -88,7 +88,7 @@ def test_up_again_changes_nothing_and_is_back_within_seconds(clone: Clone) -> No
     assert [r["name"] for r in after["replicas"]] == [r["name"] for r in before["replicas"]]
 
 
-@pytest.mark.usefixtures("raised")
+@pytest.mark.usefixtures("up_result")
 def test_status_is_one_document(clone: Clone) -> None:
     status = clone.invoke("status", "--stage", "local", "--json").document
     assert status["stage"] == "local"
@@ -156,7 +156,7 @@ def test_without_the_key_the_api_refuses(endpoint: str, key: str | None) -> None
     assert refusal["error"]["type"] == "invalid_request_error"
 
 
-@pytest.mark.usefixtures("raised")
+@pytest.mark.usefixtures("up_result")
 def test_nothing_listens_beyond_loopback(clone: Clone) -> None:
     def is_ours(process: psutil.Process) -> bool:
         try:
@@ -172,9 +172,9 @@ def test_nothing_listens_beyond_loopback(clone: Clone) -> None:
     assert set(listening) <= {"127.0.0.1", "::1"}
 
 
-@pytest.mark.usefixtures("raised")
+@pytest.mark.usefixtures("up_result")
 def test_plain_az_deploys_the_same_files(clone: Clone) -> None:
-    """A person who prefers plain az gets the same resources, by the defaults of the original."""
+    """Plain az creates the same resources, with the names that the original has by default."""
     cloud = json.loads((clone.root / ".fjarr/local/cloud/cloud.json").read_text())
     az = {
         **clone.environment,
@@ -201,7 +201,7 @@ def test_plain_az_deploys_the_same_files(clone: Clone) -> None:
         *("deployment", "group", "create", "--resource-group", "by-hand"),
         *("--template-file", "infra/provision/inference.json"),
         *("--parameters", "infra/provision/inference.parameters.json"),
-        # A container that only sleeps: the machine has no A100 to spare.
+        # A container that only sleeps: the machine has no A100.
         *("--parameters", "workloadProfileName=Consumption", "containerCpu=0.5", "containerMemory=1Gi"),
         *("--parameters", f"mountPath={clone.root}/.fjarr/local/by-hand", "defaultCommands=['sleep 600']"),
     )
@@ -242,7 +242,7 @@ def test_a_person_chats_in_a_browser(endpoint: str, tmp_path: Path) -> None:
 
 
 def version(endpoint: str) -> dict[str, Any]:
-    """Ask the live server what it is."""
+    """Return the live server's `/version`."""
     status, document = get(f"{endpoint}/version")
     assert status == 200
     assert isinstance(document, dict)
@@ -258,7 +258,7 @@ def test_the_same_tree_uploads_nothing(clone: Clone, endpoint: str) -> None:
 
 
 def watch(endpoint: str, until: Callable[[], bool]) -> list[int]:
-    """Ask for /version ten times a second until told to stop; answer the statuses seen (0: no answer)."""
+    """Request `/version` ten times a second until `until()`; return the statuses (0: no response)."""
     seen: list[int] = []
     address = urlsplit(endpoint)
     pause = threading.Event()
@@ -276,7 +276,7 @@ def watch(endpoint: str, until: Callable[[], bool]) -> list[int]:
 
 
 def deploy_watched(clone: Clone, endpoint: str, *flags: str) -> tuple[Ran, list[int]]:
-    """Deploy while a client keeps asking."""
+    """Deploy while a client polls `/version`."""
     finished = threading.Event()
     seen: list[int] = []
     watcher = threading.Thread(target=lambda: seen.extend(watch(endpoint, finished.is_set)))
@@ -320,7 +320,7 @@ def test_a_broken_server_leaves_the_old_one_serving(clone: Clone, endpoint: str,
     assert clone.invoke("status", "--stage", "local", "--json").document["release"] == before["release"]
 
 
-@pytest.mark.usefixtures("raised")
+@pytest.mark.usefixtures("up_result")
 def test_logs_show_what_the_replica_printed(clone: Clone) -> None:
     ran = clone.invoke("logs", "--stage", "local")
     assert ran.code == 0, ran

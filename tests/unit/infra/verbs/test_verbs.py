@@ -476,41 +476,41 @@ def test_the_share_s_key_is_asked_for_once_however_often_the_share_is_opened(
 
 
 @pytest.fixture
-def brought_up(session: Session, az: ScriptedAz) -> UpResult:
+def up_result(session: Session, az: ScriptedAz) -> UpResult:
     az.answers |= {"containerapp revision list": [], "containerapp replica list": []}
     with server(VERSION) as endpoint:
         serve_at(session, endpoint)
         return UpResult(find_status(session), ".venv/bin/", 'It\'s "broken": what now?', is_changed=True)
 
 
-def test_the_last_words_of_up(brought_up: UpResult) -> None:
-    text = brought_up.to_text()
-    endpoint = brought_up.status.endpoint
+def test_the_last_words_of_up(up_result: UpResult) -> None:
+    text = up_result.to_text()
+    endpoint = up_result.status.endpoint
     assert text.splitlines()[:3] == [
         f"Chat   {endpoint}/",
         f"API    {endpoint}/v1   (model tuned)",
         "Key    .venv/bin/invoke key --stage azure",
     ]
     assert text.splitlines()[-1] == "Stop it all: .venv/bin/invoke down --stage azure"
-    assert brought_up.to_json()["api"] == f"{endpoint}/v1"
+    assert up_result.to_json()["api"] == f"{endpoint}/v1"
 
 
-def test_the_curl_line_is_one_line_whose_body_is_json_whatever_the_prompt(brought_up: UpResult) -> None:
-    (line,) = curl_line(brought_up).splitlines()
+def test_the_curl_line_is_one_line_whose_body_is_json_whatever_the_prompt(up_result: UpResult) -> None:
+    (line,) = curl_line(up_result).splitlines()
     words = shlex.split(line)
     assert words[0] == "curl"
     body = json.loads(words[words.index("--data") + 1])
-    message = {"role": "user", "content": brought_up.prompt}
+    message = {"role": "user", "content": up_result.prompt}
     assert body == {"model": "tuned", "messages": [message], "max_tokens": 100}
     assert "Authorization: Bearer $(.venv/bin/invoke key --stage azure)" in words
 
 
-def test_the_snippet_is_python_whatever_the_prompt(brought_up: UpResult) -> None:
-    first, *lines, last = openai_snippet(brought_up).splitlines()
+def test_the_snippet_is_python_whatever_the_prompt(up_result: UpResult) -> None:
+    first, *lines, last = openai_snippet(up_result).splitlines()
     assert first == "OPENAI_API_KEY=\"$(.venv/bin/invoke key --stage azure)\" .venv/bin/python - <<'PY'"
     assert last == "PY"
     compile("\n".join(lines), "snippet", "exec")
-    assert repr(brought_up.prompt) in "\n".join(lines)
+    assert repr(up_result.prompt) in "\n".join(lines)
 
 
 # The command line itself.
