@@ -36,7 +36,7 @@ def read_object(path: Path, *, hint: str | None = None) -> dict[str, Json]:
     except (ValueError, OSError) as error:
         raise UsageError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(document, dict):
-        raise UsageError(f"{path} must hold one JSON object")
+        raise UsageError(f"{path} must contain one JSON object")
     return document
 
 

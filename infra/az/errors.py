@@ -48,7 +48,7 @@ _PARAMETERS = "infra/provision/inference.parameters.json"
 HINTS: dict[str, str] = {
     "AccountNameInvalid": "set storageAccountName to 3 to 24 lower-case letters and digits",
     "AuthorizationFailed": "ask for a role that allows this, such as Contributor on the resource group, "
-    "or sign in as somebody who has it (az login)",
+    "or sign in with an account that has it (az login)",
     "ContainerAppOperationInProgress": "another change is still running; wait a minute and try again",
     "DeploymentActive": "another deployment is still running; wait until it ends and try again",
     "InvalidResourceLocation": f"set location in {_PARAMETERS} to where the resource is",
@@ -56,7 +56,7 @@ HINTS: dict[str, str] = {
     "MaxNumberOfRegionalEnvironmentsInSubExceeded": f"set acaEnvironmentName in {_PARAMETERS} to an "
     "environment that you have, or location to another region",
     "QuotaExceeded": f"lower maximumInstanceCount in {_PARAMETERS}, or ask for quota",
-    "StorageAccountAlreadyTaken": f"the name is somebody else's; set storageAccountName in {_PARAMETERS}",
+    "StorageAccountAlreadyTaken": f"the name is taken; set storageAccountName in {_PARAMETERS}",
     "WorkloadProfileNotFound": f"set gpuProfileName in {_PARAMETERS} to a profile that the environment has",
 }
 """What to do next, by the innermost code. Source for the codes and their meaning: Azure's messages."""

@@ -70,7 +70,7 @@ def read_config(path: Path) -> InferenceConfig:
     document = read_object(path, hint=remedy)
     problems = tuple(str(problem) for problem in validate("inference.config", document))
     if problems:
-        hint = "it must hold exactly: " + ", ".join(KEYS)
+        hint = "it must contain exactly: " + ", ".join(KEYS)
         raise UsageError(f"{path} cannot be used", details=problems, hint=hint)
     return InferenceConfig.from_values({key: str(value) for key, value in document.items()})
 

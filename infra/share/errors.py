@@ -75,7 +75,7 @@ def unreachable_error(what: str, address: ShareAddress, reason: str) -> RemoteEr
     if is_tls_failure(reason):
         hint = "its certificate is not trusted; behind a proxy that inspects TLS, set REQUESTS_CA_BUNDLE"
         return RemoteError(summary, details=(reason,), hint=hint)
-    hint = "check the network, and that a firewall lets HTTPS through to it; invoke status tells what runs"
+    hint = "check the network, and that a firewall lets HTTPS through to it; invoke status shows what runs"
     return RemoteError(summary, details=(reason,), hint=hint)
 
 

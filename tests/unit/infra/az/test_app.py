@@ -34,7 +34,7 @@ ANSWER = VersionResponse("r2", "app--1-new", "2026-01-01T01:00:00Z", is_ready=Tr
 
 
 class ScriptedAz:
-    """Answer commands by the words that follow `az containerapp`; an error is raised, a list is used up."""
+    """Answers commands by the words after `az containerapp`; an error is raised, a list is consumed."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers: dict[str, Any] = answers
@@ -95,7 +95,7 @@ def test_a_restart_waits_while_another_operation_is_under_way() -> None:
     assert clock.elapsed_s() == 6
 
 
-def test_a_restart_that_is_refused_for_another_reason_is_not_tried_again() -> None:
+def test_a_restart_that_is_rejected_for_another_reason_is_not_retried() -> None:
     az = ScriptedAz(
         revision_restart=[
             AzureRejectedError("Azure rejected the request", ErrorCause("AuthorizationFailed", "no"))
@@ -106,7 +106,7 @@ def test_a_restart_that_is_refused_for_another_reason_is_not_tried_again() -> No
     assert len(az.lines) == 1
 
 
-def test_a_look_has_the_revision_and_its_replicas() -> None:
+def test_a_snapshot_has_the_revision_and_its_replicas() -> None:
     az = ScriptedAz(
         revision_show=revision_json("app--1", "x", runningState="Degraded", runningStateDetails="why"),
         replica_list=[
@@ -165,7 +165,7 @@ def test_an_answer_is_read() -> None:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answer every request with what a test wants."""
+    """Answers every request with the response that a test sets."""
 
     wanted: ClassVar[tuple[int, bytes]] = (200, b"{}")
 
@@ -181,7 +181,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # must not be asked about this machine
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # must not be used for this machine
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -190,7 +190,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         thread.join()
 
 
-def test_the_address_is_asked(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_is_requested_from_the_address(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Handler, "wanted", (200, b'{"release": "r2", "ready": true}'))
     assert fetch_version(address) == VersionResponse("r2", "", "", is_ready=True)
     monkeypatch.setattr(Handler, "wanted", (503, b""))

@@ -23,12 +23,12 @@ class OldAz(Az):
         return {"azure-cli": "2.30.1"}
 
 
-def test_an_az_that_is_too_old_is_refused(tmp_path: Path) -> None:
+def test_an_az_that_is_too_old_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match=r"^error: az 2\.30\.1 is too old; 2\.75\.0 or newer is needed"):
         OldAz(Runner({}, tmp_path)).check_version()
 
 
-def test_az_is_quiet_and_never_asks() -> None:
+def test_az_prints_plain_output_and_never_asks() -> None:
     environment = az_environment({"PATH": "/nowhere", "AZURE_CONFIG_DIR": "/home/me/.azure"})
     assert environment == {
         "PATH": "/nowhere",
@@ -43,7 +43,7 @@ def test_az_is_quiet_and_never_asks() -> None:
     }
 
 
-def test_a_bicep_on_path_is_used_without_a_look_at_the_network(tmp_path: Path) -> None:
+def test_a_bicep_on_path_is_used_without_network_access(tmp_path: Path) -> None:
     bicep = tmp_path / "bicep"
     bicep.write_text("#!/bin/sh\n")
     bicep.chmod(0o755)

@@ -39,7 +39,7 @@ def test_the_default_names() -> None:
     assert names.workspace == "ailogbmg7c"
 
 
-def test_names_and_suffix_that_were_said() -> None:
-    said = (Setting("acaAppName", "mine", "a test"), Setting("resourceSuffix", "xyz", "a test"))
-    names = Settings(said).names(GROUP)
+def test_names_and_suffix_that_were_set() -> None:
+    given = (Setting("acaAppName", "mine", "a test"), Setting("resourceSuffix", "xyz", "a test"))
+    names = Settings(given).names(GROUP)
     assert (names.app, names.workspace) == ("mine", "ailogxyz")

@@ -35,12 +35,12 @@ def test_a_new_replica_is_new_and_an_old_one_only_with_a_new_process() -> None:
     assert not unseen.is_new(replace(ANSWER, replica="app--1-other"))
 
 
-def test_one_end_of_a_container_is_no_verdict_and_two_are() -> None:
+def test_one_end_of_a_container_is_no_failure_and_two_are() -> None:
     once = replace(NEW, restart_count=1, details="exit code 1.")
     assert crash_reason(BASELINE, Snapshot(REVISION, (OLD, once)), 0) is None
     twice = replace(once, restart_count=2)
-    said = "the container of replica app--1-new ended 2 times (exit code 1)"
-    assert crash_reason(BASELINE, Snapshot(REVISION, (OLD, twice)), 0) == said
+    expected = "the container of replica app--1-new ended 2 times (exit code 1)"
+    assert crash_reason(BASELINE, Snapshot(REVISION, (OLD, twice)), 0) == expected
 
 
 def test_old_replicas_count_only_from_now_and_only_without_new_ones() -> None:
@@ -50,17 +50,17 @@ def test_old_replicas_count_only_from_now_and_only_without_new_ones() -> None:
     assert "app--1-old ended 2 times" in str(crash_reason(BASELINE, Snapshot(REVISION, (worse,)), 0))
 
 
-def test_a_failed_revision_is_a_verdict_after_a_while() -> None:
+def test_a_failed_revision_counts_as_failed_after_a_while() -> None:
     failed = replace(REVISION, running_state="ActivationFailed", details="0/1 replicas ready.")
     assert is_failing(failed)
     assert not is_failing(REVISION)
     assert crash_reason(BASELINE, Snapshot(failed, ()), FAILING_S - 1) is None
-    said = "revision app--1 is ActivationFailed (0/1 replicas ready)"
-    assert crash_reason(BASELINE, Snapshot(failed, ()), FAILING_S) == said
+    expected = "revision app--1 is ActivationFailed (0/1 replicas ready)"
+    assert crash_reason(BASELINE, Snapshot(failed, ()), FAILING_S) == expected
 
 
 @pytest.mark.parametrize(
-    ("replicas", "said"),
+    ("replicas", "expected"),
     [
         (None, "asking for new replicas"),
         ((OLD,), "waiting for a new replica"),
@@ -73,8 +73,8 @@ def test_a_failed_revision_is_a_verdict_after_a_while() -> None:
         ((OLD, replace(NEW, is_ready=True)), "replica app--1-new is ready"),
     ],
 )
-def test_the_phase_is_told(replicas: tuple[Replica, ...] | None, said: str) -> None:
-    assert phase(BASELINE, None if replicas is None else Snapshot(REVISION, replicas)) == said
+def test_the_phase_of_a_restart(replicas: tuple[Replica, ...] | None, expected: str) -> None:
+    assert phase(BASELINE, None if replicas is None else Snapshot(REVISION, replicas)) == expected
 
 
 STUCK = replace(REVISION, running_state="Activating")

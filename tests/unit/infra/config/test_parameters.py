@@ -63,7 +63,7 @@ def problems(values: dict[str, Any]) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_what_was_said_arrives_and_the_rest_is_null(example: str) -> None:
+def test_what_is_set_is_rendered_and_the_rest_is_null(example: str) -> None:
     document = json.loads(render_parameters(settings(EXAMPLES[example]), TEMPLATE))
     rendered = {name: entry["value"] for name, entry in document["parameters"].items()}
     assert rendered == dict.fromkeys(TEMPLATE.names) | EXAMPLES[example]
@@ -142,8 +142,8 @@ MISTAKES: dict[str, tuple[Any, str]] = {
 def test_a_value_that_is_not_allowed(place: str) -> None:
     value, rule = MISTAKES[place]
     name, _, inner = place.partition(".")
-    said: Any = value if not inner else [value] if inner.isdecimal() else {inner: value}
-    assert problems({name: said}) == (f"{place}: {value!r} (from {FILE}) {rule}",)
+    given: Any = value if not inner else [value] if inner.isdecimal() else {inner: value}
+    assert problems({name: given}) == (f"{place}: {value!r} (from {FILE}) {rule}",)
 
 
 LATE_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
@@ -173,12 +173,12 @@ LATE_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("mistake", LATE_MISTAKES)
-def test_what_azure_would_refuse_only_when_it_is_too_late(mistake: str) -> None:
+def test_what_azure_would_reject_only_later(mistake: str) -> None:
     values, words = LATE_MISTAKES[mistake]
     assert problems(values) == (words,)
 
 
-def test_all_mistakes_are_said_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     assert len(problems({"storageAccountName": "A", "minReplicas": -1, "image": "a b"})) == 3
 
 
@@ -232,7 +232,7 @@ PROBE_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("mistake", PROBE_MISTAKES)
-def test_a_probe_that_azure_would_refuse(mistake: str) -> None:
+def test_a_probe_that_azure_would_reject(mistake: str) -> None:
     changes, words = PROBE_MISTAKES[mistake]
     probe = {"type": "Startup", "httpGet": {"path": "/", "port": 1}, **changes}
     assert template_problems({"resources": [{"containers": [{"probes": [probe]}]}]}) == [words]

@@ -92,7 +92,7 @@ def test_the_stronger_place_wins_and_is_named() -> None:
     assert settings.source("acaEnvironmentName") == "the template's default"
 
 
-def test_null_means_not_said_here() -> None:
+def test_null_means_not_set_here() -> None:
     layers = [(Setting("location", "x", "weak"),), (Setting("location", None, "strong"),)]
     assert merge(layers, KNOWN).text("location") == "x"
 
@@ -121,7 +121,7 @@ def test_the_location_flag_is_also_the_parameter() -> None:
     assert from_flags(Flags(location="norwayeast")) == (Setting("location", "norwayeast", "--location"),)
 
 
-def test_names_that_do_not_exist_are_all_refused_with_the_nearest_that_does() -> None:
+def test_names_that_do_not_exist_are_all_rejected_with_the_most_similar_one() -> None:
     layers = [
         (Setting("locatoin", 1, USER), Setting("maxInstanceCount", 1, "--set"), Setting("zzz", 1, USER))
     ]
@@ -186,12 +186,12 @@ def test_without_its_files_nothing_is_handed_over(tmp_path: Path) -> None:
 
 
 def test_its_resources_are_used_only_in_their_own_group() -> None:
-    said = (Setting("storageAccountName", "x", "handover"),)
-    handover = Handover(GROUP.subscription.upper(), "Tuning-RG", said)
-    assert handover.values_for(GROUP) == said
+    given = (Setting("storageAccountName", "x", "handover"),)
+    handover = Handover(GROUP.subscription.upper(), "Tuning-RG", given)
+    assert handover.values_for(GROUP) == given
     assert handover.values_for(Group(GROUP.subscription, "another")) == ()
     assert handover.values_for(Group("another", GROUP.name)) == ()
-    assert Handover(values=said).values_for(GROUP) == said
+    assert Handover(values=given).values_for(GROUP) == given
 
 
 def test_handed_over_files_that_cannot_be_used_say_all_that_is_wrong(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_an_unknown_stage() -> None:
     )
 
 
-def test_all_that_is_wrong_with_a_stage_is_said_at_once(tmp_path: Path) -> None:
+def test_all_that_is_wrong_with_a_stage_is_reported_at_once(tmp_path: Path) -> None:
     write_stages(tmp_path, '[s]\ncloud = "aws"\nresourcegroup = "x"\nlocation = 3\nparameters = 4\n')
     with pytest.raises(UsageError) as caught:
         load_stage(tmp_path, "s")
@@ -118,7 +118,7 @@ def test_an_endpoint_is_read_with_and_without_its_scheme(written: str, url: str)
     assert InferenceConfig.from_values({**VALUES, "ACA_APP_ENDPOINT": written}).endpoint_url == url
 
 
-def test_all_that_is_wrong_with_a_config_is_said_at_once(tmp_path: Path) -> None:
+def test_all_that_is_wrong_with_a_config_is_reported_at_once(tmp_path: Path) -> None:
     path = tmp_path / "inference.config.json"
     values: dict[str, object] = {
         **VALUES,

@@ -20,31 +20,31 @@ ADDRESS = ShareAddress("account", "share", "https://account.file.core.windows.ne
         (409, "SharingViolation", "did not pass in several tries"),
     ],
 )
-def test_what_the_service_refuses_comes_with_what_to_do(status: int, code: str, hint: str) -> None:
+def test_a_rejected_request_has_a_hint(status: int, code: str, hint: str) -> None:
     error = rejected_error("write CURRENT", ADDRESS, status, code, "Because.\nRequestId:1")
     assert error.message == f"cannot write CURRENT on share 'share' of 'account': {code}: Because."
     assert hint in str(error.hint)
 
 
-def test_what_has_no_code_has_its_status() -> None:
+def test_an_error_without_a_code_has_its_status() -> None:
     error = rejected_error("read x", ADDRESS, 418, "", "")
     assert error.message == "cannot read x on share 'share' of 'account': 418: the service gave no reason"
     assert error.hint is None
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "passes"),
+    ("status", "code", "kind"),
     [
-        (503, "", "passes"),
-        (409, "FileLockConflict", "passes"),
-        (409, "ResourceAlreadyExists", "stays"),
-        (403, "", "stays"),
+        (503, "", "transient"),
+        (409, "FileLockConflict", "transient"),
+        (409, "ResourceAlreadyExists", "permanent"),
+        (403, "", "permanent"),
     ],
 )
-def test_what_passes_is_known(status: int, code: str, passes: str) -> None:
-    assert is_transient(status, code) is (passes == "passes")
+def test_transient_errors(status: int, code: str, kind: str) -> None:
+    assert is_transient(status, code) is (kind == "transient")
 
 
-def test_silence_is_told_from_a_certificate_that_is_not_trusted() -> None:
+def test_a_missing_response_differs_from_an_untrusted_certificate() -> None:
     assert "firewall" in str(unreachable_error("read x", ADDRESS, "timed out").hint)
     assert "not trusted" in str(unreachable_error("read x", ADDRESS, "certificate verify failed").hint)
