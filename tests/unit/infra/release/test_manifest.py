@@ -123,7 +123,7 @@ def test_a_release_is_named_by_its_time_and_its_content() -> None:
 
 
 @pytest.mark.parametrize(
-    ("commit", "changes", "said"),
+    ("commit", "changes", "source"),
     [
         ("abcdef0123", {"is_dirty": True}, "abcdef0 with changes"),
         ("abcdef0123", {"is_dirty": False}, "abcdef0"),
@@ -131,9 +131,9 @@ def test_a_release_is_named_by_its_time_and_its_content() -> None:
     ],
 )
 def test_a_release_says_which_commit_it_was_made_of(
-    commit: str | None, changes: dict[str, Any], said: str
+    commit: str | None, changes: dict[str, Any], source: str
 ) -> None:
-    assert Release(TREE, replace(ORIGIN, git_commit=commit, **changes)).source == said
+    assert Release(TREE, replace(ORIGIN, git_commit=commit, **changes)).source == source
 
 
 def test_a_release_reads_back_as_it_was_written() -> None:

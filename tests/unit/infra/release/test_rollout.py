@@ -40,7 +40,7 @@ class World:
     root: Path
     clock: ManualClock = field(default_factory=lambda: ManualClock(datetime(2026, 1, 1, 12, tzinfo=UTC)))
     share: MemoryShare = field(default_factory=MemoryShare)
-    said: io.StringIO = field(default_factory=io.StringIO)
+    output: io.StringIO = field(default_factory=io.StringIO)
     bad: set[str] = field(default_factory=set)
     slow: set[str] = field(default_factory=set)
     deployers: int = 0
@@ -67,7 +67,7 @@ class World:
         self.deployers += 1
         self.clock.sleep(1)  # two releases of one tree within a second have one name
         holder = Holder("ida", host, self.deployers, 0.0)
-        console = Console(self.said)
+        console = Console(self.output)
         lock = DeployLock(
             self.share, self.clock, holder, console.warn, lambda found: found.pid == self.deployers
         )
@@ -130,7 +130,7 @@ def test_only_changed_files_travel_and_the_rest_is_copied_on_the_share(world: Wo
     assert world.served() == "two"
     assert (second.previous, second.uploaded_files) == (first.release, 1)
     assert f"copy releases/{second.release}/inference/same.py" in world.share.log
-    assert "upload 1 file (3 bytes), copy 1 on the share (4 bytes)" in world.said.getvalue()
+    assert "upload 1 file (3 bytes), copy 1 on the share (4 bytes)" in world.output.getvalue()
 
 
 def test_the_same_tree_again_uploads_nothing_says_so_and_does_not_restart(world: World) -> None:
@@ -139,7 +139,7 @@ def test_the_same_tree_again_uploads_nothing_says_so_and_does_not_restart(world:
     again = world.deploy("one")
     assert again == DeployResult(first.release, first.release, has_changed=False)
     assert (world.share.log, world.app.log) == (before, restarts)
-    assert f"the same tree is live already, as {first.release}" in world.said.getvalue()
+    assert f"the same tree is live already, as {first.release}" in world.output.getvalue()
 
 
 def test_the_same_tree_by_force_makes_a_fresh_release_and_restarts(world: World) -> None:
@@ -293,13 +293,13 @@ def test_an_outage_is_measured_and_said(world: World) -> None:
     world.app.restart = stop_first  # type: ignore[method-assign]
     result = world.deploy("two")
     assert result.outage_s == pytest.approx(3.0, abs=0.6)
-    assert "outage of 3.0 s: 6 of 9 requests failed" in world.said.getvalue()
+    assert "outage of 3.0 s: 6 of 9 requests failed" in world.output.getvalue()
 
 
 def test_a_takeover_without_a_gap_has_no_outage(world: World) -> None:
     world.deploy("one")
     assert world.deploy("two").outage_s == 0
-    assert "no outage: all of 9 requests were answered" in world.said.getvalue()
+    assert "no outage: all of 9 requests were answered" in world.output.getvalue()
 
 
 def test_old_releases_go_and_the_newest_stay(world: World) -> None:

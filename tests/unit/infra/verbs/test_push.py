@@ -261,7 +261,7 @@ class World:
     root: Path
     clock: ManualClock = field(default_factory=lambda: ManualClock(NOW))
     share: MemoryShare = field(default_factory=MemoryShare)
-    said: io.StringIO = field(default_factory=io.StringIO)
+    output: io.StringIO = field(default_factory=io.StringIO)
     pushes: int = 0
     app: MemoryApp = field(init=False)
 
@@ -281,7 +281,7 @@ class World:
         self, adapter: Path, base: Path | None, name: str = "mine", *, restarts: bool = True
     ) -> PushResult:
         self.pushes += 1
-        console = Console(self.said)
+        console = Console(self.output)
         holder = Holder("ida", "laptop", self.pushes, 0.0)
         lock = DeployLock(self.share, self.clock, holder, console.warn, lambda who: who.pid == self.pushes)
         context = DeployContext(self.share, self.app, lock, self.clock, console, at_once, timeout_s=300.0)
@@ -378,7 +378,7 @@ def test_a_live_release_is_restarted_and_must_serve(world: World) -> None:
     world.go_live()
     assert world.push(world.root / "adapter", None).is_restarted
     assert world.app.log == ["restart app--1"]
-    assert "no outage" in world.said.getvalue()
+    assert "no outage" in world.output.getvalue()
 
 
 def test_a_live_release_is_left_alone_if_told_so(world: World) -> None:

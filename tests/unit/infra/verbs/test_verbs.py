@@ -76,7 +76,7 @@ def session(tmp_path: Path, az: ScriptedAz) -> Session:
     return Session(tmp_path, stage, Console(io.StringIO()), Runner({}, tmp_path), az, None, None)
 
 
-def said(session: Session) -> str:
+def output(session: Session) -> str:
     stream = session.console._rich.file
     assert isinstance(stream, io.StringIO)
     return stream.getvalue()
@@ -270,7 +270,7 @@ def test_without_a_browser_the_address_is_there_all_the_same(
 ) -> None:
     monkeypatch.setattr(webbrowser, "open", lambda _: False)
     assert open_page(session) == "http://127.0.0.1:9/"
-    assert "no browser could be opened here" in said(session)
+    assert "no browser could be opened here" in output(session)
 
 
 # down
