@@ -13,10 +13,11 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 from localcloud import daemon
 
-NOT_RUNNING = 3
+NOT_RUNNING: Final = 3
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.identity import Tokens, load_identity
 from localcloud.arm.insights import Insights, WorkspaceKind
@@ -34,7 +34,7 @@ from localcloud.runtime import ContainerHost
 if TYPE_CHECKING:
     from pathlib import Path
 
-_log = logging.getLogger(__name__)
+LOGGER: Final = logging.getLogger(__name__)
 
 
 class Cloud:
@@ -111,8 +111,8 @@ class Cloud:
             response = await self._dispatch(request)
         except AzureError as error:
             return ArmResponse(error.status, error.to_json(), headers | {"x-ms-failure-cause": "gateway"})
-        except Exception as error:  # noqa: BLE001 - a bug is a 500, and the daemon keeps running
-            _log.exception("%s %s failed", request.method, request.url_path)
+        except Exception as error:
+            LOGGER.exception("%s %s failed", request.method, request.url_path)
             bug = AzureError(500, "InternalServerError", f"{type(error).__name__}: {error}")
             return ArmResponse(500, bug.to_json(), headers)
         return replace(response, headers={**headers, **response.headers})

@@ -33,7 +33,7 @@ import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Final
 
 import psutil
 
@@ -47,16 +47,17 @@ from localcloud.tls import ca_bundle, server_context
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-START_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 120
-_POLL_S = 0.1
-_PROBE_TIMEOUT_S = 5
-_TAIL_LINES = 20
-_LOCK_WAIT_S = 2
-_WATCH_INTERVAL_S = 2
-_SETTINGS, _PORT = "cloud", "port"
+START_TIMEOUT_S: Final = 60
+STOP_TIMEOUT_S: Final = 120
+_POLL_S: Final = 0.1
+_PROBE_TIMEOUT_S: Final = 5
+_TAIL_LINES: Final = 20
+_LOCK_WAIT_S: Final = 2
+_WATCH_INTERVAL_S: Final = 2
+_SETTINGS: Final = "cloud"
+_PORT: Final = "port"
 
-_log = logging.getLogger(__name__)
+LOGGER: Final = logging.getLogger(__name__)
 
 
 class DaemonError(Exception):
@@ -200,7 +201,7 @@ async def _serve(state: Path) -> None:
         await server.listen(port, server_context(state))
         await cloud.open()
         _write_descriptor(state, _descriptor(state, cloud))
-        _log.info("serving %s", cloud.base_url)
+        LOGGER.info("serving %s", cloud.base_url)
         await _until_stopped(state, stopping)
     finally:
         (state / "cloud.json").unlink(missing_ok=True)
@@ -214,7 +215,7 @@ async def _until_stopped(state: Path, stopping: asyncio.Event) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), _WATCH_INTERVAL_S)
             return
-    _log.warning("%s is gone: stopping", state)
+    LOGGER.warning("%s is gone: stopping", state)
 
 
 def _descriptor(state: Path, cloud: Cloud) -> Descriptor:
@@ -239,7 +240,7 @@ def _choose_port(state: Path) -> int:
         if stored is not None and _is_free(int(stored["port"])):
             return int(stored["port"])
         if stored is not None:
-            _log.warning("port %s is taken: another one is chosen, and addresses change", stored["port"])
+            LOGGER.warning("port %s is taken: another one is chosen, and addresses change", stored["port"])
         port = _free_port()
         store.put(_SETTINGS, _PORT, {"port": port})
         return port

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from localcloud.cloud import Cloud
 
 # A compiled template may have some megabytes (Azure's own limit is 4 MB), and a range of a file 4 MiB.
-_MAX_BODY_BYTES = 16 * 1024 * 1024
-_ARM_ROOTS = frozenset({"subscriptions", "tenants", "providers"})
-_SHUTDOWN_S = 2
+_MAX_BODY_BYTES: Final = 16 * 1024 * 1024
+_ARM_ROOTS: Final = frozenset({"subscriptions", "tenants", "providers"})
+_SHUTDOWN_S: Final = 2
 
 
 class Server:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trustme
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_KEY_FILE = "ca.key"
-_CERTIFICATE_FILE = "ca.pem"
+_KEY_FILE: Final = "ca.key"
+_CERTIFICATE_FILE: Final = "ca.pem"
 
 
 def ca_bundle(state: Path) -> Path:

@@ -20,7 +20,7 @@ import secrets
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.clock import Clock, utc_now
 from localcloud.errors import AzureError
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
     from localcloud.arm.store import Store
 
-CLOUD_NAME = "FjarrLocal"
-TOKEN_LIFETIME_S = 3600
-_GRANT = "client_credentials"
-_KIND, _KEY = "cloud", "identity"
+CLOUD_NAME: Final = "FjarrLocal"
+TOKEN_LIFETIME_S: Final = 3600
+_GRANT: Final = "client_credentials"
+_KIND: Final = "cloud"
+_KEY: Final = "identity"
 
 
 @dataclass(frozen=True, slots=True)

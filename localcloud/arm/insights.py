@@ -14,7 +14,7 @@ import re
 import secrets
 import uuid
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from localcloud.arm.requests import ArmRequest, ArmResponse, Json
 from localcloud.arm.resource_ids import resource_id
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from localcloud.arm.resources import Resources
     from localcloud.arm.router import Router
 
-WORKSPACES = "Microsoft.OperationalInsights/workspaces"
-VERSIONS = ("2025-07-01", "2025-02-01", "2023-09-01", "2022-10-01", "2021-12-01-preview", "2020-08-01")
-_NAME = re.compile(r"(?=.{4,63}$)[A-Za-z0-9][A-Za-z0-9-]+[A-Za-z0-9]")
-_KEY_BYTES = 64
-_RETENTION_DAYS = 30
-_WRITABLE = frozenset({
+WORKSPACES: Final = "Microsoft.OperationalInsights/workspaces"
+VERSIONS: Final = ("2025-07-01", "2025-02-01", "2023-09-01", "2022-10-01", "2021-12-01-preview", "2020-08-01")
+_NAME: Final = re.compile(r"(?=.{4,63}$)[A-Za-z0-9][A-Za-z0-9-]+[A-Za-z0-9]")
+_KEY_BYTES: Final = 64
+_RETENTION_DAYS: Final = 30
+_WRITABLE: Final = frozenset({
     "features", "publicNetworkAccessForIngestion", "publicNetworkAccessForQuery", "retentionInDays", "sku",
     "workspaceCapping",
 })  # fmt: skip
-_READ_ONLY = frozenset({"createdDate", "customerId", "modifiedDate", "provisioningState"})
+_READ_ONLY: Final = frozenset({"createdDate", "customerId", "modifiedDate", "provisioningState"})
 
 
 class WorkspaceKind(ResourceKind):

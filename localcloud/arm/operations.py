@@ -9,7 +9,7 @@ import asyncio
 import logging
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.arm.requests import ArmResponse, Json
 from localcloud.clock import utc_now
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 # Azure's clients wait 30 s between polls without this header, and ignore the value 0.
-RETRY_AFTER = {"Retry-After": "1"}
-_MAX_OPERATIONS = 500
+RETRY_AFTER: Final = {"Retry-After": "1"}
+_MAX_OPERATIONS: Final = 500
 
-_log = logging.getLogger(__name__)
+LOGGER: Final = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -122,8 +122,8 @@ class Operations:
         except asyncio.CancelledError:
             status = "Canceled"
             raise
-        except Exception as failure:  # noqa: BLE001 - a bug: the client must still see that the operation ended
-            _log.exception("operation %s failed", operation_id)
+        except Exception as failure:
+            LOGGER.exception("operation %s failed", operation_id)
             error = AzureError(500, "InternalServerError", f"{type(failure).__name__}: {failure}")
         finally:
             operation = self._operations[operation_id]

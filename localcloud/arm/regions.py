@@ -5,9 +5,11 @@ Not emulated: what differs between regions (GPU types, zones, quotas). Every reg
 
 from __future__ import annotations
 
+from typing import Final
+
 from localcloud.errors import AzureError
 
-DISPLAY_NAMES = {
+DISPLAY_NAMES: Final = {
     "australiaeast": "Australia East",
     "brazilsouth": "Brazil South",
     "canadacentral": "Canada Central",

@@ -11,12 +11,12 @@ wire.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import unquote
 
 Scope = Literal["tenant", "subscription", "group"]
 
-_RESOURCES = "Microsoft.Resources"
+_RESOURCES: Final = "Microsoft.Resources"
 
 
 @dataclass(frozen=True, slots=True)

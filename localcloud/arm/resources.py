@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.arm.regions import DISPLAY_NAMES, checked_region
 from localcloud.arm.resource_ids import ArmPath, group_id, parse_path
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from localcloud.arm.requests import Json
     from localcloud.arm.store import Store
 
-RESOURCE, GROUP = "resource", "group"
+RESOURCE: Final = "resource"
+GROUP: Final = "group"
 
 
 @dataclass(frozen=True, slots=True)

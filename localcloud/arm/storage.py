@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import secrets
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from localcloud.arm.requests import ArmRequest, ArmResponse, Json
 from localcloud.arm.resource_ids import parse_path, resource_id
@@ -33,26 +33,30 @@ if TYPE_CHECKING:
     from localcloud.arm.router import Router
     from localcloud.files import FileService
 
-VERSIONS = ("2025-08-01", "2025-06-01", "2025-01-01", "2024-01-01", "2023-05-01", "2023-01-01")
-ACCOUNTS = "Microsoft.Storage/storageAccounts"
-FILE_SERVICES = f"{ACCOUNTS}/fileServices"
-SHARES = f"{FILE_SERVICES}/shares"
+VERSIONS: Final = ("2025-08-01", "2025-06-01", "2025-01-01", "2024-01-01", "2023-05-01", "2023-01-01")
+ACCOUNTS: Final = "Microsoft.Storage/storageAccounts"
+FILE_SERVICES: Final = f"{ACCOUNTS}/fileServices"
+SHARES: Final = f"{FILE_SERVICES}/shares"
 
 # First segments of the listener's other paths: an account of that name could not be reached.
-RESERVED_NAMES = frozenset({"common", "metadata", "organizations", "providers", "subscriptions", "tenants"})
-_KEY_BYTES = 64
-_ACCOUNT_PROPERTIES = frozenset({
+RESERVED_NAMES: Final = frozenset(
+    {"common", "metadata", "organizations", "providers", "subscriptions", "tenants"}
+)
+_KEY_BYTES: Final = 64
+_ACCOUNT_PROPERTIES: Final = frozenset({
     "accessTier", "allowBlobPublicAccess", "allowCrossTenantReplication", "allowSharedKeyAccess",
     "defaultToOAuthAuthentication", "dnsEndpointType", "encryption", "isHnsEnabled", "isLocalUserEnabled",
     "isNfsV3Enabled", "isSftpEnabled", "largeFileSharesState", "minimumTlsVersion", "networkAcls",
     "publicNetworkAccess", "supportsHttpsTrafficOnly",
 })  # fmt: skip
-_ACCOUNT_READ_ONLY = frozenset({
+_ACCOUNT_READ_ONLY: Final = frozenset({
     "creationTime", "keyCreationTime", "primaryEndpoints", "primaryLocation", "privateEndpointConnections",
     "provisioningState", "statusOfPrimary",
 })  # fmt: skip
-_SHARE_PROPERTIES = frozenset({"accessTier", "enabledProtocols", "metadata", "rootSquash", "shareQuota"})
-_SHARE_READ_ONLY = frozenset({
+_SHARE_PROPERTIES: Final = frozenset(
+    {"accessTier", "enabledProtocols", "metadata", "rootSquash", "shareQuota"}
+)
+_SHARE_READ_ONLY: Final = frozenset({
     "accessTierChangeTime", "leaseState", "leaseStatus", "lastModifiedTime", "etag",
     "includedBurstIops", "maxBurstCreditsForIops", "nextAllowedQuotaDowngradeTime",
 })  # fmt: skip

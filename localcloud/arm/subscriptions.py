@@ -10,7 +10,7 @@ providers).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.operations import RETRY_AFTER, Operations, result_response
 from localcloud.arm.regions import DISPLAY_NAMES, checked_region
@@ -27,11 +27,26 @@ if TYPE_CHECKING:
     from localcloud.arm.router import Router
     from localcloud.arm.store import Store
 
-SUBSCRIPTION_VERSIONS = ("2022-12-01", "2022-09-01", "2021-01-01", "2020-01-01", "2019-11-01", "2016-06-01")
-VERSIONS = ("2025-04-01", "2025-03-01", "2024-11-01", "2024-07-01", "2024-03-01", "2022-09-01", "2021-04-01")
-_GROUP_TYPE = "Microsoft.Resources/resourceGroups"
-_GROUP_NAME = re.compile(r"[-\w._()]{0,89}[-\w_()]")
-_FILTER = re.compile(r"resourceGroup eq '([^']+)'", re.IGNORECASE)
+SUBSCRIPTION_VERSIONS: Final = (
+    "2022-12-01",
+    "2022-09-01",
+    "2021-01-01",
+    "2020-01-01",
+    "2019-11-01",
+    "2016-06-01",
+)
+VERSIONS: Final = (
+    "2025-04-01",
+    "2025-03-01",
+    "2024-11-01",
+    "2024-07-01",
+    "2024-03-01",
+    "2022-09-01",
+    "2021-04-01",
+)
+_GROUP_TYPE: Final = "Microsoft.Resources/resourceGroups"
+_GROUP_NAME: Final = re.compile(r"[-\w._()]{0,89}[-\w_()]")
+_FILTER: Final = re.compile(r"resourceGroup eq '([^']+)'", re.IGNORECASE)
 
 
 class Subscriptions:

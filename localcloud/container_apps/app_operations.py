@@ -5,7 +5,7 @@ Real bodies of restart, activate and deactivate were not found in public materia
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.operations import RETRY_AFTER
 from localcloud.arm.regions import DISPLAY_NAMES
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from localcloud.container_apps.revisions import Revisions
     from localcloud.runtime import ContainerHost, ReplicaStatus
 
-_REVISION = "Microsoft.App/containerapps/revisions"
+_REVISION: Final = "Microsoft.App/containerapps/revisions"
 
 
 class Apps:

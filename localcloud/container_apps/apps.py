@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from localcloud.arm.regions import DISPLAY_NAMES
 from localcloud.arm.resource_kinds import Change, Resource, ResourceKind, ResourceLookup
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from localcloud.container_apps.revisions import Revisions
     from localcloud.runtime import ContainerHost
 
-_log = logging.getLogger(__name__)
+LOGGER: Final = logging.getLogger(__name__)
 
 
 class AppKind(ResourceKind):
@@ -148,7 +148,7 @@ class AppKind(ResourceKind):
         try:
             chosen = await self._host.start_app(app.name, port)
         except OSError:
-            _log.warning("port %s of app %s is taken: another one is chosen", port, app.name)
+            LOGGER.warning("port %s of app %s is taken: another one is chosen", port, app.name)
             chosen = await self._host.start_app(app.name, None)
         return self._update_private(app, port=chosen)
 
@@ -162,7 +162,7 @@ class AppKind(ResourceKind):
                 await self._revisions.restore(await self.listen(updated))
             except (AzureError, OSError, KeyError):
                 # An app that cannot start must not keep the others from starting.
-                _log.exception("app %s could not be started again", app.name)
+                LOGGER.exception("app %s could not be started again", app.name)
                 self._update_private(app, provisioning_state="Failed")
 
     def _roll_back(self, before: Resource) -> None:

@@ -5,7 +5,7 @@ Source: Microsoft.App REST API 2026-01-01, ContainerApps; recorded answers of th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.arm.resource_kinds import is_unknown
 from localcloud.container_apps.references import environment_id
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from localcloud.arm.requests import Json
 
-_DEFAULT_MAX_REPLICAS = 10
-_EPHEMERAL_GIB = ((0.25, "1Gi"), (0.5, "2Gi"), (1.0, "4Gi"))
-_TRAFFIC = [{"weight": 100, "latestRevision": True}]
+_DEFAULT_MAX_REPLICAS: Final = 10
+_EPHEMERAL_GIB: Final = ((0.25, "1Gi"), (0.5, "2Gi"), (1.0, "4Gi"))
+_TRAFFIC: Final = [{"weight": 100, "latestRevision": True}]
 
 
 def with_defaults(properties: Json, profile: str | None) -> Json:

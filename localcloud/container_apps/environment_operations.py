@@ -5,7 +5,7 @@ The limits that usages show are not enforced.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.arm.regions import checked_region
 from localcloud.arm.requests import ArmRequest, ArmResponse, Json
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from localcloud.arm.resources import Resources
     from localcloud.arm.router import Router
 
-_USAGES = (
+_USAGES: Final = (
     ("ManagedEnvironmentGeneralPurposeCores", "Managed Environment General Purpose Cores", 100),
     ("ManagedEnvironmentMemoryOptimizedCores", "Managed Environment Memory Optimized Cores", 50),
     ("ManagedEnvironmentConsumptionCores", "Managed Environment Consumption Cores", 100),
     ("ManagedEnvironmentConsumptionNCA100Gpus", "Managed Environment Consumption NCA100 Gpus", 1),
     ("ManagedEnvironmentConsumptionT4Gpus", "Managed Environment Consumption T4 Gpus", 1),
 )
-_USAGE_OF_CATEGORY = {
+_USAGE_OF_CATEGORY: Final = {
     "GeneralPurpose": "ManagedEnvironmentGeneralPurposeCores",
     "MemoryOptimized": "ManagedEnvironmentMemoryOptimizedCores",
     "Consumption": "ManagedEnvironmentConsumptionCores",
 }
-_GPU_USAGES = {
+_GPU_USAGES: Final = {
     "Consumption-GPU-NC24-A100": "ManagedEnvironmentConsumptionNCA100Gpus",
     "Consumption-GPU-NC8as-T4": "ManagedEnvironmentConsumptionT4Gpus",
 }

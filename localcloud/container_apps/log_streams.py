@@ -6,7 +6,7 @@ Streams accept an app's own token only, see `getAuthToken`.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.requests import ArmRequest, ArmResponse, Json
 from localcloud.arm.resource_ids import resource_id
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from localcloud.container_apps.revisions import Revisions
     from localcloud.runtime import ContainerHost
 
-_MAX_LINES = 300
+_MAX_LINES: Final = 300
 
 
 class LogStreams:

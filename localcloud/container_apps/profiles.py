@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Final
 
 from localcloud.errors import AzureError
 
-CONSUMPTION = "Consumption"
+CONSUMPTION: Final = "Consumption"
 
 # An environment without profiles allows half of what the Consumption profile allows.
-_CONSUMPTION_STEPS = 16
-_CONSUMPTION_ONLY_STEPS = 8
-_STEP = Decimal("0.25")
+_CONSUMPTION_STEPS: Final = 16
+_CONSUMPTION_ONLY_STEPS: Final = 8
+_STEP: Final = Decimal("0.25")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class ProfileType:
         return self.name.startswith("Consumption")
 
 
-_TYPES = (
+_TYPES: Final = (
     ProfileType("Consumption", "Consumption", 4, 8),
     ProfileType("Consumption-GPU-NC8as-T4", "GPU-NC8as-T4", 8, 56, 1),
     ProfileType("Consumption-GPU-NC24-A100", "GPU-NC24-A100", 24, 220, 1),
@@ -51,7 +52,7 @@ _TYPES = (
     ProfileType("NC48-A100", "GPU-NC48-A100", 48, 440, 2),
     ProfileType("NC96-A100", "GPU-NC96-A100", 96, 880, 4),
 )
-PROFILE_TYPES = {found.name.lower(): found for found in _TYPES}
+PROFILE_TYPES: Final = {found.name.lower(): found for found in _TYPES}
 
 
 def profile_type(name: str) -> ProfileType | None:

@@ -6,7 +6,7 @@ Source: Kubernetes' defaults for probes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.runtime import Container, Probe, RevisionSpec
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from localcloud.arm.requests import Json
 
-_DEFAULT_GRACE_S = 30
+_DEFAULT_GRACE_S: Final = 30
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import secrets
 import string
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.clock import utc_now
 from localcloud.container_apps.defaults import same_template
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from localcloud.files import FileService
     from localcloud.runtime import ContainerHost
 
-_KIND = "revision"
-_SUFFIX_LENGTH = 7
-_log = logging.getLogger(__name__)
+_KIND: Final = "revision"
+_SUFFIX_LENGTH: Final = 7
+LOGGER: Final = logging.getLogger(__name__)
 
 
 class Revisions:
@@ -279,7 +279,7 @@ class Revisions:
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            _log.error("a revision's background work failed", exc_info=task.exception())
+            LOGGER.error("a revision's background work failed", exc_info=task.exception())
 
 
 def _key(app: Resource, name: str) -> str:

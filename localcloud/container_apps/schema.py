@@ -9,7 +9,7 @@ appear in messages only ("Unknown properties gpu in ContainerAppContainerResourc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.errors import AzureError
 
@@ -21,13 +21,13 @@ def _leaves(names: str) -> dict[str, str | None]:
     return dict.fromkeys(names.split())
 
 
-_CONTAINER = _leaves("image imageType name command args") | {
+_CONTAINER: Final = _leaves("image imageType name command args") | {
     "env": "ContainerAppEnvironmentVariable",
     "resources": "ContainerAppContainerResources",
     "volumeMounts": "ContainerAppVolumeMount",
 }
 
-CLASSES: dict[str, dict[str, str | None]] = {
+CLASSES: Final[dict[str, dict[str, str | None]]] = {
     "ContainerApp": _leaves("id name type location tags systemData identity extendedLocation managedBy kind")
     | {"properties": "ContainerAppProperties"},
     "ContainerAppProperties": _leaves(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.operations import RETRY_AFTER, Operations
 from localcloud.arm.requests import ArmRequest, ArmResponse, Json
@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     from localcloud.arm.router import Router
     from localcloud.arm.store import Store
 
-VERSIONS = ("2025-04-01", "2025-03-01", "2024-11-01", "2024-07-01", "2024-03-01", "2022-09-01", "2021-04-01")
+VERSIONS: Final = (
+    "2025-04-01",
+    "2025-03-01",
+    "2024-11-01",
+    "2024-07-01",
+    "2024-03-01",
+    "2022-09-01",
+    "2021-04-01",
+)
 
 
 class Deployments:

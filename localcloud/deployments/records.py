@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.clock import utc_now
 from localcloud.errors import AzureError
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from localcloud.arm.requests import Json
     from localcloud.arm.store import Store
 
-_DEPLOYMENT, _OPERATION = "deployment", "deployment-operation"
-_ACTIVE = frozenset({"Accepted", "Running"})
-_EXPIRY = timedelta(days=7)
+_DEPLOYMENT: Final = "deployment"
+_OPERATION: Final = "deployment-operation"
+_ACTIVE: Final = frozenset({"Accepted", "Running"})
+_EXPIRY: Final = timedelta(days=7)
 
 
 class DeploymentRecords:

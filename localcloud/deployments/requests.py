@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.resource_ids import group_id
 from localcloud.errors import AzureError, not_emulated
@@ -13,7 +13,7 @@ from localcloud.template import Deployment, Scope, load_deployment_body
 if TYPE_CHECKING:
     from localcloud.arm.requests import ArmRequest, Json
 
-_UNSUPPORTED = ("templateLink", "parametersLink", "debugSetting", "onErrorDeployment")
+_UNSUPPORTED: Final = ("templateLink", "parametersLink", "debugSetting", "onErrorDeployment")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.clock import utc_now
 from localcloud.deployments.documents import duration_since, operation_document
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from localcloud.deployments.requests import DeploymentRequest
     from localcloud.template import PlannedResource
 
-_STATUS_WORDS = {400: "BadRequest", 404: "NotFound", 409: "Conflict", 501: "NotImplemented"}
+_STATUS_WORDS: Final = {400: "BadRequest", 404: "NotFound", 409: "Conflict", 501: "NotImplemented"}
 
 
 class DeploymentRunner:

@@ -8,7 +8,7 @@ Source: "Resource functions for ARM templates".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.arm import insights, storage
 from localcloud.container_apps import apps
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from localcloud.arm.resource_kinds import Resource, ResourceLookup
     from localcloud.arm.resources import Resources
 
-_LISTS: dict[tuple[str, str], Callable[[Resource], Json]] = {
+_LISTS: Final[dict[tuple[str, str], Callable[[Resource], Json]]] = {
     ("listkeys", storage.ACCOUNTS.lower()): storage.listed_keys,
     ("listkeys", insights.WORKSPACES.lower()): insights.listed_keys,
     ("listsecrets", APPS.lower()): apps.listed_secrets,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.files import shared_key
 from localcloud.files.errors import StorageError, authentication_failed, missing_header, storage_error
@@ -23,7 +23,7 @@ from localcloud.files.shared_key import SignedRequest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_MAX_SKEW = timedelta(minutes=15)
+_MAX_SKEW: Final = timedelta(minutes=15)
 
 
 def authorize(request: HttpRequest, keys: Sequence[str], resource: str, now: datetime) -> Grant:

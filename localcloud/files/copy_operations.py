@@ -12,7 +12,7 @@ import os
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from localcloud.files import leases
@@ -46,9 +46,9 @@ from localcloud.files.tree import Location, open_location
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_CHUNK_BYTES = 16 * 1024 * 1024
-_COPY_SOURCE = "x-ms-copy-source"
-_RENAME_SOURCE = "x-ms-file-rename-source"
+_CHUNK_BYTES: Final = 16 * 1024 * 1024
+_COPY_SOURCE: Final = "x-ms-copy-source"
+_RENAME_SOURCE: Final = "x-ms-file-rename-source"
 
 
 @dataclass(frozen=True, slots=True)

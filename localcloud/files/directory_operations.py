@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat as modes
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
 
 from localcloud.files.documents import add, add_name, document
@@ -38,7 +38,7 @@ from localcloud.files.tree import Folder, open_directory
 if TYPE_CHECKING:
     import os
 
-_INCLUDES = frozenset({"timestamps", "etag", "attributes", "permissionkey"})
+_INCLUDES: Final = frozenset({"timestamps", "etag", "attributes", "permissionkey"})
 
 
 def create_directory(request: FileRequest) -> FileResponse:

@@ -6,14 +6,14 @@ Pure. Names that XML cannot hold are percent-encoded and marked `Encoded="true"`
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 if TYPE_CHECKING:
     from localcloud.files.errors import StorageError
 
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def error_document(error: StorageError, request_id: str, time: str) -> bytes:

@@ -6,7 +6,7 @@ import os
 import stat as modes
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.files import leases
 from localcloud.files.errors import not_emulated, storage_error
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from localcloud.files.request import FileRequest, Headers
 
 #: Every entry inherits the one permission of its share; this is its key. Others cannot be made.
-PERMISSION_KEY = "1*1"
-ROOT_ID = "0"
+PERMISSION_KEY: Final = "1*1"
+ROOT_ID: Final = "0"
 
 #: The headers by which a request sets what SMB clients see.
-SMB_HEADERS = frozenset(
+SMB_HEADERS: Final = frozenset(
     {
         "x-ms-file-attributes",
         "x-ms-file-creation-time",

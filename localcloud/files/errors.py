@@ -9,6 +9,8 @@ wording of lease errors is that of recorded answers of the real service.
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class StorageError(Exception):
     """Refuse a request.
@@ -37,7 +39,7 @@ class StorageError(Exception):
         self.headers = headers
 
 
-_KNOWN = {
+_KNOWN: Final = {
     "ShareNotFound": (404, "The specified share does not exist."),
     "ShareAlreadyExists": (409, "The specified share already exists."),
     "ResourceNotFound": (404, "The specified resource does not exist."),

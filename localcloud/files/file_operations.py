@@ -10,7 +10,7 @@ import base64
 import hashlib
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.files import leases
 from localcloud.files.entries import (
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from localcloud.files.tree import Location
 
 #: A SAS may have the file served with other content headers than its own.
-_OVERRIDES = {
+_OVERRIDES: Final = {
     "rsct": "type",
     "rsce": "encoding",
     "rscl": "language",

@@ -10,7 +10,7 @@ import binascii
 import re
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from localcloud.files.errors import StorageError, invalid_header, missing_header, storage_error
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: The longest range that one request may write, and the longest that it may ask an MD5 of.
-MAX_RANGE_BYTES = 4 * 1024 * 1024
+MAX_RANGE_BYTES: Final = 4 * 1024 * 1024
 #: The largest file.
-MAX_FILE_BYTES = 4 * 1024**4
+MAX_FILE_BYTES: Final = 4 * 1024**4
 #: All metadata of one resource, names and values. Documented for blobs only; taken for files too.
-MAX_METADATA_BYTES = 8 * 1024
+MAX_METADATA_BYTES: Final = 8 * 1024
 
-_METADATA = "x-ms-meta-"
-_METADATA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
-_ATTRIBUTES = frozenset(
+_METADATA: Final = "x-ms-meta-"
+_METADATA_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RANGE: Final = re.compile(r"bytes=(\d+)-(\d*)")
+_ATTRIBUTES: Final = frozenset(
     {
         "ReadOnly", "Hidden", "System", "None", "Directory", "Archive", "Temporary", "Offline",
         "NotContentIndexed", "NoScrubData",
     }
 )  # fmt: skip
-_SECOND_NS = 1_000_000_000
-_MD5_BYTES = 16
+_SECOND_NS: Final = 1_000_000_000
+_MD5_BYTES: Final = 16
 
 
 def read_integer(headers: Mapping[str, str], name: str, *, maximum: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
+from typing import Final
 
 from localcloud.files import leases
 from localcloud.files.entries import existing, lease_id, locked_location, store, version_headers
@@ -16,8 +17,8 @@ from localcloud.files.leases import INFINITE, Lease
 from localcloud.files.request import FileRequest, FileResponse, Headers
 from localcloud.files.share_operations import NOUN
 
-_FINITE_S = range(15, 61)
-_BREAK_S = range(61)
+_FINITE_S: Final = range(15, 61)
+_BREAK_S: Final = range(61)
 
 
 def lease_file(request: FileRequest) -> FileResponse:

@@ -10,12 +10,13 @@ are those of recorded answers of the real service.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from localcloud.files.errors import StorageError, storage_error
 
 #: The duration that means "until it is released or broken".
-INFINITE = -1
-_SECOND_NS = 1_000_000_000
+INFINITE: Final = -1
+_SECOND_NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)

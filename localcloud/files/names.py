@@ -8,21 +8,22 @@ Source: "Naming and referencing shares, directories, files, and metadata".
 from __future__ import annotations
 
 import re
+from typing import Final
 from urllib.parse import unquote
 
 from localcloud.files.errors import path_too_deep, path_too_long, storage_error
 
-_ACCOUNT_NAME = re.compile(r"[a-z0-9]{3,24}")
-_SHARE_NAME = re.compile(r"[a-z0-9](?:-?[a-z0-9])*")
-_SHARE_NAME_LENGTH = range(3, 64)
-_FORBIDDEN = re.compile('["\\\\/:|<>*?\x00-\x1f\ufffe\uffff\ud800-\udfff]')
-_RESERVED = frozenset(
+_ACCOUNT_NAME: Final = re.compile(r"[a-z0-9]{3,24}")
+_SHARE_NAME: Final = re.compile(r"[a-z0-9](?:-?[a-z0-9])*")
+_SHARE_NAME_LENGTH: Final = range(3, 64)
+_FORBIDDEN: Final = re.compile('["\\\\/:|<>*?\x00-\x1f\ufffe\uffff\ud800-\udfff]')
+_RESERVED: Final = frozenset(
     {"PRN", "AUX", "NUL", "CON", "CLOCK$", ".", ".."}
     | {f"{device}{number}" for device in ("LPT", "COM") for number in range(1, 10)}
 )
-_MAX_NAME_UNITS = 255
-_MAX_PATH_UNITS = 2048
-_MAX_DEPTH = 250
+_MAX_NAME_UNITS: Final = 255
+_MAX_PATH_UNITS: Final = 2048
+_MAX_DEPTH: Final = 250
 
 
 def is_account_name(name: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from localcloud.files import (
     copy_operations,
@@ -58,7 +59,7 @@ class Operation:
     max_body_bytes: int = 0
 
 
-_EVERY_HEADER = frozenset(
+_EVERY_HEADER: Final = frozenset(
     {
         "x-ms-date",
         "x-ms-version",
@@ -68,10 +69,10 @@ _EVERY_HEADER = frozenset(
         "x-ms-allow-trailing-dot",
     }
 )
-_EVERY_PARAMETER = frozenset({"restype", "comp", "timeout"}) | SAS_PARAMETERS
-_CONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
+_EVERY_PARAMETER: Final = frozenset({"restype", "comp", "timeout"}) | SAS_PARAMETERS
+_CONDITIONS: Final = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
 #: What Azure has and the local cloud has not: `x-ms-` headers, each with the words of its error.
-_HEADERS_NOT_EMULATED = {
+_HEADERS_NOT_EMULATED: Final = {
     "x-ms-structured-body": "structured bodies (CRC64 checksums)",
     "x-ms-structured-content-length": "structured bodies (CRC64 checksums)",
     "x-ms-source-content-crc64": "CRC64 checksums",
@@ -95,7 +96,7 @@ _HEADERS_NOT_EMULATED = {
     "x-ms-share-provisioned-bandwidth-mibps": "provisioned shares",
     "x-ms-enable-smb-directory-lease": "SMB directory leases",
 }
-_NOT_EMULATED = {
+_NOT_EMULATED: Final = {
     ("service", "properties"): "File service properties",
     ("service", "userdelegationkey"): "user delegation keys",
     ("share", "acl"): "stored access policies",
@@ -106,15 +107,15 @@ _NOT_EMULATED = {
     ("hardlink", ""): "NFS shares",
 }
 
-_LEASE = frozenset({"x-ms-lease-id"})
-_LEASE_ACTION = _LEASE | {
+_LEASE: Final = frozenset({"x-ms-lease-id"})
+_LEASE_ACTION: Final = _LEASE | {
     "x-ms-lease-action",
     "x-ms-lease-duration",
     "x-ms-proposed-lease-id",
     "x-ms-lease-break-period",
 }
-_SHARE_SETTINGS = frozenset({"x-ms-share-quota", "x-ms-access-tier"})
-_CONTENT = frozenset(
+_SHARE_SETTINGS: Final = frozenset({"x-ms-share-quota", "x-ms-access-tier"})
+_CONTENT: Final = frozenset(
     {
         "x-ms-content-length",
         "x-ms-content-type",
@@ -125,8 +126,8 @@ _CONTENT = frozenset(
         "x-ms-cache-control",
     }
 )
-_PAGE = frozenset({"prefix", "marker", "maxresults", "include"})
-_RENAME = SMB_HEADERS | {
+_PAGE: Final = frozenset({"prefix", "marker", "maxresults", "include"})
+_RENAME: Final = SMB_HEADERS | {
     "x-ms-file-rename-source",
     "x-ms-file-rename-replace-if-exists",
     "x-ms-file-rename-ignore-readonly",
@@ -135,15 +136,15 @@ _RENAME = SMB_HEADERS | {
     "x-ms-source-allow-trailing-dot",
     "x-ms-content-type",
 }
-_COPY = SMB_HEADERS | {
+_COPY: Final = SMB_HEADERS | {
     "x-ms-copy-source",
     "x-ms-source-allow-trailing-dot",
     "x-ms-file-copy-ignore-readonly",
     "x-ms-file-copy-set-archive",
     "x-ms-lease-id",
 }
-_RANGE = frozenset({"x-ms-range", "x-ms-write", "x-ms-lease-id", "x-ms-file-last-write-time"})
-_FROM_URL = _RANGE | {"x-ms-copy-source", "x-ms-source-range", "x-ms-source-allow-trailing-dot"}
+_RANGE: Final = frozenset({"x-ms-range", "x-ms-write", "x-ms-lease-id", "x-ms-file-last-write-time"})
+_FROM_URL: Final = _RANGE | {"x-ms-copy-source", "x-ms-source-range", "x-ms-source-allow-trailing-dot"}
 
 _Key = tuple[str, str, str, str]
 
@@ -154,26 +155,26 @@ def _both(
     return {(level, verb, restype, comp): operation for verb in verbs}
 
 
-_READ = ("GET", "HEAD")
-_LISTED = Operation(
+_READ: Final = ("GET", "HEAD")
+_LISTED: Final = Operation(
     directory_operations.list_directory, "c", "l", frozenset({"x-ms-file-extended-info"}), _PAGE
 )
-_DIRECTORY = Operation(directory_operations.directory_properties, "o", "r")
-_HANDLES = Operation(
+_DIRECTORY: Final = Operation(directory_operations.directory_properties, "o", "r")
+_HANDLES: Final = Operation(
     directory_operations.list_handles,
     "o",
     "r",
     frozenset({"x-ms-recursive"}),
     frozenset({"marker", "maxresults"}),
 )
-_CLOSED = Operation(
+_CLOSED: Final = Operation(
     directory_operations.close_handles,
     "o",
     "w",
     frozenset({"x-ms-recursive", "x-ms-handle-id"}),
     frozenset({"marker"}),
 )
-_CREATED_FILE = Operation(
+_CREATED_FILE: Final = Operation(
     file_operations.create_file,
     "o",
     "cw",
@@ -181,13 +182,13 @@ _CREATED_FILE = Operation(
     has_metadata=True,
     max_body_bytes=MAX_RANGE_BYTES,
 )
-_COPIED_FILE = Operation(copy_operations.copy_file, "o", "cw", _COPY, has_metadata=True)
-_PUT_RANGE = Operation(range_operations.put_range, "o", "w", _RANGE, max_body_bytes=MAX_RANGE_BYTES)
-_PUT_RANGE_FROM_URL = Operation(range_operations.put_range_from_url, "o", "w", _FROM_URL)
+_COPIED_FILE: Final = Operation(copy_operations.copy_file, "o", "cw", _COPY, has_metadata=True)
+_PUT_RANGE: Final = Operation(range_operations.put_range, "o", "w", _RANGE, max_body_bytes=MAX_RANGE_BYTES)
+_PUT_RANGE_FROM_URL: Final = Operation(range_operations.put_range_from_url, "o", "w", _FROM_URL)
 
 #: Level (account, share, path), method, restype, comp -> operation. The root directory of a share is on its
 #: level.
-_OPERATIONS: Mapping[_Key, Operation] = {
+_OPERATIONS: Final[Mapping[_Key, Operation]] = {
     ("account", "GET", "", "list"): Operation(share_operations.list_shares, "s", "l", parameters=_PAGE),
     ("share", "PUT", "share", ""): Operation(
         share_operations.create_share,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from localcloud.files.documents import add, add_name
 from localcloud.files.errors import invalid_parameter, out_of_range_parameter
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from localcloud.files.request import FileRequest
 
 #: The longest page.
-MAX_RESULTS = 5000
-_MARKER_VERSION = "1"
+MAX_RESULTS: Final = 5000
+_MARKER_VERSION: Final = "1"
 
 Item = TypeVar("Item")
 

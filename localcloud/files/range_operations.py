@@ -7,7 +7,7 @@ kept: the file's Content-MD5 property stays what a client set it to.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
 
 from localcloud.files import leases
@@ -37,7 +37,7 @@ from localcloud.files.sparse import clear_range, data_ranges
 if TYPE_CHECKING:
     from localcloud.files.tree import Location
 
-_PRESERVE = "preserve"
+_PRESERVE: Final = "preserve"
 
 
 def put_range(request: FileRequest) -> FileResponse:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.files import shared_key
 from localcloud.files.errors import StorageError, authentication_failed, not_emulated, storage_error
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 #: The query parameters that belong to a SAS.
-PARAMETERS = frozenset(
+PARAMETERS: Final = frozenset(
     {
         "sv", "ss", "srt", "sp", "st", "se", "sip", "spr", "sig", "sr", "si", "ses",
         "rscc", "rscd", "rsce", "rscl", "rsct",
     }
 )  # fmt: skip
-_DELEGATION = ("skoid", "sktid", "skt", "ske", "sks", "skv", "skdutid", "sduoid", "srh", "srq")
-_OLDEST_VERSION = "2015-04-05"
-_SCOPE_VERSION = "2020-12-06"
+_DELEGATION: Final = ("skoid", "sktid", "skt", "ske", "sks", "skv", "skdutid", "sduoid", "srh", "srq")
+_OLDEST_VERSION: Final = "2015-04-05"
+_SCOPE_VERSION: Final = "2020-12-06"
 
 
 def check_sas(request: HttpRequest, keys: Sequence[str], resource: str, now: datetime) -> Grant:

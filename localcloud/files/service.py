@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
 
 AccountKeys = Callable[[str], tuple[str, ...] | None]
 
-_LOG = logging.getLogger(__name__)
-_SERVER = "Windows-Azure-File/1.0 (local cloud)"
-_DEFAULT_VERSION = "2026-04-06"
-_VERSION = re.compile(r"\d{4}-\d\d-\d\d")
-_CHUNK_BYTES = 1024 * 1024
+LOGGER: Final = logging.getLogger(__name__)
+_SERVER: Final = "Windows-Azure-File/1.0 (local cloud)"
+_DEFAULT_VERSION: Final = "2026-04-06"
+_VERSION: Final = re.compile(r"\d{4}-\d\d-\d\d")
+_CHUNK_BYTES: Final = 1024 * 1024
 
 
 class FileService:
@@ -250,7 +250,7 @@ def disk_error(error: OSError, request: str) -> StorageError:
         )
     if error.errno in {errno.EACCES, errno.EPERM, errno.EBUSY, errno.ETXTBSY}:
         return StorageError(409, "SharingViolation", "The specified resource may be in use by an SMB client.")
-    _LOG.error("the disk refused %s", request, exc_info=error)
+    LOGGER.error("the disk refused %s", request, exc_info=error)
     return StorageError(500, "InternalError", f"The server encountered an internal error: {error}.")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
 
 from localcloud.files import leases
@@ -25,9 +25,9 @@ from localcloud.files.shares import MAX_QUOTA_GIB, Share
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_TIERS = frozenset({"TransactionOptimized", "Hot", "Cool"})
-_LIST_INCLUDES = frozenset({"metadata", "snapshots", "deleted"})
-NOUN = "file share"
+_TIERS: Final = frozenset({"TransactionOptimized", "Hot", "Cool"})
+_LIST_INCLUDES: Final = frozenset({"metadata", "snapshots", "deleted"})
+NOUN: Final = "file share"
 
 
 def list_shares(request: FileRequest) -> FileResponse:
@@ -175,7 +175,7 @@ def _add_share(parent: ET.Element, name: str, share: Share, now_ns: int, *, with
             add(metadata, key, value)
 
 
-_LEASE_ELEMENTS = {
+_LEASE_ELEMENTS: Final = {
     "x-ms-lease-status": "LeaseStatus",
     "x-ms-lease-state": "LeaseState",
     "x-ms-lease-duration": "LeaseDuration",

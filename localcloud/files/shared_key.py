@@ -12,14 +12,14 @@ import base64
 import hashlib
 import hmac
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 #: The standard headers of the string to sign, in their order. `Date` and `Range` are treated apart.
-_STANDARD_HEADERS = (
+_STANDARD_HEADERS: Final = (
     "content-encoding",
     "content-language",
     "content-length",
@@ -34,10 +34,12 @@ _STANDARD_HEADERS = (
 )
 
 #: Characters of a header name in the service's collation order. `%` and `_` weigh the same there.
-_COLLATION = "!#$%&*.^`|~+0123456789abcdefghijklmnopqrstuvwxyz"
-_WEIGHTS = {character: weight for weight, character in enumerate(_COLLATION)} | {"_": _COLLATION.index("%")}
+_COLLATION: Final = "!#$%&*.^`|~+0123456789abcdefghijklmnopqrstuvwxyz"
+_WEIGHTS: Final = {character: weight for weight, character in enumerate(_COLLATION)} | {
+    "_": _COLLATION.index("%")
+}
 #: Characters that do not weigh at all unless two names are otherwise equal.
-_WEIGHTLESS = {"'": 0, "-": 1}
+_WEIGHTLESS: Final = {"'": 0, "-": 1}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import shutil
 import threading
 import uuid
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.files.leases import Lease
 from localcloud.files.names import is_share_name
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: The quota of a share that is made without one, and the largest one of a standard account, in GiB.
-DEFAULT_QUOTA_GIB = 5120
-MAX_QUOTA_GIB = 102400
-_PROPERTIES = ".properties"
+DEFAULT_QUOTA_GIB: Final = 5120
+MAX_QUOTA_GIB: Final = 102400
+_PROPERTIES: Final = ".properties"
 
 
 @dataclass(frozen=True, slots=True)

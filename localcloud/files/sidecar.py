@@ -18,7 +18,7 @@ import threading
 import zlib
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.files.leases import Lease
 from localcloud.files.names import fold_path
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_RECORD = "properties.json"
-_STRIPES = 64
+_RECORD: Final = "properties.json"
+_STRIPES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_KEEP_SIZE = 0x01
-_PUNCH_HOLE = 0x02
-_ZEROS = bytes(1024 * 1024)
-_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+_KEEP_SIZE: Final = 0x01
+_PUNCH_HOLE: Final = 0x02
+_ZEROS: Final = bytes(1024 * 1024)
+_UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 def clear_range(descriptor: int, offset: int, length: int) -> None:
@@ -67,4 +67,4 @@ def _punch(fallocate: Callable[..., int], descriptor: int, offset: int, length: 
     raise OSError(code, os.strerror(code))
 
 
-_FALLOCATE = _find_fallocate()
+_FALLOCATE: Final = _find_fallocate()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from localcloud.errors import AzureError, not_emulated
 from localcloud.template.errors import FUNCTIONS_HELP, ExpressionError, TemplateError, function_error
@@ -12,18 +12,18 @@ from localcloud.template.registry import find_function
 from localcloud.template.syntax import calls_in
 from localcloud.template.values import position_of
 
-_TEMPLATE_KEYS = {
+_TEMPLATE_KEYS: Final = {
     *("$schema", "contentVersion", "languageVersion", "apiProfile", "definitions", "metadata", "functions"),
     *("parameters", "variables", "resources", "outputs"),
 }
-_UNKNOWN_HERE = ("imports", "extensions", "asserts")
-_GROUP_SCHEMA = "deploymentTemplate.json"
-_KEYWORDS = {
+_UNKNOWN_HERE: Final = ("imports", "extensions", "asserts")
+_GROUP_SCHEMA: Final = "deploymentTemplate.json"
+_KEYWORDS: Final = {
     *("type", "apiVersion", "name", "condition", "copy", "dependsOn", "existing", "comments", "metadata"),
     *("resources",),
 }
-_REFUSED = ("scope", "import", "extension", "@options")
-_ELSEWHERE = ("subscriptionId", "resourceGroup")
+_REFUSED: Final = ("scope", "import", "extension", "@options")
+_ELSEWHERE: Final = ("subscriptionId", "resourceGroup")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,11 @@ Messages are Azure's own where the Bicep CLI's snapshot engine, which is Azure's
 
 from __future__ import annotations
 
+from typing import Final
+
 from localcloud.errors import AzureError
 
-FUNCTIONS_HELP = "Please see https://aka.ms/arm-functions for usage details."
+FUNCTIONS_HELP: Final = "Please see https://aka.ms/arm-functions for usage details."
 
 
 class ExpressionError(Exception):

@@ -8,7 +8,7 @@ nothing stays.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.template.bindings import Bindings, Section
 from localcloud.template.errors import ExpressionError, NeedsRuntime, TemplateError, function_error
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from localcloud.template.model import Scope
     from localcloud.template.syntax import Node
 
-MAX_COPIES = 800
+MAX_COPIES: Final = 800
 
 
 @dataclass(frozen=True, slots=True)

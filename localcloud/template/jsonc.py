@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, Final
 
 from localcloud.errors import AzureError
 from localcloud.template.values import Located
 
-_SPACE = re.compile(r"(?:\s+|//[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
-_TEXT = re.compile(r""""((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\'""", re.DOTALL)
-_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
-_NAME = re.compile(r"[A-Za-z_$][\w$]*")
-_CONSTANTS = {"true": True, "false": False, "null": None}
+_SPACE: Final = re.compile(r"(?:\s+|//[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
+_TEXT: Final = re.compile(r""""((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\'""", re.DOTALL)
+_NUMBER: Final = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
+_NAME: Final = re.compile(r"[A-Za-z_$][\w$]*")
+_CONSTANTS: Final = {"true": True, "false": False, "null": None}
 
 
 def load_template(text: str) -> dict[str, Any]:

@@ -7,14 +7,14 @@ those of the Bicep CLI's snapshot engine.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from localcloud.errors import AzureError, not_emulated
 from localcloud.template.errors import NeedsRuntime, TemplateError
 from localcloud.template.syntax import text_of
 from localcloud.template.values import Residual, Value, is_equal, kind, node_of, position_of, utf16_length
 
-_KINDS = {
+_KINDS: Final = {
     "string": "String",
     "securestring": "String",
     "int": "Integer",
@@ -23,7 +23,7 @@ _KINDS = {
     "secureobject": "Object",
     "array": "Array",
 }
-_ECHOED = {
+_ECHOED: Final = {
     "string": "String",
     "securestring": "SecureString",
     "int": "Int",
@@ -32,10 +32,10 @@ _ECHOED = {
     "secureobject": "SecureObject",
     "array": "Array",
 }
-_EXPECTED = {"String": "String, Uri"}
-_LIMITS_HELP = "Please see https://aka.ms/arm-syntax-parameters for usage details."
-_FILE_HELP = "Please see https://aka.ms/arm-create-parameter-file for usage details."
-_KNOWN_KEYWORDS = {
+_EXPECTED: Final = {"String": "String, Uri"}
+_LIMITS_HELP: Final = "Please see https://aka.ms/arm-syntax-parameters for usage details."
+_FILE_HELP: Final = "Please see https://aka.ms/arm-create-parameter-file for usage details."
+_KNOWN_KEYWORDS: Final = {
     *(
         "type",
         "$ref",

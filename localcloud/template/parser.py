@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.template.errors import ExpressionError
 from localcloud.template.syntax import Access, FunctionCall, Literal
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from localcloud.template.syntax import Node
 
-_TOKEN = re.compile(
+_TOKEN: Final = re.compile(
     r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>[+-]?\d+)|(?P<name>[A-Za-z_]\w*)|(?P<sign>[()\[\],.])|(?P<bad>\S))"
 )
-_SIGNS = {
+_SIGNS: Final = {
     "(": "LeftParenthesis",
     ")": "RightParenthesis",
     "[": "LeftSquareBracket",
@@ -33,7 +33,7 @@ _SIGNS = {
     ",": "Comma",
     ".": "Dot",
 }
-_TOKENS = {"text": "Literal", "number": "Integer", "name": "Identifier"}
+_TOKENS: Final = {"text": "Literal", "number": "Integer", "name": "Identifier"}
 
 
 def is_expression(text: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.template.bindings import Section, Target
 from localcloud.template.errors import ExpressionError, NeedsRuntime, TemplateError
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from localcloud.template.model import Runtime, Scope
     from localcloud.template.symbols import Symbols
 
-_RUNTIME_MEMBERS = ("properties", "tags", "sku")
-_RESOURCES_HELP = "Please see https://aka.ms/arm-syntax-resources for usage details."
+_RUNTIME_MEMBERS: Final = ("properties", "tags", "sku")
+_RESOURCES_HELP: Final = "Please see https://aka.ms/arm-syntax-resources for usage details."
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ Azure's words before the function runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeAlias
 
 from localcloud.template.errors import ExpressionError, function_error
 from localcloud.template.values import Value, kind
@@ -22,15 +22,26 @@ if TYPE_CHECKING:
 Kinds: TypeAlias = tuple[str, ...]
 P = ParamSpec("P")
 
-ANY: Kinds = ()
-ARRAY: Kinds = ("Array",)
-BOOLEAN: Kinds = ("Boolean",)
-INTEGER: Kinds = ("Integer",)
-OBJECT: Kinds = ("Object",)
-STRING: Kinds = ("String",)
+ANY: Final[Kinds] = ()
+ARRAY: Final[Kinds] = ("Array",)
+BOOLEAN: Final[Kinds] = ("Boolean",)
+INTEGER: Final[Kinds] = ("Integer",)
+OBJECT: Final[Kinds] = ("Object",)
+STRING: Final[Kinds] = ("String",)
 
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-_COUNTS = {1: "one parameter", 2: "two parameter"}  # Azure's grammar
+_ORDINALS: Final = (
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+)
+_COUNTS: Final = {1: "one parameter", 2: "two parameter"}  # Azure's grammar
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +130,7 @@ class Function:
     lazy: Callable[[FunctionContext, FunctionCall], Value] | None = None
 
 
-FUNCTIONS: dict[str, Function] = {}
+FUNCTIONS: Final[dict[str, Function]] = {}
 
 
 def find_function(name: str) -> Function | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from localcloud.template.errors import NeedsRuntime
 from localcloud.template.syntax import FunctionCall, Literal, text_of
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: None, bool, int, float, str, list, dict or Residual; arrays and objects hold the same.
 Value: TypeAlias = Any
 
-_LINE_SEPARATORS = re.compile("[\u0085\u2028\u2029]")
+_LINE_SEPARATORS: Final = re.compile("[\u0085\u2028\u2029]")
 
 
 class Located(dict[str, Any]):

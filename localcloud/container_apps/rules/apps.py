@@ -13,7 +13,7 @@ Source: the platform's messages as quoted in public issues and logs; Microsoft.A
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.arm.resource_ids import parse_path
 from localcloud.container_apps.profiles import check_total
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from localcloud.arm.requests import Json
     from localcloud.arm.resource_kinds import Resource, ResourceLookup
 
-_APP_NAME = re.compile(r"(?=.{2,32}$)[a-z](?!.*--)[-a-z0-9]*[a-z0-9]")
-_SUFFIX = re.compile(r"[a-z0-9](?!.*-{2})([-a-z0-9]*[a-z0-9])?")
-_MAX_REVISION_NAME = 54
-_MAX_REPLICAS = 1_000
-_MAX_GRACE_S = 600
+_APP_NAME: Final = re.compile(r"(?=.{2,32}$)[a-z](?!.*--)[-a-z0-9]*[a-z0-9]")
+_SUFFIX: Final = re.compile(r"[a-z0-9](?!.*-{2})([-a-z0-9]*[a-z0-9])?")
+_MAX_REVISION_NAME: Final = 54
+_MAX_REPLICAS: Final = 1_000
+_MAX_GRACE_S: Final = 600
 
 
 def check_app(name: str, body: Json, before: Resource | None, lookup: ResourceLookup) -> None:

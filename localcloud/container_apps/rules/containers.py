@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.arm.resource_kinds import is_unknown
 from localcloud.container_apps.rules.ranges import check_port, is_within
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
     from localcloud.arm.requests import Json
 
-_CONTAINER_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.-]{0,254}")
-_MEMORY = re.compile(r"(\d+(?:\.\d{1,2})?)Gi")
-_PROBE_RANGES = {
+_CONTAINER_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.-]{0,254}")
+_MEMORY: Final = re.compile(r"(\d+(?:\.\d{1,2})?)Gi")
+_PROBE_RANGES: Final = {
     "initialDelaySeconds": (0, 60),
     "periodSeconds": (1, 240),
     "timeoutSeconds": (1, 240),
     "successThreshold": (1, 10),
 }
 # The specification says 10; these are the limits that the platform was seen to enforce.
-_MAX_FAILURES = {"Liveness": 30, "Readiness": 48, "Startup": 240}
+_MAX_FAILURES: Final = {"Liveness": 30, "Readiness": 48, "Startup": 240}
 
 
 def checked_containers(app: str, template: Json) -> list[Json]:

@@ -7,7 +7,7 @@ not quoted.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.resource_kinds import Change, Resource, ResourceLookup, is_unknown
 from localcloud.container_apps.profiles import ProfileType, profile_type
@@ -17,14 +17,14 @@ from localcloud.errors import AzureError, not_emulated
 if TYPE_CHECKING:
     from localcloud.arm.requests import Json
 
-_NAME = re.compile(r"(?=.{2,60}$)[a-zA-Z](?!.*--)[a-zA-Z0-9-]*[a-zA-Z0-9]")
-_STORAGE_NAME = re.compile(r"(?=.{1,32}$)[a-z](?!.*--)[a-z0-9-]*")
-_MAX_PROFILE_NAME = 15
-ENVIRONMENT_PROPERTIES = frozenset({
+_NAME: Final = re.compile(r"(?=.{2,60}$)[a-zA-Z](?!.*--)[a-zA-Z0-9-]*[a-zA-Z0-9]")
+_STORAGE_NAME: Final = re.compile(r"(?=.{1,32}$)[a-z](?!.*--)[a-z0-9-]*")
+_MAX_PROFILE_NAME: Final = 15
+ENVIRONMENT_PROPERTIES: Final = frozenset({
     "appLogsConfiguration", "infrastructureResourceGroup", "peerAuthentication", "peerTrafficConfiguration",
     "publicNetworkAccess", "vnetConfiguration", "workloadProfiles", "zoneRedundant",
 })  # fmt: skip
-_READ_ONLY = frozenset({
+_READ_ONLY: Final = frozenset({
     "customDomainConfiguration", "daprAIConnectionString", "daprAIInstrumentationKey", "daprConfiguration",
     "defaultDomain", "deploymentErrors", "eventStreamEndpoint", "kedaConfiguration", "provisioningState",
     "staticIp",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from localcloud.errors import bad_request
 
-_MAX_PORT = 65_535
+_MAX_PORT: Final = 65_535
 
 
 def check_port(value: Any, where: str) -> None:  # noqa: ANN401 - JSON

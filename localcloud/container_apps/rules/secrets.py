@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.errors import bad_request, not_emulated
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from localcloud.arm.requests import Json
     from localcloud.arm.resource_kinds import Resource
 
-_SECRET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_SECRET_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
 def checked_secrets(configuration: Json, before: Resource | None) -> set[str]:

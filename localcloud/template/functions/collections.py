@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.template.errors import ExpressionError, function_error
 from localcloud.template.evaluator import access
@@ -24,7 +24,7 @@ from localcloud.template.values import (
 if TYPE_CHECKING:
     from localcloud.template.registry import FunctionContext
 
-_MAX_RANGE_COUNT = 10_000
+_MAX_RANGE_COUNT: Final = 10_000
 
 
 @lazy("createArray", rest=ANY)

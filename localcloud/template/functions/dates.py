@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.errors import not_emulated
 from localcloud.template.bindings import Section
@@ -16,16 +16,19 @@ from localcloud.template.registry import INTEGER, STRING, function, scoped
 if TYPE_CHECKING:
     from localcloud.template.registry import FunctionContext
 
-_BASIC = "yyyyMMdd'T'HHmmss'Z'"
-_SECONDS = "yyyy-MM-dd'T'HH:mm:ss'Z'"
-_FORMATS_PAGE = "https://aka.ms/arn-template#functions"  # Azure's spelling
-_DURATION = re.compile(
+_BASIC: Final = "yyyyMMdd'T'HHmmss'Z'"
+_SECONDS: Final = "yyyy-MM-dd'T'HH:mm:ss'Z'"
+_FORMATS_PAGE: Final = "https://aka.ms/arn-template#functions"  # Azure's spelling
+_DURATION: Final = re.compile(
     r"(?P<sign>-?)P(?=.)(?:(?P<years>\d+)Y)?(?:(?P<months>\d+)M)?(?:(?P<days>\d+)D)?"
     r"(?:T(?=.)(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?\Z"
 )
-_DAYS_A_MONTH, _DAYS_A_YEAR = 30, 365
-_ONLY_DEFAULTS = " The function can only be used with parameter default value expresions."  # Azure's spelling
-_GUID_NAMESPACE = uuid.UUID("5f1c2f0e-3a55-5a0f-9a52-7f5b8f0b7a11")
+_DAYS_A_MONTH: Final = 30
+_DAYS_A_YEAR: Final = 365
+_ONLY_DEFAULTS: Final = (
+    " The function can only be used with parameter default value expresions."  # Azure's spelling
+)
+_GUID_NAMESPACE: Final = uuid.UUID("5f1c2f0e-3a55-5a0f-9a52-7f5b8f0b7a11")
 
 
 @function("dateTimeAdd", STRING, STRING, optional=(STRING,))

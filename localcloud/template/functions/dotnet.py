@@ -12,19 +12,21 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from localcloud.template.values import Value
 
-_HOLE = re.compile(r"\{\{|\}\}|\{(\d+)(?:,\s*(-?\d+)\s*)?(?::([^{}]*))?\}|[{}]")
-_STANDARD_NUMBER = re.compile(r"([A-Za-z])(\d{0,2})\Z")
-_CUSTOM_NUMBER = re.compile(r"[0#,.]*[0#][0#,.]*")
-_CURRENCY_SIGN = "\u00a4"
-_TIME_PART = re.compile(r"'[^']*'|\"[^\"]*\"|\\.|%?(y+|M+|d+|H+|h+|m+|s+|f+|F+|t+|z+|K|g+)|[^A-Za-z]|.")
-_STANDARD_TIMES = {
+_HOLE: Final = re.compile(r"\{\{|\}\}|\{(\d+)(?:,\s*(-?\d+)\s*)?(?::([^{}]*))?\}|[{}]")
+_STANDARD_NUMBER: Final = re.compile(r"([A-Za-z])(\d{0,2})\Z")
+_CUSTOM_NUMBER: Final = re.compile(r"[0#,.]*[0#][0#,.]*")
+_CURRENCY_SIGN: Final = "\u00a4"
+_TIME_PART: Final = re.compile(
+    r"'[^']*'|\"[^\"]*\"|\\.|%?(y+|M+|d+|H+|h+|m+|s+|f+|F+|t+|z+|K|g+)|[^A-Za-z]|."
+)
+_STANDARD_TIMES: Final = {
     "d": "MM/dd/yyyy",
     "D": "dddd, dd MMMM yyyy",
     "t": "HH:mm",
@@ -44,8 +46,8 @@ _STANDARD_TIMES = {
     "y": "yyyy MMMM",
     "Y": "yyyy MMMM",
 }
-_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_MONTHS = (
+_DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_MONTHS: Final = (
     *("January", "February", "March", "April", "May", "June"),
     *("July", "August", "September", "October", "November", "December"),
 )

@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from localcloud.errors import AzureError
@@ -17,10 +17,10 @@ from localcloud.template.registry import OBJECT, STRING, function
 if TYPE_CHECKING:
     from localcloud.template.values import Value
 
-_GUID_NAMESPACE = uuid.UUID("11fb06fb-712d-4ddd-98c7-e71bbd588830")
-_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
-_MASK = 0xFFFFFFFF
-_DATA_URI = re.compile(r"data:([^,]*?)(;base64)?,(.*)", re.DOTALL | re.IGNORECASE)
+_GUID_NAMESPACE: Final = uuid.UUID("11fb06fb-712d-4ddd-98c7-e71bbd588830")
+_BASE32: Final = "abcdefghijklmnopqrstuvwxyz234567"
+_MASK: Final = 0xFFFFFFFF
+_DATA_URI: Final = re.compile(r"data:([^,]*?)(;base64)?,(.*)", re.DOTALL | re.IGNORECASE)
 
 
 @function("base64", STRING)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.template.errors import ExpressionError
 from localcloud.template.registry import INTEGER, STRING, function
@@ -11,7 +11,7 @@ from localcloud.template.registry import INTEGER, STRING, function
 if TYPE_CHECKING:
     from localcloud.template.values import Value
 
-_POINT_TO_POINT = 2
+_POINT_TO_POINT: Final = 2
 
 
 @function("parseCidr", STRING)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Final
 
 from localcloud.template.errors import ExpressionError, function_error
 from localcloud.template.registry import ANY, INTEGER, function
 from localcloud.template.values import Value, kind
 
-_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
+_MIN_INTEGER: Final = -(2**63)
+_MAX_INTEGER: Final = 2**63 - 1
 
 
 @function("add", INTEGER, INTEGER)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.errors import not_emulated
 from localcloud.template.bindings import Section
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from localcloud.template.registry import FunctionContext
 
 #: The list actions that the local cloud's resources have. Azure has many more.
-LIST_FUNCTIONS = (
+LIST_FUNCTIONS: Final = (
     *("list", "listAccountSas", "listAuthKeys", "listConnectionStrings", "listCredential", "listCredentials"),
     *("listKeys", "listQueryKeys", "listSecrets", "listServiceSas", "listSecret"),
 )
-_LOOPS_HELP = "Please see https://aka.ms/arm-resource-loops for usage details."
+_LOOPS_HELP: Final = "Please see https://aka.ms/arm-resource-loops for usage details."
 
 
 @scoped("parameters", STRING)

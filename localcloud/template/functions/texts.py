@@ -5,12 +5,14 @@ Comparisons are by characters; where they ignore case, it says so.
 
 from __future__ import annotations
 
+from typing import Final
+
 from localcloud.template.errors import ExpressionError, NeedsRuntime, function_error
 from localcloud.template.functions.dotnet import format_composite
 from localcloud.template.registry import ANY, ARRAY, INTEGER, STRING, function, kind_error
 from localcloud.template.values import Residual, Value, is_equal, json_text, kind, utf16_length, utf16_slice
 
-_SCALARS = ("String", "Integer", "Boolean")
+_SCALARS: Final = ("String", "Integer", "Boolean")
 
 
 @function("string", ("Integer", "String", "Boolean", "Object", "Array"))
