@@ -68,7 +68,8 @@ def unit(session: nox.Session) -> None:
     # Side by side, a file at a time, so with one thread for torch in each; then those that are held to a
     # time, alone.
     beside = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "-m", "not quiet")
-    run(session, "pytest", *tests, *beside, OMP_NUM_THREADS="1")
+    coverage = ("--cov", "--cov-report=term")
+    run(session, "pytest", *tests, *beside, *coverage, OMP_NUM_THREADS="1")
     run(session, "pytest", *tests, "-m", "quiet")
 
 
