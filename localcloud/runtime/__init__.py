@@ -1,15 +1,16 @@
-"""Run container apps on this machine: replicas as process groups, probes, logs, and an ingress for each app.
+"""Container apps on this machine: replicas as process groups, with probes, logs, and an ingress for each app.
 
-`ContainerHost` is the whole of it; the rest of what is exported here are the values that it takes and gives.
+`ContainerHost` is the interface; the other exports are the values that it takes and returns.
 
-What is like on Azure: probes decide what is started, restarted and reached; a container that ends is started
-again after a back-off; a stop is SIGTERM, a grace, SIGKILL; a request may take 240 s; the words in the logs.
-What is not: there is no image, no file system and no network of its own (a container's port is a loopback
-port of its own, told in CONTAINER_APP_PORT; a mount is a symlink), no limit of CPU and memory, no scaling by
-load, no init containers, and back-off is short.
+As on Azure: probes decide which containers are restarted and which receive requests; a container that ends is
+started again after a back-off; a stop is SIGTERM, a grace period, SIGKILL; a request may take 240 s; the logs
+use Azure's wording.
 
-It knows nothing of Azure's resources or of HTTP but for the ingress, and imports nothing of the local cloud
-but its clock.
+Not emulated: images; a file system and a network for each container (a container gets a loopback port of its
+own, in CONTAINER_APP_PORT, and a mount is a symlink); limits of CPU and memory; scaling by load; init
+containers. The back-off is shorter than Azure's.
+
+This package must not know Azure's resources. Of the rest of the local cloud it imports only the clock.
 """
 
 from localcloud.runtime.host import ContainerHost

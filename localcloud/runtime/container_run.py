@@ -1,4 +1,4 @@
-"""One life of a container: from the start of its first process until nothing of it is left."""
+"""One run of a container: from the start of its first process until no process of it is left."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _CHUNK_BYTES = 64 * 1024
 
 
 class ContainerRun:
-    """Hold a running container: its first process, all others, and the pipe that its output comes through.
+    """A running container: its first process, all others, and the pipe that carries their output.
 
-    Use `start` to make one, and `end` to be sure that nothing is left of it.
+    Create one with `start`; after `end` no process of it is left.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ContainerRun:
         log: Log[ConsoleRecord],
         limits: Limits,
     ) -> ContainerRun:
-        """Start the container's first process; what it and its children write goes to the log.
+        """Start the container's first process; the output of all its processes goes to the log.
 
         Raises:
             OSError: the program is missing or cannot be executed.
@@ -63,19 +63,19 @@ class ContainerRun:
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading, "rb", 0)
         )
         pump = asyncio.create_task(_pump(reader, log), name=f"output of {process.pid}")
-        life = cls(process, tree, output, pump, limits)
+        run = cls(process, tree, output, pump, limits)
         await asyncio.to_thread(tree.add, process.pid)
-        return life
+        return run
 
     async def ended(self) -> int:
-        """Wait for the end of the first process; return its exit code (128 + n after signal n)."""
+        """Wait until the first process ends; return its exit code (128 + n after signal n)."""
         return await self._process.wait()
 
     async def end(self, grace_s: float) -> tuple[int, list[int]]:
-        """End the container: SIGTERM to its first process, then SIGKILL to whatever is left of it.
+        """Send SIGTERM to the first process, then SIGKILL to all that are left.
 
-        The others get no SIGTERM, as in a container: how they end is up to the first. With its end, or after
-        `grace_s`, all are killed.
+        As in a container, only the first process gets SIGTERM. The others are killed when it has ended, or
+        after `grace_s`.
 
         Returns:
             The exit code of the first process, and the pids of processes that could not be killed.
@@ -91,14 +91,14 @@ class ContainerRun:
         return code, stuck
 
     def abandon(self) -> None:
-        """Kill the container's process group at once, when this process ends in a hurry."""
+        """Kill the container's process group at once, when this process is being cancelled."""
         if self._process.is_running:
             processes.kill_group(self._process.pid)
         self._pump.cancel()
         self._output.close()
 
     async def _drain(self) -> None:
-        # All writers are dead, so the end of the output is near, unless one of them escaped.
+        # All writers are dead, so the output ends soon, unless a process was not found.
         await asyncio.wait({self._pump}, timeout=self._limits.drain_output_s)
         self._pump.cancel()
         self._output.close()
@@ -107,14 +107,14 @@ class ContainerRun:
 async def _pump(reader: asyncio.StreamReader, log: Log[ConsoleRecord]) -> None:
     splitter = LineSplitter()
     while data := await reader.read(_CHUNK_BYTES):
-        await _keep(splitter.feed(data), log)
-    await _keep(splitter.end(), log)
+        await _append(splitter.feed(data), log)
+    await _append(splitter.end(), log)
 
 
-async def _keep(lines: list[str], log: Log[ConsoleRecord]) -> None:
+async def _append(lines: list[str], log: Log[ConsoleRecord]) -> None:
     time = utc_now()
     try:
         await log.append(ConsoleRecord(time, line) for line in lines)
     except OSError as error:
-        # The lines are lost, but nothing else: a container whose output is not read would stop.
+        # Go on reading: a container blocks when nobody reads its output.
         _log.warning("%d lines of a container's output are lost: %s", len(lines), error)

@@ -1,14 +1,14 @@
 """The container host: all apps, revisions and replicas of the local cloud, and their ingresses and logs.
 
-It must not know Azure's resources: it is told what to run, and runs it. On disk, below its directory:
+It must not know Azure's resources. On disk, below its directory:
 
 ```
-mounts.json                    the symlinks that were made
+mounts.json                    the symlinks that exist
 apps/<app>/system.log(.1)
 apps/<app>/replicas/<replica>/
   console.log(.1)              kept after the replica's end, for the newest of the app
-  processes.json               while it may have processes
-  {scratch,home,tmp}           while it exists
+  processes.json               while the replica may have processes
+  {scratch,home,tmp}           while the replica exists
 ```
 """
 
@@ -48,7 +48,7 @@ _STOPPED = RevisionState("Stopped", "None", "")
 
 
 class _App:
-    """One app: its system log, its revisions, its ingress, and which revision that serves."""
+    """An app: its system log, its revisions, its ingress, and the revision that receives requests."""
 
     def __init__(self, name: str, log: Log[SystemRecord]) -> None:
         self.name = name
@@ -64,19 +64,19 @@ class _App:
 
 
 class ContainerHost:
-    """Run the container apps of one local cloud on this machine.
+    """The container apps of one local cloud.
 
     Guarantees, beside those of `Replica`, `Revision` and `Ingress`:
 
-    - Before anything is started, whatever an earlier host on the same directory left is killed and removed,
-      even if that host was killed with -9 (see `localcloud.runtime.processes` for the limits of it).
+    - Before anything is started, the processes and files that an earlier host left on the same directory are
+      removed, even if that host was killed with -9 (for the limits see `localcloud.runtime.processes`).
     - After `close` has returned there is no process, port or symlink left.
-    - Every name that is unknown raises KeyError, if the method does not say otherwise.
+    - An unknown name raises KeyError, unless the method documents otherwise.
 
-    Only one host may use a directory at a time. All methods belong to one event loop.
+    Only one host may use a directory at a time. All methods must be called on one event loop.
 
     Args:
-        state: The directory for everything that it keeps; made when needed.
+        state: The directory for all files; created when needed.
         limits: Times and sizes.
     """
 
@@ -89,18 +89,18 @@ class ContainerHost:
         self._recovery: asyncio.Task[tuple[str, ...]] | None = None
 
     async def recover(self) -> tuple[str, ...]:
-        """Kill and remove what an earlier host left; return the names of the replicas concerned.
+        """Kill and remove what an earlier host left; return the names of its replicas.
 
-        It is done once, before anything is started, whether it is called or not.
+        This happens once, before anything is started, whether the method is called or not.
         """
         if self._recovery is None:
             self._recovery = asyncio.create_task(asyncio.to_thread(self._recover))
         return await asyncio.shield(self._recovery)
 
     async def start_app(self, app: str, port: int | None = None) -> int:
-        """Listen on a port of 127.0.0.1 for an app, and return it; 503 until a ready replica serves.
+        """Listen on a port of 127.0.0.1 for an app, and return it; respond 503 until a replica is ready.
 
-        An app that already listens keeps its port.
+        An app that is already listening keeps its port.
 
         Args:
             app: The app's name.
@@ -127,14 +127,14 @@ class ContainerHost:
             await ingress.close()
 
     async def serve(self, app: str, revision: str) -> None:
-        """Pass the app's requests to the ready replicas of a revision from now on (it need not run yet)."""
+        """Send the app's requests to the ready replicas of a revision, which need not run yet."""
         self._apps[app].served = revision
 
     async def run(self, spec: RevisionSpec) -> None:
-        """Bring a revision to the wanted number of replicas; it does not wait until they are ready.
+        """Start a revision or adjust its number of replicas; do not wait until they are ready.
 
-        Calling it again changes nothing, or the number. Another specification under the same name holds for
-        the replicas made from now on: call `restart` to replace those that run.
+        A changed specification under the same name applies to new replicas only: call `restart` to replace
+        the running ones.
         """
         await self.recover()
         await self._prune(spec.app)
@@ -145,7 +145,7 @@ class ContainerHost:
         revision.run(spec)
 
     async def wait_ready(self, revision: str) -> None:
-        """Wait until all replicas of a revision are ready, those of a restart under way included.
+        """Wait until all replicas of a revision are ready, including those of a restart in progress.
 
         Raises:
             RevisionNotActiveError: it does not run, or was stopped meanwhile.
@@ -165,7 +165,7 @@ class ContainerHost:
         active.restart()
 
     async def stop(self, revision: str) -> None:
-        """Stop a revision, and return when nothing of it is left; nothing happens if it does not run."""
+        """Stop a revision, and return when nothing of it is left; do nothing if it does not run."""
         found = self._find(revision)
         if found is None:
             return
@@ -174,7 +174,7 @@ class ContainerHost:
         await found.stop()
 
     async def remove_app(self, app: str) -> None:
-        """Stop everything of an app, and remove its logs; nothing happens if there is no such app."""
+        """Stop an app and remove its logs; do nothing if there is no such app."""
         entry = self._apps.get(app)
         if entry is None:
             return
@@ -192,21 +192,21 @@ class ContainerHost:
             self._session = None
 
     def replicas(self, revision: str) -> tuple[ReplicaStatus, ...]:
-        """Tell how the replicas of a revision are, the newest first; none for one that does not run."""
+        """Return the status of a revision's replicas, newest first; none for one that does not run."""
         found = self._find(revision)
         return found.statuses if found is not None else ()
 
     def revision_state(self, revision: str) -> RevisionState:
-        """Tell how a revision is; Stopped for one that does not run."""
+        """Return the state of a revision; Stopped for one that does not run."""
         found = self._find(revision)
         return found.state if found is not None else _STOPPED
 
     def console_log(
         self, revision: str, replica: str, *, tail: int = 20, follow: bool = False
     ) -> AsyncIterator[ConsoleRecord]:
-        """Yield the last lines of a replica's console, and with `follow` those to come until its end.
+        """Yield the last lines of a replica's console; with `follow`, then every new one until it ends.
 
-        A replica that has ended can still be read, as long as its log is kept.
+        An ended replica can be read as long as its log is kept.
 
         Raises:
             KeyError: there is no such replica of this revision (raised at once, not while iterating).
@@ -214,7 +214,7 @@ class ContainerHost:
         return self._console(revision, replica).read(tail, follow=follow)
 
     def system_log(self, app: str, *, tail: int = 20, follow: bool = False) -> AsyncIterator[SystemRecord]:
-        """Yield the last events of an app, and with `follow` those to come until the app is removed.
+        """Yield the last events of an app; with `follow`, then every new one until the app is removed.
 
         Raises:
             KeyError: there is no such app (raised at once, not while iterating).
@@ -222,7 +222,7 @@ class ContainerHost:
         return self._apps[app].log.read(tail, follow=follow)
 
     async def emit(self, app: str, revision: str, reason: str, message: str) -> None:
-        """Write an event of the caller's own to an app's system log, such as ContainerAppUpdate."""
+        """Write an event of the caller to an app's system log, such as ContainerAppUpdate."""
         await self._app(app).log.append(
             [SystemRecord(utc_now(), "Normal", app, revision, "", reason, message)]
         )
@@ -274,7 +274,7 @@ class ContainerHost:
         return self._session
 
     def _ports(self) -> set[int]:
-        """Return the ports that are taken or about to be: a slow server has not bound its own yet."""
+        """Return the assigned ports; a slow server may not have bound its own yet."""
         ports = {app.port for app in self._apps.values()}
         for app in self._apps.values():
             for revision in app.revisions.values():
@@ -286,7 +286,7 @@ class ContainerHost:
         for candidate in found.replicas if found is not None else ():
             if candidate.name == replica:
                 return candidate.log
-        # The name may come from a URL: only one of the right form leads to a path.
+        # The name may come from a URL: only one of the right form may become a path.
         paths = self._state.glob(f"apps/*/replicas/{replica}") if _is_replica_of(replica, revision) else ()
         for path in paths:
             log = console_log(path / CONSOLE, self._limits.log_bytes)

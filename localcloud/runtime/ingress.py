@@ -1,21 +1,21 @@
 """The ingress: one plain-HTTP reverse proxy on 127.0.0.1 for each app.
 
-What it guarantees:
+Guarantees:
 
-- Bodies are streamed both ways, piece by piece as they arrive; nothing waits for a buffer to fill.
-- Requests go in turn to the replicas that are ready; one that is being stopped gets no new ones, and keeps
-  those that it has. While none is ready the answer is 503, in words.
-- A request is sent to another replica only if nobody can have acted on it: because no connection was made,
-  or because its method is safe, it has no body, and nothing of an answer was passed on. Otherwise a replica
-  that resets the connection makes a 502 (or an answer that is visibly cut short, if it had begun).
-- A client that leaves takes its request with it: the connection to the replica is closed at once.
-- A request may take 240 s, counted from when its body has been sent on; then the client gets 504
-  "stream timeout", or an answer that is visibly cut short. WebSockets, once open, have no limit.
-- Hop-by-hop headers end here. X-Forwarded-For, -Proto and -Host say where a request came from; x-request-id
-  names it, with the client's own name if it gave one.
+- Bodies are streamed both ways as they arrive; nothing waits for a buffer to fill.
+- Requests are distributed round-robin over the ready replicas. A replica that is being stopped gets no new
+  requests, and finishes those that it has. While no replica is ready the response is 503, with a reason.
+- A request is retried on another replica only if none can have acted on it: no connection was made, or its
+  method is safe, it has no body, and no part of a response was sent. Otherwise a replica that resets the
+  connection causes a 502 (or an aborted response, if it had begun).
+- When the client disconnects, the connection to the replica is closed at once.
+- A request may take 240 s, counted from the end of its body; then the client gets 504 "stream timeout", or
+  an aborted response. Open WebSockets have no limit.
+- Hop-by-hop headers are removed. X-Forwarded-For, -Proto and -Host are added, and x-request-id unless the
+  client sent one.
 
 Source: Azure Container Apps documentation, "Ingress in Azure Container Apps" (240 s, X-Forwarded-*);
-RFC 9110 section 7.6.1 (hop-by-hop), 9.2.1 (safe methods); Envoy's answers for the words of the 504.
+RFC 9110 section 7.6.1 (hop-by-hop), 9.2.1 (safe methods); Envoy's responses for the text of the 504.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ _HOP_BY_HOP = frozenset(
     }
 )
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-# Answered here, as Envoy does, so that a client that waits for it does not wait for the replica.
+# Sent by the ingress, as by Envoy, so that a client that waits for it does not wait for the replica.
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-# Below this a body is taken whole: one write instead of several.
+# Up to this size a body is read whole: one write instead of several.
 _SMALL_BYTES = 64 * 1024
 _HEADER_BYTES = 64 * 1024
 _REQUEST_ID_CHARACTERS = 128
@@ -60,7 +60,7 @@ _REQUEST_ID_CHARACTERS = 128
 
 @dataclass(slots=True, eq=False)
 class Backend:
-    """Stand for one replica in the ingress: its port, and how many requests it is working on."""
+    """A replica as the ingress sees it: its port, and its number of requests in flight."""
 
     name: str
     port: int
@@ -77,25 +77,25 @@ class Backend:
             self._idle.set()
 
     async def idle(self) -> None:
-        """Wait until no request is left."""
+        """Wait until no request is in flight."""
         while self.in_flight:
             await self._idle.wait()
 
 
 class _UnreachableError(Exception):
-    """A replica took no connection: nothing was sent."""
+    """A replica accepted no connection: nothing was sent."""
 
 
 class _ResetError(Exception):
-    """A replica closed the connection before it answered."""
+    """A replica closed the connection before it responded."""
 
 
 class Ingress:
-    """Listen for one app, and pass what comes to its ready replicas.
+    """The reverse proxy of one app.
 
     Args:
-        app: The app's name, for the words of a 503.
-        backends: Called for each request: the replicas that are ready to take one.
+        app: The app's name, for the text of a 503.
+        backends: Returns the ready replicas; called for each request.
         session: For the connections to replicas; shared by all apps (see `new_session`).
         limits: The request limit.
     """
@@ -152,7 +152,7 @@ class Ingress:
                 try:
                     return await self._forward(request, backend)
                 except _UnreachableError:
-                    # Nothing was sent, so any method may go elsewhere.
+                    # Nothing was sent, so any method may be retried.
                     continue
                 except _ResetError as reset:
                     if not _may_repeat(request):
@@ -192,7 +192,7 @@ class Ingress:
         except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, ConnectionError):
             if response is None:
                 raise
-        # The answer has begun: only a cut connection can say that it is not complete.
+        # The response has begun: only an aborted connection shows that it is incomplete.
         return _abort_response(request, response)
 
     @asynccontextmanager
@@ -215,7 +215,7 @@ class Ingress:
         try:
             yield upstream
         except BaseException:
-            # Not released for another request, but closed: the replica must notice that nobody listens.
+            # Closed rather than released: the replica must notice that the client is gone.
             upstream.close()
             raise
         upstream.release()
@@ -255,10 +255,10 @@ class Ingress:
 
 
 def new_session(limits: Limits) -> aiohttp.ClientSession:
-    """Make the session that requests to replicas and probes go through: no cookies, no retries, no limits."""
+    """Return a session for requests to replicas and for probes: no cookies, no retries, no limits."""
     session = aiohttp.ClientSession(
-        # A connection for each request: a kept one may be closed by the replica (Uvicorn does so after 5 s)
-        # just when the next request is sent, and would hold up replicas that wait for theirs to be closed.
+        # One connection for each request: the replica may close an idle one (Uvicorn after 5 s) just when the
+        # next request is sent, and a replica that shuts down waits for its connections to be closed.
         connector=aiohttp.TCPConnector(limit=0, force_close=True),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_timeout_s),
@@ -268,8 +268,8 @@ def new_session(limits: Limits) -> aiohttp.ClientSession:
         max_field_size=_HEADER_BYTES,
         trust_env=False,
     )
-    # Left to itself it sends idempotent requests again that were reset, PUT and DELETE with their bodies
-    # among them; there is no public switch. A test would notice if this one went away.
+    # By default aiohttp retries idempotent requests that were reset, even PUT and DELETE with their bodies.
+    # There is no public switch; a test fails if this attribute disappears.
     session._retry_connection = False  # noqa: SLF001
     return session
 
@@ -283,7 +283,7 @@ def _may_repeat(request: web.BaseRequest) -> bool:
 
 
 def _url_of(request: web.BaseRequest, backend: Backend, scheme: str) -> URL:
-    # As it was sent, letter by letter: a replica may care how a path was quoted.
+    # Exactly as it was sent: a replica may depend on how a path was quoted.
     target = request.raw_path if request.raw_path.startswith("/") else request.rel_url.raw_path_qs
     return URL(f"{scheme}://127.0.0.1:{backend.port}{target}", encoded=True)
 
@@ -311,7 +311,7 @@ def _end_to_end(items: Iterable[tuple[str, str]], connection: str) -> CIMultiDic
 async def _body_of(
     request: web.BaseRequest, limit: asyncio.Timeout, limit_s: float
 ) -> bytes | AsyncIterator[bytes] | None:
-    """Return what to send on, and see to it that the request's time starts when it has been sent."""
+    """Return the body to send; when it has been sent, start the request's time limit."""
 
     def start() -> None:
         limit.reschedule(asyncio.get_running_loop().time() + limit_s)
@@ -339,7 +339,7 @@ async def _pieces(request: web.BaseRequest, done: Callable[[], None]) -> AsyncIt
 async def _response_of(upstream: aiohttp.ClientResponse) -> web.StreamResponse:
     headers = _end_to_end(upstream.headers.items(), upstream.headers.get("Connection", ""))
     if upstream.content.is_eof() and (body := await upstream.read()):
-        # All of it is there already: one write instead of three.
+        # The body is complete already: one write instead of three.
         return web.Response(status=upstream.status, reason=upstream.reason, headers=headers, body=body)
     return web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=headers)
 
@@ -366,17 +366,17 @@ def _text_response(status: int, sentence: str) -> web.Response:
 
 
 async def _relay_both(client: web.WebSocketResponse, upstream: aiohttp.ClientWebSocketResponse) -> None:
-    """Pass frames both ways until one side closes; then close the other with the same code."""
-    ways = {
+    """Relay frames both ways until one side closes; then close the other with the same code."""
+    relays = {
         asyncio.create_task(_relay(client, upstream)),
         asyncio.create_task(_relay(upstream, client)),
     }
     try:
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(relays, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
+        for relay in relays:
+            relay.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)
 
 
 _Socket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
@@ -399,6 +399,6 @@ async def _relay(source: _Socket, target: _Socket) -> None:
             )
             return
         else:
-            # CLOSED, CLOSING, ERROR: the other side is gone without a word.
+            # CLOSED, CLOSING, ERROR: the other side is gone without a close frame.
             await target.close(code=aiohttp.WSCloseCode.GOING_AWAY)
             return

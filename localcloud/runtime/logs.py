@@ -1,7 +1,7 @@
-"""Logs on disk: appended record by record, rotated by size, read from the end, followed while they grow.
+"""Logs on disk: appended record by record, rotated by size, read from the end, and followed.
 
-A log is a file of JSON lines, and at most one older file beside it. What was appended survives this process,
-kill -9 included, except for a last line that was being written; readers skip such a torn line.
+A log is a file of JSON lines, and at most one older file beside it. Appended records survive a kill -9 of
+this process; readers skip a last line that was only partly written.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
 Record = TypeVar("Record")
 
-# A follower that is so far behind loses the oldest records rather than let the daemon's memory grow.
+# A follower that is further behind loses the oldest records, so that the daemon's memory does not grow.
 _FOLLOWER_RECORDS = 20_000
-# Where containerd cuts a line into parts.
+# containerd splits a line at this size.
 _LINE_BYTES = 16 * 1024
 _CONTINUATION = 0b1000_0000
 
 
 class Log(Generic[Record]):
-    """One log file with its readers.
+    """A log file with its readers.
 
-    Guarantees: records are read in the order in which they were appended; a follower misses none between
-    the tail that it was given and the first record after it (unless it lags by more than 20,000); appending
-    never waits for a reader; reading and writing files happens in threads.
+    Guarantees: records are read in the order in which they were appended; a follower misses no record after
+    its tail (unless it lags by more than 20,000); appending never waits for a reader; files are read and
+    written in threads.
 
     Args:
-        path: The file; its directory must exist. An older part stands beside it, with the suffix `.1`.
-        encode: From a record to a JSON document.
-        decode: Back; it may raise KeyError, TypeError or ValueError, and the line is then skipped.
-        max_bytes: The size of the file beyond which it becomes the older part.
+        path: The file; its directory must exist. The older file has the suffix `.1`.
+        encode: Converts a record to a JSON document.
+        decode: Converts it back; if it raises KeyError, TypeError or ValueError, the line is skipped.
+        max_bytes: The size at which the file becomes the older file.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Log(Generic[Record]):
         self._is_end_intact = False
 
     async def append(self, records: Iterable[Record]) -> None:
-        """Write records to the end of the log, and hand them to those who follow it."""
+        """Append records to the log, and pass them to its followers."""
         batch = tuple(records)
         if not batch:
             return
@@ -72,7 +72,7 @@ class Log(Generic[Record]):
                 follower.add(batch)
 
     async def read(self, tail: int, *, follow: bool = False) -> AsyncIterator[Record]:
-        """Yield the last `tail` records; then, if asked to, every new one until the log is closed."""
+        """Yield the last `tail` records; with `follow`, then every new one until the log is closed."""
         follower: _Follower[Record] = _Follower()
         async with self._lock:
             records = await asyncio.to_thread(self._tail, tail)
@@ -89,14 +89,14 @@ class Log(Generic[Record]):
             self._followers.discard(follower)
 
     def close(self) -> None:
-        """End what follows the log: nothing will be appended any more."""
+        """End all followers: nothing will be appended any more."""
         self._closed = True
         for follower in self._followers:
             follower.end()
 
     def _write(self, text: bytes) -> None:
         with self._path.open("ab") as file:
-            # A daemon that was killed may have left a torn line, which must not swallow the first new one.
+            # A killed daemon may have left a partial line, which must not merge with the first new one.
             if not self._is_end_intact and file.tell() and not _ends_with_newline(self._path):
                 file.write(b"\n")
             self._is_end_intact = True
@@ -120,7 +120,7 @@ class Log(Generic[Record]):
 
 
 class _Follower(Generic[Record]):
-    """The queue of one reader who follows a log."""
+    """The queue of one follower of a log."""
 
     def __init__(self) -> None:
         self._records: deque[Record] = deque(maxlen=_FOLLOWER_RECORDS)
@@ -156,7 +156,7 @@ def system_log(path: Path, max_bytes: int) -> Log[SystemRecord]:
 
 
 def _encode_system(record: SystemRecord) -> dict[str, Any]:
-    # Not `to_json`: Azure's form of the time is cut to whole seconds, and files should order what they hold.
+    # Not `to_json`: Azure's time format has whole seconds only, which would lose the order of records.
     fields = {name: getattr(record, name) for name in SystemRecord.__slots__}
     return {**fields, "time": record.time.isoformat()}
 
@@ -166,23 +166,23 @@ def _decode_system(document: dict[str, Any]) -> SystemRecord:
 
 
 class LineSplitter:
-    """Cut a stream of bytes into lines of text, as containerd does: at newlines, and every 16 KiB.
+    """A splitter of a byte stream into lines of text, as in containerd: at newlines, and every 16 KiB.
 
-    Bytes that are not UTF-8 become U+FFFD; no character is cut in two.
+    Bytes that are not UTF-8 become U+FFFD; characters are not split.
     """
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[str]:
-        """Take bytes; return the lines that are complete with them."""
+        """Add bytes; return the lines that are now complete."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         parts = [part for line in lines for part in _pieces(line)]
         *overlong, self._rest = _pieces(self._rest)
         return [_text(part) for part in [*parts, *overlong]]
 
     def end(self) -> list[str]:
-        """Return what is left when the stream has ended: one line, or none."""
+        """Return the rest at the end of the stream: one line, or none."""
         rest, self._rest = self._rest, b""
         return [_text(rest)] if rest else []
 
@@ -191,7 +191,7 @@ def _pieces(line: bytes) -> list[bytes]:
     pieces = []
     while len(line) > _LINE_BYTES:
         cut = _LINE_BYTES
-        # Step back to the first byte of a character (never further than UTF-8's longest).
+        # Step back to the first byte of a character (at most 4 bytes in UTF-8).
         while cut > _LINE_BYTES - 4 and line[cut] & 0b1100_0000 == _CONTINUATION:
             cut -= 1
         pieces.append(line[:cut])

@@ -1,8 +1,7 @@
-"""Mounts: a symlink at each mount path, pointing to the directory that the volume really is.
+"""Mounts: a symlink at each mount path, pointing to the directory of the volume.
 
-A symlink is what a process without rights can make that looks like a mount to the container: paths below
-the mount path lead to the share. It is made before the first replica that needs it starts, stays while any
-does, and is removed after the last one has stopped. Nothing is ever replaced that is not such a symlink.
+A symlink needs no privileges and looks like a mount to the container. It is made before the first replica
+that uses it starts, and removed after the last one has stopped. Nothing but such a symlink is ever replaced.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class MountError(Exception):
-    """Say that a mount path cannot be made, why, and what to do."""
+    """A mount path that cannot be made; the message says why, and what to do."""
 
 
 @dataclass(slots=True)
 class Mounts:
-    """Keep the symlinks of all replicas. Its methods block (they touch the disk): call them in a thread.
+    """The symlinks of all replicas. The methods block on the disk: call them in a thread.
 
-    A symlink is ours if the ledger says that we made it, or if it points into `state`.
+    A symlink may be replaced or removed if it is in the ledger, or if it points into `state`.
 
     Args:
-        state: The runtime's directory; the ledger stands in it.
+        state: The runtime's directory, which also contains the ledger.
     """
 
     state: Path
@@ -36,7 +35,7 @@ class Mounts:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def acquire(self, replica: str, container: Container) -> None:
-        """Make a container's mounts, and note that the replica uses them.
+        """Make a container's mounts, and record that the replica uses them.
 
         Raises:
             MountError: a mount path is not absolute, is taken, or cannot be made.
@@ -48,7 +47,7 @@ class Mounts:
                 self._users.setdefault(path, set()).add(replica)
 
     def release(self, replica: str) -> None:
-        """Note that a replica is gone, and remove the symlinks that nobody uses any more."""
+        """Record that a replica is gone, and remove the symlinks that no replica uses any more."""
         with self._lock:
             for path, users in tuple(self._users.items()):
                 users.discard(replica)
@@ -57,7 +56,7 @@ class Mounts:
                     self._remove(path)
 
     def sweep(self) -> None:
-        """Remove the symlinks that a daemon left which was killed."""
+        """Remove the symlinks that a killed daemon left behind."""
         with self._lock:
             for path in self._made():
                 if path not in self._users:
@@ -71,9 +70,9 @@ class Mounts:
         if path.is_symlink() and path.readlink() == source:
             return
         if path.exists() or path.is_symlink():
-            self._make_room(path, source)
-        # Noted first: a note without a symlink does no harm, a symlink without a note would stay for ever.
-        self._note(self._made() | {path: str(source)})
+            self._remove_unused(path, source)
+        # Recorded first: an entry without a symlink is harmless, a symlink without an entry stays for ever.
+        self._record(self._made() | {path: str(source)})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.symlink_to(source, target_is_directory=True)
@@ -83,7 +82,7 @@ class Mounts:
                 "choose a mountPath that you may write"
             ) from error
 
-    def _make_room(self, path: Path, source: Path) -> None:
+    def _remove_unused(self, path: Path, source: Path) -> None:
         if not path.is_symlink() or not self._is_ours(path):
             raise MountError(f"mount path '{path}' is taken: choose another, or move away what is there")
         if self._users.get(path):
@@ -102,14 +101,14 @@ class Mounts:
         if path.is_symlink() and made.get(path) == str(path.readlink()):
             path.unlink()
         made.pop(path, None)
-        self._note(made)
+        self._record(made)
 
     def _made(self) -> dict[Path, str]:
         if not self._ledger.exists():
             return {}
         return {Path(path): target for path, target in json.loads(self._ledger.read_text("utf-8")).items()}
 
-    def _note(self, made: dict[Path, str]) -> None:
+    def _record(self, made: dict[Path, str]) -> None:
         draft = self._ledger.with_name(f"{self._ledger.name}.new")
         draft.write_text(json.dumps({str(path): target for path, target in made.items()}), "utf-8")
         draft.replace(self._ledger)

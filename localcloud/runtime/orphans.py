@@ -1,4 +1,4 @@
-"""What a daemon leaves that was killed: processes, symlinks and scratch files; found on disk and removed."""
+"""Processes and scratch files of replicas that a killed daemon left behind, found by their ledgers."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ _log = logging.getLogger(__name__)
 
 
 def kill_orphans(state: Path, timeout_s: float) -> tuple[str, ...]:
-    """Kill the processes of all replicas that an earlier daemon left running, and remove their scratch files.
+    """Kill the processes that replicas of an earlier daemon left running, and remove their scratch files.
 
-    It must not be called while a daemon runs on the same directory: that one's replicas would be killed. A
-    process is killed only if it is surely one of a replica's (see `localcloud.runtime.processes`). It blocks.
+    Blocks. Must not be called while a daemon runs on the same directory: its replicas would be killed. Only
+    processes that certainly belong to a replica are killed (see `localcloud.runtime.processes`).
 
     Args:
         state: The runtime's directory.
-        timeout_s: How long to insist, for each replica.
+        timeout_s: How long to try, for each replica.
 
     Returns:
-        The names of the replicas that had been left. One whose processes could not be killed is left for the
-        next time, and named in the log.
+        The names of the replicas that were found. One with processes that could not be killed is logged, and
+        stays for the next call.
     """
-    left = []
+    found = []
     for ledger in sorted(state.glob(f"apps/*/replicas/*/{LEDGER}")):
-        left.append(ledger.parent.name)
+        found.append(ledger.parent.name)
         tree = _tree_of(ledger)
         if stuck := tree.kill(timeout_s):
             _log.warning("processes %s of replica %s could not be killed", stuck, ledger.parent.name)
             continue
         remove_directories(ledger.parent)
         tree.close()
-    return tuple(left)
+    return tuple(found)
 
 
 def _tree_of(ledger: Path) -> ProcessTree:
     try:
         return ProcessTree.load(ledger)
     except (ValueError, KeyError, TypeError):
-        # A torn ledger still names its replica, by its directory; the processes carry that name.
+        # A damaged ledger's directory has the replica's name, which is in the environment of its processes.
         return ProcessTree(ledger.parent.name, ledger)

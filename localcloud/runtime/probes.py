@@ -1,6 +1,6 @@
-"""Probes, as Kubernetes means them: sent over HTTP or TCP, judged by thresholds.
+"""Startup, readiness and liveness probes, as in Kubernetes: HTTP or TCP, with thresholds.
 
-`ThresholdCounter` is the pure part: results go in, a changed verdict comes out. `send` is the edge.
+`ThresholdCounter` is pure: it turns results into a verdict. `send` does the network I/O.
 
 Source: Kubernetes documentation, "Configure Liveness, Readiness and Startup Probes"; Azure Container Apps
 documentation, "Health probes in Azure Container Apps" (success is 200 to 399; HTTP and TCP only).
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 _OK = range(200, 400)
-_SPOKEN: dict[ProbeKind, str] = {"Startup": "StartUp", "Liveness": "Liveness", "Readiness": "Readiness"}
+_PROBE_NAMES: dict[ProbeKind, str] = {"Startup": "StartUp", "Liveness": "Liveness", "Readiness": "Readiness"}
 
 
 @dataclass(slots=True)
 class ThresholdCounter:
-    """Count the results of one probe in a row, and say when they change the verdict.
+    """The consecutive results of one probe, and the verdict that its thresholds give.
 
-    A verdict is None until a threshold is reached for the first time.
+    The verdict is None until a threshold is reached for the first time.
     """
 
     probe: Probe
@@ -36,7 +36,7 @@ class ThresholdCounter:
     failures: int = 0
 
     def add(self, *, success: bool) -> bool:
-        """Count a result; return whether the verdict is another one than before."""
+        """Count a result; return whether the verdict has changed."""
         self.successes = self.successes + 1 if success else 0
         self.failures = 0 if success else self.failures + 1
         before = self.verdict
@@ -48,14 +48,14 @@ class ThresholdCounter:
 
 
 class Prober:
-    """Send one probe again and again, at its pace, and keep its counter.
+    """The sender of one probe, at its period, with its counter.
 
     Args:
         probe: What to send.
         port: The port of 127.0.0.1 to send it to.
         session: For HTTP probes.
-        began: The container's start, on the event loop's clock, from which the initial delay counts.
-        failed: Called with the sentence about a failure and how many there have been in a row, this included.
+        began: The container's start, on the event loop's clock; the initial delay counts from it.
+        failed: Called with a description of a failure and the number of failures in a row.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Prober:
         self._failed = failed
 
     async def next_verdict(self) -> bool:
-        """Probe until the verdict changes (at first: until there is one), and return it."""
+        """Probe until the verdict changes (at first: until there is one); return it."""
         while True:
             await self._pause()
             problem = await send(self._counter.probe, self._port, self._session)
@@ -105,7 +105,7 @@ def probes_of(container: Container, target_port: int | None) -> dict[ProbeKind, 
 
 
 async def send(probe: Probe, port: int, session: aiohttp.ClientSession) -> str | None:
-    """Send a probe to a port of 127.0.0.1; return None for success, else a sentence on what went wrong."""
+    """Send a probe to a port of 127.0.0.1; return None for success, otherwise what went wrong."""
     try:
         async with asyncio.timeout(probe.timeout_s):
             problem = await (_connect(port) if probe.path is None else _get(probe, port, session))
@@ -115,14 +115,14 @@ async def send(probe: Probe, port: int, session: aiohttp.ClientSession) -> str |
         problem = "connection refused"
     except (OSError, aiohttp.ClientError) as error:
         problem = str(error) or type(error).__name__
-    return None if problem is None else f"Probe of {_SPOKEN[probe.kind]} failed with {problem}"
+    return None if problem is None else f"Probe of {_PROBE_NAMES[probe.kind]} failed with {problem}"
 
 
 async def _get(probe: Probe, port: int, session: aiohttp.ClientSession) -> str | None:
     url = f"http://127.0.0.1:{port}/{(probe.path or '').removeprefix('/')}"
     headers = {"User-Agent": "fjarr-probe/1", **dict(probe.headers)}
     try:
-        # A redirect is a success, as for Kubernetes; following it would probe something else.
+        # As in Kubernetes, a redirect is a success; following it would probe something else.
         async with session.get(url, headers=headers, allow_redirects=False) as response:
             return None if response.status in _OK else f"status code: {response.status}"
     except aiohttp.ClientConnectorError as error:

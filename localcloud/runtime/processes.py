@@ -1,16 +1,16 @@
-"""The processes of a container: started as a group of their own, found again whatever they did, and ended.
+"""The processes of a container: started in a session of their own, found again, and killed.
 
-A container on Azure is a namespace: when its first process ends, the kernel ends all others. There is no
-namespace here, so the others are found by four signs, any of which is enough:
+A container on Azure is a namespace: when its first process ends, the kernel kills all others. Without
+namespaces, a process belongs to the container if any of these is true:
 
-- they were seen before (pid and creation time, kept in a ledger on disk: a reused pid is not taken for them);
-- they descend from a process that was;
-- they belong to the session that the container's first process leads (or led, as long as we watch);
-- their environment names the container's replica (`CONTAINER_APP_REPLICA_NAME`, inherited like any other;
-  some systems hide the environment of protected programs, in which case the first three must do).
+- it was seen before (pid and creation time, kept in a ledger on disk, so that a reused pid does not match);
+- it descends from such a process;
+- it is in the session that the container's first process leads (or led, while this process watches);
+- its environment contains the replica's name (`CONTAINER_APP_REPLICA_NAME`, which children inherit; some
+  systems hide the environment of protected programs).
 
-So a process is lost only if it is reparented (a double fork), made its own session, cleaned its environment
-and was never seen by `ProcessTree.scan` in between.
+So a process is missed only if it was reparented (a double fork), started its own session, cleared its
+environment, and was never seen by `ProcessTree.scan` in between.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 REPLICA_VARIABLE = "CONTAINER_APP_REPLICA_NAME"
-# Creation times are derived from the boot time, which some kernels (WSL's after a sleep) shift a little.
+# Creation times derive from the boot time, which some kernels shift a little (WSL's after a sleep).
 _SAME_TIME_S = 2.0
 _WAIT_S = 0.2
 _POLL_S = 0.002
@@ -44,7 +44,7 @@ _GONE = (psutil.NoSuchProcess, psutil.ZombieProcess, ProcessLookupError)
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Say what to start: the argv, its whole environment, and the directory to start it in."""
+    """What to start: the argv, the whole environment, and the working directory."""
 
     argv: tuple[str, ...]
     env: dict[str, str]
@@ -52,10 +52,10 @@ class Launch:
 
 
 class Process:
-    """Hold a started process, and wait for its end.
+    """A started process.
 
-    asyncio's own subprocesses are not used: their start, if it is cancelled together with all other tasks (at
-    the end of `asyncio.run`), waits for ever; and nothing else in this process may depend on child watchers.
+    asyncio's subprocesses are not used: if their start is cancelled together with all other tasks (at the end
+    of `asyncio.run`), it never returns; and they depend on child watchers.
     """
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
@@ -68,11 +68,11 @@ class Process:
 
     @property
     def is_running(self) -> bool:
-        """Whether its end has not been seen yet."""
+        """Whether its end was not observed yet."""
         return not self._ended.done()
 
     async def wait(self) -> int:
-        """Wait for its end; return its exit code, as a container's: 128 + n if signal n ended it."""
+        """Wait until it ends; return its exit code, as a container's: 128 + n if signal n ended it."""
         return exit_code(await asyncio.shield(self._ended))
 
     def terminate(self) -> None:
@@ -82,15 +82,15 @@ class Process:
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         code = self._popen.wait()
-        # A loop that is closed by now has nobody who waits.
+        # A loop that is closed by now has no waiters.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(self._ended.set_result, code)
 
 
 def start(launch: Launch, output: int) -> Process:
-    """Start a process as the leader of a new session, with nothing inherited but what `launch` names.
+    """Start a process as the leader of a new session, inheriting nothing but what `launch` lists.
 
-    It blocks for the moment that starting a process takes: so it cannot be cancelled halfway.
+    Blocks for the short time that starting a process takes, so that it cannot be cancelled halfway.
 
     Args:
         launch: What to start.
@@ -113,18 +113,18 @@ def start(launch: Launch, output: int) -> Process:
 
 
 def exit_code(returncode: int) -> int:
-    """Turn Python's return code into a container's: 128 + n for a process that signal n ended."""
+    """Convert Python's return code to a container's: 128 + n for a process that signal n ended."""
     return returncode if returncode >= 0 else 128 - returncode
 
 
 class ProcessTree:
-    """Know all processes of a replica, on disk too, so that none outlives it, even after a kill -9 of ours.
+    """All processes of a replica, also recorded on disk, so that none outlives it even after a kill -9.
 
     All methods block (they read the process table and write a small file): call them in a thread.
 
     Args:
-        replica: The replica's name; unique among all replicas that ever were.
-        ledger: The file that keeps what was seen; written by rename.
+        replica: The replica's name; unique among all replicas, past ones included.
+        ledger: The file that records the processes that were seen; written by rename.
     """
 
     def __init__(self, replica: str, ledger: Path) -> None:
@@ -135,7 +135,7 @@ class ProcessTree:
 
     @classmethod
     def load(cls, ledger: Path) -> ProcessTree:
-        """Read a ledger that an earlier daemon left.
+        """Read the ledger of an earlier daemon.
 
         Raises:
             ValueError: the file is not a ledger.
@@ -146,31 +146,31 @@ class ProcessTree:
         return tree
 
     def open(self) -> None:
-        """Note on disk that processes of this replica may exist: before the first is started."""
+        """Record on disk that processes of this replica may exist. Call it before the first is started."""
         self._write()
 
     def add(self, pid: int) -> None:
-        """Note the leader, as soon as it is started."""
-        # Its session's number stays taken for as long as the session has members. That holds while we
-        # watch; a ledger that is read later tells nothing of it, so `load` leaves it out.
+        """Record the session leader, as soon as it is started."""
+        # The session id is not reused while the session has members. A ledger that is read later cannot rely
+        # on that, so `load` leaves it out.
         self._session = pid
         with contextlib.suppress(*_GONE):
-            self._note([psutil.Process(pid)])
+            self._record([psutil.Process(pid)])
 
     def scan(self) -> list[psutil.Process]:
-        """Find the replica's live processes, and note those that are new."""
+        """Return the replica's live processes, and record those that are new."""
         found = self._find()
-        self._note(found)
+        self._record(found)
         return found
 
     def kill(self, timeout_s: float) -> list[int]:
-        """Send SIGKILL to every process of the replica until none is left; return the pids that stay.
+        """Send SIGKILL to every process of the replica until none is left; return the pids that survive.
 
-        Processes that fork while they are killed are why it looks again until it finds none.
+        Processes may fork while they are killed, so this scans again until none is found.
         """
         deadline = time.monotonic() + timeout_s
         while processes := self._find():
-            self._note(processes)
+            self._record(processes)
             if time.monotonic() > deadline:
                 return [process.pid for process in processes]
             for process in processes:
@@ -182,18 +182,18 @@ class ProcessTree:
         return []
 
     def close(self) -> None:
-        """Forget the replica: nothing of it is left."""
+        """Remove the ledger: no process of the replica is left."""
         self._ledger.unlink(missing_ok=True)
 
     def _find(self) -> list[psutil.Process]:
         table = {process.pid: process for process in psutil.process_iter() if process.pid != os.getpid()}
         parents = {pid: _parent(process) for pid, process in table.items()}
-        found = {pid for pid, process in table.items() if self._is_ours(process)}
+        found = {pid for pid, process in table.items() if self._belongs(process)}
         while children := {pid for pid, parent in parents.items() if parent in found} - found:
             found |= children
         return [table[pid] for pid in found if _is_alive(table[pid])]
 
-    def _is_ours(self, process: psutil.Process) -> bool:
+    def _belongs(self, process: psutil.Process) -> bool:
         try:
             if self._was_seen(process) or os.getsid(process.pid) == self._session:
                 return True
@@ -205,7 +205,7 @@ class ProcessTree:
         created = self._seen.get(process.pid)
         return created is not None and abs(process.create_time() - created) < _SAME_TIME_S
 
-    def _note(self, processes: Iterable[psutil.Process]) -> None:
+    def _record(self, processes: Iterable[psutil.Process]) -> None:
         before = dict(self._seen)
         for process in processes:
             with contextlib.suppress(*_GONE):
@@ -221,13 +221,13 @@ class ProcessTree:
 
 
 def kill_group(pid: int) -> None:
-    """Kill a process group at once, without looking for those that left it: for when there is no time."""
+    """Kill a process group at once, without searching for processes that left it."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 
 
 def _program(name: str) -> str:
-    # Templates say /bin/bash, where every Linux image has it; this machine's may be elsewhere.
+    # Templates use /bin/bash, as in every Linux image; on this machine it may be elsewhere.
     if name.startswith("/bin/") and not Path(name).exists():
         return shutil.which(Path(name).name) or name
     return name
@@ -241,7 +241,7 @@ def _parent(process: psutil.Process) -> int | None:
 
 
 def _wait(processes: list[psutil.Process]) -> None:
-    # Not psutil's own wait: it would reap our child, whose exit code `Process` waits for.
+    # Not psutil's `wait_procs`: it would reap the child whose exit code `Process` waits for.
     deadline = time.monotonic() + _WAIT_S
     while time.monotonic() < deadline and any(_is_alive(process) for process in processes):
         time.sleep(_POLL_S)

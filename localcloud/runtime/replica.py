@@ -150,7 +150,7 @@ class Replica:
             await self._workspace.emit("AssigningReplica", message)
             await self._loop.run_until_stopped()
         except Exception as error:  # noqa: BLE001 - reported in the log and in the status
-            # A bug, or a full disk: the other replicas run on, and this one's status says why it does not.
+            # A bug, or a full disk: the other replicas keep running, and this one's status has the reason.
             _log.exception("replica %s has failed", self.name)
             self._loop.mark_broken(error)
         finally:

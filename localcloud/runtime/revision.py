@@ -1,4 +1,4 @@
-"""A revision: so many replicas of one specification, replaced start-first when it is restarted."""
+"""A revision: a number of replicas of one specification, replaced start-first on a restart."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ if TYPE_CHECKING:
 
 
 class _ChangeSignal:
-    """Wake all who wait for a change; they look for themselves what has changed."""
+    """A signal that wakes all waiters; each checks for itself what has changed."""
 
     def __init__(self) -> None:
         self._next = asyncio.Event()
 
     def notify(self) -> None:
-        rung, self._next = self._next, asyncio.Event()
-        rung.set()
+        current, self._next = self._next, asyncio.Event()
+        current.set()
 
     async def wait(self) -> None:
         await self._next.wait()
 
 
 class Revision:
-    """Keep the replicas of one revision.
+    """The replicas of one revision.
 
     Guarantees:
 
-    - `run` brings the number of replicas to the wanted one, and changes nothing if it already is.
-    - `restart` starts as many new replicas; those that were ready serve on until all new ones are ready, and
-      are stopped then. If the new ones never get ready, the old ones serve on. Old ones that were not ready
-      serve nobody and are stopped at once, among them those of an earlier restart that never came up.
-    - `stop` leaves no replica, and ends a restart that is under way.
+    - `run` adjusts the number of replicas to the specified one.
+    - `restart` starts as many new replicas. Old replicas that were ready keep serving until all new ones are
+      ready (for ever, if they never are), and are then stopped. Old replicas that were not ready, those of an
+      earlier restart included, are stopped at once.
+    - `stop` leaves no replica, and cancels a restart in progress.
 
     Args:
         spec: What to run.
-        context: What the replicas need of the host.
+        context: The parts of the host that the replicas use.
         announce: Writes an event of the revision to the system log: (reason, message).
     """
 
@@ -61,29 +61,29 @@ class Revision:
 
     @property
     def is_active(self) -> bool:
-        """Whether it is meant to run (if only with no replicas)."""
+        """Whether it is meant to run (possibly with no replicas)."""
         return self._active
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
-        """All replicas, the newest first, also those that are being stopped."""
+        """All replicas, newest first, including those that are being stopped."""
         return tuple(sorted(self._replicas, key=lambda replica: replica.created, reverse=True))
 
     @property
     def backends(self) -> list[Backend]:
-        """What the ingress may send requests to, oldest first."""
+        """The replicas that the ingress may send requests to, oldest first."""
         return [
             replica.backend for replica in self._replicas if replica.is_ready and replica.backend is not None
         ]
 
     @property
     def statuses(self) -> tuple[ReplicaStatus, ...]:
-        """How the replicas are, the newest first."""
+        """The status of each replica, newest first."""
         return tuple(replica.status for replica in self.replicas)
 
     @property
     def state(self) -> RevisionState:
-        """How the revision is, judged by the replicas that are meant to stay."""
+        """The revision's state, from the replicas that are meant to stay."""
         if not self.is_active:
             return RevisionState("Stopped", "None", "")
         ready = sum(replica.is_ready for replica in self._current)
@@ -100,7 +100,7 @@ class Revision:
         return RevisionState("Degraded" if served else "Failed", "Unhealthy", details)
 
     def run(self, spec: RevisionSpec) -> None:
-        """Bring it to the wanted number of replicas; a changed specification holds for new ones only."""
+        """Adjust the number of replicas; a changed specification applies to new replicas only."""
         self.spec = spec
         self._active = True
         surplus = self._current[spec.replicas :]
@@ -112,7 +112,7 @@ class Revision:
             self._roll_out()
 
     def restart(self) -> None:
-        """Replace all replicas, start-first, and return at once.
+        """Start replacing all replicas, start-first; return at once.
 
         Raises:
             RevisionNotActiveError: it is stopped.
@@ -127,7 +127,7 @@ class Revision:
         self._roll_out()
 
     async def wait_ready(self) -> None:
-        """Wait until all replicas that are meant to stay are ready, and the others are being stopped.
+        """Wait until all replicas that are meant to stay are ready and the others are being stopped.
 
         Raises:
             RevisionNotActiveError: it was stopped.
@@ -138,7 +138,7 @@ class Revision:
             raise RevisionNotActiveError(f"revision '{self.spec.revision}' was stopped")
 
     async def stop(self) -> None:
-        """Stop all replicas, and return when they are gone; they are then forgotten, but for their logs."""
+        """Stop all replicas, and return when they are gone; only their logs remain."""
         if self._rollout is not None:
             self._rollout.cancel()
         self._active = False

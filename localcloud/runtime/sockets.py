@@ -1,4 +1,4 @@
-"""Loopback ports for replicas, and a look at where their processes really listen."""
+"""Free loopback ports for replicas, and the addresses that their processes listen on."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Below the ports that Linux (32768 and up) and macOS (49152 and up) hand to outgoing connections: one of
-# those could take a replica's port between its choice and the moment when a slow server binds it.
+# Below the ephemeral ports of Linux (32768 and up) and macOS (49152 and up): an outgoing connection could
+# take a replica's port before a slow server binds it.
 _PORTS = range(20000, 30000)
 _TRIES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Name an address and port that a process listens on."""
+    """An address and port that a process listens on."""
 
     address: str
     port: int
@@ -36,7 +36,7 @@ class Listener:
 
 
 def free_port(taken: Iterable[int] = ()) -> int:
-    """Choose a port of 127.0.0.1 that nobody listens on, and that is not among those `taken`.
+    """Return a free port of 127.0.0.1 that is not among those `taken`.
 
     Raises:
         OSError: no free port was found.
@@ -51,7 +51,7 @@ def free_port(taken: Iterable[int] = ()) -> int:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a server could listen on a port, whether on 127.0.0.1 alone or on all addresses."""
+    """Return whether a server could listen on a port, on 127.0.0.1 and on all addresses."""
     for address in ("127.0.0.1", "0.0.0.0"):  # noqa: S104 - tried, never listened on
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as candidate:
             # As servers do, so that connections still in TIME_WAIT don't count.
@@ -64,10 +64,10 @@ def is_free(port: int) -> bool:
 
 
 def listeners(processes: Iterable[psutil.Process]) -> frozenset[Listener]:
-    """Find the TCP addresses that processes listen on. It blocks: call it in a thread.
+    """Return the TCP addresses that processes listen on. Blocks: call it in a thread.
 
     Raises:
-        PermissionError: this system lets nobody but root see it (macOS, for some processes).
+        PermissionError: only root may see them (macOS, for some processes).
     """
     found = set()
     for process in processes:

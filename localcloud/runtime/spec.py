@@ -1,6 +1,6 @@
-"""The runtime's values: what to run, what was seen of it, and the limits that it runs under.
+"""The runtime's values: what to run, its status and log records, and the runtime's limits.
 
-Nothing here does anything: no process, file, socket or clock is touched.
+Pure: no process, file, socket or clock is touched.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ EventType = Literal["Normal", "Warning"]
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Ask a container, now and then, whether it has started, lives, or can take requests.
+    """A startup, liveness or readiness probe.
 
-    Times are in seconds and may be fractions, which Azure's are not: tests like to be quick.
+    Times are in seconds. Unlike Azure's they may be fractions, which keeps tests quick.
 
     Attributes:
-        kind: What the answer decides: restart while starting, restart while running, or traffic.
+        kind: What the result decides: a restart while starting, a restart while running, or traffic.
         path: The HTTP path to GET; None opens a TCP connection instead.
-        port: The port of the container; the app's target port stands for the replica's own.
-        initial_delay_s: How long after the container's start the first probe is sent.
+        port: The port of the container; the app's target port is mapped to the replica's own port.
+        initial_delay_s: From the container's start to the first probe.
         period_s: From the start of one probe to the start of the next.
         timeout_s: How long one probe may take.
-        failure_threshold: How many failures in a row decide for "no".
-        success_threshold: How many successes in a row decide for "yes".
+        failure_threshold: How many failures in a row count as a failure.
+        success_threshold: How many successes in a row count as a success.
         headers: Headers of the HTTP request.
     """
 
@@ -50,16 +50,16 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """Describe one container: what runs, with which environment, mounts and probes.
+    """A container: its command, environment, mounts and probes.
 
     Attributes:
         name: The container's name in the template.
-        image: Shown in events; the runtime pulls no image.
-        command: The entry point; `/bin/bash` is this machine's bash.
+        image: Shown in events; the runtime pulls no images.
+        command: The entry point; `/bin/bash` runs this machine's bash.
         args: Further arguments.
         env: Names and values, secrets already resolved.
         probes: At most one of each kind; none means Azure's defaults where there is an ingress.
-        mounts: The real directory, and the absolute mount path at which the container finds it.
+        mounts: Pairs of a directory of this machine and its absolute mount path in the container.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class RevisionSpec:
-    """Describe a revision of an app, and how many replicas of it should run.
+    """A revision of an app, and how many replicas of it to run.
 
     Attributes:
         app: The container app's name.
@@ -98,20 +98,20 @@ class RevisionSpec:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """Tell how a replica is, at one moment.
+    """The status of a replica at one moment.
 
     Attributes:
         name: `{revision}-{10 hex}-{5}`.
         revision: The revision that it belongs to.
         container: The name of its container.
-        created: When the replica was made; a restarted container keeps its replica and this time.
+        created: When the replica was created; a restart of its container does not change it.
         ready: Whether the ingress may send it requests.
-        started: Whether its startup probe has succeeded in this life of the container.
-        restart_count: How often the container was started again.
-        running_state: Of the container.
+        started: Whether the startup probe of the current run has succeeded.
+        restart_count: How often the container was restarted.
+        running_state: The container's state.
         details: A sentence for people: since when it runs, why it waits, how it ended.
-        exit_code: How the container's last life ended, None before it did; 128 + n after signal n.
-        port: The loopback port that this life of the container was given; None while it has none.
+        exit_code: The exit code of the last run, None before one has ended; 128 + n after signal n.
+        port: The loopback port of the current run; None while it has none.
     """
 
     name: str
@@ -128,9 +128,9 @@ class ReplicaStatus:
 
 
 class RevisionState(NamedTuple):
-    """Tell how a revision is, in Azure's words.
+    """The state of a revision, in Azure's terms.
 
-    `details` is a sentence for people, empty when there is nothing to say.
+    `details` is a sentence for people; it may be empty.
     """
 
     running_state: RevisionRunningState
@@ -140,18 +140,18 @@ class RevisionState(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ConsoleRecord:
-    """Hold one line that a container wrote, and when (aware, UTC) it was read."""
+    """One line of a container's output, and when (aware, UTC) it was read."""
 
     time: datetime
     text: str
 
     def to_json(self) -> dict[str, str]:
-        """Lay it out as Azure's console log stream does (output=json)."""
+        """Return the record in the format of Azure's console log stream (output=json)."""
         return {"TimeStamp": self.time.astimezone(UTC).isoformat(), "Log": self.text}
 
     @classmethod
     def from_json(cls, document: dict[str, str]) -> ConsoleRecord:
-        """Read `to_json` back.
+        """Return the record of a `to_json` document.
 
         Raises:
             KeyError: a field is missing.
@@ -162,9 +162,9 @@ class ConsoleRecord:
 
 @dataclass(frozen=True, slots=True)
 class SystemRecord:
-    """Hold one event in the life of an app: what happened to which replica, and why.
+    """One event of an app: what happened to which replica, and why.
 
-    `reason` is one of Azure's words (ContainerStarted, ProbeFailed...), or ours where Azure has none.
+    `reason` is one of Azure's (ContainerStarted, ProbeFailed...), or the runtime's own where Azure has none.
     `count` is how often it has happened in a row.
     """
 
@@ -179,7 +179,7 @@ class SystemRecord:
     source: str = "ContainerAppController"
 
     def to_json(self) -> dict[str, str | int]:
-        """Lay it out as Azure's system event stream does (output=json).
+        """Return the record in the format of Azure's system event stream (output=json).
 
         Source: `az containerapp logs show --type system`, as recorded in the Azure CLI's own tests.
         """
@@ -198,10 +198,10 @@ class SystemRecord:
 
 @dataclass(frozen=True, slots=True)
 class BackOff:
-    """Set how long a container that keeps ending waits before it is started again.
+    """The delay before a container that keeps ending is started again.
 
-    Kubernetes waits 10 s, 20 s, ... up to 5 minutes, and forgets after 10 good minutes. People who mend a
-    program on their own machine don't wait so long: ours starts at 1 s, and never waits more than 15 s.
+    Kubernetes waits 10 s, 20 s, ... up to 5 minutes, and resets after 10 minutes without a failure. That is
+    too slow for work on one's own machine: the default starts at 1 s, and never exceeds 15 s.
     """
 
     first_s: float = 1
@@ -210,32 +210,32 @@ class BackOff:
     forget_after_s: float = 60
 
     def delay_s(self, failures: int) -> float:
-        """Say how long to wait after so many ends in a row (1 or more)."""
-        # A float would overflow before a crash loop that runs for weeks does.
+        """Return the delay after a number of failures in a row (1 or more)."""
+        # Otherwise the float overflows in a crash loop that runs for weeks.
         exponent = min(failures - 1, 30)
         return min(self.cap_s, self.first_s * self.factor**exponent)
 
     def count(self, failures: int, ran_s: float) -> int:
-        """Count one more end, of a life that lasted `ran_s`; a long good life forgives those before."""
+        """Return the number of failures after a run of `ran_s`; a long run resets it."""
         return 1 if ran_s >= self.forget_after_s else failures + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Set the runtime's times and sizes; the defaults are the ones to use outside tests.
+    """The runtime's times and sizes; the defaults are the ones to use outside tests.
 
     Attributes:
-        back_off: Between the lives of a container that keeps ending.
-        request_limit_s: The ingress's limit of one request, Azure's 240 s.
+        back_off: Between the runs of a container that keeps ending.
+        request_limit_s: The ingress's limit for one request, 240 s on Azure.
         connect_timeout_s: How long the ingress tries to connect to a replica.
         drain_requests_s: How long a replica that was taken out of the ingress may take to finish (or at least
             accept) the requests that were already sent to it, before SIGTERM. About 30 s on Azure.
-        inspect_starting_s: How often the listening sockets of a replica that is not ready are looked at.
-        inspect_running_s: The same of one that is ready.
-        kill_s: How long to insist on killing what is left of a container before giving up loudly.
-        drain_output_s: How long to read on for the output of a container that has ended.
-        log_bytes: A log file is rotated at this size; one older file is kept.
-        kept_logs: So many ended replicas' logs are kept for each app.
+        inspect_starting_s: How often the listening sockets of a replica that is not ready are checked.
+        inspect_running_s: The same for one that is ready.
+        kill_s: How long to try to kill the processes of a container before reporting a failure.
+        drain_output_s: How long to keep reading the output of a container that has ended.
+        log_bytes: The size at which a log file is rotated; one older file is kept.
+        kept_logs: How many logs of ended replicas are kept for each app.
     """
 
     back_off: BackOff = BackOff()
@@ -251,4 +251,4 @@ class Limits:
 
 
 class RevisionNotActiveError(LookupError):
-    """Say that a revision that should be acted on is not running (Azure refuses to restart such a one)."""
+    """An operation on a revision that is not running (Azure refuses to restart one)."""

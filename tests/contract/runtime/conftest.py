@@ -208,7 +208,7 @@ class Bench:
         return dict(json.loads(text))
 
     async def event(self, reason: str, times: int = 1, replica: str | None = None) -> SystemRecord:
-        """Wait until an event has been written so many times."""
+        """Wait until an event has been written a number of times."""
         seen = 0
         async with asyncio.timeout(PATIENCE_S):
             async for record in self.host.system_log(APP, tail=10_000, follow=True):

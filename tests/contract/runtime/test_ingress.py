@@ -1,4 +1,4 @@
-"""What the ingress promises: everything passes as it comes, nothing is sent twice, nobody is kept waiting."""
+"""The ingress's guarantees: it streams in both directions, sends nothing twice, and buffers nothing."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ async def test_streams_a_request_body_as_it_comes(bench: Any) -> None:
 
     async def pieces() -> AsyncIterator[bytes]:
         yield b"first"
-        # The second piece is sent only after the container has told of the first.
+        # The second piece is sent only after the container has logged the first.
         await bench.line("got 5")
         yield b"second!"
 
@@ -278,7 +278,7 @@ async def test_says_that_its_port_is_taken(bench: Any) -> None:
     assert await bench.host.start_app("other") == port
 
 
-async def test_serves_the_revision_that_it_is_told_to(bench: Any) -> None:
+async def test_serves_the_revision_that_was_chosen(bench: Any) -> None:
     await bench.up()
     second = replace(bench.spec(), revision="app--0000002")
     await bench.host.run(second)

@@ -1,4 +1,4 @@
-"""What logs promise: order, no gap between tail and follow, a bounded size, and to outlive their writers."""
+"""The logs' guarantees: order, no gap between tail and follow, a bounded size, and durability."""
 
 # ruff: noqa: ASYNC240 - a test may look at a file
 from __future__ import annotations

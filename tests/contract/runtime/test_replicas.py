@@ -1,4 +1,4 @@
-"""What a replica promises: it runs, is probed, is started again, and ends without a trace."""
+"""A replica's guarantees: it runs, is probed, is restarted, and is removed without a trace."""
 
 # ruff: noqa: ASYNC240 - a test may look at a file
 from __future__ import annotations
@@ -37,7 +37,7 @@ def gone(*pids: int) -> bool:
     return all(process.status() == psutil.STATUS_ZOMBIE for process in psutil.wait_procs(living, 5)[1])
 
 
-async def test_answers_503_in_words_until_the_replica_is_ready(bench: Any) -> None:
+async def test_answers_503_with_a_reason_until_the_replica_is_ready(bench: Any) -> None:
     await bench.host.serve(APP, REVISION)
     status, text = await bench.get("/name")
     assert (status, text) == (
@@ -65,7 +65,7 @@ async def test_serves_once_the_replica_is_ready(bench: Any) -> None:
     assert reasons == ["AssigningReplica", "ContainerCreated", "ContainerStarted", "RevisionReady"]
 
 
-async def test_takes_a_replica_out_while_it_says_that_it_is_not_ready(bench: Any) -> None:
+async def test_takes_a_replica_out_while_its_readiness_fails(bench: Any) -> None:
     await bench.up()
     (replica,) = bench.host.replicas(REVISION)
     await bench.get("/set?name=ready&value=no")
@@ -126,7 +126,7 @@ async def test_starts_a_crashed_container_again_and_counts(bench: Any) -> None:
     assert lines[1].startswith("starting ")
 
 
-async def test_waits_longer_from_crash_to_crash_and_says_why(bench: Any) -> None:
+async def test_waits_longer_from_crash_to_crash_and_logs_why(bench: Any) -> None:
     await bench.host.run(bench.spec(EXIT="7"))
     record = await bench.event("ContainerBackOff", 4)
     assert record.message == "Back-off 0.2 s restarting failed container 'main'"
@@ -141,7 +141,7 @@ async def test_waits_longer_from_crash_to_crash_and_says_why(bench: Any) -> None
     assert lines == ["cannot go on"]
 
 
-async def test_says_that_a_program_is_missing(bench: Any) -> None:
+async def test_reports_a_missing_program(bench: Any) -> None:
     spec = bench.spec()
     missing = replace(spec, container=replace(spec.container, command=("/no/such/program",), args=()))
     await bench.host.run(missing)
@@ -335,7 +335,7 @@ async def test_refuses_a_replica_that_opens_a_port_to_the_network_later(bench: A
     assert (await bench.get("/name"))[0] == 503
 
 
-async def test_says_that_the_container_listens_on_another_port(bench: Any) -> None:
+async def test_reports_a_container_that_listens_on_another_port(bench: Any) -> None:
     other = free_port()
     await bench.host.run(bench.spec(PORT=str(other)))
     record = await bench.event("Pending:PortMismatch")
@@ -419,7 +419,7 @@ async def main(state, server, share, mount):
     await host.run(RevisionSpec("app", "app--0000001", container, 7860, 1, 5))
     await host.serve("app", "app--0000001")
     await host.wait_ready("app--0000001")
-    # What its children say goes through this process, and is lost with it: wait until it is in the log.
+    # The children's output goes through this process and is lost with it: wait until it is in the log.
     (replica,) = host.replicas("app--0000001")
     lines = (record.text async for record in host.console_log("app--0000001", replica.name, follow=True))
     for _ in range(2):

@@ -27,7 +27,7 @@ def test_a_verdict_needs_as_many_in_a_row_as_its_threshold() -> None:
     assert verdicts("--+", 1, 1) == [False, None, True]
 
 
-def test_back_off_doubles_up_to_its_cap_and_forgets_after_a_good_life() -> None:
+def test_back_off_doubles_up_to_its_cap_and_forgets_after_a_long_run() -> None:
     back_off = BackOff()
     assert [back_off.delay_s(failures) for failures in (1, 2, 3, 4, 5, 10_000)] == [1, 2, 4, 8, 15, 15]
     assert back_off.count(3, ran_s=59) == 4
@@ -75,7 +75,7 @@ def test_exit_codes_are_a_containers() -> None:
         ("127.1.2.3", True),
         ("::1", True),
         ("::ffff:127.0.0.1", True),
-        ("0.0.0.0", False),  # noqa: S104 - what must be told apart
+        ("0.0.0.0", False),  # noqa: S104 - compared, never listened on
         ("::", False),
         ("192.168.1.2", False),
         ("::ffff:10.0.0.1", False),
