@@ -1,8 +1,10 @@
-"""The template language of Azure Resource Manager: it reads templates and evaluates them, no more.
+"""The template language of Azure Resource Manager: reads templates and evaluates them.
 
-`bicep snapshot`, which is Azure's own evaluator, is the judge of this one. What it does not know, a function
-or a construct, is an error that names it, never passed through. Nested deployments, references to key
-vaults, scopes other than the resource group, extensions and asserts are not emulated.
+The tests compare its results with those of `bicep snapshot`, which is Azure's own evaluator. An unsupported
+function or construct is an error that names it; nothing is passed through unevaluated.
+
+Not emulated: nested deployments, references to key vaults, scopes other than the resource group, extensions
+and asserts.
 """
 
 from localcloud.template.deployment import Deployment

@@ -1,4 +1,4 @@
-"""A template's resources as declared: one list, whether they have symbolic names or nest in each other."""
+"""A template's resources as they are declared, in one list: with symbolic names or without, nested or not."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _TEMPLATE_KEYS: Final = {
     *("$schema", "contentVersion", "languageVersion", "apiProfile", "definitions", "metadata", "functions"),
     *("parameters", "variables", "resources", "outputs"),
 }
-_UNKNOWN_HERE: Final = ("imports", "extensions", "asserts")
+_NOT_EMULATED_KEYS: Final = ("imports", "extensions", "asserts")
 _GROUP_SCHEMA: Final = "deploymentTemplate.json"
 _KEYWORDS: Final = {
     *("type", "apiVersion", "name", "condition", "copy", "dependsOn", "existing", "comments", "metadata"),
     *("resources",),
 }
-_REFUSED: Final = ("scope", "import", "extension", "@options")
-_ELSEWHERE: Final = ("subscriptionId", "resourceGroup")
+_NOT_EMULATED_KEYWORDS: Final = ("scope", "import", "extension", "@options")
+_EXISTING_KEYWORDS: Final = ("subscriptionId", "resourceGroup")
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """One resource of the template, of which a loop may make several.
+    """A resource of the template, which a loop may repeat.
 
     Args:
-        symbolic_name: Its key in the template; empty where the template has no such names.
+        symbolic_name: Its key in the template; empty if the template has no symbolic names.
         type: The full type.
-        names: The texts whose values, joined with slashes, are its name: one a nesting level.
-        document: The resource as it stands in the template.
-        line: Where its opening brace stands, from 1.
-        column: The same, in the line.
+        names: The strings whose values, joined with slashes, are its name: one for each nesting level.
+        document: The resource in the template.
+        line: The line of its opening brace, from 1.
+        column: The column of its opening brace, from 1.
     """
 
     symbolic_name: str
@@ -48,16 +48,16 @@ class Declaration:
 
     @property
     def body(self) -> dict[str, Any]:
-        """What is put, with its expressions: all but the keywords that speak to Resource Manager."""
+        """The body, with its expressions: everything but Resource Manager's keywords."""
         return {key: value for key, value in self.document.items() if key not in _KEYWORDS}
 
     @property
     def label(self) -> str:
-        """What Azure's messages call it."""
+        """Its name in Azure's messages."""
         return self.symbolic_name or self.names[-1]
 
     def is_not_valid(self, message: str) -> TemplateError:
-        """Return the error of an expression in it."""
+        """Return the error for an expression in it."""
         return TemplateError(
             f"The template resource '{self.label}' at line '{self.line}' and column '{self.column}' is not "
             f"valid: {message}. Please see https://aka.ms/arm-functions for usage details.",
@@ -68,14 +68,14 @@ class Declaration:
 
 
 def check_template(template: dict[str, Any]) -> None:
-    """Judge a template's outermost keys and its schema.
+    """Check a template's top-level keys and its schema.
 
     Raises:
         TemplateError: A key is unknown, or the schema is not that of a resource group's template.
-        AzureError: 501, for what Azure knows and the local cloud does not.
+        AzureError: 501, for what Azure supports and the local cloud does not.
     """
     for key in template:
-        if key in _UNKNOWN_HERE:
+        if key in _NOT_EMULATED_KEYS:
             raise not_emulated(f"'{key}' in a template")
         if key not in _TEMPLATE_KEYS:
             line, column = position_of(template)
@@ -98,11 +98,11 @@ def check_template(template: dict[str, Any]) -> None:
 
 
 def declarations(resources: dict[str, Any] | list[Any]) -> list[Declaration]:
-    """Return a template's resources, in the order in which they stand, each parent before what nests in it.
+    """Return a template's resources in their order, each parent before its nested resources.
 
     Raises:
         TemplateError: A resource lacks its type, name or api-version.
-        AzureError: 501, for a keyword that the local cloud does not know.
+        AzureError: 501, for a keyword that the local cloud does not support.
     """
     return _declared(resources, None)
 
@@ -121,7 +121,7 @@ def _declaration(symbolic_name: str, document: dict[str, Any], parent: Declarati
     line, column = position_of(document)
     label = symbolic_name or document.get("name", "")
     is_existing = document.get("existing", False)
-    for key in _REFUSED if is_existing else (*_REFUSED, *_ELSEWHERE):
+    for key in _NOT_EMULATED_KEYWORDS if is_existing else (*_NOT_EMULATED_KEYWORDS, *_EXISTING_KEYWORDS):
         if key in document:
             raise not_emulated(f"'{key}' of a template resource ('{label}')")
     for key in ("type", "name", "apiVersion"):
@@ -143,7 +143,7 @@ def _declaration(symbolic_name: str, document: dict[str, Any], parent: Declarati
 
 
 def _missing(key: str, label: str, resource_type: str, line: int, column: int) -> str:
-    """Return Azure's complaint about a resource that lacks one of the three properties that it must have."""
+    """Return Azure's error for a resource that lacks one of the three required properties."""
     if key == "apiVersion":
         return (
             f"The template resource '{label}' is not valid. The api-version property at line '{line}' and "
@@ -181,7 +181,7 @@ def check_expressions(template: dict[str, Any], declared: list[Declaration]) -> 
 
 
 def _own(declaration: Declaration) -> dict[str, Any]:
-    """Return a resource without those that nest in it, which are judged by themselves."""
+    """Return a resource without its nested resources, which are checked separately."""
     return {key: value for key, value in declaration.document.items() if key != "resources"}
 
 

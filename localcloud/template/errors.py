@@ -1,8 +1,8 @@
 """The errors of the template language, from the innermost expression outwards.
 
 ```
-ExpressionError   an expression cannot be evaluated; whoever evaluates it says where it stands
-TemplateError     the template or a parameter is wrong; `as_azure_error` is what the front door answers
+ExpressionError   an expression cannot be evaluated; the evaluating code adds the position
+TemplateError     the template or a parameter is wrong; `as_azure_error` is Resource Manager's response
 NeedsRuntime      not an error: the value is only known when the deployment runs
 ```
 
@@ -19,7 +19,7 @@ FUNCTIONS_HELP: Final = "Please see https://aka.ms/arm-functions for usage detai
 
 
 class ExpressionError(Exception):
-    """Report an expression that cannot be evaluated, in Azure's words."""
+    """An expression that cannot be evaluated, in Azure's words."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -27,14 +27,14 @@ class ExpressionError(Exception):
 
 
 class NeedsRuntime(Exception):  # noqa: N818 - a signal to the evaluator, which no caller sees
-    """Say that a value depends on what only a running deployment knows."""
+    """A value that is only known when the deployment runs."""
 
 
 class TemplateError(Exception):
-    """Report a template that Azure refuses.
+    """A template that Azure rejects.
 
     Args:
-        message: Azure's message, without the wrapping that the front door adds.
+        message: Azure's message, without the text that Resource Manager adds around it.
         line: The line of the template's text, from 1; 0 if it is not known.
         column: The column in that line, from 1; 0 if it is not known.
         path: The JSON path of what is wrong, such as ``properties.template.resources.app``.
@@ -48,7 +48,7 @@ class TemplateError(Exception):
         self.path = path
 
     def as_azure_error(self) -> AzureError:
-        """Return what Resource Manager answers: `InvalidTemplate`, with the place in its additional info."""
+        """Return Resource Manager's response: `InvalidTemplate`, with the position in its additional info."""
         return AzureError(
             400,
             "InvalidTemplate",
@@ -63,10 +63,10 @@ class TemplateError(Exception):
 
 
 def function_error(message: str) -> ExpressionError:
-    """Return an error that ends in the hint that Azure gives for functions."""
+    """Return an error that ends with Azure's link for functions."""
     return ExpressionError(f"{message} {FUNCTIONS_HELP}")
 
 
 def misplaced(name: str, where: str = "") -> ExpressionError:
-    """Return the refusal of a function that may not be used where it stands."""
+    """Return the error for a function that its section of the template does not allow."""
     return function_error(f"The template function '{name}' is not expected at this location.{where}")

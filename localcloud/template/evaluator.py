@@ -1,8 +1,8 @@
-"""Evaluation of expressions and of the JSON around them.
+"""The evaluator of expressions and of the JSON that contains them.
 
-One evaluator serves both times of a deployment. Before it runs, what depends on a resource stays a
-`Residual`, and so do secure parameters, that no plan shows them. While it runs, a `Runtime` answers, and
-nothing stays.
+It is used twice in a deployment. Before the deployment runs, expressions that depend on a resource stay
+`Residual`, and so do secure parameters, so that no plan shows them. While it runs, a `Runtime` provides the
+values, and every expression is evaluated.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ MAX_COPIES: Final = 800
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
-    """Evaluates expressions in one section, with the loops and lambdas around it.
+    """The evaluator of expressions in one section, with the loops and lambdas around them.
 
     Args:
-        bindings: What names mean.
-        section: Where the expressions stand.
+        bindings: What names refer to.
+        section: The section of the template that the expressions are in.
         copies: The index of each loop around, by the loop's name.
         innermost: The name of the innermost loop.
         lambdas: The variables of the lambdas around.
@@ -50,15 +50,15 @@ class Evaluator:
         return self.bindings.scope
 
     def with_copy(self, name: str, index: int) -> Evaluator:
-        """Return the evaluator inside one turn of a loop, which is what `copyIndex` without a name means."""
+        """Return the evaluator for one iteration of a loop, which is then the innermost one."""
         return replace(self, copies={**self.copies, name: index}, innermost=name)
 
     def with_lambda(self, variables: Mapping[str, Value]) -> Evaluator:
-        """Return the evaluator inside a lambda's body."""
+        """Return the evaluator for a lambda's body."""
         return replace(self, lambdas={**self.lambdas, **variables})
 
     def tree(self, document: Any) -> Value:  # noqa: ANN401 - any JSON value
-        """Evaluate every expression of a JSON value, its property loops included.
+        """Evaluate every expression of a JSON value, including property loops.
 
         Raises:
             ExpressionError: An expression cannot be evaluated.
@@ -73,14 +73,14 @@ class Evaluator:
         return document
 
     def text(self, text: str) -> Value:
-        """Evaluate a text of the template, which may be an expression."""
+        """Evaluate a string of the template, which may be an expression."""
         return self.evaluate(parse(text)) if is_expression(text) else plain_text(text)
 
     def known(self, document: Any, wanted: str) -> Value:  # noqa: ANN401 - any JSON value
-        """Evaluate what must be known before the deployment runs, and be of one kind.
+        """Evaluate a value that must be known before the deployment runs, and must have a certain type.
 
         Raises:
-            ExpressionError: It is not known, or of another kind.
+            ExpressionError: It is not known, or has another type.
         """
         value = self.tree(document)
         if isinstance(value, Residual):
@@ -97,7 +97,7 @@ class Evaluator:
         return value
 
     def evaluate(self, node: Node) -> Value:
-        """Evaluate an expression as far as it can be."""
+        """Evaluate an expression as far as possible."""
         match node:
             case Literal(value=value):
                 return value
@@ -107,7 +107,7 @@ class Evaluator:
                 return self._call(node)
 
     def loop(self, loop: dict[str, Any]) -> list[Value]:
-        """Evaluate the ``input`` of a named loop as often as its ``count`` says."""
+        """Evaluate the ``input`` of a named loop ``count`` times."""
         if _has_loop(loop.get("input")):
             line, column = position_of(loop)
             raise TemplateError(
@@ -117,15 +117,15 @@ class Evaluator:
                 line=line,
                 column=column,
             )
-        turns = range(self.count(loop))
-        inside = [replace(self, copies={**self.copies, loop["name"]: index}) for index in turns]
+        iterations = range(self.count(loop))
+        inside = [replace(self, copies={**self.copies, loop["name"]: index}) for index in iterations]
         return [evaluator.tree(loop.get("input")) for evaluator in inside]
 
     def count(self, loop: dict[str, Any]) -> int:
-        """Return how often a loop turns.
+        """Return the number of iterations of a loop.
 
         Raises:
-            TemplateError: That is not a number that Azure allows.
+            TemplateError: Azure does not allow this number.
         """
         count = self.tree(loop.get("count"))
         if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MAX_COPIES:
@@ -141,7 +141,7 @@ class Evaluator:
         )
 
     def freeze(self, node: Node) -> Node:
-        """Put the indices of the loops into an expression that will be evaluated later, outside of them."""
+        """Replace the loop indices of an expression that will be evaluated later, outside of the loops."""
         match node:
             case FunctionCall(name=name) if name.lower() == "copyindex" and self.copies:
                 return node_of(self._call(node))
@@ -195,7 +195,7 @@ def access(target: Value, key: Value) -> Value:
     """Return a property of an object or an element of an array.
 
     Raises:
-        ExpressionError: It is not there.
+        ExpressionError: It does not exist.
     """
     if isinstance(target, Residual) or isinstance(key, Residual):
         return Residual(Access(node_of(target), node_of(key)))

@@ -1,7 +1,7 @@
-"""JSON as templates are written: with comments, texts over several lines, and Azure's request body.
+"""A reader of JSON with the extensions that templates use: comments, multi-line strings, unquoted keys.
 
-``az`` sends a template's file as it is, under a key ``template`` without quotes, so that comments and texts
-over several lines reach Azure; this reader takes the same liberties, and no others.
+``az`` sends a template's file unchanged, under an unquoted key ``template``, so comments and multi-line
+strings reach Azure. This reader accepts the same extensions, and no others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CONSTANTS: Final = {"true": True, "false": False, "null": None}
 
 
 def load_template(text: str) -> dict[str, Any]:
-    """Read a template. Its objects know their line and column.
+    """Read a template. Its objects have their line and column.
 
     Raises:
         AzureError: 400 `InvalidRequestContent`, if it is not a JSON object.
@@ -30,7 +30,7 @@ def load_template(text: str) -> dict[str, Any]:
 
 
 def load_deployment_body(text: str) -> dict[str, Any]:
-    """Read a request body that holds a template, whose key may stand without quotes.
+    """Read a request body that contains a template, under a key that may be unquoted.
 
     Raises:
         AzureError: 400 `InvalidRequestContent`, if it is not a JSON object.
@@ -39,7 +39,7 @@ def load_deployment_body(text: str) -> dict[str, Any]:
 
 
 def load_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Read any JSON value, as the function `json` does.
+    """Read any JSON value, for the function `json`.
 
     Raises:
         AzureError: 400 `InvalidRequestContent`, if it is not JSON.
@@ -51,7 +51,7 @@ def load_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
 
 
 class _Reader:
-    """One pass over a text."""
+    """A single pass over a text."""
 
     def __init__(self, text: str) -> None:
         self.text = text.removeprefix("\ufeff")
@@ -118,7 +118,7 @@ class _Reader:
         if match is None:
             raise self.invalid("Unterminated string.")
         try:
-            # Not strict: a text may hold line breaks and other control characters as they are.
+            # Not strict: a string may contain line breaks and other control characters unescaped.
             value: str = json.loads(_double_quoted(match), strict=False)
         except json.JSONDecodeError as exc:
             raise self.invalid("Bad JSON escape sequence.") from exc
@@ -164,7 +164,7 @@ class _Reader:
 
 
 def _double_quoted(match: re.Match[str]) -> str:
-    """Return a text's JSON in double quotes, which single ones may have stood for."""
+    """Return a string literal in double quotes, whichever quotes it had."""
     if match.group(1) is not None:
         return match.group()
     inside = match.group(2).replace("\\'", "'")

@@ -1,4 +1,4 @@
-"""What a deployment is given, what it asks for while it runs, and what it plans."""
+"""A deployment's scope, its run-time interface, and the resources that it plans."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Where and as what a template is deployed.
+    """Where a template is deployed.
 
     Args:
         subscription_id: The subscription.
@@ -19,7 +19,7 @@ class Scope:
         resource_group: The name of the group.
         location: The region of the group.
         deployment_name: The name of the deployment.
-        now: The time of the deployment, for `utcNow` and `newGuid`; without it those two are refused.
+        now: The time of the deployment, for `utcNow` and `newGuid`; without it those two are errors.
     """
 
     subscription_id: str
@@ -36,13 +36,13 @@ class Scope:
 
 
 class Runtime(Protocol):
-    """What a template may ask while its deployment runs."""
+    """What a template can query while its deployment runs."""
 
     def reference(self, resource_id: str, api_version: str | None, full: bool) -> dict[str, Any]:  # noqa: FBT001
         """Return a resource's properties; the whole resource if `full`."""
 
     def list(self, function: str, resource_id: str, api_version: str) -> dict[str, Any]:
-        """Return the answer of a list action, such as `listKeys`."""
+        """Return the result of a list action, such as `listKeys`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,14 @@ class PlannedResource:
     """A resource that the deployment will put.
 
     Args:
-        symbolic_name: Its name in the template, ``name[index]`` in a loop; empty if the template has no such
-            names.
+        symbolic_name: Its name in the template, ``name[index]`` in a loop; empty if the template has no
+            symbolic names.
         id: The resource id.
         type: The full type, such as ``Microsoft.Storage/storageAccounts/fileServices``.
         name: The full name, with those of its parents, such as ``account/default``.
         api_version: The api-version to put it with.
-        depends_on: The ids of the planned resources that must be there first.
-        body: What is put, as far as it is known beforehand; the rest are expressions in brackets.
+        depends_on: The ids of the planned resources that must exist first.
+        body: The body, as far as it is known before the deployment; the rest are expressions in brackets.
     """
 
     symbolic_name: str

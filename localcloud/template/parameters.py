@@ -1,8 +1,7 @@
-"""Parameters and outputs against their declared types: definitions and ``$ref``, limits, nullability.
+"""The check of parameters and outputs against their types: definitions and ``$ref``, limits, nullability.
 
 Source: Azure Resource Manager, "Parameters in ARM templates", "Type definitions in ARM templates"; the
-    messages are
-those of the Bicep CLI's snapshot engine.
+messages are those of the Bicep CLI's snapshot engine.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ _KNOWN_KEYWORDS: Final = {
 
 
 class Types:
-    """The types of a template, by which values are judged.
+    """The types of a template, which check values.
 
     Args:
         definitions: The template's ``definitions``.
@@ -63,11 +62,11 @@ class Types:
         self.definitions = definitions
 
     def resolve(self, declared: dict[str, Any]) -> dict[str, Any]:
-        """Return a declaration with what its ``$ref`` means, its own keywords winning.
+        """Return a declaration with its ``$ref`` resolved; its own keywords take precedence.
 
         Raises:
-            TemplateError: The reference leads nowhere or in a circle.
-            AzureError: 501, for a keyword that is not known here.
+            TemplateError: The reference is unknown or circular.
+            AzureError: 501, for a keyword that is not supported.
         """
         found = dict(declared)
         seen: set[str] = set()
@@ -88,20 +87,20 @@ class Types:
         return found
 
     def is_secure(self, declared: dict[str, Any]) -> bool:
-        """Say whether values of a type are secret."""
+        """Return whether values of a type are secret."""
         return str(self.resolve(declared)["type"]).lower().startswith("secure")
 
     def echo(self, declared: dict[str, Any], value: Value) -> dict[str, Any]:
-        """Return a type's name and a value of it as a deployment shows them; a secret without its value."""
+        """Return a type's name and a value as a deployment shows them; a secret has no value."""
         shown = {"type": _ECHOED[str(self.resolve(declared)["type"]).lower()]}
         return shown if self.is_secure(declared) else {**shown, "value": value}
 
     def check(self, noun: str, path: str, declared: dict[str, Any], value: Value) -> None:
-        """Judge a value. What is not known yet is taken as it is.
+        """Check a value. A value that is not known yet is accepted.
 
         Args:
             noun: ``parameter`` or ``output``.
-            path: Its name, and the way to the part of it that is judged: ``p[0].name``.
+            path: Its name, and the path to the part that is checked: ``p[0].name``.
             declared: The type.
             value: The value.
 
@@ -185,7 +184,7 @@ class Types:
     def _chosen(
         self, noun: str, path: str, declared: dict[str, Any], value: dict[str, Value]
     ) -> dict[str, Any]:
-        """Return the variant of a tagged union that a value says it is."""
+        """Return the variant of a tagged union that a value's discriminator selects."""
         tag = declared.get("discriminator")
         if tag is None:
             return declared
@@ -205,7 +204,7 @@ class Types:
 
 
 def check_names(declared: dict[str, Any], given: dict[str, Any]) -> None:
-    """Judge which parameters were given.
+    """Check the names of the given parameters.
 
     Raises:
         TemplateError: One is not declared.

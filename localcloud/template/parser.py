@@ -1,9 +1,8 @@
-"""Template expressions: from text to a syntax tree.
+"""The parser of template expressions: from a string to a syntax tree.
 
-A text that begins with one ``[`` and ends with ``]`` is an expression; ``[[`` at the beginning stands for a
-plain ``[``. The language has texts in single quotes (a quote inside is doubled), whole numbers, calls, and
-access
-by ``.name`` or ``[key]``.
+A string that begins with one ``[`` and ends with ``]`` is an expression; ``[[`` at the beginning escapes a
+plain ``[``. The language has strings in single quotes (a quote inside is doubled), integers, calls, and
+access by ``.name`` or ``[key]``.
 
 Source: Azure Resource Manager, "Syntax and expressions in ARM templates".
 """
@@ -37,12 +36,12 @@ _TOKENS: Final = {"text": "Literal", "number": "Integer", "name": "Identifier"}
 
 
 def is_expression(text: str) -> bool:
-    """Say whether a text of the template is to be evaluated."""
+    """Return whether a string of the template is an expression."""
     return text.startswith("[") and text.endswith("]") and not text.startswith("[[")
 
 
 def plain_text(text: str) -> str:
-    """Return what a text that is not an expression stands for."""
+    """Return the value of a string that is not an expression."""
     return text[1:] if text.startswith("[[") else text
 
 
@@ -51,13 +50,13 @@ def parse(text: str) -> Node:
     """Parse a whole expression, given with its brackets.
 
     Raises:
-        ExpressionError: The text is not an expression.
+        ExpressionError: The string is not an expression.
     """
     return _Parser(text[1:-1]).whole()
 
 
 def expressions_in(document: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON value
-    """Yield every expression of a JSON value, those in keys included; metadata is left out."""
+    """Yield every expression of a JSON value, including those in keys, but not in metadata."""
     match document:
         case str() if is_expression(document):
             yield document
@@ -151,7 +150,7 @@ class _Parser:
 
 
 def _tokens(source: str) -> list[tuple[str, str]]:
-    """Split an expression into (group, text)."""
+    """Return the tokens of an expression as (group, text)."""
     found = []
     for match in _TOKEN.finditer(source):
         group = match.lastgroup or "bad"

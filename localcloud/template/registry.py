@@ -1,7 +1,7 @@
-"""The table of the language's functions, and the judgement of their arguments.
+"""The table of the language's functions, and the check of their arguments.
 
-A function is declared once, with the kinds of its arguments; the table checks their number and kinds in
-Azure's words before the function runs.
+A function is declared once, with the types of its arguments; their number and types are checked, with Azure's
+error messages, before the function runs.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ _ORDINALS: Final = (
     "ninth",
     "tenth",
 )
-_COUNTS: Final = {1: "one parameter", 2: "two parameter"}  # Azure's grammar
+_COUNTS: Final = {1: "one parameter", 2: "two parameter"}  # Azure's spelling
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """How many arguments of which kinds a function takes; with `rest`, any number more of that kind."""
+    """The number and types of a function's arguments; with `rest`, any number more of that type."""
 
     required: tuple[Kinds, ...]
     optional: tuple[Kinds, ...] = ()
     rest: Kinds | None = None
 
     def check_count(self, name: str, count: int) -> None:
-        """Raise `ExpressionError` if so many arguments are too few or too many."""
+        """Raise `ExpressionError` if there are too few or too many arguments."""
         least = len(self.required)
         if self.rest is not None:
             if count < least:
@@ -69,7 +69,7 @@ class Signature:
             raise _count_error(name, message)
 
     def check_kinds(self, name: str, arguments: Sequence[Value]) -> None:
-        """Raise `ExpressionError` if an argument has the wrong kind, `NeedsRuntime` if it has none yet."""
+        """Raise `ExpressionError` if an argument has the wrong type, `NeedsRuntime` if it has none yet."""
         declared = self.required + self.optional
         for index, argument in enumerate(arguments):
             wanted = declared[index] if index < len(declared) else self.rest or ANY
@@ -120,8 +120,8 @@ class FunctionContext(Protocol):
 class Function:
     """A function of the language.
 
-    Exactly one of the two is set: `call` gets evaluated arguments, `lazy` the call as it was written, and
-    decides itself what to evaluate.
+    Exactly one of the two is set: `call` gets evaluated arguments; `lazy` gets the call itself, and decides
+    which arguments to evaluate.
     """
 
     name: str
@@ -134,14 +134,14 @@ FUNCTIONS: Final[dict[str, Function]] = {}
 
 
 def find_function(name: str) -> Function | None:
-    """Return a function by its name, whatever its case."""
+    """Return a function by its name, ignoring case."""
     return FUNCTIONS.get(name.lower())
 
 
 def function(
     name: str, *required: Kinds, optional: tuple[Kinds, ...] = (), rest: Kinds | None = None
 ) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
-    """Declare a function of its arguments alone."""
+    """Declare a function that depends only on its arguments."""
     signature = Signature(required, optional, rest)
 
     def declare(body: Callable[..., Value]) -> Callable[..., Value]:
@@ -159,7 +159,7 @@ def scoped(
 ) -> Callable[
     [Callable[Concatenate[FunctionContext, P], Value]], Callable[Concatenate[FunctionContext, P], Value]
 ]:
-    """Declare a function that also asks the evaluator, such as for the resource group."""
+    """Declare a function that also uses the context, such as the resource group."""
     signature = Signature(required, optional, rest)
 
     def declare(
@@ -179,7 +179,7 @@ def lazy(
 ) -> Callable[
     [Callable[[FunctionContext, FunctionCall], Value]], Callable[[FunctionContext, FunctionCall], Value]
 ]:
-    """Declare a function that evaluates its own arguments, or not."""
+    """Declare a function that evaluates its arguments itself."""
     signature = Signature(required, optional, rest)
 
     def declare(
@@ -192,7 +192,7 @@ def lazy(
 
 
 def kind_error(name: str, found: str, wanted: Kinds, index: int | None) -> Exception:
-    """Return Azure's complaint about the argument at `index`, from 0; None if there is only one."""
+    """Return Azure's error for the argument at `index`, from 0; None if there is only one."""
     which = "parameter" if index is None else f"{ordinal(index)} parameter"
     types = (
         f"of type '{wanted[0]}'" if len(wanted) == 1 else f"one of the following types '{', '.join(wanted)}'"
@@ -204,7 +204,7 @@ def kind_error(name: str, found: str, wanted: Kinds, index: int | None) -> Excep
 
 
 def ordinal(index: int) -> str:
-    """Return the word for a position that counts from 0."""
+    """Return the ordinal for a position that counts from 0."""
     return _ORDINALS[index] if index < len(_ORDINALS) else f"{index + 1}th"
 
 

@@ -1,4 +1,4 @@
-"""The syntax tree of a template expression, and its text as Azure prints it."""
+"""The syntax tree of a template expression, and its text in Azure's format."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A text or a whole number."""
+    """A string or an integer."""
 
     value: str | int
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionCall:
-    """A function with its arguments. A function of the template has its namespace in its `name`."""
+    """A function call. The name of a user-defined function includes its namespace."""
 
     name: str
     arguments: tuple[Node, ...]
@@ -29,7 +29,7 @@ class FunctionCall:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A property or an element of what `target` yields: ``target.key``, ``target['key']``, ``target[0]``."""
+    """An access to a property or an element: ``target.key``, ``target['key']``, ``target[0]``."""
 
     target: Node
     key: Node
@@ -39,7 +39,7 @@ Node: TypeAlias = "Literal | FunctionCall | Access"
 
 
 def text_of(node: Node) -> str:
-    """Print an expression without its brackets."""
+    """Return the text of an expression, without its brackets."""
     match node:
         case Literal(value=str() as text):
             return "'" + text.replace("'", "''") + "'"

@@ -1,7 +1,7 @@
-"""The values of the template language, as plain Python, and what they have in common.
+"""The values of the template language as Python values, and operations on them.
 
-JSON's values are Python's. A `Residual` is an expression that only a running deployment can finish; it may
-also stand inside an array or an object.
+JSON values are Python's. A `Residual` is an expression that only a running deployment can evaluate; arrays
+and objects may contain one.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from localcloud.template.syntax import FunctionCall, Literal, text_of
 if TYPE_CHECKING:
     from localcloud.template.syntax import Node
 
-#: None, bool, int, float, str, list, dict or Residual; arrays and objects hold the same.
+#: None, bool, int, float, str, list, dict or Residual; arrays and objects contain the same.
 Value: TypeAlias = Any
 
 _LINE_SEPARATORS: Final = re.compile("[\u0085\u2028\u2029]")
 
 
 class Located(dict[str, Any]):
-    """A JSON object that knows where it stands.
+    """A JSON object with its position in the text.
 
     `line` and `column` are those of its opening brace, from 1; `ends` has those of the last character of each
     value.
@@ -40,7 +40,7 @@ class Located(dict[str, Any]):
 
 
 def end_of(document: object, key: str) -> tuple[int, int]:
-    """Return line and column where one value of an object ends, (0, 0) if it was not read from text."""
+    """Return the line and column where a value of an object ends, (0, 0) if it was not read from text."""
     if isinstance(document, Located):
         return document.ends.get(key, (0, 0))
     return 0, 0
@@ -48,13 +48,13 @@ def end_of(document: object, key: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """An expression that is reduced as far as it can be before the deployment runs."""
+    """An expression, evaluated as far as possible before the deployment runs."""
 
     node: Node
 
 
 def position_of(document: object) -> tuple[int, int]:
-    """Return line and column of a JSON object, (0, 0) for one that was not read from text."""
+    """Return the line and column of a JSON object, (0, 0) if it was not read from text."""
     if isinstance(document, Located):
         return document.line, document.column
     return 0, 0
@@ -85,7 +85,7 @@ def kind(value: Value) -> str:  # noqa: PLR0911 - one return a kind
 
 
 def node_of(value: Value) -> Node:  # noqa: PLR0911 - one return a kind
-    """Return the expression that yields a value."""
+    """Return an expression that evaluates to a value."""
     match value:
         case Residual(node=node):
             return node
@@ -119,7 +119,7 @@ def to_document(value: Value) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def json_text(value: Value) -> str:
-    """Return compact JSON as Azure writes it: nothing but quotes, backslashes and control characters escaped.
+    """Return compact JSON in Azure's format: only quotes, backslashes and control characters are escaped.
 
     Raises:
         NeedsRuntime: A part of it is a `Residual`.
@@ -130,7 +130,7 @@ def json_text(value: Value) -> str:
 
 
 def require_known(value: Value) -> None:
-    """Raise `NeedsRuntime` if the value is a `Residual` or holds one."""
+    """Raise `NeedsRuntime` if the value is a `Residual` or contains one."""
     match value:
         case Residual():
             raise NeedsRuntime
@@ -143,7 +143,7 @@ def require_known(value: Value) -> None:
 
 
 def is_equal(left: Value, right: Value) -> bool:
-    """Compare as `equals` does: types count, text by its characters, objects whatever their order."""
+    """Compare as `equals` does: types must match, strings are case-sensitive, key order is ignored."""
     if kind(left) != kind(right):
         return False
     if isinstance(left, list):
@@ -154,7 +154,7 @@ def is_equal(left: Value, right: Value) -> bool:
 
 
 def find_key(document: dict[str, Value], name: str) -> str | None:
-    """Return the key that a property name means: the same one, else one that differs in case only."""
+    """Return the key for a property name: an exact match, otherwise one that differs only in case."""
     if name in document:
         return name
     wanted = name.upper()
@@ -162,12 +162,12 @@ def find_key(document: dict[str, Value], name: str) -> str | None:
 
 
 def utf16_length(text: str) -> int:
-    """Count as .NET does: characters beyond the basic plane are two."""
+    """Return a string's length in UTF-16 units, as in .NET."""
     return len(text) + sum(character > "\uffff" for character in text)
 
 
 def utf16_slice(text: str, start: int, stop: int) -> str:
-    """Cut a text at positions that are counted as .NET counts them."""
+    """Return the substring between two positions in UTF-16 units, as in .NET."""
     if text.isascii():
         return text[start:stop]
     return text.encode("utf-16-le")[2 * start : 2 * stop].decode("utf-16-le", "surrogatepass")

@@ -1,4 +1,4 @@
-"""The functions of the template language, a module a family. Importing this package declares them all."""
+"""The functions of the template language, one module a family. Importing this package declares them."""
 
 from localcloud.template.functions import (
     collections,

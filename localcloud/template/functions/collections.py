@@ -1,4 +1,4 @@
-"""Arrays and objects, and what texts have in common with them."""
+"""Arrays and objects, and functions that also take strings."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _MAX_RANGE_COUNT: Final = 10_000
 
 @lazy("createArray", rest=ANY)
 def create_array(context: FunctionContext, call: FunctionCall) -> Value:
-    """Return an array of the arguments, of which some may not be known yet."""
+    """Return an array of the arguments; some may not be known yet."""
     return [context.evaluate(argument) for argument in call.arguments]
 
 
 @lazy("createObject", rest=ANY)
 def create_object(context: FunctionContext, call: FunctionCall) -> Value:
-    """Return an object of keys and values in turn; values may not be known yet, keys must."""
+    """Return an object from alternating keys and values; keys must be known."""
     if len(call.arguments) % 2:
         raise function_error(
             "The template language function 'createObject' expects an even number of parameters. "
@@ -59,7 +59,7 @@ def create_object(context: FunctionContext, call: FunctionCall) -> Value:
 
 @lazy("array", ANY)
 def array(context: FunctionContext, call: FunctionCall) -> Value:
-    """Return an array as it is, anything else as an array of one."""
+    """Return an array unchanged, anything else as an array of one element."""
     value = context.evaluate(call.arguments[0])
     if isinstance(value, Residual):
         return Residual(FunctionCall(call.name, (value.node,)))
@@ -68,7 +68,7 @@ def array(context: FunctionContext, call: FunctionCall) -> Value:
 
 @function("concat", rest=ANY)
 def concat(*values: Value) -> Value:
-    """Join arrays, or the texts of anything else."""
+    """Concatenate arrays, or anything else as strings."""
     if values and all(isinstance(value, list) for value in values):
         return [item for value in values for item in value]
     if any(kind(value) in ("Array", "Object", "Null") for value in values):
@@ -81,7 +81,7 @@ def concat(*values: Value) -> Value:
 
 @function("contains", ANY, ANY)
 def contains(container: Value, wanted: Value) -> bool:
-    """Say whether a text holds a text, an array an element, an object a key (whatever its case)."""
+    """Return whether a string contains a string, an array an element, or an object a key (ignoring case)."""
     match container, wanted:
         case str(), str():
             return wanted in container
@@ -99,7 +99,7 @@ def contains(container: Value, wanted: Value) -> bool:
 
 @function("empty", ANY)
 def empty(value: Value) -> bool:
-    """Say whether a text, an array or an object holds nothing; null holds nothing."""
+    """Return whether a string, an array or an object is empty; null is empty."""
     if value is None or isinstance(value, str | list | dict):
         return not value
     raise ExpressionError(
@@ -111,7 +111,7 @@ def empty(value: Value) -> bool:
 
 @function("length", ANY)
 def length(value: Value) -> int:
-    """Count elements, keys, or characters as .NET counts them."""
+    """Return the number of elements, keys, or UTF-16 units."""
     if isinstance(value, str):
         return utf16_length(value)
     if isinstance(value, list | dict):
@@ -125,7 +125,7 @@ def length(value: Value) -> int:
 
 @function("first", ANY)
 def first(value: Value) -> Value:
-    """Return the first element, null if there is none; of a text the first character, or an empty text."""
+    """Return the first element or null; of a string the first character or an empty string."""
     if isinstance(value, str):
         return utf16_slice(value, 0, 1)
     return _end_of("first", value, 0)
@@ -133,7 +133,7 @@ def first(value: Value) -> Value:
 
 @function("last", ANY)
 def last(value: Value) -> Value:
-    """Return the last element, null if there is none; of a text the last character, or an empty text."""
+    """Return the last element or null; of a string the last character or an empty string."""
     if isinstance(value, str):
         size = utf16_length(value)
         return utf16_slice(value, max(size - 1, 0), size)
@@ -142,14 +142,14 @@ def last(value: Value) -> Value:
 
 @function("take", ("Array", "String"), INTEGER)
 def take(value: str | list[Value], count: int) -> Value:
-    """Return so many elements or characters from the beginning."""
+    """Return the first `count` elements or characters."""
     count = max(count, 0)
     return utf16_slice(value, 0, min(count, utf16_length(value))) if isinstance(value, str) else value[:count]
 
 
 @function("skip", ("Array", "String"), INTEGER)
 def skip(value: str | list[Value], count: int) -> Value:
-    """Return what follows so many elements or characters."""
+    """Return all but the first `count` elements or characters."""
     count = max(count, 0)
     if isinstance(value, str):
         size = utf16_length(value)
@@ -159,7 +159,7 @@ def skip(value: str | list[Value], count: int) -> Value:
 
 @function("range", INTEGER, INTEGER)
 def range_(start: int, count: int) -> list[int]:
-    """Return so many whole numbers from `start` on."""
+    """Return `count` integers from `start` on."""
     if not 0 <= count <= _MAX_RANGE_COUNT or start + count > 2**31 - 1:
         raise ExpressionError(
             "The template language function 'range' parameters are out of range: 'count' must be a positive "
@@ -171,7 +171,7 @@ def range_(start: int, count: int) -> list[int]:
 
 @function("flatten", ARRAY)
 def flatten(arrays: list[Value]) -> list[Value]:
-    """Join the arrays that an array holds."""
+    """Concatenate the arrays in an array."""
     wrong = [index for index, item in enumerate(arrays) if kind(item) != "Array"]
     if wrong:
         kinds = ", ".join(sorted({f"'{kind(arrays[index])}'" for index in wrong}))
@@ -185,9 +185,9 @@ def flatten(arrays: list[Value]) -> list[Value]:
 
 @function("union", ANY, ANY, rest=ANY)
 def union(*values: Value) -> Value:
-    """Join arrays, without what comes twice, or objects.
+    """Merge arrays, without duplicates, or objects.
 
-    The last value of a key counts; objects that are values of the same key are joined, too.
+    The last value of a key wins; objects under the same key are merged recursively.
     """
     first_kind = _collection_kind("union", values)
     if first_kind == "Array":
@@ -200,7 +200,7 @@ def union(*values: Value) -> Value:
 
 @function("intersection", ANY, ANY, rest=ANY)
 def intersection(*values: Value) -> Value:
-    """Return the elements that all arrays have, or the keys that all objects have with the same value."""
+    """Return the elements that all arrays contain, or the pairs that all objects contain."""
     if _collection_kind("intersection", values) == "Array":
         return _distinct([item for item in values[0] if all(contains(other, item) for other in values[1:])])
     return {
@@ -215,19 +215,19 @@ def intersection(*values: Value) -> Value:
 
 @function("items", OBJECT)
 def items(document: dict[str, Value]) -> list[Value]:
-    """Return an object's pairs as ``{"key": ..., "value": ...}``, sorted by key whatever its case."""
+    """Return an object's pairs as ``{"key": ..., "value": ...}``, sorted by key, ignoring case."""
     return [{"key": key, "value": document[key]} for key in _sorted_keys(document)]
 
 
 @function("objectKeys", OBJECT)
 def object_keys(document: dict[str, Value]) -> list[str]:
-    """Return an object's keys, sorted whatever their case."""
+    """Return an object's keys, sorted, ignoring case."""
     return _sorted_keys(document)
 
 
 @function("shallowMerge", ARRAY)
 def shallow_merge(documents: list[Value]) -> Value:
-    """Join the objects of an array; the last value of a key counts, whole."""
+    """Merge the objects of an array; the last value of a key wins."""
     found: dict[str, Value] = {}
     for document in documents:
         if kind(document) != "Object":
@@ -239,7 +239,7 @@ def shallow_merge(documents: list[Value]) -> Value:
 
 @function("tryGet", ANY, rest=("String", "Integer"))
 def try_get(value: Value, *keys: str | int) -> Value:
-    """Follow keys and positions; null if the first of them is not there."""
+    """Follow keys and positions; null if the first of them does not exist."""
     found = _element_or_none(value, keys[0]) if keys else value
     for key in keys[1:]:
         if found is None:
@@ -262,7 +262,7 @@ def index_from_end(values: list[Value], position: int) -> Value:
 
 @function("tryIndexFromEnd", ANY, INTEGER)
 def try_index_from_end(values: Value, position: int) -> Value:
-    """Return an element counted from the end, from 1; null if it is not there."""
+    """Return an element counted from the end, from 1; null if it does not exist."""
     is_there = isinstance(values, list) and 1 <= position <= len(values)
     return values[-position] if is_there else None
 
@@ -302,7 +302,7 @@ def _merged(left: dict[str, Value], right: dict[str, Value]) -> dict[str, Value]
 
 
 def _joined(old: Value, new: Value) -> Value:
-    """Join two values of the same key: objects inside, anything else by taking the new one."""
+    """Merge two values of the same key: objects recursively; otherwise the new value wins."""
     if isinstance(old, dict) and isinstance(new, dict):
         return _merged(old, new)
     is_open = isinstance(old, Residual) or isinstance(new, Residual)

@@ -1,4 +1,4 @@
-"""Times. The only clock is the deployment's own, in `Scope.now`."""
+"""Dates and times. The current time is the deployment's, from `Scope.now`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def date_time_to_epoch(text: str) -> int:
 
 @function("dateTimeFromEpoch", INTEGER)
 def date_time_from_epoch(seconds: int) -> str:
-    """Return the time so many seconds after 1970."""
+    """Return the time for a number of seconds since 1970."""
     return format_time(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds), _SECONDS)
 
 
@@ -58,7 +58,7 @@ def utc_now(context: FunctionContext, pattern: str = _BASIC) -> str:
 
 @scoped("newGuid")
 def new_guid(context: FunctionContext) -> str:
-    """Return a GUID that is another in every deployment; only in a parameter's default value."""
+    """Return a GUID that differs in every deployment; only in a parameter's default value."""
     moment = _now(context, "newGuid")
     scope = context.scope
     return str(uuid.uuid5(_GUID_NAMESPACE, f"{scope.group_id}/{scope.deployment_name}/{moment.isoformat()}"))

@@ -1,4 +1,4 @@
-"""The parts of .NET's formatting that templates can reach, in its invariant culture.
+"""The parts of .NET's formatting that templates can use, in the invariant culture.
 
 Composite formats (``{0,10:N2}``), standard and custom formats of numbers, standard and custom formats of
 times.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from localcloud.template.values import Value
 
-_HOLE: Final = re.compile(r"\{\{|\}\}|\{(\d+)(?:,\s*(-?\d+)\s*)?(?::([^{}]*))?\}|[{}]")
+_PLACEHOLDER: Final = re.compile(r"\{\{|\}\}|\{(\d+)(?:,\s*(-?\d+)\s*)?(?::([^{}]*))?\}|[{}]")
 _STANDARD_NUMBER: Final = re.compile(r"([A-Za-z])(\d{0,2})\Z")
 _CUSTOM_NUMBER: Final = re.compile(r"[0#,.]*[0#][0#,.]*")
 _CURRENCY_SIGN: Final = "\u00a4"
@@ -54,10 +54,10 @@ _MONTHS: Final = (
 
 
 def format_composite(pattern: str, values: Sequence[Value]) -> str:
-    """Fill the holes of a composite format.
+    """Fill the placeholders of a composite format.
 
     Raises:
-        ValueError: In .NET's words, if the format is wrong.
+        ValueError: The format is wrong; the message is .NET's.
     """
 
     def fill(match: re.Match[str]) -> str:
@@ -76,7 +76,7 @@ def format_composite(pattern: str, values: Sequence[Value]) -> str:
         width = int(match.group(2) or 0)
         return text.ljust(-width) if width < 0 else text.rjust(width)
 
-    return _HOLE.sub(fill, pattern)
+    return _PLACEHOLDER.sub(fill, pattern)
 
 
 def format_time(moment: datetime, pattern: str) -> str:
@@ -106,7 +106,7 @@ def _format_value(value: Value, spec: str) -> str:
 
 
 def _plain_number(value: float) -> str:
-    """Print a number as .NET does by default: decimals up to 15 digits, an exponent beyond."""
+    """Format a number as .NET does by default: decimals up to 15 digits, an exponent beyond."""
     if isinstance(value, int):
         return str(value)
     sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
@@ -119,7 +119,7 @@ def _plain_number(value: float) -> str:
 
 
 def _expression_text(value: Value) -> str:
-    """Print a value as Azure's evaluator prints one: JSON, but for single quotes that nothing escapes."""
+    """Format a value as Azure's evaluator does: JSON with single quotes, which are not escaped."""
     match value:
         case str():
             return f"'{value}'"
@@ -168,7 +168,7 @@ def _exponential(number: Decimal, letter: str, count: int) -> str:
 def _custom_number(number: Decimal, spec: str) -> str:
     """Fill a custom format, which may have sections for positive and negative numbers and for zero."""
     sections = spec.split(";")
-    if number == 0 and len(sections) > 2:  # noqa: PLR2004 - the third section is that of zero
+    if number == 0 and len(sections) > 2:  # noqa: PLR2004 - the third section is for zero
         return _custom_section(number, sections[2])
     if number < 0 and len(sections) > 1:
         return _custom_section(-number, sections[1])
@@ -182,8 +182,8 @@ def _custom_section(number: Decimal, spec: str) -> str:
     whole, _, fraction = match.group().partition(".")
     text = f"{_rounded(number, len(fraction)):f}"
     integer, _, decimals = text.partition(".")
-    least = len(fraction.rstrip("#"))
-    decimals = decimals[:least] + decimals[least:].rstrip("0")
+    minimum = len(fraction.rstrip("#"))
+    decimals = decimals[:minimum] + decimals[minimum:].rstrip("0")
     integer = integer.lstrip("0").zfill(whole.replace(",", "").lstrip("#").count("0"))
     if "," in whole.rstrip(","):
         integer = f"{int(integer or 0):,}".zfill(len(integer)) if integer else ""
@@ -234,7 +234,7 @@ def _time_part(moment: datetime, match: re.Match[str]) -> str:  # noqa: C901, PL
 
 
 def _named(number: int, name: str, size: int) -> str:
-    if size <= 2:  # noqa: PLR2004 - one or two letters are the number, three a short name, more the name
+    if size <= 2:  # noqa: PLR2004 - 1 or 2 letters: the number; 3: the short name; more: the name
         return str(number).zfill(size)
     return name[:3] if size == 3 else name  # noqa: PLR2004
 

@@ -1,4 +1,4 @@
-"""Base64, data URIs, URIs, JSON, and the two hashes that names are made of."""
+"""Base64, data URIs, URIs, JSON, and the two hash functions for names."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _DATA_URI: Final = re.compile(r"data:([^,]*?)(;base64)?,(.*)", re.DOTALL | re.IG
 
 @function("base64", STRING)
 def base64_(text: str) -> str:
-    """Encode a text's UTF-8."""
+    """Encode a string's UTF-8."""
     return base64.b64encode(text.encode()).decode()
 
 
 @function("base64ToString", STRING)
 def base64_to_string(text: str) -> str:
-    """Decode to a text."""
+    """Decode to a string."""
     return _decode("base64ToString", text)
 
 
@@ -55,13 +55,13 @@ def json_(text: str) -> Value:
 
 @function("dataUri", STRING)
 def data_uri(text: str) -> str:
-    """Encode a text as a data URI."""
+    """Encode a string as a data URI."""
     return f"data:text/plain;charset=utf-8;base64,{base64_(text)}"
 
 
 @function("dataUriToString", STRING)
 def data_uri_to_string(uri: str) -> str:
-    """Decode a data URI to a text."""
+    """Decode a data URI to a string."""
     match = _DATA_URI.match(uri)
     if match is None:
         raise function_error(
@@ -73,7 +73,7 @@ def data_uri_to_string(uri: str) -> str:
 
 @function("uri", STRING, STRING)
 def uri_(base: str, relative: str) -> str:
-    """Join a base URI and a relative one, as RFC 3986 has it."""
+    """Join a base URI and a relative one, as in RFC 3986."""
     if not urlsplit(base).scheme:
         raise ExpressionError(
             "The template language function 'uri' expects its first argument to be a uri string. "
@@ -85,19 +85,19 @@ def uri_(base: str, relative: str) -> str:
 
 @function("uriComponent", STRING)
 def uri_component(text: str) -> str:
-    """Escape a text for use in a URI."""
+    """Percent-encode a string for use in a URI."""
     return quote(text, safe="")
 
 
 @function("uriComponentToString", STRING)
 def uri_component_to_string(text: str) -> str:
-    """Undo the escapes of a URI."""
+    """Decode the percent-encoding of a URI."""
     return unquote(text)
 
 
 @function("parseUri", STRING)
 def parse_uri(text: str) -> Value:
-    """Take a URI apart into scheme, host, port, path and query."""
+    """Split a URI into scheme, host, port, path and query."""
     parts = urlsplit(text)
     if not parts.scheme or not parts.hostname:
         raise ExpressionError(
@@ -111,7 +111,7 @@ def parse_uri(text: str) -> Value:
 
 @function("buildUri", OBJECT)
 def build_uri(parts: dict[str, Value]) -> str:
-    """Put a URI together from what `parseUri` yields."""
+    """Build a URI from the parts that `parseUri` returns."""
     port = f":{parts['port']}" if parts.get("port") else ""
     path = "/" + str(parts.get("path") or "").removeprefix("/")
     query = str(parts.get("query") or "").removeprefix("?")
@@ -121,20 +121,20 @@ def build_uri(parts: dict[str, Value]) -> str:
 
 @function("guid", STRING, rest=STRING)
 def guid(*texts: str) -> str:
-    """Return the name-based GUID (RFC 4122, version 5) of the texts, joined with hyphens."""
+    """Return the name-based GUID (RFC 4122, version 5) of the strings, joined with hyphens."""
     return str(uuid.uuid5(_GUID_NAMESPACE, "-".join(texts)))
 
 
 @function("uniqueString", STRING, rest=STRING)
 def unique_string(*texts: str) -> str:
-    """Return Azure's 13 characters for the texts: a 64-bit Murmur hash of them, five bits a character."""
+    """Return Azure's 13 characters for the strings: their 64-bit Murmur hash, five bits a character."""
     value = _murmur64("-".join(texts).encode())
-    # 64 bits and a zero bit behind them are thirteen times five.
+    # 64 bits and a trailing zero bit make 13 groups of five.
     return "".join(_BASE32[(value << 1) >> shift & 31] for shift in range(60, -1, -5))
 
 
 def _murmur64(data: bytes) -> int:
-    """Return the hash of the 64-bit Murmur kind that Resource Manager uses, with the seed 0.
+    """Return the variant of the 64-bit Murmur hash that Resource Manager uses, with the seed 0.
 
     Source: not documented; several independent reimplementations agree on it, and `bicep snapshot` with them.
     """
@@ -157,20 +157,20 @@ def _murmur64(data: bytes) -> int:
     return second << 32 | first
 
 
-def _scramble_first(lane: int) -> int:
-    return _rotate(lane * 0x239B961B & _MASK, 15) * 0xAB0E9789 & _MASK
+def _scramble_first(block: int) -> int:
+    return _rotate(block * 0x239B961B & _MASK, 15) * 0xAB0E9789 & _MASK
 
 
-def _scramble_second(lane: int) -> int:
-    return _rotate(lane * 0xAB0E9789 & _MASK, 17) * 0x239B961B & _MASK
+def _scramble_second(block: int) -> int:
+    return _rotate(block * 0xAB0E9789 & _MASK, 17) * 0x239B961B & _MASK
 
 
-def _mix_first(state: int, lane: int) -> int:
-    return _rotate(state ^ _scramble_first(lane), 19)
+def _mix_first(state: int, block: int) -> int:
+    return _rotate(state ^ _scramble_first(block), 19)
 
 
-def _mix_second(state: int, lane: int) -> int:
-    return _rotate(state ^ _scramble_second(lane), 13)
+def _mix_second(state: int, block: int) -> int:
+    return _rotate(state ^ _scramble_second(block), 13)
 
 
 def _rotate(value: int, bits: int) -> int:

@@ -1,6 +1,6 @@
-"""Functions that take a function: `map`, `filter`, `reduce`, `sort` and their kin.
+"""Functions that take a lambda: `map`, `filter`, `reduce`, `sort` and others.
 
-A lambda is written as a call, ``lambda('item', body)``; its body names the variable as
+A lambda is a call, ``lambda('item', body)``; its body refers to the variable with
 ``lambdaVariables('item')``.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lambda:
-    """A lambda and where it was written."""
+    """A lambda and the call that it is an argument of."""
 
     context: FunctionContext
     function: str
@@ -32,11 +32,11 @@ class Lambda:
     body: Node
 
     def __call__(self, *values: Value) -> Value:
-        """Evaluate the body; values beyond the lambda's own variables are not given to it."""
+        """Evaluate the body; values beyond the lambda's variables are dropped."""
         return self.context.with_lambda(dict(zip(self.names, values, strict=False))).evaluate(self.body)
 
     def of_kind(self, wanted: Kinds, position: int, *values: Value) -> Value:
-        """Evaluate the body for the element at a position; it must yield a known value of one kind."""
+        """Evaluate the body for the element at a position; its result must be known and of one type."""
         result = self(*values)
         found = kind(result)
         if found not in wanted:
@@ -50,13 +50,13 @@ class Lambda:
 
 @lazy("lambda", rest=ANY)
 def lambda_(_context: FunctionContext, call: FunctionCall) -> Value:
-    """Refuse a lambda that is not the argument of a function that takes one."""
+    """Reject a lambda that is not the argument of a function that takes one."""
     raise function_error(f"The template function '{call.name}' is not valid.")
 
 
 @lazy("lambdaVariables", STRING)
 def lambda_variables(context: FunctionContext, call: FunctionCall) -> Value:
-    """Return a variable of a lambda around."""
+    """Return a variable of an enclosing lambda."""
     name = context.evaluate(call.arguments[0])
     if name not in context.lambdas:
         raise function_error(f"The template function '{call.name}' is not valid.")
@@ -65,7 +65,7 @@ def lambda_variables(context: FunctionContext, call: FunctionCall) -> Value:
 
 @lazy("map", ARRAY, ANY)
 def map_(context: FunctionContext, call: FunctionCall) -> Value:
-    """Return what a lambda makes of each element."""
+    """Apply a lambda to each element."""
 
     def run(items: list[Value], convert: Lambda) -> Value:
         return [convert(item, index) for index, item in enumerate(items)]
@@ -75,7 +75,7 @@ def map_(context: FunctionContext, call: FunctionCall) -> Value:
 
 @lazy("filter", ARRAY, ANY)
 def filter_(context: FunctionContext, call: FunctionCall) -> Value:
-    """Return the elements of which a lambda says true."""
+    """Return the elements for which a lambda is true."""
 
     def run(items: list[Value], is_wanted: Lambda) -> Value:
         return [item for index, item in enumerate(items) if is_wanted.of_kind(BOOLEAN, index, item, index)]
@@ -85,7 +85,7 @@ def filter_(context: FunctionContext, call: FunctionCall) -> Value:
 
 @lazy("sort", ARRAY, ANY)
 def sort(context: FunctionContext, call: FunctionCall) -> Value:
-    """Sort by a lambda that says whether the first of two comes first; equals keep their order."""
+    """Sort stably by a lambda that returns whether its first argument comes first."""
 
     def run(items: list[Value], is_before: Lambda) -> Value:
         def compare(left: Value, right: Value) -> int:
@@ -100,7 +100,7 @@ def sort(context: FunctionContext, call: FunctionCall) -> Value:
 
 @lazy("reduce", ARRAY, ANY, ANY)
 def reduce(context: FunctionContext, call: FunctionCall) -> Value:
-    """Fold an array into one value, from a first one."""
+    """Reduce an array to one value, from an initial one."""
 
     def run(items: list[Value], first: Value, combine: Lambda) -> Value:
         for index, item in enumerate(items):
@@ -112,7 +112,7 @@ def reduce(context: FunctionContext, call: FunctionCall) -> Value:
 
 @lazy("toObject", ARRAY, ANY, optional=(ANY,))
 def to_object(context: FunctionContext, call: FunctionCall) -> Value:
-    """Make an object of an array, by a lambda for the keys, and one for the values if there is one."""
+    """Convert an array to an object, with a lambda for the keys and optionally one for the values."""
 
     def run(
         items: list[Value], key_of: Lambda, value_of: Callable[[Value], Value] = lambda item: item
@@ -134,7 +134,7 @@ def to_object(context: FunctionContext, call: FunctionCall) -> Value:
 
 @lazy("groupBy", ARRAY, ANY, optional=(ANY,))
 def group_by(context: FunctionContext, call: FunctionCall) -> Value:
-    """Put the elements into arrays by what a lambda says of each."""
+    """Group the elements into arrays by a lambda's value."""
 
     def run(
         items: list[Value], key_of: Lambda, value_of: Callable[[Value], Value] = lambda item: item
@@ -150,7 +150,7 @@ def group_by(context: FunctionContext, call: FunctionCall) -> Value:
 
 @lazy("mapValues", OBJECT, ANY)
 def map_values(context: FunctionContext, call: FunctionCall) -> Value:
-    """Return an object with the same keys and what a lambda makes of each value."""
+    """Apply a lambda to each value of an object."""
 
     def run(document: dict[str, Value], convert: Lambda) -> Value:
         return {key: convert(value) for key, value in document.items()}
@@ -159,7 +159,7 @@ def map_values(context: FunctionContext, call: FunctionCall) -> Value:
 
 
 def _over(context: FunctionContext, call: FunctionCall, wanted: Kinds, run: Callable[..., Value]) -> Value:
-    """Run a call with its collection and its lambdas; leave it if something is not known yet."""
+    """Run a call with its collection and its lambdas; leave it unevaluated if a value is not known yet."""
     collection = context.evaluate(call.arguments[0])
     if isinstance(collection, Residual):
         return _later(context, call, collection)
@@ -176,7 +176,7 @@ def _later(context: FunctionContext, call: FunctionCall, collection: Value) -> R
 
 
 def _argument(context: FunctionContext, call: FunctionCall, index: int) -> Value:
-    """Return a lambda, or the value of an argument that is none."""
+    """Return an argument as a lambda, or as a value if it is none."""
     node = call.arguments[index]
     if not isinstance(node, FunctionCall) or node.name.lower() != "lambda":
         if call.name.lower() == "reduce" and index == 1:

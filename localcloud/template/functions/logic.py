@@ -1,7 +1,7 @@
 """Conditions and comparisons.
 
-`if`, `and`, `or` and `coalesce` evaluate no more than they need. What they cannot decide before the
-deployment runs they leave as it was written.
+`if`, `and`, `or` and `coalesce` evaluate only the arguments that they need. If an argument is not known
+before the deployment runs, the rest of the call stays unevaluated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @lazy("if", BOOLEAN, ANY, ANY)
 def if_(context: FunctionContext, call: FunctionCall) -> Value:
-    """Evaluate the branch that the condition chooses, and not the other."""
+    """Evaluate only the branch that the condition selects."""
     condition = context.evaluate(call.arguments[0])
     if isinstance(condition, Residual):
         return _undecided(context, call, [condition])
@@ -36,13 +36,13 @@ def if_(context: FunctionContext, call: FunctionCall) -> Value:
 
 @lazy("and", BOOLEAN, BOOLEAN, rest=BOOLEAN)
 def and_(context: FunctionContext, call: FunctionCall) -> Value:
-    """Say whether all arguments are true; the first that is not ends the evaluation."""
+    """Return whether all arguments are true; stop at the first that is false."""
     return _until(context, call, decisive=False)
 
 
 @lazy("or", BOOLEAN, BOOLEAN, rest=BOOLEAN)
 def or_(context: FunctionContext, call: FunctionCall) -> Value:
-    """Say whether an argument is true; the first that is ends the evaluation."""
+    """Return whether an argument is true; stop at the first that is."""
     return _until(context, call, decisive=True)
 
 
@@ -62,7 +62,7 @@ def coalesce(context: FunctionContext, call: FunctionCall) -> Value:
 
 @function("not", BOOLEAN)
 def not_(value: bool) -> bool:  # noqa: FBT001 - the language's own argument
-    """Turn a condition round."""
+    """Negate a condition."""
     return not value
 
 
@@ -85,37 +85,37 @@ def null() -> None:
 
 @function("equals", ANY, ANY)
 def equals(left: Value, right: Value) -> bool:
-    """Say whether two values are the same; text is compared by its characters."""
+    """Return whether two values are equal; strings are compared case-sensitively."""
     return is_equal(left, right)
 
 
 @function("less", ANY, ANY)
 def less(left: Value, right: Value) -> bool:
-    """Compare two numbers, or two texts by their characters."""
+    """Compare two numbers, or two strings by their characters."""
     return _compare("less", left, right, lambda order: order < 0)
 
 
 @function("lessOrEquals", ANY, ANY)
 def less_or_equals(left: Value, right: Value) -> bool:
-    """Compare two numbers, or two texts by their characters."""
+    """Compare two numbers, or two strings by their characters."""
     return _compare("lessOrEquals", left, right, lambda order: order <= 0)
 
 
 @function("greater", ANY, ANY)
 def greater(left: Value, right: Value) -> bool:
-    """Compare two numbers, or two texts by their characters."""
+    """Compare two numbers, or two strings by their characters."""
     return _compare("greater", left, right, lambda order: order > 0)
 
 
 @function("greaterOrEquals", ANY, ANY)
 def greater_or_equals(left: Value, right: Value) -> bool:
-    """Compare two numbers, or two texts by their characters."""
+    """Compare two numbers, or two strings by their characters."""
     return _compare("greaterOrEquals", left, right, lambda order: order >= 0)
 
 
 @function("bool", ("String", "Integer", "Boolean"))
 def bool_(value: str | int) -> bool:
-    """Turn a text or a number into a condition."""
+    """Convert a string or a number to a Boolean."""
     if isinstance(value, int):
         return value != 0
     found = {"true": True, "false": False}.get(value.strip().lower())
@@ -129,7 +129,7 @@ def bool_(value: str | int) -> bool:
 
 @function("fail", ("String",))
 def fail(message: str) -> Value:
-    """End the deployment with a message of the template's."""
+    """Fail the deployment with a message."""
     raise ExpressionError(message)
 
 
@@ -148,7 +148,7 @@ def _until(context: FunctionContext, call: FunctionCall, *, decisive: bool) -> V
 
 
 def _undecided(context: FunctionContext, call: FunctionCall, seen: Sequence[Value]) -> Residual:
-    """Return the call with what was evaluated, the last of it unknown, and the rest as it was written."""
+    """Return the call with its evaluated arguments, the last of them unknown, and the rest unevaluated."""
     rest = map(context.freeze, call.arguments[len(seen) :])
     return Residual(FunctionCall(call.name, (*map(node_of, seen), *rest)))
 

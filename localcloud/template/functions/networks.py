@@ -16,10 +16,10 @@ _POINT_TO_POINT: Final = 2
 
 @function("parseCidr", STRING)
 def parse_cidr(text: str) -> Value:
-    """Return an address range's parts."""
+    """Return the parts of an address range."""
     network = _network(text)
     first, last = network[0], network[-1]
-    if network.version == 4:  # noqa: PLR2004 - IPv4 keeps the first and the last address
+    if network.version == 4:  # noqa: PLR2004 - IPv4 reserves the first and the last address
         is_small = network.num_addresses <= _POINT_TO_POINT
         first, last = (network[0], network[0]) if is_small else (network[1], network[-2])
     broadcast = {"broadcast": str(network.broadcast_address)} if network.version == 4 else {}  # noqa: PLR2004
@@ -35,7 +35,7 @@ def parse_cidr(text: str) -> Value:
 
 @function("cidrSubnet", STRING, INTEGER, INTEGER)
 def cidr_subnet(text: str, prefix: int, index: int) -> str:
-    """Return the range of a smaller size at a position, from 0."""
+    """Return the subnet of a prefix length at a position, from 0."""
     network = _network(text)
     most = network.max_prefixlen
     if not network.prefixlen <= prefix <= most:
@@ -63,7 +63,7 @@ def cidr_host(text: str, index: int) -> str:
 def _network(text: str) -> IPv4Network | IPv6Network:
     invalid = ExpressionError(f"The specified CIDR '{text}' is not valid.")
     if "/" not in text:
-        raise invalid  # Azure would guess a size from the first number; we do not
+        raise invalid  # Azure guesses a size from the first number; not emulated
     try:
         return ip_network(text, strict=False)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Arithmetic on 64-bit whole numbers."""
+"""Arithmetic on 64-bit integers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def mul(left: int, right: int) -> int:
 
 @function("div", INTEGER, INTEGER)
 def div(left: int, right: int) -> int:
-    """Divide, cutting off towards zero."""
+    """Divide, rounding towards zero."""
     if right == 0:
         raise function_error("The template language function 'div' tried to divide by zero.")
     quotient = abs(left) // abs(right)
@@ -42,7 +42,7 @@ def div(left: int, right: int) -> int:
 
 @function("mod", INTEGER, INTEGER)
 def mod(left: int, right: int) -> int:
-    """Return what a division leaves, with the sign of the first number."""
+    """Return the remainder of a division, with the sign of the first number."""
     if right == 0:
         raise function_error("The template language function 'mod' tried to divide by zero.")
     rest = abs(left) % abs(right)
@@ -51,19 +51,19 @@ def mod(left: int, right: int) -> int:
 
 @function("min", ANY, rest=ANY)
 def min_(*values: Value) -> int:
-    """Return the least of the numbers or of an array of them."""
+    """Return the smallest of numbers or of an array of numbers."""
     return min(_integers("min", values))
 
 
 @function("max", ANY, rest=ANY)
 def max_(*values: Value) -> int:
-    """Return the greatest of the numbers or of an array of them."""
+    """Return the largest of numbers or of an array of numbers."""
     return max(_integers("max", values))
 
 
 @function("int", ("Integer", "String"))
 def int_(value: str | int) -> int:
-    """Turn a text into a whole number."""
+    """Convert a string to an integer."""
     try:
         return int(value)
     except ValueError:
@@ -75,7 +75,7 @@ def int_(value: str | int) -> int:
 
 @function("float", ("String", "Integer", "Float"))
 def float_(value: str | float) -> float:
-    """Turn a text or a whole number into a decimal number."""
+    """Convert a string or an integer to a floating-point number."""
     try:
         return float(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a template knows of itself and of Azure: parameters, its place, resources and their ids."""
+"""Parameters and variables, the deployment's scope, and resources with their ids."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from localcloud.template.bindings import Target
     from localcloud.template.registry import FunctionContext
 
-#: The list actions that the local cloud's resources have. Azure has many more.
+#: The list actions that the local cloud supports. Azure has many more.
 LIST_FUNCTIONS: Final = (
     *("list", "listAccountSas", "listAuthKeys", "listConnectionStrings", "listCredential", "listCredentials"),
     *("listKeys", "listQueryKeys", "listSecrets", "listServiceSas", "listSecret"),
@@ -53,7 +53,7 @@ def variables(context: FunctionContext, name: str) -> Value:
 
 @scoped("copyIndex", optional=(("String", "Integer"), INTEGER))
 def copy_index(context: FunctionContext, first: str | int | None = None, second: int = 0) -> int:
-    """Return the index of the innermost loop or of a named one, and an offset more."""
+    """Return the index of the innermost or a named loop, plus an offset."""
     name, offset = (first, second) if isinstance(first, str) else (context.innermost, first or 0)
     found = next(
         (index for each, index in context.copies.items() if each.lower() == (name or "").lower()), None
@@ -115,19 +115,19 @@ def deployment(context: FunctionContext) -> Value:
 
 @lazy("environment")
 def environment(context: FunctionContext, call: FunctionCall) -> Value:
-    """Leave the facts of the cloud to the time when the deployment runs."""
+    """Leave the cloud's properties unevaluated until the deployment runs."""
     return _later(context, call, "environment")
 
 
 @lazy("deployer")
 def deployer(context: FunctionContext, call: FunctionCall) -> Value:
-    """Leave the person who deploys to the time when the deployment runs."""
+    """Leave the deploying identity unevaluated until the deployment runs."""
     return _later(context, call, "deployer")
 
 
 @scoped("resourceId", STRING, STRING, rest=STRING)
 def resource_id(context: FunctionContext, *parts: str) -> str:
-    """Return the id of a resource in this group, or in another one whose name stands before the type."""
+    """Return the id of a resource in this group, or in the group that precedes the type."""
     at = _type_index("resourceId", parts)
     subscription_id, group = context.scope.subscription_id, context.scope.resource_group
     if at == 1:
@@ -140,7 +140,7 @@ def resource_id(context: FunctionContext, *parts: str) -> str:
 
 @scoped("subscriptionResourceId", STRING, STRING, rest=STRING)
 def subscription_resource_id(context: FunctionContext, *parts: str) -> str:
-    """Return the id of a resource of this subscription, or of another one whose id stands before the type."""
+    """Return the id of a resource of this subscription, or of the one that precedes the type."""
     at = _type_index("subscriptionResourceId", parts)
     base = f"/subscriptions/{parts[0] if at else context.scope.subscription_id}"
     return base + _provider_path("subscriptionResourceId", parts[at], parts[at + 1 :])
@@ -167,7 +167,7 @@ def management_group_resource_id(group: str, resource_type: str, *names: str) ->
 
 @lazy("reference", STRING, optional=(STRING, STRING))
 def reference(context: FunctionContext, call: FunctionCall) -> Value:
-    """Return a resource's properties, or the whole of it with `Full`."""
+    """Return a resource's properties, or with `Full` the whole resource."""
     _require_runtime_section(context, call.name)
     values = tuple(map(context.evaluate, call.arguments))
     for index, value in enumerate(values):
@@ -191,7 +191,7 @@ def reference(context: FunctionContext, call: FunctionCall) -> Value:
 
 @lazy("references", STRING, optional=(STRING,))
 def references(context: FunctionContext, call: FunctionCall) -> Value:
-    """Return the properties of every resource of a loop, or the whole of them with `Full`."""
+    """Return the properties of every resource of a loop, or with `Full` the whole resources."""
     _require_runtime_section(context, call.name)
     values = tuple(map(context.evaluate, call.arguments))
     runtime = context.bindings.runtime
@@ -206,7 +206,7 @@ def references(context: FunctionContext, call: FunctionCall) -> Value:
 
 @lazy("resourceInfo", STRING)
 def resource_info(context: FunctionContext, call: FunctionCall) -> Value:
-    """Return the id and the name of a resource of this template."""
+    """Return the id of a resource of this template."""
     name = context.evaluate(call.arguments[0])
     target = context.bindings.resources.target(name)
     if target is None:
@@ -215,7 +215,7 @@ def resource_info(context: FunctionContext, call: FunctionCall) -> Value:
 
 
 def list_function(context: FunctionContext, call: FunctionCall) -> Value:
-    """Return the answer of a list action of a resource: its name or id, the api-version."""
+    """Return the result of a list action of a resource, given its name or id and the api-version."""
     _require_runtime_section(context, call.name)
     values = tuple(map(context.evaluate, call.arguments))
     if any(isinstance(value, Residual) for value in values):
@@ -234,7 +234,7 @@ def list_function(context: FunctionContext, call: FunctionCall) -> Value:
 
 
 def is_runtime_function(name: str) -> bool:
-    """Say whether a function asks a resource, and so makes what calls it depend on the resource."""
+    """Return whether a function queries a resource, so that its caller depends on the resource."""
     found = find_function(name)
     return found is not None and (found.name in ("reference", "references") or found.name in LIST_FUNCTIONS)
 
@@ -259,7 +259,7 @@ def _require_runtime_section(context: FunctionContext, name: str) -> None:
 
 
 def _target(context: FunctionContext, function_name: str, name: str) -> Target | None:
-    """Return the resource of the template that a name or an id means; None for the id of another resource."""
+    """Return the resource of the template with a name or id; None for the id of another resource."""
     target = context.bindings.resources.target(name)
     if target is None and not name.startswith("/"):
         raise _not_found(function_name, name)

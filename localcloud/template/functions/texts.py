@@ -1,6 +1,6 @@
-"""Texts, with lengths and positions as .NET counts them.
+"""Strings, with lengths and positions in UTF-16 units, as in .NET.
 
-Comparisons are by characters; where they ignore case, it says so.
+Comparisons are case-sensitive unless documented otherwise.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _SCALARS: Final = ("String", "Integer", "Boolean")
 
 @function("string", ("Integer", "String", "Boolean", "Object", "Array"))
 def string(value: Value) -> str:
-    """Return a text as it is, a condition as ``True`` or ``False``, anything else as compact JSON."""
+    """Convert to a string: a Boolean to ``True`` or ``False``, anything else to compact JSON."""
     return value if isinstance(value, str) else _scalar_text(value)
 
 
 @function("format", STRING, rest=ANY)
 def format_(pattern: str, *values: Value) -> str:
-    """Fill a pattern in .NET's composite format."""
+    """Fill the placeholders of a .NET composite format."""
     if any(isinstance(value, Residual) for value in values):
         raise NeedsRuntime
     try:
@@ -37,32 +37,32 @@ def format_(pattern: str, *values: Value) -> str:
 
 @function("toLower", STRING)
 def to_lower(text: str) -> str:
-    """Return a text in lower case, a character for a character."""
+    """Return a string in lower case, with the same number of characters."""
     return "".join(lower if len(lower := each.lower()) == 1 else each for each in text)
 
 
 @function("toUpper", STRING)
 def to_upper(text: str) -> str:
-    """Return a text in upper case, a character for a character."""
+    """Return a string in upper case, with the same number of characters."""
     return "".join(upper if len(upper := each.upper()) == 1 else each for each in text)
 
 
 @function("trim", STRING)
 def trim(text: str) -> str:
-    """Return a text without white space around it."""
+    """Return a string without leading and trailing white space."""
     return text.strip()
 
 
 @function("padLeft", ("String", "Integer"), INTEGER, optional=(STRING,))
 def pad_left(value: str | int, width: int, fill: str = " ") -> str:
-    """Fill a text up to a width from the left."""
+    """Pad a string on the left to a width."""
     text = str(value)
     return fill * max(width - utf16_length(text), 0) + text
 
 
 @function("replace", STRING, STRING, STRING)
 def replace(text: str, old: str, new: str) -> str:
-    """Put a text in the place of every occurrence of another."""
+    """Replace every occurrence of a string."""
     if not old:
         raise function_error(
             "The template language function 'replace' expects its second parameter to not be null or empty."
@@ -72,7 +72,7 @@ def replace(text: str, old: str, new: str) -> str:
 
 @function("split", STRING, ANY)
 def split(text: str, separators: Value) -> list[str]:
-    """Cut a text at a separator or at any of several."""
+    """Split a string at a separator or at any of several."""
     marks = [separators] if isinstance(separators, str) else separators
     if not isinstance(marks, list) or any(kind(mark) != "String" for mark in marks):
         raise function_error(
@@ -93,7 +93,7 @@ def split(text: str, separators: Value) -> list[str]:
 
 @function("join", ARRAY, STRING)
 def join(parts: list[Value], separator: str) -> str:
-    """Join the texts of an array's elements."""
+    """Join the elements of an array."""
     wrong = [index for index, part in enumerate(parts) if kind(part) not in _SCALARS]
     if wrong:
         kinds = ", ".join(sorted({f"'{kind(parts[index])}'" for index in wrong}))
@@ -107,7 +107,7 @@ def join(parts: list[Value], separator: str) -> str:
 
 @function("substring", STRING, INTEGER, optional=(INTEGER,))
 def substring(text: str, start: int, count: int | None = None) -> str:
-    """Cut a part out of a text."""
+    """Return a part of a string."""
     size = utf16_length(text)
     if start < 0 or start > size:
         raise ExpressionError(
@@ -127,19 +127,19 @@ def substring(text: str, start: int, count: int | None = None) -> str:
 
 @function("startsWith", STRING, STRING)
 def starts_with(text: str, beginning: str) -> bool:
-    """Say whether a text begins with another, whatever their case."""
+    """Return whether a string starts with another, ignoring case."""
     return bool(to_upper(text).startswith(to_upper(beginning)))
 
 
 @function("endsWith", STRING, STRING)
 def ends_with(text: str, end: str) -> bool:
-    """Say whether a text ends with another, whatever their case."""
+    """Return whether a string ends with another, ignoring case."""
     return bool(to_upper(text).endswith(to_upper(end)))
 
 
 @function("indexOf", ("String", "Array"), ANY)
 def index_of(container: str | list[Value], wanted: Value) -> int:
-    """Return the first position of a text, whatever its case, or of an element; -1 if there is none."""
+    """Return the first position of a string, ignoring case, or of an element; -1 if there is none."""
     if isinstance(container, list):
         return next((index for index, item in enumerate(container) if is_equal(item, wanted)), -1)
     found = to_upper(container).find(to_upper(_text("indexOf", wanted)))
@@ -148,7 +148,7 @@ def index_of(container: str | list[Value], wanted: Value) -> int:
 
 @function("lastIndexOf", ("String", "Array"), ANY)
 def last_index_of(container: str | list[Value], wanted: Value) -> int:
-    """Return the last position of a text, whatever its case, or of an element; -1 if there is none."""
+    """Return the last position of a string, ignoring case, or of an element; -1 if there is none."""
     if isinstance(container, list):
         positions = range(len(container) - 1, -1, -1)
         return next((index for index in positions if is_equal(container[index], wanted)), -1)
