@@ -291,7 +291,11 @@ def deploy_watched(clone: Clone, endpoint: str, *flags: str) -> tuple[Ran, list[
 def test_a_changed_server_goes_live(clone: Clone, endpoint: str) -> None:
     before = version(endpoint)
     marked = clone.root / "inference" / "__init__.py"
-    marked.write_text(re.sub(r'VERSION = ".*"', 'VERSION = "9.9.9-e2e"', marked.read_text()))
+    text, changes = re.subn(
+        r'^(VERSION\b.*) = ".*"$', r'\1 = "9.9.9-e2e"', marked.read_text(), flags=re.MULTILINE
+    )
+    assert changes == 1
+    marked.write_text(text)
     ran, seen = deploy_watched(clone, endpoint, "--json")
     assert ran.code == 0, ran
     after = version(endpoint)
