@@ -13,7 +13,7 @@ import socket
 import sys
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from infra.az.client import Az, az_environment
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from infra.console import Console
 
-_DESCRIPTOR = "cloud.json"
-_STAMP = "fjarr-signed-in"
+_DESCRIPTOR: Final = "cloud.json"
+_STAMP: Final = "fjarr-signed-in"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,20 +10,20 @@ Secrets are never on a command line: they are passed in files that only the user
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from infra.process import Command
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MINIMUM_VERSION = (2, 75, 0)
+MINIMUM_VERSION: Final = (2, 75, 0)
 """The oldest version of az that is accepted. Developed and tested with 2.91."""
 
-APP_API_VERSION = "2025-07-01"
+APP_API_VERSION: Final = "2025-07-01"
 """The api-version for calls to Microsoft.App that az has no command for: the one that az 2.91 uses."""
 
-INSTALL_HINT = "pip install azure-cli, into the environment that invoke runs in"
+INSTALL_HINT: Final = "pip install azure-cli, into the environment that invoke runs in"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from infra.errors import RemoteError, ToolError, UsageError
 from infra.wording import last_lines
@@ -18,14 +18,14 @@ from infra.wording import last_lines
 if TYPE_CHECKING:
     from infra.document import Json
 
-_NOT_FOUND = (
+_NOT_FOUND: Final = (
     "ResourceNotFound",
     "ResourceGroupNotFound",
     "ParentResourceNotFound",
     "DeploymentNotFound",
     "NotFound",
 )
-VAGUE_CODES = frozenset(
+VAGUE_CODES: Final = frozenset(
     {
         "Conflict",
         "DeploymentFailed",
@@ -37,15 +37,15 @@ VAGUE_CODES = frozenset(
 )
 """Codes without information: the cause is in the details."""
 
-_SIGNED_OUT = re.compile(r"az login|AADSTS\d+|No subscription found|not logged in", re.IGNORECASE)
-_CODE_AND_MESSAGE = re.compile(r"^(?:ERROR: )?\((?P<code>\w+)\) (?P<message>.+)$", re.MULTILINE)
-_CODE_DASH_MESSAGE = re.compile(r"^(?:ERROR: )?(?P<code>[A-Z]\w+) - (?P<message>.+)$", re.MULTILINE)
-_CODE_LINE = re.compile(r"^Code: *(?P<code>\w+)$", re.MULTILINE)
-_MESSAGE_LINE = re.compile(r"^Message: *(?P<message>.+)$", re.MULTILINE)
-_USAGE_EXIT_CODE = 2
+_SIGNED_OUT: Final = re.compile(r"az login|AADSTS\d+|No subscription found|not logged in", re.IGNORECASE)
+_CODE_AND_MESSAGE: Final = re.compile(r"^(?:ERROR: )?\((?P<code>\w+)\) (?P<message>.+)$", re.MULTILINE)
+_CODE_DASH_MESSAGE: Final = re.compile(r"^(?:ERROR: )?(?P<code>[A-Z]\w+) - (?P<message>.+)$", re.MULTILINE)
+_CODE_LINE: Final = re.compile(r"^Code: *(?P<code>\w+)$", re.MULTILINE)
+_MESSAGE_LINE: Final = re.compile(r"^Message: *(?P<message>.+)$", re.MULTILINE)
+_USAGE_EXIT_CODE: Final = 2
 
-_PARAMETERS = "infra/provision/inference.parameters.json"
-HINTS: dict[str, str] = {
+_PARAMETERS: Final = "infra/provision/inference.parameters.json"
+HINTS: Final[dict[str, str]] = {
     "AccountNameInvalid": "set storageAccountName to 3 to 24 lower-case letters and digits",
     "AuthorizationFailed": "ask for a role that allows this, such as Contributor on the resource group, "
     "or sign in with an account that has it (az login)",

@@ -9,16 +9,16 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from infra.document import Json
 
-CONSUMPTION = "Consumption"
-_CONSUMPTION_STEP = Decimal("0.25")
-_CONSUMPTION_MAX_CORES = Decimal(4)
+CONSUMPTION: Final = "Consumption"
+_CONSUMPTION_STEP: Final = Decimal("0.25")
+_CONSUMPTION_MAX_CORES: Final = Decimal(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class Size:
     memory_gib: Decimal
 
 
-GPU_SIZES = {
+GPU_SIZES: Final = {
     "Consumption-GPU-NC8as-T4": Size(Decimal(8), Decimal(56)),
     "Consumption-GPU-NC24-A100": Size(Decimal(24), Decimal(220)),
     "NC24-A100": Size(Decimal(24), Decimal(220)),
 }
 """The GPU profiles of known size. For others there is no check."""
 
-PROBE_RANGES = {
+PROBE_RANGES: Final = {
     "initialDelaySeconds": (0, 60),
     "periodSeconds": (1, 240),
     "timeoutSeconds": (1, 240),
@@ -44,7 +44,7 @@ PROBE_RANGES = {
 }
 """The allowed range of each number of a probe. Source: Microsoft.App specification, ContainerAppProbe."""
 
-MAX_FAILURES = {"Liveness": 30, "Readiness": 48, "Startup": 240}
+MAX_FAILURES: Final = {"Liveness": 30, "Readiness": 48, "Startup": 240}
 """The highest accepted failureThreshold. The specification says 10; the platform's default for a
 startup probe is 240."""
 

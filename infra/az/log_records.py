@@ -10,17 +10,17 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
 
 from infra.document import Json, as_object
 
 Kind = Literal["console", "system"]
 
-_SPACED_TIME = re.compile(r"^(\S+) (\S+) ([+-]\d{4})( \S+)?$")
-_CONNECTION_NOTICES = ("Connecting to the container '", "Successfully Connected to container: '")
+_SPACED_TIME: Final = re.compile(r"^(\S+) (\S+) ([+-]\d{4})( \S+)?$")
+_CONNECTION_NOTICES: Final = ("Connecting to the container '", "Successfully Connected to container: '")
 """Lines that the platform writes to a console stream whenever it is opened."""
 
-_LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
+_LONG_FRACTION: Final = re.compile(r"(\.\d{6})\d+")
 
 
 @dataclass(frozen=True, slots=True)

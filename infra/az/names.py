@@ -7,17 +7,18 @@ so the names must be exactly the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from infra.az.commands import Group
 
-_MASK = 0xFFFFFFFF
-_C1, _C2 = 0x239B961B, 0xAB0E9789
-_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
-_SUFFIX_LENGTH = 5
+_MASK: Final = 0xFFFFFFFF
+_C1: Final = 0x239B961B
+_C2: Final = 0xAB0E9789
+_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
+_SUFFIX_LENGTH: Final = 5
 
-PREFIXES = {
+PREFIXES: Final = {
     "storageAccountName": "aistorage",
     "fileShareName": "aifileshare",
     "acaEnvironmentName": "aienv",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from infra.config.templates import validate
 from infra.document import read_object, write_atomic
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-KEYS = (
+KEYS: Final = (
     "SUBSCRIPTION_ID",
     "RESOURCE_GROUP_NAME",
     "STORAGE_ACCOUNT_NAME",

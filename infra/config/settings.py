@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from infra.az.names import PREFIXES, Names, default_name, resource_suffix
 from infra.config.stage import STAGES_PATH
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from infra.az.commands import Group
     from infra.config.stage import Stage
 
-USER_PARAMETERS = Path("infra/provision/inference.parameters.json")
-HANDOVER_CONFIG = Path("infra/finetuning.config.json")
-HANDOVER_PARAMETERS = Path("infra/provision/finetuning.parameters.json")
-SHARED_PARAMETERS = (
+USER_PARAMETERS: Final = Path("infra/provision/inference.parameters.json")
+HANDOVER_CONFIG: Final = Path("infra/finetuning.config.json")
+HANDOVER_PARAMETERS: Final = Path("infra/provision/finetuning.parameters.json")
+SHARED_PARAMETERS: Final = (
     "location",
     "storageAccountName",
     "fileShareName",
@@ -40,7 +40,7 @@ SHARED_PARAMETERS = (
 )
 """The fine-tuning step's parameters that inference shares. The others have a different meaning here."""
 
-TEMPLATE_DEFAULT = "the template's default"
+TEMPLATE_DEFAULT: Final = "the template's default"
 
 
 @dataclass(frozen=True, slots=True)

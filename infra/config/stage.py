@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from infra.errors import UsageError
 from infra.wording import did_you_mean
@@ -16,10 +16,10 @@ from infra.wording import did_you_mean
 if TYPE_CHECKING:
     from infra.document import Json
 
-STAGES_PATH = Path("infra/stages.toml")
-DEFAULT_STAGE = "azure"
-CLOUDS = ("azure", "local")
-_KEYS = ("cloud", "subscription", "resource_group", "location", "parameters")
+STAGES_PATH: Final = Path("infra/stages.toml")
+DEFAULT_STAGE: Final = "azure"
+CLOUDS: Final = ("azure", "local")
+_KEYS: Final = ("cloud", "subscription", "resource_group", "location", "parameters")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ import tomllib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from infra.errors import FjarrError, ToolError, UsageError
 
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "ticket-triage"
+EXAMPLE: Final = Path(__file__).resolve().parents[2] / "examples" / "ticket-triage"
 
 # Increase it when the conversion's result changes: results of older versions are then replaced.
-CONVERSION_VERSION = 1
+CONVERSION_VERSION: Final = 1
 
 # The wheel, its GGUF file and the converted model at once, with a margin.
-NEEDED_BYTES = 550_000_000
+NEEDED_BYTES: Final = 550_000_000
 
-_MANIFEST = "fjarr-manifest.json"
+_MANIFEST: Final = "fjarr-manifest.json"
 
 
 class Console(Protocol):

@@ -12,7 +12,7 @@ answers.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from infra.errors import UsageError
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
     from tokenizers import Tokenizer
 
-WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FILE: Final = "model.safetensors"
 
 # GGUF's names and transformers' names of the weights outside and inside of a layer.
-_OUTER = {
+_OUTER: Final = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
-_INNER = {
+_INNER: Final = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -43,7 +43,7 @@ _INNER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_CONTROL_TOKEN = 3
+_CONTROL_TOKEN: Final = 3
 
 
 class Progress(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from infra.az.commands import app_secret_show
 from infra.document import Json, as_object
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from infra.az.commands import Group
     from infra.session import Session
 
-SECRET_NAME = "api-key"  # noqa: S105  # the name of the secret, as in the template
-DEFAULT_NAME = "default"
-_KEY_BYTES = 32
+SECRET_NAME: Final = "api-key"  # noqa: S105  # the name of the secret, as in the template
+DEFAULT_NAME: Final = "default"
+_KEY_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ changed or removed, so existing profiles are left as they are. Pure: values in, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from infra.az.commands import Group, workload_profile_add, workload_profile_update
 from infra.az.limits import CONSUMPTION
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from infra.config.settings import Settings
     from infra.process import Command
 
-DEFAULT_MAXIMUM_COUNT = 2
+DEFAULT_MAXIMUM_COUNT: Final = 2
 """The meaning of a null `maximumInstanceCount`, as in the template."""
 
 

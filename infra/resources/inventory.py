@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from infra.az.commands import resource_list
 from infra.document import Json, as_object, write_atomic
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from infra.az.names import Names
     from infra.session import Session
 
-MANAGED_TAG = "fjarr-made"
-APP, ENVIRONMENT, WORKSPACE, ACCOUNT = "app", "environment", "workspace", "account"
-TYPES = {
+MANAGED_TAG: Final = "fjarr-made"
+APP: Final = "app"
+ENVIRONMENT: Final = "environment"
+WORKSPACE: Final = "workspace"
+ACCOUNT: Final = "account"
+TYPES: Final = {
     APP: "Microsoft.App/containerApps",
     ENVIRONMENT: "Microsoft.App/managedEnvironments",
     WORKSPACE: "Microsoft.OperationalInsights/workspaces",

@@ -18,7 +18,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from infra.az.commands import app_log_token, app_show, replica_list
 from infra.az.log_records import Kind, LogRecord, ShownRecords, parse_record
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
     from infra.session import Session
 
-MAX_LINES = 300
+MAX_LINES: Final = 300
 """The maximum number of past lines that a stream returns. Source: `tailLines`, 0 to 300."""
 
-_READ_TIMEOUT_S = 90.0
+_READ_TIMEOUT_S: Final = 90.0
 """A stream that is silent for longer is reopened: Azure drops silent streams without closing them."""
 
-_REFRESH_INTERVAL_S = 60.0
+_REFRESH_INTERVAL_S: Final = 60.0
 """How often to list the replicas and to request a new token."""
 
-_MIN_REFRESH_S = 5.0
+_MIN_REFRESH_S: Final = 5.0
 """The minimum interval between refreshes when a stream ends, which may mean that there is a new replica."""
 
-_RECONNECT_PAUSE_S = 2.0
+_RECONNECT_PAUSE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ step's group is used; if there is none, an error names the missing flag.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from infra.az.commands import Group, account_list, group_list
 from infra.errors import UsageError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from infra.document import Json
     from infra.session import Session
 
-_ID = re.compile(r"^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$")
+_ID: Final = re.compile(r"^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$")
 
 
 def find_group(session: Session, flags: Flags, handover: Handover) -> Group:

@@ -10,7 +10,7 @@ import platform
 import shutil
 import sys
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import psutil
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from infra.document import Json
     from infra.session import Session
 
-_MIN_PYTHON = (3, 11)
-_MIN_DISK_BYTES = 3_000_000_000
-_MIN_LOCAL_MEMORY_BYTES = 3_000_000_000
+_MIN_PYTHON: Final = (3, 11)
+_MIN_DISK_BYTES: Final = 3_000_000_000
+_MIN_LOCAL_MEMORY_BYTES: Final = 3_000_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from infra.az.commands import (
     Group,
@@ -67,8 +67,8 @@ if TYPE_CHECKING:
     from infra.az.names import Names
     from infra.session import Session
 
-DEPLOYMENT = "inference"
-_SOURCE = "provision itself"
+DEPLOYMENT: Final = "inference"
+_SOURCE: Final = "provision itself"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from infra.az.commands import replica_list, revision_list
@@ -20,9 +20,9 @@ from infra.document import Json, as_object
 if TYPE_CHECKING:
     from infra.session import Session
 
-_TIMEOUT_S = 10.0
-_MAX_BYTES = 1 << 16
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_TIMEOUT_S: Final = 10.0
+_MAX_BYTES: Final = 1 << 16
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from infra.config.settings import Flags, read_handover
 from infra.errors import RemoteError
@@ -21,8 +21,8 @@ from infra.verbs.status import Status, find_status
 if TYPE_CHECKING:
     from infra.session import Session
 
-DEFAULT_PROMPT = "What can you do?"
-EXAMPLE_TOKENS = 100
+DEFAULT_PROMPT: Final = "What can you do?"
+EXAMPLE_TOKENS: Final = 100
 """The token limit of the printed examples, low enough for a small machine."""
 
 
