@@ -22,7 +22,7 @@ RUN_OF_WORDS = 5
 
 
 def spelt_out(sentence: str) -> list[str]:
-    """Return all sentences that one with choices such as `[one|two]` stands for."""
+    """Return all expansions of a sentence with choices such as `[one|two]`."""
     found = re.search(r"\[([^\[\]]*)\]", sentence)
     if found is None:
         return [sentence]

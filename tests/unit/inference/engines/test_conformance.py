@@ -298,7 +298,7 @@ async def read(stream: TokenStream) -> Increment:
 def add_up(increments: Sequence[Increment]) -> Increment:
     assert all(increment.finish_reason is None for increment in increments[:-1])
     tokens = (token for increment in increments for token in increment.token_ids)
-    logprobs = (told for increment in increments for told in increment.logprobs)
+    logprobs = (entry for increment in increments for entry in increment.logprobs)
     return Increment(tuple(tokens), increments[-1].finish_reason, tuple(logprobs))
 
 
@@ -564,13 +564,13 @@ async def test_logprobs_are_those_of_the_plain_network(bench: Bench, count: int)
         scores = scores_after(real, [*prompt, *answer.token_ids])[len(prompt) - 1 : -1]
         expected = torch.log_softmax(scores, dim=-1)
         assert len(answer.logprobs) == len(answer.token_ids)
-        for token, told, logprobs in zip(answer.token_ids, answer.logprobs, expected, strict=True):
-            assert told.chosen == pytest.approx(logprobs[token].item(), abs=1e-3)
-            values = [value for _, value in told.top]
+        for token, entry, logprobs in zip(answer.token_ids, answer.logprobs, expected, strict=True):
+            assert entry.chosen == pytest.approx(logprobs[token].item(), abs=1e-3)
+            values = [value for _, value in entry.top]
             assert values == pytest.approx(logprobs.topk(count).values.tolist(), abs=1e-3)
             assert values == sorted(values, reverse=True)
-            assert values == pytest.approx([logprobs[top].item() for top, _ in told.top], abs=1e-3)
-            assert len({top for top, _ in told.top}) == count
+            assert values == pytest.approx([logprobs[top].item() for top, _ in entry.top], abs=1e-3)
+            assert len({top for top, _ in entry.top}) == count
     assert (await read(silent)) == bench.expect(other, BASE, 12)
 
 

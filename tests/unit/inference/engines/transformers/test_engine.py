@@ -121,7 +121,7 @@ def ask(
 async def read(stream: TokenStream) -> Increment:
     increments = [increment async for increment in stream]
     tokens = tuple(token for increment in increments for token in increment.token_ids)
-    logprobs = tuple(told for increment in increments for told in increment.logprobs)
+    logprobs = tuple(entry for increment in increments for entry in increment.logprobs)
     return Increment(tokens, increments[-1].finish_reason, logprobs)
 
 

@@ -281,16 +281,16 @@ def test_logprobs_are_those_before_anything_was_changed() -> None:
     scores = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
     step(RowSampler(), scores.tolist(), asking, silent, other)
     expected = torch.log_softmax(scores, dim=-1)
-    (told,) = asking.logprobs
-    assert told.chosen == pytest.approx(expected[0, 2].item())
-    assert [token for token, _ in told.top] == expected[0].argsort(descending=True)[:2].tolist()
-    assert [value for _, value in told.top] == pytest.approx(
+    (entry,) = asking.logprobs
+    assert entry.chosen == pytest.approx(expected[0, 2].item())
+    assert [token for token, _ in entry.top] == expected[0].argsort(descending=True)[:2].tolist()
+    assert [value for _, value in entry.top] == pytest.approx(
         expected[0].sort(descending=True).values[:2].tolist()
     )
     assert silent.logprobs == []
-    (told,) = other.logprobs
-    assert told.chosen == pytest.approx(expected[2].max().item())
-    assert told.top == ()
+    (entry,) = other.logprobs
+    assert entry.chosen == pytest.approx(expected[2].max().item())
+    assert entry.top == ()
 
 
 def test_more_logprobs_than_tokens_are_all_of_them() -> None:
