@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import logging
 import os
+from typing import Final
 
 from localcloud.clock import utc_now
 from localcloud.runtime import processes
 from localcloud.runtime.logs import LineSplitter, Log
 from localcloud.runtime.spec import ConsoleRecord, Limits
 
-_log = logging.getLogger(__name__)
-_CHUNK_BYTES = 64 * 1024
+LOGGER: Final = logging.getLogger(__name__)
+_CHUNK_BYTES: Final = 64 * 1024
 
 
 class ContainerRun:
@@ -117,4 +118,4 @@ async def _append(lines: list[str], log: Log[ConsoleRecord]) -> None:
         await log.append(ConsoleRecord(time, line) for line in lines)
     except OSError as error:
         # Go on reading: a container blocks when nobody reads its output.
-        _log.warning("%d lines of a container's output are lost: %s", len(lines), error)
+        LOGGER.warning("%d lines of a container's output are lost: %s", len(lines), error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from localcloud.runtime import sockets
 from localcloud.runtime.probes import Prober, probes_of
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from localcloud.runtime.workspace import Workspace
 
 # How many checks in a row must find a wrong port before it is reported: some servers open another port first.
-_WRONG_PORT_CHECKS = 2
+_WRONG_PORT_CHECKS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)

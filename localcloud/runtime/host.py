@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.clock import utc_now
 from localcloud.runtime.ingress import Backend, Ingress, new_session
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-_STOPPED = RevisionState("Stopped", "None", "")
+_STOPPED: Final = RevisionState("Stopped", "None", "")
 
 
 class _App:

@@ -24,7 +24,7 @@ import asyncio
 import uuid
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp import hdrs, web
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from localcloud.runtime.spec import Limits
 
-_HOP_BY_HOP = frozenset(
+_HOP_BY_HOP: Final = frozenset(
     {
         "connection",
         "keep-alive",
@@ -49,13 +49,13 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 # Sent by the ingress, as by Envoy, so that a client that waits for it does not wait for the replica.
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Up to this size a body is read whole: one write instead of several.
-_SMALL_BYTES = 64 * 1024
-_HEADER_BYTES = 64 * 1024
-_REQUEST_ID_CHARACTERS = 128
+_SMALL_BYTES: Final = 64 * 1024
+_HEADER_BYTES: Final = 64 * 1024
+_REQUEST_ID_CHARACTERS: Final = 128
 
 
 @dataclass(slots=True, eq=False)

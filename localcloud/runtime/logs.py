@@ -12,7 +12,7 @@ import json
 import os
 from collections import deque
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from localcloud.runtime.spec import ConsoleRecord, SystemRecord
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 Record = TypeVar("Record")
 
 # A follower that is further behind loses the oldest records, so that the daemon's memory does not grow.
-_FOLLOWER_RECORDS = 20_000
+_FOLLOWER_RECORDS: Final = 20_000
 # containerd splits a line at this size.
-_LINE_BYTES = 16 * 1024
-_CONTINUATION = 0b1000_0000
+_LINE_BYTES: Final = 16 * 1024
+_CONTINUATION: Final = 0b1000_0000
 
 
 class Log(Generic[Record]):

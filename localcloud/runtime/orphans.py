@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.runtime.processes import ProcessTree
 from localcloud.runtime.workspace import LEDGER, remove_directories
@@ -11,7 +11,7 @@ from localcloud.runtime.workspace import LEDGER, remove_directories
 if TYPE_CHECKING:
     from pathlib import Path
 
-_log = logging.getLogger(__name__)
+LOGGER: Final = logging.getLogger(__name__)
 
 
 def kill_orphans(state: Path, timeout_s: float) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ def kill_orphans(state: Path, timeout_s: float) -> tuple[str, ...]:
         found.append(ledger.parent.name)
         tree = _tree_of(ledger)
         if stuck := tree.kill(timeout_s):
-            _log.warning("processes %s of replica %s could not be killed", stuck, ledger.parent.name)
+            LOGGER.warning("processes %s of replica %s could not be killed", stuck, ledger.parent.name)
             continue
         remove_directories(ledger.parent)
         tree.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
@@ -19,8 +19,12 @@ from localcloud.runtime.spec import Container, Probe, ProbeKind
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-_OK = range(200, 400)
-_PROBE_NAMES: dict[ProbeKind, str] = {"Startup": "StartUp", "Liveness": "Liveness", "Readiness": "Readiness"}
+_OK: Final = range(200, 400)
+_PROBE_NAMES: Final[dict[ProbeKind, str]] = {
+    "Startup": "StartUp",
+    "Liveness": "Liveness",
+    "Readiness": "Readiness",
+}
 
 
 @dataclass(slots=True)

@@ -26,20 +26,20 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-REPLICA_VARIABLE = "CONTAINER_APP_REPLICA_NAME"
+REPLICA_VARIABLE: Final = "CONTAINER_APP_REPLICA_NAME"
 # Creation times derive from the boot time, which some kernels shift a little (WSL's after a sleep).
-_SAME_TIME_S = 2.0
-_WAIT_S = 0.2
-_POLL_S = 0.002
-_DEAD = frozenset({psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD})
-_GONE = (psutil.NoSuchProcess, psutil.ZombieProcess, ProcessLookupError)
+_SAME_TIME_S: Final = 2.0
+_WAIT_S: Final = 0.2
+_POLL_S: Final = 0.002
+_DEAD: Final = frozenset({psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD})
+_GONE: Final = (psutil.NoSuchProcess, psutil.ZombieProcess, ProcessLookupError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.clock import utc_now
 from localcloud.runtime.run_loop import RunLoop
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from localcloud.runtime.ingress import Backend
     from localcloud.runtime.logs import Log
 
-_log = logging.getLogger(__name__)
+LOGGER: Final = logging.getLogger(__name__)
 
 
 class Replica:
@@ -149,9 +149,9 @@ class Replica:
             message = f"Replica '{self.name}' has been scheduled on this machine"
             await self._workspace.emit("AssigningReplica", message)
             await self._loop.run_until_stopped()
-        except Exception as error:  # noqa: BLE001 - reported in the log and in the status
+        except Exception as error:
             # A bug, or a full disk: the other replicas keep running, and this one's status has the reason.
-            _log.exception("replica %s has failed", self.name)
+            LOGGER.exception("replica %s has failed", self.name)
             self._loop.mark_broken(error)
         finally:
             self._loop.mark_terminated()

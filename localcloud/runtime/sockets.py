@@ -7,7 +7,7 @@ import ipaddress
 import random
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import psutil
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 # Below the ephemeral ports of Linux (32768 and up) and macOS (49152 and up): an outgoing connection could
 # take a replica's port before a slow server binds it.
-_PORTS = range(20000, 30000)
-_TRIES = 200
+_PORTS: Final = range(20000, 30000)
+_TRIES: Final = 200
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.runtime.logs import console_log
 from localcloud.runtime.processes import REPLICA_VARIABLE, ProcessTree
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from localcloud.runtime.mounts import Mounts
     from localcloud.runtime.spec import EventType, Limits, RevisionSpec
 
-LEDGER = "processes.json"
-CONSOLE = "console.log"
-_SUFFIX_LETTERS = string.ascii_lowercase + string.digits
-_SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+LEDGER: Final = "processes.json"
+CONSOLE: Final = "console.log"
+_SUFFIX_LETTERS: Final = string.ascii_lowercase + string.digits
+_SYSTEM_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
