@@ -262,7 +262,7 @@ def down(
     """
     from infra.verbs.down import down as run_down
 
-    _show(run_down(_open(stage, starts=False), is_confirmed=yes, is_purged=purge), json)
+    _show(run_down(_open(stage, starts=False, needs_az=False), is_confirmed=yes, is_purged=purge), json)
 
 
 @verb(
@@ -276,7 +276,7 @@ def doctor(_: Context, stage: str = "azure", location: str | None = None, json: 
     """Check prerequisites and print the command that fixes each problem."""
     from infra.verbs.doctor import diagnose
 
-    diagnosis = diagnose(_open(stage, starts=False), location=location)
+    diagnosis = diagnose(_open(stage, starts=False, needs_az=False), location=location)
     _show(diagnosis, json)
     diagnosis.require_health()
 
@@ -291,11 +291,11 @@ class Result(Protocol):
         """Return the lines to print without `--json`."""
 
 
-def _open(stage: str, *, starts: bool = True) -> Session:
+def _open(stage: str, *, starts: bool = True, needs_az: bool = True) -> Session:
     from infra.console import Console
     from infra.session import open_session
 
-    return open_session(ROOT, stage, Console(), start_cloud=starts)
+    return open_session(ROOT, stage, Console(), start_cloud=starts, needs_az=needs_az)
 
 
 def _flags(

@@ -116,7 +116,9 @@ class Session:
         return Group(config.subscription_id, config.resource_group_name)
 
 
-def open_session(root: Path, stage_name: str, console: Console, *, start_cloud: bool = True) -> Session:
+def open_session(
+    root: Path, stage_name: str, console: Console, *, start_cloud: bool = True, needs_az: bool = True
+) -> Session:
     """Open a stage for the verbs.
 
     Args:
@@ -125,6 +127,8 @@ def open_session(root: Path, stage_name: str, console: Console, *, start_cloud: 
         console: Shows progress.
         start_cloud: Whether to start the embedded Azure of a local stage that does not run. If not, the
             session is not connected.
+        needs_az: Whether to check az and to sign it in to a running embedded Azure. A stage can be stopped
+            and diagnosed without az.
 
     Raises:
         UsageError: There is no such stage.
@@ -137,7 +141,7 @@ def open_session(root: Path, stage_name: str, console: Console, *, start_cloud: 
         if start_cloud:
             _check_az(session)
         return session
-    return _open_local(root, stage, console, start_cloud=start_cloud)
+    return _open_local(root, stage, console, start_cloud=start_cloud, needs_az=needs_az)
 
 
 def cloud_command(root: Path, stage: Stage, verb: str) -> Command:
@@ -184,7 +188,7 @@ def local_environment(base: Mapping[str, str], config_dir: Path, ca_bundle: Path
     return environment
 
 
-def _open_local(root: Path, stage: Stage, console: Console, *, start_cloud: bool) -> Session:
+def _open_local(root: Path, stage: Stage, console: Console, *, start_cloud: bool, needs_az: bool) -> Session:
     config_dir = stage.state_dir / "azure"
     cloud = read_cloud(cloud_state(root, stage))
     if cloud is None:
@@ -194,8 +198,9 @@ def _open_local(root: Path, stage: Stage, console: Console, *, start_cloud: bool
         cloud = _start_cloud(root, stage, console, local_environment(os.environ, config_dir, None))
     runner = Runner(local_environment(os.environ, config_dir, cloud.ca_bundle), root)
     session = Session(root, stage, console, runner, Az(runner), cloud.ca_bundle, cloud)
-    _check_az(session)
-    _sign_in(session, cloud, config_dir)
+    if needs_az:
+        _check_az(session)
+        _sign_in(session, cloud, config_dir)
     return session
 
 

@@ -94,7 +94,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         (root / "infra" / name).write_bytes((REPOSITORY / "infra" / name).read_bytes())
     made = Place(root, Console(io.StringIO()))
     yield made
-    down(open_session(root, "local", made.console, start_cloud=False), is_purged=True)
+    down(open_session(root, "local", made.console, start_cloud=False, needs_az=False), is_purged=True)
     assert not (root / ".fjarr/local").exists()
 
 

@@ -115,6 +115,22 @@ def test_another_cloud_is_signed_in_to_anew(root: Path, ran: list[Command], list
     assert words(ran) == SIGN_IN
 
 
+def test_a_running_local_cloud_can_be_stopped_without_az(
+    root: Path, ran: list[Command], listener: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe(root, listener)
+
+    def find(_: Runner, program: str, _hint: str | None = None) -> str:
+        raise ToolError(f"{program} is not installed")
+
+    monkeypatch.setattr(Runner, "find", find)
+    session = open_session(root, "local", Console(io.StringIO()), start_cloud=False, needs_az=False)
+    assert session.is_connected
+    assert ran == []
+    with pytest.raises(ToolError, match="az is not installed"):
+        open_session(root, "local", Console(io.StringIO()), start_cloud=False)
+
+
 def test_a_verb_that_only_looks_starts_nothing(root: Path, ran: list[Command]) -> None:
     session = open_session(root, "local", Console(io.StringIO()), start_cloud=False)
     assert ran == []
