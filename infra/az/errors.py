@@ -1,8 +1,8 @@
 """Convert the error output of `az` to an exception, with the innermost cause and a hint.
 
 Azure nests errors: an outer code without information, details within details, and sometimes a whole error
-document as text inside a message. az adds its own prose. This module finds the cause in the text of stderr
-alone.
+document as text inside a message. az adds its own prose. This module finds the cause in the text of
+stderr alone.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class RequestedProfile:
         name: Its name.
         kind: Its type; None if only an existing profile can be used.
         maximum_count: Its maximum number of nodes; None if the type has no node counts.
-        kind_source: The source of the type; None for the template's default, which an existing profile
-            overrides.
+        kind_source: The source of the type; None for the template's default, which an existing
+            profile overrides.
         maximum_count_source: The source of the maximum, likewise.
     """
 

@@ -1,8 +1,8 @@
 """Record which resources of a group were created by provision.
 
 `down` deletes only those. They are recorded in a tag of the app, and in a file under `.fjarr/` in case a run
-fails before there is an app. A resource that existed before the first run is never recorded, whatever its
-name.
+fails before there is an app. A resource that existed before the first run is never
+recorded, whatever its name.
 """
 
 from __future__ import annotations
