@@ -1,11 +1,11 @@
-"""Azure Files of the local cloud: shares as directories on this machine, served as Azure serves them.
+"""Azure Files of the local cloud: shares are directories on this machine, served over Azure's REST API.
 
-`FileService` is the whole interface. A share is a real directory, `root/<account>/<share>`, which a replica
-mounts and reads and writes directly; the disk is the truth about names, sizes and times of writing, and what
-it cannot hold is kept beside it (see `sidecar`). The real `az storage` and the real SDK drive it, path-style:
+`FileService` is the interface. A share is a directory, `root/<account>/<share>`, which replicas mount and
+access directly. The file system is authoritative for names, sizes and modification times; all other
+properties are stored beside the share (see `sidecar`). `az storage` and the SDK work with it, path-style:
 `https://localhost:PORT/<account>`.
 
-Not emulated, and refused with 501 `NotImplementedByLocalCloud`:
+Not emulated, and rejected with 501 `NotImplementedByLocalCloud`:
 
 * share snapshots, soft delete, stored access policies, File service properties, user delegation keys and
   their SAS;
@@ -15,21 +15,21 @@ Not emulated, and refused with 501 `NotImplementedByLocalCloud`:
 * CRC64 checksums and structured bodies; the property semantics `Restore`;
 * copies from another account or from blobs, and OAuth for a copy's source.
 
-Refused otherwise: OAuth tokens (403: no identity holds a data role), SharedKeyLite (400), condition headers
-(400), `x-ms-` headers and parameters that an operation does not have (400), CORS preflights (401).
+Also rejected: OAuth tokens (403: no identity has a data role), SharedKeyLite (400), condition headers
+(400), `x-ms-` headers and parameters that an operation does not support (400), CORS preflights (401).
 
-Different from Azure, and not refused:
+Different from Azure, but not rejected:
 
-* A quota is kept and told but not enforced; there is no throttling.
+* A quota is stored and reported but not enforced; there is no throttling.
 * There is no SMB: no open handles, no SharingViolation by a replica that has a file open.
-* A directory is renamed whatever leases the files in it have.
-* A copy is done when it is answered; deletion of a share is immediate (never ShareBeingDeleted).
-* A link that a replica made is listed as the small file that it is, can be renamed and deleted, and is never
-  followed; reading or writing it is refused with ResourceTypeMismatch.
-* A name that a replica made and Azure forbids is listed but cannot be asked for.
-* A name that needs more bytes than the disk's names have (255) is refused, though Azure counts UTF-16 units.
-* Changes that a replica makes to a file drop its recorded properties; Azure would keep them. A change that
-  keeps the size and falls within one tick of the kernel's clock after a change of ours is not noticed.
+* A directory is renamed even if files in it are leased.
+* A copy is complete when the response is sent; a share is deleted immediately (never ShareBeingDeleted).
+* A symbolic link that a replica made is listed as a small file, can be renamed and deleted, and is never
+  followed; reading or writing it is rejected with ResourceTypeMismatch.
+* A name that a replica made and Azure forbids is listed but cannot be accessed.
+* A name is limited to the file system's 255 bytes; Azure's limit is 255 UTF-16 units.
+* When a replica changes a file, its stored properties are dropped; Azure keeps them. A change that keeps the
+  size and follows a change by the service within one tick of the kernel's clock is not detected.
 """
 
 from localcloud.files.service import AccountKeys, FileService

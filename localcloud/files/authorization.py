@@ -1,8 +1,7 @@
-"""Decide who may do what: account key, SAS, or nobody.
+"""Authorization of requests: by account key or SAS.
 
-A request carries an `Authorization` header, or a SAS in its query, or nothing. There is no anonymous access,
-and no identity holds a data role here, so an OAuth token is refused with a sentence that says what to use
-instead.
+A request has an `Authorization` header, or a SAS in its query, or neither. There is no anonymous access, and
+no identity has a data role here, so an OAuth token is rejected with a message that names the alternatives.
 
 Source: "Authorize requests to Azure Storage", "Authorize with Shared Key", and the recorded wording of the
 service.
@@ -27,7 +26,7 @@ _MAX_SKEW: Final = timedelta(minutes=15)
 
 
 def authorize(request: HttpRequest, keys: Sequence[str], resource: str, now: datetime) -> Grant:
-    """Return what a request may do.
+    """Return the permissions of a request.
 
     Args:
         request: The request.
@@ -47,7 +46,7 @@ def authorize(request: HttpRequest, keys: Sequence[str], resource: str, now: dat
 
 
 def check_permission(grant: Grant, letters: str) -> None:
-    """Refuse an operation that needs one of these permissions when the grant has none of them.
+    """Check that a grant has at least one of these permissions.
 
     Raises:
         StorageError: AuthorizationPermissionMismatch.
@@ -57,10 +56,10 @@ def check_permission(grant: Grant, letters: str) -> None:
 
 
 def check_copy_source(source: HttpRequest, keys: Sequence[str], now: datetime) -> None:
-    """Refuse the source of a copy unless its URL carries a SAS that lets it be read.
+    """Check that the URL of a copy's source has a SAS with read permission.
 
     Raises:
-        StorageError: CannotVerifyCopySource, as the service answers whatever is wrong with the source.
+        StorageError: CannotVerifyCopySource, whatever is wrong with the source, as in Azure.
     """
     if "sig" not in source.query:
         raise _unverified("it carries no SAS", 401)

@@ -1,6 +1,6 @@
-"""Copy and rename within an account.
+"""Operations that copy and rename within an account.
 
-A copy is done by the time it is answered, as Azure does within one account, so there is never one to abort.
+As in Azure within one account, a copy is complete when the response is sent, so none can be aborted.
 
 Source: "Copy File", "Abort Copy File", "Rename File", "Rename Directory", and "Put Range From URL" for
 `read_source`.
@@ -53,7 +53,7 @@ _RENAME_SOURCE: Final = "x-ms-file-rename-source"
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
-    """What a rename changes of a file besides its path; None and () leave a property as it is."""
+    """The properties that a rename also changes; None and () leave a property unchanged."""
 
     metadata: tuple[tuple[str, str], ...]
     content_type: str | None
@@ -62,7 +62,7 @@ class _Changes:
 
 
 def copy_file(request: FileRequest) -> FileResponse:
-    """Copy a file of the same account to this path, replacing what is there."""
+    """Copy a file of the same account to this path, replacing an existing file."""
     check_permission(request)
     url = request.header(_COPY_SOURCE) or ""
     source = _source_request(request, _COPY_SOURCE)
@@ -98,7 +98,7 @@ def copy_file(request: FileRequest) -> FileResponse:
 
 
 def abort_copy(request: FileRequest) -> FileResponse:
-    """Abort a copy: every copy is over already, so there is none to abort."""
+    """Reject the abort of a copy: every copy is complete already."""
     if (request.header("x-ms-copy-action") or "").lower() != "abort":
         raise missing_header("x-ms-copy-action")
     with open_location(request.root, request.path) as location:
@@ -107,10 +107,10 @@ def abort_copy(request: FileRequest) -> FileResponse:
 
 
 def read_source(request: FileRequest, first: int, last: int) -> bytes:
-    """Return a range of the file that `x-ms-copy-source` names; the URL must carry its own SAS.
+    """Return a range of the file at `x-ms-copy-source`; the URL must have its own SAS.
 
     Raises:
-        StorageError: InvalidRange beyond the file's end, or whatever refuses the source.
+        StorageError: InvalidRange beyond the file's end, or the error for the source.
     """
     source = _source_request(request, _COPY_SOURCE)
     request.check_source(source)
@@ -126,7 +126,7 @@ def rename_file(request: FileRequest) -> FileResponse:
 
 
 def rename_directory(request: FileRequest) -> FileResponse:
-    """Move a directory, with all that is in it, to this path in the same share."""
+    """Move a directory, with its content, to this path in the same share."""
     return _rename(request, directory=True)
 
 
@@ -188,7 +188,7 @@ def _check_rename(
 
 
 def _is_same(origin: Location, target: Location) -> bool:
-    """Tell whether both are one entry: a rename that only changes the case of its name."""
+    """Return whether both are the same entry, as in a rename that only changes the case of a name."""
     return (
         origin.status is not None
         and target.status is not None
@@ -231,7 +231,7 @@ def _finish_rename(request: FileRequest, record: Record, changes: _Changes, loca
 
 
 def _source_request(request: FileRequest, header: str) -> HttpRequest:
-    """Return a source URL as the request that would read it."""
+    """Return a source URL as a GET request for it."""
     url = request.header(header)
     if url is None:
         raise missing_header(header)
@@ -262,7 +262,7 @@ def _source_path(request: FileRequest, source: HttpRequest) -> tuple[str, ...]:
 
 
 def _authorize_source(request: FileRequest, source: HttpRequest) -> None:
-    """Let an account key read all of its account; a SAS reads only what the source's own SAS allows."""
+    """Check the source's SAS; with an account key it may be omitted."""
     if request.grant.permissions is not None or "sig" in source.query:
         request.check_source(source)
 
@@ -301,7 +301,7 @@ def _copy_bytes(source: int, location: Location, times: Times) -> os.stat_result
 
 
 def _read_copied_attributes(request: FileRequest) -> str | None:
-    """Return the attributes that a copy gets, or None for the source's."""
+    """Return the attributes for a copy, or None for those of the source."""
     if (request.header("x-ms-file-attributes") or "").lower() == "source":
         return None
     word = attributes(request, "Archive")

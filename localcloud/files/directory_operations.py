@@ -42,7 +42,7 @@ _INCLUDES: Final = frozenset({"timestamps", "etag", "attributes", "permissionkey
 
 
 def create_directory(request: FileRequest) -> FileResponse:
-    """Make a directory in an existing one."""
+    """Create a directory in an existing one."""
     check_permission(request)
     metadata = read_metadata(request.http.headers)
     word = attributes(request, "Directory")
@@ -66,7 +66,7 @@ def create_directory(request: FileRequest) -> FileResponse:
 
 
 def directory_properties(request: FileRequest) -> FileResponse:
-    """Tell a directory's properties and metadata."""
+    """Return a directory's properties and metadata."""
     if not request.path:
         return FileResponse(200, property_headers(root_entry(request)))
     with locked_location(request) as location:
@@ -109,7 +109,7 @@ def set_directory_properties(request: FileRequest) -> FileResponse:
 
 
 def list_directory(request: FileRequest) -> FileResponse:
-    """List what is in a directory, files and directories together, in the order of their folded names."""
+    """List the files and directories in a directory, sorted by folded name."""
     page = read_page(request)
     include = _read_include(request)
     extended = read_boolean(request.http.headers, "x-ms-file-extended-info")
@@ -118,14 +118,14 @@ def list_directory(request: FileRequest) -> FileResponse:
         prefix = fold(page.prefix)
         found = [item for item in folder.entries() if fold(item[0]).startswith(prefix)]
         found.sort(key=_sort_key)
-        chosen, next_marker = page.cut(found, key=_sort_key)
+        chosen, next_marker = page.slice(found, key=_sort_key)
         root = ET.Element(
             "EnumerationResults",
             ServiceEndpoint=request.http.endpoint,
             ShareName=request.share,
             DirectoryPath="/".join(request.path),
         )
-        page.describe(root)
+        page.echo(root)
         if extended or include:
             add(root, "DirectoryId", str(folder.stat().st_ino) if request.path else ROOT_ID)
         entries = add(root, "Entries")
@@ -137,8 +137,8 @@ def list_directory(request: FileRequest) -> FileResponse:
 
 
 def list_handles(request: FileRequest) -> FileResponse:
-    """List the open SMB handles of an entry: there is no SMB here, so never any."""
-    _check_there(request)
+    """List the open SMB handles of an entry: none, since there is no SMB."""
+    _check_exists(request)
     read_page(request)
     root = ET.Element("EnumerationResults")
     add(root, "Entries")
@@ -147,12 +147,12 @@ def list_handles(request: FileRequest) -> FileResponse:
 
 
 def close_handles(request: FileRequest) -> FileResponse:
-    """Close SMB handles: there are none, so none is closed."""
-    _check_there(request)
+    """Close SMB handles: there are none."""
+    _check_exists(request)
     return FileResponse(200, (("x-ms-number-of-handles-closed", "0"), ("x-ms-number-of-handles-failed", "0")))
 
 
-def _check_there(request: FileRequest) -> None:
+def _check_exists(request: FileRequest) -> None:
     if not request.path:
         root_entry(request)
         return
@@ -176,7 +176,7 @@ def _read_include(request: FileRequest) -> frozenset[str]:
 
 
 def _sort_key(item: tuple[str, os.stat_result]) -> str:
-    """Order by folded name; two names that a replica made equal but for case stay apart."""
+    """Return a key that sorts by folded name; names that differ only in case stay distinct."""
     name = item[0]
     return f"{fold(name)}\x00{name}"
 
@@ -214,5 +214,5 @@ def _add_entry(parent: ET.Element, entry: Entry, include: frozenset[str], *, wit
 
 
 def _attributes(entry: Entry) -> str:
-    """Mark a link, which is listed as the small file that it is and never followed."""
+    """Return an entry's attributes; a link is marked, and never followed."""
     return "ReparsePoint" if modes.S_ISLNK(entry.status.st_mode) else entry.record.attributes

@@ -1,6 +1,6 @@
-"""Write the XML documents of Azure Files.
+"""The XML documents of Azure Files.
 
-Pure. Names that XML cannot hold are percent-encoded and marked `Encoded="true"`, as the service does.
+Pure. Names that XML cannot represent are percent-encoded and marked `Encoded="true"`, as the service does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010f
 
 
 def error_document(error: StorageError, request_id: str, time: str) -> bytes:
-    """Return the `Error` document of a refusal; the message carries the request's id and time."""
+    """Return the `Error` document; its message contains the request's id and time."""
     root = ET.Element("Error")
     add(root, "Code", error.code)
     add(root, "Message", f"{error.message}\nRequestId:{request_id}\nTime:{time}")
@@ -27,14 +27,14 @@ def error_document(error: StorageError, request_id: str, time: str) -> bytes:
 
 
 def add(parent: ET.Element, tag: str, text: str | None = None) -> ET.Element:
-    """Append an element with its text; what XML cannot hold is replaced by `?`."""
+    """Append an element with its text; characters that XML cannot represent become `?`."""
     element = ET.SubElement(parent, tag)
     element.text = None if text is None else _NOT_XML.sub("?", text)
     return element
 
 
 def add_name(parent: ET.Element, tag: str, name: str) -> ET.Element:
-    """Append a name; one that XML cannot hold is percent-encoded and marked."""
+    """Append a name; one that XML cannot represent is percent-encoded and marked."""
     if _NOT_XML.search(name) is None:
         return add(parent, tag, name)
     element = add(parent, tag, quote(name.encode("utf-8", "surrogateescape")))

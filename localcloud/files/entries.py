@@ -1,4 +1,4 @@
-"""What files and directories have in common when they are described, checked and recorded."""
+"""What the operations on files and on directories share: description, checks and records."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from localcloud.files.request import FileRequest, Headers
 
-#: Every entry inherits the one permission of its share; this is its key. Others cannot be made.
+#: The key of the permission that every entry inherits; others cannot be created.
 PERMISSION_KEY: Final = "1*1"
 ROOT_ID: Final = "0"
 
-#: The headers by which a request sets what SMB clients see.
+#: The headers that set the properties that SMB clients see.
 SMB_HEADERS: Final = frozenset(
     {
         "x-ms-file-attributes",
@@ -44,7 +44,7 @@ SMB_HEADERS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry that is there: what the disk says of it, and what its record says."""
+    """An existing entry: its status on the disk, and its record."""
 
     path: tuple[str, ...]
     status: os.stat_result
@@ -63,13 +63,13 @@ class Entry:
 
     @property
     def last_modified_ns(self) -> int:
-        """When its content or its properties were changed last."""
+        """When its content or its properties were last changed."""
         return max(self.status.st_mtime_ns, self.record.changed_ns)
 
 
 @contextmanager
 def locked_location(request: FileRequest) -> Iterator[Location]:
-    """Open the place of the call's path, with its lock held."""
+    """Open the location of the request's path, with its lock held; a context manager."""
     with request.shares.locks.hold(request.key()), open_location(request.root, request.path) as location:
         yield location
 
@@ -77,8 +77,8 @@ def locked_location(request: FileRequest) -> Iterator[Location]:
 def existing(request: FileRequest, location: Location, *, directory: bool) -> Entry:
     """Return the entry at a location.
 
-    An entry of the other kind counts as missing: `az storage file upload-batch` asks for the directory of the
-    name of each file that it has uploaded, and takes 404 for an answer.
+    An entry of the other kind counts as missing: for each uploaded file, `az storage file upload-batch`
+    requests the directory of that name, and expects 404.
 
     Raises:
         StorageError: ResourceNotFound.
@@ -89,12 +89,12 @@ def existing(request: FileRequest, location: Location, *, directory: bool) -> En
 
 
 def entry_of(request: FileRequest, path: tuple[str, ...], status: os.stat_result, parent: Folder) -> Entry:
-    """Return the entry that has this status, with its record."""
+    """Return the entry with this status, with its record."""
     return Entry(path, status, record_of(request, path, status), _parent_id(path, parent))
 
 
 def record_of(request: FileRequest, path: tuple[str, ...], status: os.stat_result) -> Record:
-    """Return the record of an entry; a link, which is never followed, has none of its own."""
+    """Return the record of an entry; links have none."""
     if modes.S_ISLNK(status.st_mode):
         return unrecorded(status)
     return request.sidecar.read(path, status)
@@ -112,13 +112,13 @@ def root_entry(request: FileRequest) -> Entry:
 
 
 def store(request: FileRequest, entry: Entry, record: Record, status: os.stat_result) -> Entry:
-    """Record new properties of an entry; return it as it is now."""
+    """Store new properties of an entry; return the changed entry."""
     stored = request.sidecar.write(entry.path, record, status, request.now_ns)
     return Entry(entry.path, status, stored, entry.parent_id)
 
 
 def check_writable(request: FileRequest, entry: Entry) -> None:
-    """Refuse a change of a leased file without its lease id, and of a read-only one.
+    """Check that a file may be changed: with its lease id if it is leased, and not read-only.
 
     Raises:
         StorageError: the 412 of `leases.check_write`, or ReadOnlyAttribute.
@@ -129,30 +129,30 @@ def check_writable(request: FileRequest, entry: Entry) -> None:
 
 
 def lease_id(request: FileRequest, name: str = "x-ms-lease-id") -> str | None:
-    """Return the lease id that a request names, in lower case."""
+    """Return the lease id of a request, in lower case."""
     value = request.header(name)
     return None if value is None else value.lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """The file times that a request sets, in nanoseconds since the epoch; None leaves one as it is."""
+    """The file times that a request sets, in nanoseconds since the epoch; None leaves one unchanged."""
 
     written_ns: int | None
     created_ns: int | None
 
     def write(self, descriptor: int) -> None:
-        """Set the time of writing of an open file or directory on the disk."""
+        """Set the modification time of an open file or directory."""
         if self.written_ns is not None:
             os.utime(descriptor, ns=(self.written_ns, self.written_ns))
 
     def created_or(self, default_ns: int) -> int:
-        """Return the time of creation, or a default."""
+        """Return the creation time, or a default."""
         return default_ns if self.created_ns is None else self.created_ns
 
 
 def read_times(request: FileRequest) -> Times:
-    """Return the times that a request sets; the change time is checked, but the service keeps its own.
+    """Return the times that a request sets; the change time is checked, but not used.
 
     Raises:
         StorageError: InvalidHeaderValue.
@@ -166,7 +166,7 @@ def read_times(request: FileRequest) -> Times:
 
 
 def check_permission(request: FileRequest) -> None:
-    """Refuse a permission other than the one that everything inherits.
+    """Check that a request sets no permission but the inherited one.
 
     Raises:
         StorageError: NotImplementedByLocalCloud.
@@ -183,7 +183,7 @@ def attributes(request: FileRequest, default: str) -> str:
 
 
 def smb_headers(entry: Entry) -> Headers:
-    """Return the headers that tell what SMB clients see of an entry."""
+    """Return the headers of the properties that SMB clients see."""
     identity = ROOT_ID if not entry.path else str(entry.status.st_ino)
     return (
         ("x-ms-file-attributes", entry.record.attributes),
@@ -202,12 +202,12 @@ def version_headers(entry: Entry) -> Headers:
 
 
 def changed_headers(entry: Entry) -> Headers:
-    """Return the headers that answer a change of an entry."""
+    """Return the headers of the response to a change of an entry."""
     return (*version_headers(entry), ("x-ms-request-server-encrypted", "true"), *smb_headers(entry))
 
 
 def property_headers(entry: Entry) -> Headers:
-    """Return the headers that describe an entry to a reader, without a file's content headers."""
+    """Return the headers that describe an entry, without a file's content headers."""
     return (
         *version_headers(entry),
         ("x-ms-server-encrypted", "true"),

@@ -1,10 +1,10 @@
-"""What Azure Files answers when it refuses: one exception, and the refusals that it is raised with.
+"""The errors of Azure Files: one exception, and functions that return it with Azure's codes and messages.
 
-`StorageError` is the only exception that operations raise for a caller's mistake; `service` writes it as XML
-with its code in `x-ms-error-code`. Anything else that is raised is a bug of ours and is answered 500.
+`StorageError` is the only exception that operations raise for a client's mistake; `service` sends it as XML
+with its code in `x-ms-error-code`. Any other exception is a bug, and the response is 500.
 
 Source: "Azure Files error codes" and "Common REST API error codes" of the Azure Storage REST reference; the
-wording of lease errors is that of recorded answers of the real service.
+wording of lease errors is that of recorded responses of the real service.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Final
 
 
 class StorageError(Exception):
-    """Refuse a request.
+    """The rejection of a request.
 
     Args:
         status: The HTTP status.
         code: Azure's code, such as `ShareNotFound`.
         message: One sentence, in Azure's words where they are known.
         extra: Further elements of the XML body, such as `HeaderName`.
-        headers: Further headers of the answer, such as `WWW-Authenticate`.
+        headers: Further headers of the response, such as `WWW-Authenticate`.
     """
 
     def __init__(
@@ -105,17 +105,17 @@ _KNOWN: Final = {
 
 
 def storage_error(code: str) -> StorageError:
-    """Return the error of this code, with Azure's status and sentence.
+    """Return the error with this code, with Azure's status and message.
 
     Raises:
-        KeyError: the code is not one of those that need nothing but their name.
+        KeyError: the code is not in the table of errors without parameters.
     """
     status, message = _KNOWN[code]
     return StorageError(status, code, message)
 
 
 def authentication_failed(detail: str) -> StorageError:
-    """Return the 403 of a request whose signature, date or SAS does not hold, and why."""
+    """Return the 403 for an invalid signature, date or SAS, with the reason."""
     return StorageError(
         403,
         "AuthenticationFailed",
@@ -126,7 +126,7 @@ def authentication_failed(detail: str) -> StorageError:
 
 
 def missing_header(name: str) -> StorageError:
-    """Return the 400 of a request that lacks a mandatory header."""
+    """Return the 400 for a missing mandatory header."""
     return StorageError(
         400,
         "MissingRequiredHeader",
@@ -136,7 +136,7 @@ def missing_header(name: str) -> StorageError:
 
 
 def invalid_header(name: str, value: str) -> StorageError:
-    """Return the 400 of a header whose value has the wrong form."""
+    """Return the 400 for a header with a malformed value."""
     return StorageError(
         400,
         "InvalidHeaderValue",
@@ -146,7 +146,7 @@ def invalid_header(name: str, value: str) -> StorageError:
 
 
 def unsupported_header(name: str) -> StorageError:
-    """Return the 400 of a header that the operation does not have."""
+    """Return the 400 for a header that the operation does not support."""
     return StorageError(
         400,
         "UnsupportedHeader",
@@ -156,7 +156,7 @@ def unsupported_header(name: str) -> StorageError:
 
 
 def invalid_parameter(name: str, value: str, reason: str) -> StorageError:
-    """Return the 400 of a query parameter whose value has the wrong form."""
+    """Return the 400 for a query parameter with a malformed value."""
     return StorageError(
         400,
         "InvalidQueryParameterValue",
@@ -166,7 +166,7 @@ def invalid_parameter(name: str, value: str, reason: str) -> StorageError:
 
 
 def out_of_range_parameter(name: str, value: str, minimum: int, maximum: int) -> StorageError:
-    """Return the 400 of a numeric query parameter outside its limits."""
+    """Return the 400 for a numeric query parameter outside its limits."""
     return StorageError(
         400,
         "OutOfRangeQueryParameterValue",
@@ -181,7 +181,7 @@ def out_of_range_parameter(name: str, value: str, minimum: int, maximum: int) ->
 
 
 def unsupported_parameter(name: str) -> StorageError:
-    """Return the 400 of a query parameter that the operation does not have."""
+    """Return the 400 for a query parameter that the operation does not support."""
     return StorageError(
         400,
         "UnsupportedQueryParameter",
@@ -191,7 +191,7 @@ def unsupported_parameter(name: str) -> StorageError:
 
 
 def body_too_large(maximum: int) -> StorageError:
-    """Return the 413 of a body that is longer than the operation takes."""
+    """Return the 413 for a body that is longer than the operation allows."""
     return StorageError(
         413,
         "RequestBodyTooLarge",
@@ -201,17 +201,17 @@ def body_too_large(maximum: int) -> StorageError:
 
 
 def path_too_long() -> StorageError:
-    """Return the 400 of a path that is longer than 2,048 characters, or has a name over 255."""
+    """Return the 400 for a path over 2,048 characters, or with a name over 255."""
     return StorageError(400, "InvalidFileOrDirectoryPathName", "File or directory path is too long.")
 
 
 def path_too_deep() -> StorageError:
-    """Return the 400 of a path with more than 250 names."""
+    """Return the 400 for a path with more than 250 names."""
     return StorageError(
         400, "InvalidFileOrDirectoryPathName", "File or directory path has too many subdirectories."
     )
 
 
 def not_emulated(what: str) -> StorageError:
-    """Return the 501 of something that Azure Files has and the local cloud does not."""
+    """Return the 501 for something that Azure Files supports and the local cloud does not."""
     return StorageError(501, "NotImplementedByLocalCloud", f"The local cloud does not emulate {what}.")

@@ -1,4 +1,4 @@
-"""Operations on whole files: create, read, describe, change properties, delete.
+"""Operations on whole files: create, download, describe, change properties, delete.
 
 Source: "Create File", "Get File", "Get File Properties", "Set File Properties", "Set File Metadata", "Delete
 File".
@@ -46,7 +46,7 @@ from localcloud.files.sidecar import Content, Record, unrecorded
 if TYPE_CHECKING:
     from localcloud.files.tree import Location
 
-#: A SAS may have the file served with other content headers than its own.
+#: A SAS may override the file's content headers.
 _OVERRIDES: Final = {
     "rsct": "type",
     "rsce": "encoding",
@@ -57,9 +57,9 @@ _OVERRIDES: Final = {
 
 
 def create_file(request: FileRequest) -> FileResponse:
-    """Make a file of a given size, or replace one, and write the body, if there is one, at its start.
+    """Create or replace a file of a given size, and write the body, if any, at its start.
 
-    The file is as long as asked at once, and sparse: its ranges read as zeros until they are written.
+    The file has its full size at once, and is sparse: its ranges read as zeros until they are written.
     """
     if request.header("x-ms-type") is None:
         raise missing_header("x-ms-type")
@@ -98,22 +98,22 @@ def create_file(request: FileRequest) -> FileResponse:
 
 
 def download_file(request: FileRequest) -> FileResponse:
-    """Send a file, or a range of it."""
-    asked = read_range(request.http.headers)
+    """Download a file, or a range of it."""
+    requested = read_range(request.http.headers)
     with_md5 = read_boolean(request.http.headers, "x-ms-range-get-content-md5")
     with locked_location(request) as location:
         entry = existing(request, location, directory=False)
         leases.check_read(entry.record.lease, lease_id(request), request.now_ns, "file")
         descriptor = location.parent.open_file(location.name, os.O_RDONLY)
     try:
-        return _send(request, entry, descriptor, asked, with_md5=with_md5)
+        return _send(request, entry, descriptor, requested, with_md5=with_md5)
     except BaseException:
         os.close(descriptor)
         raise
 
 
 def file_properties(request: FileRequest) -> FileResponse:
-    """Tell a file's properties, metadata and lease."""
+    """Return a file's properties, metadata and lease."""
     with locked_location(request) as location:
         entry = existing(request, location, directory=False)
     leases.check_read(entry.record.lease, lease_id(request), request.now_ns, "file")
@@ -121,7 +121,7 @@ def file_properties(request: FileRequest) -> FileResponse:
 
 
 def delete_file(request: FileRequest) -> FileResponse:
-    """Delete a file, or a link that a replica made (never what it points to)."""
+    """Delete a file, or a symbolic link that a replica made (never its target)."""
     with locked_location(request) as location:
         entry = existing(request, location, directory=False)
         check_writable(request, entry)
@@ -131,7 +131,7 @@ def delete_file(request: FileRequest) -> FileResponse:
 
 
 def set_file_properties(request: FileRequest) -> FileResponse:
-    """Set a file's content headers (the ones not named are cleared), its size, its attributes and times."""
+    """Set a file's content headers (omitted ones are cleared), size, attributes and times."""
     check_permission(request)
     content = read_content(request.http.headers)
     times = read_times(request)
@@ -171,7 +171,7 @@ def set_file_metadata(request: FileRequest) -> FileResponse:
 def replaceable(
     request: FileRequest, location: Location, *, ignores_read_only: bool = False
 ) -> leases.Lease | None:
-    """Check that a file may be written to a place; return the lease of the file that it replaces.
+    """Check that a file may be written to a location; return the lease of the file that it replaces.
 
     Raises:
         StorageError: ResourceTypeMismatch, ReadOnlyAttribute, a lease's 412, or
@@ -193,7 +193,7 @@ def replaceable(
 
 
 def check_body_md5(request: FileRequest) -> bytes:
-    """Return the MD5 of the body, after comparing it with the one in `Content-MD5`.
+    """Return the MD5 of the body, after comparing it with `Content-MD5`.
 
     Raises:
         StorageError: Md5Mismatch or InvalidMd5.
@@ -214,12 +214,12 @@ def write_all(descriptor: int, data: bytes | bytearray, offset: int) -> None:
 
 
 def encode_md5(digest: bytes) -> str:
-    """Return an MD5 as headers carry it."""
+    """Return an MD5 in base64, as in headers."""
     return base64.b64encode(digest).decode("ascii")
 
 
 def copy_headers(record: Record) -> Headers:
-    """Return the headers that tell of the last copy onto a file; it is over by the time it is answered."""
+    """Return the headers that describe the last copy onto a file, which is always complete."""
     if record.copy is None:
         return ()
     return (
@@ -232,7 +232,7 @@ def copy_headers(record: Record) -> Headers:
 
 
 def _check_property_change(request: FileRequest, entry: Entry, word: str) -> None:
-    """Let a read-only file become writable, but nothing else be changed of it."""
+    """Check that a change is allowed: a read-only file may only become writable."""
     if word != entry.record.attributes and "ReadOnly" not in word.split("|"):
         leases.check_write(entry.record.lease, lease_id(request), request.now_ns, "file")
     else:
@@ -243,19 +243,19 @@ def _send(
     request: FileRequest,
     entry: Entry,
     descriptor: int,
-    asked: tuple[int, int | None] | None,
+    requested: tuple[int, int | None] | None,
     *,
     with_md5: bool,
 ) -> FileResponse:
     size = os.fstat(descriptor).st_size
-    if asked is None:
+    if requested is None:
         if with_md5:
             raise missing_header("x-ms-range")
         return FileResponse(200, _description(request, entry), stream=FileStream(descriptor, 0, size))
-    first = asked[0]
+    first = requested[0]
     if first >= size:
         raise storage_error("InvalidRange")
-    last = size - 1 if asked[1] is None else min(asked[1], size - 1)
+    last = size - 1 if requested[1] is None else min(requested[1], size - 1)
     length = last - first + 1
     headers: Headers = (
         *_description(request, entry, md5_name="x-ms-content-md5"),

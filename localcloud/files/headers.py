@@ -1,6 +1,6 @@
-"""Read the headers of a request into values, and write values as Azure's headers.
+"""The conversion of a request's headers to values, and of values to Azure's headers.
 
-Pure. A header that is there but wrong is refused with InvalidHeaderValue, never ignored.
+Pure. An invalid header is rejected with InvalidHeaderValue, never ignored.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from localcloud.files.sidecar import Content
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: The longest range that one request may write, and the longest that it may ask an MD5 of.
+#: The longest range that a request may write, or request an MD5 of.
 MAX_RANGE_BYTES: Final = 4 * 1024 * 1024
 #: The largest file.
 MAX_FILE_BYTES: Final = 4 * 1024**4
-#: All metadata of one resource, names and values. Documented for blobs only; taken for files too.
+#: All metadata of one resource, names and values. Documented for blobs only; used for files too.
 MAX_METADATA_BYTES: Final = 8 * 1024
 
 _METADATA: Final = "x-ms-meta-"
@@ -40,7 +40,7 @@ _MD5_BYTES: Final = 16
 
 
 def read_integer(headers: Mapping[str, str], name: str, *, maximum: int) -> int:
-    """Return a mandatory count of bytes or the like, from 0 to `maximum`."""
+    """Return a mandatory integer from 0 to `maximum`."""
     value = headers.get(name)
     if value is None:
         raise missing_header(name)
@@ -60,7 +60,7 @@ def read_boolean(headers: Mapping[str, str], name: str) -> bool:
 def read_range(headers: Mapping[str, str], name: str = "x-ms-range") -> tuple[int, int | None] | None:
     """Return the first and last byte of a `bytes=a-b` header, or None without the header.
 
-    The last one is None when the range is open. `x-ms-range` goes before the standard `Range`.
+    The last one is None when the range is open. `x-ms-range` takes precedence over the standard `Range`.
     """
     value = headers.get(name)
     if value is None and name == "x-ms-range":
@@ -103,9 +103,9 @@ def read_md5(headers: Mapping[str, str], name: str) -> bytes | None:
 
 
 def read_metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return the metadata of a request, names as they were written.
+    """Return the metadata of a request, with the names' original case.
 
-    The SDK also sends the whole of it as one header `x-ms-meta`, which the service ignores.
+    The SDK also sends all of it as one header `x-ms-meta`, which the service ignores.
     """
     found = [
         (name[len(_METADATA) :], value)
@@ -131,7 +131,7 @@ def write_metadata(metadata: tuple[tuple[str, str], ...]) -> tuple[tuple[str, st
 
 
 def read_content(headers: Mapping[str, str]) -> Content:
-    """Return the content headers that a request sets; the ones it does not name are None."""
+    """Return the content headers that a request sets; the others are None."""
     read_md5(headers, "x-ms-content-md5")
     return Content(
         type=headers.get("x-ms-content-type"),
@@ -144,7 +144,7 @@ def read_content(headers: Mapping[str, str]) -> Content:
 
 
 def write_content(content: Content, *, md5_name: str = "Content-MD5") -> tuple[tuple[str, str], ...]:
-    """Return the content headers of a file; beside a range, its MD5 goes under another name."""
+    """Return the content headers of a file; with a range, its MD5 has another name."""
     named = (
         ("Content-Encoding", content.encoding),
         ("Content-Language", content.language),
@@ -170,7 +170,7 @@ def read_attributes(headers: Mapping[str, str], default: str) -> str:
 
 
 def read_time(headers: Mapping[str, str], name: str, now_ns: int) -> int | None:
-    """Return a file time in nanoseconds since the epoch; `now` is now, and None stands for "leave it"."""
+    """Return a file time in nanoseconds since the epoch, `now_ns` for `now`; None leaves it unchanged."""
     value = headers.get(name)
     if value is None or value.lower() == "preserve":
         return None
@@ -206,7 +206,7 @@ def decode_query(raw: tuple[tuple[str, str], ...]) -> dict[str, str]:
     """Return the decoded parameters by lower-case name.
 
     Raises:
-        StorageError: InvalidQueryParameterValue, when one is given twice.
+        StorageError: InvalidQueryParameterValue, if one occurs twice.
     """
     found: dict[str, str] = {}
     for raw_name, raw_value in raw:

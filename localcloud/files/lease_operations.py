@@ -1,6 +1,6 @@
-"""Take, renew, change, release and break leases on files and shares.
+"""Operations on leases of files and shares: acquire, renew, change, release and break.
 
-Source: "Lease File" (whose leases are infinite and have no renew) and "Lease Share".
+Source: "Lease File" (infinite leases, no renew) and "Lease Share".
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _BREAK_S: Final = range(61)
 
 
 def lease_file(request: FileRequest) -> FileResponse:
-    """Act on a file's lease."""
+    """Perform an action on a file's lease."""
     action = _read_action(request, {"acquire", "change", "release", "break"})
     with locked_location(request) as location:
         entry = existing(request, location, directory=False)
         if location.is_link:
             raise storage_error("ResourceTypeMismatch")
-        lease, status, headers = _act(request, action, entry.record.lease, "file")
+        lease, status, headers = _perform(request, action, entry.record.lease, "file")
         stored = store(request, entry, replace(entry.record, lease=lease), entry.status)
     return FileResponse(status, (*version_headers(stored), *headers))
 
 
 def lease_share(request: FileRequest) -> FileResponse:
-    """Act on a share's lease."""
+    """Perform an action on a share's lease."""
     action = _read_action(request, {"acquire", "renew", "change", "release", "break"})
     with request.shares.locks.hold(request.key(())):
         found = request.share_properties()
-        lease, status, headers = _act(request, action, found.lease, NOUN)
+        lease, status, headers = _perform(request, action, found.lease, NOUN)
         stored = request.shares.write(
             request.account, request.share, replace(found, lease=lease), request.now_ns
         )
@@ -46,10 +46,10 @@ def lease_share(request: FileRequest) -> FileResponse:
     return FileResponse(status, (*version, *headers))
 
 
-def _act(
+def _perform(
     request: FileRequest, action: str, lease: Lease | None, noun: str
 ) -> tuple[Lease | None, int, Headers]:
-    """Return the lease as it is after an action, with the status and the headers of the answer."""
+    """Return the lease after an action, with the status and headers of the response."""
     if action == "acquire":
         wanted = lease_id(request, "x-ms-proposed-lease-id") or str(uuid.uuid4())
         held = leases.acquire(

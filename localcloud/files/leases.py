@@ -1,10 +1,9 @@
-"""Leases on files and shares: pure rules over a value.
+"""Leases on files and shares. Pure: the time is an argument, in nanoseconds since the epoch.
 
-A file's lease is always infinite; a share's lasts 15 to 60 seconds or for ever. Time comes in as nanoseconds
-since the epoch, so that a test can turn the clock.
+A file's lease is always infinite; a share's lasts 15 to 60 seconds or is infinite.
 
-Source: "Lease File" (2019-02-02 and later) and "Lease Share" (2020-02-10 and later); the codes and sentences
-are those of recorded answers of the real service.
+Source: "Lease File" (2019-02-02 and later) and "Lease Share" (2020-02-10 and later); the codes and messages
+are those of recorded responses of the real service.
 """
 
 from __future__ import annotations
@@ -14,20 +13,20 @@ from typing import Final
 
 from localcloud.files.errors import StorageError, storage_error
 
-#: The duration that means "until it is released or broken".
+#: The duration of a lease that lasts until it is released or broken.
 INFINITE: Final = -1
 _SECOND_NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A lease that was taken on a resource.
+    """A lease on a resource.
 
     Attributes:
         id: The lease id, a GUID in lower case.
         duration_s: Its length in seconds, or `INFINITE`.
-        expires_ns: When a lease of limited length runs out, or None.
-        broken_ns: From when on it counts as broken, or None while nobody has broken it.
+        expires_ns: When a finite lease expires, or None.
+        broken_ns: When it becomes broken, or None if it was not broken.
     """
 
     id: str
@@ -37,7 +36,7 @@ class Lease:
 
 
 def state(lease: Lease | None, now_ns: int) -> str:
-    """Return Azure's word for what a lease is at this moment."""
+    """Return the current state of a lease, in Azure's terms."""
     if lease is None:
         return "available"
     if lease.broken_ns is not None:
@@ -48,7 +47,7 @@ def state(lease: Lease | None, now_ns: int) -> str:
 
 
 def headers(lease: Lease | None, now_ns: int) -> tuple[tuple[str, str], ...]:
-    """Return the headers that tell a reader about the lease."""
+    """Return the headers that describe a lease."""
     word = state(lease, now_ns)
     status = "locked" if word in {"leased", "breaking"} else "unlocked"
     found = (("x-ms-lease-status", status), ("x-ms-lease-state", word))
@@ -59,10 +58,10 @@ def headers(lease: Lease | None, now_ns: int) -> tuple[tuple[str, str], ...]:
 
 
 def acquire(lease: Lease | None, lease_id: str, duration_s: int, now_ns: int) -> Lease:
-    """Take a lease, or take one's own again.
+    """Acquire a lease; its holder may acquire it again.
 
     Raises:
-        StorageError: LeaseAlreadyPresent, when another id holds it; LeaseIsBreakingAndCannotBeAcquired.
+        StorageError: LeaseAlreadyPresent, if another id holds it; LeaseIsBreakingAndCannotBeAcquired.
     """
     word = state(lease, now_ns)
     if word == "breaking":
@@ -76,7 +75,7 @@ def acquire(lease: Lease | None, lease_id: str, duration_s: int, now_ns: int) ->
 
 
 def renew(lease: Lease | None, lease_id: str, now_ns: int, noun: str) -> Lease:
-    """Let a lease of the same id run again from now on; an expired one too.
+    """Renew a lease with the same id, also an expired one.
 
     Raises:
         StorageError: LeaseNotPresentWithLeaseOperation, LeaseIdMismatchWithLeaseOperation or
@@ -92,7 +91,7 @@ def renew(lease: Lease | None, lease_id: str, now_ns: int, noun: str) -> Lease:
 
 
 def change(lease: Lease | None, lease_id: str, proposed_id: str, now_ns: int, noun: str) -> Lease:
-    """Give an active lease another id.
+    """Change the id of an active lease.
 
     Raises:
         StorageError: LeaseNotPresentWithLeaseOperation, LeaseIdMismatchWithLeaseOperation or
@@ -112,7 +111,7 @@ def change(lease: Lease | None, lease_id: str, proposed_id: str, now_ns: int, no
 
 
 def release(lease: Lease | None, lease_id: str, noun: str) -> None:
-    """Check that a lease may be given back by this id.
+    """Check that this id may release a lease.
 
     Raises:
         StorageError: LeaseNotPresentWithLeaseOperation or LeaseIdMismatchWithLeaseOperation.
@@ -124,8 +123,8 @@ def break_lease(lease: Lease | None, period_s: int | None, now_ns: int, noun: st
     """Break a lease; return it, and the seconds until it is broken.
 
     Args:
-        lease: What is there now.
-        period_s: The longest wait that the caller asks for, or None for the rest of the lease.
+        lease: The current lease.
+        period_s: The requested maximum wait, or None for the rest of the lease.
         now_ns: The time.
         noun: `file` or `file share`, for the message.
 
@@ -143,7 +142,7 @@ def break_lease(lease: Lease | None, period_s: int | None, now_ns: int, noun: st
 
 
 def check_write(lease: Lease | None, given_id: str | None, now_ns: int, noun: str) -> None:
-    """Refuse a change of a leased resource by anybody but the holder.
+    """Check that a leased resource is changed by the holder of the lease.
 
     Raises:
         StorageError: LeaseIdMissing, and those of `check_read`, all 412.
@@ -158,7 +157,7 @@ def check_write(lease: Lease | None, given_id: str | None, now_ns: int, noun: st
 
 
 def check_read(lease: Lease | None, given_id: str | None, now_ns: int, noun: str) -> None:
-    """Refuse a lease id that is not the resource's; a reader need not name one.
+    """Check that a lease id, if given, is the resource's.
 
     Raises:
         StorageError: LeaseNotPresentWith…Operation, LeaseIdMismatchWith…Operation or LeaseLost, all 412.

@@ -1,6 +1,6 @@
-"""Names of shares, directories and files: what Azure allows, and when two of them are the same.
+"""The rules for names of accounts, shares, directories and files: which are valid, and which are equal.
 
-Pure. A path travels as a tuple of names, outermost first; the empty tuple is the root of a share.
+Pure. A path is a tuple of names, outermost first; the empty tuple is the root of a share.
 
 Source: "Naming and referencing shares, directories, files, and metadata".
 """
@@ -27,17 +27,17 @@ _MAX_DEPTH: Final = 250
 
 
 def is_account_name(name: str) -> bool:
-    """Tell whether a storage account may be called this: 3 to 24 of `a-z0-9`."""
+    """Return whether a storage account may have this name: 3 to 24 of `a-z0-9`."""
     return _ACCOUNT_NAME.fullmatch(name) is not None
 
 
 def is_share_name(name: str) -> bool:
-    """Tell whether a share may be called this: 3 to 63 of `a-z0-9-`, hyphens apart and inside."""
+    """Return whether a share may have this name: 3 to 63 of `a-z0-9-`, hyphens single and not at the ends."""
     return len(name) in _SHARE_NAME_LENGTH and _SHARE_NAME.fullmatch(name) is not None
 
 
 def check_share_name(name: str) -> None:
-    """Refuse a share name that Azure would refuse.
+    """Check that a share's name is valid.
 
     Raises:
         StorageError: OutOfRangeInput for its length, InvalidResourceName for its characters.
@@ -65,12 +65,12 @@ def split_url_path(raw_path: str) -> tuple[str, ...]:
 
 
 def check_path(names: tuple[str, ...], *, keep_trailing_dots: bool) -> tuple[str, ...]:
-    """Return the path as the service understands it, or refuse it.
+    """Return a path in the form that is stored, after checking it.
 
     Args:
         names: Decoded names below the share.
-        keep_trailing_dots: What `x-ms-allow-trailing-dot` says; without it, dots at the end of a name are
-            dropped.
+        keep_trailing_dots: The value of `x-ms-allow-trailing-dot`; without it, dots at the end of a name are
+            removed.
 
     Raises:
         StorageError: InvalidResourceName for a forbidden or reserved name, InvalidFileOrDirectoryPathName for
@@ -92,14 +92,14 @@ def check_path(names: tuple[str, ...], *, keep_trailing_dots: bool) -> tuple[str
 
 
 def fold(name: str) -> str:
-    """Return the form in which two names that differ only in case are equal.
+    """Return a form of a name that is the same for names that differ only in case.
 
-    Each character is raised on its own, as NTFS does, so that a name keeps its length: `ß` and `SS` stay
-    apart.
+    Each character is uppercased separately, as in NTFS, so that a name keeps its length: `ß` and `SS` are
+    different.
     """
     if name.isascii():
         return name.upper()
-    return "".join(raised if len(raised := character.upper()) == 1 else character for character in name)
+    return "".join(upper if len(upper := character.upper()) == 1 else character for character in name)
 
 
 def fold_path(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""Which operation a request is, and what that operation understands.
+"""The table of operations, with the headers and parameters that each supports.
 
-The table is the whole of what is emulated. What is not in it is refused: 501 for what Azure has, 400 or 405
-for what it has not. An operation also names the headers and parameters that it understands; any other `x-ms-`
-header and any other parameter is refused, so that nothing is ignored in silence.
+Only what is in the table is emulated. Anything else is rejected: 501 for what Azure supports, 400 or 405 for
+what it does not. Unsupported `x-ms-` headers and parameters are rejected too, so that nothing is silently
+ignored.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class Operation:
     """One operation of Azure Files.
 
     Attributes:
-        handler: What carries it out.
-        resource: What it acts on, in the words of an account SAS: `s` the account, `c` a share, `o` an entry.
-        permissions: The SAS permissions any of which it needs.
-        headers: The `x-ms-` headers that it understands besides those of every request.
-        parameters: The query parameters that it understands besides those of every request.
-        has_metadata: Whether it takes `x-ms-meta-` headers.
-        max_body_bytes: The longest body that it takes.
+        handler: The function that performs it.
+        resource: What it acts on, as in an account SAS: `s` the account, `c` a share, `o` an entry.
+        permissions: The SAS permissions, at least one of which it needs.
+        headers: The `x-ms-` headers that it supports besides those of every request.
+        parameters: The query parameters that it supports besides those of every request.
+        has_metadata: Whether it supports `x-ms-meta-` headers.
+        max_body_bytes: The longest body that it allows.
     """
 
     handler: Handler
@@ -71,7 +71,7 @@ _EVERY_HEADER: Final = frozenset(
 )
 _EVERY_PARAMETER: Final = frozenset({"restype", "comp", "timeout"}) | SAS_PARAMETERS
 _CONDITIONS: Final = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
-#: What Azure has and the local cloud has not: `x-ms-` headers, each with the words of its error.
+#: The `x-ms-` headers that Azure supports and the local cloud does not, with the text for the error.
 _HEADERS_NOT_EMULATED: Final = {
     "x-ms-structured-body": "structured bodies (CRC64 checksums)",
     "x-ms-structured-content-length": "structured bodies (CRC64 checksums)",
@@ -268,7 +268,7 @@ _OPERATIONS: Final[Mapping[_Key, Operation]] = {
 
 
 def find_operation(request: HttpRequest) -> Operation:
-    """Return the operation that a request is.
+    """Return the operation for a request.
 
     Raises:
         StorageError: NotImplementedByLocalCloud, UnsupportedHttpVerb, or InvalidQueryParameterValue.
@@ -289,7 +289,7 @@ def find_operation(request: HttpRequest) -> Operation:
 
 
 def check_request(request: HttpRequest, operation: Operation) -> None:
-    """Refuse headers and parameters that an operation does not understand.
+    """Check that an operation supports the headers and parameters of a request.
 
     Raises:
         StorageError: UnsupportedHeader, UnsupportedQueryParameter, NotImplementedByLocalCloud and the like.
@@ -319,7 +319,7 @@ def _check_header(name: str, operation: Operation) -> None:
 
 
 def _find_put(request: HttpRequest, comp: str) -> Operation | None:
-    """Tell apart the operations that only a header tells apart."""
+    """Return the operation for a PUT that only a header determines."""
     copies = "x-ms-copy-source" in request.headers
     if comp == "range":
         return _PUT_RANGE_FROM_URL if copies else _PUT_RANGE

@@ -1,4 +1,4 @@
-"""Cut a long list into pages, as every list of Azure Storage is cut."""
+"""Pages of a list, as in every list operation of Azure Storage."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The part of a list that a request asks for.
+    """The part of a list that a request selects.
 
     Attributes:
-        prefix: What every name begins with.
-        marker: As the request gave it, or an empty string.
-        after: The sort key of the last entry of the page before, or None for the first page.
-        limit: The longest that the page may be.
-        asked: What the request said of the limit, or None.
+        prefix: The prefix of every name.
+        marker: The request's marker, or an empty string.
+        after: The sort key of the last entry of the previous page, or None for the first page.
+        limit: The maximum length of the page.
+        requested: The request's `maxresults`, or None.
     """
 
     prefix: str
     marker: str
     after: str | None
     limit: int
-    asked: str | None
+    requested: str | None
 
-    def cut(self, items: Sequence[Item], key: Callable[[Item], str]) -> tuple[list[Item], str]:
-        """Return this page of a list that is sorted by `key`, and the next one's marker or `""`."""
+    def slice(self, items: Sequence[Item], key: Callable[[Item], str]) -> tuple[list[Item], str]:
+        """Return this page of a list that is sorted by `key`, and the next page's marker or `""`."""
         rest = [item for item in items if self.after is None or key(item) > self.after]
         chosen = rest[: self.limit]
         if len(rest) <= self.limit:
@@ -50,31 +50,31 @@ class Page:
         last = key(chosen[-1]).encode("utf-8", "surrogateescape")
         return chosen, f"{_MARKER_VERSION}!{base64.urlsafe_b64encode(last).decode('ascii')}"
 
-    def describe(self, root: ET.Element) -> None:
-        """Repeat in the document what was asked for, as the service does."""
+    def echo(self, root: ET.Element) -> None:
+        """Add the request's parameters to the document, as the service does."""
         if self.marker:
             add(root, "Marker", self.marker)
         if self.prefix:
             add_name(root, "Prefix", self.prefix)
-        if self.asked is not None:
+        if self.requested is not None:
             add(root, "MaxResults", str(self.limit))
 
 
 def read_page(request: FileRequest) -> Page:
-    """Return the page that a request asks for with `prefix`, `marker` and `maxresults`.
+    """Return the page that a request selects with `prefix`, `marker` and `maxresults`.
 
     Raises:
         StorageError: OutOfRangeQueryParameterValue or InvalidQueryParameterValue.
     """
     query = request.http.query
-    asked = query.get("maxresults") or None
-    if asked is not None and not re.fullmatch(r"-?\d{1,9}", asked):
-        raise invalid_parameter("maxresults", asked, "It is not a number.")
-    if asked is not None and int(asked) <= 0:
-        raise out_of_range_parameter("maxresults", asked, 1, MAX_RESULTS)
-    limit = MAX_RESULTS if asked is None else min(int(asked), MAX_RESULTS)
+    requested = query.get("maxresults") or None
+    if requested is not None and not re.fullmatch(r"-?\d{1,9}", requested):
+        raise invalid_parameter("maxresults", requested, "It is not a number.")
+    if requested is not None and int(requested) <= 0:
+        raise out_of_range_parameter("maxresults", requested, 1, MAX_RESULTS)
+    limit = MAX_RESULTS if requested is None else min(int(requested), MAX_RESULTS)
     marker = query.get("marker", "")
-    return Page(query.get("prefix", ""), marker, _read_marker(marker), limit, asked)
+    return Page(query.get("prefix", ""), marker, _read_marker(marker), limit, requested)
 
 
 def _read_marker(marker: str) -> str | None:

@@ -1,7 +1,7 @@
 """Operations on ranges of a file.
 
-Source: "Put Range", "Put Range From URL", "List Ranges". A range's checksum guards its transfer and is not
-kept: the file's Content-MD5 property stays what a client set it to.
+Source: "Put Range", "Put Range From URL", "List Ranges". A range's checksum protects its transfer and is not
+stored: the file's Content-MD5 property stays as a client set it.
 """
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ def put_range_from_url(request: FileRequest) -> FileResponse:
 
 
 def list_ranges(request: FileRequest) -> FileResponse:
-    """List the ranges of a file that hold data, as the disk knows them."""
-    asked = read_range(request.http.headers)
+    """List the ranges of a file that contain data, according to the file system."""
+    requested = read_range(request.http.headers)
     with locked_location(request) as location:
         entry = existing(request, location, directory=False)
         leases.check_read(entry.record.lease, lease_id(request), request.now_ns, "file")
         descriptor = location.parent.open_file(location.name, os.O_RDONLY)
         try:
             size = os.fstat(descriptor).st_size
-            first, last = _within(asked, size)
+            first, last = _within(requested, size)
             found = data_ranges(descriptor, first, last)
         finally:
             os.close(descriptor)
@@ -95,12 +95,12 @@ def list_ranges(request: FileRequest) -> FileResponse:
     return FileResponse(200, headers, document(root))
 
 
-def _within(asked: tuple[int, int | None] | None, size: int) -> tuple[int, int]:
-    if asked is None:
+def _within(requested: tuple[int, int | None] | None, size: int) -> tuple[int, int]:
+    if requested is None:
         return 0, size - 1
-    if asked[0] >= size:
+    if requested[0] >= size:
         raise storage_error("InvalidRange")
-    return asked[0], size - 1 if asked[1] is None else min(asked[1], size - 1)
+    return requested[0], size - 1 if requested[1] is None else min(requested[1], size - 1)
 
 
 def _update(request: FileRequest) -> FileResponse:
@@ -127,7 +127,7 @@ def _clear(request: FileRequest) -> FileResponse:
 
 
 def _write(request: FileRequest, first: int, last: int, data: bytes | bytearray | None) -> Entry:
-    """Write data to a range, or clear it without data; record that the change was ours."""
+    """Write data to a range, or clear it if there is none; record the change."""
     mode = (request.header("x-ms-file-last-write-time") or "now").lower()
     if mode not in {"now", _PRESERVE}:
         raise invalid_header("x-ms-file-last-write-time", mode)
@@ -138,7 +138,7 @@ def _write(request: FileRequest, first: int, last: int, data: bytes | bytearray 
         return store(request, entry, entry.record, status)
 
 
-def _write_at(  # noqa: PLR0913 - they are what a write is
+def _write_at(  # noqa: PLR0913 - a write needs all of them
     location: Location, entry: Entry, first: int, last: int, data: bytes | bytearray | None, *, preserve: bool
 ) -> os.stat_result:
     descriptor = location.parent.open_file(location.name, os.O_RDWR)

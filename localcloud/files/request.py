@@ -1,4 +1,4 @@
-"""The values that travel between the HTTP edge and the operations.
+"""The values that the HTTP layer and the operations exchange.
 
 Operations take a `FileRequest` and return a `FileResponse`. They get no socket, clock or event loop: every
 operation is a plain function over the disk, run in a thread.
@@ -23,31 +23,31 @@ Headers = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a request may do.
+    """The permissions of a request.
 
     Attributes:
-        permissions: The letters of its SAS, or None for an account key, which may do everything.
-        is_service_sas: Whether the SAS was made for one share or file.
+        permissions: The letters of its SAS, or None for an account key, which permits everything.
+        is_service_sas: Whether the SAS is for one share or file.
     """
 
     permissions: str | None = None
     is_service_sas: bool = False
 
     def allows(self, letters: str) -> bool:
-        """Tell whether any of these permissions is given."""
+        """Return whether any of these permissions is granted."""
         return self.permissions is None or any(letter in self.permissions for letter in letters)
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request to Azure Files, read and split but not yet judged.
+    """A request to Azure Files, parsed but not authorized yet.
 
     Attributes:
         method: Upper case.
         scheme: `https` or `http`.
         host: The `Host` header: name and port.
-        remote: The caller's address, or None if the transport has none.
-        raw_path: As it stands on the request line, without the query.
+        remote: The client's address, or None if the transport has none.
+        raw_path: The path on the request line, without the query.
         raw_query: Name and value pairs, still percent-encoded.
         account: The first name of the path.
         names: The decoded names after the account: the share, then the path in it.
@@ -75,7 +75,7 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class FileStream:
-    """A part of an open file to be sent; whoever sends it closes the descriptor."""
+    """A part of an open file to send; the sender closes the descriptor."""
 
     descriptor: int
     offset: int
@@ -84,7 +84,7 @@ class FileStream:
 
 @dataclass(frozen=True, slots=True)
 class FileResponse:
-    """An answer: either a body in memory, or a part of a file."""
+    """The response of an operation: either a body in memory, or a part of a file."""
 
     status: int
     headers: Headers = ()
@@ -94,17 +94,17 @@ class FileResponse:
 
 @dataclass(frozen=True, slots=True)
 class FileRequest:
-    """One authorized request of one operation.
+    """An authorized request for one operation.
 
     Attributes:
         http: The HTTP request, parsed.
-        grant: What the caller may do.
+        grant: The client's permissions.
         shares: The shares on the disk.
         share: The share's name, or an empty string for an operation on the account.
         path: The checked path in the share.
         now_ns: The time of the request, in nanoseconds since the epoch.
-        body: The request's body; operations take at most 4 MiB.
-        check_source: Judges the URL of a copy's source by its SAS (see `authorization.check_copy_source`).
+        body: The request's body, at most 4 MiB.
+        check_source: Checks the SAS in the URL of a copy's source (see `authorization.check_copy_source`).
     """
 
     http: HttpRequest
@@ -147,5 +147,5 @@ class FileRequest:
             raise storage_error("ShareNotFound") from None
 
     def key(self, path: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """Return the lock key of an entry of the share; without a path, of the call's own."""
+        """Return the lock key of an entry of the share; without a path, of the request's own."""
         return (self.account, self.share, *(self.path if path is None else path))

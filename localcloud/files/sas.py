@@ -1,6 +1,6 @@
-"""Check shared access signatures of an account, a share or a file.
+"""The check of shared access signatures for an account, a share or a file.
 
-Pure, but for the time, which comes in as a value.
+Pure: the time is an argument.
 
 Source: "Create an account SAS" and "Create a service SAS" (File service, version 2015-04-05 and later; the
 account SAS has one more line since 2020-12-06).
@@ -32,7 +32,7 @@ _SCOPE_VERSION: Final = "2020-12-06"
 
 
 def check_sas(request: HttpRequest, keys: Sequence[str], resource: str, now: datetime) -> Grant:
-    """Return what the SAS of a request allows.
+    """Return the permissions of a request's SAS.
 
     Args:
         request: The request, with the SAS in its query.
@@ -41,9 +41,8 @@ def check_sas(request: HttpRequest, keys: Sequence[str], resource: str, now: dat
         now: The time.
 
     Raises:
-        StorageError: AuthenticationFailed for a signature or a time that does not hold, an
-            Authorization…Mismatch for one that does not reach this request, NotImplementedByLocalCloud for
-            kinds that are not emulated.
+        StorageError: AuthenticationFailed for an invalid signature or time, an Authorization…Mismatch for a
+            SAS that does not cover this request, NotImplementedByLocalCloud for kinds that are not emulated.
     """
     query = request.query
     if any(name in query for name in _DELEGATION):
@@ -59,7 +58,7 @@ def check_sas(request: HttpRequest, keys: Sequence[str], resource: str, now: dat
     _check_time(query, now)
     _check_origin(request)
     if "ss" in query:
-        _check_reach(query, resource)
+        _check_coverage(query, resource)
     return grant
 
 
@@ -115,7 +114,7 @@ def _check_origin(request: HttpRequest) -> None:
         )
 
 
-def _check_reach(query: Mapping[str, str], resource: str) -> None:
+def _check_coverage(query: Mapping[str, str], resource: str) -> None:
     if "f" not in query["ss"]:
         raise storage_error("AuthorizationServiceMismatch")
     if resource not in query.get("srt", ""):

@@ -1,7 +1,7 @@
-"""The HTTP edge of the local cloud's Azure Files.
+"""The HTTP layer of the local cloud's Azure Files.
 
-It reads a request, has it authorized, runs its operation in a thread, and writes the answer. All that blocks
-runs in threads; of a file, never more than a few MiB are in memory.
+It parses and authorizes a request, runs its operation in a thread, and sends the response. Everything that
+blocks runs in threads; at most a few MiB of a file are in memory.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class FileService:
     """Azure Files for any number of storage accounts, over directories on this machine.
 
     Args:
-        root: The directory that holds everything: `root/<account>/<share>` is what a replica mounts.
-        account_keys: Returns an account's base64 keys, any of which opens it, or None if there is no such
-            account.
+        root: The directory for everything; a replica mounts `root/<account>/<share>`.
+        account_keys: Returns an account's base64 keys, each of which gives access, or None if there is no
+            such account.
         clock_ns: Returns the time in nanoseconds since the epoch.
     """
 
@@ -74,10 +74,10 @@ class FileService:
         self._clock_ns = clock_ns
 
     def create_share(self, account: str, share: str, quota_gib: int) -> None:
-        """Make a share, or set the quota of one that is there. Blocks on the disk.
+        """Create a share, or set the quota of an existing one. Blocks on the disk.
 
         Raises:
-            ValueError: the name or the quota is not one that Azure allows.
+            ValueError: Azure does not allow this name or quota.
         """
         if not is_share_name(share):
             raise ValueError(f"'{share}' cannot be the name of a share")
@@ -91,7 +91,7 @@ class FileService:
                 self._shares.write(account, share, replace(found, quota_gib=quota_gib), now_ns)
 
     def delete_share(self, account: str, share: str) -> None:
-        """Delete a share with all that is in it; nothing happens if it is not there. Blocks on the disk."""
+        """Delete a share with its content; do nothing if it does not exist. Blocks on the disk."""
         with self._shares.locks.hold((account, share)):
             self._shares.remove(account, share)
 
@@ -100,11 +100,11 @@ class FileService:
         self._shares.remove_account(account)
 
     def share_exists(self, account: str, share: str) -> bool:
-        """Tell whether a share is there."""
+        """Return whether a share exists."""
         return self._shares.exists(account, share)
 
     def share_path(self, account: str, share: str) -> Path:
-        """Return the directory of a share, which a replica mounts, reads and writes.
+        """Return the directory of a share, which replicas mount.
 
         Raises:
             KeyError: there is no such share.
@@ -114,7 +114,7 @@ class FileService:
         return self._shares.path(account, share)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer any request whose path begins with the name of a storage account."""
+        """Respond to a request whose path begins with the name of a storage account."""
         request_id = str(uuid.uuid4())
         try:
             response = await self._answer(request)
@@ -172,7 +172,7 @@ def _run(operation: operations.Operation, request: FileRequest) -> FileResponse:
 
 
 def _find(request: HttpRequest) -> operations.Operation | StorageError:
-    """Find the operation, or the error of what is none, which a caller learns only once authorized."""
+    """Return the operation, or the error if there is none, which is only sent to an authorized client."""
     try:
         return operations.find_operation(request)
     except StorageError as error:
@@ -220,7 +220,7 @@ def _read_path(request: HttpRequest) -> tuple[str, ...]:
 
 
 async def _read_body(http: web.Request, maximum: int) -> bytes | bytearray:
-    """Return a request's body, which is never longer than a range."""
+    """Return a request's body of at most `maximum` bytes."""
     if http.method not in {"PUT", "POST"}:
         return b""
     length = http.content_length
@@ -241,7 +241,7 @@ async def _read_body(http: web.Request, maximum: int) -> bytes | bytearray:
 
 
 def disk_error(error: OSError, request: str) -> StorageError:
-    """Return the error that a disk's error leads to; an unexpected one is logged with its traceback."""
+    """Return the response to an error of the disk; an unexpected one is logged with its traceback."""
     if error.errno == errno.ENAMETOOLONG:
         return StorageError(400, "InvalidFileOrDirectoryPathName", "File or directory path is too long.")
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
@@ -254,15 +254,15 @@ def disk_error(error: OSError, request: str) -> StorageError:
     return StorageError(500, "InternalError", f"The server encountered an internal error: {error}.")
 
 
-async def _respond(http: web.Request, answer: FileResponse, request_id: str) -> web.StreamResponse:
-    headers = CIMultiDict([*_common_headers(http, request_id), *answer.headers])
-    if answer.stream is not None:
-        return await _stream(http, answer.status, headers, answer.stream)
+async def _respond(http: web.Request, outcome: FileResponse, request_id: str) -> web.StreamResponse:
+    headers = CIMultiDict([*_common_headers(http, request_id), *outcome.headers])
+    if outcome.stream is not None:
+        return await _stream(http, outcome.status, headers, outcome.stream)
     response = web.Response(
-        status=answer.status, headers=headers, body=None if http.method == "HEAD" else answer.body
+        status=outcome.status, headers=headers, body=None if http.method == "HEAD" else outcome.body
     )
     if not http.content.is_eof():
-        # What is left of a refused body would be read as the next request.
+        # The rest of a rejected body would be read as the next request.
         response.force_close()
     return response
 
@@ -282,7 +282,7 @@ def _common_headers(http: web.Request, request_id: str) -> Headers:
 async def _stream(
     http: web.Request, status: int, headers: CIMultiDict[str], part: FileStream
 ) -> web.StreamResponse:
-    """Send a part of a file, a chunk at a time; close its descriptor whatever happens."""
+    """Send a part of a file in chunks, and always close its descriptor."""
     try:
         response = web.StreamResponse(status=status, headers=headers)
         response.content_length = part.size_bytes
@@ -306,6 +306,6 @@ async def _stream(
 
 
 def _abort(http: web.Request) -> None:
-    """Cut the connection: the file became shorter while it was sent, and its length is already promised."""
+    """Abort the connection: the file became shorter after its length was sent."""
     if http.transport is not None:
         http.transport.abort()

@@ -31,11 +31,11 @@ NOUN: Final = "file share"
 
 
 def list_shares(request: FileRequest) -> FileResponse:
-    """List the account's shares; there are no snapshots and no deleted ones to be found."""
+    """List the account's shares; there are no snapshots and no deleted shares."""
     page = read_page(request)
     include = _read_include(request)
     names = [name for name in request.shares.names(request.account) if name.startswith(page.prefix)]
-    chosen, next_marker = page.cut(names, key=str)
+    chosen, next_marker = page.slice(names, key=str)
     root = _list_head(request, page)
     shares = add(root, "Shares")
     for name in chosen:
@@ -51,7 +51,7 @@ def list_shares(request: FileRequest) -> FileResponse:
 
 
 def create_share(request: FileRequest) -> FileResponse:
-    """Make a share."""
+    """Create a share."""
     check_share_name(request.share)
     if (request.header("x-ms-enabled-protocols") or "SMB").upper() != "SMB":
         raise not_emulated("NFS shares")
@@ -66,7 +66,7 @@ def create_share(request: FileRequest) -> FileResponse:
 
 
 def share_properties(request: FileRequest) -> FileResponse:
-    """Tell a share's properties."""
+    """Return a share's properties."""
     found = request.share_properties()
     leases.check_read(found.lease, lease_id(request), request.now_ns, NOUN)
     return FileResponse(
@@ -94,7 +94,7 @@ def set_share_metadata(request: FileRequest) -> FileResponse:
 
 
 def delete_share(request: FileRequest) -> FileResponse:
-    """Delete a share with all that is in it, at once."""
+    """Delete a share with its content, immediately."""
     with request.shares.locks.hold(request.key(())):
         found = request.share_properties()
         leases.check_write(found.lease, lease_id(request), request.now_ns, NOUN)
@@ -103,7 +103,7 @@ def delete_share(request: FileRequest) -> FileResponse:
 
 
 def share_statistics(request: FileRequest) -> FileResponse:
-    """Tell how many bytes the files of a share hold."""
+    """Return the total size of a share's files."""
     found = request.share_properties()
     total = 0
     for folder, _, names in os.walk(request.root, followlinks=False):
@@ -154,7 +154,7 @@ def _read_include(request: FileRequest) -> frozenset[str]:
 
 def _list_head(request: FileRequest, page: Page) -> ET.Element:
     root = ET.Element("EnumerationResults", ServiceEndpoint=request.http.endpoint)
-    page.describe(root)
+    page.echo(root)
     return root
 
 

@@ -1,6 +1,6 @@
-"""Compute and check SharedKey signatures, as Azure Storage does.
+"""SharedKey signatures: computed and verified as in Azure Storage.
 
-Pure: a request goes in as a value, a string or a verdict comes out. It reads no clock and no socket.
+Pure: it reads no clock and no socket.
 
 Source: "Authorize with Shared Key" (Blob, Queue and File services, version 2009-09-19 and later), and the
 order of canonical headers as the Azure SDK and the service compute it (see `header_order`).
@@ -18,7 +18,7 @@ from urllib.parse import unquote
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-#: The standard headers of the string to sign, in their order. `Date` and `Range` are treated apart.
+#: The standard headers of the string to sign, in order.
 _STANDARD_HEADERS: Final = (
     "content-encoding",
     "content-language",
@@ -33,12 +33,12 @@ _STANDARD_HEADERS: Final = (
     "range",
 )
 
-#: Characters of a header name in the service's collation order. `%` and `_` weigh the same there.
+#: Characters of a header name in the service's collation order. `%` and `_` have the same weight.
 _COLLATION: Final = "!#$%&*.^`|~+0123456789abcdefghijklmnopqrstuvwxyz"
 _WEIGHTS: Final = {character: weight for weight, character in enumerate(_COLLATION)} | {
     "_": _COLLATION.index("%")
 }
-#: Characters that do not weigh at all unless two names are otherwise equal.
+#: Characters that are ignored unless two names are otherwise equal.
 _WEIGHTLESS: Final = {"'": 0, "-": 1}
 
 
@@ -48,7 +48,7 @@ class SignedRequest:
 
     Attributes:
         method: The HTTP method, upper case.
-        raw_path: The path exactly as it stands on the request line, still percent-encoded, without the query.
+        raw_path: The path on the request line, still percent-encoded, without the query.
         query: Name and value pairs, still percent-encoded, in any order.
         headers: Name and value pairs, in any order and any case.
     """
@@ -60,7 +60,7 @@ class SignedRequest:
 
 
 def string_to_sign(request: SignedRequest, account: str) -> str:
-    """Return the text that the account's key signs for this request."""
+    """Return the string that the account's key signs for this request."""
     values = {name.lower(): value.strip() for name, value in request.headers}
     if values.get("content-length") == "0":
         values["content-length"] = ""
@@ -76,7 +76,7 @@ def string_to_sign(request: SignedRequest, account: str) -> str:
 
 
 def canonical_headers(headers: Iterable[tuple[str, str]]) -> str:
-    """Return the `x-ms-` headers, one a line, in the service's order; a repeated one is joined by commas."""
+    """Return the `x-ms-` headers, one a line, in the service's order; repeated ones are joined by commas."""
     found: dict[str, list[str]] = {}
     for name, value in headers:
         if name.lower().startswith("x-ms-"):
@@ -96,13 +96,12 @@ def canonical_resource(account: str, raw_path: str, query: Iterable[tuple[str, s
 def header_order(name: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
     """Return the sort key of a lower-case header name.
 
-    The service collates the way dictionaries do: hyphens and apostrophes do not count, `_` stands before
-    digits and digits before letters. Only between names that are equal so far does the position of the
-    hyphens decide, a later one first. Plain code point order differs from this for metadata such as
-    `x-ms-meta-a_b` and `x-ms-meta-a1`.
+    The service collates like a dictionary: hyphens and apostrophes are ignored, `_` sorts before digits, and
+    digits before letters. Between otherwise equal names the position of the hyphens decides, a later one
+    first. Code point order differs for metadata such as `x-ms-meta-a_b` and `x-ms-meta-a1`.
 
     Raises:
-        KeyError: for a character that no HTTP header name may hold.
+        KeyError: for a character that is not allowed in an HTTP header name.
     """
     weights = tuple(_WEIGHTS[character] for character in name if character not in _WEIGHTLESS)
     ties = tuple(
@@ -114,7 +113,7 @@ def header_order(name: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...
 
 
 def sign(key: str, text: str) -> str:
-    """Return the base64 HMAC-SHA256 of a text under a base64 account key.
+    """Return the base64 HMAC-SHA256 of a text with a base64 account key.
 
     Raises:
         binascii.Error: the key is not base64.
@@ -124,6 +123,6 @@ def sign(key: str, text: str) -> str:
 
 
 def is_signed_by(keys: Sequence[str], text: str, signature: str) -> bool:
-    """Tell whether any of an account's keys gives this signature; takes the same time for every wrong one."""
+    """Return whether one of an account's keys gives this signature, compared in constant time."""
     given = signature.encode("utf-8", "surrogateescape")
     return any(hmac.compare_digest(sign(key, text).encode("ascii"), given) for key in keys)

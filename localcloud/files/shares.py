@@ -1,6 +1,6 @@
-"""The shares on the disk: which there are, where, and their own properties.
+"""The shares on the disk, and their properties.
 
-`root/<account>/<share>` is the directory that a replica mounts; everything else lives under
+`root/<account>/<share>` is the directory that a replica mounts; everything else is under
 `root/.properties`, a name that no account can have.
 """
 
@@ -22,7 +22,7 @@ from localcloud.files.sidecar import Locks, Sidecar
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: The quota of a share that is made without one, and the largest one of a standard account, in GiB.
+#: The default quota of a share, and the largest one of a standard account, in GiB.
 DEFAULT_QUOTA_GIB: Final = 5120
 MAX_QUOTA_GIB: Final = 102400
 _PROPERTIES: Final = ".properties"
@@ -59,7 +59,7 @@ class ShareStore:
         return self._root / account / share
 
     def exists(self, account: str, share: str) -> bool:
-        """Tell whether a share is there."""
+        """Return whether a share exists."""
         return is_share_name(share) and self.path(account, share).is_dir()
 
     def sidecar(self, account: str, share: str) -> Sidecar:
@@ -67,7 +67,7 @@ class ShareStore:
         return Sidecar(self._record(account, share) / "entries")
 
     def names(self, account: str) -> list[str]:
-        """Return the names of an account's shares, in order."""
+        """Return the names of an account's shares, sorted."""
         try:
             entries = list(os.scandir(self._root / account))
         except FileNotFoundError:
@@ -94,7 +94,7 @@ class ShareStore:
         return _from_json(json.loads(text))
 
     def write(self, account: str, share: str, properties: Share, now_ns: int) -> Share:
-        """Make a share if it is not there, store its properties, and return them as they are now."""
+        """Store a share's properties, creating it if needed; return them with their new revision and time."""
         stored = replace(properties, changed_ns=now_ns, revision=properties.revision + 1)
         record = self._record(account, share)
         record.mkdir(parents=True, exist_ok=True)
@@ -105,25 +105,25 @@ class ShareStore:
         return stored
 
     def remove(self, account: str, share: str) -> None:
-        """Delete a share with all that is in it; nothing happens if it is not there."""
-        self._discard(self.path(account, share))
-        self._discard(self._record(account, share))
+        """Delete a share with its content; do nothing if it does not exist."""
+        self._delete(self.path(account, share))
+        self._delete(self._record(account, share))
 
     def remove_account(self, account: str) -> None:
         """Delete every share of an account."""
-        self._discard(self._root / account)
-        self._discard(self._root / _PROPERTIES / account)
+        self._delete(self._root / account)
+        self._delete(self._root / _PROPERTIES / account)
 
     def _record(self, account: str, share: str) -> Path:
         return self._root / _PROPERTIES / account / share
 
-    def _discard(self, directory: Path) -> None:
-        """Take a directory away at once, then delete it: nobody sees a half-deleted share."""
+    def _delete(self, directory: Path) -> None:
+        """Move a directory away, then delete it: a partly deleted share is never visible."""
         if not directory.is_dir():
             return
-        bin_ = self._root / _PROPERTIES / ".deleted"
-        bin_.mkdir(parents=True, exist_ok=True)
-        gone = bin_ / uuid.uuid4().hex
+        trash = self._root / _PROPERTIES / ".deleted"
+        trash.mkdir(parents=True, exist_ok=True)
+        gone = trash / uuid.uuid4().hex
         directory.replace(gone)
         shutil.rmtree(gone)
 

@@ -1,11 +1,10 @@
-"""Keep what the disk cannot hold: properties of files and directories, beside the share and never in it.
+"""Properties of files and directories that the file system cannot store, kept beside the share.
 
-The disk is the truth about size and time of writing. Content type, Content-MD5, metadata, attributes, leases
-and the like are kept in one small JSON file an entry, in a tree of their own whose folders are named by a
-digest of the folded name, so that a name of any length fits and a directory moves with one rename. A record
-belongs to a file only while inode, size and time of writing are those that the service saw last: when a
-replica has changed the file behind our back, only its lease is kept, and that only while the inode is the
-same.
+The file system is authoritative for size and modification time. Content type, Content-MD5, metadata,
+attributes and leases are in one small JSON file for each entry. These files are in a tree of folders named by
+a digest of each folded name, so that a name of any length fits, and a directory moves with one rename.
+A record is valid only while the file's inode, size and modification time are unchanged. After a change by a
+replica only the lease is kept, and only while the inode is the same.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _STRIPES: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The content headers that a file is served with; None is "not set". `md5` is base64."""
+    """The content headers of a file; None means not set. `md5` is base64."""
 
     type: str | None = None
     encoding: str | None = None
@@ -56,7 +55,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What tells that a file is still the one that a record was written for."""
+    """The attributes of a file that show whether a record still belongs to it."""
 
     inode: int
     size_bytes: int
@@ -65,7 +64,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The properties of one entry; times are nanoseconds since the epoch, `revision` counts our changes."""
+    """The properties of one entry; times are nanoseconds since the epoch, `revision` counts the changes."""
 
     created_ns: int
     changed_ns: int
@@ -79,14 +78,14 @@ class Record:
 
 
 def fingerprint(status: os.stat_result) -> Fingerprint:
-    """Return the fingerprint of an entry; of a directory only its inode counts."""
+    """Return the fingerprint of an entry; of a directory only the inode is used."""
     if modes.S_ISDIR(status.st_mode):
         return Fingerprint(status.st_ino, 0, 0)
     return Fingerprint(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def unrecorded(status: os.stat_result) -> Record:
-    """Return the properties of an entry that somebody made on the disk, without the service."""
+    """Return the properties of an entry that was not created through the service."""
     attributes = "Directory" if modes.S_ISDIR(status.st_mode) else "Archive"
     return Record(
         created_ns=min(status.st_mtime_ns, status.st_ctime_ns),
@@ -97,7 +96,7 @@ def unrecorded(status: os.stat_result) -> Record:
 
 
 def etag(record: Record, status: os.stat_result) -> str:
-    """Return the entry's ETag, with its quotes: new with every change, ours or a replica's."""
+    """Return the entry's ETag, with its quotes; every change by the service or a replica changes it."""
     now = fingerprint(status)
     text = f"{now.inode}/{now.size_bytes}/{now.written_ns}/{record.revision}/{record.changed_ns}"
     return f'"0x{hashlib.blake2b(text.encode(), digest_size=8).hexdigest().upper()}"'
@@ -110,7 +109,7 @@ class Sidecar:
         self._directory = directory
 
     def read(self, path: tuple[str, ...], status: os.stat_result) -> Record:
-        """Return the record of an entry that has this status; what no longer belongs to it is dropped."""
+        """Return the record of an entry with this status, without properties that are no longer valid."""
         found = self._load(path)
         if found is None:
             return unrecorded(status)
@@ -121,7 +120,7 @@ class Sidecar:
         return replace(fresh, lease=found.lease) if found.fingerprint.inode == now.inode else fresh
 
     def write(self, path: tuple[str, ...], record: Record, status: os.stat_result, now_ns: int) -> Record:
-        """Store a record for an entry that has this status; return it with its new revision and time."""
+        """Store a record for an entry with this status; return it with its new revision and time."""
         stored = replace(
             record, revision=record.revision + 1, changed_ns=now_ns, fingerprint=fingerprint(status)
         )
@@ -133,11 +132,11 @@ class Sidecar:
         return stored
 
     def remove(self, path: tuple[str, ...]) -> None:
-        """Forget an entry and all below it."""
+        """Remove the records of an entry and of everything below it."""
         shutil.rmtree(self._folder(path), ignore_errors=True)
 
     def move(self, source: tuple[str, ...], target: tuple[str, ...]) -> None:
-        """Let the records of an entry, and of all below it, follow it to another path."""
+        """Move the records of an entry, and of everything below it, to another path."""
         before, after = self._folder(source), self._folder(target)
         if before == after:
             return
@@ -162,14 +161,14 @@ class Sidecar:
 
 
 class Locks:
-    """Locks for the entries of all shares, held in a fixed order, so that no callers wait in a ring."""
+    """Striped locks for the entries of all shares, acquired in a fixed order to avoid deadlocks."""
 
     def __init__(self) -> None:
         self._stripes = tuple(threading.RLock() for _ in range(_STRIPES))
 
     @contextmanager
     def hold(self, *keys: tuple[str, ...]) -> Iterator[None]:
-        """Keep the entries of these keys to oneself for the length of a `with` block."""
+        """Hold the locks of these keys; a context manager."""
         numbers = {
             zlib.crc32("/".join(fold_path(key)).encode("utf-8", "surrogatepass")) % _STRIPES for key in keys
         }
@@ -177,7 +176,7 @@ class Locks:
 
     @contextmanager
     def hold_all(self) -> Iterator[None]:
-        """Keep every entry to oneself: for moving a whole directory."""
+        """Hold all locks, for moving a directory; a context manager."""
         yield from self._hold(range(_STRIPES))
 
     def _hold(self, numbers: list[int] | range) -> Iterator[None]:

@@ -1,8 +1,7 @@
-"""Give a range of a file back to the disk, so that it reads as zeros and takes no room.
+"""Sparse files: deallocate a range, and list the ranges that contain data.
 
-Linux can; elsewhere, and on filesystems that cannot, zeros are written instead. The only module that calls
-the C
-library: Python offers no way to punch a hole.
+On systems and file systems without support for deallocation, zeros are written instead. This is the only
+module that calls the C library: Python has no function to punch a hole.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 def clear_range(descriptor: int, offset: int, length: int) -> None:
-    """Let `length` bytes from `offset` read as zeros; the file keeps its size."""
+    """Deallocate `length` bytes from `offset`, which then read as zeros; the file keeps its size."""
     if _FALLOCATE is not None and _punch(_FALLOCATE, descriptor, offset, length):
         return
     while length > 0:
@@ -31,9 +30,9 @@ def clear_range(descriptor: int, offset: int, length: int) -> None:
 
 
 def data_ranges(descriptor: int, first: int, last: int) -> list[tuple[int, int]]:
-    """Return the ranges within `first`..`last` (inclusive) that hold data, as first and last bytes.
+    """Return the ranges within `first`..`last` (inclusive) that contain data, as first and last bytes.
 
-    They follow the filesystem's blocks, as Azure's follow its own: a range may hold some zeros.
+    They are aligned to the file system's blocks, so a range may contain some zeros, as in Azure.
     """
     found = []
     position = first

@@ -1,11 +1,11 @@
-"""Walk a share's directory on the disk without ever leaving it.
+"""Access to a share's directory that never leaves it.
 
-A replica writes into the same directory and may put symbolic links there. Every step is taken from an open
-directory to a name in it (`openat` and its family) and never through a link, so that no request can reach
-outside of a share, not even while somebody swaps a directory for a link. Names are matched without regard to
-case, an exact match first.
+A replica writes into the same directory and may create symbolic links there. Every name is opened relative to
+an open directory (`openat` and similar) and links are never followed, so no request can reach outside of a
+share, even if a directory is replaced by a link meanwhile. Names match regardless of case, an exact match
+first.
 
-Nothing here knows HTTP beyond the refusals that a missing or wrong kind of entry leads to.
+Of HTTP this module knows only the errors for missing entries and entries of the wrong kind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: O_NONBLOCK keeps a pipe that a replica made from holding a thread for ever; it means nothing for a file.
+#: O_NONBLOCK, which files ignore, prevents a pipe that a replica made from blocking a thread.
 _FILE_FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _DIRECTORY_MODE: Final = 0o755
 _FILE_MODE: Final = 0o644
@@ -33,7 +33,7 @@ _FILE_MODE: Final = 0o644
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """An open directory of a share; what is done to its entries is done through its descriptor."""
+    """An open directory of a share; its entries are accessed through its descriptor."""
 
     descriptor: int
 
@@ -42,18 +42,18 @@ class Folder:
         return os.fstat(self.descriptor)
 
     def entry_status(self, name: str) -> os.stat_result | None:
-        """Return the status of an entry by its exact name, of a link itself, or None."""
+        """Return the status of the entry with this exact name (of a link itself), or None."""
         try:
             return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except FileNotFoundError:
             return None
 
     def names(self) -> list[str]:
-        """Return the names of all entries, in no order."""
+        """Return the names of all entries, unordered."""
         return os.listdir(self.descriptor)  # noqa: PTH208 - pathlib cannot read an open directory
 
     def match(self, name: str) -> tuple[str, os.stat_result | None]:
-        """Return the name as it stands on the disk, and its status; the name as given, and None, if not."""
+        """Return a name as it is on the disk and its status; if missing, the given name and None."""
         found = self.entry_status(name)
         if found is not None:
             return name, found
@@ -64,7 +64,7 @@ class Folder:
         return name, None
 
     def entries(self) -> list[tuple[str, os.stat_result]]:
-        """Return every entry with its status, in no order; one that vanishes meanwhile is left out."""
+        """Return every entry with its status, unordered; one that disappears meanwhile is left out."""
         found = ((name, self.entry_status(name)) for name in self.names())
         return [(name, status) for name, status in found if status is not None]
 
@@ -91,7 +91,7 @@ class Folder:
         """Make a directory.
 
         Raises:
-            StorageError: ResourceAlreadyExists, when a replica was faster.
+            StorageError: ResourceAlreadyExists, if a replica has just created it.
         """
         try:
             os.mkdir(name, _DIRECTORY_MODE, dir_fd=self.descriptor)
@@ -118,11 +118,11 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where an entry is, or would be: a name in an open parent.
+    """The location of an entry, which may not exist: a name in an open parent directory.
 
     Attributes:
         parent: The open parent directory.
-        name: The name as it stands on the disk, or as it was asked for when nothing is there.
+        name: The name on the disk, or as it was requested if nothing is there.
         status: The status of what is there (of a link itself), or None.
     """
 
@@ -136,7 +136,7 @@ class Location:
         return self.status is not None and modes.S_ISDIR(self.status.st_mode)
 
     def open(self) -> int:
-        """Open the file or directory that is there for reading; the caller closes the descriptor."""
+        """Open the file or directory for reading; the caller closes the descriptor."""
         if self.is_directory:
             return os.open(self.name, _DIRECTORY_FLAGS, dir_fd=self.parent.descriptor)
         return self.parent.open_file(self.name, os.O_RDONLY)
@@ -149,7 +149,7 @@ class Location:
 
 @contextmanager
 def open_directory(root: Path, names: tuple[str, ...]) -> Iterator[Folder]:
-    """Open a directory of a share for the length of a `with` block; the empty path is the share's root.
+    """Open a directory of a share; a context manager. The empty path is the share's root.
 
     Raises:
         StorageError: ShareNotFound; ParentNotFound when a name above the last is missing or no directory,
@@ -158,7 +158,7 @@ def open_directory(root: Path, names: tuple[str, ...]) -> Iterator[Folder]:
     descriptor = _open_root(root)
     try:
         for depth, name in enumerate(names, start=1):
-            inner = _step(Folder(descriptor), name, is_last=depth == len(names))
+            inner = _open_child(Folder(descriptor), name, is_last=depth == len(names))
             os.close(descriptor)
             descriptor = inner
         yield Folder(descriptor)
@@ -168,7 +168,7 @@ def open_directory(root: Path, names: tuple[str, ...]) -> Iterator[Folder]:
 
 @contextmanager
 def open_location(root: Path, names: tuple[str, ...]) -> Iterator[Location]:
-    """Open the parent of a path and look at the path's last name.
+    """Open the parent of a path, and find the path's last name in it; a context manager.
 
     Raises:
         StorageError: ShareNotFound, or ParentNotFound.
@@ -179,7 +179,7 @@ def open_location(root: Path, names: tuple[str, ...]) -> Iterator[Location]:
     descriptor = _open_root(root)
     try:
         for name in names[:-1]:
-            inner = _step(Folder(descriptor), name, is_last=False)
+            inner = _open_child(Folder(descriptor), name, is_last=False)
             os.close(descriptor)
             descriptor = inner
         parent = Folder(descriptor)
@@ -195,7 +195,7 @@ def _open_root(root: Path) -> int:
         raise storage_error("ShareNotFound") from None
 
 
-def _step(folder: Folder, name: str, *, is_last: bool) -> int:
+def _open_child(folder: Folder, name: str, *, is_last: bool) -> int:
     actual, status = folder.match(name)
     if status is None:
         raise storage_error("ResourceNotFound" if is_last else "ParentNotFound")

@@ -117,5 +117,5 @@ async def _append(lines: list[str], log: Log[ConsoleRecord]) -> None:
     try:
         await log.append(ConsoleRecord(time, line) for line in lines)
     except OSError as error:
-        # Go on reading: a container blocks when nobody reads its output.
+        # Keep reading: a container blocks when its output is not read.
         LOGGER.warning("%d lines of a container's output are lost: %s", len(lines), error)

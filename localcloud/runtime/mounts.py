@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class MountError(Exception):
-    """A mount path that cannot be made; the message says why, and what to do."""
+    """A mount path that cannot be made; the message has the reason, and what to do."""
 
 
 @dataclass(slots=True)

@@ -196,7 +196,7 @@ class ResourcePlanner:
         )
 
     def _explicit_dependencies(self, instance: _Instance) -> Iterator[str]:
-        """Yield the ids of the deployed resources in ``dependsOn``; an existing one stands for its own."""
+        """Yield the ids of the deployed resources in ``dependsOn``, through existing ones to theirs."""
         evaluator = _evaluator(instance, self._bindings, Section.IDENTITY)
         for document in instance.declaration.document.get("dependsOn", []):
             name = evaluator.known(document, "String")

@@ -83,7 +83,7 @@ def format_time(moment: datetime, pattern: str) -> str:
     """Format a time by a standard format (one letter) or a custom one.
 
     Raises:
-        ValueError: The format is not one that .NET knows.
+        ValueError: .NET has no such format.
     """
     if len(pattern) == 1:
         if pattern not in _STANDARD_TIMES:
