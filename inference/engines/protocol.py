@@ -27,7 +27,7 @@ ProgressCallback = Callable[[str, int], None]
 
 FinishReason = Literal["stop", "length"]
 
-Ability = Literal["seed", "penalties", "logit_bias", "logprobs", "grammar"]
+Ability = Literal["seed", "penalties", "logit_bias", "logprobs", "grammar", "stopping", "prompt_logprobs"]
 """The optional features of an engine; all engines sample by temperature, top-p, top-k and min-p."""
 
 
@@ -71,6 +71,25 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopping:
+    """The tokens that end an answer, where they differ from the model's own.
+
+    Attributes:
+        min_tokens: No token that ends an answer is sampled before this many tokens.
+        ignore_eos: The model's end tokens do not end the answer.
+        stop_token_ids: Further tokens that end it.
+    """
+
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+
+    def ends(self, end_token_ids: frozenset[int]) -> frozenset[int]:
+        """Return the tokens that end the answer of a model with these end tokens."""
+        return frozenset(self.stop_token_ids) | (frozenset() if self.ignore_eos else end_token_ids)
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """A request for tokens.
 
@@ -82,6 +101,9 @@ class GenerationRequest:
             returns none.
         grammar: A grammar that the answer's text has to match, in llguidance's Lark syntax; None for any
             text. An end token is allowed where the text may end, and nothing else where it has to.
+        stopping: The tokens that end the answer. With a grammar, `min_tokens` is 0 and `ignore_eos` false.
+        prompt_logprobs: Return each prompt token's log-probability as well, and those of this many likeliest
+            tokens in its place; None returns none.
     """
 
     request_id: str
@@ -91,6 +113,8 @@ class GenerationRequest:
     sampling: Sampling
     top_logprobs: int | None = None
     grammar: str | None = None
+    stopping: Stopping = Stopping()
+    prompt_logprobs: int | None = None
 
     @property
     def needs(self) -> frozenset[Ability]:
@@ -102,16 +126,18 @@ class GenerationRequest:
             "logit_bias": bool(sampling.logit_bias),
             "logprobs": self.top_logprobs is not None,
             "grammar": self.grammar is not None,
+            "stopping": self.stopping != Stopping(),
+            "prompt_logprobs": self.prompt_logprobs is not None,
         }
         return frozenset(ability for ability, is_wanted in wanted.items() if is_wanted)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """The log-probabilities of one step, before temperature, penalties, bias and grammar.
+    """The log-probabilities at one position, before temperature, penalties, bias and grammar.
 
     Attributes:
-        chosen: That of the sampled token.
+        chosen: That of the token that was sampled, or that the prompt has there.
         top: Pairs of token id and log-probability, the likeliest first.
     """
 
@@ -127,11 +153,14 @@ class Increment:
 
     Attributes:
         logprobs: One for each token, if the request asked for them; else empty.
+        prompt_logprobs: One for each token of the prompt but the first, in the first increment, if the
+            request asked for them; else empty.
     """
 
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,4 +276,5 @@ class TokenStream:
             tuple(itertools.chain.from_iterable(increment.token_ids for increment in increments)),
             increments[-1].finish_reason,
             tuple(itertools.chain.from_iterable(increment.logprobs for increment in increments)),
+            increments[0].prompt_logprobs,
         )

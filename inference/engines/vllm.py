@@ -272,19 +272,26 @@ class VllmEngine:
         try:
             async for output in outputs:
                 (completion,) = output.outputs
-                self._deliver(completion, request.top_logprobs, stream)
+                prompt_logprobs = read_prompt_logprobs(request, output.prompt_logprobs)
+                self._deliver(completion, request.top_logprobs, prompt_logprobs, stream)
         except Exception as error:
             LOGGER.exception("request %s failed in the engine", request.request_id)
             stream.fail(EngineError(f"the engine failed: {error}"))
         stream.fail(EngineError("the engine ended the request without a reason"))
 
-    def _deliver(self, completion: CompletionOutput, top_logprobs: int | None, stream: TokenStream) -> None:
+    def _deliver(
+        self,
+        completion: CompletionOutput,
+        top_logprobs: int | None,
+        prompt_logprobs: tuple[TokenLogprobs, ...],
+        stream: TokenStream,
+    ) -> None:
         tokens, reason = tuple(completion.token_ids), completion.finish_reason
         logprobs = read_logprobs(tokens, completion.logprobs or (), top_logprobs)
         if reason is None:
-            stream.push(Increment(tokens, None, logprobs))
+            stream.push(Increment(tokens, None, logprobs, prompt_logprobs))
         elif reason in FINISH_REASONS:
-            stream.push(Increment(tokens, FINISH_REASONS[reason], logprobs))
+            stream.push(Increment(tokens, FINISH_REASONS[reason], logprobs, prompt_logprobs))
         else:
             stream.fail(EngineError(f"the engine ended the request: {reason}"))
 
@@ -305,6 +312,19 @@ def read_logprobs(
         top = tuple((token_id, known.logprob) for token_id, known in ranked if math.isfinite(known.logprob))
         found.append(TokenLogprobs(step[token].logprob, top))
     return tuple(found)
+
+
+def read_prompt_logprobs(
+    request: GenerationRequest, steps: Sequence[Mapping[int, Logprob] | None] | None
+) -> tuple[TokenLogprobs, ...]:
+    """Return the log-probabilities of the prompt's tokens but the first, for which vLLM has none.
+
+    Args:
+        request: The request.
+        steps: What vLLM returns with the first tokens; empty with later ones.
+    """
+    known = [step for step in steps or () if step is not None]
+    return read_logprobs(request.prompt_token_ids[1:], known, request.prompt_logprobs) if known else ()
 
 
 def sampling_parameters(request: GenerationRequest, ends: frozenset[int]) -> SamplingParams:
@@ -329,8 +349,10 @@ def sampling_parameters(request: GenerationRequest, ends: frozenset[int]) -> Sam
         # vLLM takes -1 for none, and torch no more than 64 bits.
         seed=None if sampling.seed is None else sampling.seed % 2**63,
         logprobs=request.top_logprobs,
+        prompt_logprobs=request.prompt_logprobs,
         structured_outputs=None if grammar is None else StructuredOutputsParams(grammar=grammar),
-        stop_token_ids=sorted(ends),
+        min_tokens=request.stopping.min_tokens,
+        stop_token_ids=sorted(request.stopping.ends(ends)),
         ignore_eos=True,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,

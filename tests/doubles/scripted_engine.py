@@ -27,7 +27,7 @@ class ScriptedEngine:
         end_token_ids: The tokens that end a text with "stop".
         requests: The requests so far, in order.
         cancelled: The ids of requests that were cancelled before their end.
-        abilities: The optional features that it reports; it implements none of them.
+        abilities: The optional features that it reports; it implements stop tokens only.
         always: The script of a request if the queue is empty; None lets the request wait for one.
         generated_tokens: The number of tokens of all requests so far.
     """
@@ -110,7 +110,8 @@ class ScriptedEngine:
             if isinstance(step, asyncio.Event):
                 await step.wait()
                 continue
-            increment = self._cut(step if isinstance(step, Increment) else Increment(tuple(step)), room)
+            ends = request.stopping.ends(self.end_token_ids)
+            increment = _cut(step if isinstance(step, Increment) else Increment(tuple(step)), room, ends)
             room -= len(increment.token_ids)
             self.generated_tokens += len(increment.token_ids)
             stream.push(increment)
@@ -119,12 +120,13 @@ class ScriptedEngine:
             await asyncio.sleep(0)
         await asyncio.Event().wait()
 
-    def _cut(self, step: Increment, room: int) -> Increment:
-        token_ids = step.token_ids
-        ends = [index + 1 for index, token_id in enumerate(token_ids) if token_id in self.end_token_ids]
-        if ends and ends[0] <= room:
-            return Increment(token_ids[: ends[0]], "stop", step.logprobs[: ends[0]])
-        reason = step.finish_reason if len(token_ids) <= room else None
-        if reason is None and len(token_ids) >= room:
-            reason = "length"
-        return Increment(token_ids[:room], reason, step.logprobs[:room])
+
+def _cut(step: Increment, room: int, end_token_ids: frozenset[int]) -> Increment:
+    token_ids = step.token_ids
+    ends = [index + 1 for index, token_id in enumerate(token_ids) if token_id in end_token_ids]
+    if ends and ends[0] <= room:
+        return Increment(token_ids[: ends[0]], "stop", step.logprobs[: ends[0]], step.prompt_logprobs)
+    reason = step.finish_reason if len(token_ids) <= room else None
+    if reason is None and len(token_ids) >= room:
+        reason = "length"
+    return Increment(token_ids[:room], reason, step.logprobs[:room], step.prompt_logprobs)

@@ -12,9 +12,9 @@ Results reach the event loop through the handlers that `submit` registers. A req
 to the manager once the grammar is compiled, in another thread.
 
 Source: transformers 5.23, `generation/continuous_batching/continuous_api.py`. Of what is not public, this
-module relies on `_generation_step`, `_create_batch_processor`, `_wake_up_loop`, `logit_processor` and
-`output_router`; the version is pinned, and `tests/unit/inference/engines/transformers/test_engine.py` runs
-the real manager.
+module relies on `_generation_step`, `_create_batch_processor`, `_wake_up_loop`, `logit_processor`,
+`output_router`, `cache.search_prefix_match` and `scheduler.waiting_requests`; the version is pinned, and
+`tests/unit/inference/engines/transformers/test_engine.py` runs the real manager.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from inference.engines.transformers.constraint import Vocabulary
 from inference.engines.transformers.fused import can_fuse_layers, fuse_layers
 from inference.engines.transformers.loading import LoadedModel, load_models
 from inference.engines.transformers.packing import can_pack, pack
+from inference.engines.transformers.prompt_logprobs import PromptScorer
 from inference.engines.transformers.sampling import ROW_KEY, Row, RowSampler
 from inference.errors import EngineError
 from inference.models.configuration import bytes_per_cached_token
@@ -180,6 +181,15 @@ class _SchedulingManager(ContinuousBatchingManager):  # type: ignore[misc]  # tr
         # It fills tensors, which are large if the attention uses a mask.
         prepare = processor.prepare_next_batch
         processor.prepare_next_batch = lambda: self._steps.submit(prepare).result()
+        search = processor.cache.search_prefix_match
+
+        def search_unless_scored(request_id: str, token_ids: list[int]) -> int:
+            """Skip the cache for prompts whose log-probabilities are needed: it has no scores."""
+            state = processor.scheduler.waiting_requests[request_id]
+            row: Row = state.logit_processor_kwargs[ROW_KEY]
+            return 0 if row.request.prompt_logprobs is not None else int(search(request_id, token_ids))
+
+        processor.cache.search_prefix_match = search_unless_scored
         return processor
 
     def _generation_step(self) -> None:
@@ -225,7 +235,8 @@ class _Batcher:
         # Clients choose the ids of their requests, so they are not unique.
         request_id = f"{request.request_id}-{next(self._counter)}"
         stream = TokenStream(lambda: self._cancel(request_id))
-        row = Row(request, adapter_id=self.models[request.model].adapter_id)
+        model = self.models[request.model]
+        row = Row(request, adapter_id=model.adapter_id, end_token_ids=model.end_token_ids)
         self.open[request_id] = _OpenRequest(stream, row)
         if request.grammar is not None:
             task = asyncio.get_running_loop().create_task(self._compile(request_id, row, request.grammar))
@@ -260,7 +271,7 @@ class _Batcher:
             request_id=request_id,
             max_new_tokens=row.request.max_new_tokens,
             streaming=True,
-            eos_token_id=sorted(self._model_of(row).end_token_ids),
+            eos_token_id=sorted(row.ends),
             **{ROW_KEY: row},
         )
         if accepted is None:
@@ -305,6 +316,7 @@ class _Batcher:
             return
         tokens = tuple(output.generated_tokens[request.delivered :])
         logprobs = tuple(request.row.logprobs[request.delivered : request.delivered + len(tokens)])
+        prompt_logprobs = () if request.delivered else tuple(request.row.prompt_logprobs)
         request.delivered += len(tokens)
         if request.row.error is not None:
             LOGGER.error("request %s failed in the engine: %s", output.request_id, request.row.error)
@@ -314,10 +326,10 @@ class _Batcher:
             LOGGER.error("request %s failed in the engine: %s", output.request_id, output.error)
             request.stream.fail(EngineError(f"the engine failed: {output.error}"))
         elif output.is_finished():
-            ended = not self._model_of(request.row).end_token_ids.isdisjoint(output.generated_tokens[-1:])
-            request.stream.push(Increment(tokens, "stop" if ended else "length", logprobs))
+            ended = not request.row.ends.isdisjoint(output.generated_tokens[-1:])
+            request.stream.push(Increment(tokens, "stop" if ended else "length", logprobs, prompt_logprobs))
         elif tokens:
-            request.stream.push(Increment(tokens, None, logprobs))
+            request.stream.push(Increment(tokens, None, logprobs, prompt_logprobs))
         if output.is_finished():
             self.open.pop(output.request_id, None)
 
@@ -362,7 +374,9 @@ def _make_manager(
     manager = _SchedulingManager(
         steps, model=model.network, generation_config=generation, continuous_batching_config=config
     )
-    manager.logit_processor = RowSampler(model.lora_batch)
+    prompt_scorer = PromptScorer()
+    prompt_scorer.watch(model.network)
+    manager.logit_processor = RowSampler(model.lora_batch, prompt_scorer)
     is_on_cpu = model.network.device.type == "cpu"
     if allow_own_attention and is_on_cpu and attention.supports(model.network.config):
         # After the manager is created, which accepts only transformers' own attention, and before it starts.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from inference.engines.transformers.constraint import Constraint
     from inference.engines.transformers.lora_batch import LoraBatch
+    from inference.engines.transformers.prompt_logprobs import PromptScorer
 
 ROW_KEY: Final = "row"
 CANDIDATES: Final = 1024
@@ -49,24 +50,29 @@ class Row:
     Attributes:
         constraint: The grammar that the answer has to match; None without one, or once it has failed.
         adapter_id: The request's adapter in the network's `LoraBatch`.
+        end_token_ids: The model's end tokens.
         is_plain: Whether it takes the likeliest token and needs nothing else.
         position: The number of tokens sampled so far.
         logprobs: One for each of them, if the request asks for log-probabilities.
+        prompt_logprobs: One for each of the prompt's tokens but the first, if the request asks for them.
         error: Why the request has failed; the batcher then ends it.
     """
 
     request: GenerationRequest
     constraint: Constraint | None = None
     adapter_id: int = NO_ADAPTER
+    end_token_ids: frozenset[int] = frozenset()
     is_plain: bool = field(init=False)
     position: int = field(default=0, init=False)
     logprobs: list[TokenLogprobs] = field(default_factory=list, init=False)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list, init=False)
     error: EngineError | None = field(default=None, init=False)
     _bias: Bias | None = field(default=None, init=False)
     _penalties: Penalties | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.is_plain = self.sampling.is_greedy and not self.request.needs - {"seed"}
+        needs_more = bool(self.request.needs - {"seed", "stopping", "prompt_logprobs"})
+        self.is_plain = self.sampling.is_greedy and not needs_more and not self.request.stopping.min_tokens
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
         return self
@@ -77,19 +83,27 @@ class Row:
         return self.request.sampling
 
     @property
+    def ends(self) -> frozenset[int]:
+        """Return the tokens that end its answer."""
+        return self.request.stopping.ends(self.end_token_ids)
+
+    @property
     def tracks_tokens(self) -> bool:
         """Return whether its next step depends on the tokens sampled before."""
         return self.constraint is not None or self.sampling.has_penalties
 
     def adjust(self, scores: torch.Tensor) -> None:
-        """Apply bias, penalties and grammar to the scores (vocabulary,), in place."""
-        sampling = self.sampling
+        """Apply bias, penalties, minimum length and grammar to the scores (vocabulary,), in place."""
+        sampling, stopping = self.sampling, self.request.stopping
         if sampling.logit_bias:
             self._bias = self._bias or Bias(sampling, scores)
             self._bias.apply(scores)
         if sampling.has_penalties:
             self._penalties = self._penalties or Penalties(self.request, scores.device)
             self._penalties.apply(scores)
+        if self.position < stopping.min_tokens:
+            ends = self.end_token_ids | self.ends
+            scores[[token_id for token_id in ends if token_id < len(scores)]] = -torch.inf
         if self.constraint is not None:
             try:
                 allowed = self.constraint.allowed(len(scores))
@@ -166,12 +180,16 @@ class RowSampler:
 
     Args:
         lora_batch: Receives the adapters of each step's rows; None for a network without batched adapters.
+        prompt_scorer: Receives each step's rows, with their positions.
     """
 
     tensors_required = 0
 
-    def __init__(self, lora_batch: LoraBatch | None = None) -> None:
+    def __init__(
+        self, lora_batch: LoraBatch | None = None, prompt_scorer: PromptScorer | None = None
+    ) -> None:
         self._lora_batch = lora_batch
+        self._prompt_scorer = prompt_scorer
         self._rows: dict[int, Row] = {}
         self.do_processing = True
 
@@ -194,6 +212,10 @@ class RowSampler:
             lengths = [request.query_length for request in requests_in_batch]
             runs = [(row.adapter_id, length) for row, length in zip(rows, lengths, strict=True)]
             self._lora_batch.begin_step(runs)
+        if self._prompt_scorer is not None:
+            # The manager has advanced the offsets already.
+            ends = [(request.state.position_offset, request.query_length) for request in requests_in_batch]
+            self._prompt_scorer.begin_step(rows, [range(end - length, end) for end, length in ends])
         pairs = zip(rows, requests_in_batch, strict=True)
         sampled = [row for row, request in pairs if request.has_new_token]
         self._rows = {index: row for index, row in enumerate(sampled) if not row.is_plain}

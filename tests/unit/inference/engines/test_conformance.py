@@ -23,7 +23,15 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from inference.engines.protocol import Ability, Engine, GenerationRequest, Increment, Sampling, TokenStream
+from inference.engines.protocol import (
+    Ability,
+    Engine,
+    GenerationRequest,
+    Increment,
+    Sampling,
+    Stopping,
+    TokenStream,
+)
 from inference.engines.registry import start_engine
 from inference.errors import EngineError
 from inference.models.weights import find_weights
@@ -299,7 +307,10 @@ def add_up(increments: Sequence[Increment]) -> Increment:
     assert all(increment.finish_reason is None for increment in increments[:-1])
     tokens = (token for increment in increments for token in increment.token_ids)
     logprobs = (entry for increment in increments for entry in increment.logprobs)
-    return Increment(tuple(tokens), increments[-1].finish_reason, tuple(logprobs))
+    assert not any(increment.prompt_logprobs for increment in increments[1:])
+    return Increment(
+        tuple(tokens), increments[-1].finish_reason, tuple(logprobs), increments[0].prompt_logprobs
+    )
 
 
 def require(bench: Bench, *abilities: Ability) -> RealBench:
@@ -318,12 +329,19 @@ def scores_after(bench: RealBench, tokens: Sequence[int]) -> torch.Tensor:
 
 
 def answer_by_hand(
-    bench: RealBench, prompt: Sequence[int], sampling: Sampling, count: int
+    bench: RealBench,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    count: int,
+    stopping: Stopping = Stopping(),  # noqa: B008 - it is frozen
 ) -> tuple[int, ...]:
     """Take the likeliest token after bias and penalties, one after the other."""
     answer: list[int] = []
-    while len(answer) < count and not set(answer) & set(END_TOKENS):
+    ends = stopping.ends(frozenset(END_TOKENS))
+    while len(answer) < count and not set(answer) & ends:
         scores = scores_after(bench, [*prompt, *answer])[-1]
+        if len(answer) < stopping.min_tokens:
+            scores[sorted(ends)] = -torch.inf
         for token, bias in sampling.logit_bias:
             scores[token] += bias
         for token in {*prompt, *answer}:
@@ -574,6 +592,87 @@ async def test_logprobs_are_those_of_the_plain_network(bench: Bench, count: int)
     assert (await read(silent)) == bench.expect(other, BASE, 12)
 
 
+async def test_a_request_s_own_stop_tokens_end_its_answer_alone(bench: Bench) -> None:
+    require(bench, "stopping")
+    prompt = endless_prompt(bench)
+    whole = bench.expect(prompt, BASE, 40).token_ids
+    stop = whole[len(whole) // 2]
+    beside = ask(bench, prompt, count=40)
+    answer = await read(ask(bench, prompt, count=40, stopping=Stopping(stop_token_ids=(stop, 250))))
+    assert answer == Increment(whole[: whole.index(stop) + 1], "stop")
+    assert (await read(beside)).token_ids == whole
+    ending = ending_prompt(bench)
+    assert await read(ask(bench, ending, count=30, stopping=Stopping(stop_token_ids=(250,)))) == bench.expect(
+        ending, BASE, 30
+    )
+
+
+@pytest.mark.parametrize(
+    "stopping",
+    [
+        Stopping(ignore_eos=True),
+        Stopping(min_tokens=33),
+        Stopping(33, stop_token_ids=tuple(range(8, 60))),
+        Stopping(7, ignore_eos=True, stop_token_ids=tuple(range(8, 200))),
+    ],
+    ids=["ignore_eos", "min_tokens", "min_tokens and stop tokens", "all"],
+)
+async def test_an_answer_goes_on_beyond_its_end_as_worked_out_by_hand(
+    bench: Bench, stopping: Stopping
+) -> None:
+    real = require(bench, "stopping")
+    prompt = ending_prompt(bench)
+    expected = answer_by_hand(real, prompt, GREEDY, 40, stopping)
+    beside = ask(bench, prompt, count=30)
+    answer = await read(ask(bench, prompt, count=40, stopping=stopping))
+    assert answer.token_ids == expected
+    assert answer.finish_reason == ("length" if len(expected) == 40 else "stop")
+    assert await read(beside) == bench.expect(prompt, BASE, 30)
+
+
+async def test_a_sampled_answer_has_its_least_length(bench: Bench) -> None:
+    require(bench, "stopping")
+    stopping = Stopping(12, stop_token_ids=tuple(range(8, 250)))
+    streams = [
+        ask(bench, prompt, count=40, sampling=Sampling(1.5, seed=index), stopping=stopping, top_logprobs=1)
+        for index, prompt in enumerate(prompts(6))
+    ]
+    for answer in await asyncio.gather(*map(read, streams)):
+        assert 12 < len(answer.token_ids) == len(answer.logprobs)
+        assert answer.finish_reason == "stop"
+        assert not {*END_TOKENS, *stopping.stop_token_ids} & set(answer.token_ids[:12])
+
+
+@pytest.mark.parametrize("model", [BASE, TUNED])
+@pytest.mark.parametrize("count", [0, 3])
+async def test_prompt_logprobs_are_those_of_the_plain_network(bench: Bench, model: str, count: int) -> None:
+    real = require(bench, "prompt_logprobs")
+    # The longest takes several steps, and its beginning is cached from the request before.
+    cases = [(prompts(1)[0][:1], model), *((prompt, model) for prompt in prompts(3)), (long_prompt(), model)]
+    for prompt, _ in cases:
+        await read(ask(bench, prompt, model))
+    streams = [ask(bench, prompt, model, prompt_logprobs=count) for prompt, model in cases]
+    beside = [ask(bench, prompt, BASE, sampling=Sampling(1.5)) for prompt in prompts(2)]
+    for (prompt, _), stream in zip(cases, streams, strict=True):
+        answer = await read(stream)
+        assert answer.token_ids == bench.expect(prompt, model, 12).token_ids
+        with torch.no_grad():
+            scores = real.networks[model](torch.tensor([list(prompt)])).logits[0].float()
+        expected = torch.log_softmax(scores, dim=-1)
+        assert len(answer.prompt_logprobs) == len(prompt) - 1
+        for token, entry, logprobs in zip(prompt[1:], answer.prompt_logprobs, expected[:-1], strict=True):
+            assert entry.chosen == pytest.approx(logprobs[token].item(), abs=1e-3)
+            values = [value for _, value in entry.top]
+            assert values == pytest.approx(logprobs.topk(count).values.tolist(), abs=1e-3)
+            assert values == pytest.approx([logprobs[top].item() for top, _ in entry.top], abs=1e-3)
+    for stream in beside:
+        assert not (await read(stream)).prompt_logprobs
+
+
+def long_prompt() -> tuple[int, ...]:
+    return (prompts(80)[-1] * 2)[: CONTEXT - 20]
+
+
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -660,11 +759,24 @@ async def test_everything_at_once(bench: Bench) -> None:
         logit_bias=((TOKENIZER.convert_tokens_to_ids("9"), 100.0),), seed=1,
     )  # fmt: skip
     first, second = [
-        await read(ask(bench, prompts(1)[0], BASE, 200, sampling, top_logprobs=3, grammar=JSON_GRAMMAR))
+        await read(
+            ask(
+                bench,
+                prompts(1)[0],
+                BASE,
+                200,
+                sampling,
+                top_logprobs=3,
+                grammar=JSON_GRAMMAR,
+                stopping=Stopping(stop_token_ids=(250,)),
+                prompt_logprobs=2,
+            )
+        )
         for _ in range(2)
     ]
     assert first.token_ids == second.token_ids
     assert len(first.logprobs) == len(first.token_ids)
+    assert len(first.prompt_logprobs) == len(prompts(1)[0]) - 1
     assert json.loads(text_of(first))["count"] in {9, 99, 999}
 
 
