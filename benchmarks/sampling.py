@@ -26,7 +26,8 @@ from transformers import PreTrainedTokenizerFast
 
 from inference.engines.protocol import GenerationRequest, Sampling
 from inference.engines.transformers.constraint import Vocabulary
-from inference.engines.transformers.sampling import ROW_KEY, Row, RowSampler
+from inference.engines.transformers.rows import ROW_KEY, Row
+from inference.engines.transformers.sampling import RowSampler
 
 WARM_UP_STEPS: Final = 5
 PROMPT_TOKENS: Final = 200

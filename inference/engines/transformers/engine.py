@@ -41,7 +41,8 @@ from inference.engines.transformers.fused import can_fuse_layers, fuse_layers
 from inference.engines.transformers.loading import LoadedModel, load_models
 from inference.engines.transformers.packing import can_pack, pack
 from inference.engines.transformers.prompt_logprobs import PromptScorer
-from inference.engines.transformers.sampling import ROW_KEY, Row, RowSampler
+from inference.engines.transformers.rows import ROW_KEY, Row
+from inference.engines.transformers.sampling import RowSampler
 from inference.errors import EngineError
 from inference.models.configuration import bytes_per_cached_token
 from inference.models.hardware import PAGE_TOKENS, CacheSize, context_warning, detect_hardware, size_cache

@@ -20,7 +20,7 @@ from inference.engines.protocol import TokenLogprobs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inference.engines.transformers.sampling import Row
+    from inference.engines.transformers.rows import Row
 
 ROWS_AT_ONCE: Final = 64
 """Rows of scores that are converted to float32 together: a vocabulary's take half a megabyte each."""

@@ -25,7 +25,8 @@ from inference.engines.transformers.packing import (
     pack,
     pack_layers,
 )
-from inference.engines.transformers.sampling import ROW_KEY, Row, RowSampler
+from inference.engines.transformers.rows import ROW_KEY, Row
+from inference.engines.transformers.sampling import RowSampler
 from tests.doubles.tiny import load_base, save_base, word_tokenizer
 
 if TYPE_CHECKING:

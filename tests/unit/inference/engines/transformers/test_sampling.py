@@ -10,15 +10,9 @@ import pytest
 import torch
 
 from inference.engines.protocol import GenerationRequest, Sampling
-from inference.engines.transformers.sampling import (
-    CANDIDATES,
-    ROW_KEY,
-    Draw,
-    Row,
-    RowSampler,
-    choose_tokens,
-    seeded_noise,
-)
+from inference.engines.transformers.draws import CANDIDATES, Draw, choose_tokens, seeded_noise
+from inference.engines.transformers.rows import ROW_KEY, Row
+from inference.engines.transformers.sampling import RowSampler
 from inference.errors import EngineError
 
 if TYPE_CHECKING:
