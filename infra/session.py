@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from infra.console import Console
 
+CLOUD_TIMEOUT_S: Final = 330.0
+"""Longer than the local cloud's own limit for a start, so that its message is seen."""
+
 _DESCRIPTOR: Final = "cloud.json"
 _STAMP: Final = "fjarr-signed-in"
 
@@ -147,7 +150,9 @@ def open_session(
 def cloud_command(root: Path, stage: Stage, verb: str) -> Command:
     """Return the command that starts, stops or queries a stage's embedded Azure."""
     state = cloud_state(root, stage)
-    return Command((sys.executable, "-m", "localcloud", verb, "--state", str(state)), timeout_s=120)
+    return Command(
+        (sys.executable, "-m", "localcloud", verb, "--state", str(state)), timeout_s=CLOUD_TIMEOUT_S
+    )
 
 
 def cloud_state(root: Path, stage: Stage) -> Path:

@@ -47,7 +47,9 @@ from localcloud.tls import ca_bundle, server_context
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-START_TIMEOUT_S: Final = 60
+START_TIMEOUT_S: Final = 300
+"""Far more than a start takes: a daemon that is still starting on a busy machine is not a failure."""
+
 STOP_TIMEOUT_S: Final = 120
 _POLL_S: Final = 0.1
 _PROBE_TIMEOUT_S: Final = 5
@@ -112,6 +114,9 @@ def start(state: Path, environment: Mapping[str, str]) -> Descriptor:
         if process.poll() is not None and not _is_locked(state):
             break
         time.sleep(_POLL_S)
+    # Nobody would find it, and it holds the lock that the next start needs.
+    process.kill()
+    process.wait()
     tail = "\n".join(log.read_text("utf-8", "replace").splitlines()[-_TAIL_LINES:])
     raise DaemonError(f"the local cloud did not come up; the end of {log}:\n{tail}")
 
@@ -127,8 +132,7 @@ def stop(state: Path) -> bool:
     """
     if not state.is_dir():
         return False
-    descriptor = _read_descriptor(state)
-    process = _process(descriptor) if _is_locked(state) else None
+    process = _running_process(state)
     if process is not None:
         process.send_signal(signal.SIGTERM)
         try:
@@ -144,6 +148,17 @@ def stop(state: Path) -> bool:
         asyncio.run(ContainerHost(state.resolve() / "runtime").recover())
         (state / "cloud.json").unlink(missing_ok=True)
     return process is not None
+
+
+def _running_process(state: Path) -> psutil.Process | None:
+    """Return the daemon that holds the lock, after waiting until one that is starting has its descriptor."""
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while _is_locked(state) and time.monotonic() < deadline:
+        process = _process(_read_descriptor(state))
+        if process is not None:
+            return process
+        time.sleep(_POLL_S)
+    return None
 
 
 def find(state: Path) -> Descriptor | None:

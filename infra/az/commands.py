@@ -44,7 +44,7 @@ class Group:
         return ("--resource-group", self.name, "--subscription", self.subscription)
 
 
-def az(*arguments: str, secrets: tuple[str, ...] = (), timeout_s: float = 120.0) -> Command:
+def az(*arguments: str, secrets: tuple[str, ...] = (), timeout_s: float = 300.0) -> Command:
     """Return an az command that prints JSON."""
     argv = ("az", *arguments, "--output", "json")
     return Command(argv, secrets=secrets, timeout_s=timeout_s, install_hint=INSTALL_HINT)

@@ -60,6 +60,31 @@ def get(descriptor: dict[str, Any], path: str) -> tuple[int, Any]:
             return error.code, json.load(error)
 
 
+def test_a_daemon_that_is_still_starting_is_waited_for_and_stopped(state: Path) -> None:
+    daemon.prepare(state, {})
+    starting = subprocess.Popen(
+        [sys.executable, "-m", "localcloud", "serve", "--state", str(state)],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
+    # It has the lock some time before it can be reached.
+    while not daemon._is_locked(state):
+        assert starting.poll() is None
+    assert daemon.stop(state)
+    assert starting.wait(timeout=60) == 0
+    assert daemon.find(state) is None
+
+
+def test_a_daemon_that_does_not_come_up_is_ended(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "START_TIMEOUT_S", 0.0)
+    with pytest.raises(DaemonError, match="the local cloud did not come up"):
+        daemon.start(state, {"PATH": os.environ["PATH"]})
+    assert not [
+        child for child in psutil.Process().children(recursive=True) if "localcloud" in child.cmdline()
+    ]
+    assert not daemon._is_locked(state)
+
+
 def test_a_daemon_lives_from_start_to_stop_and_outlives_a_kill(state: Path) -> None:
     started = command("start", state)
     assert started.returncode == 0, started.stderr
