@@ -10,6 +10,7 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from localcloud.arm.governance import Governance
 from localcloud.arm.identity import Tokens, load_identity
 from localcloud.arm.insights import Insights, WorkspaceKind
 from localcloud.arm.operations import Operations
@@ -52,21 +53,29 @@ class Cloud:
         self.tokens = Tokens(self.identity)
         self.base_url = base_url
         self._operations = Operations()
-        self.resources = Resources(self.store, self._operations)
-        storage, insights = Storage(self.resources), Insights(self.resources)
+        governance = Governance(state / "subscription.json", self.store, self.identity.subscription_id)
+        self.resources = Resources(self.store, self._operations, governance)
+        is_taken = governance.is_account_name_taken
+        storage, insights = Storage(self.resources, is_taken), Insights(self.resources)
         self.files = FileService(state / "files", storage.account_keys)
         self.host = host or ContainerHost(state / "runtime")
         self._revisions = Revisions(self.store, self.resources, self.host, self.files, storage.account_keys)
         self._app_kind = AppKind(
-            self.resources, self._operations, self.host, self._revisions, self._get_base_url
+            self.resources,
+            self._operations,
+            self.host,
+            self._revisions,
+            self._get_base_url,
+            governance.limit,
+            self.identity.tenant_id,
         )
         self.resources.register(
             (
-                AccountKind(self.resources, self.files, self._get_base_url),
+                AccountKind(self.resources, self.files, self._get_base_url, is_taken),
                 FileServiceKind(),
                 ShareKind(self.files),
                 WorkspaceKind(),
-                EnvironmentKind(self._get_base_url),
+                EnvironmentKind(self._get_base_url, governance.limit),
                 EnvironmentStorageKind(),
                 self._app_kind,
             )
@@ -80,12 +89,13 @@ class Cloud:
                 self.resources,
                 self._operations,
                 self._deployments.delete_group,
+                governance,
             ),
             ResourceRoutes(self.resources, self._operations),
             self._deployments,
             storage,
             insights,
-            Environments(self.resources),
+            Environments(self.resources, governance.limit),
             Apps(self.resources, self.host, self._revisions, self.tokens),
             LogStreams(self.resources, self.host, self._revisions, self.tokens),
         ):

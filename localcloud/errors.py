@@ -6,7 +6,13 @@ and the traceback is in the daemon's log.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+_NOT_IMPLEMENTED = 501
 
 
 class AzureError(Exception):
@@ -41,6 +47,11 @@ class AzureError(Exception):
         self.target = target
         self.additional_info = additional_info
 
+    @property
+    def parts(self) -> tuple[AzureError, ...]:
+        """Return the errors that this one stands for: itself, or those that it combines."""
+        return (self,)
+
     def body(self) -> dict[str, Any]:
         """Return the content of the envelope: code and message, and what else is set."""
         found: dict[str, Any] = {"code": self.code, "message": self.message}
@@ -57,9 +68,31 @@ class AzureError(Exception):
         return {"error": self.body()}
 
 
+class CombinedError(AzureError):
+    """Several errors of one request: the first one's code and message, and all of them as details."""
+
+    def __init__(self, errors: Sequence[AzureError]) -> None:
+        first = errors[0]
+        super().__init__(first.status, first.code, first.message, tuple(errors), target=first.target)
+
+    @property
+    def parts(self) -> tuple[AzureError, ...]:
+        """Return the combined errors."""
+        return self.details
+
+
+def raise_all(errors: Sequence[AzureError]) -> None:
+    """Raise the errors of a request, all at once; what Azure rejects goes before what is not emulated."""
+    found = [error for error in errors if error.status != _NOT_IMPLEMENTED] or list(errors)
+    if found:
+        raise found[0] if len(found) == 1 else CombinedError(found)
+
+
 def not_emulated(operation: str) -> AzureError:
     """Return the error 501 for an operation that Azure has and the local cloud does not."""
-    return AzureError(501, "NotImplementedByLocalCloud", f"The local cloud does not emulate {operation}.")
+    return AzureError(
+        _NOT_IMPLEMENTED, "NotImplementedByLocalCloud", f"The local cloud does not emulate {operation}."
+    )
 
 
 def bad_request(code: str, message: str) -> AzureError:

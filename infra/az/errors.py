@@ -32,6 +32,7 @@ VAGUE_CODES: Final = frozenset(
         "InvalidTemplateDeployment",
         "PreflightValidationCheckFailed",
         "ResourceDeploymentFailure",
+        "ValidationForMultipleResourcesFailed",
         "ValidationForResourceFailed",
     }
 )

@@ -1,23 +1,29 @@
 """What a resource is, and what a resource type must define.
 
 A `ResourceKind` has the rules of one type: what is valid, which defaults Azure fills in, what readers see,
-and what a change does outside of the store. `check`, `build` and `show` have no effects, so that a validation
-or a what-if can call them too.
+and what a change does outside of the store. `find_errors`, `build` and `show` have no effects, so that a
+validation or a what-if can call them too.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from localcloud.arm.regions import checked_region
 from localcloud.arm.resource_ids import ArmPath, parse_path, resource_id
 from localcloud.clock import utc_now
-from localcloud.errors import AzureError
+from localcloud.errors import AzureError, bad_request, not_emulated
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from localcloud.arm.operations import Operation
     from localcloud.arm.requests import Json
+    from localcloud.specifications import Violation
+
+_SHOWN_CHARACTERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +109,32 @@ class ResourceKind:
         """Return whether it is a top-level type: one with a location and tags."""
         return self.type.count("/") == 1
 
-    def canonical(self, body: Json) -> Json:
-        """Return a request body with property names in the type's spelling; Azure ignores their case."""
-        return body
+    def violation_error(self, change: Change, violation: Violation) -> AzureError:
+        """Return the error for a value that the type's specification rules out.
 
-    def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-        """Raise an `AzureError` for what Azure rejects; values may be `is_unknown`."""
+        The default is what Resource Manager and most providers return when they deserialize a body.
+        """
+        del change
+        if violation.rule == "unknown" and len(violation.path) == 1:
+            reason = f"Could not find member '{violation.name}' on object of type 'ResourceDefinition'."
+        elif violation.rule == "unknown":
+            return not_emulated(f"the property '{violation.dotted}' of {self.type}")
+        elif violation.rule == "required":
+            reason = f"Required property '{violation.name}' not found in JSON."
+        else:
+            reason = f"Error converting value {shown_value(violation.value)}."
+        message = f"The request content was invalid and could not be deserialized: '{reason}"
+        return bad_request("InvalidRequestContent", f"{message} Path '{violation.json_path[2:]}'.'.")
+
+    def find_errors(
+        self, change: Change, before: Resource | None, lookup: ResourceLookup
+    ) -> Iterator[AzureError]:
+        """Yield what only the platform rejects, and what is not emulated; values may be `is_unknown`.
+
+        The body conforms to the specification in its types: it is canonical, and its objects are objects.
+        """
+        del change, before, lookup
+        yield from ()
 
     def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
         """Return the resource after the change; the default stores the properties as sent."""
@@ -164,6 +190,12 @@ def is_unknown(value: object) -> bool:
         and not value.startswith("[[")
         and value.endswith("]")
     )
+
+
+def shown_value(value: object) -> str:
+    """Return a value as messages show it: its JSON, shortened."""
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def canonical_id(path: ArmPath, full_type: str) -> str:

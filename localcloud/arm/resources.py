@@ -3,7 +3,7 @@
 `Resources` has what all types share: ids, groups, parents, locations, versions, conflicts and background
 work. What is special about a type is in its `ResourceKind`.
 
-Not emulated: locks, policies, role assignments, ETags, paging (every list comes whole), HEAD on a resource,
+Not emulated: locks, role assignments, ETags, paging (every list comes whole), HEAD on a resource,
 moving a resource, `extendedLocation`, `zones`, managed identities.
 """
 
@@ -15,16 +15,27 @@ from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.arm.regions import DISPLAY_NAMES, checked_region
 from localcloud.arm.resource_ids import ArmPath, group_id, parse_path
-from localcloud.arm.resource_kinds import Change, Resource, ResourceKind, ResourceLookup, canonical_id
-from localcloud.arm.router import no_registered_provider
-from localcloud.errors import AzureError, not_emulated
+from localcloud.arm.resource_kinds import (
+    Change,
+    Resource,
+    ResourceKind,
+    ResourceLookup,
+    canonical_id,
+    is_unknown,
+)
+from localcloud.arm.router import check_version
+from localcloud.arm.tags import tag_errors
+from localcloud.errors import AzureError, bad_request, not_emulated, raise_all
+from localcloud.specifications import canonical_body, find_violations
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Mapping
+    from collections.abc import Coroutine, Iterable, Iterator, Mapping
 
+    from localcloud.arm.governance import Governance
     from localcloud.arm.operations import Operation, Operations
     from localcloud.arm.requests import Json
     from localcloud.arm.store import Store
+    from localcloud.specifications import Violation
 
 RESOURCE: Final = "resource"
 GROUP: Final = "group"
@@ -42,9 +53,10 @@ class Outcome:
 class Resources:
     """Every resource of the subscription."""
 
-    def __init__(self, store: Store, operations: Operations) -> None:
+    def __init__(self, store: Store, operations: Operations, governance: Governance) -> None:
         self._store = store
         self._operations = operations
+        self._governance = governance
         self._kinds: dict[str, ResourceKind] = {}
 
     def register(self, kinds: Iterable[ResourceKind]) -> None:
@@ -109,19 +121,26 @@ class Resources:
         """Validate a change, and return the resource that it would result in, without storing it.
 
         Raises:
-            AzureError: The change is not valid.
+            AzureError: The change is not valid, with all that is wrong with it.
         """
         lookup = lookup or self
         kind = self.kind(change.path.full_type)
-        if change.api_version not in kind.versions:
-            location = str(change.body.get("location") or "")
-            raise no_registered_provider(kind.type, location, change.api_version, kind.versions)
-        change = replace(change, body=kind.canonical(change.body))
+        check_version(kind.type, str(change.body.get("location") or ""), change.api_version, kind.versions)
+        self._governance.check_registered(kind.type.partition("/")[0])
+        change = replace(change, body=canonical_body(kind.type, change.body))
+        self._governance.check_policies(kind.type, change.path.name, change.body)
         before = self.find(canonical_id(change.path, kind.type))
-        _check_envelope(change, kind, before)
+        violations = find_violations(kind.type, change.body, is_unknown)
+        errors = [
+            *_envelope_errors(change, kind, before),
+            *(kind.violation_error(change, found) for found in violations if not _is_in_envelope(found)),
+        ]
         if not kind.is_tracked:
-            self._check_parent(change.path, lookup)
-        kind.check(change, before, lookup)
+            errors += self._parent_errors(change.path, lookup)
+        if not any(violation.rule == "type" for violation in violations):
+            # The rules rely on objects being objects, and lists being lists.
+            errors += kind.find_errors(change, before, lookup)
+        raise_all(errors)
         return kind.build(change, before, lookup)
 
     def put(self, change: Change) -> Outcome:
@@ -199,7 +218,7 @@ class Resources:
         await self.kind(resource.type).remove(resource)
         self._store.delete(RESOURCE, _key(resource.id))
 
-    def _check_parent(self, path: ArmPath, lookup: ResourceLookup) -> None:
+    def _parent_errors(self, path: ArmPath, lookup: ResourceLookup) -> Iterator[AzureError]:
         parent = replace(path, types=path.types[:-1], names=path.names[:-1])
         if self.kind(parent.full_type).comes_with_parent:
             parent = replace(parent, types=parent.types[:-1], names=parent.names[:-1])
@@ -208,13 +227,13 @@ class Resources:
                 "Can not perform requested operation on nested resource. "
                 f"Parent resource '{parent.name}' not found."
             )
-            raise AzureError(404, "ParentResourceNotFound", message)
+            yield AzureError(404, "ParentResourceNotFound", message)
 
     def _missing(self, path: ArmPath) -> AzureError:
         try:
             self.check_group(path)
             if len(path.names) > 1:
-                self._check_parent(path, self)
+                raise_all(tuple(self._parent_errors(path, self)))
         except AzureError as missing:
             return missing
         specific = self.kind(path.full_type).missing(path.name)
@@ -254,13 +273,22 @@ def check_not_deleting(group: Json) -> None:
         raise AzureError(409, "ResourceGroupBeingDeleted", message)
 
 
-def _check_envelope(change: Change, kind: ResourceKind, before: Resource | None) -> None:
+def _envelope_errors(change: Change, kind: ResourceKind, before: Resource | None) -> Iterator[AzureError]:
+    """Yield what Resource Manager itself rejects: tags, and locations of resources."""
     if not kind.is_tracked:
         return
+    tags = change.body.get("tags")
+    if isinstance(tags, dict):
+        yield from tag_errors(tags, kind.type)
     location = change.body.get("location")
     if not location:
-        raise AzureError(400, "LocationRequired", "The location property is required for this definition.")
-    region = checked_region(str(location), kind.type)
+        yield bad_request("LocationRequired", "The location property is required for this definition.")
+        return
+    try:
+        region = checked_region(str(location), kind.type)
+    except AzureError as error:
+        yield error
+        return
     if before is not None and before.location != region:
         there = DISPLAY_NAMES[before.location or ""]
         message = (
@@ -268,7 +296,12 @@ def _check_envelope(change: Change, kind: ResourceKind, before: Resource | None)
             f"'{before.group}'. A resource with the same name cannot be created in location '{region}'. "
             "Please select a new resource name."
         )
-        raise AzureError(409, "InvalidResourceLocation", message)
+        yield AzureError(409, "InvalidResourceLocation", message)
+
+
+def _is_in_envelope(violation: Violation) -> bool:
+    """Return whether `_envelope_errors` reports what is wrong with a value."""
+    return violation.path == ("location",)
 
 
 def _key(identifier: str) -> str:

@@ -22,16 +22,17 @@ from localcloud.arm.requests import ArmRequest, ArmResponse, Json
 from localcloud.arm.resource_ids import parse_path, resource_id
 from localcloud.arm.resource_kinds import Change, Resource, ResourceKind, ResourceLookup, is_unknown
 from localcloud.clock import utc_now
-from localcloud.errors import AzureError, not_emulated
+from localcloud.errors import AzureError, bad_request, not_emulated
 from localcloud.files.names import is_account_name, is_share_name
 from localcloud.files.shares import MAX_QUOTA_GIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from localcloud.arm.resources import Resources
     from localcloud.arm.router import Router
     from localcloud.files import FileService
+    from localcloud.specifications import Violation
 
 VERSIONS: Final = ("2025-08-01", "2025-06-01", "2025-01-01", "2024-01-01", "2023-05-01", "2023-01-01")
 ACCOUNTS: Final = "Microsoft.Storage/storageAccounts"
@@ -62,6 +63,15 @@ _SHARE_READ_ONLY: Final = frozenset({
 })  # fmt: skip
 
 
+_SKUS_OF_KIND = {
+    "Storage": ("Standard_LRS", "Standard_GRS", "Standard_RAGRS", "Premium_LRS"),
+    "StorageV2": ("Standard_", "Premium_LRS"),
+    "BlobStorage": ("Standard_LRS", "Standard_GRS", "Standard_RAGRS"),
+    "BlockBlobStorage": ("Premium_",),
+    "FileStorage": ("Premium_", "PremiumV2_", "StandardV2_"),
+}
+
+
 class AccountKind(ResourceKind):
     """A storage account."""
 
@@ -70,27 +80,53 @@ class AccountKind(ResourceKind):
     top_members: ClassVar[tuple[str, ...]] = ("sku", "kind")
     created_status: ClassVar[int] = 200
 
-    def __init__(self, resources: Resources, files: FileService, base_url: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        files: FileService,
+        base_url: Callable[[], str],
+        is_taken_elsewhere: Callable[[str], bool],
+    ) -> None:
         self._resources = resources
+        self._is_taken_elsewhere = is_taken_elsewhere
         self._files = files
         self._base_url = base_url
 
-    def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-        """Reject invalid names, names in use, missing members and properties that are not emulated."""
-        name = change.path.name
-        _check_account_name(name)
-        if before is None and (name in RESERVED_NAMES or _find_account(lookup, name) is not None):
+    def violation_error(self, change: Change, violation: Violation) -> AzureError:
+        """Return Microsoft.Storage's error for a value that the specification rules out."""
+        if violation.path[0] in {"sku", "kind"}:
+            return _invalid_parameters(str(violation.path[0]))
+        return _property_error(super().violation_error(change, violation), change, violation)
+
+    def find_errors(
+        self, change: Change, before: Resource | None, lookup: ResourceLookup
+    ) -> Iterator[AzureError]:
+        """Yield invalid names, names in use, combinations that do not exist, and what is not emulated."""
+        name, body, properties = change.path.name, change.body, change.properties
+        if not is_account_name(name):
+            yield _invalid_account_name(name)
+        elif before is None and self._is_taken(name, lookup):
             message = f"The storage account named {name} is already taken."
-            raise AzureError(409, "StorageAccountAlreadyTaken", message)
-        for member in ("sku", "kind"):
-            if not change.body.get(member):
-                message = f"Values for request parameters are invalid: {member}."
-                raise AzureError(400, "InvalidValuesForRequestParameters", message)
-        if change.body.get("identity", {"type": "None"}).get("type") != "None":
-            raise not_emulated("a managed identity of a storage account")
-        _check_known(change.properties, _ACCOUNT_PROPERTIES | _ACCOUNT_READ_ONLY, ACCOUNTS)
-        if (change.properties.get("networkAcls") or {}).get("defaultAction", "Allow") != "Allow":
-            raise not_emulated("network rules of a storage account")
+            yield AzureError(409, "StorageAccountAlreadyTaken", message, target=name)
+        kind, sku = str(body.get("kind")), str((body.get("sku") or {}).get("name"))
+        if not _fits(kind, sku):
+            yield _invalid_parameters("kind, sku")
+        if kind == "Storage" and properties.get("accessTier"):
+            yield _invalid_property(change, "accessTier", properties["accessTier"])
+        # The specification has it, and the service rejects it (hashicorp/terraform-provider-azurerm#31656).
+        if properties.get("minimumTlsVersion") == "TLS1_3":
+            yield _invalid_property(change, "minimumTlsVersion", "TLS1_3")
+        if (body.get("identity") or {}).get("type", "None") != "None":
+            yield not_emulated("a managed identity of a storage account")
+        for member in ("extendedLocation", "placement", "zones"):
+            if body.get(member):
+                yield not_emulated(f"'{member}' of a storage account")
+        yield from _unsupported(properties, _ACCOUNT_PROPERTIES | _ACCOUNT_READ_ONLY, ACCOUNTS)
+        if (properties.get("networkAcls") or {}).get("defaultAction", "Allow") != "Allow":
+            yield not_emulated("network rules of a storage account")
+
+    def _is_taken(self, name: str, lookup: ResourceLookup) -> bool:
+        return self._is_taken_elsewhere(name) or _is_in_use(name, lookup)
 
     def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
         """Return the account with Azure's defaults and two keys."""
@@ -144,16 +180,23 @@ class FileServiceKind(ResourceKind):
     can_patch: ClassVar[bool] = False
     comes_with_parent: ClassVar[bool] = True
 
-    def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-        """Reject any other name, and properties that are not emulated."""
+    def violation_error(self, change: Change, violation: Violation) -> AzureError:
+        """Return Microsoft.Storage's error for a value that the specification rules out."""
+        return _property_error(super().violation_error(change, violation), change, violation)
+
+    def find_errors(
+        self, change: Change, before: Resource | None, lookup: ResourceLookup
+    ) -> Iterator[AzureError]:
+        """Yield any other name, and properties that are not emulated."""
         del before, lookup
         if change.path.name.lower() != "default":
             message = f"The file service name '{change.path.name}' is invalid. It must be 'default'."
-            raise AzureError(400, "InvalidResourceName", message)
-        _check_known(change.properties, frozenset({"shareDeleteRetentionPolicy", "cors"}), FILE_SERVICES)
+            yield bad_request("InvalidResourceName", message)
+        yield from _unsupported(
+            change.properties, frozenset({"shareDeleteRetentionPolicy", "cors"}), FILE_SERVICES
+        )
         if (change.properties.get("cors") or {}).get("corsRules"):
-            raise not_emulated("CORS rules of a file service")
-        _check_retention(change.properties.get("shareDeleteRetentionPolicy") or {})
+            yield not_emulated("CORS rules of a file service")
 
     def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
         """Return the service with Azure's default retention."""
@@ -174,8 +217,14 @@ class ShareKind(ResourceKind):
     def __init__(self, files: FileService) -> None:
         self._files = files
 
-    def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-        """Reject invalid names and quotas, and protocols other than SMB."""
+    def violation_error(self, change: Change, violation: Violation) -> AzureError:
+        """Return Microsoft.Storage's error for a value that the specification rules out."""
+        return _property_error(super().violation_error(change, violation), change, violation)
+
+    def find_errors(
+        self, change: Change, before: Resource | None, lookup: ResourceLookup
+    ) -> Iterator[AzureError]:
+        """Yield invalid names and quotas, and protocols other than SMB."""
         del before, lookup
         name, properties = change.path.name, change.properties
         if not is_share_name(name):
@@ -183,15 +232,14 @@ class ShareKind(ResourceKind):
                 f"The specified resource name '{name}' contains invalid characters or has a wrong length: "
                 "3 to 63 lower case letters, digits and single hyphens, beginning and ending with no hyphen."
             )
-            raise AzureError(400, "InvalidResourceName", message)
-        _check_known(properties, _SHARE_PROPERTIES | _SHARE_READ_ONLY, SHARES)
+            yield bad_request("InvalidResourceName", message)
         quota = properties.get("shareQuota", 1)
-        fits = isinstance(quota, int) and 1 <= quota <= MAX_QUOTA_GIB
-        if not fits and not is_unknown(quota):
+        if isinstance(quota, int) and not 1 <= quota <= MAX_QUOTA_GIB:
             message = f"The value '{quota}' of shareQuota is not in the range from 1 to {MAX_QUOTA_GIB}."
-            raise AzureError(400, "InvalidHeaderValue", message)
-        if properties.get("enabledProtocols", "SMB") != "SMB":
-            raise not_emulated("file shares over NFS")
+            yield bad_request("InvalidHeaderValue", message)
+        yield from _unsupported(properties, _SHARE_PROPERTIES | _SHARE_READ_ONLY, SHARES)
+        if properties.get("enabledProtocols", "SMB") == "NFS":
+            yield not_emulated("file shares over NFS")
 
     def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
         """Return the share with Azure's defaults."""
@@ -221,8 +269,9 @@ class ShareKind(ResourceKind):
 class Storage:
     """The operations of Microsoft.Storage that are more than create, read and delete."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, is_taken_elsewhere: Callable[[str], bool]) -> None:
         self._resources = resources
+        self._is_taken_elsewhere = is_taken_elsewhere
 
     def routes(self, router: Router) -> None:
         """Add the operations to the routing table."""
@@ -233,9 +282,16 @@ class Storage:
         router.add("POST", "subscription", check_name, self.check_name, VERSIONS)
 
     def account_keys(self, account: str) -> tuple[str, ...] | None:
-        """Return the keys of the account of that name, None if it does not exist."""
+        """Return the keys that open the account of that name, None if it does not exist.
+
+        An account that forbids shared-key access has keys that open nothing.
+        """
         found = _find_account(self._resources, account)
-        return None if found is None else tuple(key["value"] for key in found.private["keys"])
+        if found is None:
+            return None
+        if found.properties.get("allowSharedKeyAccess") is False:
+            return ()
+        return tuple(key["value"] for key in found.private["keys"])
 
     async def list_keys(self, request: ArmRequest) -> ArmResponse:
         """Handle `storage account keys list`."""
@@ -255,13 +311,10 @@ class Storage:
     async def check_name(self, request: ArmRequest) -> ArmResponse:
         """Handle `storage account check-name`."""
         name = str(request.json().get("name", ""))
-        try:
-            _check_account_name(name)
-        except AzureError as error:
-            first = error.details[0] if error.details else error
-            reason = {"reason": "AccountNameInvalid", "message": first.message}
+        if not is_account_name(name):
+            reason = {"reason": "AccountNameInvalid", "message": _invalid_account_name(name).message}
             return ArmResponse(200, {"nameAvailable": False} | reason)
-        if name in RESERVED_NAMES or _find_account(self._resources, name) is not None:
+        if self._is_taken_elsewhere(name) or _is_in_use(name, self._resources):
             message = f"The storage account named {name} is already taken."
             return ArmResponse(200, {"nameAvailable": False, "reason": "AlreadyExists", "message": message})
         return ArmResponse(200, {"nameAvailable": True})
@@ -276,31 +329,55 @@ def _account_id(request: ArmRequest) -> str:
     return resource_id(request.path.subscription or "", request.group, ACCOUNTS, request.path.names[:1])
 
 
+def _is_in_use(name: str, lookup: ResourceLookup) -> bool:
+    return name in RESERVED_NAMES or _find_account(lookup, name) is not None
+
+
 def _find_account(lookup: ResourceLookup, name: str) -> Resource | None:
     return next((found for found in lookup.of_type(ACCOUNTS) if found.name == name), None)
 
 
-def _check_account_name(name: str) -> None:
-    if is_account_name(name):
-        return
+def _invalid_account_name(name: str) -> AzureError:
     message = (
         f"{name} is not a valid storage account name. Storage account name must be between 3 and 24 "
         "characters in length and use numbers and lower-case letters only."
     )
-    raise AzureError(400, "AccountNameInvalid", message, target=name)
+    return AzureError(400, "AccountNameInvalid", message, target=name)
 
 
-def _check_known(properties: Json, known: frozenset[str], full_type: str) -> None:
-    unknown = sorted(name for name, value in properties.items() if name not in known and value is not None)
-    if unknown:
-        raise not_emulated(f"the properties {', '.join(unknown)} of {full_type}")
+def _invalid_parameters(names: str) -> AzureError:
+    message = f"Values for request parameters are invalid: {names}. For more information, see - "
+    return bad_request("InvalidValuesForRequestParameters", f"{message}https://aka.ms/storageaccounttypes")
 
 
-def _check_retention(policy: Json) -> None:
-    days = policy.get("days")
-    if days is not None and not (isinstance(days, int) and 1 <= days <= 365):  # noqa: PLR2004 - Azure's range
-        message = f"The value '{days}' of shareDeleteRetentionPolicy.days is not in the range from 1 to 365."
-        raise AzureError(400, "InvalidRequestPropertyValue", message)
+def _invalid_property(change: Change, name: str, value: object) -> AzureError:
+    message = f"The value '{value}' is not allowed for property {name}."
+    return AzureError(400, "InvalidRequestPropertyValue", message, target=change.path.name)
+
+
+def _property_error(error: AzureError, change: Change, violation: Violation) -> AzureError:
+    """Return the provider's own error for a value of the right type; `error` for others."""
+    if violation.rule in {"type", "required", "unknown"}:
+        return error
+    return _invalid_property(change, violation.name, violation.value)
+
+
+def _fits(kind: str, sku: str) -> bool:
+    """Return whether accounts of a kind exist with a SKU; values that are wrong by themselves pass.
+
+    Source: "Storage account overview", types of storage accounts.
+    """
+    prefixes = _SKUS_OF_KIND.get(kind)
+    return prefixes is None or is_unknown(sku) or sku.startswith(prefixes)
+
+
+def _unsupported(properties: Json, known: frozenset[str], full_type: str) -> Iterator[AzureError]:
+    """Yield an error for the properties that the local cloud does not have."""
+    unsupported = sorted(
+        name for name, value in properties.items() if name not in known and value is not None
+    )
+    if unsupported:
+        yield not_emulated(f"the properties {', '.join(unsupported)} of {full_type}")
 
 
 def _new_private() -> Json:

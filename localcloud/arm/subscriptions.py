@@ -1,7 +1,7 @@
 """Emulate Resource Manager itself: tenants, the subscription, its regions, providers and resource groups.
 
 Not emulated: management groups, more than one subscription or tenant, tags as resources, exporting a group
-as a template, moving resources, features, registering a provider (all are registered).
+as a template, moving resources, features.
 
 Source: Azure Resource Manager REST API 2022-12-01 (subscriptions) and 2024-11-01 (groups, resources,
 providers).
@@ -17,11 +17,13 @@ from localcloud.arm.regions import DISPLAY_NAMES, checked_region
 from localcloud.arm.requests import ArmRequest, ArmResponse, Json
 from localcloud.arm.resource_ids import group_id
 from localcloud.arm.resources import GROUP, Resources, check_not_deleting
-from localcloud.errors import AzureError, not_emulated
+from localcloud.arm.tags import tag_errors
+from localcloud.errors import AzureError, bad_request, not_emulated, raise_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from localcloud.arm.governance import Governance
     from localcloud.arm.identity import Identity
     from localcloud.arm.resource_kinds import ResourceKind
     from localcloud.arm.router import Router
@@ -58,21 +60,24 @@ class Subscriptions:
         resources: The resources in them.
         operations: The background operations.
         delete_deployments: Deletes the deployments of the resource group with an id.
+        governance: Which resource providers are registered.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of the local cloud that it shows
         self,
         identity: Identity,
         store: Store,
         resources: Resources,
         operations: Operations,
         delete_deployments: Callable[[str], None],
+        governance: Governance,
     ) -> None:
         self._identity = identity
         self._store = store
         self._resources = resources
         self._operations = operations
         self._delete_deployments = delete_deployments
+        self._governance = governance
 
     def routes(self, router: Router) -> None:
         """Add the operations to the routing table."""
@@ -82,6 +87,8 @@ class Subscriptions:
         router.add("GET", "subscription", "/locations", self.list_locations, SUBSCRIPTION_VERSIONS)
         router.add("GET", "subscription", "/providers", self.list_providers, VERSIONS)
         router.add("GET", "subscription", "/providers/{}", self.show_provider, VERSIONS)
+        for verb, handler in (("register", self.register), ("unregister", self.unregister)):
+            router.add("POST", "subscription", f"/providers/{{}}/{verb}", handler, VERSIONS)
         router.add("GET", "subscription", "/resources", self.list_resources, VERSIONS)
         router.add("GET", "group", "Microsoft.Resources/resources", self.list_resources, VERSIONS)
         router.add("GET", "subscription", "/resourcegroups", self.list_groups, VERSIONS)
@@ -137,6 +144,30 @@ class Subscriptions:
         """Handle `provider show`."""
         return ArmResponse(200, self._provider(request.path.name))
 
+    async def register(self, request: ArmRequest) -> ArmResponse:
+        """Handle `provider register`: the response says `Registering`, as on Azure, and it is done."""
+        shown = self._provider(request.path.names[0])
+        if shown["registrationState"] != "Registered":
+            self._governance.set_registered(shown["namespace"], is_registered=True)
+            shown["registrationState"] = "Registering"
+        return ArmResponse(200, shown)
+
+    async def unregister(self, request: ArmRequest) -> ArmResponse:
+        """Handle `provider unregister`: reject it (409) while there are resources of the provider."""
+        shown = self._provider(request.path.names[0])
+        namespace = shown["namespace"]
+        used = sorted({
+            resource.type for resource in self._resources.all() if resource.type.startswith(f"{namespace}/")
+        })  # fmt: skip
+        if used:
+            message = (
+                f"The subscription '{self._identity.subscription_id}' cannot be unregistered from resource "
+                f"provider '{namespace}', because it still has resources of the types {', '.join(used)}."
+            )
+            raise AzureError(409, "CannotUnregisterResourceProviderWithResources", message)
+        self._governance.set_registered(namespace, is_registered=False)
+        return ArmResponse(200, shown | {"registrationState": "Unregistering"})
+
     async def list_resources(self, request: ArmRequest) -> ArmResponse:
         """Handle `resource list`, of the subscription or of one group."""
         group = request.path.group or _group_of_filter(request.query.get("$filter", ""))
@@ -187,6 +218,7 @@ class Subscriptions:
             raise AzureError(409, "InvalidResourceGroupLocation", message)
         if before is not None:
             check_not_deleting(before)
+        _check_tags(body.get("tags"))
         group = self._new_group(before["name"] if before else name, region, body.get("tags") or {})
         self._store.put(GROUP, group["id"], group)
         return ArmResponse(201 if before is None else 200, group)
@@ -195,7 +227,9 @@ class Subscriptions:
         """Handle `group update` with a PATCH, which changes the tags."""
         group = self._group(request)
         check_not_deleting(group)
-        group["tags"] = request.json().get("tags", group["tags"])
+        tags = request.json().get("tags", group["tags"])
+        _check_tags(tags)
+        group["tags"] = tags or {}
         self._store.put(GROUP, group["id"], group)
         return ArmResponse(200, group)
 
@@ -267,9 +301,19 @@ class Subscriptions:
             "id": f"/subscriptions/{self._identity.subscription_id}/providers/{name}",
             "namespace": name,
             "registrationPolicy": "RegistrationRequired",
-            "registrationState": "Registered",
+            "registrationState": self._governance.registration_state(name),
             "resourceTypes": [_resource_type(kind) for kind in kinds],
         }
+
+
+def _check_tags(tags: object) -> None:
+    """Reject (400) tags of a resource group that are no texts by name, or exceed a limit."""
+    if tags is None:
+        return
+    if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
+        message = "The request content was invalid and could not be deserialized: 'Path 'tags'.'."
+        raise bad_request("InvalidRequestContent", message)
+    raise_all(tuple(tag_errors(tags, _GROUP_TYPE)))
 
 
 def _group_not_found(name: str) -> AzureError:

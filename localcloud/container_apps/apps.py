@@ -6,9 +6,10 @@ An app runs as processes of this machine (`localcloud.runtime`). Its address is 
 Not emulated: images (the command runs with this machine's programs), registries (stored, not used), ingress
 over TLS, `external: false` (every app is reachable from this machine and from nowhere else),
 `allowInsecure: false` (the ingress is always plain HTTP), jobs, auth configurations, source controls,
-custom domains, managed identities, and everything that `rules` rejects as such. An operation ends when the
-replicas are created, not when they are ready: on Azure, too, only the revision's state and its responses show
-that. Of two apps with the same name in two groups the second is rejected: the runtime knows apps by name.
+custom domains (stored and shown, not bound), tokens of managed identities, and everything that `rules`
+rejects as such. An operation ends when the replicas are created, not when they are ready: on Azure, too, only
+the revision's state and its responses show that. Of two apps with the same name in two groups the second is
+rejected: the runtime knows apps by name.
 Real bodies of restart, activate and deactivate, and the codes for a revision that is not there or not
 active, were not found in public material. A change that fails is rolled back; what Azure shows then is not
 known.
@@ -26,20 +27,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from localcloud.arm.regions import DISPLAY_NAMES
 from localcloud.arm.resource_kinds import Change, Resource, ResourceKind, ResourceLookup
 from localcloud.container_apps.defaults import secret_values, with_defaults
+from localcloud.container_apps.identities import identity_errors, shown_identity
+from localcloud.container_apps.quotas import Limit, app_quota_errors
 from localcloud.container_apps.references import environment_id, find_profile
 from localcloud.container_apps.resource_types import APPS, VERSIONS
-from localcloud.container_apps.rules.apps import check_app
-from localcloud.container_apps.schema import canonical
-from localcloud.errors import AzureError, not_emulated
+from localcloud.container_apps.revision_spec import ingress_policy
+from localcloud.container_apps.rules.apps import app_errors
+from localcloud.container_apps.schema import schema_error
+from localcloud.errors import AzureError, bad_request, not_emulated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from localcloud.arm.operations import Operation, Operations
     from localcloud.arm.requests import Json
     from localcloud.arm.resources import Resources
     from localcloud.container_apps.revisions import Revisions
     from localcloud.runtime import ContainerHost
+    from localcloud.specifications import Violation
 
 LOGGER: Final = logging.getLogger(__name__)
 
@@ -51,30 +56,45 @@ class AppKind(ResourceKind):
     versions: ClassVar[tuple[str, ...]] = VERSIONS
     is_asynchronous: ClassVar[bool] = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of the local cloud that an app uses
         self,
         resources: Resources,
         operations: Operations,
         host: ContainerHost,
         revisions: Revisions,
         base_url: Callable[[], str],
+        limit: Limit,
+        tenant_id: str,
     ) -> None:
         self._resources = resources
         self._operations = operations
         self._host = host
         self._revisions = revisions
         self._base_url = base_url
+        self._limit = limit
+        self._tenant_id = tenant_id
 
-    def canonical(self, body: Json) -> Json:
-        """Return a request body with property names in the API's spelling."""
-        return canonical(body)
+    def violation_error(self, change: Change, violation: Violation) -> AzureError:
+        """Return Microsoft.App's error for a value that the specification rules out."""
+        return schema_error("app", change, violation)
 
-    def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-        """Reject what Azure rejects, and what is not emulated."""
+    def find_errors(
+        self, change: Change, before: Resource | None, lookup: ResourceLookup
+    ) -> Iterator[AzureError]:
+        """Yield what Azure rejects, and what is not emulated."""
         name = change.path.name
-        check_app(name, change.body, before, lookup)
+        errors = list(app_errors(name, change.body, before, lookup))
+        errors += identity_errors(change.body.get("identity") or {})
         if before is None and any(app.name == name for app in lookup.of_type(APPS)):
-            raise not_emulated(f"a second container app with the name '{name}', in another resource group")
+            errors.append(
+                not_emulated(f"a second container app with the name '{name}', in another resource group")
+            )
+        errors += self._traffic_errors(change.properties, before)
+        yield from errors
+        environment = lookup.find(environment_id(change.properties))
+        if not errors and environment is not None:
+            after = self.build(change, before, lookup)
+            yield from app_quota_errors(after, environment, lookup, self._limit)
 
     def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
         """Return the app with Azure's defaults; the values of its secrets are private."""
@@ -84,11 +104,22 @@ class AppKind(ResourceKind):
         if environment is not None:
             profile, _ = find_profile(environment, profile)
         after = self.skeleton(change, before)
+        identity = shown_identity(after.id, change.body.get("identity"), self._tenant_id)
+        after = replace(after, top=after.top | {"identity": identity})
         # Microsoft.App itself writes this word of the id in lower case.
         after = replace(after, id=after.id.replace("/containerApps/", "/containerapps/"))
         values = secret_values(change.properties, stored.get("secrets", {}))
         properties = with_defaults(change.properties, profile)
         return replace(after, properties=properties, private={**stored, "secrets": values})
+
+    def _traffic_errors(self, properties: Json, before: Resource | None) -> Iterator[AzureError]:
+        """Yield traffic to revisions that do not exist; the code is plausible, not quoted."""
+        ingress = (properties.get("configuration") or {}).get("ingress") or {}
+        names = [entry.get("revisionName") for entry in ingress.get("traffic") or ()]
+        known = {revision["name"] for revision in self._revisions.of(before)} if before else set()
+        for name in names:
+            if name and name not in known:
+                yield bad_request("RevisionNotFound", f"The revision '{name}' of the traffic was not found.")
 
     def show(self, resource: Resource) -> Json:
         """Return the properties with those that Azure computes."""
@@ -150,6 +181,7 @@ class AppKind(ResourceKind):
         except OSError:
             LOGGER.warning("port %s of app %s is taken: another one is chosen", port, app.name)
             chosen = await self._host.start_app(app.name, None)
+        self._host.set_ingress_policy(app.name, ingress_policy(app.properties["configuration"]["ingress"]))
         return self._update_private(app, port=chosen)
 
     async def restore(self) -> None:

@@ -71,10 +71,10 @@ def _ingress(ingress: Json | None) -> Json | None:
         "exposedPort": ingress.get("exposedPort") or 0,
         "transport": str(ingress.get("transport") or "auto").capitalize(),
         "traffic": [{**entry, "weight": int(entry.get("weight") or 0)} for entry in traffic],
-        "customDomains": None,
+        "customDomains": ingress.get("customDomains") or None,
         "allowInsecure": bool(ingress.get("allowInsecure")),
         "ipSecurityRestrictions": ingress.get("ipSecurityRestrictions") or None,
-        "corsPolicy": None,
+        "corsPolicy": ingress.get("corsPolicy"),
         "clientCertificateMode": ingress.get("clientCertificateMode"),
         "stickySessions": ingress.get("stickySessions"),
     }

@@ -4,7 +4,7 @@ An environment starts nothing. Its storages map an app's volumes to shares.
 
 Not emulated: virtual networks, zone redundancy, custom domains, certificates, Dapr components, mutual TLS,
 managed identities, private endpoints, OpenTelemetry, NFS storages and accounts that are not in the local
-cloud, quotas (the limits that usages show are not enforced), differences between regions, log destinations
+cloud, differences between regions, log destinations
 (a workspace is stored, nothing is sent there). Codes for a profile that cannot be removed or changed, and
 for an environment that still has apps, were not found in public material: they are plausible, not quoted.
 
@@ -14,25 +14,34 @@ Source: Microsoft.App REST API 2025-07-01 and 2026-01-01; recorded answers of th
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from localcloud.arm.regions import DISPLAY_NAMES
 from localcloud.arm.resource_kinds import Change, Resource, ResourceKind, ResourceLookup
 from localcloud.container_apps.profiles import profile_type
+from localcloud.container_apps.quotas import Limit, environment_quota_errors
 from localcloud.container_apps.references import apps_in, default_domain
 from localcloud.container_apps.resource_types import ENVIRONMENTS, STORAGES, VERSIONS
-from localcloud.container_apps.rules.environments import (
-    ENVIRONMENT_PROPERTIES,
-    check_environment,
-    check_storage,
-    node_count,
-)
+from localcloud.container_apps.rules.environments import environment_errors, node_count, storage_errors
+from localcloud.container_apps.schema import schema_error
 from localcloud.errors import AzureError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from localcloud.arm.requests import Json
+    from localcloud.specifications import Violation
+
+_STORED: Final = (
+    "appLogsConfiguration",
+    "infrastructureResourceGroup",
+    "peerAuthentication",
+    "peerTrafficConfiguration",
+    "publicNetworkAccess",
+    "vnetConfiguration",
+    "workloadProfiles",
+    "zoneRedundant",
+)
 
 
 class EnvironmentKind(ResourceKind):
@@ -42,27 +51,28 @@ class EnvironmentKind(ResourceKind):
     versions: ClassVar[tuple[str, ...]] = VERSIONS
     is_asynchronous: ClassVar[bool] = True
 
-    def __init__(self, base_url: Callable[[], str]) -> None:
+    def __init__(self, base_url: Callable[[], str], limit: Limit) -> None:
         self._base_url = base_url
+        self._limit = limit
 
-    def canonical(self, body: Json) -> Json:
-        """Return a request body with its profiles' properties in lower camel case; az sends `Name`."""
-        properties = dict(body.get("properties") or {})
-        if properties.get("workloadProfiles"):
-            profiles = properties["workloadProfiles"]
-            properties["workloadProfiles"] = [_lower_camel(profile) for profile in profiles]
-        return {**body, "properties": properties}
+    def violation_error(self, change: Change, violation: Violation) -> AzureError:
+        """Return Microsoft.App's error for a value that the specification rules out."""
+        return schema_error("environment", change, violation)
 
-    def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-        """Reject invalid names and profiles, unknown properties, and what is not emulated."""
-        check_environment(change, before, lookup)
+    def find_errors(
+        self, change: Change, before: Resource | None, lookup: ResourceLookup
+    ) -> Iterator[AzureError]:
+        """Yield invalid names and profiles, quotas that are exceeded, and what is not emulated."""
+        errors = list(environment_errors(change, before, lookup))
+        yield from errors
+        if not errors:
+            after = self.build(change, before, lookup)
+            yield from environment_quota_errors(after, before, lookup, self._limit)
 
     def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
         """Return the environment with Azure's defaults; the workspace's key is private."""
         del lookup
-        properties = {
-            name: value for name, value in change.properties.items() if name in ENVIRONMENT_PROPERTIES
-        }
+        properties = {name: value for name, value in change.properties.items() if name in _STORED}
         logs, shared_key = _without_key(properties.get("appLogsConfiguration"))
         properties["appLogsConfiguration"] = logs
         profiles = [_normal_profile(profile) for profile in properties.get("workloadProfiles") or ()]
@@ -104,10 +114,16 @@ class EnvironmentStorageKind(ResourceKind):
     versions: ClassVar[tuple[str, ...]] = VERSIONS
     can_patch: ClassVar[bool] = False
 
-    def check(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> None:
-        """Reject invalid names, and anything but a share of Azure Files with its account's key."""
+    def violation_error(self, change: Change, violation: Violation) -> AzureError:
+        """Return Microsoft.App's error for a value that the specification rules out."""
+        return schema_error("environment storage", change, violation)
+
+    def find_errors(
+        self, change: Change, before: Resource | None, lookup: ResourceLookup
+    ) -> Iterator[AzureError]:
+        """Yield invalid names, and anything but a share of Azure Files with its account's key."""
         del lookup
-        check_storage(change, before)
+        yield from storage_errors(change, before)
 
     def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
         """Return the storage; its account's key is private."""
@@ -121,10 +137,6 @@ class EnvironmentStorageKind(ResourceKind):
         """Return Microsoft.App's own error, which `az containerapp env storage set` recognizes."""
         message = f"ManagedEnvironment Storage '{name}' was not found."
         return AzureError(404, "ManagedEnvironmentStorageNotFound", message)
-
-
-def _lower_camel(profile: Json) -> Json:
-    return {name[:1].lower() + name[1:]: value for name, value in profile.items()}
 
 
 def _normal_profile(profile: Json) -> Json:

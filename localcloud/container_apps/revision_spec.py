@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from localcloud.runtime import Container, Probe, RevisionSpec
+from localcloud.runtime import Container, CorsPolicy, IngressPolicy, Probe, RevisionSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,6 +55,29 @@ def revision_spec(
         grace_s=_or(template["terminationGracePeriodSeconds"], _DEFAULT_GRACE_S),
         env_dns_suffix=address.dns_suffix,
         hostname=address.hostname,
+    )
+
+
+def ingress_policy(ingress: Json) -> IngressPolicy:
+    """Return what the runtime's ingress does for an app's ingress configuration, with defaults."""
+    restrictions = ingress["ipSecurityRestrictions"] or ()
+    cors = ingress["corsPolicy"]
+    return IngressPolicy(
+        networks=tuple(rule["ipAddressRange"] for rule in restrictions),
+        are_networks_allowed=all(rule["action"] == "Allow" for rule in restrictions),
+        cors=None if cors is None else _cors_policy(cors),
+        is_sticky=(ingress["stickySessions"] or {}).get("affinity") == "sticky",
+    )
+
+
+def _cors_policy(cors: Json) -> CorsPolicy:
+    return CorsPolicy(
+        origins=tuple(cors["allowedOrigins"]),
+        methods=tuple(cors.get("allowedMethods") or ()),
+        headers=tuple(cors.get("allowedHeaders") or ()),
+        exposed_headers=tuple(cors.get("exposeHeaders") or ()),
+        max_age_s=cors.get("maxAge"),
+        allows_credentials=bool(cors.get("allowCredentials")),
     )
 
 

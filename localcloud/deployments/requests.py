@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.resource_ids import group_id
+from localcloud.clock import utc_now
 from localcloud.errors import AzureError, not_emulated
 from localcloud.template import Deployment, Scope, load_deployment_body
 
@@ -59,7 +60,7 @@ def parse_deployment(request: ArmRequest, group: Json, tenant_id: str) -> Deploy
     properties = load_deployment_body(request.text).get("properties") or {}
     _check_properties(properties)
     subscription, name = request.path.subscription or "", request.path.names[0]
-    scope = Scope(subscription, tenant_id, group["name"], group["location"], name)
+    scope = Scope(subscription, tenant_id, group["name"], group["location"], name, utc_now())
     source = properties["template"]
     settings = properties.get("whatIfSettings") or {}
     return DeploymentRequest(

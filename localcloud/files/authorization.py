@@ -30,7 +30,7 @@ def authorize(request: HttpRequest, keys: Sequence[str], resource: str, now: dat
 
     Args:
         request: The request.
-        keys: The account's keys, base64.
+        keys: The account's keys, base64; none if shared-key access is disabled for it.
         resource: What the operation acts on: `s`, `c` or `o`, as in an account SAS.
         now: The time.
 
@@ -38,6 +38,8 @@ def authorize(request: HttpRequest, keys: Sequence[str], resource: str, now: dat
         StorageError: 401, 403, or 400 for an `Authorization` header that cannot be read.
     """
     value = request.headers.get("authorization")
+    if not keys and not (value or "").lower().startswith("bearer ") and (value or "sig" in request.query):
+        raise storage_error("KeyBasedAuthenticationNotPermitted")
     if value is not None:
         return _check_header(request, value, keys, now)
     if "sig" in request.query:

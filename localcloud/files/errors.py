@@ -77,6 +77,10 @@ _KNOWN: Final = {
     "MissingContentLengthHeader": (411, "The Content-Length header was not specified."),
     "NoPendingCopyOperation": (409, "There is currently no pending copy operation."),
     "CannotVerifyCopySource": (404, "The specified copy source does not exist."),
+    "KeyBasedAuthenticationNotPermitted": (
+        403,
+        "Key based authentication is not permitted on this storage account.",
+    ),
     "AuthorizationPermissionMismatch": (
         403,
         "This request is not authorized to perform this operation using this permission.",

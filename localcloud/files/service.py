@@ -61,8 +61,8 @@ class FileService:
 
     Args:
         root: The directory for everything; a replica mounts `root/<account>/<share>`.
-        account_keys: Returns an account's base64 keys, each of which gives access, or None if there is no
-            such account.
+        account_keys: Returns an account's base64 keys, each of which gives access: none of them if shared-key
+            access is disabled, or None if there is no such account.
         clock_ns: Returns the time in nanoseconds since the epoch.
     """
 

@@ -29,6 +29,7 @@ from localcloud.runtime.sockets import free_port
 from localcloud.runtime.spec import (
     ConsoleRecord,
     EventType,
+    IngressPolicy,
     Limits,
     ReplicaStatus,
     RevisionNotActiveError,
@@ -118,6 +119,13 @@ class ContainerHost:
         await ingress.listen(chosen)
         entry.ingress, entry.port = ingress, chosen
         return chosen
+
+    def set_ingress_policy(self, app: str, policy: IngressPolicy) -> None:
+        """Set what an app's ingress does beside forwarding, from the next request on."""
+        ingress = self._apps[app].ingress
+        if ingress is None:
+            raise KeyError(app)
+        ingress.policy = policy
 
     async def stop_app_ingress(self, app: str) -> None:
         """Stop listening for an app (its ingress was disabled)."""

@@ -31,6 +31,17 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
+from localcloud.runtime.ingress_policy import (
+    AFFINITY_COOKIE,
+    DENIED,
+    affinity_of,
+    cors_headers,
+    is_admitted,
+    preflight_headers,
+    sticky_replica,
+)
+from localcloud.runtime.spec import IngressPolicy
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
@@ -56,6 +67,7 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _SMALL_BYTES: Final = 64 * 1024
 _HEADER_BYTES: Final = 64 * 1024
 _REQUEST_ID_CHARACTERS: Final = 128
+_LOOPBACK: Final = "127.0.0.1"
 
 
 @dataclass(slots=True, eq=False)
@@ -111,6 +123,7 @@ class Ingress:
         self._backends = backends
         self._session = session
         self._limits = limits
+        self.policy = IngressPolicy()
         self._next_index = 0
         self._runner: web.ServerRunner | None = None
 
@@ -144,27 +157,43 @@ class Ingress:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method == hdrs.METH_CONNECT:
-            return _text_response(405, "this is a reverse proxy: CONNECT is not for it")
+            return _text_response(405, "this is a reverse proxy: CONNECT is not supported")
+        if not is_admitted(self.policy, request.remote or _LOOPBACK):
+            return _text_response(403, DENIED)
+        preflight = preflight_headers(self.policy, request.method, request.headers)
+        if preflight is not None:
+            return web.Response(headers=preflight)
         tried: list[Backend] = []
-        while (backend := self._next(tried)) is not None:
+        while (backend := self._next(request, tried)) is not None:
             tried.append(backend)
             with backend:
                 try:
                     return await self._forward(request, backend)
                 except _UnreachableError:
-                    # Nothing was sent, so any method may be retried.
+                    # Nothing was sent, so any method may go elsewhere.
                     continue
                 except _ResetError as reset:
                     if not _may_repeat(request):
                         return _text_response(502, f"replica {backend.name} closed the connection: {reset}")
         return self._unavailable(tried)
 
-    def _next(self, tried: list[Backend]) -> Backend | None:
-        ready = [backend for backend in self._backends() if backend not in tried]
+    def _next(self, request: web.BaseRequest, tried: list[Backend]) -> Backend | None:
+        ready = {backend.name: backend for backend in self._backends() if backend not in tried}
         if not ready:
             return None
-        self._next_index += 1
-        return ready[self._next_index % len(ready)]
+        cookie = request.cookies.get(AFFINITY_COOKIE)
+        name = sticky_replica(self.policy, tuple(ready), cookie)
+        if name is None:
+            self._next_index += 1
+            name = tuple(ready)[self._next_index % len(ready)]
+        return ready[name]
+
+    def _add_headers(self, response: web.StreamResponse, request: web.BaseRequest, backend: Backend) -> None:
+        """Add what the ingress's policy says to a response that has not begun."""
+        response.headers.update(cors_headers(self.policy, request.headers))
+        affinity = affinity_of(backend.name)
+        if self.policy.is_sticky and request.cookies.get(AFFINITY_COOKIE) != affinity:
+            response.set_cookie(AFFINITY_COOKIE, affinity, httponly=True)
 
     def _unavailable(self, tried: list[Backend]) -> web.Response:
         if tried:
@@ -185,6 +214,7 @@ class Ingress:
             async with asyncio.timeout(None) as limit:
                 async with self._send_upstream(request, backend, limit) as upstream:
                     response = await _response_of(upstream)
+                    self._add_headers(response, request, backend)
                     return await _stream_response(request, upstream, response)
         except TimeoutError:
             if response is None or not response.prepared:
@@ -291,7 +321,7 @@ def _url_of(request: web.BaseRequest, backend: Backend, scheme: str) -> URL:
 def _headers_of(request: web.BaseRequest) -> CIMultiDict[str]:
     headers = _end_to_end(request.headers.items(), request.headers.get("Connection", ""))
     headers.popall("Expect", None)
-    came_from = [*headers.popall("X-Forwarded-For", []), request.remote or "127.0.0.1"]
+    came_from = [*headers.popall("X-Forwarded-For", []), request.remote or _LOOPBACK]
     headers["X-Forwarded-For"] = ", ".join(came_from)
     headers["X-Forwarded-Proto"] = "http"
     if "Host" in headers:

@@ -97,6 +97,35 @@ class RevisionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class CorsPolicy:
+    """The origins that may call an app from a browser, and what they may send and read."""
+
+    origins: tuple[str, ...]
+    methods: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+    exposed_headers: tuple[str, ...] = ()
+    max_age_s: int | None = None
+    allows_credentials: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IngressPolicy:
+    """What an app's ingress does beside forwarding requests.
+
+    Attributes:
+        networks: Address ranges in CIDR notation; none for no restriction.
+        are_networks_allowed: Whether only callers in them are admitted, or all others.
+        cors: The CORS policy, None without one.
+        is_sticky: Whether the requests of a session go to one replica, by a cookie.
+    """
+
+    networks: tuple[str, ...] = ()
+    are_networks_allowed: bool = True
+    cors: CorsPolicy | None = None
+    is_sticky: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaStatus:
     """The status of a replica at one moment.
 

@@ -15,6 +15,7 @@ from localcloud.cloud import Cloud
 from localcloud.runtime import (
     ConsoleRecord,
     ContainerHost,
+    IngressPolicy,
     ReplicaStatus,
     RevisionNotActiveError,
     RevisionSpec,
@@ -42,6 +43,7 @@ class FakeHost:
     removed: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     ports: dict[str, int] = field(default_factory=dict)
+    policies: dict[str, IngressPolicy] = field(default_factory=dict)
     readiness: dict[str, asyncio.Event] = field(default_factory=dict)
     hold: asyncio.Event | None = None
 
@@ -52,6 +54,9 @@ class FakeHost:
         if self.hold is not None:
             await self.hold.wait()
         return self.ports.setdefault(app, port or 20000 + len(self.ports))
+
+    def set_ingress_policy(self, app: str, policy: IngressPolicy) -> None:
+        self.policies[app] = policy
 
     async def stop_app_ingress(self, app: str) -> None:
         del self.ports[app]

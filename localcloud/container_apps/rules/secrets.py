@@ -1,63 +1,99 @@
-"""What Azure rejects in the secrets of a container app and in the references to them. Pure."""
+"""What Azure rejects in the secrets of a container app and in the references to them. Pure.
+
+A secret without a value keeps the one that it has. The codes for secrets that are defined twice, and for
+registries, were not found in public material: they are plausible, not quoted.
+
+Source: Azure/container-apps-deploy-action#116 (names), Azure-Samples/langfuse-on-azure#12 (values).
+"""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from localcloud.errors import bad_request, not_emulated
+from localcloud.container_apps.rules.ranges import duplicates
+from localcloud.errors import AzureError, bad_request, not_emulated
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable, Iterator
 
     from localcloud.arm.requests import Json
     from localcloud.arm.resource_kinds import Resource
 
-_SECRET_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
-def checked_secrets(configuration: Json, before: Resource | None) -> set[str]:
-    """Return the names of an app's secrets, after a check of their names and values.
+def secret_names(configuration: Json) -> set[str]:
+    """Return the names of an app's secrets."""
+    return {str(secret.get("name")) for secret in configuration.get("secrets") or ()}
 
-    A secret without a value keeps the one that it has in `before`.
-    """
-    names: set[str] = set()
+
+def secret_errors(configuration: Json, before: Resource | None) -> Iterator[AzureError]:
+    """Yield invalid names, secrets without a value, and duplicates."""
     stored = before.private["secrets"] if before else {}
-    for secret in configuration.get("secrets") or ():
+    secrets = configuration.get("secrets") or ()
+    for secret in secrets:
         name = str(secret.get("name") or "")
-        if not _SECRET_NAME.fullmatch(name):
+        if not _NAME.fullmatch(name):
             message = (
-                f"Invalid secret name '{name}'. It must consist of lower case alphanumeric characters, '-' "
-                "or '.', and must start and end with an alphanumeric character."
+                f"Secret name has an invalid value '{name}'. A value must consist of lower case alphanumeric "
+                "characters, '-', and must start and end with an alphanumeric character. The length must "
+                "not be more than 253 characters."
             )
-            raise bad_request("ContainerAppSecretNameInvalid", message)
-        if secret.get("keyVaultUrl"):
-            raise not_emulated("secrets from a key vault")
-        if name in names:
-            raise bad_request("ContainerAppSecretInvalid", f"The secret '{name}' is defined more than once.")
-        if not isinstance(secret.get("value", ""), str | None):
-            raise bad_request("ContainerAppSecretInvalid", f"The value of the secret '{name}' must be text.")
-        if secret.get("value") is None and name not in stored:
-            message = f"Container app secret(s) with name(s) '{name}' are invalid: value is required."
-            raise bad_request("ContainerAppSecretInvalid", message)
-        names.add(name)
-    return names
+            yield bad_request("ContainerAppInvalidSecretName", message)
+        if secret.get("keyVaultUrl") and secret.get("identity"):
+            yield not_emulated("secrets from a key vault")
+    for name in duplicates(secret.get("name") for secret in secrets):
+        yield bad_request("ContainerAppSecretInvalid", f"The secret '{name}' is defined more than once.")
+    without = [str(secret.get("name")) for secret in secrets if not _has_value(secret, stored)]
+    if without:
+        message = (
+            f"Invalid Request: Container app secret(s) with name(s) '{', '.join(without)}' are invalid: "
+            "value or keyVaultUrl and identity should be provided."
+        )
+        yield bad_request("ContainerAppSecretInvalid", message)
 
 
-def check_secret_references(containers: list[Json], configuration: Json, secrets: Collection[str]) -> None:
-    """Reject references of containers and registries to secrets that are not defined."""
+def reference_errors(
+    containers: Iterable[Json], template: Json, configuration: Json, secrets: Collection[str]
+) -> Iterator[AzureError]:
+    """Yield references of containers, scale rules and registries to secrets that are not defined."""
     for container in containers:
-        names = [variable.get("name") for variable in container.get("env") or ()]
-        if len(set(names)) < len(names) or not all(names):
-            message = f"Container '{container['name']}' has an environment variable twice or without a name."
-            raise bad_request("ContainerAppInvalidEnvironmentVariable", message)
         for variable in container.get("env") or ():
-            reference = variable.get("secretRef")
-            if reference and reference not in secrets:
-                message = f"SecretRef '{reference}' defined for container '{container['name']}' not found."
-                raise bad_request("ContainerAppSecretRefNotFound", message)
+            where = f"container '{container.get('name')}'"
+            yield from _missing(variable.get("secretRef"), where, secrets)
+    for rule in (template.get("scale") or {}).get("rules") or ():
+        for kind in ("http", "tcp", "custom", "azureQueue"):
+            for credential in (rule.get(kind) or {}).get("auth") or ():
+                yield from _missing(credential.get("secretRef"), f"scale rule '{rule.get('name')}'", secrets)
     for registry in configuration.get("registries") or ():
-        reference = registry.get("passwordSecretRef")
-        if reference and reference not in secrets:
-            message = f"SecretRef '{reference}' defined for registry '{registry.get('server')}' not found."
-            raise bad_request("ContainerAppSecretRefNotFound", message)
+        where = f"registry '{registry.get('server')}'"
+        yield from _missing(registry.get("passwordSecretRef"), where, secrets)
+
+
+def registry_errors(configuration: Json) -> Iterator[AzureError]:
+    """Yield registries without a server, or with one twice, or with two ways to sign in."""
+    registries = configuration.get("registries") or ()
+    for registry in registries:
+        if not registry.get("server"):
+            yield bad_request("ContainerAppRegistryInvalid", "The 'server' of a registry is required.")
+        if registry.get("identity") and registry.get("username"):
+            message = f"Registry '{registry.get('server')}' must have an identity or a username, not both."
+            yield bad_request("ContainerAppRegistryInvalid", message)
+    for server in duplicates(registry.get("server") for registry in registries):
+        message = f"The registry '{server}' is defined more than once."
+        yield bad_request("ContainerAppRegistryInvalid", message)
+
+
+def _has_value(secret: Json, stored: Json) -> bool:
+    if secret.get("keyVaultUrl") or secret.get("identity"):
+        return bool(secret.get("keyVaultUrl") and secret.get("identity"))
+    if secret.get("value") is None:
+        return secret.get("name") in stored
+    return bool(secret["value"])
+
+
+def _missing(reference: object, where: str, secrets: Collection[str]) -> Iterator[AzureError]:
+    if reference and reference not in secrets:
+        message = f"SecretRef '{reference}' defined for {where} not found."
+        yield bad_request("ContainerAppSecretRefNotFound", message)

@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from localcloud.arm.resources import merged
-from localcloud.container_apps.rules.ingress import traffic_weight
-from localcloud.container_apps.schema import canonical, check_schema
-from localcloud.errors import AzureError
 
 if TYPE_CHECKING:
     from tests.doubles.local_cloud import ArmClient
@@ -82,7 +79,7 @@ MEMORY = (
             "ContainerAppInvalidEnvironmentVariable",
             "",
         ),
-        ({"name": "a b"}, "ContainerAppContainerNameInvalid", ""),
+        ({"name": "a b"}, "InvalidParameterValueInContainerTemplate", ""),
     ],
 )
 async def test_a_bad_container_is_refused_in_azures_words(
@@ -97,14 +94,14 @@ async def test_a_bad_container_is_refused_in_azures_words(
 @pytest.mark.parametrize(
     ("change", "status", "code"),
     [
-        ({"environmentId": "none"}, 400, "LinkedInvalidPropertyId"),
+        ({"environmentId": "none"}, 400, "InvalidManagedEnvironmentId"),
         ({"workloadProfileName": "none"}, 400, "WorkloadProfileNotFound"),
         ({"template": {"containers": []}}, 400, "ContainerAppCreateMustContainContainer"),
         ({"tmplate": {}}, 400, "ContainerAppInvalidSchema"),
         ({"configuration": {"ingress": {"targetPort": 70000}}}, 400, "ContainerAppInvalidPort"),
         ({"configuration": {"dapr": {"enabled": True}}}, 501, "NotImplementedByLocalCloud"),
         ({"template": {"scale": {"minReplicas": 2}}}, 400, "ContainerAppInvalidScale"),
-        ({"template": {"scale": {"maxReplicas": "x"}}}, 400, "ContainerAppInvalidScale"),
+        ({"template": {"scale": {"maxReplicas": "x"}}}, 400, "ContainerAppInvalidSchema"),
         ({"template": {"scale": {"rules": [{"name": "r"}]}}}, 400, "ContainerAppInvalidScaleRule"),
         ({"template": {"scale": "x"}}, 400, "ContainerAppInvalidSchema"),
         (
@@ -120,9 +117,9 @@ async def test_a_bad_container_is_refused_in_azures_words(
             400,
             "ContainerAppSecretInvalid",
         ),
-        ({"configuration": {"secrets": [{"name": "a", "value": 1}]}}, 400, "ContainerAppSecretInvalid"),
+        ({"configuration": {"secrets": [{"name": "a", "value": 1}]}}, 400, "ContainerAppInvalidSchema"),
         ({"configuration": {"secrets": [{"name": "a"}]}}, 400, "ContainerAppSecretInvalid"),
-        ({"configuration": {"secrets": [{"name": "A", "value": ""}]}}, 400, "ContainerAppSecretNameInvalid"),
+        ({"configuration": {"secrets": [{"name": "A", "value": "x"}]}}, 400, "ContainerAppInvalidSecretName"),
         (
             {"configuration": {"ingress": {"transport": "tcp", "targetPort": 1}}},
             501,
@@ -168,17 +165,3 @@ async def test_a_gpu_profile_gives_what_its_node_has(arm: ArmClient) -> None:
     body["properties"]["template"]["containers"][0]["resources"]["memory"] = "221Gi"
     refused = await arm.put_app(body)
     assert refused.body["error"]["code"] == "ContainerAppInvalidResourceTotal"
-
-
-def test_names_of_properties_are_taken_in_any_case() -> None:
-    found = canonical({"PROPERTIES": {"Template": {"Containers": [{"NAME": "x"}]}}, "Tags": {"A": "b"}})
-    assert found == {"properties": {"template": {"containers": [{"name": "x"}]}}, "tags": {"A": "b"}}
-    with pytest.raises(AzureError, match="Unknown properties contaners in ContainerAppTemplate"):
-        check_schema({"properties": {"template": {"contaners": []}}})
-
-
-@pytest.mark.parametrize("weight", ["x", -1, 101])
-def test_a_traffic_weight_is_a_percentage(weight: object) -> None:
-    assert traffic_weight({"weight": "50"}) == 50
-    with pytest.raises(AzureError, match="is not a whole number from 0 to 100"):
-        traffic_weight({"weight": weight})

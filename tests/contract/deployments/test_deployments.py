@@ -33,7 +33,7 @@ TEMPLATE = {
         "name": {"type": "string", "defaultValue": "acct"},
         "quota": {"type": "int", "defaultValue": 5},
         "profile": {"type": "string", "defaultValue": "Consumption"},
-        "secret": {"type": "securestring", "defaultValue": ""},
+        "secret": {"type": "securestring", "defaultValue": "s3cret"},
     },
     "resources": {
         "account": {
