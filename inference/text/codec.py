@@ -32,12 +32,14 @@ class Message:
         role: `system`, `user`, `assistant` or `tool`.
         calls: The calls in an assistant's message.
         call_id: The id of the call whose result a tool's message is.
+        name: The name of who wrote it, or of the function whose result it is; not every template uses it.
     """
 
     role: str
     content: str
     calls: tuple[ToolCall, ...] = ()
     call_id: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,7 @@ class TokenizerCodec:
     ) -> str:
         from jinja2 import TemplateError  # noqa: PLC0415 - slow to import; transformers imports it when it renders
 
-        names = {call.id: call.name for message in messages for call in message.calls}
+        names = {call.id: call.name for message in messages for call in message.calls if call.id}
         try:
             text: str = self._tokenizer.apply_chat_template(
                 [_to_template_message(message, names) for message in messages],
@@ -222,9 +224,9 @@ class TokenizerCodec:
                 f"The model's chat template does not take this conversation: {error}", param="messages"
             ) from error
         if SURROGATES.search(text):
-            # The messages' contents have been checked before, so it is in the calls or the tools.
+            # The messages' contents have been checked before, so it is in the names, the calls or the tools.
             raise InvalidRequestError(
-                "The calls or the tools contain a lone surrogate, which no tokenizer accepts.",
+                "A name, a call or a tool contains a lone surrogate, which no tokenizer accepts.",
                 param="messages",
             )
         return text
@@ -244,8 +246,8 @@ def _to_template_message(message: Message, names: Mapping[str, str]) -> dict[str
         document["tool_calls"] = [call.to_json() for call in message.calls]
     if message.call_id is not None:
         document["tool_call_id"] = message.call_id
-        document |= {"name": names[message.call_id]} if message.call_id in names else {}
-    return document
+    name = message.name or names.get(message.call_id or "")
+    return document if name is None else {**document, "name": name}
 
 
 def _make_token_reader(tokenizer: Any) -> Callable[[int], Token]:  # noqa: ANN401 - has no useful type

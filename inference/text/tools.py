@@ -57,7 +57,8 @@ class ToolCall:
     """A call of a function.
 
     Attributes:
-        arguments: A JSON object, as text.
+        id: Empty if a call of the history has none.
+        arguments: A JSON object, as text; in a history possibly any text.
     """
 
     id: str
@@ -65,9 +66,10 @@ class ToolCall:
     arguments: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return the call in the form that chat templates expect, with the arguments as an object."""
-        function = {"name": self.name, "arguments": json.loads(self.arguments)}
-        return {"id": self.id, "type": "function", "function": function}
+        """Return the call in the form that chat templates expect: with its arguments as an object."""
+        arguments = _load_object(self.arguments)
+        function = {"name": self.name, "arguments": self.arguments if arguments is None else arguments}
+        return {**({"id": self.id} if self.id else {}), "type": "function", "function": function}
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,15 @@ class _ObjectScanner:
             self.is_in_string = False
 
 
+def _load_object(text: str) -> dict[str, Any] | None:
+    """Return a JSON object; None if the text is anything else."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def _dump(arguments: dict[str, Any]) -> str:
     """Return arguments as JSON, without escapes unless they contain a lone surrogate."""
     text = json.dumps(arguments, ensure_ascii=False)
@@ -356,9 +367,8 @@ class CallParser:
         return ""
 
     def _read_call(self, text: str) -> ToolCall | None:
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError):
+        found = _load_object(text)
+        if found is None:
             return None
         name, arguments = found.get("name"), found.get(self.call_format.arguments_key, {})
         if not isinstance(name, str) or name not in self.names or not isinstance(arguments, dict):

@@ -1,6 +1,11 @@
 """The parts of a chat request's body: messages, tools and the response format.
 
-`schemas` has the whole bodies, and the rules that all of these follow.
+Messages are validated leniently, everything else strictly. A client chooses the fields of its request, but it
+sends back a history as it received it, from this server or another, with whatever a library added. So unknown
+fields of a message are ignored, while `schemas` has the rules for the rest of the body.
+
+Source: OpenAI API reference, "Create chat completion"; vLLM's pull request 10463, which made its server
+accept unknown fields for the same reason; what the official client, LangChain, AutoGen and LiteLLM send.
 """
 
 from __future__ import annotations
@@ -28,11 +33,40 @@ from inference.text.tools import Tool, ToolCall
 NAMED: Final = "function "
 """Stands before the function's name in a validated `tool_choice` of one function."""
 
+TEXT_PARTS: Final = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""The types of parts that are text, with the field that has it. Two are those of OpenAI's Responses API."""
+
+REASONING_PARTS: Final = frozenset({"thinking", "redacted_thinking", "reasoning"})
+"""The types of parts that are the reasoning of an earlier answer."""
+
 
 class StrictModel(BaseModel):
-    """A part of a request's body, without unknown fields and without conversion between types."""
+    """A part of a request's body, without unknown fields and without conversion between types.
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+    A field that is null counts as one that was left out, whether or not it is known.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        frozen=True,
+        json_schema_extra={"additionalProperties": {"type": "null"}},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_unknown_nulls(cls, document: object) -> object:
+        if not isinstance(document, dict):
+            return document
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        return {key: value for key, value in document.items() if value is not None or key in known}
+
+
+class LenientModel(BaseModel):
+    """A part of a message. Unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, frozen=True)
 
 
 def missing_field(field: str) -> PydanticCustomError:
@@ -41,27 +75,37 @@ def missing_field(field: str) -> PydanticCustomError:
 
 
 def _join_parts(content: object) -> object:
-    """Join a list of text parts; anything else is left to the check of the string."""
+    """Join a list of text parts; anything else is left to the check of the string.
+
+    Earlier reasoning is left out, as chat templates leave it out.
+    """
     if not isinstance(content, list):
         return content
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise PydanticCustomError(
-                "content_part",
-                "only text is supported: each part of the content is {{'type': 'text', 'text': ...}}",
-            )  # fmt: skip
-    return "".join(part["text"] for part in content)
+    return "".join(_read_part(part) for part in content)
 
 
-def _require_object(text: str) -> str:
-    try:
-        is_object = isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        is_object = False
-    if not is_object:
-        raise PydanticCustomError("arguments", "the arguments are a JSON object, written as a text")
-    return text
+def _read_part(part: object) -> str:
+    """Return the text of a part of the content."""
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, dict) else None
+    if isinstance(part, dict) and isinstance(kind, str):
+        if kind in REASONING_PARTS:
+            return ""
+        text = part.get(TEXT_PARTS[kind]) if kind in TEXT_PARTS else part
+        if text is None or isinstance(text, str):
+            return text or ""
+    raise PydanticCustomError(
+        "content_part", "only text is supported: each part of the content is {'type': 'text', 'text': ...}"
+    )
+
+
+def _read_arguments(arguments: object) -> object:
+    """Return the arguments of an earlier call as text; a call without arguments has an empty object."""
+    if isinstance(arguments, dict):
+        return json.dumps(arguments, ensure_ascii=False)
+    is_empty = arguments is None or (isinstance(arguments, str) and not arguments.strip())
+    return "{}" if is_empty else arguments
 
 
 def _require_object_schema(schema: dict[str, Any]) -> dict[str, Any]:
@@ -71,15 +115,15 @@ def _require_object_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_tool_choice(choice: object) -> object:
-    """Replace the choice of one function by `function NAME`; leave strings as they are."""
-    if not isinstance(choice, dict):
+    """Replace the choice of one function by `function NAME`; leave the three words as they are."""
+    if isinstance(choice, str) and choice in {"none", "auto", "required"}:
         return choice
-    function = choice.get("function")
+    function = choice.get("function") if isinstance(choice, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     if choice != {"type": "function", "function": {"name": name}} or not isinstance(name, str):
         raise PydanticCustomError(
             "tool_choice",
-            "it is 'none', 'auto', 'required', or {{'type': 'function', 'function': {{'name': ...}}}}",
+            "it is 'none', 'auto', 'required', or {'type': 'function', 'function': {'name': ...}}",
         )
     return NAMED + name
 
@@ -92,17 +136,24 @@ Content = Annotated[
     WithJsonSchema({
         "anyOf": [
             {"type": "string"},
-            {"type": "array", "items": {
-                "type": "object", "required": ["type", "text"], "additionalProperties": False,
-                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-            }},
+            {"type": "array", "items": {"anyOf": [
+                {"type": "string"},
+                {"type": "object", "required": ["type", "text"], "properties": {
+                    "type": {"enum": ["text", "input_text", "output_text"]}, "text": {"type": "string"},
+                }},
+                {"type": "object", "required": ["type", "refusal"], "properties": {
+                    "type": {"const": "refusal"}, "refusal": {"type": "string"},
+                }},
+                {"type": "object", "required": ["type"], "properties": {
+                    "type": {"enum": sorted(REASONING_PARTS)},
+                }},
+            ]}},
         ]
     }),
 ]  # fmt: skip
 ToolChoice = Annotated[
     str,
     BeforeValidator(_read_tool_choice),
-    Field(pattern=rf"^(none|auto|required|{NAMED}.*)$"),
     WithJsonSchema({
         "anyOf": [
             {"enum": ["none", "auto", "required"]},
@@ -117,95 +168,91 @@ ToolChoice = Annotated[
 ]  # fmt: skip
 
 
-class CalledFunction(StrictModel):
-    """The function of a call in an earlier message."""
+class CalledFunction(LenientModel):
+    """The function of a call in an earlier message.
 
-    name: Name
-    arguments: Annotated[str, AfterValidator(_require_object)]
-    parsed_arguments: Any = None  # the official client adds it to what its `parse` returns
+    The model wrote the arguments, so they need not be JSON: a client sends back what it could not use, too.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    arguments: Annotated[
+        str,
+        BeforeValidator(_read_arguments),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}, {"type": "null"}]}),
+    ] = "{}"
+
+    def to_call(self, call_id: str = "") -> ToolCall:
+        """Return the call."""
+        return ToolCall(call_id, self.name, self.arguments)
 
 
-class MessageCall(StrictModel):
+class MessageCall(LenientModel):
     """A call in an earlier message."""
 
-    id: str
-    type: Literal["function"] = "function"
+    id: str | None = None
     function: CalledFunction
 
     def to_call(self) -> ToolCall:
         """Return the call."""
-        return ToolCall(self.id, self.function.name, self.function.arguments)
+        return self.function.to_call(self.id or "")
 
 
 ROLES: Final[list[JsonValue]] = [
     {
         "properties": {
             "role": {"enum": ["system", "developer", "user"]}, "content": {"type": ["string", "array"]},
-            "tool_calls": {"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 0}]},
-            "tool_call_id": {"type": "null"},
         },
         "required": ["content"],
     },
+    {"properties": {"role": {"enum": ["assistant", "function"]}}},
     {
-        "properties": {
-            "role": {"const": "assistant"}, "content": {"type": ["string", "array"]},
-            "tool_call_id": {"type": "null"},
-        },
-        "required": ["content"],
-    },
-    {
-        "properties": {
-            "role": {"const": "assistant"}, "tool_calls": {"type": "array", "minItems": 1},
-            "tool_call_id": {"type": "null"},
-        },
-        "required": ["tool_calls"],
-    },
-    {
-        "properties": {
-            "role": {"const": "tool"}, "content": {"type": ["string", "array"]},
-            "tool_calls": {"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 0}]},
-            "tool_call_id": {"type": "string"},
-        },
-        "required": ["content", "tool_call_id"],
+        "properties": {"role": {"const": "tool"}, "tool_call_id": {"type": "string"}},
+        "required": ["tool_call_id"],
     },
 ]  # fmt: skip
-"""The fields that each role requires and allows, for the published schema; a validator checks them."""
+"""The fields that each role requires, for the published schema; a validator checks them."""
 
 
-class ChatMessage(StrictModel):
-    """One message. The fields of an assistant's message besides text and calls are accepted if empty."""
+class ChatMessage(LenientModel):
+    """One message. Fields that do not belong to its role are ignored, like unknown ones.
+
+    `developer` is OpenAI's newer word for `system`; `function` and `function_call` are its older words for
+    `tool` and `tool_calls`.
+    """
 
     model_config = ConfigDict(json_schema_extra={"anyOf": ROLES})
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
+    name: str | None = None
     tool_calls: list[MessageCall] | None = None
     tool_call_id: str | None = None
-    name: None = None
-    refusal: None = None
-    annotations: EmptyList | None = None
-    audio: None = None
-    function_call: None = None
-    parsed: Any = None  # the official client adds it to what its `parse` returns
+    function_call: CalledFunction | None = None
+    refusal: str | None = None
 
     @model_validator(mode="after")
     def _check_fields_of_role(self) -> Self:
-        """Require a text unless an assistant calls tools, and `tool_call_id` for the role 'tool' only."""
-        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+        """Require a text of those who write one, and `tool_call_id` for the role 'tool'."""
+        if self.content is None and self.role in {"system", "developer", "user"}:
             raise missing_field("content")
         if self.role == "tool" and self.tool_call_id is None:
             raise missing_field("tool_call_id")
-        if self.role != "tool" and self.tool_call_id is not None:
-            raise PydanticCustomError("role", "only a message of the role 'tool' has a tool_call_id")
-        if self.role != "assistant" and self.tool_calls:
-            raise PydanticCustomError("role", "only a message of the role 'assistant' has tool_calls")
         return self
 
     def to_message(self) -> Message:
-        """Return the message; `developer` is OpenAI's newer word for `system`."""
-        role = "system" if self.role == "developer" else self.role
-        calls = tuple(call.to_call() for call in self.tool_calls or ())
-        return Message(role, self.content or "", calls, self.tool_call_id)
+        """Return the message for the chat template."""
+        match self.role:
+            case "assistant":
+                calls = [call.to_call() for call in self.tool_calls or ()]
+                if self.function_call is not None and not calls:
+                    calls = [self.function_call.to_call()]
+                return Message("assistant", self.content or self.refusal or "", tuple(calls), name=self.name)
+            case "tool" | "function":
+                return Message("tool", self.content or "", call_id=self.tool_call_id, name=self.name)
+            case "developer":
+                return Message("system", self.content or "", name=self.name)
+            case _:
+                return Message(self.role, self.content or "", name=self.name)
 
 
 class JsonSchema(StrictModel):
@@ -246,6 +293,7 @@ class Function(StrictModel):
     description: str | None = None
     parameters: Annotated[dict[str, Any], AfterValidator(_require_object_schema)] | None = None
     strict: bool | None = None
+    cache_control: dict[str, Any] | None = None  # without effect: Anthropic's word for what to cache
 
 
 class FunctionTool(StrictModel):
@@ -253,6 +301,7 @@ class FunctionTool(StrictModel):
 
     type: Literal["function"]
     function: Function
+    cache_control: dict[str, Any] | None = None  # without effect, as in the function
 
     def to_tool(self) -> Tool:
         """Return the function."""

@@ -2,7 +2,7 @@
 
 The fields are those of OpenAI's API, and `top_k`, `min_p` and `repetition_penalty`, which the official client
 sends through its `extra_body`. A field that would change the answer and is not supported accepts only its
-neutral value.
+neutral value. A known field that does not change the answer is accepted, whatever its value.
 
 Source: OpenAI API reference, "Create chat completion" and "Create completion".
 """
@@ -38,10 +38,13 @@ DEFAULT_COMPLETION_TOKENS: Final = 16
 """The length of a completion without `max_tokens`. Source: OpenAI API reference, "Create completion"."""
 
 UNSUPPORTED: Final = frozenset({
-    "audio", "best_of", "echo", "function_call", "functions", "modalities", "moderation", "prediction",
-    "reasoning_effort", "service_tier", "store", "suffix", "verbosity", "web_search_options",
+    "audio", "best_of", "echo", "function_call", "functions", "modalities", "moderation",
+    "reasoning_effort", "suffix", "use_beam_search", "verbosity", "web_search_options",
 })  # fmt: skip
 """Fields that are known and accept only a neutral value; the error says that they are not supported."""
+
+NOT_AN_OBJECT: Final = frozenset({"dict_type", "model_attributes_type", "model_type"})
+"""Pydantic's errors whose messages are about Python's dictionaries and objects."""
 
 SAMPLING_FIELDS: Final = tuple(field.name for field in fields(Sampling))
 """The fields of a body that become the `Sampling`; it has the same names for them, and the defaults."""
@@ -149,13 +152,28 @@ class _GenerationFields(StrictModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    # Without effect: they concern OpenAI's accounts and caches.
+    # Without effect: they concern OpenAI's accounts, storage, caches and speed, and vLLM's.
     user: str | None = None
     metadata: dict[str, Any] | None = None
     safety_identifier: str | None = None
+    store: bool | None = None
+    service_tier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
+    prediction: dict[str, Any] | None = None
+    cache_salt: str | None = None
+    priority: int | None = None
+
+    use_beam_search: Literal[False] | None = None
+    skip_special_tokens: Literal[True] | None = None
+    spaces_between_special_tokens: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise _wrong("stream_options", "it goes with 'stream': true")
+        return self
 
     @property
     def has_usage_in_stream(self) -> bool:
@@ -184,13 +202,10 @@ class ChatCompletionRequest(_GenerationFields):
     function_call: Literal["none", "auto"] | None = None
     modalities: list[Literal["text"]] | None = None
     audio: None = None
-    prediction: None = None
     reasoning_effort: None = None
-    verbosity: None = None
+    verbosity: Literal["medium"] | None = None
     web_search_options: None = None
     moderation: None = None
-    service_tier: Literal["auto", "default"] | None = None
-    store: Literal[False] | None = None
 
     @model_validator(mode="after")
     def _check_dependent_fields(self) -> Self:
@@ -290,7 +305,8 @@ def describe_error(error: dict[str, Any]) -> tuple[str, str | None, str | None]:
             field,
             "unsupported",
         )
-    return f"'{field}': {error['msg']}.", field, "invalid_value"
+    message = "Input should be a JSON object" if kind in NOT_AN_OBJECT else error["msg"]
+    return f"'{field}': {message}.", field, "invalid_value"
 
 
 def _field_path(path: tuple[str | int, ...]) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import httpx2 as httpx
@@ -263,7 +264,16 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
      "This model does not support tools: its chat template renders none. Leave 'tools' out."),
     ({"tool_choice": "required"}, "tool_choice", "'tool_choice': there are no tools to choose from."),
     ({"functions": [{"name": "f"}]}, "functions", "'functions' is not supported by this server"),
-    ({"store": True}, "store", "'store' is not supported by this server"),
+    ({"use_beam_search": True}, "use_beam_search", "'use_beam_search' is not supported by this server"),
+    ({"verbosity": "low"}, "verbosity", "'verbosity' is not supported by this server"),
+    ({"stream_options": {}}, "stream_options", "'stream_options': it goes with 'stream': true."),
+    ({"stream_options": {"include_usage": True}, "stream": False}, "stream_options",
+     "'stream_options': it goes with 'stream': true."),
+    ({"tools": ["f"]}, "tools[0]", "'tools[0]': Input should be a JSON object."),
+    ({"response_format": "json"}, "response_format", "'response_format': Input should be a JSON object."),
+    ({"tool_choice": {"type": "any"}}, "tool_choice",
+     "'tool_choice': it is 'none', 'auto', 'required', or {'type': 'function', 'function': {'name': ...}}."),
+    ({"tool_choice": "function f"}, "tool_choice", "'tool_choice': it is 'none', 'auto', 'required', or {"),
     ({"tempratur": 1}, "tempratur", "Unknown field 'tempratur'."),
     ({"temperature": 3}, "temperature", "'temperature': Input should be less than or equal to 2."),
     ({"temperature": "hot"}, "temperature", "'temperature': Input should be a valid number."),
@@ -282,12 +292,14 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
      "messages[1].tool_call_id", "The field 'messages[1].tool_call_id' is missing."),
     ({"messages": [*HELLO, {"role": "tool", "content": "5", "tool_call_id": "c"}]}, "messages",
      "This model's chat template does not support tools, so it cannot render calls and their results."),
-    ({"messages": [{"role": "user", "content": "x", "tool_call_id": "c"}]}, "messages[0]",
-     "'messages[0]': only a message of the role 'tool' has a tool_call_id."),
+    ({"messages": ["Hello"]}, "messages[0]", "'messages[0]': Input should be a JSON object."),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-     "messages[0].content", "only text is supported"),
+     "messages[0].content", "only text is supported: each part of the content is {'type': 'text', 'text': "),
+    ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content",
+     "only text is supported"),
     ({"model": None}, "model", "'model': Input should be a valid string."),
-    ({"stream_options": {"speed": 1}}, "stream_options.speed", "Unknown field 'stream_options.speed'."),
+    ({"stream_options": {"speed": 1}, "stream": True}, "stream_options.speed",
+     "Unknown field 'stream_options.speed'."),
 ]  # fmt: skip
 
 
@@ -300,6 +312,7 @@ async def test_an_unsupported_field_is_rejected_by_name(
     assert response.status_code == 400
     assert error["param"] == param
     assert message in error["message"]
+    assert not re.search(r"\{\{|dictionary", error["message"])
     assert error["type"] == "invalid_request_error"
     assert world.engine.requests == []
 
@@ -311,9 +324,63 @@ async def test_a_neutral_value_is_accepted(world: World) -> None:
         logit_bias={}, tools=[], store=False,
         user="u", metadata={"a": "b"}, response_format={"type": "text"}, seed=None, service_tier="auto",
         parallel_tool_calls=True, tool_choice="none", stream=False, stop=None, top_k=-1,
-        safety_identifier="s",
+        safety_identifier="s", use_beam_search=False, skip_special_tokens=True, verbosity="medium",
     )  # fmt: skip
     assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"store": True}, {"service_tier": "priority"}, {"metadata": {"a": "b"}}, {"priority": 3},
+        {"prediction": {"type": "content", "content": "x"}}, {"cache_salt": "s"}, {"prompt_cache_key": "k"},
+        {"some_field_of_another_server": None}, {"response_format": {"type": "text", "schema": None}},
+        {"tools": [], "tool_choice": "auto", "parallel_tool_calls": False},
+    ],
+)  # fmt: skip
+async def test_a_field_that_does_not_change_the_answer_is_accepted(
+    world: World, fields: dict[str, Any]
+) -> None:
+    world.engine.play(ENDED)
+    response = await world.chat(**fields)
+    assert response.status_code == 200, response.text
+    assert world.engine.requests[0].sampling == Sampling()
+
+
+HISTORIES: list[tuple[dict[str, Any], str]] = [
+    # AutoGen's client sends the name of each agent, LangChain's what a message was given.
+    ({"role": "user", "name": "user", "content": "x"}, "user: x"),
+    ({"role": "system", "name": "agent", "content": "x"}, "system: x"),
+    # What the official client reads from a stream, and what other servers and libraries add.
+    ({"role": "assistant", "content": "x", "refusal": None, "annotations": [{"type": "url_citation"}],
+      "audio": {"id": "a"}, "function_call": None, "tool_calls": None, "parsed": {"a": 1}}, "assistant: x"),
+    ({"role": "assistant", "content": "x", "reasoning_content": "hm", "thinking_blocks": [],
+      "provider_specific_fields": {"a": 1}, "index": 0, "images": []}, "assistant: x"),
+    ({"role": "assistant", "content": None}, "assistant: "),
+    ({"role": "assistant"}, "assistant: "),
+    ({"role": "assistant", "content": None, "refusal": "I cannot."}, "assistant: I cannot."),
+    ({"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "s"},
+      {"type": "output_text", "text": "x", "annotations": []}]}, "assistant: x"),
+    ({"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}, "assistant: No."),
+    # LiteLLM and OpenRouter mark what Anthropic's models cache.
+    ({"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}],
+      "cache_control": {"type": "ephemeral"}}, "user: x"),
+    ({"role": "user", "content": [{"type": "input_text", "text": "x"}, "y", {"type": "text", "text": None}]},
+     "user: xy"),
+    ({"role": "user", "content": [], "tool_calls": [], "tool_call_id": None}, "user: "),
+    ({"role": "developer", "content": "x", "id": "msg_1", "status": "completed"}, "system: x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "line"), HISTORIES)
+async def test_a_message_may_have_what_a_library_added(
+    world: World, message: dict[str, Any], line: str
+) -> None:
+    world.engine.play(ENDED)
+    response = await world.chat(messages=[*HELLO, message])
+    assert response.status_code == 200, response.text
+    prompt = bytes(world.engine.requests[0].prompt_token_ids).decode()
+    assert prompt == f"user: Hello\n{line}\nassistant: "
 
 
 @pytest.mark.parametrize(

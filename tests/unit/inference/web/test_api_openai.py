@@ -109,26 +109,26 @@ def fields_of(create: Any) -> set[str]:
 CHAT_FIELDS: dict[str, Any] = {
     "messages": HELLO, "model": BASE, "frequency_penalty": 0.5, "logit_bias": {"65": -1}, "logprobs": True,
     "max_completion_tokens": 9, "max_tokens": 9, "metadata": {"a": "b"}, "modalities": ["text"], "n": 1,
-    "parallel_tool_calls": True, "presence_penalty": 0.5, "prompt_cache_key": "k",
-    "prompt_cache_options": {"ttl": "30m"}, "prompt_cache_retention": "24h",
-    "response_format": {"type": "json_object"}, "safety_identifier": "s", "seed": 5, "service_tier": "auto",
-    "stop": "x", "store": False, "stream": False, "stream_options": {"include_usage": True},
+    "parallel_tool_calls": True, "prediction": {"type": "content", "content": "x"}, "presence_penalty": 0.5,
+    "prompt_cache_key": "k", "prompt_cache_options": {"ttl": "30m"}, "prompt_cache_retention": "24h",
+    "response_format": {"type": "json_object"}, "safety_identifier": "s", "seed": 5,
+    "service_tier": "priority", "stop": "x", "store": True, "stream": False, "stream_options": None,
     "temperature": 0.5, "tool_choice": "auto", "tools": [], "top_logprobs": 0, "top_p": 0.5, "user": "u",
 }  # fmt: skip
 REFUSED_IN_CHAT: dict[str, Any] = {
     "audio": {"voice": "alloy", "format": "wav"}, "function_call": {"name": "f"},
     "functions": [{"name": "f"}],
-    "modalities": ["audio"], "moderation": {"model": "m"}, "prediction": {"type": "content", "content": "x"},
-    "reasoning_effort": "low", "service_tier": "priority", "store": True, "verbosity": "low",
-    "web_search_options": {}, "tools": [{"type": "function", "function": {"name": "f"}}],
+    "modalities": ["audio"], "moderation": {"model": "m"}, "reasoning_effort": "low",
+    "stream_options": {"include_usage": True}, "verbosity": "low", "web_search_options": {},
+    "tools": [{"type": "function", "function": {"name": "f"}}],
 }  # fmt: skip
 TEXT_FIELDS: dict[str, Any] = {
     "model": BASE, "prompt": "Once", "best_of": 1, "echo": False, "frequency_penalty": 0.5,
     "logit_bias": {"65": -1}, "logprobs": 2, "max_tokens": 9, "n": 1, "presence_penalty": 0.5, "seed": 5,
-    "stop": "x", "stream": False, "stream_options": {}, "suffix": None, "temperature": 0.5, "top_p": 0.5,
+    "stop": "x", "stream": False, "stream_options": None, "suffix": None, "temperature": 0.5, "top_p": 0.5,
     "user": "u",
 }  # fmt: skip
-REFUSED_IN_TEXT: dict[str, Any] = {"best_of": 2, "echo": True, "suffix": "end"}
+REFUSED_IN_TEXT: dict[str, Any] = {"best_of": 2, "echo": True, "stream_options": {}, "suffix": "end"}
 
 
 def test_every_field_of_the_client_is_known_here() -> None:

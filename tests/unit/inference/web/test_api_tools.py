@@ -254,7 +254,7 @@ async def test_half_a_character_breaks_nothing(world: World) -> None:
     body = {"model": "hermes", "messages": HELLO, "tools": [{"type": "function", "function": function}]}
     response = await world.http.post("/v1/chat/completions", content=json.dumps(body), headers=JSON)
     assert response.status_code == 400
-    assert "The calls or the tools contain a lone surrogate" in response.json()["error"]["message"]
+    assert "A name, a call or a tool contains a lone surrogate" in response.json()["error"]["message"]
 
 
 async def test_without_a_closing_mark_a_whole_call_is_a_call(world: World) -> None:
@@ -293,13 +293,78 @@ async def test_an_id_that_the_template_refuses_is_the_clients_mistake(world: Wor
     assert caught.value.param == "messages"
 
 
-@pytest.mark.parametrize("arguments", ["not json", "[1]", '"text"', ""])
-async def test_arguments_of_the_history_are_an_object(world: World, arguments: str) -> None:
-    call = {"id": "c", "type": "function", "function": {"name": "get_time", "arguments": arguments}}
-    with pytest.raises(openai.BadRequestError) as caught:
-        await world.ask(messages=[*HELLO, {"role": "assistant", "tool_calls": [call]}])
-    assert caught.value.param == "messages[1].tool_calls[0].function.arguments"
-    assert "the arguments are a JSON object, written as a text." in caught.value.message
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ('{"city": "Zürich"}', '{"city": "Zürich"}'),
+        ({"city": "Zürich"}, '{"city": "Zürich"}'),
+        ("", "{}"),
+        (" ", "{}"),
+        (None, "{}"),
+        # A model wrote these, and the client sends them back with the tool's complaint about them.
+        ("not json", '"not json"'),
+        ("[1]", '"[1]"'),
+        ('{"city": "Zü', '"{\\"city\\": \\"Zü"'),
+        ("[" * 10_000, None),
+    ],
+)
+async def test_the_arguments_of_an_earlier_call_may_be_anything(
+    world: World, arguments: Any, shown: str | None
+) -> None:
+    function = {"name": "get_weather", "arguments": arguments}
+    call = {"id": "c", "index": 0, "type": "function", "function": function}
+    world.play("Sunny.")
+    messages = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    response = await world.http.post("/v1/chat/completions", json={"model": "hermes", "messages": messages})
+    if shown is None:
+        assert response.json()["error"]["code"] == "context_length_exceeded"
+        return
+    assert response.status_code == 200, response.text
+    prompt = world.codecs["hermes"].decode(world.engine.requests[0].prompt_token_ids)
+    assert f'{{"name": "get_weather", "arguments": {shown}}}' in prompt
+
+
+async def test_a_streamed_message_may_go_back_as_it_came(world: World) -> None:
+    world.play(CALL_TEXTS["hermes"])
+    async with world.openai.chat.completions.stream(model="hermes", messages=HELLO, tools=TOOLS) as stream:
+        async for _ in stream:
+            pass
+        message = (await stream.get_final_completion()).choices[0].message
+    call = message.model_dump()["tool_calls"][0]
+    assert call["index"] == 0
+    world.play("Sunny.")
+    result = {"role": "tool", "tool_call_id": call["id"], "content": None}
+    # A dump has every field, those that are null included.
+    body = {"model": "hermes", "messages": [*HELLO, message.model_dump(), result]}
+    response = await world.http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    prompt = world.codecs["hermes"].decode(world.engine.requests[1].prompt_token_ids)
+    assert f'"arguments": {ZURICH}' in prompt
+
+
+async def test_the_older_words_for_calls_are_understood(world: World) -> None:
+    world.play("Sunny.", model="mistral")
+    call = {"name": "get_weather", "arguments": ZURICH}
+    messages = [
+        {"role": "assistant", "content": "", "function_call": call},
+        {"role": "function", "name": "get_weather", "content": "sun"},
+    ]
+    template = world.codecs["mistral"]
+    with pytest.raises(openai.BadRequestError, match="Tool call ids have nine characters"):
+        await world.ask(model="mistral", messages=[*HELLO, *messages])
+    await world.ask(model="mistral", messages=[*HELLO, messages[1]])
+    prompt = template.decode(world.engine.requests[0].prompt_token_ids)
+    assert prompt.endswith("[TOOL_RESULTS] sun of get_weather")
+    world.play("Sunny.")
+    await world.ask(messages=[*HELLO, *messages])
+    prompt = world.codecs["hermes"].decode(world.engine.requests[1].prompt_token_ids)
+    assert f'{{"name": "get_weather", "arguments": {ZURICH}}}' in prompt
+
+
+async def test_the_template_gets_the_name_of_who_wrote_a_message() -> None:
+    codec = make_codec("{% for message in messages %}{{ message.name }}: {{ message.content }}{% endfor %}")
+    rendered = codec.decode(codec.encode_chat([Message("user", "Hello", name="ann")]))
+    assert rendered == "ann: Hello"
 
 
 @pytest.mark.parametrize(
