@@ -209,8 +209,6 @@ class TokenizerCodec:
     def _render(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, is_answer_next: bool = True
     ) -> str:
-        from jinja2 import TemplateError  # noqa: PLC0415 - slow to import; transformers imports it when it renders
-
         names = {call.id: call.name for message in messages for call in message.calls if call.id}
         try:
             text: str = self._tokenizer.apply_chat_template(
@@ -219,9 +217,10 @@ class TokenizerCodec:
                 tokenize=False,
                 add_generation_prompt=is_answer_next,
             )
-        except (TemplateError, TypeError, ValueError) as error:
+        except Exception as error:
+            # A template is a program that came with the model, and may fail in any way.
             raise InvalidRequestError(
-                f"The model's chat template does not take this conversation: {error}", param="messages"
+                f"The model's chat template rejects this conversation: {error}", param="messages"
             ) from error
         if SURROGATES.search(text):
             # The messages' contents have been checked before, so it is in the names, the calls or the tools.
