@@ -1,7 +1,7 @@
-"""The judge of templates: Azure's own evaluator, which the Bicep CLI carries, asked offline.
+"""The reference evaluator for templates: Azure's own, which is part of the Bicep CLI and works offline.
 
-`python tests/snapshots/judge.py` makes every committed snapshot anew; the tests compare with what is
-committed, and where the CLI is on PATH also what is committed with what it says today.
+`python tests/snapshots/judge.py` regenerates every committed snapshot. The tests compare the local cloud's
+evaluator with the snapshots, and, if the CLI is on PATH, the snapshots with the CLI's current results.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ PLACE = {
 }
 
 
-class RefusalError(Exception):
-    """The judge's refusal of a template; its text is Azure's message."""
+class RejectedError(Exception):
+    """A template that the Bicep CLI rejects; the text is Azure's message."""
 
 
 class Judge:
-    """A running `bicep jsonrpc`, which answers in a tenth of the time that a process of its own takes."""
+    """A running `bicep jsonrpc`, which is ten times faster than a process for each template."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="judge-"))
         program = shutil.which("bicep")
-        assert program, "the judge needs the Bicep CLI on PATH"
+        assert program, "this needs the Bicep CLI on PATH"
         self._process = subprocess.Popen(
             [program, "jsonrpc", "--stdio"],
             stdin=subprocess.PIPE,
@@ -51,12 +51,12 @@ class Judge:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=30)  # closes its input, on which it ends
+        self._process.communicate(timeout=30)  # closes its input, which ends it
         shutil.rmtree(self._folder)
 
     def snapshot(self, template: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Return the resources and outputs that a template means; parameters that are null are not given."""
-        self._count += 1  # a name of its own each time: the CLI caches files
+        """Return the resources and outputs of a template; null parameters are omitted."""
+        self._count += 1  # a new name each time: the CLI caches files
         name = f"case{self._count}"
         given = {key: value for key, value in parameters.items() if value is not None}
         (self._folder / f"{name}.json").write_text(template, encoding="utf-8")
@@ -67,7 +67,7 @@ class Judge:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         request = {"path": str(path), "metadata": PLACE, "externalInputs": []}
         found = json.loads(self._call("bicep/getSnapshot", request)["snapshot"])
-        outputs = dict(sorted((found["outputs"] or {}).items()))  # the CLI's order is another each time
+        outputs = dict(sorted((found["outputs"] or {}).items()))  # the CLI's order varies
         return {"predictedResources": found["predictedResources"], "outputs": outputs}
 
     def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Judge:
                 size = int(header.partition(b":")[2])
         answer = json.loads(self._process.stdout.read(size))
         if "error" in answer:
-            raise RefusalError(answer["error"]["message"])
+            raise RejectedError(answer["error"]["message"])
         return dict(answer["result"])
 
 
@@ -94,7 +94,7 @@ def read(path: Path) -> Any:
 
 
 def values_of(path: Path) -> dict[str, Any]:
-    """Return the values of a parameters file, none if there is no such file."""
+    """Return the values of a parameters file; none if it does not exist."""
     entries = read(path)["parameters"] if path.exists() else {}
     return {name: entry["value"] for name, entry in entries.items()}
 
@@ -127,7 +127,7 @@ def expressions_template(expressions: dict[str, str], context: dict[str, Any]) -
 
 
 def invalid_template(fragment: dict[str, Any]) -> str:
-    """Return a whole template around the part of it that is wrong."""
+    """Return a complete template around an invalid part."""
     return json.dumps({"$schema": SCHEMA, "contentVersion": "1.0.0.0", "languageVersion": "2.0", **fragment})
 
 
@@ -137,47 +137,47 @@ def properties_of(snapshot: dict[str, Any]) -> dict[str, Any]:
     return dict(probe["properties"])
 
 
-def refusal(judge: Judge, template: str, parameters: dict[str, Any]) -> str:
-    """Return the message with which the judge refuses a template."""
+def error_message(judge: Judge, template: str, parameters: dict[str, Any]) -> str:
+    """Return the message with which the CLI rejects a template."""
     try:
         judge.snapshot(template, parameters)
-    except RefusalError as exc:
+    except RejectedError as exc:
         return str(exc)
-    raise AssertionError(f"the judge has nothing against {template}")
+    raise AssertionError(f"the CLI does not reject {template}")
 
 
 def judged_expressions(judge: Judge) -> dict[str, Any]:
-    """Return the table of expressions with today's values and refusals."""
+    """Return the table of expressions with the CLI's current values and errors."""
     table = read(LANGUAGE / "expressions.json")
     given = values_of(LANGUAGE / "expressions.parameters.json")
     named = {f"e{index}": text for index, text in enumerate(table["values"])}
     found = properties_of(judge.snapshot(expressions_template(named, table["context"]), given))
-    refusals = {
-        text: refusal(judge, expressions_template({"e": text}, table["context"]), given)
-        for text in table["refusals"]
+    errors = {
+        text: error_message(judge, expressions_template({"e": text}, table["context"]), given)
+        for text in table["errors"]
     }
     return {
         "context": table["context"],
         "values": {text: found[name] for name, text in named.items()},
-        "refusals": refusals,
+        "errors": errors,
     }
 
 
 def judged_errors(judge: Judge) -> dict[str, Any]:
-    """Return the table of wrong templates with today's refusals."""
+    """Return the table of invalid templates with the CLI's current errors."""
     return {
-        name: {**case, "message": refusal(judge, invalid_template(case["template"]), {})}
+        name: {**case, "message": error_message(judge, invalid_template(case["template"]), {})}
         for name, case in read(LANGUAGE / "errors.json").items()
     }
 
 
 def write(path: Path, document: Any) -> None:
-    """Write a JSON file as the repository keeps them."""
+    """Write a JSON file in the repository's format."""
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main() -> None:
-    """Make every committed snapshot anew."""
+    """Regenerate every committed snapshot."""
     with Judge() as judge:
         for folder in (INFERENCE, LANGUAGE / "templates"):
             for name, (template, parameters) in cases(folder).items():

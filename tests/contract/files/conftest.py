@@ -62,7 +62,7 @@ class Server:
 
 @dataclass
 class Response:
-    """What a raw request was answered."""
+    """The response to a raw request."""
 
     status: int
     headers: dict[str, str]
@@ -73,7 +73,7 @@ class Response:
         return self.headers["x-ms-error-code"]
 
     def text(self, tag: str) -> str:
-        return ET.fromstring(self.body).findtext(tag) or ""  # noqa: S314 - our own service wrote it
+        return ET.fromstring(self.body).findtext(tag) or ""  # noqa: S314 - the service under test wrote it
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +101,7 @@ def file_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         started.set_result(runner.addresses[0][1])
         await done.wait()
         for connection in runner.server.connections if runner.server else ():
-            # Clients are gone: there is nobody to wait for in a TLS closing handshake.
+            # Clients are gone: nothing to wait for in a TLS closing handshake.
             if connection.transport is not None:
                 connection.transport.abort()
         await runner.cleanup()
@@ -155,7 +155,7 @@ def folder(server: Server, account: str, share: ShareClient) -> Path:
 
 @pytest.fixture
 def send(server: Server, account: str) -> Callable[..., Response]:
-    """Send a raw request, signed unless it is told otherwise; the path is what follows the account."""
+    """Send a raw request, signed by default; the path follows the account."""
 
     def do(  # noqa: PLR0913 - a request has that many parts
         method: str,

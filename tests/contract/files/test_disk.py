@@ -1,4 +1,4 @@
-"""The disk is the truth: what a replica does in the mounted directory, and that nothing leads out of it."""
+"""The share on the disk: changes by a replica in the mounted directory, and no way out of it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_nothing_but_the_files_is_in_the_directory(share: ShareClient, folder: P
         lambda path: (path.unlink(), path.write_bytes(b"another file")),
     ],
 )
-def test_properties_are_dropped_when_the_file_changed_behind_our_back(
+def test_properties_are_dropped_when_a_replica_changed_the_file(
     share: ShareClient, folder: Path, change: Callable[[Path], Any]
 ) -> None:
     file = share.get_file_client("f")
@@ -65,7 +65,7 @@ def test_properties_are_dropped_when_the_file_changed_behind_our_back(
     assert after.etag != before.etag
 
 
-def test_properties_are_kept_when_only_we_wrote(share: ShareClient) -> None:
+def test_properties_are_kept_when_only_the_service_wrote(share: ShareClient) -> None:
     file = share.get_file_client("f")
     file.upload_file(b"data", metadata={"m": "1"}, content_settings=MD5)
     file.upload_range(b"DATA", 0, 4)
@@ -211,7 +211,7 @@ def test_what_the_disk_refuses_is_answered_in_azures_words(number: int, status: 
 
 
 @pytest.mark.usefixtures("share")
-def test_any_other_fault_of_the_disk_is_answered_and_logged(
+def test_any_other_error_of_the_disk_is_answered_and_logged(
     send: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""What is not emulated is refused with a clear code, and nothing is ignored in silence."""
+"""What is not emulated is rejected with a clear code; nothing is silently ignored."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ NEW_FILE = {"x-ms-type": "file", "x-ms-content-length": "0"}
     ],
 )
 @pytest.mark.usefixtures("share")
-def test_operations_that_azure_has_and_we_have_not_are_501(
-    send: Callable[..., Any], method: str, path: str
-) -> None:
+def test_operations_that_are_not_emulated_are_501(send: Callable[..., Any], method: str, path: str) -> None:
     answer = send(method, path)
     assert (answer.status, answer.code) == (501, "NotImplementedByLocalCloud")
     assert answer.text("Message").startswith("The local cloud does not emulate ")
@@ -62,7 +60,7 @@ def test_operations_that_azure_has_and_we_have_not_are_501(
     ],
 )
 @pytest.mark.usefixtures("share")
-def test_operations_that_azure_has_not_are_refused(
+def test_operations_that_azure_does_not_have_are_rejected(
     *, send: Callable[..., Any], method: str, path: str, status: int, code: str
 ) -> None:
     answer = send(method, path)
@@ -109,7 +107,7 @@ def test_a_header_of_another_operation_is_refused(send: Callable[..., Any]) -> N
 
 
 @pytest.mark.usefixtures("share")
-def test_a_body_that_nobody_asked_for_is_refused(send: Callable[..., Any]) -> None:
+def test_an_unexpected_body_is_rejected(send: Callable[..., Any]) -> None:
     answer = send("PUT", "/models?restype=share&comp=metadata", body=b"surprise")
     assert (answer.status, answer.code, answer.text("MaxLimit")) == (413, "RequestBodyTooLarge", "0")
 

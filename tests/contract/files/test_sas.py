@@ -1,4 +1,4 @@
-"""Shared access signatures, made by the real SDK: what they open, and what they do not."""
+"""Shared access signatures, made by the real SDK: what they permit, and what they do not."""
 
 from __future__ import annotations
 

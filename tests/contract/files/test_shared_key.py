@@ -1,4 +1,4 @@
-"""SharedKey: the signature against an independent computation, and what the service refuses."""
+"""SharedKey: the signature against an independent computation, and what the service rejects."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_a_signature_of_another_path_does_not_open_this_one(send: Callable[..., 
     assert "The Date header in the request is incorrect" in answer.text("AuthenticationErrorDetail")
 
 
-def test_nobody_is_challenged(send: Callable[..., Any]) -> None:
+def test_a_request_without_credentials_is_challenged(send: Callable[..., Any]) -> None:
     # Source: "Common REST API error codes", NoAuthenticationInformation.
     answer = send("GET", "/?comp=list", key=None)
     assert (answer.status, answer.code) == (401, "NoAuthenticationInformation")

@@ -1,4 +1,4 @@
-"""The judge of templates, and a deployment as these tests make one."""
+"""The reference evaluator for templates, and deployments for these tests."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ JUDGING = _load_judging()
 
 @pytest.fixture(scope="session")
 def judging() -> ModuleType:
-    """The module that asks the judge and knows where the committed answers are."""
+    """The module with the reference evaluator and the paths of the committed snapshots."""
     return JUDGING
 
 
 @pytest.fixture(scope="session")
 def judge() -> Iterator[Any]:
     if shutil.which("bicep") is None:
-        pytest.skip("the Bicep CLI is not on PATH: the committed snapshots are not made anew")
+        pytest.skip("the Bicep CLI is not on PATH: the committed snapshots are not compared with it")
     with JUDGING.Judge() as started:
         yield started
 
@@ -69,7 +69,7 @@ def deploy(scope: Scope) -> Callable[..., Deployment]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give a test every committed case of what it asks for."""
+    """Parametrize tests with the committed cases."""
     if "snapshot_case" in metafunc.fixturenames:
         folders = (JUDGING.INFERENCE, JUDGING.LANGUAGE / "templates")
         found = [
@@ -82,5 +82,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         table = JUDGING.read(JUDGING.LANGUAGE / "errors.json")
         metafunc.parametrize("error", table.values(), ids=table)
     if "refused" in metafunc.fixturenames:
-        table = JUDGING.read(JUDGING.LANGUAGE / "expressions.json")["refusals"]
+        table = JUDGING.read(JUDGING.LANGUAGE / "expressions.json")["errors"]
         metafunc.parametrize("refused", table.items(), ids=table)

@@ -23,18 +23,18 @@ ACCOUNT = f"{GROUP}/providers/Microsoft.Storage/storageAccounts"
 
 
 class Cloud:
-    """What resources answer at run time; remembers what it was asked."""
+    """A `Runtime` with fixed results, which records its calls."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, ...]] = []
+        self.calls: list[tuple[str, ...]] = []
 
     def reference(self, resource_id: str, api_version: str | None, full: bool) -> dict[str, Any]:  # noqa: FBT001
-        self.asked.append(("reference", resource_id, str(api_version), str(full)))
+        self.calls.append(("reference", resource_id, str(api_version), str(full)))
         properties = {"customerId": "c-1", "configuration": {"ingress": {"fqdn": "app.example"}}}
         return {"location": "westus", "properties": properties} if full else properties
 
     def list(self, function: str, resource_id: str, api_version: str) -> dict[str, Any]:
-        self.asked.append((function, resource_id, api_version))
+        self.calls.append((function, resource_id, api_version))
         return {"keys": [{"value": "key-one"}], "primarySharedKey": "shared"}
 
 
@@ -45,7 +45,7 @@ def inference(judging: ModuleType, deploy: Callable[..., Deployment]) -> Callabl
 
 @pytest.fixture
 def fragment(judging: ModuleType, deploy: Callable[..., Deployment]) -> Callable[..., Deployment]:
-    """Return a function that deploys one account with these properties, and more of a template."""
+    """Return a function that deploys an account with these properties, and other parts of a template."""
 
     def make(properties: dict[str, Any], values: dict[str, Any] | None = None, **more: Any) -> Deployment:
         document = {
@@ -65,7 +65,7 @@ def named(deployment: Deployment, symbolic_name: str) -> PlannedResource:
     return next(each for each in deployment.plan() if each.symbolic_name == symbolic_name)
 
 
-def test_bodies_get_what_resources_answer(inference: Callable[..., Deployment]) -> None:
+def test_bodies_get_run_time_values(inference: Callable[..., Deployment]) -> None:
     deployment, cloud = inference(apiKey="secret-key"), Cloud()
     environment = deployment.body(named(deployment, "environment"), cloud)
     assert environment["properties"]["appLogsConfiguration"]["logAnalyticsConfiguration"] == {
@@ -75,7 +75,7 @@ def test_bodies_get_what_resources_answer(inference: Callable[..., Deployment]) 
     storage = deployment.body(named(deployment, "environmentStorage"), cloud)
     assert storage["properties"]["azureFile"]["accountKey"] == "key-one"
     workspace = f"{GROUP}/providers/Microsoft.OperationalInsights/workspaces/ailogbmg7c"
-    assert cloud.asked == [
+    assert cloud.calls == [
         ("reference", workspace, "2025-02-01", "False"),
         ("listKeys", workspace, "2025-02-01"),
         ("listKeys", f"{ACCOUNT}/aistoragebmg7c", "2025-08-01"),
@@ -126,7 +126,7 @@ def test_values_of_parameters_are_never_expressions(fragment: Callable[..., Depl
     assert named(deployment, "a").body["properties"] == {"p": "[resourceGroup().name]"}
 
 
-def test_asking_a_resource_means_depending_on_it(fragment: Callable[..., Deployment]) -> None:
+def test_a_reference_to_a_resource_is_a_dependency(fragment: Callable[..., Deployment]) -> None:
     deployment = fragment({"x": "[reference('b', '2025-08-01', 'Full').location]"})
     assert [each.symbolic_name for each in deployment.plan()] == ["b", "a"]
     assert named(deployment, "a").depends_on == (f"{ACCOUNT}/b",)
@@ -170,13 +170,13 @@ def test_a_wrong_output_is_an_error(fragment: Callable[..., Deployment]) -> None
         deployment.outputs(Cloud())
 
 
-def test_the_cloud_is_asked_only_where_it_is_needed(fragment: Callable[..., Deployment]) -> None:
+def test_the_runtime_is_called_only_where_it_is_needed(fragment: Callable[..., Deployment]) -> None:
     deployment, cloud = fragment({"x": "[if(equals('a', 'b'), reference('b').x, 'none')]"}), Cloud()
     assert deployment.body(named(deployment, "a"), cloud)["properties"] == {"x": "none"}
-    assert cloud.asked == []
+    assert cloud.calls == []
 
 
-def test_facts_that_the_local_cloud_lacks_are_refused(fragment: Callable[..., Deployment]) -> None:
+def test_functions_that_are_not_emulated_are_rejected(fragment: Callable[..., Deployment]) -> None:
     deployment = fragment({"x": "[environment().suffixes.storage]"})
     with pytest.raises(AzureError, match="does not emulate the template function 'environment'"):
         deployment.body(named(deployment, "a"), Cloud())

@@ -1,4 +1,4 @@
-"""Templates and parameters that Azure refuses, in its words; and those that only the local cloud refuses."""
+"""Templates and parameters that Azure rejects, with its messages, or that only the local cloud rejects."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def test_azures_message(
 
 
 @pytest.mark.bicep
-def test_table_is_what_bicep_says_today(judging: ModuleType, judge: Any) -> None:
+def test_table_equals_bicep(judging: ModuleType, judge: Any) -> None:
     assert judging.judged_errors(judge) == judging.read(judging.LANGUAGE / "errors.json")
 
 
-# What Azure judges before or after its evaluator runs, so that a snapshot does not show it.
+# What Azure checks before or after its evaluator runs, so that a snapshot does not show it.
 # Source: Azure Resource Manager, "Troubleshoot common Azure deployment errors"; recorded answers.
 BEYOND_SNAPSHOTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a parameter without a value": (
@@ -134,7 +134,7 @@ BEYOND_SNAPSHOTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", BEYOND_SNAPSHOTS.values(), ids=BEYOND_SNAPSHOTS)
-def test_what_snapshots_do_not_judge(
+def test_errors_beyond_snapshots(
     case: tuple[dict[str, Any], dict[str, Any], str], judging: ModuleType, deploy: Callable[..., Deployment]
 ) -> None:
     fragment, values, message = case
@@ -143,7 +143,7 @@ def test_what_snapshots_do_not_judge(
     assert caught.value.message == f"Deployment template validation failed: '{message}'."
 
 
-def test_an_error_says_where_it_is(judging: ModuleType, deploy: Callable[..., Deployment]) -> None:
+def test_an_error_has_its_position(judging: ModuleType, deploy: Callable[..., Deployment]) -> None:
     template = json.dumps(
         {"$schema": judging.SCHEMA, "languageVersion": "2.0", "resources": {"a": account("[null()]")}},
         indent=2,
@@ -179,7 +179,7 @@ def test_an_error_says_where_it_is(judging: ModuleType, deploy: Callable[..., De
         ),
     ],
 )
-def test_a_construct_that_is_not_known_is_never_passed_through(
+def test_an_unsupported_construct_is_rejected(
     fragment: dict[str, Any], what: str, judging: ModuleType, deploy: Callable[..., Deployment]
 ) -> None:
     with pytest.raises(AzureError) as caught:
@@ -190,7 +190,7 @@ def test_a_construct_that_is_not_known_is_never_passed_through(
 @pytest.mark.parametrize(
     "expression", ["if(true(), 'x', nope('y'))", "coalesce('x', nope())", "createObject('a', nope())"]
 )
-def test_an_unknown_function_is_named_even_where_nobody_calls_it(
+def test_an_unknown_function_is_an_error_even_if_it_is_not_evaluated(
     expression: str, judging: ModuleType, deploy: Callable[..., Deployment]
 ) -> None:
     fragment = {"resources": {}, "outputs": {"o": {"type": "string", "value": f"[{expression}]"}}}

@@ -1,4 +1,4 @@
-"""Expressions, one by one: several hundred values, and a hundred refusals in Azure's words."""
+"""Expressions, one by one: several hundred values, and a hundred errors with Azure's messages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_values(
     assert probe.body["properties"] == table["values"]
 
 
-def test_types_of_values_are_told_apart(
+def test_types_of_values_are_distinguished(
     table: dict[str, Any], given: dict[str, Any], judging: ModuleType, deploy: Callable[..., Deployment]
 ) -> None:
     # 1, 1.0 and true are equal to Python, not to Azure.
@@ -42,7 +42,7 @@ def test_types_of_values_are_told_apart(
     assert repr_of(probe.body["properties"]) == repr_of(table["values"])
 
 
-def test_refusals(
+def test_errors(
     refused: tuple[str, str],
     table: dict[str, Any],
     given: dict[str, Any],
@@ -58,7 +58,7 @@ def test_refusals(
 
 
 @pytest.mark.bicep
-def test_table_is_what_bicep_says_today(table: dict[str, Any], judging: ModuleType, judge: Any) -> None:
+def test_table_equals_bicep(table: dict[str, Any], judging: ModuleType, judge: Any) -> None:
     assert judging.judged_expressions(judge) == table
 
 
