@@ -35,7 +35,11 @@ class OutputProcessor:
         self._detokenizer = Detokenizer(partial(codec.decode, kept=kept) if kept else codec.decode)
         self._stop_finder = StopFinder(request.stops)
         self._ledger = LogprobLedger(codec.token) if request.top_logprobs is not None else None
-        self._parser = CallParser(call_format, use.names) if call_format and use else None
+        self._parser = (
+            CallParser(call_format, use.names, is_forced=use.choice == "required")
+            if call_format and use
+            else None
+        )
         self._max_calls = None if use is None or use.is_parallel else 1
         self._decoded = self._emitted = self._called = 0
 
@@ -62,7 +66,7 @@ class OutputProcessor:
         if self._parser is None:
             self._emitted += len(text)
         else:
-            text, calls = self._parse(text, self._parser, is_last=reason is not None)
+            text, calls = self._parse(text, self._parser, reason)
             # Tokens after a call are not listed: the text lacks the call, so they have no offset in it.
             self._emitted = self._parser.emitted
             if self._called and reason != "length" and (reason or self._called == self._max_calls):
@@ -83,12 +87,12 @@ class OutputProcessor:
         return text
 
     def _parse(
-        self, text: str, parser: CallParser, *, is_last: bool
+        self, text: str, parser: CallParser, reason: FinishReason | None
     ) -> tuple[str, tuple[tuple[int, ToolCall], ...]]:
         output = parser.push(text)
         text, found = output.text, output.calls
-        if is_last:
-            rest = parser.finish()
+        if reason is not None:
+            rest = parser.finish(is_cut=reason == "length")
             text, found = text + rest.text, found + rest.calls
         calls = tuple(enumerate(found, self._called))[: self._max_calls]
         self._called += len(calls)

@@ -255,6 +255,7 @@ class CallParser:
     Args:
         call_format: The format of the calls.
         names: The names of the tools.
+        is_forced: Whether a grammar makes the answer consist of calls only.
 
     Attributes:
         emitted: The number of characters emitted before the first call.
@@ -262,6 +263,7 @@ class CallParser:
 
     call_format: CallFormat
     names: Collection[str]
+    is_forced: bool = False
     emitted: int = 0
     _state: Literal["text", "before", "object", "after"] = "text"
     _held: str = ""
@@ -280,9 +282,18 @@ class CallParser:
             emitted, piece = emitted + piece, self._step()
         return self._output(emitted)
 
-    def finish(self) -> ParserOutput:
-        """Return what was held back; no text follows."""
+    def finish(self, *, is_cut: bool = False) -> ParserOutput:
+        """Return what was held back; no text follows.
+
+        Args:
+            is_cut: Whether the length limit ended the answer, so that a call may be incomplete. A call of
+                which the name and some of the arguments are known is returned with those, as OpenAI's API
+                does, and its tags and the rest are never text.
+        """
         rest = self._raw + self._held
+        has_cut_call = is_cut and self._state == "object" and self._read_cut_call(self._held)
+        if has_cut_call or self._is_in_tagged_call(is_cut=is_cut):
+            rest = ""
         self._raw = self._held = ""
         if self._state == "after" and self.call_format.end_tag.startswith(
             rest.strip(WHITESPACE + self.call_format.separators)
@@ -374,6 +385,27 @@ class CallParser:
         if not isinstance(name, str) or name not in self.names or not isinstance(arguments, dict):
             return None
         return ToolCall(self.call_format.make_id(), name, _dump(arguments))
+
+    def _read_cut_call(self, text: str) -> bool:
+        """Add the call whose beginning is known, and return whether it is enough to be one."""
+        key = re.escape(self.call_format.arguments_key)
+        head = re.match(rf'\{{\s*"name"\s*:\s*"([^"\\]*)"\s*,\s*"{key}"\s*:\s*(?=\{{)', text)
+        if head is None or head[1] not in self.names:
+            return False
+        arguments = text[head.end() :]
+        end = _ObjectScanner().find_end(arguments)
+        found = _load_object(arguments[:end])
+        self._calls.append(
+            ToolCall(self.call_format.make_id(), head[1], arguments if found is None else _dump(found))
+        )
+        self._has_called = True
+        return True
+
+    def _is_in_tagged_call(self, *, is_cut: bool) -> bool:
+        """Return whether what is held back is the beginning of a call and nothing else."""
+        if self.is_forced:
+            return True
+        return is_cut and self._state in {"before", "object"} and bool(self.call_format.start_tag)
 
     def _read_after_call(self) -> str | None:
         """Find the group's next object, or its end."""

@@ -239,11 +239,51 @@ async def test_a_malformed_call_stays_text(world: World, text: str, *, stream: b
         assert answer.choices[0].finish_reason == "stop"
 
 
-async def test_a_call_that_the_length_cut_off_stays_text(world: World) -> None:
+@pytest.mark.parametrize("choice", ["auto", "required"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_the_length_cut_off_keeps_the_arguments_so_far(
+    world: World, choice: str, *, stream: bool
+) -> None:
+    world.play(CALL_TEXTS["hermes"], size=4)
+    length = CALL_TEXTS["hermes"].index("Z") + 1
+    answer = await world.ask(max_tokens=length, tool_choice=choice, stream=stream)
+    if stream:
+        deltas = [chunk.choices[0] async for chunk in answer]
+        assert "".join(each.delta.content or "" for each in deltas) == ""
+        (call,) = [call for each in deltas for call in each.delta.tool_calls or []]
+        reasons = [each.finish_reason for each in deltas if each.finish_reason]
+    else:
+        (call,) = answer.choices[0].message.tool_calls
+        assert answer.choices[0].message.content is None
+        reasons = [answer.choices[0].finish_reason]
+    assert reasons == ["length"]
+    assert (call.function.name, call.function.arguments) == ("get_weather", '{"city": "Z')
+
+
+@pytest.mark.parametrize("name", CALL_TEXTS)
+@pytest.mark.parametrize("is_forced", [False, True])
+def test_wherever_a_call_is_cut_off_its_tags_are_no_text(name: str, *, is_forced: bool) -> None:
+    text, form = CALL_TEXTS[name], FORMS[name]
+    for length in range(1, len(text) + 1):
+        parser = CallParser(form, {"get_weather", "get_time"}, is_forced)
+        outputs = [*map(parser.push, text[:length]), parser.finish(is_cut=True)]
+        shown = "".join(output.text for output in outputs)
+        calls = [call for output in outputs for call in output.calls]
+        begins = text.index("{", text.index(form.arguments_key))
+        assert len(calls) == (length > begins)
+        if calls:
+            arguments = calls[0].arguments
+            assert arguments == text[begins:length] or json.loads(arguments) == {"city": "Zürich"}
+        # Of a free answer, what may be text is: the beginning of a tag, and JSON without one.
+        may_be_text = not is_forced and not calls and (not form.start_tag or length < len(form.start_tag))
+        assert shown == (text[:length] if may_be_text else "")
+
+
+async def test_a_forced_call_that_a_stop_string_cut_off_shows_no_tag(world: World) -> None:
     world.play(CALL_TEXTS["hermes"])
-    completion = await world.ask(max_tokens=30)
-    assert completion.choices[0].finish_reason == "length"
-    assert completion.choices[0].message.content == CALL_TEXTS["hermes"][:30]
+    completion = await world.ask(stop="Zür", tool_choice="required")
+    choice = completion.choices[0]
+    assert (choice.finish_reason, choice.message.content, choice.message.tool_calls) == ("stop", "", None)
 
 
 async def test_half_a_character_breaks_nothing(world: World) -> None:
