@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 API_PATH: Final = "/v1"
 METRICS_PATH: Final = "/metrics"
 
+KEY_HEADERS: Final = ("api-key", "x-api-key")
+"""The headers in which Azure OpenAI's clients and Anthropic's send a key.
+
+Source: Azure OpenAI REST API reference, "Authentication"; Anthropic API reference, "Authentication".
+"""
+
 MAX_HEADERS: Final = 128
 MAX_HEADER_BYTES: Final = 32 * 1024
 MAX_TARGET_BYTES: Final = 8 * 1024
@@ -56,15 +62,15 @@ class AccessPolicy:
         Raises:
             UnauthorizedError: If there is no key, or an unknown one.
         """
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        keyring = self.keyring
-        name = keyring.find(key.strip()) if keyring is not None and scheme.lower() == "bearer" else None
-        if name is None:
-            raise UnauthorizedError(
-                "The API key is missing or wrong. Send it as 'Authorization: Bearer KEY'.",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        return name
+        for key in _keys_in(headers):
+            name = None if self.keyring is None else self.keyring.find(key)
+            if name is not None:
+                return name
+        raise UnauthorizedError(
+            "The API key is missing or wrong. Send it as 'Authorization: Bearer KEY', or in the header"
+            " 'api-key' or 'x-api-key'.",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
 
     def limit_body(self, headers: Mapping[str, str], receive: Receive, context: RequestContext) -> Receive:
         """Return a `receive` that raises when the body is too large, announced or not, or too slow.
@@ -114,6 +120,13 @@ def check_head(scope: Scope) -> None:
         raise HeadersTooLargeError(
             f"There are more than {MAX_HEADERS} headers, or more than {MAX_HEADER_BYTES} bytes of them."
         )
+
+
+def _keys_in(headers: Mapping[str, str]) -> list[str]:
+    """Return the keys in a request's headers; a client may send more than one, for different servers."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    keys = [key] if scheme.lower() == "bearer" else []
+    return [found.strip() for found in (*keys, *(headers.get(name, "") for name in KEY_HEADERS))]
 
 
 def _too_slow(timeout_s: float) -> BodyTimeoutError:

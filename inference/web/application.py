@@ -6,7 +6,7 @@ Loading the model and ending the process are the concern of `server`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -22,7 +22,8 @@ from inference.web.api import make_api
 from inference.web.keyring import Keyring
 from inference.web.middleware import RequestMiddleware
 from inference.web.pages import starting_page
-from inference.web.sign_in import SignIn
+from inference.web.sign_in.middleware import SignIn
+from inference.web.sign_in.sessions import EndedSessions
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from inference.observability.tracing import Tracing
     from inference.service.service import Service
     from inference.settings import Settings
+
+ENDED_SESSIONS_FOLDER: Final = "ended-sessions"
+"""The folder on the share with a file for each session that was signed out."""
 
 
 def make_application(
@@ -45,6 +49,7 @@ def make_application(
     if settings.log_prompts:
         service.observers.append(PromptLog())
     keyring = Keyring(settings.api_keys)
+    ended_sessions = EndedSessions(settings.mount / ENDED_SESSIONS_FOLDER)
     status = StatusHandlers(service, identity, metrics)
     routes = [
         Route("/healthz", status.healthz),
@@ -52,7 +57,7 @@ def make_application(
         Route("/version", status.version),
         *([Route(METRICS_PATH, status.metrics)] if settings.metrics != "off" else []),
         Mount(API_PATH, make_api(service, settings.heartbeat_s)),
-        Mount("/", SignIn(chat_page, keyring) if settings.chat_sign_in else chat_page),
+        Mount("/", SignIn(chat_page, keyring, ended_sessions) if settings.chat_sign_in else chat_page),
     ]
     policy = AccessPolicy(
         keyring=keyring if settings.auth else None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
+from inference.web.access import KEY_HEADERS
 from inference.web.responses import ChatCompletionChunk, CompletionChunk, Error
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ ERROR_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     },
 }
 """What any path may answer, for `FastAPI(responses=...)`."""
+
+SECURITY_SCHEMES: Final = {
+    "key": {"type": "http", "scheme": "bearer"},
+    **{name: {"type": "apiKey", "in": "header", "name": name} for name in KEY_HEADERS},
+}
+"""How a key is sent; one of them is enough."""
 
 
 def stream_response(chunk: type[ChatCompletionChunk | CompletionChunk]) -> dict[int | str, dict[str, Any]]:
@@ -83,11 +90,11 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     return {
         **document,
         "servers": [{"url": "/v1"}],
-        "security": [{"key": []}],
+        "security": [{name: []} for name in SECURITY_SCHEMES],
         "components": {
             **components,
             "schemas": schemas,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": SECURITY_SCHEMES,
         },
     }
 

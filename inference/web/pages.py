@@ -66,10 +66,10 @@ $notice
 </form>""")
 
 
-def sign_in_page(user: str, *, is_wrong: bool) -> str:
-    """Return the page with the form, and with a notice after a wrong attempt."""
-    notice = '<p class="wrong" role="alert">That user name and key do not fit.</p>' if is_wrong else ""
-    body = FORM.substitute(notice=notice, user=html.escape(user, quote=True))
+def sign_in_page(user: str, notice: str = "") -> str:
+    """Return the page with the form, and with a notice about the last attempt if there is one."""
+    shown = f'<p class="wrong" role="alert">{html.escape(notice)}</p>' if notice else ""
+    body = FORM.substitute(notice=shown, user=html.escape(user, quote=True))
     return FRAME.substitute(title="Sign in", head="", style=STYLE, body=body)
 
 

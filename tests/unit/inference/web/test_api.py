@@ -231,6 +231,30 @@ async def test_without_a_key_nothing_below_v1_answers(world: World, header: str 
     assert world.engine.requests == []
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"api-key": KEY}, 200),
+        ({"x-api-key": f" {KEY} "}, 200),
+        ({"Api-Key": KEY, "Authorization": "Bearer of-another-server"}, 200),
+        ({"x-api-key": "of-another-server", "Authorization": f"Bearer {KEY}"}, 200),
+        ({"api-key": "wrong"}, 401),
+        ({"api-key": f"Bearer {KEY}"}, 401),
+        ({"api-key": "", "x-api-key": ""}, 401),
+        ({"x-key": KEY}, 401),
+    ],
+)
+async def test_a_key_is_taken_from_azure_s_and_anthropic_s_headers(
+    world: World, headers: dict[str, str], status: int
+) -> None:
+    transport = httpx.ASGITransport(world.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        response = await client.get("/v1/models", headers=headers)
+    assert response.status_code == status
+    if status == 401:
+        assert "or in the header 'api-key' or 'x-api-key'" in response.json()["error"]["message"]
+
+
 async def test_without_auth_no_key_is_needed() -> None:
     world = World(Limits(), Settings(auth=False, chat_sign_in=False))
     world.http.headers.pop("Authorization")

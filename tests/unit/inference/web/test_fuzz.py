@@ -85,7 +85,7 @@ def test_what_the_document_allows_and_what_it_does_not(
 
 def test_the_document_asks_for_a_key_and_knows_no_status_that_is_not_sent(document: Any) -> None:
     raw = document.raw_schema
-    assert raw["security"] == [{"key": []}]
+    assert raw["security"] == [{"key": []}, {"api-key": []}, {"x-api-key": []}]
     assert raw["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     for path in raw["paths"].values():
         for operation in path.values():
