@@ -13,6 +13,7 @@ from inference.engines.protocol import Ability, Engine, GenerationRequest, Sampl
 from inference.errors import InvalidRequestError
 from inference.service.requests import ChatPrompt, Prompt, TextPrompt, TextRequest, TokenPrompt
 from inference.text.grammar import find_grammar_error, grammar_of, json_rule
+from inference.text.json_schema import UnsupportedSchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -140,17 +141,25 @@ async def _make_grammar(request: TextRequest, call_format: CallFormat | None) ->
     Raises:
         InvalidRequestError: If a schema cannot be compiled. The error names its field.
     """
-    grammar = _grammar(request, call_format)
-    if grammar is None:
-        return None
-    error = await find_grammar_error(grammar)
+    try:
+        grammar = _grammar(request, call_format)
+        error = None if grammar is None else await find_grammar_error(grammar)
+    except UnsupportedSchemaError as caught:
+        error = str(caught)
     if error is None:
         return grammar
     for param, schema in _schemas(request):
-        schema_error = await find_grammar_error(grammar_of(json_rule(schema)))
+        schema_error = await _find_schema_error(schema)
         if schema_error is not None:
             raise _schema_error(param, schema_error)
     raise _schema_error(request.shape.param if request.shape else "tools", error)
+
+
+async def _find_schema_error(schema: Mapping[str, Any]) -> str | None:
+    try:
+        return await find_grammar_error(grammar_of(json_rule(schema)))
+    except UnsupportedSchemaError as error:
+        return str(error)
 
 
 def _grammar(request: TextRequest, call_format: CallFormat | None) -> str | None:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llguidance import LLMatcher
 
+from inference.text.json_schema import UnsupportedSchemaError, rewrite_schema
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -34,10 +36,23 @@ def json_rule(schema: Mapping[str, Any]) -> str:
     """Return the rule of JSON that follows a schema, on one line, with at most one space after `,` and `:`.
 
     The schema's own `x-guidance` options are kept, except for those about whitespace.
+
+    Raises:
+        UnsupportedSchemaError: If the schema has a keyword that cannot be enforced.
     """
     options = schema.get("x-guidance")
     whole = {**schema, "x-guidance": {**(options if isinstance(options, dict) else {}), **ONE_LINE}}
-    return "%json " + json.dumps(whole, ensure_ascii=False)
+    try:
+        text = json.dumps(whole, ensure_ascii=False)
+        # What is too long is rejected as it is.
+        return "%json " + (text if len(text) > MAX_GRAMMAR_CHARACTERS else _rewrite(text))
+    except RecursionError:
+        raise UnsupportedSchemaError("it is nested too deeply", "#") from None
+
+
+@lru_cache(maxsize=256)  # clients send the same schema again and again
+def _rewrite(schema: str) -> str:
+    return json.dumps(rewrite_schema(json.loads(schema)), ensure_ascii=False)
 
 
 def text_rule(text: str) -> str:

@@ -556,7 +556,8 @@ async def test_a_json_answer_that_is_cut_says_so(world: World) -> None:
     ("schema", "reason"),
     [
         ({"type": "foo"}, "Invalid type: foo"),
-        ({"type": "object", "not": {}}, 'Unimplemented keys: ["not"]'),
+        ({"type": "object", "not": {}}, "'not' forbids every value (at #/not)."),
+        ({"type": "array", "contains": {}}, 'Unimplemented keys: ["contains"]'),
         (
             {"type": "string", "pattern": "(?=x)"},
             "regex parse error: (?=x) error: look-around, including look-ahead",
