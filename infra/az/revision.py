@@ -91,12 +91,23 @@ class Baseline:
         replica: The replica that responded to `/version`; empty if none did.
         started: When that replica's server started, as the server reported it.
         did_serve: Whether a release was served.
+        was_failing: Whether the revision was reported as failed.
     """
 
     restarts: Mapping[str, int] = field(default_factory=dict)
     replica: str = ""
     started: str = ""
     did_serve: bool = False
+    was_failing: bool = False
+
+    @property
+    def was_empty_and_failing(self) -> bool:
+        """Tell whether the revision was reported as failed while it served no release.
+
+        Then that report is not about the new release: the container waited without a port, or a release that
+        failed was there before.
+        """
+        return self.was_failing and not self.did_serve
 
     def is_new(self, answer: VersionResponse) -> bool:
         """Tell whether the process that responded was started after the baseline was taken.

@@ -161,8 +161,50 @@ var containerPort = 7860
 var apiKeySecretName = 'api-key'
 var volumeName = 'share'
 
+// What answers until the first deploy, in the image's Python: the platform's probes get 200, so that the app is healthy
+// and its deployment ends, and everybody else gets 503. It may hold no apostrophe: the shell's quotes are apostrophes.
+var waitingPage = '''
+import http.server, os, socket
+
+class Page(http.server.BaseHTTPRequestHandler):
+    timeout = 5
+
+    def do_GET(self):
+        is_probe = self.path == "/healthz" or "X-Fjarr-Probe" in self.headers
+        self.send_response(200 if is_probe else 503)
+        for name, value in ("Content-Type", "text/plain"), ("Retry-After", "5"), ("Refresh", "5"):
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(b"nothing deployed yet: run invoke deploy\n")
+
+    def do_POST(self):
+        self.rfile.read(min(int(self.headers.get("Content-Length") or 0), 1 << 20))
+        self.do_GET()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
+def is_deployed():
+    try:
+        return os.stat(os.environ["FJARR_MOUNT"] + "/CURRENT").st_size > 0
+    except OSError:
+        return False
+
+host = os.environ.get("FJARR_HOST") or "0.0.0.0"
+port = int(os.environ.get("CONTAINER_APP_PORT") or os.environ.get("FJARR_PORT") or 7860)
+http.server.ThreadingHTTPServer.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+with http.server.ThreadingHTTPServer((host, port), Page) as server:
+    server.timeout = 1
+    while not is_deployed():
+        server.handle_request()
+'''
+
 var commands = defaultCommands ?? [
-  'until [ -s "$FJARR_MOUNT/CURRENT" ]; do echo "no release on the share yet: run invoke deploy"; sleep 5; done'
+  'trap "exit 143" TERM' // A shell that is the first process of a container ignores what it does not trap.
+  'until [ -s "$FJARR_MOUNT/CURRENT" ]; do echo "no release on the share yet: run invoke deploy"; python3 -c \'${waitingPage}\' & wait $! || sleep 5; done'
   'export FJARR_RELEASE="$(cat "$FJARR_MOUNT/CURRENT")"'
   'cd "$FJARR_MOUNT/releases/$FJARR_RELEASE"'
   'exec python3 -m inference.start'
@@ -320,7 +362,11 @@ resource app 'Microsoft.App/containerApps@2026-01-01' = {
             }
             {
               type: 'Readiness'
-              httpGet: { path: '/readyz', port: containerPort }
+              httpGet: {
+                path: '/readyz'
+                port: containerPort
+                httpHeaders: [{ name: 'X-Fjarr-Probe', value: 'readiness' }]
+              }
               periodSeconds: 5
               timeoutSeconds: 5
               failureThreshold: 3

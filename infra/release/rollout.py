@@ -143,7 +143,7 @@ class Rollout:
         snapshot, answer = self.app.snapshot(revision), self.app.version()
         restarts = {replica.name: replica.restart_count for replica in snapshot.replicas}
         if isinstance(answer, NoResponse):
-            return Baseline(restarts)
+            return Baseline(restarts, was_failing=is_failing(snapshot.revision))
         # The replica may be of an older revision that still drains, which is not new either.
         return Baseline({answer.replica: 0} | restarts, answer.replica, answer.started, did_serve=True)
 
@@ -255,6 +255,7 @@ class _Wait:
         self._next_snapshot_s = self._start_s + _FIRST_SNAPSHOT_S
         self._snapshot: Snapshot | None = None
         self._failing_since_s: float | None = None
+        self._is_failure_old = baseline.was_empty_and_failing
         self._phase = ""
 
     def begin(self, action: Callable[[str], None]) -> None:
@@ -326,8 +327,8 @@ class _Wait:
     def _record_snapshot(self, snapshot: Snapshot, now_s: float) -> None:
         self._snapshot = snapshot
         if not is_failing(snapshot.revision):
-            self._failing_since_s = None
-        elif self._failing_since_s is None:
+            self._failing_since_s, self._is_failure_old = None, False
+        elif self._failing_since_s is None and not self._is_failure_old:
             self._failing_since_s = now_s
 
     def _show(self, now_s: float) -> None:

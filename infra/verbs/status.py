@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 1 << 16
+_MAX_REASON_BYTES: Final = 200
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -146,10 +147,18 @@ def fetch_version(endpoint_url: str, timeout_s: float = _TIMEOUT_S) -> dict[str,
             document = json.loads(response.read(_MAX_BYTES))
     except urllib.error.HTTPError as error:
         with error:
-            return f"the endpoint answers with HTTP {error.code}"
+            return f"the endpoint answers with HTTP {error.code}{_reason(error)}"
     except (OSError, ValueError) as error:
         return f"the endpoint does not answer: {getattr(error, 'reason', None) or error}"
     return document if isinstance(document, dict) else "the endpoint is not a server of ours"
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    """Return the reason in an error response: plain text, from an ingress and before the first deploy."""
+    if not str(error.headers.get("Content-Type")).startswith("text/plain"):
+        return ""
+    first_line, *_ = error.read(_MAX_REASON_BYTES).decode(errors="replace").strip().splitlines() or [""]
+    return f": {first_line}" if first_line else ""
 
 
 def _newest(revisions: Json) -> dict[str, Json]:

@@ -51,7 +51,7 @@ class MemoryApp(App):
         is_active: Whether the revision is active.
         before_change: Called with each change before it is made. If it raises, the change is not made.
         log: Every change, in order.
-        revision_details: The details of the revision; it is reported as failed while they are not empty.
+        revision_details: Returns the details of the revision; it is reported as failed while there are some.
     """
 
     def __init__(self, share: Share, clock: Clock) -> None:
@@ -60,7 +60,7 @@ class MemoryApp(App):
         self.is_active = True
         self.before_change: Callable[[str], None] = lambda _change: None
         self.log: list[str] = []
-        self.revision_details = ""
+        self.revision_details: Callable[[], str] = lambda: ""
         self._share = share
         self._clock = clock
         self._processes: list[_Process] = []
@@ -138,8 +138,9 @@ class MemoryApp(App):
         return bool(process.release) and self.behaviour(process.release) is Behaviour.SERVE and is_old_enough
 
     def _revision(self) -> Revision:
-        state = "Failed" if self.revision_details else "Running"
-        return Revision("app--1", "2026-01-01T00:00:00Z", running_state=state, details=self.revision_details)
+        details = self.revision_details()
+        state = "Failed" if details else "Running"
+        return Revision("app--1", "2026-01-01T00:00:00Z", running_state=state, details=details)
 
     def _replica(self, process: _Process) -> Replica:
         lived_s = self._clock.elapsed_s() - process.born_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from infra.config.settings import Flags
 from infra.console import Console
 from infra.errors import RemoteError
 from infra.session import Session, open_session
+from infra.verbs.deploy import deploy
 from infra.verbs.down import down
 from infra.verbs.key import find_keys
 from infra.verbs.logs import read_logs
@@ -26,6 +28,8 @@ from infra.verbs.status import find_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from infra.verbs.status import Status
 
 pytestmark = pytest.mark.az
 
@@ -189,6 +193,56 @@ def hand_over(root: Path, group: Group) -> None:
     (root / "infra/finetuning.config.json").write_text(json.dumps(config))
     parameters = {"parameters": {"acaEnvironmentName": {"value": "tuning-env"}}}
     (root / "infra/provision/finetuning.parameters.json").write_text(json.dumps(parameters))
+
+
+# A server of the standard library that serves at once, and reports its release as the real one does.
+SERVER = """
+import http.server, json, os
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        version = {
+            "release": os.environ["FJARR_RELEASE"],
+            "replica": os.environ["CONTAINER_APP_REPLICA_NAME"],
+            "started_at": str(os.getpid()),
+            "ready": True,
+        }
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(version).encode())
+
+http.server.HTTPServer(("127.0.0.1", int(os.environ["CONTAINER_APP_PORT"])), Handler).serve_forever()
+"""
+
+
+def test_an_app_with_nothing_deployed_is_healthy_and_the_first_deploy_goes_live(place: Place) -> None:
+    session = place.open()
+    (place.root / "infra/finetuning.config.json").unlink(missing_ok=True)
+    (place.root / "infra/provision/finetuning.parameters.json").unlink(missing_ok=True)
+    mount = f"mountPath={place.root}/.fjarr/local/first"
+    provision(session, Flags(resource_group="first-rg", location="swedencentral", parameters=(mount,)))
+    before = wait_until_ready(session)
+    assert before.state.startswith("Running")
+    assert not before.ready
+    assert before.detail == "the endpoint answers with HTTP 503: nothing deployed yet: run invoke deploy"
+
+    (place.root / "inference").mkdir()
+    (place.root / "inference/start.py").write_text(SERVER)
+    deployed = deploy(session, timeout_s=120)
+    after = find_status(session)
+    assert (after.ready, after.release) == (True, deployed.release)
+    # Neither the waiting container nor the release was ever started again.
+    assert [replica.restarts for replica in (*before.replicas, *after.replicas)] == [0, 0]
+
+
+def wait_until_ready(session: Session) -> Status:
+    """Return the status once the platform calls the only replica ready."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        status = find_status(session)
+        if [replica.ready for replica in status.replicas] == [True]:
+            return status
+    pytest.fail(f"no replica became ready: {status}")
 
 
 @pytest.mark.usefixtures("place")

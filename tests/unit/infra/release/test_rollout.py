@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+DEADLINE_EXCEEDED = "Deployment Progress Deadline Exceeded. 0/1 replicas ready."
+
 
 class KilledError(BaseException):
     """Stand for the end of the process: nothing in the code under test may catch it and go on."""
@@ -209,13 +211,27 @@ def test_a_release_that_is_too_slow_is_rolled_back(world: World) -> None:
 def test_a_revision_that_is_called_failed_for_long_is_a_verdict(world: World) -> None:
     first = world.deploy("one")
     world.slow.add("two")
-    world.app.revision_details = "Deployment Progress Deadline Exceeded. 0/1 replicas ready."
+    world.app.revision_details = lambda: DEADLINE_EXCEEDED
     with pytest.raises(RemoteError) as caught:
         world.deploy("two")
     assert caught.value.message.endswith(
         "revision app--1 is Failed (Deployment Progress Deadline Exceeded. 0/1 replicas ready)"
     )
     assert world.current() == first.release
+
+
+def test_a_failure_from_before_the_first_deploy_is_not_the_releases(world: World) -> None:
+    world.app.revision_details = lambda: DEADLINE_EXCEEDED
+    world.app.start_s = 200.0
+    world.deploy("one")
+    assert world.served() == "one"
+
+
+def test_a_failure_after_the_first_deploy_is_the_releases(world: World) -> None:
+    world.slow.add("one")
+    world.app.revision_details = lambda: "" if 10 < world.clock.elapsed_s() < 30 else "ImagePullBackOff"
+    with pytest.raises(RemoteError, match="revision app--1 is Failed"):
+        world.deploy("one")
 
 
 def test_when_the_old_release_fails_too_both_reasons_are_said(world: World) -> None:

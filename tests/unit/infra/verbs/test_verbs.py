@@ -90,6 +90,7 @@ def server(body: Any, status: int = 200) -> Iterator[str]:
         def do_GET(self) -> None:
             payload = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
+            self.send_header("Content-Type", "text/plain" if isinstance(body, bytes) else "application/json")
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
             self.wfile.write(payload)
@@ -176,6 +177,12 @@ def test_status_of_a_stage_that_serves(session: Session, az: ScriptedAz) -> None
     [
         ({"ready": False}, 200, "the server is still starting"),
         ("no replica is ready", 503, "the endpoint answers with HTTP 503"),
+        (
+            b"nothing deployed yet: run invoke deploy\n",
+            503,
+            "the endpoint answers with HTTP 503: nothing deployed yet: run invoke deploy",
+        ),
+        (b"", 503, "the endpoint answers with HTTP 503"),
         ([], 200, "the endpoint is not a server of ours"),
         (b"<html>", 200, "the endpoint does not answer: Expecting value: line 1 column 1 (char 0)"),
     ],
