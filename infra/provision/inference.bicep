@@ -84,9 +84,12 @@ param mountPath string = '/mount'
 
 // ------------------------------------------------------------------------------------------------------ The container
 
-@description('The container image: PyTorch with CUDA, the same release as the server is tested with.')
-@minLength(1)
-param image string = 'docker.io/pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime'
+@description('The engine that generates the answers. It decides the image, the packages that are installed at the start and the server\'s settings. `auto` is vLLM on the GPU profile, unless `defaultCommands` is set, and transformers on a CPU. A variable FJARR_ENGINE in `environmentVariables` takes its place.')
+@allowed(['auto', 'transformers', 'vllm'])
+param engine string = 'auto'
+
+@description('The container image. Empty: the engine\'s, pinned by version: vLLM\'s official image for GPUs or for CPUs, or PyTorch\'s for transformers. The command of the image is replaced by `defaultCommands`.')
+param image string = ''
 
 @description('The CPU cores of a replica. As text, because Bicep has no decimal numbers.')
 @minLength(1)
@@ -106,9 +109,23 @@ param minReplicas int = 1
 @maxValue(1000)
 param maxReplicas int = 1
 
-@description('How many requests at once one replica is meant to take: beyond that another is started, up to the most.')
+@description('The threshold of the HTTP scale rule: with more concurrent requests a replica, another is started, up to the most. Azure computes the number every 15 seconds, as the requests of the last 15 seconds divided by 15.')
 @minValue(1)
 param concurrentRequests int = 32
+
+@description('Scale rules in Azure\'s notation that replace the HTTP rule, such as KEDA scalers. Empty: the HTTP rule.')
+param scaleRules resourceInput<'Microsoft.App/containerApps@2026-01-01'>.properties.template.scale.rules = []
+
+@description('How long the last replica stays without requests before the app scales to 0, in seconds. Without effect unless `minReplicas` is 0.')
+@minValue(0)
+param cooldownSeconds int = 300
+
+@description('How often custom scale rules are evaluated, in seconds. The HTTP rule has an interval of its own.')
+@minValue(1)
+param pollingSeconds int = 30
+
+@description('Whether the ingress sends a client to the same replica each time, by a cookie. The chat page needs it if there may be several replicas; API clients send no cookies and are not affected. Default: on if `maxReplicas` is more than 1.')
+param stickySessions bool = maxReplicas > 1
 
 @description('How long a replica that is being stopped may finish what it has begun, in seconds.')
 @minValue(0)
@@ -210,6 +227,18 @@ var commands = defaultCommands ?? [
   'exec python3 -m inference.start'
 ]
 
+// FJARR_ENGINE among the variables is the older way to choose the engine.
+var wantedEngine = environmentVariables.?FJARR_ENGINE ?? engine
+var hasGpu = workloadProfileName == gpuProfileName
+// Commands of the user's own were written for the PyTorch image.
+var defaultEngine = hasGpu && defaultCommands == null ? 'vllm' : 'transformers'
+var imageEngine = wantedEngine == 'auto' ? defaultEngine : wantedEngine
+
+// The releases that the server's requirements for the engine name.
+var vllmImage = hasGpu ? 'docker.io/vllm/vllm-openai:v0.32.0' : 'docker.io/vllm/vllm-openai-cpu:v0.32.0'
+var torchImage = 'docker.io/pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime'
+var engineImage = imageEngine == 'vllm' ? vllmImage : torchImage
+
 // A serverless profile scales by itself: Azure refuses counts on it.
 var gpuProfile = startsWith(gpuProfileType, 'Consumption')
   ? { name: gpuProfileName, workloadProfileType: gpuProfileType }
@@ -224,6 +253,7 @@ var gpuProfile = startsWith(gpuProfileType, 'Consumption')
 var plainVariables = union(
   {
     FJARR_MOUNT: mountPath
+    FJARR_ENGINE: engine
     FJARR_CHAT_SIGN_IN: chatSignIn ? 'on' : 'off'
     FJARR_BASE_MODEL: baseModel
     FJARR_ADAPTER: adapterPath
@@ -328,6 +358,7 @@ resource app 'Microsoft.App/containerApps@2026-01-01' = {
             ipAddressRange: range
           }
         ]
+        stickySessions: { affinity: stickySessions ? 'sticky' : 'none' }
         targetPort: containerPort
         traffic: [{ latestRevision: true, weight: 100 }]
         transport: 'auto'
@@ -338,7 +369,7 @@ resource app 'Microsoft.App/containerApps@2026-01-01' = {
       containers: [
         {
           name: 'inference'
-          image: image
+          image: empty(image) ? engineImage : image
           command: ['/bin/bash', '-c', join(commands, '; ')]
           env: concat(
             map(items(plainVariables), variable => { name: variable.key, value: variable.value }),
@@ -382,14 +413,11 @@ resource app 'Microsoft.App/containerApps@2026-01-01' = {
       scale: {
         minReplicas: minReplicas
         maxReplicas: maxReplicas
-        rules: [
-          {
-            name: 'http'
-            http: {
-              metadata: { concurrentRequests: string(concurrentRequests) }
-            }
-          }
-        ]
+        cooldownPeriod: cooldownSeconds
+        pollingInterval: pollingSeconds
+        rules: empty(scaleRules)
+          ? [{ name: 'http', http: { metadata: { concurrentRequests: string(concurrentRequests) } } }]
+          : scaleRules
       }
       terminationGracePeriodSeconds: terminationGracePeriodSeconds
       volumes: [{ name: volumeName, storageType: 'AzureFile', storageName: environmentStorage.name }]

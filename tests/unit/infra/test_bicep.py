@@ -147,6 +147,7 @@ def test_without_a_key_there_is_no_secret() -> None:
         "FJARR_ADAPTER",
         "FJARR_BASE_MODEL",
         "FJARR_CHAT_SIGN_IN",
+        "FJARR_ENGINE",
         "FJARR_MOUNT",
         "PIP_BREAK_SYSTEM_PACKAGES",
         "PYTHONDONTWRITEBYTECODE",
@@ -159,6 +160,7 @@ def test_a_stage_may_overlay_every_setting() -> None:
         "FJARR_ADAPTER": "models/mine/adapter",  # the overlay's, not that of `adapterPath`
         "FJARR_BASE_MODEL": "model-cache/microsoft/Phi-3-mini-4k-instruct",
         "FJARR_CHAT_SIGN_IN": "on",
+        "FJARR_ENGINE": "auto",
         "FJARR_MOUNT": "/mount",
         "PIP_BREAK_SYSTEM_PACKAGES": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -214,7 +216,59 @@ def test_scale_and_ingress() -> None:
         {"name": "allow-2", "action": "Allow", "ipAddressRange": "192.0.2.7"},
     ]
     rule = {"name": "http", "http": {"metadata": {"concurrentRequests": "32"}}}
-    assert app["template"]["scale"] == {"minReplicas": 1, "maxReplicas": 1, "rules": [rule]}
+    assert app["template"]["scale"] == {
+        "minReplicas": 1,
+        "maxReplicas": 1,
+        "cooldownPeriod": 300,
+        "pollingInterval": 30,
+        "rules": [rule],
+    }
+
+
+TORCH_IMAGE = "docker.io/pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime"
+VLLM_IMAGE = "docker.io/vllm/vllm-openai:v0.32.0"
+
+
+@pytest.mark.parametrize(
+    ("case", "image", "engine"),
+    [
+        ("defaults", VLLM_IMAGE, "auto"),
+        ("serverless-a100", VLLM_IMAGE, "auto"),
+        ("serverless-t4", VLLM_IMAGE, "auto"),
+        ("consumption", TORCH_IMAGE, "auto"),
+        # Commands of the user's own were written for the image that there was.
+        ("old-commands", TORCH_IMAGE, "auto"),
+        ("custom-commands", "docker.io/library/python:3.12", "auto"),
+        ("engine-transformers", TORCH_IMAGE, "transformers"),
+        ("engine-of-an-old-file", TORCH_IMAGE, "transformers"),
+        ("engine-vllm-on-a-cpu", "docker.io/vllm/vllm-openai-cpu:v0.32.0", "vllm"),
+    ],
+)
+def test_the_engine_chooses_the_image_and_the_servers_setting(case: str, image: str, engine: str) -> None:
+    container = container_of(case)
+    assert container["image"] == image
+    assert {entry["name"]: entry.get("value") for entry in container["env"]}["FJARR_ENGINE"] == engine
+    # An image's entrypoint is replaced, vLLM's own server among them.
+    assert container["command"][:2] == ["/bin/bash", "-c"]
+
+
+def test_the_images_have_the_releases_that_the_requirements_name() -> None:
+    files = PROVISION.parents[1] / "inference"
+    assert "\nvllm==0.32.*\n" in (files / "requirements-vllm.txt").read_text(encoding="utf-8")
+    assert VLLM_IMAGE.endswith(":v0.32.0")
+    assert '"torch==2.13.0"' in (files.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert ":2.13.0-" in TORCH_IMAGE
+
+
+def test_an_app_with_several_replicas_is_sticky_and_scales_by_the_users_rules() -> None:
+    app = resources_of("scaled-out")["Microsoft.App/containerApps"]["properties"]
+    assert app["configuration"]["ingress"]["stickySessions"] == {"affinity": "sticky"}
+    scale = app["template"]["scale"]
+    assert (scale["minReplicas"], scale["maxReplicas"]) == (0, 20)
+    assert (scale["cooldownPeriod"], scale["pollingInterval"]) == (1800, 15)
+    assert [rule["name"] for rule in scale["rules"]] == ["nights", "http"]
+    alone = resources_of("defaults")["Microsoft.App/containerApps"]["properties"]
+    assert alone["configuration"]["ingress"]["stickySessions"] == {"affinity": "none"}
 
 
 def test_storage_is_closed_to_the_public_and_keeps_deleted_shares() -> None:
