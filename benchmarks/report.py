@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.contest import Contest, Entry, Row
+
+MAX_LINE: Final = 100
 
 COLUMNS: Final = (
     "contestant",
@@ -92,15 +95,15 @@ def draw(contest: Contest, file: Path) -> None:
 
 def _head(contest: Contest) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in contest.machine.versions)
-    loads = ", ".join(f"{load.clients} x {load.requests}" for load in contest.loads)
+    loads = ", ".join(f"{load.clients}x{load.requests}" for load in contest.loads)
     rounds = max((len(entry.rounds) for entry in contest.entries), default=0)
     tokens = contest.loads[0].max_tokens if contest.loads else 0
-    return (
-        f"# {contest.name}\n\n"
-        f"{contest.started_at}. {contest.model} on {_place(contest)}. {versions}.\n\n"
+    machine = f"{contest.started_at}. {contest.model} on {_place(contest)}. {versions}."
+    method = (
         f"Medians of {rounds} rounds, in which the contestants took turns; {tokens} tokens an answer;"
         f" clients x requests: {loads}. The ratio is tokens/s against `{contest.baseline}` in the same round."
     )
+    return f"# {contest.name}\n\n{_wrap(machine)}\n\n{_wrap(method)}"
 
 
 def _place(contest: Contest) -> str:
@@ -125,7 +128,7 @@ def _row_line(row: Row) -> str:
 
 def _absence_lines(entry: Entry) -> list[str]:
     if entry.skipped is not None:
-        return [f"- `{entry.name}` ({entry.about}): skipped, {entry.skipped}"]
+        return [_wrap(f"- `{entry.name}` ({entry.about}): skipped, {entry.skipped}", indent="  ")]
     reasons = {each.failure: None for each in entry.rounds if each.failure is not None}
     reasons |= {
         f"{failure.count} of {load.requests} requests at {load.clients} clients: {failure.reason}": None
@@ -133,7 +136,13 @@ def _absence_lines(entry: Entry) -> list[str]:
         for load in each.measurements
         for failure in load.failures
     }
-    return [f"- `{entry.name}` ({entry.about}): {reason}" for reason in reasons]
+    return [_wrap(f"- `{entry.name}` ({entry.about}): {reason}", indent="  ") for reason in reasons]
+
+
+def _wrap(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text, MAX_LINE, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _ms(percentiles: object, name: str) -> float | None:

@@ -49,8 +49,8 @@ def test_the_markdown_tables() -> None:
     assert report.to_markdown(make_contest()) == (
         "# trial\n\n"
         "2026-01-01T00:00:00Z. tiny on A processor, 2 cores, 8 GiB, A card. python 3.11.2, torch 2.13.0.\n\n"
-        "Medians of 1 rounds, in which the contestants took turns; 64 tokens an answer; clients x requests:"
-        " 1 x 4, 8 x 16. The ratio is tokens/s against `base` in the same round.\n\n"
+        "Medians of 1 rounds, in which the contestants took turns; 64 tokens an answer; clients x requests:\n"
+        "1x4, 8x16. The ratio is tokens/s against `base` in the same round.\n\n"
         "## 1 client\n\n"
         "| contestant | tokens/s | slowest to fastest | ratio | first token p50, ms | p95 | p99"
         " | later than the baseline's, ms | inter-token p50, ms | p95 | p99 | errors |\n"
