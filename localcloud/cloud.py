@@ -10,6 +10,7 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from localcloud.arm.authorization import Authorization, action_of
 from localcloud.arm.governance import Governance
 from localcloud.arm.identity import Tokens, load_identity
 from localcloud.arm.insights import Insights, WorkspaceKind
@@ -53,7 +54,8 @@ class Cloud:
         self.tokens = Tokens(self.identity)
         self.base_url = base_url
         self._operations = Operations()
-        governance = Governance(state / "subscription.json", self.store, self.identity.subscription_id)
+        governance = Governance(state / "subscription.json", self.store, self.identity)
+        self._governance = governance
         self.resources = Resources(self.store, self._operations, governance)
         is_taken = governance.is_account_name_taken
         storage, insights = Storage(self.resources, is_taken), Insights(self.resources)
@@ -95,6 +97,7 @@ class Cloud:
             self._deployments,
             storage,
             insights,
+            Authorization(governance),
             Environments(self.resources, governance.limit),
             Apps(self.resources, self.host, self._revisions, self.tokens),
             LogStreams(self.resources, self.host, self._revisions, self.tokens),
@@ -140,6 +143,9 @@ class Cloud:
         if requested is not None and requested.lower() != self.identity.subscription_id:
             message = f"The subscription '{requested}' could not be found."
             raise AzureError(404, "SubscriptionNotFound", message)
+        action = None if route.has_own_auth else action_of(request)
+        if action is not None:
+            self._governance.check_allowed(action, request.url_path)
         return await route.handler(request)
 
     def _get_base_url(self) -> str:

@@ -1,6 +1,6 @@
-"""What others have set for the subscription: quotas, policies, names that are taken, registered providers.
+"""What others have set for the subscription: quotas, policies, rights, taken names, registered providers.
 
-`subscription.json` in the state directory has the first three. It is read at every use, so that a test, or
+`subscription.json` in the state directory has the first four. It is read at every use, so that a test, or
 somebody who rehearses a rejection, can change it while the local cloud runs. Everything in it is optional:
 
 ```json
@@ -10,13 +10,15 @@ somebody who rehearses a rejection, can change it while the local cloud runs. Ev
     "name": "no-shared-keys", "type": "Microsoft.Storage/storageAccounts",
     "property": "properties.allowSharedKeyAccess", "allowed": [false]
   }],
-  "takenAccountNames": ["contoso"]
+  "takenAccountNames": ["contoso"],
+  "deniedActions": ["Microsoft.Storage/storageAccounts/write"]
 }
 ```
 
 A quota is the limit of the usage with that name (`az containerapp list-usages`, `env list-usages`). A policy
 denies a resource of its type whose property has none of the allowed values; a property that is missing is
-null. Providers are unregistered with `az provider unregister`.
+null. The caller has no right to the denied actions, which may have wildcards. Providers are unregistered with
+`az provider unregister`.
 
 Not emulated: policy definitions and assignments as resources, effects other than deny, exemptions. A
 deployment does not register providers, as if the caller had no right to.
@@ -29,6 +31,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from localcloud.arm.identity import Identity
     from localcloud.arm.store import Store
 
 _PROVIDER = "provider"
@@ -49,6 +53,7 @@ _SCHEMA: dict[str, Any] = {
     "properties": {
         "quotas": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}},
         "takenAccountNames": {"type": "array", "items": {"type": "string"}},
+        "deniedActions": {"type": "array", "items": {"type": "string"}},
         "policies": {
             "type": "array",
             "items": {
@@ -87,18 +92,18 @@ class Policy:
 
 
 class Governance:
-    """The quotas, policies, taken names and registrations of the subscription.
+    """The quotas, policies, rights, taken names and registrations of the subscription.
 
     Args:
         path: The file with them, which need not exist.
         store: Where the registrations are stored.
-        subscription_id: The subscription.
+        identity: The subscription, and the principal whose rights are limited.
     """
 
-    def __init__(self, path: Path, store: Store, subscription_id: str) -> None:
+    def __init__(self, path: Path, store: Store, identity: Identity) -> None:
         self._path = path
         self._store = store
-        self._subscription_id = subscription_id
+        self._identity = identity
 
     def limit(self, usage: str, default: int) -> int:
         """Return the limit of a usage."""
@@ -129,17 +134,48 @@ class Governance:
         code = "MissingSubscriptionRegistration"
         raise AzureError(409, code, message, (AzureError(409, code, message, target=namespace),))
 
+    def denied_actions(self) -> tuple[str, ...]:
+        """Return the patterns of the actions that the caller has no right to."""
+        return tuple(self._document().get("deniedActions", ()))
+
+    def check_allowed(self, action: str, scope: str) -> None:
+        """Reject (403 `AuthorizationFailed`) an action that the caller has no right to."""
+        if not any(fnmatchcase(action.lower(), pattern.lower()) for pattern in self.denied_actions()):
+            return
+        who = self._identity.client_id
+        message = (
+            f"The client '{who}' with object id '{who}' does not have authorization to perform action "
+            f"'{action}' over scope '{scope}' or the scope is invalid. If access was recently granted, "
+            "please refresh your credentials."
+        )
+        raise AzureError(403, "AuthorizationFailed", message)
+
+    def policy_assignments(self) -> list[dict[str, Any]]:
+        """Return the policies as assignments to the subscription."""
+        return [
+            {
+                "id": self._policy_id("policyAssignments", policy.name),
+                "name": policy.name,
+                "type": "Microsoft.Authorization/policyAssignments",
+                "properties": {
+                    "displayName": policy.name,
+                    "policyDefinitionId": self._policy_id("policyDefinitions", policy.name),
+                    "scope": f"/subscriptions/{self._identity.subscription_id}",
+                    "enforcementMode": "Default",
+                },
+            }
+            for policy in self._policies()
+        ]
+
     def check_policies(self, full_type: str, name: str, body: Mapping[str, Any]) -> None:
         """Reject (403 `RequestDisallowedByPolicy`) a resource that a policy denies."""
-        for document in self._document().get("policies", ()):
-            policy = Policy(**{**document, "allowed": tuple(document["allowed"])})
+        for policy in self._policies():
             if policy.denies(full_type, body):
                 raise self._disallowed(policy, name)
 
     def _disallowed(self, policy: Policy, name: str) -> AzureError:
-        root = f"/subscriptions/{self._subscription_id}/providers/Microsoft.Authorization"
-        assignment = {"name": policy.name, "id": f"{root}/policyAssignments/{policy.name}"}
-        definition = {"name": policy.name, "id": f"{root}/policyDefinitions/{policy.name}"}
+        assignment = {"name": policy.name, "id": self._policy_id("policyAssignments", policy.name)}
+        definition = {"name": policy.name, "id": self._policy_id("policyDefinitions", policy.name)}
         identifiers = json.dumps([{"policyAssignment": assignment, "policyDefinition": definition}])
         info = {
             "policyDefinitionDisplayName": policy.name,
@@ -153,6 +189,14 @@ class Governance:
         violation = {"type": "PolicyViolation", "info": info}
         code = "RequestDisallowedByPolicy"
         return AzureError(403, code, message, target=name, additional_info=(violation,))
+
+    def _policies(self) -> list[Policy]:
+        documents = self._document().get("policies", ())
+        return [Policy(**{**document, "allowed": tuple(document["allowed"])}) for document in documents]
+
+    def _policy_id(self, kind: str, name: str) -> str:
+        root = f"/subscriptions/{self._identity.subscription_id}/providers/Microsoft.Authorization"
+        return f"{root}/{kind}/{name}"
 
     def _document(self) -> dict[str, Any]:
         try:

@@ -126,6 +126,7 @@ class Resources:
         lookup = lookup or self
         kind = self.kind(change.path.full_type)
         check_version(kind.type, str(change.body.get("location") or ""), change.api_version, kind.versions)
+        self._governance.check_allowed(f"{kind.type}/write", canonical_id(change.path, kind.type))
         self._governance.check_registered(kind.type.partition("/")[0])
         change = replace(change, body=canonical_body(kind.type, change.body))
         self._governance.check_policies(kind.type, change.path.name, change.body)

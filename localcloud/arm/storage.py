@@ -136,6 +136,16 @@ class AccountKind(ResourceKind):
             "allowBlobPublicAccess": False,
             "allowCrossTenantReplication": False,
             "allowSharedKeyAccess": True,
+            "encryption": {
+                "keySource": "Microsoft.Storage",
+                "services": {name: {"enabled": True, "keyType": "Account"} for name in ("blob", "file")},
+            },
+            "networkAcls": {
+                "bypass": "AzureServices",
+                "defaultAction": "Allow",
+                "ipRules": [],
+                "virtualNetworkRules": [],
+            },
             "minimumTlsVersion": "TLS1_0",
             "supportsHttpsTrafficOnly": True,
         }

@@ -87,8 +87,9 @@ class Subscriptions:
         router.add("GET", "subscription", "/locations", self.list_locations, SUBSCRIPTION_VERSIONS)
         router.add("GET", "subscription", "/providers", self.list_providers, VERSIONS)
         router.add("GET", "subscription", "/providers/{}", self.show_provider, VERSIONS)
-        for verb, handler in (("register", self.register), ("unregister", self.unregister)):
-            router.add("POST", "subscription", f"/providers/{{}}/{verb}", handler, VERSIONS)
+        for namespace in self._namespaces():
+            for verb, handler in (("register", self.register), ("unregister", self.unregister)):
+                router.add("POST", "subscription", f"{namespace}/{verb}", handler, VERSIONS)
         router.add("GET", "subscription", "/resources", self.list_resources, VERSIONS)
         router.add("GET", "group", "Microsoft.Resources/resources", self.list_resources, VERSIONS)
         router.add("GET", "subscription", "/resourcegroups", self.list_groups, VERSIONS)
@@ -137,8 +138,7 @@ class Subscriptions:
     async def list_providers(self, request: ArmRequest) -> ArmResponse:
         """Handle `provider list`."""
         del request
-        namespaces = dict.fromkeys(kind.type.partition("/")[0] for kind in self._resources.kinds)
-        return ArmResponse(200, {"value": [self._provider(namespace) for namespace in namespaces]})
+        return ArmResponse(200, {"value": [self._provider(namespace) for namespace in self._namespaces()]})
 
     async def show_provider(self, request: ArmRequest) -> ArmResponse:
         """Handle `provider show`."""
@@ -146,7 +146,7 @@ class Subscriptions:
 
     async def register(self, request: ArmRequest) -> ArmResponse:
         """Handle `provider register`: the response says `Registering`, as on Azure, and it is done."""
-        shown = self._provider(request.path.names[0])
+        shown = self._provider(request.path.namespace)
         if shown["registrationState"] != "Registered":
             self._governance.set_registered(shown["namespace"], is_registered=True)
             shown["registrationState"] = "Registering"
@@ -154,7 +154,7 @@ class Subscriptions:
 
     async def unregister(self, request: ArmRequest) -> ArmResponse:
         """Handle `provider unregister`: reject it (409) while there are resources of the provider."""
-        shown = self._provider(request.path.names[0])
+        shown = self._provider(request.path.namespace)
         namespace = shown["namespace"]
         used = sorted({
             resource.type for resource in self._resources.all() if resource.type.startswith(f"{namespace}/")
@@ -290,6 +290,9 @@ class Subscriptions:
             "authorizationSource": "RoleBased",
             "managedByTenants": [],
         }
+
+    def _namespaces(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(kind.type.partition("/")[0] for kind in self._resources.kinds))
 
     def _provider(self, namespace: str) -> Json:
         wanted = namespace.lower()

@@ -92,16 +92,18 @@ def _template(template: Json) -> Json:
             "maxReplicas": _or(scale.get("maxReplicas"), _DEFAULT_MAX_REPLICAS),
             "cooldownPeriod": _or(scale.get("cooldownPeriod"), 300),
             "pollingInterval": _or(scale.get("pollingInterval"), 30),
-            "rules": scale.get("rules") or None,
+            "rules": _without_nulls(scale.get("rules")) or None,
         },
-        "volumes": template.get("volumes") or None,
+        "volumes": _without_nulls(template.get("volumes")) or None,
         "serviceBinds": None,
     }
 
 
 def _container(container: Json) -> Json:
     present = {
-        name: container[name] for name in ("command", "args", "env", "volumeMounts") if container.get(name)
+        name: _without_nulls(container[name])
+        for name in ("command", "args", "env", "volumeMounts")
+        if container.get(name)
     }
     resources = container.get("resources") or {}
     cpu = _or(resources.get("cpu"), 0.5)
@@ -115,12 +117,19 @@ def _container(container: Json) -> Json:
             "memory": resources.get("memory") or "1Gi",
             "ephemeralStorage": "" if is_unknown(cores) else _ephemeral(cores),
         },
-        "probes": container.get("probes") or [],
+        "probes": _without_nulls(container.get("probes")) or [],
     }
 
 
 def _ephemeral(cores: float) -> str:
     return next((size for limit, size in _EPHEMERAL_GIB if cores <= limit), "8Gi")
+
+
+def _without_nulls(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return a value without members that are null: readers do not see them."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _or(value: Any, default: Any) -> Any:  # noqa: ANN401 - JSON

@@ -259,6 +259,10 @@ class Revisions:
         keys = self._account_keys(account)
         if keys is None:
             return _unmountable(f"storage account '{account}' was not found")
+        if not keys:
+            return _unmountable(
+                f"permission denied: key based authentication is not permitted on storage account '{account}'"
+            )
         if storage.private["account_key"] not in keys:
             return _unmountable(f"permission denied: the key is none of storage account '{account}'")
         try:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 _DISALLOWED: Final = "RequestDisallowedByPolicy"
 # What is wrong with the subscription, not with a resource.
-_OF_THE_SUBSCRIPTION: Final = frozenset({"MissingSubscriptionRegistration", "InvalidSubscriptionFile"})
+_OF_THE_SUBSCRIPTION: Final = frozenset(
+    {"AuthorizationFailed", "MissingSubscriptionRegistration", "InvalidSubscriptionFile"}
+)
 
 
 def preflight(deployment: DeploymentRequest, resources: Resources) -> tuple[PlannedResource, ...]:

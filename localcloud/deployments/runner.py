@@ -65,6 +65,9 @@ class DeploymentRunner:
 
     async def _create(self, deployment: DeploymentRequest, number: int, resource: PlannedResource) -> None:
         started = utc_now()
+        self._records.save_operation(
+            operation_document(deployment, number, resource, "Running", "Accepted", None, started)
+        )
         try:
             body = deployment.template.body(resource, self._runtime)
             outcome = self._resources.put(planned_change(resource, body))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeAlias
 
+from localcloud.errors import not_emulated
 from localcloud.template.errors import ExpressionError, function_error
 from localcloud.template.values import Value, kind
 
@@ -131,11 +132,25 @@ class Function:
 
 
 FUNCTIONS: Final[dict[str, Function]] = {}
+# A resource provider may have any list action; a template calls it by a function with the action's name.
+LIST: Final = "list"
+# Functions of Azure's engine that the local cloud does not have.
+_NOT_EMULATED: Final = frozenset({
+    "distinct", "getroleassignmentname", "like", "pickzones", "providers", "tologicalzone", "tologicalzones",
+    "tophysicalzone", "tophysicalzones",
+})  # fmt: skip
 
 
 def find_function(name: str) -> Function | None:
-    """Return a function by its name, ignoring case."""
-    return FUNCTIONS.get(name.lower())
+    """Return a function by its name, ignoring case.
+
+    Raises:
+        AzureError: 501 for a function that Azure has and the local cloud does not.
+    """
+    key = name.lower()
+    if key in _NOT_EMULATED:
+        raise not_emulated(f"the template function '{name}'")
+    return FUNCTIONS.get(LIST if key.startswith(LIST) else key)
 
 
 def function(

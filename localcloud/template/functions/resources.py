@@ -10,16 +10,14 @@ from localcloud.template.errors import ExpressionError, function_error, misplace
 from localcloud.template.registry import (
     ANY,
     INTEGER,
+    LIST,
     STRING,
-    Function,
-    Signature,
     find_function,
     function,
     kind_error,
     lazy,
     scoped,
 )
-from localcloud.template.registry import FUNCTIONS as TABLE
 from localcloud.template.syntax import Access, FunctionCall, Literal
 from localcloud.template.values import Residual, Value, kind, node_of
 
@@ -29,11 +27,6 @@ if TYPE_CHECKING:
     from localcloud.template.bindings import Target
     from localcloud.template.registry import FunctionContext
 
-#: The list actions that the local cloud supports. Azure has many more.
-LIST_FUNCTIONS: Final = (
-    *("list", "listAccountSas", "listAuthKeys", "listConnectionStrings", "listCredential", "listCredentials"),
-    *("listKeys", "listQueryKeys", "listSecrets", "listServiceSas", "listSecret"),
-)
 _LOOPS_HELP: Final = "Please see https://aka.ms/arm-resource-loops for usage details."
 
 
@@ -214,6 +207,7 @@ def resource_info(context: FunctionContext, call: FunctionCall) -> Value:
     return {"id": target.id}
 
 
+@lazy(LIST, STRING, STRING, optional=(ANY,))
 def list_function(context: FunctionContext, call: FunctionCall) -> Value:
     """Return the result of a list action of a resource, given its name or id and the api-version."""
     _require_runtime_section(context, call.name)
@@ -236,11 +230,7 @@ def list_function(context: FunctionContext, call: FunctionCall) -> Value:
 def is_runtime_function(name: str) -> bool:
     """Return whether a function queries a resource, so that its caller depends on the resource."""
     found = find_function(name)
-    return found is not None and (found.name in ("reference", "references") or found.name in LIST_FUNCTIONS)
-
-
-for _name in LIST_FUNCTIONS:
-    TABLE[_name.lower()] = Function(_name, Signature((STRING, STRING), (ANY,)), lazy=list_function)
+    return found is not None and found.name in ("reference", "references", LIST)
 
 
 def _unknown(function_name: str, *names: str) -> dict[str, Value]:
