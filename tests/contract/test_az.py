@@ -32,6 +32,7 @@ SERVER = [
     "touch healthz readyz",
     "exec python3 -m http.server $CONTAINER_APP_PORT --bind 127.0.0.1",
 ]
+RESTRICTION = ("--rule-name", "r", "--action", "Allow", "--ip-address", "127.0.0.0/8")
 READY_TIMEOUT_S = 60
 
 
@@ -237,6 +238,69 @@ def test_storage_accounts_and_their_keys(deployed: Az) -> None:
     assert [key["keyName"] for key in keys] == ["key1", "key2"]
 
 
+def test_what_others_set_by_hand_is_kept(deployed: Az) -> None:
+    """The commands that users change an app with, beside the pipeline."""
+    app = (*GROUP, "-n", "app")
+    ingress = ("containerapp", "ingress")
+    for command in (
+        ("containerapp", "identity", "assign", *app, "--system-assigned"),
+        ("containerapp", "registry", "set", *app, "--server", "x.azurecr.io", "--identity", "system"),
+        (*ingress, "cors", "enable", *app, "--allowed-origins", "https://a.example"),
+        (*ingress, "sticky-sessions", "set", *app, "--affinity", "sticky"),
+        (*ingress, "access-restriction", "set", *app, *RESTRICTION),
+        ("containerapp", "update", *app, "--set-env-vars", "B=c", "--max-replicas", "3"),
+        ("containerapp", "secret", "remove", *app, "--secret-names", "more"),
+    ):
+        deployed.run(*command)
+    shown = deployed.json("containerapp", "show", *app)
+    configuration, template = shown["properties"]["configuration"], shown["properties"]["template"]
+    assert shown["identity"]["type"] == "SystemAssigned"
+    assert [found["server"] for found in configuration["registries"]] == ["x.azurecr.io"]
+    assert configuration["ingress"]["corsPolicy"]["allowedOrigins"] == ["https://a.example"]
+    assert configuration["ingress"]["stickySessions"] == {"affinity": "sticky"}
+    assert [found["name"] for found in configuration["ingress"]["ipSecurityRestrictions"]] == ["r"]
+    assert [found["name"] for found in configuration["secrets"]] == ["api-key"]
+    assert template["scale"]["maxReplicas"] == 3
+    assert {"name": "B", "value": "c"} in template["containers"][0]["env"]
+
+
+def test_a_revision_is_deactivated_and_activated(deployed: Az) -> None:
+    revision = ("-g", GROUP[1], "-n", "app", "--revision", "app--0000002")
+    wait_until_ready(deployed)
+    deployed.run("containerapp", "revision", "deactivate", *revision)
+    shown = deployed.json("containerapp", "revision", "show", *revision)
+    assert shown["properties"]["active"] is False
+    deployed.run("containerapp", "revision", "activate", *revision)
+    wait_until_ready(deployed)
+
+
+def test_usages_show_what_counts(deployed: Az) -> None:
+    rows = deployed.json("containerapp", "env", "list-usages", *GROUP, "-n", "env")
+    assert {"ManagedEnvironmentConsumptionT4Gpus"} <= {row["name"]["value"] for row in rows}
+    rows = deployed.json("containerapp", "list-usages", "-l", "swedencentral")
+    used = {row["name"]["value"]: row["currentValue"] for row in rows}
+    assert (used["ManagedEnvironmentCount"], used["SubscriptionNCA100Gpus"]) == (1, 2)
+
+
+def test_a_new_key_and_forbidden_keys_close_the_share(deployed: Az) -> None:
+    account = (*GROUP, "-n", "acct")
+    (old, _) = deployed.json("storage", "account", "keys", "list", *account)
+    (new, _) = deployed.json("storage", "account", "keys", "renew", *account, "--key", "primary")
+    assert old["value"] != new["value"]
+    share = ("storage", "share", "exists", "-n", "share")
+    endpoint = f"{deployed.cloud['resource_manager']}acct/"
+
+    def connection(key: str) -> tuple[str, str]:
+        parts = f"AccountName=acct;AccountKey={key};FileEndpoint={endpoint}"
+        return "--connection-string", f"DefaultEndpointsProtocol=https;{parts}"
+
+    assert deployed.json(*share, *connection(new["value"])) == {"exists": True}
+    assert "AuthenticationFailed" in deployed.run(*share, *connection(old["value"]), code=1).stderr
+    deployed.run("storage", "account", "update", *account, "--allow-shared-key-access", "false")
+    closed = deployed.run(*share, *connection(new["value"]), code=1)
+    assert "KeyBasedAuthenticationNotPermitted" in closed.stderr
+
+
 def test_the_group_goes_with_everything_in_it(deployed: Az) -> None:
     fqdn = deployed.json("containerapp", "show", *GROUP, "-n", "app")["properties"]["configuration"][
         "ingress"
@@ -245,6 +309,13 @@ def test_the_group_goes_with_everything_in_it(deployed: Az) -> None:
     assert deployed.run("group", "exists", "-n", "fjarr-az").stdout.strip() == "false"
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"http://{fqdn['fqdn']}/healthz", timeout=5)
+
+
+def test_a_provider_is_unregistered_and_registered(deployed: Az) -> None:
+    deployed.run("provider", "unregister", "-n", "Microsoft.App")
+    assert deployed.json("provider", "show", "-n", "Microsoft.App")["registrationState"] == "NotRegistered"
+    deployed.run("provider", "register", "-n", "Microsoft.App", "--wait")
+    assert deployed.json("provider", "show", "-n", "Microsoft.App")["registrationState"] == "Registered"
 
 
 def replicas(az: Az) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -357,3 +359,77 @@ def test_property_changes_show_additions_removals_and_lists() -> None:
 def test_a_value_that_only_a_run_knows_is_no_change() -> None:
     change = resource_change("id", {"a": 1}, {"a": "[reference('x').y]"}, is_planned=True)
     assert change["changeType"] == "NoChange"
+
+
+async def test_the_clock_and_new_guids_are_those_of_the_deployment(arm: ArmClient) -> None:
+    await arm.make_group()
+    template = {
+        "$schema": TEMPLATE["$schema"],
+        "contentVersion": "1.0.0.0",
+        "parameters": {
+            "now": {"type": "string", "defaultValue": "[utcNow('yyyy')]"},
+            "id": {"type": "string", "defaultValue": "[newGuid()]"},
+        },
+        "resources": [],
+        "outputs": {
+            "NOW": {"type": "string", "value": "[parameters('now')]"},
+            "ID": {"type": "string", "value": "[parameters('id')]"},
+        },
+    }
+    await deploy(arm, body(template))
+    outputs = (await arm.request("GET", f"{DEPLOYMENT}?{V}")).body["properties"]["outputs"]
+    assert int(outputs["NOW"]["value"]) >= 2026
+    assert uuid.UUID(outputs["ID"]["value"])
+
+
+async def test_operations_show_what_runs(arm: ArmClient) -> None:
+    await arm.make_group()
+    arm.host.hold = asyncio.Event()
+    await arm.request("PUT", f"{DEPLOYMENT}?{V}", body())
+    await arm.settle()
+    operations = await arm.request("GET", f"{DEPLOYMENT}/operations?{V}")
+    states = {
+        found["properties"]["targetResource"]["resourceName"]: found["properties"]["provisioningState"]
+        for found in operations.body["value"]
+    }
+    assert states == {
+        "acct": "Succeeded",
+        "acct/default/data": "Succeeded",
+        "env": "Succeeded",
+        "env/share": "Succeeded",
+        "app": "Running",
+    }
+    arm.host.hold.set()
+    await arm.settle()
+
+
+@pytest.mark.parametrize(
+    ("version", "code"),
+    [
+        ("2022-05-01", "NotImplementedByLocalCloud"),
+        ("2026-09-01", "NotImplementedByLocalCloud"),
+        ("2026-09-02", "NoRegisteredProviderFound"),
+    ],
+)
+async def test_a_version_that_azure_has_is_never_called_unregistered(
+    arm: ArmClient, version: str, code: str
+) -> None:
+    await arm.make_group()
+    template: Any = deepcopy(TEMPLATE)
+    template["resources"]["account"]["apiVersion"] = version
+    rejected = await arm.request("POST", f"{DEPLOYMENT}/validate?{V}", body(template))
+    assert rejected.body["error"]["details"][0]["details"][0]["code"] == code
+    url = f"providers/Microsoft.Storage/storageAccounts/other?api-version={version}"
+    assert (await arm.request("GET", url)).body["error"]["code"] == code
+
+
+async def test_a_function_that_azure_has_is_not_called_invalid(arm: ArmClient) -> None:
+    await arm.make_group()
+    for expression, code in (
+        ("[like('a', 'a*')]", "NotImplementedByLocalCloud"),
+        ("[listSas('x', '2025-08-01')]", "InvalidTemplate"),
+        ("[nosuch('a')]", "InvalidTemplate"),
+    ):
+        template = TEMPLATE | {"outputs": {"X": {"type": "string", "value": expression}}}
+        rejected = await arm.request("POST", f"{DEPLOYMENT}/validate?{V}", body(template))
+        assert rejected.body["error"]["code"] == code, rejected.body
