@@ -6,13 +6,13 @@ and the traceback is in the daemon's log.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-_NOT_IMPLEMENTED = 501
+_NOT_IMPLEMENTED: Final = 501
 
 
 class AzureError(Exception):

@@ -32,7 +32,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import jsonschema
 
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from localcloud.arm.identity import Identity
     from localcloud.arm.store import Store
 
-_PROVIDER = "provider"
-_NOT_REGISTERED = "NotRegistered"
-_SCHEMA: dict[str, Any] = {
+_PROVIDER: Final = "provider"
+_NOT_REGISTERED: Final = "NotRegistered"
+_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "additionalProperties": False,
     "properties": {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from localcloud.arm.regions import checked_region
 from localcloud.arm.resource_ids import ArmPath, parse_path, resource_id
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from localcloud.arm.requests import Json
     from localcloud.specifications import Violation
 
-_SHOWN_CHARACTERS = 100
+_SHOWN_CHARACTERS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.requests import ArmRequest, ArmResponse
 from localcloud.arm.resource_ids import pattern_of
@@ -19,9 +19,9 @@ from localcloud.specifications import namespace_versions
 if TYPE_CHECKING:
     from localcloud.arm.resource_ids import Scope
 
-_RESOURCES = "Microsoft.Resources"
+_RESOURCES: Final = "Microsoft.Resources"
 # Those of subscriptions and tenants, which are no resource types and have no versions in the specification.
-_SUBSCRIPTION_VERSIONS = (
+_SUBSCRIPTION_VERSIONS: Final = (
     "2014-04-01",
     "2016-06-01",
     "2018-06-01",

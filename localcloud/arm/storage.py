@@ -63,7 +63,7 @@ _SHARE_READ_ONLY: Final = frozenset({
 })  # fmt: skip
 
 
-_SKUS_OF_KIND = {
+_SKUS_OF_KIND: Final = {
     "Storage": ("Standard_LRS", "Standard_GRS", "Standard_RAGRS", "Premium_LRS"),
     "StorageV2": ("Standard_", "Premium_LRS"),
     "BlobStorage": ("Standard_LRS", "Standard_GRS", "Standard_RAGRS"),

@@ -9,19 +9,19 @@ Source: "Use tags to organize your Azure resources", limitations.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.errors import AzureError, bad_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-MAX_TAGS = 50
-MAX_NAME = 512
-MAX_VALUE = 256
+MAX_TAGS: Final = 50
+MAX_NAME: Final = 512
+MAX_VALUE: Final = 256
 # Storage accounts allow less than other resources.
-MAX_STORAGE_NAME = 128
-_RESERVED = re.compile(r"[<>%&\\?/\x00-\x1f\x7f]")
+MAX_STORAGE_NAME: Final = 128
+_RESERVED: Final = re.compile(r"[<>%&\\?/\x00-\x1f\x7f]")
 
 
 def tag_errors(tags: Mapping[str, object], full_type: str) -> Iterator[AzureError]:

@@ -7,15 +7,15 @@ Azure ignores the case of property names and of enumeration values, and reads a 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.specifications.catalogue import Schema, body_schema, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_INTEGER = re.compile(r"-?\d+")
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_INTEGER: Final = re.compile(r"-?\d+")
+_NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
 
 
 def canonical_body(full_type: str, body: Mapping[str, Any]) -> dict[str, Any]:

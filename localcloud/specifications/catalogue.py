@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 Schema = dict[str, Any]
 
-_DATA = Path(__file__).parent / "data"
+_DATA: Final = Path(__file__).parent / "data"
 
 
 def known_versions(full_type: str) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 # The api-version that is validated: the newest one that the local cloud supports.
-BODIES = {
+BODIES: Final = {
     "Microsoft.App/containerApps": "2026-01-01",
     "Microsoft.App/jobs": "2026-01-01",
     "Microsoft.App/managedEnvironments": "2026-01-01",
@@ -23,14 +23,21 @@ BODIES = {
     "Microsoft.Storage/storageAccounts/fileServices": "2025-08-01",
     "Microsoft.Storage/storageAccounts/fileServices/shares": "2025-08-01",
 }
-NAMESPACES = ("Microsoft.App", "Microsoft.OperationalInsights", "Microsoft.Resources", "Microsoft.Storage")
+NAMESPACES: Final = (
+    "Microsoft.App",
+    "Microsoft.OperationalInsights",
+    "Microsoft.Resources",
+    "Microsoft.Storage",
+)
 
-_REQUIRED, _READ_ONLY = 1, 2
-_IN_THE_PATH = frozenset({"id", "name", "type", "apiVersion"})
+# The flags of a property.
+_REQUIRED: Final = 1
+_READ_ONLY: Final = 2
+_IN_THE_PATH: Final = frozenset({"id", "name", "type", "apiVersion"})
 # Bicep has no decimal numbers: its types call these two integers, the specification `number`.
-_DECIMALS = frozenset({("ContainerResources", "cpu"), ("WorkspaceCapping", "dailyQuotaGb")})
-_LIMITS = {"minLength": "minLength", "maxLength": "maxLength", "pattern": "pattern"}
-_RANGE = {"minValue": "minimum", "maxValue": "maximum"}
+_DECIMALS: Final = frozenset({("ContainerResources", "cpu"), ("WorkspaceCapping", "dailyQuotaGb")})
+_LIMITS: Final = {"minLength": "minLength", "maxLength": "maxLength", "pattern": "pattern"}
+_RANGE: Final = {"minValue": "minimum", "maxValue": "maximum"}
 
 
 def main() -> None:

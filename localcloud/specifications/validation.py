@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Rule = Literal["type", "required", "unknown", "enum", "pattern", "length", "range"]
 
-_RULES: dict[str, Rule] = {
+_RULES: Final[dict[str, Rule]] = {
     "type": "type",
     "required": "required",
     "additionalProperties": "unknown",

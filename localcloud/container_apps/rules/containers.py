@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.arm.resource_kinds import is_unknown
 from localcloud.container_apps.rules.ranges import duplicates, is_within, port_errors, template_error
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
     from localcloud.arm.requests import Json
 
-_NAME = re.compile(r"(?=.{1,63}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-_VARIABLE = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
-_MEMORY = re.compile(r"(\d+(?:\.\d{1,2})?)Gi")
-_PROBE_RANGES = {
+_NAME: Final = re.compile(r"(?=.{1,63}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_VARIABLE: Final = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
+_MEMORY: Final = re.compile(r"(\d+(?:\.\d{1,2})?)Gi")
+_PROBE_RANGES: Final = {
     "initialDelaySeconds": (0, 60),
     "periodSeconds": (1, 240),
     "timeoutSeconds": (1, 240),
     "successThreshold": (1, 10),
 }
 # The specification says 10; these are the limits that the platform was seen to enforce.
-_MAX_FAILURES = {"Liveness": 30, "Readiness": 48, "Startup": 240}
+_MAX_FAILURES: Final = {"Liveness": 30, "Readiness": 48, "Startup": 240}
 
 
-RFC_1123 = (
+RFC_1123: Final = (
     "Invalid Name: Per RFC 1123 name must consist of lower case alphanumeric characters or '-', and must "
     "start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation "
     "is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"

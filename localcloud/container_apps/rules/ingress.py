@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.resource_kinds import is_unknown
 from localcloud.container_apps.rules.ranges import duplicates, is_within, port_errors
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from localcloud.arm.requests import Json
 
-_ALL_PERCENT = 100
-_DOMAIN = re.compile(
+_ALL_PERCENT: Final = 100
+_DOMAIN: Final = re.compile(
     r"(?=.{1,253}$)(?:\*\.)?(?:[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?\.)+[a-z]{2,63}", re.IGNORECASE
 )
 

@@ -9,7 +9,7 @@ Source: Azure/container-apps-deploy-action#116 (names), Azure-Samples/langfuse-o
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.container_apps.rules.ranges import duplicates
 from localcloud.errors import AzureError, bad_request, not_emulated
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from localcloud.arm.requests import Json
     from localcloud.arm.resource_kinds import Resource
 
-_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
 def secret_names(configuration: Json) -> set[str]:

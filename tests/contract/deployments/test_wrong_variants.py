@@ -247,6 +247,7 @@ def _inside(target: Any, part: str) -> Any:
 _COMPUTED: dict[str, Any] = {
     "workloadProfiles": [{"name": "Consumption", "workloadProfileType": "Consumption"}],
     "env": [{"name": "A", "value": "b"}],
+    "rules": [{"name": "http", "http": {"metadata": {"concurrentRequests": "10"}}}],
 }
 
 
