@@ -50,7 +50,7 @@ ENGINES: Final[Mapping[str, EngineKind]] = MappingProxyType(
             MappingProxyType({"cpu": "requirements.txt", "cuda": "requirements.txt"}),
         ),
         "vllm": EngineKind(
-            "inference.engines.vllm",
+            "inference.engines.vllm.engine",
             "vllm",
             MappingProxyType({"cpu": "requirements-vllm-cpu.txt", "cuda": "requirements-vllm.txt"}),
         ),
