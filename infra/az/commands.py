@@ -23,6 +23,9 @@ MINIMUM_VERSION: Final = (2, 75, 0)
 APP_API_VERSION: Final = "2025-07-01"
 """The api-version for calls to Microsoft.App that az has no command for: the one that az 2.91 uses."""
 
+PERMISSION_API_VERSION: Final = "2022-04-01"
+POLICY_API_VERSION: Final = "2024-10-01"
+
 INSTALL_HINT: Final = "pip install azure-cli, into the environment that invoke runs in"
 
 
@@ -58,9 +61,9 @@ def version() -> Command:
     return az("version")
 
 
-def account_show() -> Command:
-    """Show the signed-in account and its current subscription. Needs no network."""
-    return az("account", "show")
+def account_show(subscription: str | None = None) -> Command:
+    """Show the signed-in account and a subscription, by default the current one. Needs no network."""
+    return az("account", "show", *(("--subscription", subscription) if subscription else ()))
 
 
 def account_list() -> Command:
@@ -82,6 +85,49 @@ def login(client_id: str, secret_file: Path, tenant_id: str) -> Command:
     """Sign in as a service principal. az reads the secret from a file."""
     principal = ("--username", client_id, "--password", f"@{secret_file}", "--tenant", tenant_id)
     return az("login", "--service-principal", *principal)
+
+
+# What a subscription allows, for the checks before a deployment.
+
+
+def provider_list(subscription: str) -> Command:
+    """List a subscription's resource providers, each with its `namespace` and `state` of registration."""
+    query = "[].{namespace:namespace,state:registrationState}"
+    return az("provider", "list", "--query", query, "--subscription", subscription)
+
+
+def provider_register(namespace: str, subscription: str) -> Command:
+    """Register a resource provider and wait until it is registered, which takes minutes."""
+    where = ("--namespace", namespace, "--subscription", subscription)
+    return az("provider", "register", *where, "--wait", timeout_s=1200)
+
+
+def permission_list(scope: str, subscription: str) -> Command:
+    """List the actions that the signed-in account may perform at a scope: a subscription or a group.
+
+    Source: Microsoft.Authorization, "Permissions - List For Resource Group"; az has no command for it.
+    """
+    address = f"{scope}/providers/Microsoft.Authorization/permissions?api-version={PERMISSION_API_VERSION}"
+    return az("rest", "--method", "get", "--url", address, "--subscription", subscription)
+
+
+def policy_check(scope: str, resource: str, subscription: str) -> Command:
+    """Compute which policies apply to a resource that does not exist yet; see `infra.az.policies`.
+
+    Args:
+        scope: The subscription or the group to create it in.
+        resource: The request's body, as JSON.
+        subscription: The id of the subscription.
+    """
+    path = "providers/Microsoft.PolicyInsights/checkPolicyRestrictions"
+    address = f"{scope}/{path}?api-version={POLICY_API_VERSION}"
+    where = ("--method", "post", "--url", address, "--body", resource)
+    return az("rest", *where, "--subscription", subscription)
+
+
+def storage_name_check(account: str, subscription: str) -> Command:
+    """Tell whether a storage account can have a name, which is unique in all of Azure."""
+    return az("storage", "account", "check-name", "--name", account, "--subscription", subscription)
 
 
 # Resource groups and their content.
@@ -149,6 +195,11 @@ def storage_connection_string(group: Group, account: str) -> Command:
     return az("storage", "account", "show-connection-string", "--name", account, *group.flags)
 
 
+def storage_key_list(group: Group, account: str) -> Command:
+    """List the two keys of a storage account. The output is secret."""
+    return az("storage", "account", "keys", "list", "--account-name", account, *group.flags)
+
+
 # The Container Apps environment.
 
 
@@ -186,6 +237,11 @@ def workload_profiles_supported(subscription: str, location: str) -> Command:
 def location_usages(subscription: str, location: str) -> Command:
     """List the quotas of a subscription in a region, with their usage."""
     return az("containerapp", "list-usages", "--location", location, "--subscription", subscription)
+
+
+def environment_usages(group: Group, environment: str) -> Command:
+    """List the quotas of an environment, with their usage."""
+    return az("containerapp", "env", "list-usages", "--name", environment, *group.flags)
 
 
 # The app.

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from infra.az.hints import hint_for
 from infra.errors import RemoteError, ToolError, UsageError
 from infra.wording import last_lines
 
@@ -45,23 +46,6 @@ _CODE_LINE: Final = re.compile(r"^Code: *(?P<code>\w+)$", re.MULTILINE)
 _MESSAGE_LINE: Final = re.compile(r"^Message: *(?P<message>.+)$", re.MULTILINE)
 _USAGE_EXIT_CODE: Final = 2
 
-_PARAMETERS: Final = "infra/provision/inference.parameters.json"
-HINTS: Final[dict[str, str]] = {
-    "AccountNameInvalid": "set storageAccountName to 3 to 24 lower-case letters and digits",
-    "AuthorizationFailed": "ask for a role that allows this, such as Contributor on the resource group, "
-    "or sign in with an account that has it (az login)",
-    "ContainerAppOperationInProgress": "another change is still running; wait a minute and try again",
-    "DeploymentActive": "another deployment is still running; wait until it ends and try again",
-    "InvalidResourceLocation": f"set location in {_PARAMETERS} to where the resource is",
-    "LocationNotAvailableForResourceType": f"set location in {_PARAMETERS} to a region that has it",
-    "MaxNumberOfRegionalEnvironmentsInSubExceeded": f"set acaEnvironmentName in {_PARAMETERS} to an "
-    "environment that you have, or location to another region",
-    "QuotaExceeded": f"lower maximumInstanceCount in {_PARAMETERS}, or ask for quota",
-    "StorageAccountAlreadyTaken": f"the name is taken; set storageAccountName in {_PARAMETERS}",
-    "WorkloadProfileNotFound": f"set gpuProfileName in {_PARAMETERS} to a profile that the environment has",
-}
-"""What to do next, by the innermost code. Source for the codes and their meaning: Azure's messages."""
-
 
 @dataclass(frozen=True, slots=True)
 class ErrorCause:
@@ -83,7 +67,9 @@ class AzureRejectedError(RemoteError):
     """
 
     def __init__(self, what: str, cause: ErrorCause, *, command: str | None = None) -> None:
-        super().__init__(f"{what}: {cause}", command=command, hint=HINTS.get(cause.code))
+        super().__init__(
+            f"{what}: {cause}", command=command, hint=hint_for(cause.code, cause.message, command)
+        )
         self.cause = cause
 
 

@@ -20,7 +20,8 @@ from infra.az.commands import (
     group_create,
     group_show,
 )
-from infra.az.errors import HINTS, VAGUE_CODES, AzureRejectedError, ErrorCause, innermost_cause
+from infra.az.errors import VAGUE_CODES, AzureRejectedError, ErrorCause, innermost_cause
+from infra.az.hints import hint_for
 from infra.config.endpoint import KEYS, InferenceConfig, write_config
 from infra.config.parameters import (
     BICEP,
@@ -289,7 +290,7 @@ def _innermost_error(session: Session, plan: _Plan, error: AzureRejectedError) -
     if cause.code in VAGUE_CODES:
         cause = _failed_operation(session, plan) or cause
     what = f"deployment {DEPLOYMENT!r} failed: {cause}"
-    return RemoteError(what, command=error.command, hint=HINTS.get(cause.code))
+    return RemoteError(what, command=error.command, hint=hint_for(cause.code, cause.message, error.command))
 
 
 def _failed_operation(session: Session, plan: _Plan) -> ErrorCause | None:

@@ -17,7 +17,23 @@ NAMED = "--name my-rg --subscription 00000000-0000-0000-0000-000000000001"
 LINES = {
     "az version": az.version(),
     "az account show": az.account_show(),
+    "az account show --subscription s": az.account_show("s"),
     "az account list": az.account_list(),
+    "az provider list --query '[].{namespace:namespace,state:registrationState}' --subscription s": (
+        az.provider_list("s")
+    ),
+    "az provider register --namespace Microsoft.App --subscription s --wait": az.provider_register(
+        "Microsoft.App", "s"
+    ),
+    "az rest --method get --url "
+    "'/subscriptions/s/providers/Microsoft.Authorization/permissions?api-version=2022-04-01' "
+    "--subscription s": az.permission_list("/subscriptions/s", "s"),
+    "az rest --method post --url "
+    "'/subscriptions/s/providers/Microsoft.PolicyInsights/checkPolicyRestrictions?api-version=2024-10-01' "
+    "--body '{}' --subscription s": az.policy_check("/subscriptions/s", "{}", "s"),
+    "az storage account check-name --name acct --subscription s": az.storage_name_check("acct", "s"),
+    f"az storage account keys list --account-name acct {IN_GROUP}": az.storage_key_list(GROUP, "acct"),
+    f"az containerapp env list-usages --name env {IN_GROUP}": az.environment_usages(GROUP, "env"),
     "az cloud register --name Here --endpoint-resource-manager https://localhost:1/": az.cloud_register(
         "Here", "https://localhost:1/"
     ),

@@ -124,7 +124,8 @@ def test_an_error_of_azure_is_the_message_with_command_and_hint() -> None:
     assert str(error) == (
         "error: Azure rejected the request: QuotaExceeded: It exceeds quota limits.\n"
         "command: az deployment group create --name inference\n"
-        "hint: lower maximumInstanceCount in infra/provision/inference.parameters.json, or ask for quota"
+        "hint: lower maximumInstanceCount or maxReplicas in infra/provision/inference.parameters.json, or "
+        "ask for quota in the Azure portal (Quotas, provider Azure Container Apps)"
     )
     assert error.exit_code == 4
 

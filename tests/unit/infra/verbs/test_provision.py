@@ -275,7 +275,8 @@ def test_a_failed_deployment_tells_the_innermost_reason_of_its_operations(
     assert str(caught.value) == (
         "error: deployment 'inference' failed: QuotaExceeded: no A100 left (resource aienvbmg7c)\n"
         "command: az deployment group create\n"
-        "hint: lower maximumInstanceCount in infra/provision/inference.parameters.json, or ask for quota"
+        "hint: lower maximumInstanceCount or maxReplicas in infra/provision/inference.parameters.json, or "
+        "ask for quota in the Azure portal (Quotas, provider Azure Container Apps)"
     )
 
 

@@ -1,0 +1,74 @@
+"""Ask Azure Policy beforehand whether it lets the storage account be created, and read its answer. Pure.
+
+An environment mounts a share by the account's key, so an account without shared keys is of no use. A policy
+that comes from a management group is not evaluated by this request: if nothing is found, a policy may still
+deny the account.
+
+Source: Microsoft.PolicyInsights, "Policy Restrictions - Check At Resource Group Scope", api-version
+2024-10-01; Azure/azure-dev, "Local Preflight Validation", for what it does not evaluate.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from infra.document import Json, as_object
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TYPE: Final = "Microsoft.Storage/storageAccounts"
+_API_VERSION: Final = "2025-08-01"
+_SHARED_KEYS: Final = "allowSharedKeyAccess"
+_DENY: Final = "Deny"
+_CHANGING: Final = frozenset({"Modify", "Append"})
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """A policy that would deny the account, or change it so that it cannot be mounted.
+
+    Attributes:
+        effect: The effect of the policy, such as `Deny`.
+        assignment: The id of its assignment, which says where it applies.
+    """
+
+    effect: str
+    assignment: str
+
+
+def account_request(name: str, location: str) -> str:
+    """Return the body of the request about a storage account as the template creates it."""
+    content = {
+        "type": _TYPE,
+        "name": name,
+        "location": location,
+        "sku": {"name": "Standard_LRS"},
+        "kind": "StorageV2",
+        "properties": {
+            "allowBlobPublicAccess": False,
+            _SHARED_KEYS: True,
+            "minimumTlsVersion": "TLS1_2",
+            "supportsHttpsTrafficOnly": True,
+        },
+    }
+    return json.dumps({"resourceDetails": {"resourceContent": content, "apiVersion": _API_VERSION}})
+
+
+def find_obstacles(answer: Json) -> tuple[Obstacle, ...]:
+    """Return the policies in an answer that stand in the way."""
+    return tuple(_obstacles(answer))
+
+
+def _obstacles(answer: Json) -> Iterator[Obstacle]:
+    evaluations = as_object(as_object(answer).get("contentEvaluationResult")).get("policyEvaluations")
+    for evaluation in map(as_object, evaluations if isinstance(evaluations, list) else []):
+        if evaluation.get("evaluationResult") != "NonCompliant":
+            continue
+        effect = str(as_object(evaluation.get("effectDetails")).get("policyEffect")).capitalize()
+        # A policy that changes something else, such as a tag, does no harm.
+        changes_keys = effect in _CHANGING and _SHARED_KEYS in json.dumps(evaluation.get("evaluationDetails"))
+        if effect == _DENY or changes_keys:
+            yield Obstacle(effect, str(as_object(evaluation.get("policyInfo")).get("policyAssignmentId")))
