@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -39,12 +40,15 @@ class Command:
         secrets: Values that are replaced by `***` wherever the command or its output is shown.
         timeout_s: The time limit. The runner ends the process when it is exceeded.
         install_hint: How to install the program; None for a general hint.
+        module: The Python module that is the program, where it is installed beside this Python: its launcher
+            script does not start from an environment whose path has a space.
     """
 
     argv: tuple[str, ...]
     secrets: tuple[str, ...] = ()
     timeout_s: float = 120.0
     install_hint: str | None = None
+    module: str | None = None
 
     @property
     def line(self) -> str:
@@ -80,7 +84,7 @@ class Runner:
             ToolError: The program is not installed.
             WaitTimeoutError: It did not end in `command.timeout_s`.
         """
-        argv = (self.find(command.argv[0], command.install_hint), *command.argv[1:])
+        argv = (*self.resolve(command), *command.argv[1:])
         process = subprocess.Popen(
             argv,
             cwd=self._folder,
@@ -118,18 +122,28 @@ class Runner:
             raise ToolError(what, command=command.line, details=details)
         return completed.stdout
 
-    def find(self, program: str, install_hint: str | None = None) -> str:
-        """Return the path of a program: beside this Python, else on PATH.
+    def resolve(self, command: Command) -> tuple[str, ...]:
+        """Return what starts a command's program: its module, the program beside this Python, or on PATH.
 
         Raises:
-            ToolError: It is in neither place.
+            ToolError: There is none of these.
         """
+        if command.module is not None and _is_installed(command.module):
+            return (sys.executable, "-P", "-m", command.module)
+        program = command.argv[0]
         beside = shutil.which(program, path=str(Path(sys.executable).parent))
         found = beside or shutil.which(program, path=self._environment.get("PATH"))
         if found is None:
-            hint = install_hint or f"install {program}, or put it on PATH"
+            hint = command.install_hint or f"install {program}, or put it on PATH"
             raise ToolError(f"{program} is not installed", hint=hint)
-        return found
+        return (found,)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it is in
+        return False
 
 
 def redact(text: str, secrets: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from infra.az.client import Az, az_environment
-from infra.az.commands import INSTALL_HINT, MINIMUM_VERSION, Group, cloud_register, cloud_set, login
+from infra.az.commands import MINIMUM_VERSION, Group, cloud_register, cloud_set, login, version
 from infra.config.endpoint import InferenceConfig, read_config
 from infra.config.stage import Stage, load_stage
 from infra.document import read_object, write_atomic
@@ -242,8 +243,8 @@ def _check_az(session: Session) -> None:
         ToolError: az is not installed, or it is too old.
     """
     stamp = session.stage.state_dir / "az-checked"
-    path = Path(session.runner.find("az", INSTALL_HINT))
-    identity = f"{path} {path.stat().st_mtime_ns} {MINIMUM_VERSION}"
+    program = session.runner.resolve(version())
+    identity = f"{shlex.join(program)} {Path(program[0]).stat().st_mtime_ns} {MINIMUM_VERSION}"
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != identity:
         session.az.check_version()
         write_atomic(stamp, identity)

@@ -64,8 +64,9 @@ def no_az_unless_marked(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
         original = subprocess.Popen.__init__
 
         def guarded(self: subprocess.Popen[Any], args: Any, *rest: Any, **keywords: Any) -> None:
-            first = args if isinstance(args, (str, bytes, os.PathLike)) else next(iter(args))
-            if Path(os.fsdecode(first)).name in {"az", "az.bat"}:
+            words = [args] if isinstance(args, (str, bytes, os.PathLike)) else list(args)
+            first, *others = [os.fsdecode(word) for word in words]
+            if Path(first).name in {"az", "az.bat"} or "azure.cli" in others:
                 pytest.fail("this test started az; mark it with @pytest.mark.az if it should")
             original(self, args, *rest, **keywords)
 

@@ -82,6 +82,7 @@ def az_environment(base: Mapping[str, str]) -> dict[str, str]:
     """
     environment = dict(base)
     environment.update(
+        AZ_INSTALLER="PIP",
         AZURE_CORE_ONLY_SHOW_ERRORS="true",
         AZURE_CORE_NO_COLOR="true",
         AZURE_CORE_DISABLE_CONFIRM_PROMPT="true",

@@ -50,7 +50,7 @@ class Group:
 def az(*arguments: str, secrets: tuple[str, ...] = (), timeout_s: float = 300.0) -> Command:
     """Return an az command that prints JSON."""
     argv = ("az", *arguments, "--output", "json")
-    return Command(argv, secrets=secrets, timeout_s=timeout_s, install_hint=INSTALL_HINT)
+    return Command(argv, secrets, timeout_s, install_hint=INSTALL_HINT, module="azure.cli")
 
 
 # The tool itself, and the signed-in account.

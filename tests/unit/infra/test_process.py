@@ -82,3 +82,14 @@ def test_a_missing_program_is_named(runner: Runner) -> None:
     assert str(caught.value) == (
         "error: no-such-program is not installed\nhint: install no-such-program, or put it on PATH"
     )
+
+
+def test_an_installed_module_is_run_by_this_python(runner: Runner) -> None:
+    command = Command(("some-tool", "--version"), module="json.tool")
+    assert runner.resolve(command) == (sys.executable, "-P", "-m", "json.tool")
+    assert command.line == "some-tool --version"
+
+
+@pytest.mark.parametrize("module", ["json.no_such_module", "no_such_package.cli"])
+def test_a_missing_module_leaves_the_program_on_the_path(runner: Runner, module: str) -> None:
+    assert runner.resolve(Command(("sh",), module=module))[0].endswith("/sh")

@@ -76,7 +76,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, root: Path, listener: int) -> list[Comm
     monkeypatch.setattr(Runner, "run", run)
     az = root / "az"
     az.touch()
-    monkeypatch.setattr(Runner, "find", lambda _, program, _hint=None: str(root / program))
+    monkeypatch.setattr(Runner, "resolve", lambda _, command: (str(root / command.argv[0]),))
     return commands
 
 
@@ -120,10 +120,10 @@ def test_a_running_local_cloud_can_be_stopped_without_az(
 ) -> None:
     describe(root, listener)
 
-    def find(_: Runner, program: str, _hint: str | None = None) -> str:
-        raise ToolError(f"{program} is not installed")
+    def resolve(_: Runner, command: Command) -> tuple[str, ...]:
+        raise ToolError(f"{command.argv[0]} is not installed")
 
-    monkeypatch.setattr(Runner, "find", find)
+    monkeypatch.setattr(Runner, "resolve", resolve)
     session = open_session(root, "local", Console(io.StringIO()), start_cloud=False, needs_az=False)
     assert session.is_connected
     assert ran == []

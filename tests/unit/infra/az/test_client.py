@@ -33,6 +33,7 @@ def test_az_prints_plain_output_and_never_asks() -> None:
     assert environment == {
         "PATH": "/nowhere",
         "AZURE_CONFIG_DIR": "/home/me/.azure",
+        "AZ_INSTALLER": "PIP",
         "AZURE_CORE_ONLY_SHOW_ERRORS": "true",
         "AZURE_CORE_NO_COLOR": "true",
         "AZURE_CORE_DISABLE_CONFIRM_PROMPT": "true",
