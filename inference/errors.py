@@ -5,6 +5,8 @@ InferenceError
 ├── SettingsError       whoever deploys: a variable is unknown or has an invalid value (exit code 2)
 ├── LoadError           whoever deploys: base, adapter and hardware do not fit (exit code 1)
 ├── EngineError         nobody: the engine failed on a request, or died; the server logs it
+│   ├── RequestRefusedError      the client: the engine does not take this request
+│   └── ScoresError              whoever deploys or asks: the model's scores for a request are not numbers
 └── ApiError            the client: it has an HTTP status and OpenAI's error fields
     ├── InvalidRequestError      400
     ├── UnauthorizedError        401
@@ -14,6 +16,7 @@ InferenceError
     ├── BodyTooLargeError            413
     ├── HeadersTooLargeError     431
     ├── OverloadedError          429
+    ├── GenerationFailedError    500
     └── UnavailableError         503
 ```
 
@@ -55,6 +58,20 @@ class LoadError(InferenceError):
 
 class EngineError(InferenceError):
     """A failure of the engine: on a request, or altogether."""
+
+
+class RequestRefusedError(EngineError):
+    """A request whose tokens or parameters the engine does not take. Others are unaffected."""
+
+
+class ScoresError(EngineError):
+    """A request for which the model computed scores that are not numbers. Others are unaffected."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(
+            f"the model's scores are not finite numbers after {tokens} tokens: its weights or this request's"
+            " parameters are too large for its precision"
+        )
 
 
 class ApiError(InferenceError):
@@ -154,6 +171,13 @@ class OverloadedError(ApiError):
     status = 429
     kind = "requests"
     code = "rate_limit_exceeded"
+
+
+class GenerationFailedError(ApiError):
+    """An answer that cannot be completed; the same request would fail again."""
+
+    status = 500
+    kind = "server_error"
 
 
 class UnavailableError(ApiError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,6 +63,15 @@ class Sampling:
     def is_greedy(self) -> bool:
         """Return whether the likeliest token is always taken."""
         return self.temperature == 0.0 or self.top_k == 1
+
+    @property
+    def is_finite(self) -> bool:
+        """Return whether no parameter is NaN or infinite."""
+        numbers = (
+            self.temperature, self.top_p, self.min_p,
+            self.presence_penalty, self.frequency_penalty, self.repetition_penalty,
+        )  # fmt: skip
+        return all(map(math.isfinite, (*numbers, *(bias for _, bias in self.logit_bias))))
 
     @property
     def has_penalties(self) -> bool:
@@ -208,6 +218,7 @@ class Engine(Protocol):
 
         Raises:
             EngineError: If the engine is dead.
+            RequestRefusedError: If the engine does not take the request's tokens or parameters.
             KeyError: If there is no such model.
         """
         ...

@@ -6,7 +6,16 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, Self
 
-from inference.errors import ApiError, EngineError, OverloadedError, UnavailableError
+from inference.errors import (
+    ApiError,
+    EngineError,
+    GenerationFailedError,
+    InvalidRequestError,
+    OverloadedError,
+    RequestRefusedError,
+    ScoresError,
+    UnavailableError,
+)
 from inference.service.output import OutputProcessor
 from inference.service.requests import TextDelta, Usage
 
@@ -154,11 +163,10 @@ class Choice:
             self._fail(error.code)
             raise
         except EngineError as error:
-            self._fail("engine_failed")
+            api_error = _api_error_of(error)
+            self._fail(api_error.code)
             LOGGER.error("request %s: %s", self._generation.request_id, error)  # noqa: TRY400 - the engine has logged where
-            raise UnavailableError(
-                "The engine failed before the answer was complete.", code="engine_failed"
-            ) from error
+            raise api_error from error
 
     def _fail(self, error_code: str | None) -> None:
         """End the request with an error. It is recorded first, since closing records a normal end."""
@@ -186,6 +194,17 @@ class Choice:
             code="request_timeout",
             headers={"x-should-retry": "false"},
         )
+
+
+def _api_error_of(error: EngineError) -> ApiError:
+    """Return the response to a request that the engine did not complete."""
+    sentence = f"{str(error)[:1].upper()}{str(error)[1:]}."
+    if isinstance(error, RequestRefusedError):
+        return InvalidRequestError(sentence, code="refused_by_engine")
+    if isinstance(error, ScoresError):
+        # The official client would retry twice, and the model would compute the same.
+        return GenerationFailedError(sentence, code="scores_not_finite", headers={"x-should-retry": "false"})
+    return UnavailableError("The engine failed before the answer was complete.", code="engine_failed")
 
 
 async def _pump(choice: Choice, deltas: asyncio.Queue[TextDelta | Exception | None]) -> None:

@@ -32,6 +32,8 @@ MAX_STOPS: Final = 16
 MAX_CHOICES: Final = 16
 MAX_BIASES: Final = 1024
 MAX_TOOLS: Final = 128
+MIN_REPETITION_PENALTY: Final = 0.01
+"""A score is divided by the penalty: with much less it overflows in float32, and the answer is one token."""
 MAX_CHAT_LOGPROBS: Final = 20
 MAX_TEXT_LOGPROBS: Final = 5
 DEFAULT_COMPLETION_TOKENS: Final = 16
@@ -61,8 +63,11 @@ def _require_content(stops: list[str]) -> list[str]:
 
 
 def _read_top_k(top_k: int) -> int:
-    """Replace -1, which vLLM's API has for all tokens, by the 0 that `Sampling` has for them."""
-    return max(0, top_k)
+    """Replace -1, which vLLM's API has for all tokens, by the 0 that `Sampling` has for them.
+
+    A number that no vocabulary reaches is lowered to one that fits into 32 bits, as the engines keep it.
+    """
+    return min(max(0, top_k), 2**31 - 1)
 
 
 def _read_biases(biases: dict[str, float]) -> tuple[tuple[int, float], ...]:
@@ -145,7 +150,7 @@ class _GenerationFields(StrictModel):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=MIN_REPETITION_PENALTY, le=10)] | None = None
     logit_bias: LogitBias | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stops | None = None

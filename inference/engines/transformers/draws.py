@@ -20,6 +20,9 @@ CANDIDATES: Final = 1024
 """Nucleus sampling first considers this many of the likeliest tokens: sorting a whole vocabulary costs ten
 times more, and the nucleus is seldom larger. If it is, the whole vocabulary is sorted."""
 
+MAX_QUOTIENT: Final = 1e37
+"""The largest score after the division by a temperature; float32 ends at 3e38."""
+
 STEP: Final = 0x9E3779B97F4A7C15 - (1 << 64)
 FACTORS: Final = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
 """SplitMix64's constants, as signed integers."""
@@ -66,15 +69,25 @@ def _choose_likeliest(scores: torch.Tensor, _draws: Sequence[Draw]) -> torch.Ten
     return scores.argmax(dim=-1)
 
 
+def _apply_temperatures(scores: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+    """Divide each row by its temperature, or by the smallest one that leaves its highest score finite.
+
+    With so small a temperature the probability of the likeliest token is 1 either way.
+    """
+    temperatures = _column(scores, [draw.sampling.temperature for draw in draws])
+    smallest = scores.amax(-1, keepdim=True).abs_().mul_(1 / MAX_QUOTIENT).clamp_(min=1 / MAX_QUOTIENT)
+    return scores / torch.maximum(temperatures, smallest)
+
+
 def _draw_from_all(scores: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    scores = scores / _column(scores, [draw.sampling.temperature for draw in draws])
+    scores = _apply_temperatures(scores, draws)
     _drop_unlikely(scores, draws)
     token_ids = torch.arange(scores.shape[-1], device=scores.device).unsqueeze(0)
     return _draw(scores, token_ids, draws)
 
 
 def _draw_from_likeliest(scores: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    scores = scores / _column(scores, [draw.sampling.temperature for draw in draws])
+    scores = _apply_temperatures(scores, draws)
     chosen, is_cut_off = _draw_from_candidates(scores, draws, CANDIDATES)
     rows = [index for index, is_row_cut_off in enumerate(is_cut_off.tolist()) if is_row_cut_off]
     if rows:
@@ -128,7 +141,10 @@ def _nucleus(
     before[:, 1:] = probabilities[:, :-1].cumsum(-1)
     # The sum of all probabilities may be rounded to more than one.
     limits = [draw.sampling.top_p if draw.sampling.top_p < 1.0 else torch.inf for draw in draws]
-    return before < _column(scores, limits)
+    is_needed = before < _column(scores, limits)
+    # A limit that is too small for float32 is zero.
+    is_needed[:, 0] = True
+    return is_needed
 
 
 def _drop_unlikely(scores: torch.Tensor, draws: Sequence[Draw]) -> None:
@@ -167,7 +183,8 @@ def _draw_unseeded(scores: torch.Tensor) -> torch.Tensor:
     point = torch.rand_like(total) * total
     # The product may be rounded up to the total, beyond which there is no token.
     point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, point, right=True).squeeze(-1)
+    # A row without a usable score has no cumulative probabilities, and nothing is beyond the last token.
+    return torch.searchsorted(cumulative, point, right=True).squeeze(-1).clamp_(max=scores.shape[-1] - 1)
 
 
 def _draw_seeded(scores: torch.Tensor, token_ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

@@ -13,8 +13,8 @@ to the manager once the grammar is compiled, in another thread.
 
 Source: transformers 5.23, `generation/continuous_batching/continuous_api.py`. Of what is not public, this
 module relies on `_generation_step`, `_create_batch_processor`, `_wake_up_loop`, `logit_processor`,
-`output_router`, `cache.search_prefix_match` and `scheduler.waiting_requests`; the version is pinned, and
-`tests/unit/inference/engines/transformers/test_engine.py` runs the real manager.
+`output_router`, `cache.search_prefix_match`, `cache.mark_complete_blocks` and `scheduler.waiting_requests`;
+the version is pinned, and `tests/unit/inference/engines/transformers/test_engine.py` runs the real manager.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ from inference.engines.served_models import make_served_model
 from inference.engines.transformers import attention
 from inference.engines.transformers.constraint import Vocabulary
 from inference.engines.transformers.fused import can_fuse_layers, fuse_layers
+from inference.engines.transformers.isolation import CacheGuard, needs_guard
 from inference.engines.transformers.loading import LoadedModel, load_models
 from inference.engines.transformers.packing import can_pack, pack
 from inference.engines.transformers.prompt_logprobs import PromptScorer
 from inference.engines.transformers.rows import ROW_KEY, Row
 from inference.engines.transformers.sampling import RowSampler
-from inference.errors import EngineError
+from inference.errors import EngineError, RequestRefusedError
 from inference.models.configuration import bytes_per_cached_token
 from inference.models.hardware import PAGE_TOKENS, CacheSize, context_warning, detect_hardware, size_cache
 
@@ -171,7 +172,13 @@ class TransformersEngine:
 
 
 class _SchedulingManager(ContinuousBatchingManager):  # type: ignore[misc]  # transformers publishes no types
-    """A manager that schedules in its own thread and computes in another."""
+    """A manager that schedules in its own thread and computes in another.
+
+    Attributes:
+        guard: Watches the cache; None for attention that needs none.
+    """
+
+    guard: CacheGuard | None = None
 
     def __init__(self, steps: ThreadPoolExecutor, **options: Any) -> None:  # noqa: ANN401 - the base class's options
         super().__init__(**options)
@@ -191,6 +198,17 @@ class _SchedulingManager(ContinuousBatchingManager):  # type: ignore[misc]  # tr
             return 0 if row.request.prompt_logprobs is not None else int(search(request_id, token_ids))
 
         processor.cache.search_prefix_match = search_unless_scored
+        share = processor.cache.mark_complete_blocks
+
+        def share_unless_failed(state: Any, complete_blocks: Any) -> None:  # noqa: ANN401 - transformers' own
+            """Share no keys and values of a failed request: others with its prefix have to fail as well."""
+            row: Row = state.logit_processor_kwargs[ROW_KEY]
+            if row.error is None:
+                share(state, complete_blocks)
+
+        processor.cache.mark_complete_blocks = share_unless_failed
+        if self.guard is not None:
+            self.guard.watch(processor.cache)
         return processor
 
     def _generation_step(self) -> None:
@@ -202,13 +220,31 @@ class _BatcherModel:
     context_tokens: int
     end_token_ids: frozenset[int]
     vocabulary: Vocabulary
+    embedded_tokens: int
     adapter_id: int
 
     @classmethod
     def of(cls, model: LoadedModel, cache: CacheSize) -> Self:
         width = model.network.config.get_text_config().vocab_size
-        vocabulary = Vocabulary(model.tokenizer, model.end_token_ids, width)
-        return cls(min(model.context_tokens, cache.tokens), model.end_token_ids, vocabulary, model.adapter_id)
+        return cls(
+            min(model.context_tokens, cache.tokens),
+            model.end_token_ids,
+            Vocabulary(model.tokenizer, model.end_token_ids, width),
+            model.network.get_input_embeddings().weight.shape[0],
+            model.adapter_id,
+        )
+
+    def check_prompt(self, request: GenerationRequest) -> None:
+        """Refuse token ids that the network has no embedding for: they would end the step for all requests.
+
+        A tokenizer can have more tokens than the network, for example after its training added some.
+        """
+        unknown = [token for token in request.prompt_token_ids if not 0 <= token < self.embedded_tokens]
+        if unknown:
+            raise RequestRefusedError(
+                f"the prompt has the token {unknown[0]}, and the model {request.model} has embeddings for the"
+                f" tokens 0 to {self.embedded_tokens - 1}"
+            )
 
 
 @dataclass(slots=True)
@@ -237,6 +273,7 @@ class _Batcher:
         request_id = f"{request.request_id}-{next(self._counter)}"
         stream = TokenStream(lambda: self._cancel(request_id))
         model = self.models[request.model]
+        model.check_prompt(request)
         row = Row(request, adapter_id=model.adapter_id, end_token_ids=model.end_token_ids)
         self.open[request_id] = _OpenRequest(stream, row)
         if request.grammar is not None:
@@ -377,10 +414,11 @@ def _make_manager(
     )
     prompt_scorer = PromptScorer()
     prompt_scorer.watch(model.network)
-    manager.logit_processor = RowSampler(model.lora_batch, prompt_scorer)
     is_on_cpu = model.network.device.type == "cpu"
     if allow_own_attention and is_on_cpu and attention.supports(model.network.config):
         # After the manager is created, which accepts only transformers' own attention, and before it starts.
         attention.register()
         model.network.set_attn_implementation(attention.NAME)
+    manager.guard = CacheGuard() if needs_guard(model.network) else None
+    manager.logit_processor = RowSampler(model.lora_batch, prompt_scorer, manager.guard)
     return manager

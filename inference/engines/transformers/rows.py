@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 
 from inference.engines.transformers.lora_batch import NO_ADAPTER
-from inference.errors import EngineError
+from inference.errors import EngineError, ScoresError
 
 if TYPE_CHECKING:
     from inference.engines.protocol import GenerationRequest, Sampling, TokenLogprobs
     from inference.engines.transformers.constraint import Constraint
 
+LOGGER: Final = logging.getLogger(__name__)
 ROW_KEY: Final = "row"
+MAX_SCORE: Final = 1e30
+"""The largest score that bias and penalties can lead to: far beyond any score of a model, and far below
+float32's limit."""
 
 
 @dataclass(eq=False, slots=True)
@@ -50,6 +55,8 @@ class Row:
     def __post_init__(self) -> None:
         needs_more = bool(self.request.needs - {"seed", "stopping", "prompt_logprobs"})
         self.is_plain = self.sampling.is_greedy and not needs_more and not self.request.stopping.min_tokens
+        if not self.sampling.is_finite:
+            self.error = ScoresError(0)
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
         return self
@@ -69,8 +76,48 @@ class Row:
         """Return whether its next step depends on the tokens sampled before."""
         return self.constraint is not None or self.sampling.has_penalties
 
+    @property
+    def adjusts_scores(self) -> bool:
+        """Return whether `adjust` changes anything now."""
+        return (
+            bool(self.sampling.logit_bias)
+            or self.sampling.has_penalties
+            or self.position < self.request.stopping.min_tokens
+            or self.constraint is not None
+        )
+
+    def fail(self, error: EngineError) -> None:
+        """End the request with an error. Tokens that are sampled before the batcher does so are discarded."""
+        self.error, self.constraint = self.error or error, None
+
     def adjust(self, scores: torch.Tensor) -> None:
-        """Apply bias, penalties, minimum length and grammar to the scores (vocabulary,), in place."""
+        """Apply bias, penalties, minimum length and grammar to the scores (vocabulary,), in place.
+
+        Never raises: a failure ends this request only.
+        """
+        try:
+            self._adjust(scores)
+        except Exception as error:  # noqa: BLE001 - logged, and sent to the client
+            self._fail_with(error)
+
+    def record(self, token_id: int) -> None:
+        """Update penalties and grammar with the token that was sampled. Never raises, as above."""
+        try:
+            if self._penalties is not None:
+                self._penalties.count(token_id)
+            if self.constraint is not None:
+                self.constraint.advance(token_id)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail_with(error)
+
+    def _fail_with(self, error: Exception) -> None:
+        if isinstance(error, EngineError):
+            self.fail(error)
+        else:
+            LOGGER.error("request %s failed in the engine", self.request.request_id, exc_info=error)
+            self.fail(EngineError(f"the engine failed: {error}"))
+
+    def _adjust(self, scores: torch.Tensor) -> None:
         sampling, stopping = self.sampling, self.request.stopping
         if sampling.logit_bias:
             self._bias = self._bias or Bias(sampling, scores)
@@ -82,26 +129,8 @@ class Row:
             ends = self.end_token_ids | self.ends
             scores[[token_id for token_id in ends if token_id < len(scores)]] = -torch.inf
         if self.constraint is not None:
-            try:
-                allowed = self.constraint.allowed(len(scores))
-            except EngineError as error:
-                self._fail(error)
-            else:
-                scores.masked_fill_(torch.from_numpy(~allowed).to(scores.device), -torch.inf)
-
-    def record(self, token_id: int) -> None:
-        """Update penalties and grammar with the token that was sampled."""
-        if self._penalties is not None:
-            self._penalties.count(token_id)
-        if self.constraint is not None:
-            try:
-                self.constraint.advance(token_id)
-            except EngineError as error:
-                self._fail(error)
-
-    def _fail(self, error: EngineError) -> None:
-        # Tokens sampled before the batcher ends the request are discarded.
-        self.error, self.constraint = error, None
+            allowed = self.constraint.allowed(len(scores))
+            scores.masked_fill_(torch.from_numpy(~allowed).to(scores.device), -torch.inf)
 
 
 class Bias:
@@ -114,7 +143,7 @@ class Bias:
 
     def apply(self, scores: torch.Tensor) -> None:
         """Change the scores (vocabulary,) in place."""
-        scores[self._token_ids] += self._amounts
+        scores[self._token_ids] = (scores[self._token_ids] + self._amounts).clamp_(-MAX_SCORE, MAX_SCORE)
 
 
 class Penalties:
@@ -149,4 +178,4 @@ class Penalties:
         found = torch.where(found > 0, found / repetition, found * repetition)
         found -= self._sampling.frequency_penalty * counts
         found -= self._sampling.presence_penalty * (counts > 0)
-        scores[token_ids] = found
+        scores[token_ids] = found.clamp_(-MAX_SCORE, MAX_SCORE)

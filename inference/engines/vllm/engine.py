@@ -20,8 +20,13 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from inference.engines.protocol import Ability, FinishReason, Increment, TokenStream
 from inference.engines.served_models import make_served_model
 from inference.engines.vllm.options import engine_options, environment_variables, size_cache_bytes
-from inference.engines.vllm.requests import read_logprobs, read_prompt_logprobs, sampling_parameters
-from inference.errors import EngineError, LoadError
+from inference.engines.vllm.requests import (
+    client_error_class,
+    read_logprobs,
+    read_prompt_logprobs,
+    sampling_parameters,
+)
+from inference.errors import EngineError, LoadError, RequestRefusedError
 from inference.models.configuration import bytes_per_cached_token, max_positions, read_config
 from inference.models.hardware import context_warning, detect_cores, detect_hardware
 from inference.models.placement import place
@@ -127,7 +132,10 @@ class VllmEngine:
         """Pass a request to vLLM."""
         if not self.is_alive:
             raise EngineError("the engine has stopped")
-        parameters = sampling_parameters(request, self._end_token_ids[request.model])
+        try:
+            parameters = sampling_parameters(request, self._end_token_ids[request.model])
+        except (ValueError, TypeError, client_error_class()) as error:
+            raise RequestRefusedError(f"vLLM does not take the request: {error}") from error
         stream = TokenStream(lambda: self._cancel(stream))
         task = asyncio.get_running_loop().create_task(self._generate(request, parameters, stream))
         self._open[stream] = task
@@ -159,6 +167,8 @@ class VllmEngine:
                 (completion,) = output.outputs
                 prompt_logprobs = read_prompt_logprobs(request, output.prompt_logprobs)
                 self._deliver(completion, request.top_logprobs, prompt_logprobs, stream)
+        except client_error_class() as error:
+            stream.fail(RequestRefusedError(f"vLLM does not take the request: {error}"))
         except Exception as error:
             LOGGER.exception("request %s failed in the engine", request.request_id)
             stream.fail(EngineError(f"the engine failed: {error}"))

@@ -52,6 +52,13 @@ def sampling_parameters(request: GenerationRequest, ends: frozenset[int]) -> Sam
     )
 
 
+def client_error_class() -> type[Exception]:
+    """Return the root of vLLM's errors that a request causes."""
+    from vllm.exceptions import VLLMClientError  # noqa: PLC0415 - takes seconds, and only this engine has it
+
+    return VLLMClientError  # type: ignore[no-any-return]  # vLLM is not installed where types are checked
+
+
 def read_logprobs(
     tokens: Sequence[int], steps: Sequence[Mapping[int, Logprob]], count: int | None
 ) -> tuple[TokenLogprobs, ...]:

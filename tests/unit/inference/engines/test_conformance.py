@@ -492,6 +492,31 @@ async def test_a_narrow_choice_is_the_greedy_one(bench: Bench, sampling: Samplin
     assert await read(ask(bench, prompt, sampling=sampling)) == bench.expect(prompt, BASE, 12)
 
 
+EXTREMES = (
+    *(Sampling(temperature) for temperature in (5e-324, 1e-45, 1e-38, 1e-30, 1e-6, 2.0)),
+    *(Sampling(1e-38, top_p, 5, 0.1) for top_p in (5e-324, 1e-38, 0.5)),
+    Sampling(1.0, top_p=5e-324, min_p=5e-324),
+    Sampling(1.0, top_k=2**31 - 1, min_p=1.0),
+    Sampling(1e-38, presence_penalty=-2.0, frequency_penalty=2.0, repetition_penalty=0.01),
+    Sampling(1e-38, repetition_penalty=10.0, logit_bias=((7, 100.0), (8, -100.0))),
+    Sampling(5e-324, logit_bias=((7, 5e-324),)),
+)
+"""What the API takes and float32 does not hold, or only just."""
+
+
+@pytest.mark.parametrize("seed", [None, -(2**63), 2**63 - 1])
+async def test_extreme_parameters_end_no_other_request(bench: Bench, seed: int | None) -> None:
+    require(bench, "seed", "penalties", "logit_bias")
+    prompt = prompts(1)[0]
+    samplings = [replace(sampling, seed=seed) for sampling in EXTREMES]
+    for sampling in samplings:
+        assert (await read(ask(bench, prompt, sampling=sampling))).token_ids
+    streams = [ask(bench, prompt, (BASE, TUNED)[index % 2], 12, each) for index, each in enumerate(samplings)]
+    assert await read(ask(bench, prompt)) == bench.expect(prompt, BASE, 12)
+    assert all([(await read(stream)).token_ids for stream in streams])
+    assert bench.engine.is_alive
+
+
 async def test_it_says_what_it_can_do(bench: Bench) -> None:
     assert bench.engine.abilities == frozenset(get_args(Ability))
 

@@ -274,7 +274,7 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     ({"frequency_penalty": -3}, "frequency_penalty",
      "'frequency_penalty': Input should be greater than or equal to -2."),
     ({"repetition_penalty": 0}, "repetition_penalty",
-     "'repetition_penalty': Input should be greater than 0."),
+     "'repetition_penalty': Input should be greater than or equal to 0.01."),
     ({"logit_bias": {"5": 101}}, "logit_bias", "Input should be less than or equal to 100."),
     ({"logit_bias": {"five": 1}}, "logit_bias", "'logit_bias': the keys are token ids, such as '50256'."),
     ({"logit_bias": {"258": 1}}, "logit_bias",
