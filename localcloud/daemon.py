@@ -8,6 +8,7 @@ killed leaves a stale one behind, and the next start replaces it. The addresses 
 cloud.json      the descriptor, 0600: there while a daemon serves; without it the daemon stops
 lock            held by the daemon
 cloud.db        the stored documents, 0600
+subscription.json   quotas, policies and more, to rehearse rejections (see arm/governance.py)
 ca.pem ca.key   the certificate authority
 daemon.log      the log
 files/          shares

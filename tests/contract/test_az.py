@@ -275,9 +275,9 @@ def test_a_revision_is_deactivated_and_activated(deployed: Az) -> None:
 
 
 def test_usages_show_what_counts(deployed: Az) -> None:
-    rows = deployed.json("containerapp", "env", "list-usages", *GROUP, "-n", "env")
+    rows = deployed.json("containerapp", "env", "list-usages", *GROUP, "-n", "env")["value"]
     assert {"ManagedEnvironmentConsumptionT4Gpus"} <= {row["name"]["value"] for row in rows}
-    rows = deployed.json("containerapp", "list-usages", "-l", "swedencentral")
+    rows = deployed.json("containerapp", "list-usages", "-l", "swedencentral")["value"]
     used = {row["name"]["value"]: row["currentValue"] for row in rows}
     assert (used["ManagedEnvironmentCount"], used["SubscriptionNCA100Gpus"]) == (1, 2)
 
