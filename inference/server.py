@@ -23,12 +23,20 @@ import uvicorn
 
 from inference import VERSION
 from inference.api_keys import API_KEYS_VARIABLE
+from inference.engines.catalogue import batch_limit, find_device, find_engine
 from inference.engines.protocol import Engine, GenerationRequest, Sampling, ServedModel
 from inference.engines.registry import import_engine, start_engine
 from inference.errors import EngineError, LoadError, SettingsError
 from inference.listener import inherit_or_bind
 from inference.observability.logs import set_up_logging
 from inference.observability.tracing import FLUSH_S, Tracing, make_tracing
+from inference.service.capacity import (
+    BUDGET_SHARE,
+    MIN_BUDGET_S,
+    Capacity,
+    choose_capacity,
+    measure_step_cost,
+)
 from inference.service.requests import Limits
 from inference.service.service import Service
 from inference.settings import Settings, load_settings
@@ -37,7 +45,7 @@ from inference.web.application import ChatPage, Identity, make_application
 from inference.web.http_protocol import Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from starlette.types import ASGIApp
 
@@ -103,15 +111,7 @@ class ServerProcess:
     def __init__(self, settings: Settings, tracing: Tracing | None = None) -> None:
         self._settings = settings
         self._tracing = tracing
-        self._service = Service(
-            Limits(
-                max_concurrent=settings.max_concurrent,
-                max_waiting=settings.max_waiting,
-                max_new_tokens=settings.max_new_tokens,
-                request_timeout_s=settings.request_timeout_s,
-                max_per_key=settings.max_per_key,
-            )
-        )
+        self._service = Service(limits_of(settings))
         self._chat_page = ChatPage(self._service)
         started_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._identity = Identity(settings.release, settings.revision, settings.replica, started_at)
@@ -171,9 +171,15 @@ class ServerProcess:
         engine, models = await _in_thread(lambda: load_engine(self._settings, self._service.report))
         self._engine = engine
         for number, model in enumerate(models):
-            self._service.report("warming up", 85 + 15 * number // len(models))
+            self._service.report("warming up", 85 + 14 * number // len(models))
             await _warm_up(engine, model)
-        self._service.begin_serving(engine, models)
+        self._service.report("measuring the speed", 99)
+        budget_s = max(MIN_BUDGET_S, BUDGET_SHARE * (time.monotonic() - started))
+        capacity = await find_capacity(engine, models, self._settings, budget_s)
+        LOGGER.info("%s", capacity.reason)
+        if capacity.warning is not None:
+            LOGGER.warning("%s", capacity.warning)
+        self._service.begin_serving(engine, models, capacity)
         names = ", ".join(model.name for model in models)
         LOGGER.info("ready after %.1f s: serving %s", time.monotonic() - started, names)
 
@@ -284,6 +290,43 @@ async def _warm_up(engine: Engine, model: ServedModel) -> None:
             pass
     except EngineError as error:
         raise LoadError(f"{model.name} was loaded and cannot be served: {error}") from error
+
+
+async def find_capacity(
+    engine: Engine, models: Sequence[ServedModel], settings: Settings, budget_s: float
+) -> Capacity:
+    """Measure a warm engine, and return how much it can do at once.
+
+    Args:
+        engine: The engine.
+        models: Its models, the base first.
+        settings: The server's settings.
+        budget_s: About how long the measurement may take.
+
+    Raises:
+        LoadError: If the engine fails.
+    """
+    device = find_device(settings.device)
+    max_batch = batch_limit(settings.max_concurrent, find_engine(settings.engine, settings.device), device)
+    # Most requests are for the main adapter, where there is one.
+    model = models[min(1, len(models) - 1)]
+    try:
+        cost = await measure_step_cost(engine, model, max_batch, budget_s)
+    except EngineError as error:
+        raise LoadError(f"{model.name} was loaded and cannot be served: {error}") from error
+    full_length = min(settings.max_new_tokens, engine.context_tokens(model.name))
+    return choose_capacity(cost, limits_of(settings), max_batch, full_length, engine.cache_tokens)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Return the limits on every request."""
+    return Limits(
+        max_concurrent=settings.max_concurrent,
+        max_waiting=settings.max_waiting,
+        max_new_tokens=settings.max_new_tokens,
+        request_timeout_s=settings.request_timeout_s,
+        max_per_key=settings.max_per_key,
+    )
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

@@ -6,10 +6,12 @@ Imports the standard library only.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+T = TypeVar("T")
 
 ORIGIN: Final = re.compile(r"https?://[^/?#\s]+")
 
@@ -50,6 +52,11 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
         return number
 
     return parse
+
+
+def auto_or(parse: Callable[[str], T]) -> Callable[[str], T | None]:
+    """Return a parser that also accepts `auto`, as None."""
+    return lambda value: None if value == "auto" else parse(value)
 
 
 def seconds(least: float, most: float) -> Callable[[str], float]:

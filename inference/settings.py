@@ -18,6 +18,7 @@ from inference.engines.catalogue import ENGINE_CHOICES
 from inference.errors import SettingsError
 from inference.setting_parsers import (
     adapter_list,
+    auto_or,
     one_of,
     origin_list,
     seconds,
@@ -232,8 +233,14 @@ class Settings:
         "the number of tokens that a model's key-value cache holds",
         "calculated from the free memory",
     )
-    max_concurrent: int = setting(
-        "FJARR_MAX_CONCURRENT", whole_number(1, 256), 64, "how many requests generate at once; others wait"
+    max_concurrent: int | None = setting(
+        "FJARR_MAX_CONCURRENT",
+        auto_or(whole_number(1, 256)),
+        None,
+        "how many answers are generated at once; further requests wait. `auto` is as many as end within the"
+        " time limit: at most 64 (256 with vLLM on a GPU), and fewer the longer they may be, by the speed"
+        " that is measured at the start and written to the log",
+        "`auto`",
     )
     max_waiting: int = setting(
         "FJARR_MAX_WAITING",
@@ -256,7 +263,8 @@ class Settings:
         "FJARR_REQUEST_TIMEOUT_S",
         seconds(1, INGRESS_LIMIT_S - 1),
         230.0,
-        "how long a request may take, including the time in the queue; the ingress's limit is 240",
+        "how long a request may take, including the time in the queue; the ingress's limit is 240. A request"
+        " that would take longer, because of what is queued, is answered with 429 at once",
     )
     heartbeat_s: float = setting(
         "FJARR_HEARTBEAT_S",

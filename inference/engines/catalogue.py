@@ -22,6 +22,11 @@ REQUIREMENTS_FOLDER: Final = Path(__file__).parents[1]
 QUANTIZATION_REQUIREMENTS: Final = REQUIREMENTS_FOLDER / "requirements-quantization.txt"
 """What pip installs in addition to an engine's own packages if the settings ask for quantized weights."""
 
+DEFAULT_MAX_BATCH: Final = 64
+MAX_BATCH: Final[Mapping[tuple[str, Device], int]] = MappingProxyType({("vllm", "cuda"): 256})
+"""How many answers an engine takes into a step, if the settings have no number. Source: vLLM's own default of
+`max_num_seqs` on a GPU."""
+
 NVIDIA_DRIVER: Final = Path("/proc/driver/nvidia/version")
 """Present if the kernel has loaded the NVIDIA driver, in containers too. Source: the NVIDIA driver's README,
 "The /proc Interface"."""
@@ -82,6 +87,17 @@ def choose_engine(wanted: str, device: Device, is_installed: Callable[[str], boo
     if wanted != "auto":
         return wanted
     return "vllm" if device == "cuda" and is_installed(ENGINES["vllm"].package) else "transformers"
+
+
+def batch_limit(wanted: int | None, engine: str, device: Device) -> int:
+    """Return how many answers an engine takes into a step at most.
+
+    Args:
+        wanted: The number that is set; None for the engine's own.
+        engine: The engine's name.
+        device: The device that the model runs on.
+    """
+    return wanted or MAX_BATCH.get((engine, device), DEFAULT_MAX_BATCH)
 
 
 def find_device(wanted: str) -> Device:

@@ -203,6 +203,14 @@ class Engine(Protocol):
         """Return whether the engine can still generate. Once false it stays false."""
         ...
 
+    @property
+    def cache_tokens(self) -> int | None:
+        """Return how many tokens of all requests together fit a key-value cache; None if that is no limit.
+
+        With more, requests that run have to give their places up, and are computed again.
+        """
+        ...
+
     def context_tokens(self, model: str) -> int:
         """Return the maximum number of tokens of prompt and answer together.
 

@@ -2,27 +2,50 @@
 
 The API and the chat page share one queue. Waiting requests are scheduled round-robin across API keys, and
 first come, first served within a key, so that a key with many requests does not delay the others.
+
+A request is rejected when it arrives if by the forecast it would not end within the time limit, and while it
+waits as soon as the forecast says so: a rejection in time can be retried, a timeout was waited for in vain.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
 from collections import Counter, OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
 from inference.errors import OverloadedError
+from inference.service.forecast import (
+    MARGIN,
+    MIN_PACE_TOKENS,
+    Forecast,
+    Size,
+    Timeline,
+    expected_tokens,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
 DEFAULT_RETRY_AFTER_S: Final = 2
-"""Sent while no request has finished yet, so that no duration is known."""
+"""Sent while nothing is known of the engine's speed."""
 
 MAX_RETRY_AFTER_S: Final = 60
-SMOOTHING_FACTOR: Final = 0.2
-"""The weight of the newest request in the moving average of how long a request holds its slots."""
+"""With a longer time, the official client chooses its own, which is shorter. Source: openai-python,
+`_base_client.py`, `_calculate_retry_timeout`."""
+
+MAX_EXPECTED_SHARE: Final = 0.5
+"""No answer is expected to take more than this share of the time limit. One whose limit is too long for it
+would otherwise be rejected whenever it has to wait at all."""
+
+REVIEW_S: Final = 1.0
+"""The interval at which the forecast of waiting requests is made again."""
+
+REVIEW_SLACK: Final = 0.1
+"""A waiting request is rejected if it would miss the time limit by more than this share of it: a forecast is
+uncertain, and the wait so far would be lost."""
 
 
 class AdmissionQueue:
@@ -32,6 +55,7 @@ class AdmissionQueue:
         slots: How many slots there are. A request takes one for each of its choices.
         max_waiting: How many requests may wait.
         max_slots_per_key: How many slots one key may have, held and waited for together; None sets no limit.
+        timeout_s: How long a request may take, with its wait.
         clock: Returns seconds.
     """
 
@@ -40,19 +64,36 @@ class AdmissionQueue:
         slots: int,
         max_waiting: int,
         max_slots_per_key: int | None = None,
+        timeout_s: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._slots = slots
+        self._max_tokens = math.inf
         self._max_waiting = max_waiting
         self._max_slots_per_key = max_slots_per_key
+        self._timeout_s = timeout_s
         self._clock = clock
+        self._forecast = Forecast()
         # The keys in round-robin order; the waiting requests of each in order of arrival.
         self._waiting: OrderedDict[str, deque[Admission]] = OrderedDict()
+        self._running: dict[Admission, None] = {}
         self._slots_by_key: Counter[str] = Counter()
         self._slots_in_use = 0
-        self._mean_duration_s: float | None = None
+        self._reviewed_at = -math.inf
         self._idle = asyncio.Event()
         self._idle.set()
+
+    def configure(self, slots: int, max_tokens: float, forecast: Forecast) -> None:
+        """Set what has been measured of the engine, before the first request.
+
+        Args:
+            slots: How many slots there are.
+            max_tokens: For how many tokens of prompts and answers there is room at once; may be infinite.
+            forecast: Knows the engine's speed.
+        """
+        self._slots = slots
+        self._max_tokens = max_tokens
+        self._forecast = forecast
 
     @property
     def max_slots_per_request(self) -> int:
@@ -69,7 +110,7 @@ class AdmissionQueue:
         """Return how many requests wait."""
         return sum(len(queue) for queue in self._waiting.values())
 
-    def acquire(self, client: str = "-", slots: int = 1) -> Admission:
+    def acquire(self, client: str = "-", size: Size | None = None) -> Admission:
         """Take slots for a request, all at once, or queue it until they are free.
 
         When the queue is full, the key with the longest queue loses its newest request, unless the new
@@ -77,19 +118,21 @@ class AdmissionQueue:
 
         Args:
             client: The name of the request's API key.
-            slots: How many slots the request needs, at most `max_slots_per_request`: more are never free.
+            size: The request's size; None is one slot. More than `max_slots_per_request` are never free.
 
         Raises:
-            OverloadedError: If the queue is full, or the key is at its limit.
+            OverloadedError: If the queue is full, the key is at its limit, or the request would not end
+                within the time limit.
         """
-        self._check_key_limit(client, slots)
-        admission = Admission(self, client, slots)
-        if self._waiting or self._slots_in_use + slots > self._slots:
+        admission = Admission(self, client, size or Size(), self._clock())
+        self._check_key_limit(admission)
+        if self._waiting or not self._has_room(admission):
+            self._check_time(admission)
             self._evict_if_full(client)
             self._waiting.setdefault(client, deque()).append(admission)
         else:
             self._admit(admission)
-        self._slots_by_key[client] += slots
+        self._slots_by_key[client] += admission.size.slots
         self._idle.clear()
         return admission
 
@@ -99,25 +142,77 @@ class AdmissionQueue:
         if admission.admitted_at is None:
             self._dequeue(admission)
         else:
-            self._slots_in_use -= admission.slots
-            self._record_duration(self._clock() - admission.admitted_at)
+            del self._running[admission]
+            self._slots_in_use -= admission.size.slots
+            duration_s = self._clock() - admission.admitted_at
+            self._forecast.count_ends(admission.size.slots, duration_s, admission.tokens_each)
         self._admit_waiting()
-        if self._slots_in_use == 0:
+        if not self._running:
             self._idle.set()
+
+    def count_tokens(self, tokens: int) -> None:
+        """Count generated tokens. Called by `Admission.add_tokens`."""
+        self._forecast.count_tokens(tokens)
 
     async def wait_until_idle(self) -> None:
         """Return when no slot is taken and no request waits."""
         await self._idle.wait()
 
-    def _check_key_limit(self, client: str, slots: int) -> None:
-        limit, held = self._max_slots_per_key, self._slots_by_key[client]
-        if limit is not None and held + slots > limit:
+    def review(self) -> None:
+        """Reject waiting requests that will not end within the time limit. At most once in `REVIEW_S`."""
+        now = self._clock()
+        if now - self._reviewed_at < REVIEW_S:
+            return
+        self._reviewed_at = now
+        token_s = self._token_s(now)
+        if token_s is None:
+            return
+        length, timeline = self._forecast.length, self._timeline(token_s)
+        for admission in _in_order(self._waiting):
+            start_s, duration_s = self._place(timeline, admission, token_s, length)
+            late_s = now - admission.queued_at + start_s + duration_s - self._timeout_s
+            if late_s > REVIEW_SLACK * self._timeout_s:
+                self._evict(admission, self._too_slow_error(late_s))
+            else:
+                timeline.start(start_s, duration_s, admission.size.slots, self._reserved(admission, length))
+
+    def _check_key_limit(self, admission: Admission) -> None:
+        client, limit = admission.client, self._max_slots_per_key
+        held = self._slots_by_key[client]
+        if limit is not None and held + admission.size.slots > limit:
+            token_s, length = self._token_s(self._clock()), self._forecast.length
+            ends_s = [
+                _remaining_s(each, token_s, length)
+                for each in self._running
+                if each.client == client and token_s is not None
+            ]
             raise OverloadedError(
                 f"The key {client!r} has {held} answers being written or waiting, and one key may have"
                 f" {limit}. Wait for one of them to end.",
                 code="key_limit_exceeded",
-                headers={"Retry-After": self._retry_after(0)},
+                headers={"Retry-After": _retry_after(min(ends_s, default=None))},
             )
+
+    def _check_time(self, admission: Admission) -> None:
+        """Reject a request that has to wait and would not end within the time limit.
+
+        Raises:
+            OverloadedError: If so.
+        """
+        token_s = self._token_s(self._clock())
+        if token_s is None:
+            return
+        length, timeline = self._forecast.length, self._timeline(token_s)
+        queues = {client: deque(queue) for client, queue in self._waiting.items()}
+        queues.setdefault(admission.client, deque()).append(admission)
+        for each in _in_order(queues):
+            start_s, duration_s = self._place(timeline, each, token_s, length)
+            if each is admission:
+                late_s = start_s + duration_s - self._timeout_s
+                if late_s > 0:
+                    raise self._too_slow_error(late_s)
+                return
+            timeline.start(start_s, duration_s, each.size.slots, self._reserved(each, length))
 
     def _evict_if_full(self, client: str) -> None:
         """Reject a waiting request of another key if the queue is full.
@@ -129,36 +224,81 @@ class AdmissionQueue:
             return
         longest = max(self._waiting.values(), key=len, default=deque[Admission]())
         if len(longest) <= len(self._waiting.get(client, ())) + 1:
-            raise self._overloaded_error()
-        admission = longest[-1]
+            raise self._full_error()
+        self._evict(longest[-1], self._full_error())
+
+    def _evict(self, admission: Admission, error: OverloadedError) -> None:
         self._uncount(admission)
         self._dequeue(admission)
-        admission.reject(self._overloaded_error())
+        admission.reject(error)
 
-    def _overloaded_error(self) -> OverloadedError:
-        waiting = self.waiting
+    def _full_error(self) -> OverloadedError:
+        token_s = self._token_s(self._clock())
+        first = next(_in_order(self._waiting), None)
+        wait_s = None
+        if token_s is not None:
+            timeline = self._timeline(token_s)
+            wait_s = timeline.find_start(first.size.slots if first else 1)
         return OverloadedError(
-            f"{self._slots_in_use} answers are being written and {waiting} requests wait, which is all this"
-            " server takes. Try again shortly.",
-            headers={"Retry-After": self._retry_after(waiting)},
+            f"{self._slots_in_use} answers are being written and {self.waiting} requests wait, which is all"
+            " this server takes. Try again shortly.",
+            headers={"Retry-After": _retry_after(wait_s)},
         )
 
-    def _retry_after(self, ahead: int) -> str:
-        """Return the seconds until the requests ahead, and one more, are expected to have finished."""
-        if self._mean_duration_s is None:
-            return str(DEFAULT_RETRY_AFTER_S)
-        estimate_s = math.ceil(self._mean_duration_s * (ahead + 1) / self._slots)
-        return str(min(max(estimate_s, 1), MAX_RETRY_AFTER_S))
+    def _too_slow_error(self, late_s: float) -> OverloadedError:
+        retry_after = _retry_after(late_s)
+        return OverloadedError(
+            f"{self._slots_in_use} answers are being written and {self.waiting} requests wait, so this one"
+            f" would not end within the {self._timeout_s:g} s that a request may take. Try again in"
+            f" {retry_after} s, or ask for fewer tokens.",
+            headers={"Retry-After": retry_after},
+        )
 
-    def _record_duration(self, duration_s: float) -> None:
-        mean_s = duration_s if self._mean_duration_s is None else self._mean_duration_s
-        self._mean_duration_s = mean_s + SMOOTHING_FACTOR * (duration_s - mean_s)
+    def _has_room(self, admission: Admission) -> bool:
+        """Return whether a request can start now. One that is alone can, whatever its length."""
+        if self._slots_in_use + admission.size.slots > self._slots:
+            return False
+        length = self._forecast.length
+        in_use = sum(self._reserved(each, length) for each in self._running)
+        return not self._running or in_use + self._reserved(admission, length) <= self._max_tokens
+
+    def _reserved(self, admission: Admission, length: float) -> float:
+        """Return the tokens that room is kept for."""
+        size = admission.size
+        return size.prompt_tokens + size.slots * expected_tokens(
+            size.max_new_tokens, MARGIN * length, admission.tokens_each
+        )
+
+    def _token_s(self, now: float) -> float | None:
+        paces_s = [
+            (now - each.admitted_at) / each.tokens_each
+            for each in self._running
+            if each.admitted_at is not None and each.tokens_each >= MIN_PACE_TOKENS
+        ]
+        return self._forecast.token_s(paces_s, self._slots_in_use)
+
+    def _timeline(self, token_s: float) -> Timeline:
+        """Return when the requests that run are expected to end."""
+        length = self._forecast.length
+        reserved = {each: self._reserved(each, length) for each in self._running}
+        timeline = Timeline(self._slots - self._slots_in_use, self._max_tokens - sum(reserved.values()))
+        for each, tokens in reserved.items():
+            timeline.add(_remaining_s(each, token_s, length), each.size.slots, tokens)
+        return timeline
+
+    def _place(
+        self, timeline: Timeline, admission: Admission, token_s: float, length: float
+    ) -> tuple[float, float]:
+        """Return when a waiting request is expected to start, and how long it will take then."""
+        tokens = expected_tokens(admission.size.max_new_tokens, length)
+        duration_s = min(token_s * tokens, MAX_EXPECTED_SHARE * self._timeout_s)
+        return timeline.find_start(admission.size.slots, self._reserved(admission, length)), duration_s
 
     def _admit_waiting(self) -> None:
-        # A request that needs more slots than are free is not overtaken: small requests would starve it.
+        # A request that needs more room than is free is not overtaken: small requests would starve it.
         while self._waiting:
             client, queue = next(iter(self._waiting.items()))
-            if self._slots_in_use + queue[0].slots > self._slots:
+            if not self._has_room(queue[0]):
                 return
             admission = queue.popleft()
             if queue:
@@ -168,7 +308,8 @@ class AdmissionQueue:
             self._admit(admission)
 
     def _admit(self, admission: Admission) -> None:
-        self._slots_in_use += admission.slots
+        self._slots_in_use += admission.size.slots
+        self._running[admission] = None
         admission.admit(self._clock())
 
     def _dequeue(self, admission: Admission) -> None:
@@ -178,7 +319,7 @@ class AdmissionQueue:
             del self._waiting[admission.client]
 
     def _uncount(self, admission: Admission) -> None:
-        self._slots_by_key[admission.client] -= admission.slots
+        self._slots_by_key[admission.client] -= admission.size.slots
         if not self._slots_by_key[admission.client]:
             del self._slots_by_key[admission.client]
 
@@ -188,14 +329,18 @@ class Admission:
 
     Attributes:
         client: The name of the request's API key.
-        slots: How many slots it needs.
+        size: What it needs.
+        queued_at: When it arrived, by the queue's clock.
         admitted_at: When it got its slots, by the queue's clock; None before.
+        tokens: How many tokens its answers have so far.
     """
 
-    def __init__(self, queue: AdmissionQueue, client: str, slots: int) -> None:
+    def __init__(self, queue: AdmissionQueue, client: str, size: Size, queued_at: float) -> None:
         self.client = client
-        self.slots = slots
+        self.size = size
+        self.queued_at = queued_at
         self.admitted_at: float | None = None
+        self.tokens = 0
         self._queue = queue
         self._is_released = False
         self._error: OverloadedError | None = None
@@ -205,6 +350,11 @@ class Admission:
     def is_admitted(self) -> bool:
         """Return whether the request has, or had, its slots."""
         return self.admitted_at is not None
+
+    @property
+    def tokens_each(self) -> float:
+        """Return how many tokens each of its answers has so far, on average."""
+        return self.tokens / self.size.slots
 
     def admit(self, now: float) -> None:
         """Grant the slots. Called by the queue."""
@@ -221,11 +371,21 @@ class Admission:
         """Return when the request has its slots, or was released.
 
         Raises:
-            OverloadedError: If the request was evicted in favour of another key's.
+            OverloadedError: If the request was evicted in favour of another key's, or would not end within
+                the time limit.
         """
-        await self._changed.wait()
+        while not self._changed.is_set():
+            try:
+                await asyncio.wait_for(self._changed.wait(), REVIEW_S)
+            except TimeoutError:
+                self._queue.review()
         if self._error is not None:
             raise self._error
+
+    def add_tokens(self, tokens: int) -> None:
+        """Count new tokens of its answers."""
+        self.tokens += tokens
+        self._queue.count_tokens(tokens)
 
     def release(self) -> None:
         """Free the slots, or leave the queue; idempotent."""
@@ -233,3 +393,21 @@ class Admission:
             self._is_released = True
             self._changed.set()
             self._queue.release(self)
+
+
+def _in_order(queues: Mapping[str, deque[Admission]]) -> Iterator[Admission]:
+    """Return waiting requests in the order in which they will be admitted: round-robin across the keys."""
+    rounds = itertools.zip_longest(*map(tuple, queues.values()))
+    return (admission for turn in rounds for admission in turn if admission is not None)
+
+
+def _remaining_s(admission: Admission, token_s: float, length: float) -> float:
+    """Return how long a request that runs is expected to go on."""
+    tokens = admission.tokens_each
+    return token_s * (expected_tokens(admission.size.max_new_tokens, length, tokens) - tokens)
+
+
+def _retry_after(wait_s: float | None) -> str:
+    if wait_s is None:
+        return str(DEFAULT_RETRY_AFTER_S)
+    return str(min(max(math.ceil(wait_s), 1), MAX_RETRY_AFTER_S))

@@ -177,6 +177,7 @@ class Choice:
         """Turn tokens into text, record them, and close the choice at its end."""
         lifecycle = self._running.lifecycle
         self.completion_tokens += len(increment.token_ids)
+        self._running.admission.add_tokens(len(increment.token_ids))
         text, reason = self._output.decode(increment)
         lifecycle.add_tokens(len(increment.token_ids), text, self._index)
         delta = self._output.to_delta(text, reason)

@@ -22,7 +22,7 @@ TextFinishReason = FinishReason | Literal["tool_calls"]
 class Limits:
     """The limits on every request. `Settings` documents each."""
 
-    max_concurrent: int = 64
+    max_concurrent: int | None = None
     max_waiting: int = 128
     max_new_tokens: int = 1024
     request_timeout_s: float = 230.0

@@ -7,11 +7,12 @@ answers are never logged.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from inference.errors import ApiError, NotFoundError, UnavailableError
 from inference.service.admission import AdmissionQueue
 from inference.service.answer import Answer, RunningRequest
+from inference.service.forecast import Forecast, Size
 from inference.service.lifecycle import RequestLifecycle
 from inference.service.preparation import check_choices, encode, prepare
 
@@ -19,10 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from inference.engines.protocol import Engine, ServedModel
+    from inference.service.capacity import Capacity
     from inference.service.lifecycle import Observer
+    from inference.service.preparation import PreparedRequest
     from inference.service.requests import Limits, TextRequest
 
 State = Literal["starting", "ready", "draining", "failed"]
+
+DEFAULT_SLOTS: Final = 64
+"""How many answers are generated at once if neither the settings nor a measurement say."""
 
 
 class Service:
@@ -40,11 +46,17 @@ class Service:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.queue = AdmissionQueue(limits.max_concurrent, limits.max_waiting, limits.max_per_key)
+        self.queue = AdmissionQueue(
+            limits.max_concurrent or DEFAULT_SLOTS,
+            limits.max_waiting,
+            limits.max_per_key,
+            limits.request_timeout_s,
+        )
         self.observers: list[Observer] = []
         self.phase = "starting"
         self.percent = 0
         self._state: State = "starting"
+        self._counts_prompts = False
         self._engine: Engine | None = None
         self._models: dict[str, ServedModel] = {}
 
@@ -64,9 +76,21 @@ class Service:
         """Set the progress of the start. Safe to call from any thread."""
         self.phase, self.percent = phase, percent
 
-    def begin_serving(self, engine: Engine, models: Sequence[ServedModel]) -> None:
-        """Accept requests from now on, unless the server is already draining."""
+    def begin_serving(
+        self, engine: Engine, models: Sequence[ServedModel], capacity: Capacity | None = None
+    ) -> None:
+        """Accept requests from now on, unless the server is already draining.
+
+        Args:
+            engine: The engine.
+            models: Its models, the base first.
+            capacity: How much the engine can do at once; None if nothing was measured.
+        """
         self._engine = engine
+        if capacity is not None:
+            self._counts_prompts = capacity.counts_prompts
+            forecast = Forecast(capacity.step_s, capacity.full_length / 2)
+            self.queue.configure(capacity.slots, capacity.max_tokens, forecast)
         self._models = {model.name: model for model in models}
         if self._state == "starting":
             self._state = "ready"
@@ -138,6 +162,15 @@ class Service:
         # The server may have begun to drain during the tokenization.
         engine = self.require_ready()
         prepared = prepare(encoded, engine, self.limits.max_new_tokens)
-        admission = self.queue.acquire(request.client, len(prepared.generations))
+        admission = self.queue.acquire(request.client, _size(prepared, counts_prompts=self._counts_prompts))
         lifecycle = RequestLifecycle(request, prepared.prompt_tokens, self.observers)
         return Answer(RunningRequest(prepared, engine, admission, lifecycle, deadline))
+
+
+def _size(prepared: PreparedRequest, *, counts_prompts: bool) -> Size:
+    generations = prepared.generations
+    return Size(
+        slots=len(generations),
+        prompt_tokens=sum(len(each.prompt_token_ids) for each in generations) if counts_prompts else 0,
+        max_new_tokens=max(each.max_new_tokens for each in generations),
+    )

@@ -28,6 +28,7 @@ class ScriptedEngine:
         requests: The requests so far, in order.
         cancelled: The ids of requests that were cancelled before their end.
         abilities: The optional features that it reports; it implements stop tokens only.
+        cache_tokens: The size of the cache that it reports.
         always: The script of a request if the queue is empty; None lets the request wait for one.
         generated_tokens: The number of tokens of all requests so far.
     """
@@ -39,6 +40,7 @@ class ScriptedEngine:
     abilities: frozenset[Ability] = frozenset(get_args(Ability))
     is_alive: bool = True
     always: tuple[Step, ...] | None = None
+    cache_tokens: int | None = None
     generated_tokens: int = 0
     _scripts: asyncio.Queue[tuple[Step, ...]] = field(default_factory=asyncio.Queue)
     _tasks: dict[TokenStream, asyncio.Task[None]] = field(default_factory=dict)

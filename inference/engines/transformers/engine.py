@@ -33,6 +33,7 @@ from transformers.generation.continuous_batching import ContinuousBatchingManage
 from transformers.generation.continuous_batching.continuous_api import BackgroundThreadStatus
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
+from inference.engines.catalogue import Device, batch_limit
 from inference.engines.protocol import Ability, GenerationRequest, Increment, TokenStream
 from inference.engines.served_models import make_served_model
 from inference.engines.transformers import attention
@@ -74,6 +75,7 @@ def start_engine(
     networks = [group[0].network for group in group_by_network(models)]
     optimize_for_cpu(networks, allow_own_attention=allow_own_attention)
     cache = _size_cache(models, settings)
+    device: Device = "cuda" if networks[0].device.type == "cuda" else "cpu"
     served = tuple(
         make_served_model(model.name, model.parent, model.tokenizer, model.end_token_ids, settings)
         for model in models
@@ -81,7 +83,7 @@ def start_engine(
     engine = TransformersEngine(
         models,
         cache,
-        settings.max_concurrent,
+        batch_limit(settings.max_concurrent, "transformers", device),
         settings.max_context_tokens,
         allow_own_attention=allow_own_attention,
     )
@@ -138,6 +140,7 @@ class TransformersEngine:
         )
         self._batchers_by_model = {name: batcher for batcher in self._batchers for name in batcher.models}
         self._max_context_tokens = max_context_tokens
+        self._cache_tokens = cache.tokens
         self._is_closed = False
 
     @property
@@ -149,6 +152,11 @@ class TransformersEngine:
     def is_alive(self) -> bool:
         """Return whether every batcher's thread is running."""
         return not self._is_closed and all(batcher.is_alive for batcher in self._batchers)
+
+    @property
+    def cache_tokens(self) -> int | None:
+        """Return the size of each batcher's cache."""
+        return self._cache_tokens
 
     def context_tokens(self, model: str) -> int:
         """Return the smallest of the model's context, its batcher's cache and the setting."""
@@ -378,7 +386,9 @@ def _size_cache(models: tuple[LoadedModel, ...], settings: Settings) -> CacheSiz
     free_bytes = hardware.gpu_free_bytes if device == "cuda" else hardware.cpu_free_bytes
     token_bytes = bytes_per_cached_token(network.config, network.dtype.itemsize)
     count = len(group_by_network(models))
-    cache = size_cache(device, free_bytes, token_bytes, count, settings.kv_cache_tokens)
+    has_own_attention = settings.attention == "auto" and device == "cpu"
+    is_masked = not (has_own_attention and attention.supports(network.config))
+    cache = size_cache(device, free_bytes, token_bytes, count, settings.kv_cache_tokens, is_masked=is_masked)
     LOGGER.info(
         "key-value caches: %d of %d tokens, %d tokens a step", count, cache.tokens, cache.batch_tokens
     )

@@ -124,6 +124,11 @@ class VllmEngine:
         """Return whether vLLM's processes run."""
         return not (self._is_closed or self._llm.errored)
 
+    @property
+    def cache_tokens(self) -> None:
+        """Return that there is no limit: vLLM's cache is large, and its scheduler copes with a full one."""
+        return None
+
     def context_tokens(self, model: str) -> int:
         """Return the smaller of the model's context and the cache."""
         return self._context_tokens[model]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from inference.engines.catalogue import has_package
+from inference.engines.catalogue import batch_limit, has_package
 from inference.errors import LoadError
 from inference.models.configuration import bytes_per_cached_token
 from inference.models.hardware import CACHE_SHARE
@@ -87,7 +87,7 @@ def engine_options(
         "quantization": "bitsandbytes" if is_quantized else None,
         "load_format": "bitsandbytes" if is_quantized else _load_format(weights.base, settings),
         "max_model_len": limit,
-        "max_num_seqs": settings.max_concurrent,
+        "max_num_seqs": batch_limit(settings.max_concurrent, "vllm", placement.device),
         "max_logprobs": MAX_LOGPROBS,
         "structured_outputs_config": {"backend": "guidance"},
         "disable_log_stats": True,

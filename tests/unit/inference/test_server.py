@@ -42,7 +42,11 @@ from inference.engines.protocol import ServedModel
 class Slow(ScriptedEngine):
     async def _play(self, steps, request, stream):
         if request.request_id.startswith("warm-up"):
-            return await super()._play(steps, request, stream)
+            for index in range(request.max_new_tokens):
+                await asyncio.sleep(0.001)
+                is_last = index == request.max_new_tokens - 1
+                stream.push(Increment((65,), "length" if is_last else None))
+            return
         for _ in range(20):
             await asyncio.sleep(0.1)
             stream.push(Increment(tuple(b"word ")))
@@ -165,6 +169,7 @@ def test_at_sigterm_what_is_in_flight_is_finished_and_nothing_new_begun(
     assert running.end() == 0
     thread.join()
     assert answers[0][0] == 200
+    assert any("answers at once: 64, or 64 of" in line for line in running.lines)
     assert json.loads(answers[0][1])["choices"][0]["message"]["content"] == "word " * 20
 
 

@@ -159,3 +159,14 @@ def test_the_observability_settings_are_read() -> None:
     )  # fmt: skip
     assert (settings.max_per_key, settings.metrics, settings.log_format) == (8, "open", "json")
     assert (settings.log_level, settings.log_prompts, settings.body_timeout_s) == ("debug", True, 5.0)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("auto", None), ("", None), ("1", 1), ("256", 256)])
+def test_the_answers_at_once_are_a_number_or_left_to_the_server(value: str, expected: int | None) -> None:
+    assert load_settings({"FJARR_AUTH": "off", "FJARR_MAX_CONCURRENT": value}).max_concurrent == expected
+
+
+@pytest.mark.parametrize("value", ["0", "257", "many", "Auto"])
+def test_another_number_of_answers_at_once_is_refused(value: str) -> None:
+    with pytest.raises(SettingsError, match="FJARR_MAX_CONCURRENT: "):
+        load_settings({"FJARR_AUTH": "off", "FJARR_MAX_CONCURRENT": value})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from inference.engines import catalogue
-from inference.engines.catalogue import ENGINES, choose_engine, engine_requirements
+from inference.engines.catalogue import ENGINES, batch_limit, choose_engine, engine_requirements
 from inference.settings import load_settings
 from inference.start import parse_requirements
 
@@ -26,6 +26,23 @@ def test_the_engine_follows_the_setting_then_the_machine(
     wanted: str, device: catalogue.Device, expected: str, *, has_vllm: bool
 ) -> None:
     assert choose_engine(wanted, device, lambda name: has_vllm and name == "vllm") == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "engine", "device", "expected"),
+    [
+        (None, "transformers", "cpu", 64),
+        (None, "transformers", "cuda", 64),
+        (None, "vllm", "cpu", 64),
+        (None, "vllm", "cuda", 256),
+        (7, "vllm", "cuda", 7),
+        (100, "transformers", "cpu", 100),
+    ],
+)
+def test_a_step_has_as_many_answers_as_are_set_or_as_the_engine_takes_by_itself(
+    wanted: int | None, engine: str, device: catalogue.Device, expected: int
+) -> None:
+    assert batch_limit(wanted, engine, device) == expected
 
 
 def test_the_setting_takes_the_engines_there_are() -> None:

@@ -122,6 +122,10 @@ def test_the_cache_follows_the_memory() -> None:
     assert size_cache("cpu", GIB, 131072, 2, None) == CacheSize(12, 384)
     assert size_cache("cuda", 60 * GIB, 131072, 2, None).tokens == 147456
     assert size_cache("cpu", 16 * GIB, 23040, 2, 1000) == CacheSize(31, 512)
+    # Attention without a mask is as fast with a larger cache, which has room for more answers.
+    assert size_cache("cpu", 16 * GIB, 23040, 2, None, is_masked=False) == CacheSize(512, 512)
+    assert size_cache("cpu", GIB, 131072, 2, None, is_masked=False) == CacheSize(12, 384)
+    assert size_cache("cpu", 16 * GIB, 23040, 2, 1000, is_masked=False) == CacheSize(31, 512)
 
 
 def test_too_little_memory_says_what_to_do() -> None:
