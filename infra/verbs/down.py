@@ -6,6 +6,7 @@ whatever their names. Nothing is deleted before the user has confirmed the list.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -96,7 +97,7 @@ def _down_local(session: Session, *, is_purged: bool) -> DownResult:
         shutil.rmtree(stage.state_dir)
         removed.append(str(stage.state_dir))
     purge = f"invoke down --stage {stage.name} --purge"
-    folders = [(stage.state_dir, purge), (cache_folder(), f"rm -r {cache_folder()}")]
+    folders = [(stage.state_dir, purge), (cache_folder(), f"rm -r {shlex.quote(str(cache_folder()))}")]
     left = tuple(Remaining(str(path), _size_bytes(path), remedy) for path, remedy in folders if path.exists())
     return DownResult(stage.name, tuple(removed), left)
 
