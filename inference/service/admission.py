@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from inference.errors import OverloadedError
 from inference.service.forecast import (
+    LIMIT_SHARE,
     MARGIN,
     MIN_PACE_TOKENS,
     Forecast,
@@ -68,7 +69,7 @@ class AdmissionQueue:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._slots = slots
-        self._max_tokens = math.inf
+        self._max_tokens = self._cache_tokens = math.inf
         self._max_waiting = max_waiting
         self._max_slots_per_key = max_slots_per_key
         self._timeout_s = timeout_s
@@ -83,16 +84,18 @@ class AdmissionQueue:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def configure(self, slots: int, max_tokens: float, forecast: Forecast) -> None:
+    def configure(self, slots: int, max_tokens: float, cache_tokens: float, forecast: Forecast) -> None:
         """Set what has been measured of the engine, before the first request.
 
         Args:
             slots: How many slots there are.
-            max_tokens: For how many tokens of prompts and answers there is room at once; may be infinite.
+            max_tokens: How many tokens of requests that run end in time; may be infinite.
+            cache_tokens: How many tokens of requests there is room for; may be infinite.
             forecast: Knows the engine's speed.
         """
         self._slots = slots
         self._max_tokens = max_tokens
+        self._cache_tokens = cache_tokens
         self._forecast = forecast
 
     @property
@@ -159,11 +162,15 @@ class AdmissionQueue:
         await self._idle.wait()
 
     def review(self) -> None:
-        """Reject waiting requests that will not end within the time limit. At most once in `REVIEW_S`."""
+        """Admit what there is room for by now, and reject what will not end within the time limit.
+
+        Does so at most once in `REVIEW_S`.
+        """
         now = self._clock()
         if now - self._reviewed_at < REVIEW_S:
             return
         self._reviewed_at = now
+        self._admit_waiting()
         token_s = self._token_s(now)
         if token_s is None:
             return
@@ -260,7 +267,7 @@ class AdmissionQueue:
             return False
         length = self._forecast.length
         in_use = sum(self._reserved(each, length) for each in self._running)
-        return not self._running or in_use + self._reserved(admission, length) <= self._max_tokens
+        return not self._running or in_use + self._reserved(admission, length) <= self._room()
 
     def _reserved(self, admission: Admission, length: float) -> float:
         """Return the tokens that room is kept for."""
@@ -269,19 +276,31 @@ class AdmissionQueue:
             size.max_new_tokens, MARGIN * length, admission.tokens_each
         )
 
-    def _token_s(self, now: float) -> float | None:
-        paces_s = [
-            (now - each.admitted_at) / each.tokens_each
+    def _room(self) -> float:
+        """Return how many tokens may run at once: as was measured, or more if the engine proves to be faster.
+
+        The measurement is short, and may have been disturbed by something else on the machine.
+        """
+        tokens_per_s = sum(slots / pace_s for slots, pace_s in self._paces(self._clock()) if pace_s > 0.0)
+        by_speed = tokens_per_s * LIMIT_SHARE * self._timeout_s if tokens_per_s else 0.0
+        return min(max(self._max_tokens, by_speed), self._cache_tokens)
+
+    def _paces(self, now: float) -> list[tuple[int, float]]:
+        """Return the slots and the seconds for each token of the requests that have run for some time."""
+        return [
+            (each.size.slots, (now - each.admitted_at) / each.tokens_each)
             for each in self._running
             if each.admitted_at is not None and each.tokens_each >= MIN_PACE_TOKENS
         ]
-        return self._forecast.token_s(paces_s, self._slots_in_use)
+
+    def _token_s(self, now: float) -> float | None:
+        return self._forecast.token_s([pace_s for _, pace_s in self._paces(now)], self._slots_in_use)
 
     def _timeline(self, token_s: float) -> Timeline:
         """Return when the requests that run are expected to end."""
         length = self._forecast.length
         reserved = {each: self._reserved(each, length) for each in self._running}
-        timeline = Timeline(self._slots - self._slots_in_use, self._max_tokens - sum(reserved.values()))
+        timeline = Timeline(self._slots - self._slots_in_use, self._room() - sum(reserved.values()))
         for each, tokens in reserved.items():
             timeline.add(_remaining_s(each, token_s, length), each.size.slots, tokens)
         return timeline

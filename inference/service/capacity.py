@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from inference.engines.protocol import GenerationRequest, Sampling, Stopping
+from inference.service.forecast import LIMIT_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,10 +35,6 @@ costs."""
 
 MAX_SECOND_S: Final = 2.0
 """The longest step that the second measurement may have, if each row took as long as one alone."""
-
-LIMIT_SHARE: Final = 0.5
-"""The share of the time limit in which the answers that run together should end. The rest is for those that
-wait, and for steps that take longer as the contexts grow."""
 
 CHEAP_SLOWDOWN: Final = 1.25
 """Answers that slow each other down by less than this are generated together, whatever the time limit is."""
@@ -85,8 +82,9 @@ class Capacity:
 
     Attributes:
         slots: The number of answers.
-        max_tokens: The number of tokens that these answers are expected to have; may be infinite.
-        counts_prompts: Whether the prompts count, because the number is that of the key-value cache.
+        max_tokens: The number of tokens that end in time, of those that these answers are expected to have;
+            may be infinite.
+        cache_tokens: The number of tokens that the key-value cache holds, with the prompts; may be infinite.
         step_s: Returns the duration of a step by its number of answers; None if it is unknown.
         full_length: The tokens of an answer that reaches the default limit.
         reason: Why it is this much, in a sentence for the log.
@@ -95,7 +93,7 @@ class Capacity:
 
     slots: int
     max_tokens: float
-    counts_prompts: bool
+    cache_tokens: float
     step_s: Callable[[int], float] | None
     full_length: int
     reason: str
@@ -118,16 +116,16 @@ def choose_capacity(
         reason = f"answers at once: {limits.max_concurrent}, as set"
         step_s = cost.step_s if cost else None
         warning = _warning(cost, limits, full_length)
-        return Capacity(limits.max_concurrent, math.inf, False, step_s, full_length, reason, warning)  # noqa: FBT003 - the fields in order
+        return Capacity(limits.max_concurrent, math.inf, math.inf, step_s, full_length, reason, warning)
     cached = math.inf if cache_tokens is None else cache_tokens
     if cost is None:
         reason = f"answers at once: {max_batch}; the engine's speed could not be measured"
-        return Capacity(max_batch, cached, cache_tokens is not None, None, full_length, reason)
+        return Capacity(max_batch, math.inf, cached, None, full_length, reason)
     speed = max_batch / max(cost.step_s(max_batch), 1e-6)
     in_time = speed * LIMIT_SHARE * limits.request_timeout_s
     cheap = full_length * cost.rows_within(CHEAP_SLOWDOWN * cost.step_s(1), max_batch)
-    max_tokens = min(max(in_time, cheap), cached)
-    answers = max(1, min(max_batch, int(max_tokens / full_length)))
+    max_tokens = max(in_time, cheap)
+    answers = max(1, min(max_batch, int(min(max_tokens, cached) / full_length)))
     reason = (
         f"answers at once: {max_batch}, or {answers} of {full_length} tokens: the engine generates"
         f" {speed:,.0f} tokens/s in a full batch and {1 / max(cost.step_s(1), 1e-6):,.0f} for one answer, so"
@@ -136,8 +134,7 @@ def choose_capacity(
     if cached < in_time:
         reason += f", and the key-value cache holds {cache_tokens:,}"
     warning = _warning(cost, limits, full_length)
-    is_cache = max_tokens == cached
-    return Capacity(max_batch, max_tokens, is_cache, cost.step_s, full_length, reason, warning)
+    return Capacity(max_batch, max_tokens, cached, cost.step_s, full_length, reason, warning)
 
 
 def _warning(cost: StepCost | None, limits: Limits, full_length: int) -> str | None:

@@ -29,6 +29,10 @@ as answers, so with fewer, a burst would make all answers look long."""
 MAX_ANSWERS: Final = 64.0
 """After this many answers, those before count for half."""
 
+LIMIT_SHARE: Final = 0.5
+"""The share of the time limit in which the answers that run together should end. The rest is for those that
+wait, and for steps that take longer as the contexts grow."""
+
 SMOOTHING_FACTOR: Final = 0.2
 """The weight of the newest answer in a moving average."""
 

@@ -7,6 +7,7 @@ answers are never logged.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Final, Literal
 
 from inference.errors import ApiError, NotFoundError, UnavailableError
@@ -88,9 +89,9 @@ class Service:
         """
         self._engine = engine
         if capacity is not None:
-            self._counts_prompts = capacity.counts_prompts
+            self._counts_prompts = math.isfinite(capacity.cache_tokens)
             forecast = Forecast(capacity.step_s, capacity.full_length / 2)
-            self.queue.configure(capacity.slots, capacity.max_tokens, forecast)
+            self.queue.configure(capacity.slots, capacity.max_tokens, capacity.cache_tokens, forecast)
         self._models = {model.name: model for model in models}
         if self._state == "starting":
             self._state = "ready"

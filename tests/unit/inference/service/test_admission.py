@@ -148,7 +148,7 @@ def test_a_full_queue_tells_when_the_first_of_it_is_expected_to_start(
 ) -> None:
     queue = AdmissionQueue(2, 2, clock=Clock())
     step = None if step_s is None else lambda _: step_s
-    queue.configure(2, math.inf, Forecast(step, 500))
+    queue.configure(2, math.inf, math.inf, Forecast(step, 500))
     running = [queue.acquire(size=Size(max_new_tokens=1000)) for _ in range(4)]
     running[0].add_tokens(10)
     running[1].add_tokens(15)
@@ -161,7 +161,7 @@ def test_a_full_queue_tells_when_the_first_of_it_is_expected_to_start(
 def test_a_key_at_its_limit_is_told_when_its_first_answer_is_expected_to_end() -> None:
     clock = Clock()
     queue = AdmissionQueue(4, 10, max_slots_per_key=1, clock=clock)
-    queue.configure(4, math.inf, Forecast(lambda _: 0.1, 100))
+    queue.configure(4, math.inf, math.inf, Forecast(lambda _: 0.1, 100))
     queue.acquire("bob", Size(max_new_tokens=10))
     queue.acquire("ann", Size(max_new_tokens=1000)).add_tokens(60)
     clock.now += 6
@@ -173,7 +173,7 @@ def test_a_key_at_its_limit_is_told_when_its_first_answer_is_expected_to_end() -
 def make_queue(clock: Clock, *, slots: int = 2, max_tokens: float = math.inf) -> AdmissionQueue:
     """A queue with a time limit of 100 s, of answers with 500 tokens at 0.1 s each, so 50 s."""
     queue = AdmissionQueue(slots, 100, timeout_s=100.0, clock=clock)
-    queue.configure(slots, max_tokens, Forecast(lambda _: 0.1, 500))
+    queue.configure(slots, max_tokens, math.inf, Forecast(lambda _: 0.1, 500))
     return queue
 
 
@@ -244,7 +244,7 @@ async def test_a_waiting_request_is_rejected_as_soon_as_it_cannot_end_in_time() 
 def test_a_review_keeps_what_fits_after_what_does_not_is_gone() -> None:
     clock = Clock()
     queue = make_queue(clock, slots=1)
-    queue.configure(1, math.inf, Forecast(lambda _: 0.1, 400))
+    queue.configure(1, math.inf, math.inf, Forecast(lambda _: 0.1, 400))
     holder = queue.acquire("ann", Size(max_new_tokens=1000))
     long = queue.acquire("ann", Size(max_new_tokens=1000))
     short = queue.acquire("bob", Size(max_new_tokens=10))
@@ -287,7 +287,7 @@ async def test_those_who_wait_make_the_reviews(monkeypatch: pytest.MonkeyPatch) 
 def test_the_speed_and_the_length_of_answers_are_learned_from_those_that_end() -> None:
     clock = Clock()
     queue = AdmissionQueue(1, 100, timeout_s=100.0, clock=clock)
-    queue.configure(1, math.inf, Forecast(None, 60))
+    queue.configure(1, math.inf, math.inf, Forecast(None, 60))
     # Nothing is known of the speed: nothing is rejected.
     admissions = [queue.acquire(size=Size(max_new_tokens=1000)) for _ in range(30)]
     for admission in admissions[:20]:
@@ -326,9 +326,27 @@ def test_a_request_that_is_alone_is_admitted_whatever_its_length() -> None:
     assert queue.slots_in_use == 1
 
 
+def test_an_engine_that_proves_to_be_faster_than_measured_gets_more_to_do() -> None:
+    clock = Clock()
+    queue = AdmissionQueue(64, 100, timeout_s=100.0, clock=clock)
+    # At the start, something else took the processor: 20 tokens/s, so 1000 in half of the time.
+    queue.configure(64, 1000, 16_000, Forecast(lambda _: 0.05, 500))
+    admissions = [queue.acquire(size=Size(max_new_tokens=1000)) for _ in range(2)]
+    assert admitted(admissions) == [0]
+    clock.now += 1
+    admissions[0].add_tokens(100)
+    queue.review()
+    assert admitted(admissions) == [0, 1]
+    # 200 tokens/s are 10,000 in half of the time, as long as the cache has room for them.
+    for each in admissions:
+        each.add_tokens(100)
+    more = [queue.acquire(size=Size(max_new_tokens=1000)) for _ in range(20)]
+    assert 5 < len(admitted(more)) < 16
+
+
 def test_short_answers_make_room_for_more() -> None:
     queue = AdmissionQueue(64, 100, clock=Clock())
-    queue.configure(64, 4000, Forecast(lambda _: 0.1, 500))
+    queue.configure(64, math.inf, 4000, Forecast(lambda _: 0.1, 500))
     running = 0
     for _ in range(200):
         admissions = [queue.acquire(size=Size(max_new_tokens=1000)) for _ in range(64)]

@@ -45,27 +45,27 @@ def test_the_rows_within_a_time_are_the_most_that_take_no_longer(cost: StepCost,
 
 
 @pytest.mark.parametrize(
-    ("cost", "cache_tokens", "answers", "counts_prompts"),
+    ("cost", "cache_tokens", "answers"),
     [
         # 456 tokens/s, so 52,384 tokens in half of 230 s.
-        (SMALL_ON_TWO_CORES, None, 51, False),
-        (SMALL_ON_TWO_CORES, 16_384, 16, True),
-        (SMALL_ON_TWO_CORES, 262_144, 51, False),
+        (SMALL_ON_TWO_CORES, None, 51),
+        (SMALL_ON_TWO_CORES, 16_384, 16),
+        (SMALL_ON_TWO_CORES, 262_144, 51),
         # Not even one fits, and three slow each other down by little.
-        (LARGE_ON_TWO_CORES, 16_384, 4, False),
-        (StepCost(2.0, 1.0), 16_384, 1, False),
-        (SMALL_ON_A_GPU, 262_144, 228, False),
-        (None, None, None, False),
-        (None, 16_384, 16, True),
+        (LARGE_ON_TWO_CORES, 16_384, 4),
+        (StepCost(2.0, 1.0), 16_384, 1),
+        (SMALL_ON_A_GPU, 262_144, 228),
+        (None, None, None),
+        (None, 16_384, 16),
     ],
 )
 def test_what_runs_at_once_ends_in_half_of_the_time_limit(
-    cost: StepCost | None, cache_tokens: int | None, answers: int | None, *, counts_prompts: bool
+    cost: StepCost | None, cache_tokens: int | None, answers: int | None
 ) -> None:
     capacity = choose_capacity(cost, Limits(), 64, 1024, cache_tokens)
     assert capacity.slots == 64
-    assert capacity.counts_prompts == counts_prompts
-    assert (None if math.isinf(capacity.max_tokens) else capacity.max_tokens // 1024) == answers
+    tokens = min(capacity.max_tokens, capacity.cache_tokens)
+    assert (None if math.isinf(tokens) else tokens // 1024) == answers
 
 
 def test_the_reason_has_the_measured_speed_and_what_follows() -> None:
@@ -82,7 +82,7 @@ def test_a_number_that_is_set_is_kept() -> None:
     assert choose_capacity(SMALL_ON_TWO_CORES, Limits(max_concurrent=7), 7, 1024, 16_384) == Capacity(
         slots=7,
         max_tokens=math.inf,
-        counts_prompts=False,
+        cache_tokens=math.inf,
         step_s=SMALL_ON_TWO_CORES.step_s,
         full_length=1024,
         reason="answers at once: 7, as set",
