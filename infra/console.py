@@ -56,12 +56,12 @@ class Console:
 
     @property
     def is_terminal(self) -> bool:
-        """Tell whether the stream is a terminal."""
+        """Return whether the stream is a terminal."""
         return self._rich.is_terminal
 
     @property
     def is_interactive(self) -> bool:
-        """Tell whether the user can be asked: there is a terminal for both output and input."""
+        """Return whether the user can be asked: there is a terminal for both output and input."""
         return self.is_terminal and sys.stdin.isatty()
 
     def choose(self, question: str, choices: Sequence[str]) -> str:

@@ -86,7 +86,7 @@ class Session:
 
     @property
     def has_bicep(self) -> bool:
-        """Tell whether az can build Bicep here without downloading anything."""
+        """Return whether az can build Bicep here without downloading anything."""
         if shutil.which("bicep"):
             return True
         config_dir = Path(os.environ.get("AZURE_CONFIG_DIR") or Path.home() / ".azure")
@@ -251,7 +251,7 @@ def _check_az(session: Session) -> None:
 
 
 def _is_listening(address: str) -> bool:
-    """Tell whether a process listens at an address on this machine."""
+    """Return whether a process listens at an address on this machine."""
     parts = urlsplit(address)
     try:
         with socket.create_connection((parts.hostname or "", parts.port or 443), timeout=2):

@@ -27,7 +27,7 @@ class Check:
 
     @property
     def is_ok(self) -> bool:
-        """Tell whether nothing is known to be in the way."""
+        """Return whether nothing is known to be in the way."""
         return self.state != "blocked"
 
     def to_json(self) -> dict[str, object]:

@@ -126,7 +126,7 @@ def policy_check(scope: str, resource: str, subscription: str) -> Command:
 
 
 def storage_name_check(account: str, subscription: str) -> Command:
-    """Tell whether a storage account can have a name, which is unique in all of Azure."""
+    """Return whether a storage account can have a name, which is unique in all of Azure."""
     return az("storage", "account", "check-name", "--name", account, "--subscription", subscription)
 
 

@@ -93,7 +93,7 @@ class ShownRecords:
         self._texts: set[str] = set()
 
     def is_new(self, record: LogRecord) -> bool:
-        """Tell whether a record is new, and record it as shown. Records must come in order of time."""
+        """Return whether a record is new, and record it as shown. Records must come in order of time."""
         if not record.time or record.time > self._time:
             self._time, self._texts = record.time or self._time, {record.text}
             return True

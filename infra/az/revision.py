@@ -102,7 +102,7 @@ class Baseline:
 
     @property
     def was_empty_and_failing(self) -> bool:
-        """Tell whether the revision was reported as failed while it served no release.
+        """Return whether the revision was reported as failed while it served no release.
 
         Then that report is not about the new release: the container waited without a port, or a release that
         failed was there before.
@@ -110,7 +110,7 @@ class Baseline:
         return self.was_failing and not self.did_serve
 
     def is_new(self, answer: VersionResponse) -> bool:
-        """Tell whether the process that responded was started after the baseline was taken.
+        """Return whether the process that responded was started after the baseline was taken.
 
         A replica that is not in the baseline is new. A replica that is in it may have a new process, which
         reports a different start.
@@ -158,7 +158,7 @@ def crash_reason(baseline: Baseline, snapshot: Snapshot, failing_s: float) -> st
 
 
 def is_failing(revision: Revision) -> bool:
-    """Tell whether a revision is reported as failed, which also happens for a while after a restart."""
+    """Return whether a revision is reported as failed, which also happens for a while after a restart."""
     return revision.running_state in _FAILING
 
 

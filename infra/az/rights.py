@@ -48,7 +48,7 @@ class Permission:
     not_actions: tuple[str, ...]
 
     def allows(self, action: str) -> bool:
-        """Tell whether this assignment alone allows an action."""
+        """Return whether this assignment alone allows an action."""
         return _matches(self.actions, action) and not _matches(self.not_actions, action)
 
 

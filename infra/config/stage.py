@@ -48,7 +48,7 @@ class Stage:
 
     @property
     def is_local(self) -> bool:
-        """Tell whether this stage is on the embedded Azure."""
+        """Return whether this stage is on the embedded Azure."""
         return self.cloud == "local"
 
 

@@ -92,7 +92,7 @@ Outcome: TypeAlias = Served | NotServed
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """Restart an app's revision and wait until a release serves.
+    """Restarts of an app's revision, each watched until a release serves.
 
     Attributes:
         timeout_s: How long one wait may take.

@@ -38,7 +38,7 @@ def new_key() -> str:
 
 
 def has_secret(app: Mapping[str, Json]) -> bool:
-    """Tell whether an app, as az shows it, has keys."""
+    """Return whether an app, as az shows it, has keys."""
     listed = as_object(as_object(app.get("properties")).get("configuration")).get("secrets")
     names = [as_object(item).get("name") for item in listed] if isinstance(listed, list) else []
     return SECRET_NAME in names

@@ -43,7 +43,7 @@ class ManagedResource:
     name: str
 
     def matches(self, resource: Mapping[str, Json]) -> bool:
-        """Tell whether a resource that az lists is this one. The case of names and types is ignored."""
+        """Return whether a resource that az lists is this one. The case of names and types is ignored."""
         found = (str(resource.get("type")).casefold(), str(resource.get("name")).casefold())
         return found == (TYPES[self.kind].casefold(), self.name.casefold())
 

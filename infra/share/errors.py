@@ -44,12 +44,12 @@ class ShareAddress:
 
 
 def is_transient(status: int, code: str) -> bool:
-    """Tell whether the same request is likely to succeed in a moment."""
+    """Return whether the same request is likely to succeed in a moment."""
     return status in TRANSIENT_STATUSES or (status == 409 and code in TRANSIENT_CONFLICTS)  # noqa: PLR2004  # Conflict
 
 
 def is_tls_failure(reason: str) -> bool:
-    """Tell whether the certificate was not accepted, in which case a retry is useless."""
+    """Return whether the certificate was not accepted, in which case a retry is useless."""
     return any(mark in reason for mark in _TLS_ERRORS)
 
 
