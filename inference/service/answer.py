@@ -52,7 +52,11 @@ class Answer:
     @property
     def usage(self) -> Usage:
         """Return the token counts so far; final once every choice has a finish reason."""
-        return Usage(self._prompt_tokens, sum(choice.completion_tokens for choice in self._choices))
+        return Usage(
+            self._prompt_tokens,
+            sum(choice.completion_tokens for choice in self._choices),
+            sum(choice.reasoning_tokens for choice in self._choices),
+        )
 
     def close(self) -> None:
         """Stop generating and free the slots; idempotent. Iteration ends."""
@@ -113,11 +117,7 @@ class RunningRequest:
 
 
 class Choice:
-    """One text of an answer: an async iterator of `TextDelta`.
-
-    Attributes:
-        completion_tokens: The number of tokens generated so far.
-    """
+    """One text of an answer: an async iterator of `TextDelta`."""
 
     def __init__(self, index: int, running: RunningRequest) -> None:
         self._index = index
@@ -126,7 +126,16 @@ class Choice:
         self._output = OutputProcessor(index, running.prepared)
         self._stream: TokenStream | None = None
         self._is_over = False
-        self.completion_tokens = 0
+
+    @property
+    def completion_tokens(self) -> int:
+        """Return the number of tokens so far."""
+        return self._output.tokens
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Return how many of them are reasoning."""
+        return self._output.reasoning_tokens
 
     def close(self) -> None:
         """Stop generating; idempotent. Iteration ends."""
@@ -142,7 +151,7 @@ class Choice:
     async def __anext__(self) -> TextDelta:
         while not self._is_over:
             delta = self._process(await self._next_increment())
-            if delta.text or delta.finish_reason or delta.calls:
+            if not delta.is_empty:
                 return delta
         raise StopAsyncIteration
 
@@ -176,7 +185,6 @@ class Choice:
     def _process(self, increment: Increment) -> TextDelta:
         """Turn tokens into text, record them, and close the choice at its end."""
         lifecycle = self._running.lifecycle
-        self.completion_tokens += len(increment.token_ids)
         self._running.admission.add_tokens(len(increment.token_ids))
         text, reason = self._output.decode(increment)
         lifecycle.add_tokens(len(increment.token_ids), text, self._index)

@@ -25,11 +25,11 @@ class Logprob:
     """A token and its log-probability.
 
     Attributes:
-        logprob: The natural logarithm of its probability.
+        logprob: The natural logarithm of its probability; None for the first token of a prompt.
     """
 
     token: Token
-    logprob: float
+    logprob: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,19 @@ class LogprobLedger:
         self._token = token
         self._held: deque[LogprobEntry] = deque()
 
-    def add(self, token_id: int, logprobs: TokenLogprobs, offset: int) -> None:
-        """Add a token that `offset` characters of the answer come before."""
+    def add(self, token_id: int, logprobs: TokenLogprobs | None, offset: int) -> None:
+        """Add a token that `offset` characters of the answer come before; None for a prompt's first token."""
+        if logprobs is None:
+            self._held.append(LogprobEntry(Logprob(self._token(token_id), None), offset, ()))
+            return
         top = tuple(self._logprob(each, logprob) for each, logprob in logprobs.top)
         self._held.append(LogprobEntry(self._logprob(token_id, logprobs.chosen), offset, top))
 
-    def release(self, emitted: int) -> tuple[LogprobEntry, ...]:
-        """Return, once each, the entries of tokens that begin within the first `emitted` characters."""
+    def release(self, emitted: float) -> tuple[LogprobEntry, ...]:
+        """Return, once each, the entries of tokens that begin within the first `emitted` characters.
+
+        Infinity returns all of them, those without text too.
+        """
         released = []
         while self._held and self._held[0].offset < emitted:
             released.append(self._held.popleft())

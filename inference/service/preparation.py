@@ -9,16 +9,19 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from inference.engines.protocol import Ability, Engine, GenerationRequest, Sampling, ServedModel
+from inference.engines.protocol import Ability, Engine, GenerationRequest, ServedModel
 from inference.errors import InvalidRequestError
 from inference.service.requests import ChatPrompt, Prompt, TextPrompt, TextRequest, TokenPrompt
+from inference.service.templates import template_options
 from inference.text.grammar import find_grammar_error, grammar_of, json_rule
 from inference.text.json_schema import UnsupportedSchemaError
+from inference.text.shapes import GrammarShape, JsonShape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from inference.text.codec import Codec
+    from inference.text.reasoning import PromptEnd
     from inference.text.tools import CallFormat, Tool, ToolUse
 
 LONG_PROMPT_CHARACTERS: Final = 20_000
@@ -26,6 +29,9 @@ LONG_PROMPT_CHARACTERS: Final = 20_000
 
 SEED_MODULUS: Final = 2**63
 """Seeds are reduced modulo this: not every library accepts negative or larger ones."""
+
+END_TOKENS: Final = 16
+"""How many of a prompt's last tokens are decoded to find out whether it ends within the reasoning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,7 @@ class EncodedRequest:
         prompts: The token ids of each request's prompt.
         grammar: What the answers must match; None leaves them free.
         call_format: How the model writes tool calls; None if the request has no tools.
+        prompt_end: Whether the answer may begin with reasoning, or does; None if the model does not reason.
     """
 
     requests: tuple[TextRequest, ...]
@@ -44,6 +51,7 @@ class EncodedRequest:
     prompts: tuple[tuple[int, ...], ...]
     grammar: str | None
     call_format: CallFormat | None
+    prompt_end: PromptEnd | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +62,17 @@ class PreparedRequest:
         request: The first of them.
         generations: What the engine has to generate, one for each choice.
         call_format: How the model writes tool calls; None if the request has no tools.
+        prompt_texts: The prompt of each of them, if it was sent as plain text.
+        prompt_end: Whether the answer may begin with reasoning, or does; None if the model does not reason.
         prompt_tokens: The length of all prompts together; each counts once.
     """
 
     request: TextRequest
     model: ServedModel
     generations: tuple[GenerationRequest, ...]
+    prompt_texts: tuple[str | None, ...]
     call_format: CallFormat | None
+    prompt_end: PromptEnd | None
     prompt_tokens: int
 
 
@@ -70,13 +82,19 @@ def check_choices(requests: Sequence[TextRequest], max_choices: int) -> None:
     Raises:
         InvalidRequestError: If they have more.
     """
-    request, count = requests[0], sum(each.choices for each in requests)
+    request, count = requests[0], sum(each.generated_choices for each in requests)
     if count > max_choices:
         raise InvalidRequestError(
             f"The request asks for {count} answers, and this server gives {max_choices} at once."
             " Ask for fewer.",
-            param="n" if request.choices > max_choices else request.prompt.param,
+            param=_choices_field(request)
+            if request.generated_choices > max_choices
+            else request.prompt.param,
         )
+
+
+def _choices_field(request: TextRequest) -> str:
+    return "n" if request.best_of is None else "best_of"
 
 
 async def encode(requests: Sequence[TextRequest], model: ServedModel) -> EncodedRequest:
@@ -87,9 +105,10 @@ async def encode(requests: Sequence[TextRequest], model: ServedModel) -> Encoded
     """
     request = requests[0]
     call_format = _call_format(model.codec, request.tool_use)
-    grammar = await _make_grammar(request, call_format)
     prompts = [await _encode_prompt(model.codec, each) for each in requests]
-    return EncodedRequest(tuple(requests), model, tuple(prompts), grammar, call_format)
+    prompt_end = _prompt_end(model.codec, request, prompts[0])
+    grammar = await _make_grammar(request, model.codec, call_format, prompt_end)
+    return EncodedRequest(tuple(requests), model, tuple(prompts), grammar, call_format, prompt_end)
 
 
 def prepare(encoded: EncodedRequest, engine: Engine, default_max_new_tokens: int) -> PreparedRequest:
@@ -111,9 +130,17 @@ def prepare(encoded: EncodedRequest, engine: Engine, default_max_new_tokens: int
         )
     )
     _check_abilities(engine, request, generations[0])
-    _check_logit_bias(model.codec, request.sampling)
+    _check_token_ids(model.codec, request)
+    _check_stopping(request, generations[0])
     prompt_tokens = sum(len(token_ids) for token_ids in encoded.prompts)
-    return PreparedRequest(request, model, generations, encoded.call_format, prompt_tokens)
+    texts = tuple(
+        each.prompt.text if isinstance(each.prompt, TextPrompt) else None
+        for each in encoded.requests
+        for _ in range(each.generated_choices)
+    )
+    return PreparedRequest(
+        request, model, generations, texts, encoded.call_format, encoded.prompt_end, prompt_tokens
+    )
 
 
 def _call_format(codec: Codec, use: ToolUse | None) -> CallFormat | None:
@@ -135,14 +162,24 @@ def _call_format(codec: Codec, use: ToolUse | None) -> CallFormat | None:
     return codec.call_format
 
 
-async def _make_grammar(request: TextRequest, call_format: CallFormat | None) -> str | None:
+def _prompt_end(codec: Codec, request: TextRequest, token_ids: Sequence[int]) -> PromptEnd | None:
+    """Return whether the answer may begin with reasoning."""
+    tags, shape = codec.reasoning_format, request.shape
+    if tags is None or not isinstance(request.prompt, ChatPrompt) or isinstance(shape, GrammarShape):
+        return None
+    return tags.prompt_end(codec.decode(token_ids[-END_TOKENS:], dict(tags.special)))
+
+
+async def _make_grammar(
+    request: TextRequest, codec: Codec, call_format: CallFormat | None, prompt_end: PromptEnd | None
+) -> str | None:
     """Return the grammar that the answer must match; None if it is free.
 
     Raises:
         InvalidRequestError: If a schema cannot be compiled. The error names its field.
     """
     try:
-        grammar = _grammar(request, call_format)
+        grammar = _grammar(request, codec, call_format, prompt_end)
         error = None if grammar is None else await find_grammar_error(grammar)
     except UnsupportedSchemaError as caught:
         error = str(caught)
@@ -162,15 +199,29 @@ async def _find_schema_error(schema: Mapping[str, Any]) -> str | None:
         return str(error)
 
 
-def _grammar(request: TextRequest, call_format: CallFormat | None) -> str | None:
+def _grammar(
+    request: TextRequest, codec: Codec, call_format: CallFormat | None, prompt_end: PromptEnd | None
+) -> str | None:
     shape, use = request.shape, request.tool_use
+    if isinstance(shape, GrammarShape):
+        if use is not None:
+            raise UnsupportedSchemaError(
+                "a grammar cannot be combined with tools; leave one of them out", "#"
+            )
+        return shape.lark
+    rule: str | None = None
     if call_format is None or use is None:
-        return grammar_of(json_rule(shape.schema)) if shape else None
-    if use.choice == "required":
-        return grammar_of(call_format.calls_rule(use))
-    if shape is not None:
-        return grammar_of(f"{json_rule(shape.schema)} | {call_format.calls_rule(use)}")
-    return call_format.free_grammar(use) if any(tool.is_strict for tool in use.tools) else None
+        rule = shape.rule if shape else None
+    elif use.choice == "required":
+        rule = call_format.calls_rule(use)
+    elif shape is not None:
+        rule = f"{shape.rule} | {call_format.calls_rule(use)}"
+    elif any(tool.is_strict for tool in use.tools):
+        # Its free text may be reasoning.
+        return call_format.free_grammar(use)
+    if rule is None or prompt_end is None or codec.reasoning_format is None:
+        return None if rule is None else grammar_of(rule)
+    return codec.reasoning_format.grammar(rule, prompt_end)
 
 
 def _schemas(request: TextRequest) -> list[tuple[str, Mapping[str, Any]]]:
@@ -178,7 +229,8 @@ def _schemas(request: TextRequest) -> list[tuple[str, Mapping[str, Any]]]:
     tools: tuple[Tool, ...] = request.tool_use.tools if request.tool_use else ()
     schemas = [(f"tools[{index}].function.parameters", tool.parameters) for index, tool in enumerate(tools)]
     found = [(param, schema) for param, schema in schemas if schema is not None]
-    return [*([(request.shape.param, request.shape.schema)] if request.shape else []), *found]
+    shape = request.shape
+    return [*([(shape.param, shape.schema)] if isinstance(shape, JsonShape) else []), *found]
 
 
 def _schema_error(param: str, reason: str) -> InvalidRequestError:
@@ -189,6 +241,7 @@ async def _encode_prompt(codec: Codec, request: TextRequest) -> tuple[int, ...]:
     prompt = request.prompt
     match prompt:
         case ChatPrompt(messages):
+            options = template_options(codec, prompt)
             tools = request.tool_use.tools if request.tool_use else ()
             _check_unicode(prompt, *(message.content for message in messages))
             if any(message.calls or message.role == "tool" for message in messages) and not codec.has_tools:
@@ -199,10 +252,10 @@ async def _encode_prompt(codec: Codec, request: TextRequest) -> tuple[int, ...]:
                 )
             # Tools are long: each has a schema.
             size = LONG_PROMPT_CHARACTERS if tools else sum(len(message.content) for message in messages)
-            return await _run_encoder(size, lambda: codec.encode_chat(messages, tools))
+            return await _run_encoder(size, lambda: codec.encode_chat(messages, tools, options))
         case TextPrompt(text):
             _check_unicode(prompt, text)
-            return await _run_encoder(len(text), lambda: codec.encode(text))
+            return await _run_encoder(len(text), lambda: codec.encode(text, has_special=prompt.has_special))
         case TokenPrompt(token_ids):
             if any(not 0 <= token < codec.vocabulary_size for token in token_ids):
                 raise InvalidRequestError(
@@ -249,7 +302,8 @@ def _max_new_tokens(request: TextRequest, prompt: int, context: int, default: in
             param=request.length_param,
             code="context_length_exceeded",
         )
-    return min(wanted or default, context - prompt)
+    # An engine generates at least one token; the answer leaves it out if none is wanted.
+    return min(default if wanted is None else max(wanted, 1), context - prompt)
 
 
 def _make_generations(
@@ -262,15 +316,18 @@ def _make_generations(
         prompt_token_ids=token_ids,
         max_new_tokens=max_new_tokens,
         sampling=request.sampling,
-        top_logprobs=request.top_logprobs,
+        # The best of several answers are chosen by their log-probabilities.
+        top_logprobs=0 if request.top_logprobs is None and request.best_of else request.top_logprobs,
         grammar=grammar,
+        stopping=request.stopping,
+        prompt_logprobs=request.top_logprobs if request.echo else None,
     )
     seed = request.sampling.seed
     if seed is None:
-        return [first] * request.choices
+        return [first] * request.generated_choices
     return [
         replace(first, sampling=replace(request.sampling, seed=(seed + index) % SEED_MODULUS))
-        for index in range(request.choices)
+        for index in range(request.generated_choices)
     ]
 
 
@@ -296,16 +353,53 @@ def _field_of(ability: Ability, request: TextRequest) -> str:
             "frequency_penalty": sampling.frequency_penalty,
         }
         return next((name for name, value in penalties.items() if value), "repetition_penalty")
-    if ability == "grammar":
-        return "response_format" if request.shape else "tools"
-    return ability
+    match ability:
+        case "grammar":
+            return request.shape.param.partition(".")[0] if request.shape else "tools"
+        case "stopping":
+            stopping = request.stopping
+            return (
+                "min_tokens" if stopping.min_tokens
+                else "ignore_eos" if stopping.ignore_eos
+                else "stop_token_ids"
+            )  # fmt: skip
+        case "prompt_logprobs":
+            return "echo"
+        case "logprobs" if request.top_logprobs is None:
+            return "best_of"
+        case _:
+            return ability
 
 
-def _check_logit_bias(codec: Codec, sampling: Sampling) -> None:
-    unknown = [token_id for token_id, _ in sampling.logit_bias if token_id >= codec.vocabulary_size]
-    if unknown:
+def _check_token_ids(codec: Codec, request: TextRequest) -> None:
+    named = {
+        "logit_bias": [token_id for token_id, _ in request.sampling.logit_bias],
+        "stop_token_ids": request.stopping.stop_token_ids,
+    }
+    for param, token_ids in named.items():
+        unknown = [token_id for token_id in token_ids if token_id >= codec.vocabulary_size]
+        if unknown:
+            raise InvalidRequestError(
+                f"'{param}' names the token {unknown[0]}, and token ids are from 0 to"
+                f" {codec.vocabulary_size - 1}.",
+                param=param,
+            )
+
+
+def _check_stopping(request: TextRequest, generation: GenerationRequest) -> None:
+    """Reject a minimum that is above the maximum, and one against a grammar, which ends by itself."""
+    stopping = request.stopping
+    if stopping.min_tokens > generation.max_new_tokens:
         raise InvalidRequestError(
-            f"'logit_bias' names the token {unknown[0]}, and token ids are from 0 to"
-            f" {codec.vocabulary_size - 1}.",
-            param="logit_bias",
+            f"'min_tokens' is {stopping.min_tokens}, and the answer may have {generation.max_new_tokens}"
+            " tokens.",
+            param="min_tokens",
+        )
+    if generation.grammar is not None and (stopping.min_tokens or stopping.ignore_eos):
+        param = "min_tokens" if stopping.min_tokens else "ignore_eos"
+        raise InvalidRequestError(
+            f"'{param}' cannot be combined with {_field_of('grammar', request)!r}, which decides where the"
+            " answer ends.",
+            param=param,
+            code="unsupported",
         )

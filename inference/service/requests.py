@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from inference.engines.protocol import FinishReason
+from inference.engines.protocol import FinishReason, Stopping
+from inference.text.codec import TemplateOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from inference.engines.protocol import Sampling
     from inference.service.logprobs import LogprobEntry
     from inference.text.codec import Message
+    from inference.text.shapes import Shape
     from inference.text.tools import ToolCall, ToolUse
 
 TextFinishReason = FinishReason | Literal["tool_calls"]
@@ -31,17 +31,29 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A conversation, ready for the chat template."""
+    """A conversation, ready for the chat template.
+
+    Attributes:
+        options: How the template is rendered.
+        effort: How much the model is to reason, in OpenAI's words; None leaves it to the template.
+    """
 
     messages: tuple[Message, ...]
+    options: TemplateOptions = field(default_factory=TemplateOptions)
+    effort: str | None = None
     param: ClassVar[str] = "messages"
 
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
-    """Plain text, to which no chat template is applied."""
+    """Plain text, to which no chat template is applied.
+
+    Attributes:
+        has_special: Whether the model's special tokens are added, such as one for the beginning.
+    """
 
     text: str
+    has_special: bool = True
     param: ClassVar[str] = "prompt"
 
 
@@ -58,30 +70,25 @@ Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
 @dataclass(frozen=True, slots=True)
-class JsonShape:
-    """The requirement that an answer be JSON.
-
-    Attributes:
-        schema: The JSON Schema that it must follow.
-        param: The API field that the schema comes from.
-    """
-
-    schema: Mapping[str, Any]
-    param: str
-
-
-@dataclass(frozen=True, slots=True)
 class TextRequest:
     """A request for text.
 
     Attributes:
-        max_new_tokens: None means the server's default, or what the context leaves if that is less.
+        max_new_tokens: None means the server's default, or what the context leaves if that is less; 0 returns
+            the prompt alone, with `echo`.
         stops: Strings at which the answer ends; they are not part of it.
+        keeps_stop: The string or the token that ends an answer is a part of it.
+        stopping: The tokens that end an answer.
         length_param: The API field to name when prompt and answer do not fit the context together; None
             shortens the answer to what fits.
         choices: The number of answers.
         top_logprobs: How many of the likeliest tokens to list at each position, beside the generated one;
             None lists no log-probabilities.
+        best_of: The number of answers to generate, of which the `choices` likeliest are returned; None
+            generates no others.
+        echo: The text begins with the prompt, and the log-probabilities with those of its tokens.
+        returns_token_ids: The deltas have the token ids of prompt and answer.
+        hides_reasoning: The reasoning is left out.
         shape: What the text must be; None leaves it free.
         tool_use: The tools that the model may call; None for none.
         client: The name of the API key.
@@ -93,20 +100,36 @@ class TextRequest:
     max_new_tokens: int | None
     sampling: Sampling
     stops: tuple[str, ...] = ()
+    keeps_stop: bool = False
+    stopping: Stopping = field(default_factory=Stopping)
     length_param: str | None = None
     choices: int = 1
     top_logprobs: int | None = None
-    shape: JsonShape | None = None
+    best_of: int | None = None
+    echo: bool = False
+    returns_token_ids: bool = False
+    hides_reasoning: bool = False
+    shape: Shape | None = None
     tool_use: ToolUse | None = None
     client: str = "-"
+
+    @property
+    def generated_choices(self) -> int:
+        """Return how many answers are generated."""
+        return self.best_of or self.choices
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts. The token that ends an answer counts as one of the completion's."""
+    """Token counts. The token that ends an answer counts as one of the completion's.
+
+    Attributes:
+        reasoning_tokens: How many of the completion's tokens are reasoning.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +141,10 @@ class TextDelta:
         choice: The index of the choice, from 0.
         calls: New tool calls, each with its index within the choice.
         logprobs: One entry for each token of the text, if the request asked for them.
+        reasoning: New text of the reasoning, which comes before the answer.
+        token_ids: The tokens since the last delta, if the request asked for them.
+        prompt_token_ids: Those of the prompt, in the first delta of a choice, if the request asked for them.
+        mean_logprob: That of all tokens of the choice, in the last delta, if the best are to be chosen.
     """
 
     text: str
@@ -125,3 +152,12 @@ class TextDelta:
     choice: int = 0
     calls: tuple[tuple[int, ToolCall], ...] = ()
     logprobs: tuple[LogprobEntry, ...] = ()
+    reasoning: str = ""
+    token_ids: tuple[int, ...] = ()
+    prompt_token_ids: tuple[int, ...] | None = None
+    mean_logprob: float | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether it adds nothing that a client can see."""
+        return not (self.text or self.reasoning or self.calls or self.finish_reason)

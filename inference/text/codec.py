@@ -7,17 +7,26 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from inference.errors import InvalidRequestError
 from inference.text.grammar import SURROGATES
+from inference.text.reasoning import THINK_TAGS, ReasoningFormat
 from inference.text.tools import CallFormat, Tool, ToolCall, detect_call_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+RESERVED_VARIABLES: Final = frozenset({
+    "add_generation_prompt", "chat_template", "continue_final_message", "conversation", "max_length",
+    "messages", "padding", "return_assistant_tokens_mask", "return_dict", "return_tensors",
+    "sanitize_control_tokens", "tokenize", "tokenizer_kwargs", "tools", "truncation",
+})  # fmt: skip
+"""The names that are not free for variables of a chat template. Source: `apply_chat_template` of transformers
+5.23."""
 
 NO_SPECIAL_TOKENS: Final[Mapping[int, str]] = MappingProxyType({})
 SENTENCE_PIECE_SPACE: Final = "\u2581"
@@ -33,6 +42,7 @@ class Message:
         calls: The calls in an assistant's message.
         call_id: The id of the call whose result a tool's message is.
         name: The name of who wrote it, or of the function whose result it is; not every template uses it.
+        reasoning: What an assistant reasoned before its message; not every template uses it.
     """
 
     role: str
@@ -40,6 +50,24 @@ class Message:
     calls: tuple[ToolCall, ...] = ()
     call_id: str | None = None
     name: str | None = None
+    reasoning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateOptions:
+    """How a chat template is rendered.
+
+    Attributes:
+        is_answer_next: The prompt ends with the beginning of an answer.
+        continues_last: The answer continues the last message; then `is_answer_next` is false.
+        has_special: The tokenizer's special tokens are added, which most templates write themselves.
+        variables: Further variables of the template.
+    """
+
+    is_answer_next: bool = True
+    continues_last: bool = False
+    has_special: bool = False
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +99,23 @@ class Codec(Protocol):
         """Return the number of token ids; each id is below it."""
         ...
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Return the tokens of plain text, after the beginning-of-text token if the model has one."""
+    def encode(self, text: str, *, has_special: bool = True) -> tuple[int, ...]:
+        """Return the tokens of plain text.
+
+        Args:
+            text: The text.
+            has_special: Add the model's special tokens around it, such as one for the beginning.
+        """
+        ...
+
+    @property
+    def template_variables(self) -> frozenset[str] | None:
+        """Return the variables that the model's chat template reads; None if the model has no template."""
+        ...
+
+    @property
+    def reasoning_format(self) -> ReasoningFormat | None:
+        """Return how the model writes its reasoning; None if it does not reason."""
         ...
 
     @property
@@ -85,7 +128,12 @@ class Codec(Protocol):
         """Return the format of the model's calls; None without tools, or if it is not supported."""
         ...
 
-    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        options: TemplateOptions = TemplateOptions(),
+    ) -> tuple[int, ...]:
         """Return the tokens of a conversation, up to where the answer begins.
 
         Raises:
@@ -126,9 +174,37 @@ class TokenizerCodec:
         """Return the tokenizer's size, added tokens included."""
         return len(self._tokenizer)
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Encode with the tokenizer's special tokens around the text."""
-        return tuple(self._tokenizer.encode(text))
+    def encode(self, text: str, *, has_special: bool = True) -> tuple[int, ...]:
+        """Encode with the tokenizer's special tokens around the text, or without."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=has_special))
+
+    @cached_property
+    def template_variables(self) -> frozenset[str] | None:
+        """Return the variables that the template reads and does not set itself."""
+        from jinja2 import TemplateSyntaxError, meta  # noqa: PLC0415 - slow to import; transformers imports it when it renders
+        from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415 - see above
+
+        if self._template is None:
+            return None
+        environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
+        try:
+            return frozenset(meta.find_undeclared_variables(environment.parse(self._template)))
+        except TemplateSyntaxError:  # such as a tag of transformers' own
+            return frozenset()
+
+    @cached_property
+    def reasoning_format(self) -> ReasoningFormat | None:
+        """Return the tags of the reasoning, if the template has them."""
+        start_tag, end_tag = THINK_TAGS
+        if self._template is None or start_tag not in self._template or end_tag not in self._template:
+            return None
+        return ReasoningFormat(start_tag, end_tag, self._special(THINK_TAGS))
+
+    @property
+    def _template(self) -> str | None:
+        """Return the chat template; None if it is not used."""
+        template = None if self._prompt_template is not None else self._tokenizer.chat_template
+        return template if isinstance(template, str) else None
 
     @property
     def has_tools(self) -> bool:
@@ -140,14 +216,19 @@ class TokenizerCodec:
         """Return the format in which the template itself writes calls."""
         return self._tools[1]
 
-    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[int, ...]:
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        options: TemplateOptions = TemplateOptions(),
+    ) -> tuple[int, ...]:
         """Encode with the prompt template, else with the chat template, else the message alone."""
         if self._prompt_template is not None:
             return self.encode(self._prompt_template.replace("{}", _last_user_content(messages)))
         if self._tokenizer.chat_template is None:
             return self.encode(_only_content(messages))
-        text = self._render(messages, tools)
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        text = self._render(messages, tools, options)
+        return tuple(self._tokenizer.encode(text, add_special_tokens=options.has_special))
 
     def decode(self, token_ids: Sequence[int], kept: Mapping[int, str] = NO_SPECIAL_TOKENS) -> str:
         """Decode without cleaning up spaces."""
@@ -171,10 +252,9 @@ class TokenizerCodec:
         try:
             if self._render(asked) == self._render(asked, tools):
                 return False, None
-            before = self._render(asked, tools, is_answer_next=False)
-            after = self._render(
-                [*asked, Message("assistant", "", (PROBE_CALL,))], tools, is_answer_next=False
-            )
+            whole = TemplateOptions(is_answer_next=False)
+            before = self._render(asked, tools, whole)
+            after = self._render([*asked, Message("assistant", "", (PROBE_CALL,))], tools, whole)
         except InvalidRequestError:
             return False, None
         # Both begin with the functions' descriptions, which may look like calls.
@@ -207,7 +287,10 @@ class TokenizerCodec:
         return text + (self.decode(run) if run else "")
 
     def _render(
-        self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, is_answer_next: bool = True
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        options: TemplateOptions = TemplateOptions(),
     ) -> str:
         names = {call.id: call.name for message in messages for call in message.calls if call.id}
         try:
@@ -215,7 +298,9 @@ class TokenizerCodec:
                 [_to_template_message(message, names) for message in messages],
                 tools=[tool.to_json() for tool in tools] or None,
                 tokenize=False,
-                add_generation_prompt=is_answer_next,
+                add_generation_prompt=options.is_answer_next,
+                continue_final_message=options.continues_last,
+                **options.variables,
             )
         except Exception as error:
             # A template is a program that came with the model, and may fail in any way.
@@ -245,6 +330,8 @@ def _to_template_message(message: Message, names: Mapping[str, str]) -> dict[str
         document["tool_calls"] = [call.to_json() for call in message.calls]
     if message.call_id is not None:
         document["tool_call_id"] = message.call_id
+    if message.reasoning is not None:
+        document["reasoning_content"] = message.reasoning
     name = message.name or names.get(message.call_id or "")
     return document if name is None else {**document, "name": name}
 

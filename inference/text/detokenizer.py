@@ -60,12 +60,17 @@ class Detokenizer:
 class StopFinder:
     """A filter that emits text up to the first stop string.
 
+    Args:
+        stops: The strings.
+        keeps_stop: Emit the string that was found, too.
+
     Attributes:
         is_found: Whether one was found; nothing more is emitted then.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, keeps_stop: bool = False) -> None:
         self._stops = tuple(stops)
+        self._keeps_stop = keeps_stop
         self._held = ""
         self.is_found = False
 
@@ -74,7 +79,11 @@ class StopFinder:
         if self.is_found or not self._stops:
             return "" if self.is_found else text
         self._held += text
-        found = [index for stop in self._stops if (index := self._held.find(stop)) >= 0]
+        found = [
+            index + (len(stop) if self._keeps_stop else 0)
+            for stop in self._stops
+            if (index := self._held.find(stop)) >= 0
+        ]
         if found:
             self.is_found = True
             return self._release(min(found))

@@ -25,6 +25,7 @@ from inference.web.response_writer import (
     ChoiceBuffer,
     CompletionResponseWriter,
     model_object,
+    select_best,
 )
 from inference.web.responses import (
     ChatCompletion,
@@ -63,13 +64,15 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
     @api.get("/models", response_description=DESCRIPTION)
     async def list_models() -> ModelList:
         """List the base and the adapters."""
-        service.require_ready()
-        return {"object": "list", "data": [model_object(model) for model in service.models]}
+        engine = service.require_ready()
+        models = [model_object(model, engine.context_tokens(model.name)) for model in service.models]
+        return {"object": "list", "data": models}
 
     @api.get("/models/{name:path}", response_description=DESCRIPTION)
     async def retrieve_model(name: str) -> Model:
         """Describe one model."""
-        return model_object(service.model(name))
+        model = service.model(name)
+        return model_object(model, service.require_ready().context_tokens(model.name))
 
     @api.post(
         "/chat/completions",
@@ -119,7 +122,7 @@ async def _respond(
     answer = await service.begin(*requests)
     if heartbeat_s is not None:
         return EventStream(_stream(answer, writer, requests[0].request_id), heartbeat_s)
-    collecting = asyncio.create_task(_collect(answer, writer))
+    collecting = asyncio.create_task(_collect(answer, writer, requests[0]))
     disconnect = asyncio.create_task(wait_for_disconnect(http.receive))
     try:
         await asyncio.wait((collecting, disconnect), return_when=asyncio.FIRST_COMPLETED)
@@ -133,10 +136,12 @@ async def _respond(
         answer.close()
 
 
-async def _collect(answer: Answer, writer: ResponseWriter) -> Mapping[str, object]:
+async def _collect(answer: Answer, writer: ResponseWriter, request: TextRequest) -> Mapping[str, object]:
     choices = [ChoiceBuffer() for _ in range(answer.choices)]
     async for delta in answer:
         choices[delta.choice].add(delta)
+    if request.best_of is not None:
+        choices = select_best(choices, request.best_of, request.choices)
     return writer.response(choices, answer.usage)
 
 

@@ -164,14 +164,15 @@ async def answer(  # noqa: PLR0913, PLR0917 - called in one place, with all of t
         sampling=Sampling(controls.temperature, controls.top_p),
         client=client,
     )
-    text = ""
+    text = reasoning = ""
     try:
         async with await service.begin(request) as reply:
             with track(reply):
                 async for delta in reply:
-                    if delta.text:
-                        text += delta.text
-                        yield text
+                    reasoning, text = reasoning + delta.reasoning, text + delta.text
+                    if delta.text or (delta.reasoning and not text):
+                        # The reasoning is shown until the answer begins.
+                        yield text or reasoning
     except ApiError as error:
         raise gradio.Error(error.message, title="No answer", print_exception=False) from error
 

@@ -1,4 +1,4 @@
-"""The parts of a chat request's body: messages, tools and the response format.
+"""The parts of a chat request's body: messages, tools and schemas.
 
 Messages are validated leniently, everything else strictly. A client chooses the fields of its request, but it
 sends back a history as it received it, from this server or another, with whatever a library added. So unknown
@@ -25,9 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from inference.service.requests import JsonShape
 from inference.text.codec import Message
-from inference.text.grammar import ANY_OBJECT
 from inference.text.tools import Tool, ToolCall
 
 NAMED: Final = "function "
@@ -229,6 +227,8 @@ class ChatMessage(LenientModel):
     tool_call_id: str | None = None
     function_call: CalledFunction | None = None
     refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: Any = None
 
     @model_validator(mode="after")
     def _check_fields_of_role(self) -> Self:
@@ -246,7 +246,12 @@ class ChatMessage(LenientModel):
                 calls = [call.to_call() for call in self.tool_calls or ()]
                 if self.function_call is not None and not calls:
                     calls = [self.function_call.to_call()]
-                return Message("assistant", self.content or self.refusal or "", tuple(calls), name=self.name)
+                # vLLM and OpenRouter have another name for it, which others use for a list of parts.
+                reasoning = self.reasoning if isinstance(self.reasoning, str) else None
+                return Message(
+                    "assistant", self.content or self.refusal or "", tuple(calls), name=self.name,
+                    reasoning=self.reasoning_content or reasoning,
+                )  # fmt: skip
             case "tool" | "function":
                 return Message("tool", self.content or "", call_id=self.tool_call_id, name=self.name)
             case "developer":
@@ -262,28 +267,6 @@ class JsonSchema(StrictModel):
     description: str | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None
-
-
-class ResponseFormat(StrictModel):
-    """The form of the answer's text."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-    @model_validator(mode="after")
-    def _require_schema(self) -> Self:
-        if self.type == "json_schema" and self.json_schema is None:
-            raise missing_field("json_schema")
-        return self
-
-    def to_shape(self) -> JsonShape | None:
-        """Return the schema that the text must follow; None if the text is free."""
-        if self.type == "text":
-            return None
-        schema = self.json_schema.schema_ if self.type == "json_schema" and self.json_schema else None
-        if schema is None:
-            return JsonShape(ANY_OBJECT, "response_format")
-        return JsonShape(schema, "response_format.json_schema.schema")
 
 
 class Function(StrictModel):

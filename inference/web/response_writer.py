@@ -5,10 +5,12 @@ No input or output happens here. `responses` has the objects' types.
 
 from __future__ import annotations
 
+import json
 import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+from inference.service.logprobs import MIN_LOGPROB
 from inference.web.event_stream import DONE, encode_event, encode_json
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ class ChoiceBuffer:
 
     def __init__(self) -> None:
         self.text = ""
+        self.reasoning = ""
+        self.token_ids: list[int] = []
+        self.prompt_token_ids: tuple[int, ...] | None = None
+        self.mean_logprob = 0.0
         self.calls: list[ToolCall] = []
         self.logprobs: list[LogprobEntry] = []
         self.finish_reason: responses.FinishReason = "stop"
@@ -33,9 +39,28 @@ class ChoiceBuffer:
     def add(self, delta: TextDelta) -> None:
         """Append a delta."""
         self.text += delta.text
+        self.reasoning += delta.reasoning
+        self.token_ids += delta.token_ids
+        self.prompt_token_ids = self.prompt_token_ids or delta.prompt_token_ids
+        self.mean_logprob = self.mean_logprob if delta.mean_logprob is None else delta.mean_logprob
         self.calls += (call for _, call in delta.calls)
         self.logprobs += delta.logprobs
         self.finish_reason = delta.finish_reason or self.finish_reason
+
+
+def select_best(choices: Sequence[ChoiceBuffer], generated: int, count: int) -> list[ChoiceBuffer]:
+    """Return the choices of each prompt whose tokens are the likeliest on average, the best first.
+
+    Args:
+        choices: The choices of all prompts.
+        generated: How many there are of each prompt.
+        count: How many of them to return.
+
+    Source: OpenAI API reference, "Create completion", `best_of`.
+    """
+    prompts = [choices[begin : begin + generated] for begin in range(0, len(choices), generated)]
+    ranked = (sorted(prompt, key=lambda choice: choice.mean_logprob, reverse=True) for prompt in prompts)
+    return [choice for prompt in ranked for choice in prompt[:count]]
 
 
 class ResponseWriter(ABC):
@@ -52,6 +77,7 @@ class ResponseWriter(ABC):
     def __init__(self, request: TextRequest, *, has_usage: bool) -> None:
         self._has_usage = has_usage
         self._has_logprobs = request.top_logprobs is not None
+        self._has_token_ids = request.returns_token_ids
         self._head: responses.ResponseHead = {
             "id": self.id_prefix + request.request_id,
             "created": int(time.time()),
@@ -78,11 +104,20 @@ class ResponseWriter(ABC):
         """Return the events that end a stream."""
         if not self._has_usage:
             return DONE
-        document = {**self._head, "object": self.chunk_name, "choices": [], "usage": _usage_object(usage)}
+        document = {**self._head, "object": self.chunk_name, "choices": [], "usage": usage_object(usage)}
         return encode_event(document) + DONE
 
-    def _event(self, choice: responses.ChatChunkChoice | responses.CompletionChunkChoice) -> bytes:
-        return self._before + encode_json(choice) + self._after
+    def _event(
+        self,
+        choice: responses.ChatChunkChoice | responses.CompletionChunkChoice,
+        prompt_token_ids: Sequence[int] | None = None,
+    ) -> bytes:
+        """Return the event of a choice, with the prompt's token ids beside it if they are given."""
+        after = self._after
+        if prompt_token_ids is not None:
+            beside = b'],"prompt_token_ids":' + json.dumps(list(prompt_token_ids)).encode()
+            after = beside + self._after.removeprefix(b"]")
+        return self._before + encode_json(choice) + after
 
 
 class ChatResponseWriter(ResponseWriter):
@@ -93,12 +128,17 @@ class ChatResponseWriter(ResponseWriter):
 
     def response(self, choices: Sequence[ChoiceBuffer], usage: Usage) -> responses.ChatCompletion:
         """Return the body of an answer that is not streamed."""
-        return {
-            **self._head,
+        document: responses.ChatCompletion = {
+            "id": self._head["id"],
+            "created": self._head["created"],
+            "model": self._head["model"],
             "object": "chat.completion",
             "choices": [self._choice(index, choice) for index, choice in enumerate(choices)],
-            "usage": _usage_object(usage),
+            "usage": usage_object(usage),
         }
+        if choices[0].prompt_token_ids is not None:
+            document["prompt_token_ids"] = list(choices[0].prompt_token_ids)
+        return document
 
     def opening(self, choices: int) -> bytes:
         """Return the events with the role of each choice."""
@@ -107,42 +147,49 @@ class ChatResponseWriter(ResponseWriter):
         )
 
     def delta(self, delta: TextDelta) -> bytes:
-        """Return the events of a delta: one each for the text, the calls and the finish reason."""
-        events = b""
-        if delta.text or delta.logprobs:
-            logprobs = _chat_logprobs(delta.logprobs) if delta.logprobs else None
-            events = self._delta_event(delta.choice, {"content": delta.text}, logprobs=logprobs)
+        """Return the events of a delta: one each for reasoning, text, calls and the finish reason."""
+        deltas: list[responses.ChatDelta] = []
+        if delta.reasoning:
+            deltas.append({"reasoning_content": delta.reasoning})
+        if delta.text or (delta.logprobs and not delta.reasoning):
+            deltas.append({"content": delta.text})
         if delta.calls:
-            calls: list[responses.ToolCallDelta] = [
-                {"index": index, **_call_object(call)} for index, call in delta.calls
-            ]
-            events += self._delta_event(delta.choice, {"tool_calls": calls})
+            deltas.append(
+                {"tool_calls": [{"index": index, **call_object(call)} for index, call in delta.calls]}
+            )
         if delta.finish_reason:
-            events += self._delta_event(delta.choice, {}, delta.finish_reason)
-        return events
+            deltas.append({})
+        choices: list[responses.ChatChunkChoice] = [
+            {"index": delta.choice, "delta": each, "logprobs": None, "finish_reason": None} for each in deltas
+        ]
+        # The first event has what belongs to all of them.
+        if delta.logprobs:
+            choices[0]["logprobs"] = _chat_logprobs(delta.logprobs)
+        if self._has_token_ids:
+            choices[0]["token_ids"] = list(delta.token_ids)
+        choices[-1]["finish_reason"] = delta.finish_reason
+        first, *others = choices
+        return self._event(first, delta.prompt_token_ids) + b"".join(map(self._event, others))
 
     def _choice(self, index: int, choice: ChoiceBuffer) -> responses.ChatChoice:
         content = choice.text if choice.text or not choice.calls else None
         message: responses.AssistantMessage = {"role": "assistant", "content": content, "refusal": None}
+        if choice.reasoning:
+            message["reasoning_content"] = choice.reasoning
         if choice.calls:
-            message["tool_calls"] = [_call_object(call) for call in choice.calls]
-        return {
+            message["tool_calls"] = [call_object(call) for call in choice.calls]
+        document: responses.ChatChoice = {
             "index": index,
             "message": message,
             "logprobs": _chat_logprobs(choice.logprobs) if self._has_logprobs else None,
             "finish_reason": choice.finish_reason,
         }
+        if self._has_token_ids:
+            document["token_ids"] = choice.token_ids
+        return document
 
-    def _delta_event(
-        self,
-        index: int,
-        delta: responses.ChatDelta,
-        finish_reason: responses.FinishReason | None = None,
-        logprobs: responses.ChatLogprobs | None = None,
-    ) -> bytes:
-        return self._event(
-            {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        )
+    def _delta_event(self, index: int, delta: responses.ChatDelta) -> bytes:
+        return self._event({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
 
 
 class CompletionResponseWriter(ResponseWriter):
@@ -157,32 +204,39 @@ class CompletionResponseWriter(ResponseWriter):
             **self._head,
             "object": "text_completion",
             "choices": [self._choice(index, choice) for index, choice in enumerate(choices)],
-            "usage": _usage_object(usage),
+            "usage": usage_object(usage),
         }
 
     def delta(self, delta: TextDelta) -> bytes:
         """Return the event of a delta."""
         logprobs = _completion_logprobs(delta.logprobs) if delta.logprobs else None
-        return self._event(
-            {
-                "index": delta.choice,
-                "text": delta.text,
-                "logprobs": logprobs,
-                "finish_reason": delta.finish_reason,
-            }
-        )
+        choice: responses.CompletionChunkChoice = {
+            "index": delta.choice,
+            "text": delta.text,
+            "logprobs": logprobs,
+            "finish_reason": delta.finish_reason,
+        }
+        if self._has_token_ids:
+            choice["token_ids"] = list(delta.token_ids)
+        if delta.prompt_token_ids is not None:
+            choice["prompt_token_ids"] = list(delta.prompt_token_ids)
+        return self._event(choice)
 
     def _choice(self, index: int, choice: ChoiceBuffer) -> responses.CompletionChoice:
-        return {
+        document: responses.CompletionChoice = {
             "index": index,
             "text": choice.text,
             "logprobs": _completion_logprobs(choice.logprobs) if self._has_logprobs else None,
             "finish_reason": choice.finish_reason,
         }
+        if self._has_token_ids:
+            document["prompt_token_ids"] = list(choice.prompt_token_ids or ())
+            document["token_ids"] = choice.token_ids
+        return document
 
 
-def model_object(model: ServedModel) -> responses.Model:
-    """Return the object of a model."""
+def model_object(model: ServedModel, context_tokens: int) -> responses.Model:
+    """Return the object of a model, which holds so many tokens of prompt and answer together."""
     return {
         "id": model.name,
         "object": "model",
@@ -190,18 +244,24 @@ def model_object(model: ServedModel) -> responses.Model:
         "owned_by": "fjarr",
         "parent": model.parent,
         "root": model.parent or model.name,
+        "max_model_len": context_tokens,
     }
 
 
-def _usage_object(usage: Usage) -> responses.Usage:
-    return {
+def usage_object(usage: Usage) -> responses.Usage:
+    """Return the object of token counts."""
+    document: responses.Usage = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
+    if usage.reasoning_tokens:
+        document["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+    return document
 
 
-def _call_object(call: ToolCall) -> responses.ToolCall:
+def call_object(call: ToolCall) -> responses.ToolCall:
+    """Return the object of a call."""
     return {
         "id": call.id,
         "type": "function",
@@ -233,14 +293,18 @@ def _logprob_object(logprob: Logprob) -> responses.TopLogprob:
     token = logprob.token
     return {
         "token": token.text,
-        "logprob": logprob.logprob,
+        "logprob": MIN_LOGPROB if logprob.logprob is None else logprob.logprob,
         "bytes": None if token.data is None else list(token.data),
     }
 
 
-def _logprobs_by_text(entry: LogprobEntry) -> dict[str, float]:
-    """Return the log-probabilities of the likeliest tokens and the chosen one; of equal texts, the higher."""
+def _logprobs_by_text(entry: LogprobEntry) -> dict[str, float] | None:
+    """Return the log-probabilities of the likeliest tokens and the chosen one; of equal texts, the higher.
+
+    None for the first token of a prompt, which nothing comes before.
+    """
     found: dict[str, float] = {}
     for each in (*entry.top, entry.chosen):
-        found.setdefault(each.token.text, each.logprob)
-    return found
+        if each.logprob is not None:
+            found.setdefault(each.token.text, each.logprob)
+    return found or None

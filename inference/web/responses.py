@@ -47,6 +47,7 @@ class Model(TypedDict):
     owned_by: str
     parent: str | None
     root: str
+    max_model_len: Count
 
 
 class ModelList(TypedDict):
@@ -56,12 +57,19 @@ class ModelList(TypedDict):
     data: list[Model]
 
 
+class CompletionTokensDetails(TypedDict):
+    """How many of the completion's tokens are reasoning."""
+
+    reasoning_tokens: Count
+
+
 class Usage(TypedDict):
     """The numbers of tokens of a request."""
 
     prompt_tokens: Count
     completion_tokens: Count
     total_tokens: Count
+    completion_tokens_details: NotRequired[CompletionTokensDetails]
 
 
 class FunctionCall(TypedDict):
@@ -107,11 +115,14 @@ class ChatLogprobs(TypedDict):
 
 
 class CompletionLogprobs(TypedDict):
-    """The log-probabilities of the tokens of a text, as lists of the same length."""
+    """The log-probabilities of the tokens of a text, as lists of the same length.
+
+    With `echo` they begin with the prompt's; its first token has none.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[Count]
 
 
@@ -124,6 +135,7 @@ class AssistantMessage(TypedDict):
     role: Literal["assistant"]
     content: str | None
     refusal: None
+    reasoning_content: NotRequired[str]
     tool_calls: NotRequired[list[ToolCall]]
 
 
@@ -134,6 +146,7 @@ class ChatChoice(TypedDict):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason
+    token_ids: NotRequired[list[Count]]
 
 
 class CompletionChoice(TypedDict):
@@ -143,12 +156,15 @@ class CompletionChoice(TypedDict):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason
+    prompt_token_ids: NotRequired[list[Count]]
+    token_ids: NotRequired[list[Count]]
 
 
 class ChatDelta(TypedDict):
     """What a chunk adds to a message."""
 
     role: NotRequired[Literal["assistant"]]
+    reasoning_content: NotRequired[str]
     content: NotRequired[str]
     tool_calls: NotRequired[list[ToolCallDelta]]
 
@@ -160,6 +176,7 @@ class ChatChunkChoice(TypedDict):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason | None
+    token_ids: NotRequired[list[Count]]
 
 
 class CompletionChunkChoice(TypedDict):
@@ -169,6 +186,8 @@ class CompletionChunkChoice(TypedDict):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None
+    prompt_token_ids: NotRequired[list[Count]]
+    token_ids: NotRequired[list[Count]]
 
 
 class ResponseHead(TypedDict):
@@ -185,6 +204,7 @@ class ChatCompletion(ResponseHead):
     object: Literal["chat.completion"]
     choices: Annotated[list[ChatChoice], Field(min_length=1)]
     usage: Usage
+    prompt_token_ids: NotRequired[list[Count]]
 
 
 class Completion(ResponseHead):
@@ -200,6 +220,7 @@ class ChatCompletionChunk(ResponseHead):
 
     object: Literal["chat.completion.chunk"]
     choices: list[ChatChunkChoice]
+    prompt_token_ids: NotRequired[list[Count]]
     usage: NotRequired[Usage | None]
 
 

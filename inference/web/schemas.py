@@ -1,29 +1,31 @@
 """The bodies of requests to `/v1`, validated strictly: unknown and unsupported fields are rejected by name.
 
-The fields are those of OpenAI's API, and `top_k`, `min_p` and `repetition_penalty`, which the official client
-sends through its `extra_body`. A field that would change the answer and is not supported accepts only its
+The fields are those of OpenAI's API, and more of vLLM's, which the official client sends through its
+`extra_body`. A field that would change the answer and is not supported accepts only its
 neutral value. A known field that does not change the answer is accepted, whatever its value.
 
-Source: OpenAI API reference, "Create chat completion" and "Create completion".
+Source: OpenAI API reference, "Create chat completion" and "Create completion"; vLLM, "OpenAI-Compatible
+Server", "Extra parameters".
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from inference.engines.protocol import Sampling
+from inference.engines.protocol import Sampling, Stopping
 from inference.service.requests import ChatPrompt, TextPrompt, TextRequest, TokenPrompt
+from inference.text.codec import TemplateOptions
 from inference.text.tools import ToolUse
+from inference.web.extensions.structured_outputs import ShapeFields
 from inference.web.message_schemas import (
     NAMED,
     ChatMessage,
     EmptyList,
     FunctionTool,
-    ResponseFormat,
     StrictModel,
     ToolChoice,
 )
@@ -36,12 +38,13 @@ MIN_REPETITION_PENALTY: Final = 0.01
 """A score is divided by the penalty: with much less it overflows in float32, and the answer is one token."""
 MAX_CHAT_LOGPROBS: Final = 20
 MAX_TEXT_LOGPROBS: Final = 5
+MAX_STOP_TOKENS: Final = 1024
 DEFAULT_COMPLETION_TOKENS: Final = 16
 """The length of a completion without `max_tokens`. Source: OpenAI API reference, "Create completion"."""
 
 UNSUPPORTED: Final = frozenset({
-    "audio", "best_of", "echo", "function_call", "functions", "modalities", "moderation",
-    "reasoning_effort", "suffix", "use_beam_search", "verbosity", "web_search_options",
+    "audio", "function_call", "functions", "modalities", "moderation", "suffix", "use_beam_search",
+    "verbosity", "web_search_options",
 })  # fmt: skip
 """Fields that are known and accept only a neutral value; the error says that they are not supported."""
 
@@ -50,6 +53,9 @@ NOT_AN_OBJECT: Final = frozenset({"dict_type", "model_attributes_type", "model_t
 
 SAMPLING_FIELDS: Final = tuple(field.name for field in fields(Sampling))
 """The fields of a body that become the `Sampling`; it has the same names for them, and the defaults."""
+
+STOPPING_FIELDS: Final = tuple(field.name for field in fields(Stopping))
+"""The fields of a body that become the `Stopping`, likewise."""
 
 
 def _list_stops(stop: object) -> object:
@@ -60,6 +66,10 @@ def _require_content(stops: list[str]) -> list[str]:
     if not all(stops):
         raise PydanticCustomError("empty_stop", "a stop string must not be empty")
     return stops
+
+
+def _to_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _read_top_k(top_k: int) -> int:
@@ -138,7 +148,7 @@ class StreamOptions(StrictModel):
     include_obfuscation: bool | None = None
 
 
-class _GenerationFields(StrictModel):
+class _GenerationFields(ShapeFields):
     """The fields of both endpoints."""
 
     model: Annotated[str, Field(min_length=1)]
@@ -154,6 +164,14 @@ class _GenerationFields(StrictModel):
     logit_bias: LogitBias | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stops | None = None
+    include_stop_str_in_output: bool | None = None
+    stop_token_ids: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_to_tuple), Field(max_length=MAX_STOP_TOKENS)
+    ] | None = None  # fmt: skip
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    ignore_eos: bool | None = None
+    return_token_ids: bool | None = None
+    add_special_tokens: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -186,9 +204,22 @@ class _GenerationFields(StrictModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
     @property
-    def _sampling(self) -> Sampling:
-        values = {name: getattr(self, name) for name in SAMPLING_FIELDS}
-        return Sampling(**{name: value for name, value in values.items() if value is not None})
+    def _shared(self) -> dict[str, Any]:
+        """Return the fields of the service's request that come from fields of both endpoints."""
+        return {
+            "model": self.model,
+            "sampling": Sampling(**self._values(SAMPLING_FIELDS)),
+            "stopping": Stopping(**self._values(STOPPING_FIELDS)),
+            "stops": tuple(self.stop or ()),
+            "keeps_stop": bool(self.include_stop_str_in_output),
+            "choices": self.n or 1,
+            "shape": self.shape,
+            "returns_token_ids": bool(self.return_token_ids),
+        }
+
+    def _values(self, names: tuple[str, ...]) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class ChatCompletionRequest(_GenerationFields):
@@ -198,16 +229,19 @@ class ChatCompletionRequest(_GenerationFields):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_CHAT_LOGPROBS)] | None = None
-    response_format: ResponseFormat | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    include_reasoning: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
     functions: EmptyList | None = None
     function_call: Literal["none", "auto"] | None = None
     modalities: list[Literal["text"]] | None = None
     audio: None = None
-    reasoning_effort: None = None
     verbosity: Literal["medium"] | None = None
     web_search_options: None = None
     moderation: None = None
@@ -224,25 +258,38 @@ class ChatCompletionRequest(_GenerationFields):
             raise _wrong("tool_choice", "there are no tools to choose from")
         if choice.startswith(NAMED) and choice.removeprefix(NAMED) not in names:
             raise _wrong("tool_choice", "there is no tool of this name")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise _wrong("continue_final_message", "it cannot be combined with 'add_generation_prompt'")
         return self
 
     def to_text_requests(self, request_id: str, client: str) -> tuple[TextRequest]:
         """Return the request for the service."""
         request = TextRequest(
             request_id=request_id,
-            model=self.model,
-            prompt=ChatPrompt(tuple(message.to_message() for message in self.messages)),
-            max_new_tokens=self.max_completion_tokens or self.max_tokens,
-            sampling=self._sampling,
-            stops=tuple(self.stop or ()),
-            length_param="max_completion_tokens" if self.max_completion_tokens else "max_tokens",
-            choices=self.n or 1,
-            top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-            shape=self.response_format.to_shape() if self.response_format else None,
-            tool_use=self._tool_use,
             client=client,
+            prompt=ChatPrompt(
+                tuple(message.to_message() for message in self.messages),
+                self._template_options,
+                self.reasoning_effort,
+            ),
+            max_new_tokens=self.max_completion_tokens or self.max_tokens,
+            length_param="max_completion_tokens" if self.max_completion_tokens else "max_tokens",
+            top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            tool_use=self._tool_use,
+            hides_reasoning=self.include_reasoning is False,
+            **self._shared,
         )
         return (request,)
+
+    @property
+    def _template_options(self) -> TemplateOptions:
+        continues_last = bool(self.continue_final_message)
+        return TemplateOptions(
+            is_answer_next=self.add_generation_prompt is not False and not continues_last,
+            continues_last=continues_last,
+            has_special=bool(self.add_special_tokens),
+            variables=self.chat_template_kwargs or {},
+        )
 
     @property
     def _tool_use(self) -> ToolUse | None:
@@ -261,29 +308,46 @@ class CompletionRequest(_GenerationFields):
     """The body of `POST /v1/completions`."""
 
     prompt: Prompts
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_TEXT_LOGPROBS)] | None = None
+    echo: bool | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
 
-    best_of: Literal[1] | None = None
-    echo: Literal[False] | None = None
     suffix: None = None
+
+    @model_validator(mode="after")
+    def _check_dependent_fields(self) -> Self:
+        if self.max_tokens == 0 and not self.echo:
+            raise _wrong("max_tokens", "it is at least 1, or 0 with 'echo': true")
+        if self._best_of is not None and self._best_of < (self.n or 1):
+            raise _wrong("best_of", "it is at least 'n'")
+        if self._best_of is not None and self.stream:
+            raise _wrong("best_of", "the best answers are known at the end, so they cannot be streamed")
+        return self
 
     def to_text_requests(self, request_id: str, client: str) -> tuple[TextRequest, ...]:
         """Return the requests for the service, one for each prompt."""
         return tuple(
             TextRequest(
                 request_id=request_id,
-                model=self.model,
-                prompt=prompt,
-                max_new_tokens=self.max_tokens or DEFAULT_COMPLETION_TOKENS,
-                sampling=self._sampling,
-                stops=tuple(self.stop or ()),
-                length_param="max_tokens",
-                choices=self.n or 1,
-                top_logprobs=self.logprobs,
                 client=client,
+                prompt=replace(prompt, has_special=self.add_special_tokens is not False)
+                if isinstance(prompt, TextPrompt)
+                else prompt,
+                max_new_tokens=DEFAULT_COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens,
+                length_param="max_tokens",
+                top_logprobs=self.logprobs,
+                best_of=self._best_of,
+                echo=bool(self.echo),
+                **self._shared,
             )
             for prompt in self.prompt
         )
+
+    @property
+    def _best_of(self) -> int | None:
+        """Return how many answers there are to choose from; None if all of them are returned."""
+        return None if self.best_of == (self.n or 1) else self.best_of
 
 
 def _wrong(field: str, message: Any) -> PydanticCustomError:  # noqa: ANN401 - pydantic wants a literal
