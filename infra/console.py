@@ -10,9 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Final, Literal
 
 from rich.console import Console as RichConsole
+from rich.console import Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -22,13 +25,60 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.spinner import Spinner
+from rich.text import Text
 
 from infra.wording import readable_size
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.status import Status
 
 Clock = Callable[[], float]
+RowState = Literal["running", "done", "failed"]
+
+_MARKS: Final[dict[RowState, str]] = {
+    "running": "[yellow]…[/yellow]",
+    "done": "[green]✓[/green]",
+    "failed": "[red]✗[/red]",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A row of a live table: what it is about, its state, and for how long it has been or was running."""
+
+    text: str
+    state: RowState
+    seconds: float
+
+    def markup(self, more_s: float = 0.0) -> str:
+        """Return the row as markup, `more_s` seconds later."""
+        seconds = self.seconds + (more_s if self.state == "running" else 0.0)
+        return f"  {_MARKS[self.state]} {escape(self.text)}  [dim]{seconds:.1f} s[/dim]"
+
+
+class Table:
+    """A live table of things that run at the same time.
+
+    Attributes:
+        rows: What is shown.
+        shown_at_s: When it was shown, on the console's clock.
+    """
+
+    def __init__(self, show_changed: Callable[[TableRow], None], clock: Clock) -> None:
+        self.rows: tuple[TableRow, ...] = ()
+        self.shown_at_s = clock()
+        self._show_changed = show_changed
+        self._clock = clock
+
+    def show(self, rows: tuple[TableRow, ...]) -> None:
+        """Show rows in place of those before. Without a terminal, a line for each that has changed."""
+        before = {row.text: row.state for row in self.rows}
+        self.rows, self.shown_at_s = rows, self._clock()
+        for row in rows:
+            if before.get(row.text) != row.state:
+                self._show_changed(row)
 
 
 class Step:
@@ -112,6 +162,36 @@ class Console:
                 self._end("[red]✗[/red]", text, "failed", start)
                 raise
         self._end("[green]✓[/green]", text, readable_size(total_bytes), start)
+
+    @contextmanager
+    def table(self, text: str) -> Iterator[Table]:
+        """Show a live table while the body runs, then its rows and one line with the duration of it all."""
+        start = self._clock()
+        try:
+            with self._show_table(text) as table:
+                yield table
+        except BaseException:
+            self._end("[red]✗[/red]", text, "failed", start)
+            raise
+        self._end("[green]✓[/green]", text, "", start)
+
+    @contextmanager
+    def _show_table(self, text: str) -> Iterator[Table]:
+        if not self.is_terminal:
+            yield Table(lambda row: self._rich.print(row.markup()), self._clock)
+            return
+        table, spinner = Table(lambda _: None, self._clock), Spinner("dots", escape(text))
+
+        def render() -> RenderableType:
+            more_s = self._clock() - table.shown_at_s
+            return Group(spinner, *(Text.from_markup(row.markup(more_s)) for row in table.rows))
+
+        try:
+            with Live(get_renderable=render, console=self._rich, transient=True):
+                yield table
+        finally:
+            for row in table.rows:
+                self._rich.print(row.markup())
 
     @contextmanager
     def _show_running(self, text: str) -> Iterator[Step]:

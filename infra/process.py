@@ -76,6 +76,7 @@ class Runner:
     def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
         self._environment = dict(environment)
         self._folder = folder
+        self._running: set[subprocess.Popen[str]] = set()
 
     def run(self, command: Command) -> Completed:
         """Run a command to its end, whatever its exit code.
@@ -97,6 +98,7 @@ class Runner:
             errors="replace",
             start_new_session=True,
         )
+        self._running.add(process)
         try:
             stdout, stderr = process.communicate(timeout=command.timeout_s)
         except subprocess.TimeoutExpired:
@@ -106,7 +108,15 @@ class Runner:
         except BaseException:
             _end(process)
             raise
+        finally:
+            self._running.discard(process)
         return Completed(process.returncode, stdout, stderr)
+
+    def end_all(self) -> None:
+        """End the processes that run on other threads, as Ctrl-C does on the main thread."""
+        for process in tuple(self._running):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
 
     def check(self, command: Command) -> str:
         """Run a command that must succeed, and return its standard output.

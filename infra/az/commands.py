@@ -177,6 +177,16 @@ def deployment_create(
     return az("deployment", "group", "create", *target, *files, secrets=secrets, timeout_s=3600)
 
 
+def deployment_show(group: Group, name: str) -> Command:
+    """Show a deployment, with its parameters except for the secret ones."""
+    return az("deployment", "group", "show", "--name", name, *group.flags)
+
+
+def deployment_cancel(group: Group, name: str) -> Command:
+    """Cancel a running deployment: no further resource is created, and those that were made stay."""
+    return az("deployment", "group", "cancel", "--name", name, *group.flags)
+
+
 def deployment_operations(group: Group, name: str) -> Command:
     """List the operations of a deployment, one for each resource."""
     return az("deployment", "operation", "group", "list", "--name", name, *group.flags)

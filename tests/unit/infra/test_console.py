@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 
-from infra.console import Console
+from infra.console import Console, TableRow
 
 
 @pytest.fixture
@@ -86,3 +86,52 @@ def test_anything_but_yes_is_no(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
     assert console.confirm("Sure?") is is_yes
+
+
+class Terminal(io.StringIO):
+    """A stream that is taken for a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+ROWS = (TableRow("file [share] x", "done", 2.0), TableRow("app y", "running", 1.0))
+
+
+def test_a_table_in_a_pipe_is_a_line_for_each_change(console: Console, stream: io.StringIO) -> None:
+    with console.table("deploy") as table:
+        table.show(ROWS[1:])
+        table.show(ROWS)
+        table.show((ROWS[0], TableRow("app y", "failed", 4.0)))
+    assert [line.rstrip() for line in stream.getvalue().splitlines()] == [
+        "  … app y  1.0 s",
+        "  ✓ file [share] x  2.0 s",
+        "  ✗ app y  4.0 s",
+        "✓ deploy  7.5 s",
+    ]
+
+
+def test_a_table_on_a_terminal_stays_when_it_has_ended_also_badly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    terminal, ticks = Terminal(), count(0, 1.5)
+    console = Console(terminal, lambda: next(ticks))
+
+    def deploy() -> None:
+        with console.table("deploy") as table:
+            table.show(ROWS)
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        deploy()
+    lines = [line.rpartition("\x1b[2K")[2] for line in terminal.getvalue().splitlines()]
+    assert [line.rpartition("  ")[0] for line in lines[-3:]] == [
+        "  ✓ file [share] x",
+        "  … app y",
+        "✗ deploy: failed",
+    ]
+
+
+def test_what_runs_grows_older_between_two_shows() -> None:
+    assert ROWS[1].markup(2.0).endswith("[dim]3.0 s[/dim]")
+    assert ROWS[0].markup(2.0).endswith("[dim]2.0 s[/dim]")

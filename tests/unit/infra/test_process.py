@@ -93,3 +93,22 @@ def test_an_installed_module_is_run_by_this_python(runner: Runner) -> None:
 @pytest.mark.parametrize("module", ["json.no_such_module", "no_such_package.cli"])
 def test_a_missing_module_leaves_the_program_on_the_path(runner: Runner, module: str) -> None:
     assert runner.resolve(Command(("sh",), module=module))[0].endswith("/sh")
+
+
+def test_the_processes_of_other_threads_can_be_ended(runner: Runner) -> None:
+    outcome: list[int] = []
+    begun = threading.Event()
+
+    def run() -> None:
+        begun.set()
+        outcome.append(runner.run(python("import time; time.sleep(60)")).exit_code)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    begun.wait(20)
+    deadline = time.monotonic() + 20
+    while thread.is_alive() and time.monotonic() < deadline:
+        runner.end_all()  # before the process has started there is nothing to end
+        thread.join(0.05)
+    assert outcome == [-15]
+    runner.end_all()

@@ -54,6 +54,8 @@ LINES = {
     "--parameters @/x/p.json --no-prompt": az.deployment_create(
         GROUP, "inference", Path("t.bicep"), Path("/x/p.json")
     ),
+    f"az deployment group show --name inference {IN_GROUP}": az.deployment_show(GROUP, "inference"),
+    f"az deployment group cancel --name inference {IN_GROUP}": az.deployment_cancel(GROUP, "inference"),
     f"az deployment operation group list --name inference {IN_GROUP}": az.deployment_operations(
         GROUP, "inference"
     ),

@@ -11,7 +11,7 @@ from infra.az.rights import ACTIONS, ENVIRONMENT_ACTIONS, GROUP_ACTION, missing_
 ALL = (GROUP_ACTION, *ACTIONS, *ENVIRONMENT_ACTIONS)
 
 # The role definitions, as "List for resource group" returns them: built-in roles of Azure.
-CONTRIBUTOR = {
+CONTRIBUTOR: dict[str, Any] = {
     "actions": ["*"],
     "notActions": ["Microsoft.Authorization/*/Delete", "Microsoft.Authorization/*/Write"],
 }
@@ -30,13 +30,13 @@ STORAGE: dict[str, Any] = {"actions": ["microsoft.storage/storageaccounts/*"], "
         ([{"actions": ["*"], "notActions": ["Microsoft.App/containerApps/write"]}], (ACTIONS[7],)),
     ],
 )
-def test_what_is_missing(entries: list[dict[str, Any]], missing: tuple[str, ...]) -> None:
+def test_what_is_missing(entries: list[Any], missing: tuple[str, ...]) -> None:
     assert missing_actions(parse_permissions({"value": entries}), ALL) == missing
 
 
 def test_an_exception_of_one_role_does_not_take_back_what_another_allows() -> None:
-    excepted = {"actions": ["*"], "notActions": ["Microsoft.App/*"]}
-    app = {"actions": ["Microsoft.App/*"], "notActions": []}
+    excepted: dict[str, Any] = {"actions": ["*"], "notActions": ["Microsoft.App/*"]}
+    app: dict[str, Any] = {"actions": ["Microsoft.App/*"], "notActions": []}
     assert missing_actions(parse_permissions({"value": [excepted, app]}), ALL) == ()
 
 

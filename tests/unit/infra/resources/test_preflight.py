@@ -16,7 +16,7 @@ from infra.az.errors import AzureRejectedError, ErrorCause
 from infra.az.quotas import Need
 from infra.config.stage import load_stage
 from infra.console import Console
-from infra.errors import RemoteError, UsageError, WaitTimeoutError
+from infra.errors import FjarrError, RemoteError, UsageError, WaitTimeoutError
 from infra.resources.preflight import Subject, check_account, check_plan, require_acceptance
 from infra.session import Session
 from tests.doubles.scripted_az import ScriptedAz
@@ -39,7 +39,7 @@ SUBJECT = Subject(
     need=Need("NC24-A100", 1, environments=1),
 )
 THERE = replace(SUBJECT, has_group=True, has_account=True, has_environment=True, new_profile_type="")
-REGISTERED = [
+REGISTERED: list[Any] = [
     {"namespace": name, "state": "Registered"}
     for name in ("Microsoft.App", "microsoft.operationalinsights", "Microsoft.Storage", "Microsoft.Other")
 ]
@@ -235,7 +235,7 @@ def test_all_that_is_in_the_way_is_reported_at_once(session: Session, az: Script
 
 @pytest.mark.parametrize("error", [NO, WaitTimeoutError("az did not end")])
 def test_what_cannot_be_found_out_stops_nothing_and_is_shown(
-    session: Session, az: ScriptedAz, error: Exception
+    session: Session, az: ScriptedAz, error: FjarrError
 ) -> None:
     az.answers |= dict.fromkeys(
         [each for each in GOOD if each.split()[0] in {"rest", "containerapp", "storage"}], error
@@ -243,7 +243,7 @@ def test_what_cannot_be_found_out_stops_nothing_and_is_shown(
     az.answers["provider list"] = NO
     checks = require_acceptance(session, SUBJECT)
     assert [check.state for check in checks].count("unknown") == 6
-    assert f"  unknown rights: {error.message}" in output(session)  # type: ignore[attr-defined]
+    assert f"  unknown rights: {error.message}" in output(session)
 
 
 def test_missing_providers_are_registered_when_that_is_confirmed(session: Session, az: ScriptedAz) -> None:
@@ -266,7 +266,12 @@ def test_in_a_terminal_registering_is_asked_about(
     az.answers["provider list"] = [{"namespace": "Microsoft.App", "state": "NotRegistered"}, *REGISTERED[1:]]
     monkeypatch.setattr(Console, "is_interactive", True)
     asked = []
-    monkeypatch.setattr(Console, "confirm", lambda _, question: asked.append(question) or is_confirmed)
+
+    def confirm(_: Console, question: str) -> bool:
+        asked.append(question)
+        return is_confirmed
+
+    monkeypatch.setattr(Console, "confirm", confirm)
     if is_confirmed:
         require_acceptance(session, SUBJECT)
     else:

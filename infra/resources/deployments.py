@@ -1,0 +1,168 @@
+"""Run a deployment and show its resources while Azure creates them, or follow one that runs already.
+
+Azure goes on with a deployment when this process ends, so an interrupted one is not lost: the next provision
+follows it instead of starting another, which Azure would refuse (409 `DeploymentActive`).
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from infra.az.commands import deployment_cancel, deployment_operations, deployment_show
+from infra.az.errors import AzureRejectedError
+from infra.az.operations import failure_cause, has_failed, is_active, parse_operations
+from infra.clock import Clock, SystemClock
+from infra.console import TableRow
+from infra.errors import FjarrError, RemoteError, WaitTimeoutError
+
+if TYPE_CHECKING:
+    from infra.az.commands import Group
+    from infra.az.operations import ResourceProgress
+    from infra.console import Table
+    from infra.document import Json
+    from infra.process import Command
+    from infra.session import Session
+
+TIMEOUT_S: Final = 3600.0
+_ACTIVE: Final = "DeploymentActive"
+_FIRST_POLL_S: Final = 5.0
+"""When the operations are listed first: a deployment that changes nothing is done before."""
+
+_LOCAL_INTERVAL_S: Final = 3.0
+_AZURE_INTERVAL_S: Final = 8.0
+"""Between two lists. Each starts az, which takes a second or two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployments:
+    """The deployments of one name in a resource group.
+
+    Attributes:
+        first_poll_s: After how many seconds the operations are listed first.
+        interval_s: How many seconds are between two lists.
+    """
+
+    session: Session
+    group: Group
+    name: str
+    clock: Clock
+    first_poll_s: float
+    interval_s: float
+
+    def run(self, command: Command, title: str) -> Json:
+        """Run the command that deploys, and return its output.
+
+        Args:
+            command: The az command that creates the deployment and waits until it ends.
+            title: What to show above the resources.
+
+        Raises:
+            AzureRejectedError: Azure rejected the deployment, or it failed.
+            RemoteError: Another deployment was running. It has ended, and nothing of this one was sent.
+            KeyboardInterrupt: The user pressed Ctrl-C. Azure goes on.
+        """
+        with self.session.console.table(title) as table:
+            try:
+                return self._run(command, table)
+            except KeyboardInterrupt:
+                self._explain_interrupt()
+                raise
+            except AzureRejectedError as error:
+                if error.cause.code != _ACTIVE:
+                    raise
+        self.follow()
+        what = f"another deployment {self.name!r} was running; it has ended, and nothing of this one was sent"
+        raise RemoteError(
+            what, command=command.line, hint=f"invoke provision --stage {self.session.stage.name}"
+        )
+
+    def follow(self) -> Json:
+        """Wait until the deployment that runs has ended, and return it as az shows it.
+
+        Raises:
+            AzureRejectedError: The deployment failed or was cancelled.
+            WaitTimeoutError: It did not end in an hour.
+            KeyboardInterrupt: The user pressed Ctrl-C. Azure goes on.
+        """
+        deadline_s = self.clock.elapsed_s() + TIMEOUT_S
+        with self.session.console.table(f"follow the deployment {self.name} to {self.group.name}") as table:
+            try:
+                while is_active(deployment := self._poll(table)):
+                    if self.clock.elapsed_s() > deadline_s:
+                        hint = f"it may be stuck; this cancels it: {self._cancel_line()}"
+                        raise WaitTimeoutError(
+                            f"the deployment {self.name!r} did not end in an hour", hint=hint
+                        )
+                    self.clock.sleep(self.interval_s)
+            except KeyboardInterrupt:
+                self._explain_interrupt()
+                raise
+            if has_failed(deployment):
+                command = deployment_show(self.group, self.name).line
+                cause = failure_cause(deployment)
+                raise AzureRejectedError("the deployment that was followed failed", cause, command=command)
+        return deployment
+
+    def _run(self, command: Command, table: Table) -> Json:
+        with ThreadPoolExecutor(1, thread_name_prefix="az") as beside:
+            running = beside.submit(self.session.az.run, command)
+            try:
+                _wait(running, self.first_poll_s)
+                while not running.done():
+                    self._show_operations(table)
+                    _wait(running, self.interval_s)
+                if table.rows:
+                    self._show_operations(table)
+            except BaseException:
+                # az alone is ended: Azure has the deployment, or never gets it.
+                self.session.runner.end_all()
+                raise
+            return running.result()
+
+    def _poll(self, table: Table) -> Json:
+        with ThreadPoolExecutor(1, thread_name_prefix="az") as beside:
+            shown = beside.submit(self.session.az.run, deployment_show(self.group, self.name))
+            self._show_operations(table)
+            return shown.result()
+
+    def _show_operations(self, table: Table) -> None:
+        try:
+            answer = self.session.az.run(deployment_operations(self.group, self.name))
+        except FjarrError:
+            return  # what is shown meanwhile must not end the deployment
+        table.show(tuple(_row(each) for each in parse_operations(answer, self.clock.now())))
+
+    def _explain_interrupt(self) -> None:
+        """Tell whether Azure goes on."""
+        try:
+            goes_on = is_active(self.session.az.find(deployment_show(self.group, self.name)))
+        except FjarrError as error:
+            self.session.console.warn(f"interrupted; Azure may go on, it could not be asked: {error.message}")
+            return
+        if not goes_on:
+            self.session.console.warn(f"interrupted; Azure runs no deployment {self.name}")
+            return
+        stage = self.session.stage.name
+        self.session.console.warn(
+            f"interrupted; Azure goes on with the deployment {self.name}: invoke provision --stage {stage} "
+            f"follows it, and this cancels it: {self._cancel_line()}"
+        )
+
+    def _cancel_line(self) -> str:
+        return deployment_cancel(self.group, self.name).line.removesuffix(" --output json")
+
+
+def deployments(session: Session, group: Group, name: str, clock: Clock | None = None) -> Deployments:
+    """Return the deployments of one name in a resource group."""
+    interval_s = _LOCAL_INTERVAL_S if session.stage.is_local else _AZURE_INTERVAL_S
+    return Deployments(session, group, name, clock or SystemClock(), _FIRST_POLL_S, interval_s)
+
+
+def _wait(running: Future[Json], seconds: float) -> None:
+    wait([running], timeout=seconds)
+
+
+def _row(progress: ResourceProgress) -> TableRow:
+    return TableRow(progress.text, progress.progress, progress.seconds)
