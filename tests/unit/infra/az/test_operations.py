@@ -86,7 +86,7 @@ def test_the_state_of_a_deployment(state: str, *, active: bool, failed: bool) ->
 
 def test_the_cause_of_a_failure() -> None:
     inner = {"code": "QuotaExceeded", "message": "no A100"}
-    error = {"code": "DeploymentFailed", "message": "see details", "details": [inner]}
+    error: Any = {"code": "DeploymentFailed", "message": "see details", "details": [inner]}
     assert failure_cause({"properties": {"error": error}}) == ErrorCause("QuotaExceeded", "no A100")
-    cancelled = {"properties": {"provisioningState": "Canceled"}}
+    cancelled: Any = {"properties": {"provisioningState": "Canceled"}}
     assert str(failure_cause(cancelled)) == "Canceled: the deployment is canceled"

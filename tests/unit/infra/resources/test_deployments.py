@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[4]
 GROUP = Group("00000000-0000-0000-0000-000000000001", "my-rg")
 CREATE = deployment_create(GROUP, "inference", Path("t.json"), Path("p.json"))
-CREATED = {"properties": {"outputs": {}}}
+CREATED: dict[str, Any] = {"properties": {"outputs": {}}}
 SHOW, LIST, RUN = "deployment group show", "deployment operation group list", "deployment group create"
 PATIENCE_S = 30
 
