@@ -174,8 +174,8 @@ class Settings:
         "FJARR_ENGINE",
         one_of(*ENGINE_CHOICES),
         "auto",
-        "`auto`, `transformers` or `vllm`; `auto` is vLLM if it is installed and there is a GPU, else"
-        " transformers",
+        ", ".join(f"`{name}`" for name in ENGINE_CHOICES)
+        + "; `auto` is vLLM if it is installed and there is a GPU, else transformers",
     )
     device: str = setting(
         "FJARR_DEVICE",

@@ -1,7 +1,8 @@
 """The reference evaluator for templates: Azure's own, which is part of the Bicep CLI and works offline.
 
-`python tests/snapshots/judge.py` regenerates every committed snapshot. The tests compare the local cloud's
-evaluator with the snapshots, and, if the CLI is on PATH, the snapshots with the CLI's current results.
+`python tests/snapshots/judge.py` compiles the project's template and regenerates every committed snapshot. A
+new expression in `language/expressions.json` has the value null until then. The tests compare the local
+cloud's evaluator with the snapshots, and, if the CLI is on PATH, the snapshots with what the CLI returns now.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any, Self
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-TEMPLATE = ROOT / "infra" / "provision" / "inference.json"
+SOURCE = ROOT / "infra" / "provision" / "inference.bicep"
+TEMPLATE = SOURCE.with_suffix(".json")
 INFERENCE = HERE / "inference"
 LANGUAGE = HERE / "language"
 SCHEMA = "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#"
@@ -37,10 +39,8 @@ class Judge:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="judge-"))
-        program = shutil.which("bicep")
-        assert program, "this needs the Bicep CLI on PATH"
         self._process = subprocess.Popen(
-            [program, "jsonrpc", "--stdio"],
+            [bicep(), "jsonrpc", "--stdio"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -86,6 +86,19 @@ class Judge:
         if "error" in answer:
             raise RejectedError(answer["error"]["message"])
         return dict(answer["result"])
+
+
+def bicep() -> str:
+    """Return the path of the Bicep CLI."""
+    program = shutil.which("bicep")
+    assert program, "this needs the Bicep CLI on PATH"
+    return program
+
+
+def compile_template() -> None:
+    """Format the project's template and compile it; its errors and warnings go to stderr."""
+    for verb in ("format", "build"):
+        subprocess.run([bicep(), verb, SOURCE], check=True)
 
 
 def read(path: Path) -> Any:
@@ -177,7 +190,8 @@ def write(path: Path, document: Any) -> None:
 
 
 def main() -> None:
-    """Regenerate every committed snapshot."""
+    """Compile the project's template, and regenerate every committed snapshot."""
+    compile_template()
     with Judge() as judge:
         for folder in (INFERENCE, LANGUAGE / "templates"):
             for name, (template, parameters) in cases(folder).items():

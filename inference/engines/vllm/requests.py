@@ -6,8 +6,8 @@ Source: vLLM 0.32, `sampling_params.py`, `logprobs.py`.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
 from inference.engines.protocol import TokenLogprobs
 
@@ -28,19 +28,15 @@ def sampling_parameters(request: GenerationRequest, ends: frozenset[int]) -> Sam
     sampling = request.sampling
     if sampling.is_greedy:
         sampling = replace(sampling, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
+    # vLLM has the same names; one that it lacks would fail here, not be ignored.
+    values: dict[str, Any] = {field.name: getattr(sampling, field.name) for field in fields(sampling)}
+    values["logit_bias"] = dict(sampling.logit_bias) or None
+    # vLLM takes -1 for none, and torch no more than 64 bits.
+    values["seed"] = None if sampling.seed is None else sampling.seed % 2**63
     grammar = request.grammar
     return SamplingParams(
+        **values,
         max_tokens=request.max_new_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        repetition_penalty=sampling.repetition_penalty,
-        logit_bias=dict(sampling.logit_bias) or None,
-        # vLLM takes -1 for none, and torch no more than 64 bits.
-        seed=None if sampling.seed is None else sampling.seed % 2**63,
         logprobs=request.top_logprobs,
         prompt_logprobs=request.prompt_logprobs,
         structured_outputs=None if grammar is None else StructuredOutputsParams(grammar=grammar),

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from inference.engines import catalogue
-from inference.engines.catalogue import ENGINES, batch_limit, choose_engine, engine_requirements
+from inference.engines.catalogue import (
+    ENGINE_CHOICES,
+    ENGINES,
+    batch_limit,
+    choose_engine,
+    engine_requirements,
+)
 from inference.settings import load_settings
 from inference.start import parse_requirements
 
@@ -48,6 +55,12 @@ def test_a_step_has_as_many_answers_as_are_set_or_as_the_engine_takes_by_itself(
 def test_the_setting_takes_the_engines_there_are() -> None:
     assert load_settings({"FJARR_AUTH": "off", "FJARR_ENGINE": "vllm"}).engine == "vllm"
     assert load_settings({"FJARR_AUTH": "off"}).engine == "auto"
+
+
+def test_the_template_offers_every_engine() -> None:
+    template = Path(__file__).parents[4] / "infra" / "provision" / "inference.json"
+    engine = json.loads(template.read_text(encoding="utf-8"))["parameters"]["engine"]
+    assert sorted(engine["allowedValues"]) == sorted(ENGINE_CHOICES)
 
 
 def test_every_engine_has_a_module_that_starts_it_and_requirements_that_can_be_read() -> None:

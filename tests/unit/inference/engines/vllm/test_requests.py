@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, fields
+from types import SimpleNamespace
+from typing import Any
 
-from inference.engines.protocol import TokenLogprobs
-from inference.engines.vllm.requests import read_logprobs
+import pytest
+
+from inference.engines.protocol import GenerationRequest, Sampling, TokenLogprobs
+from inference.engines.vllm.requests import read_logprobs, sampling_parameters
 
 
 @dataclass
@@ -31,3 +36,32 @@ def test_what_a_grammar_forbids_is_not_told() -> None:
 
 def test_nothing_is_told_to_who_did_not_ask() -> None:
     assert read_logprobs((4,), (), None) == ()
+
+
+@pytest.fixture
+def parameters_as_dict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace vLLM, which the tests' environment lacks, so that its parameters are a dictionary."""
+    kinds = SimpleNamespace(DELTA="delta")
+    values = SimpleNamespace(RequestOutputKind=kinds, StructuredOutputsParams=dict)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=dict))
+    monkeypatch.setitem(sys.modules, "vllm.sampling_params", values)
+
+
+def parameters_of(sampling: Sampling) -> dict[str, Any]:
+    request = GenerationRequest("r1", "base", (4,), 8, sampling)
+    return dict(sampling_parameters(request, frozenset({2})))
+
+
+@pytest.mark.usefixtures("parameters_as_dict")
+def test_every_field_of_a_sampling_is_a_parameter_of_vllm() -> None:
+    sampling = Sampling(0.5, 0.9, 40, 0.1, 1.0, -1.0, 1.5, ((7, 2.0),), seed=-1)
+    expected = {field.name: getattr(sampling, field.name) for field in fields(Sampling)}
+    found = parameters_of(sampling)
+    assert {name: found[name] for name in expected} == expected | {"logit_bias": {7: 2.0}, "seed": 2**63 - 1}
+
+
+@pytest.mark.usefixtures("parameters_as_dict")
+def test_values_that_change_nothing_are_left_to_vllm() -> None:
+    found = parameters_of(Sampling(top_k=1, top_p=0.3, min_p=0.2))
+    assert (found["temperature"], found["top_p"], found["top_k"], found["min_p"]) == (0.0, 1.0, 0, 0.0)
+    assert (found["logit_bias"], found["seed"]) == (None, None)
