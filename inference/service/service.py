@@ -154,6 +154,15 @@ class Service:
                 observer.on_rejected(request, error)
             raise
 
+    async def tokenize(self, request: TextRequest) -> tuple[int, ...]:
+        """Return the tokens of a request's prompt, without any other check of the request.
+
+        Raises:
+            ApiError: If the prompt cannot be used with the model, or no model is loaded.
+        """
+        encoded = await encode((request,), self.model(request.model))
+        return encoded.prompts[0]
+
     async def _begin(self, requests: tuple[TextRequest, ...]) -> Answer:
         request = requests[0]
         model = self.model(request.model)

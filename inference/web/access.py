@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 API_PATH: Final = "/v1"
 METRICS_PATH: Final = "/metrics"
 
+ROOT_PATHS: Final = frozenset({"/tokenize", "/detokenize"})
+"""Paths that are served below `API_PATH`, and also where vLLM has them."""
+
 KEY_HEADERS: Final = ("api-key", "x-api-key")
 """The headers in which Azure OpenAI's clients and Anthropic's send a key.
 

@@ -8,8 +8,6 @@ Source: OpenAI API reference, "Chat", "Completions", "Models", "Streaming".
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI, Request, Response
@@ -18,14 +16,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from inference.errors import ApiError, InvalidRequestError, MethodNotAllowedError, NotFoundError
-from inference.web.event_stream import EventStream, encode_event, wait_for_disconnect
+from inference.web.answering import bug_document, client_of, request_id_of, respond
+from inference.web.extensions.adapters import add_adapter_routes
+from inference.web.extensions.tokenization import add_tokenization_routes
 from inference.web.openapi import ERROR_RESPONSES, complete_openapi, stream_response
 from inference.web.response_writer import (
     ChatResponseWriter,
-    ChoiceBuffer,
     CompletionResponseWriter,
     model_object,
-    select_best,
 )
 from inference.web.responses import (
     ChatCompletion,
@@ -38,14 +36,8 @@ from inference.web.responses import (
 from inference.web.schemas import ChatCompletionRequest, CompletionRequest, describe_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
-
-    from inference.service.answer import Answer
-    from inference.service.requests import TextRequest
     from inference.service.service import Service
-    from inference.web.response_writer import ResponseWriter
 
-LOGGER: Final = logging.getLogger(__name__)
 DESCRIPTION: Final = "The answer."
 
 
@@ -84,7 +76,7 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
         """Answer a conversation."""
         text_requests = body.to_text_requests(request_id_of(request), client_of(request))
         writer = ChatResponseWriter(text_requests[0], has_usage=body.has_usage_in_stream)
-        return await _respond(service, text_requests, writer, request, heartbeat_s if body.stream else None)
+        return await respond(service, text_requests, writer, request, heartbeat_s if body.stream else None)
 
     @api.post(
         "/completions",
@@ -96,75 +88,11 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
         """Continue a text, or several."""
         text_requests = body.to_text_requests(request_id_of(request), client_of(request))
         writer = CompletionResponseWriter(text_requests[0], has_usage=body.has_usage_in_stream)
-        return await _respond(service, text_requests, writer, request, heartbeat_s if body.stream else None)
+        return await respond(service, text_requests, writer, request, heartbeat_s if body.stream else None)
 
+    add_tokenization_routes(api, service)
+    add_adapter_routes(api)
     return api
-
-
-def request_id_of(request: Request) -> str:
-    """Return the id that the middleware gave the request."""
-    return str(request.scope["state"]["request_id"])
-
-
-def client_of(request: Request) -> str:
-    """Return the name of the API key that the middleware found in the request."""
-    return str(request.scope["state"]["key_name"])
-
-
-async def _respond(
-    service: Service,
-    requests: Sequence[TextRequest],
-    writer: ResponseWriter,
-    http: Request,
-    heartbeat_s: float | None,
-) -> Response:
-    """Answer requests, as a stream if there is a heartbeat for it, else with one document."""
-    answer = await service.begin(*requests)
-    if heartbeat_s is not None:
-        return EventStream(_stream(answer, writer, requests[0].request_id), heartbeat_s)
-    collecting = asyncio.create_task(_collect(answer, writer, requests[0]))
-    disconnect = asyncio.create_task(wait_for_disconnect(http.receive))
-    try:
-        await asyncio.wait((collecting, disconnect), return_when=asyncio.FIRST_COMPLETED)
-        if collecting.done():
-            return JSONResponse(collecting.result())
-        return Response(status_code=499)  # for the access log: the client is gone
-    finally:
-        for task in (collecting, disconnect):
-            task.cancel()
-        await asyncio.gather(collecting, disconnect, return_exceptions=True)
-        answer.close()
-
-
-async def _collect(answer: Answer, writer: ResponseWriter, request: TextRequest) -> Mapping[str, object]:
-    choices = [ChoiceBuffer() for _ in range(answer.choices)]
-    async for delta in answer:
-        choices[delta.choice].add(delta)
-    if request.best_of is not None:
-        choices = select_best(choices, request.best_of, request.choices)
-    return writer.response(choices, answer.usage)
-
-
-async def _stream(answer: Answer, writer: ResponseWriter, request_id: str) -> AsyncIterator[bytes]:
-    opening = writer.opening(answer.choices)
-    async with answer:
-        try:
-            async for delta in answer:
-                yield opening + writer.delta(delta)
-                opening = b""
-        except ApiError as error:
-            yield encode_event(error.to_json())
-        except Exception:
-            # The status is sent already, so the error goes into the stream, where the client raises it.
-            LOGGER.exception("request %s: the stream broke", request_id)
-            yield encode_event(_bug_document(request_id))
-        else:
-            yield writer.closing(answer.usage)
-
-
-def _bug_document(request_id: str) -> dict[str, Any]:
-    message = f"The server made a mistake. Its log has the details under the request id {request_id}."
-    return {"error": {"message": message, "type": "server_error", "param": None, "code": "internal_error"}}
 
 
 async def _answer_api_error(_request: Request, error: ApiError) -> Response:
@@ -192,7 +120,7 @@ async def _answer_http_error(request: Request, error: HTTPException) -> Response
 
 
 async def _answer_bug(request: Request, _error: Exception) -> Response:
-    return JSONResponse(_bug_document(request_id_of(request)), 500)
+    return JSONResponse(bug_document(request_id_of(request)), 500)
 
 
 def _most_helpful(error: RequestValidationError) -> dict[str, Any]:

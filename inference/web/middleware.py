@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 
 from inference.errors import ApiError
 from inference.service.lifecycle import REQUEST_CONTEXT, RequestContext
-from inference.web.access import API_PATH, METRICS_PATH, check_head
+from inference.web.access import API_PATH, METRICS_PATH, ROOT_PATHS, check_head
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -79,6 +79,8 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
+        if scope["path"] in ROOT_PATHS:
+            scope = {**scope, "path": API_PATH + scope["path"]}
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         context = RequestContext(_request_id(headers.get("x-request-id", "")))
         scope["state"] = {**scope.get("state", {}), "request_id": context.request_id, "context": context}

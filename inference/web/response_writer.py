@@ -100,6 +100,10 @@ class ResponseWriter(ABC):
     def delta(self, delta: TextDelta) -> bytes:
         """Return the events of a delta."""
 
+    def failure(self, error: Mapping[str, object]) -> bytes:
+        """Return the event that ends a stream with an error, given the error's document."""
+        return encode_event(error)
+
     def closing(self, usage: Usage) -> bytes:
         """Return the events that end a stream."""
         if not self._has_usage:

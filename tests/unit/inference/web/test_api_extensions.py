@@ -525,3 +525,68 @@ async def test_a_model_that_shall_not_reason_begins_with_the_answer(server: Mode
     server.play("thinker", "a")
     completion = await chat(server, "thinker", grammar='start: "a"')
     assert completion.choices[0].message.content == "a"
+
+
+# Tokens.
+
+
+async def test_a_text_becomes_tokens_and_the_tokens_a_text(server: ModelServer) -> None:
+    for path in ("/tokenize", "/v1/tokenize"):
+        response = await server.post(path, model="plain", prompt="aé<|end|>", return_token_strs=True)
+        document = response.json()
+        tokens = list(CODECS["plain"].encode("aé<|end|>"))
+        assert document == {
+            "count": 4, "max_model_len": CONTEXT, "tokens": tokens,
+            "token_strs": ["a", "bytes:\\xc3", "bytes:\\xa9", "<|end|>"],
+        }  # fmt: skip
+        back = await server.post(path.replace("tokenize", "detokenize"), model="plain", tokens=tokens)
+        assert back.json() == {"prompt": "aé<|end|>"}
+
+
+async def test_a_conversation_becomes_the_tokens_of_its_prompt(server: ModelServer) -> None:
+    for fields in (
+        {},
+        {"add_generation_prompt": False},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+    ):
+        response = await server.post("/tokenize", model="thinker", messages=HELLO, **fields)
+        server.play("thinker", "Hi")
+        await chat(server, "thinker", **fields)
+        assert response.json()["tokens"] == list(server.engine.requests[-1].prompt_token_ids)
+        assert response.json()["token_strs"] is None
+
+
+async def test_the_base_has_the_tokens_if_no_model_is_named(server: ModelServer) -> None:
+    response = await server.post("/tokenize", messages=HELLO)
+    assert response.json()["count"] == len("[user]Hello") + 1 + len("[assistant]")
+    assert (await server.post("/detokenize", tokens=[])).json() == {"prompt": ""}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/tokenize", {}, "prompt"), ("/tokenize", {"prompt": "a", "messages": HELLO}, "prompt"),
+        ("/tokenize", {"prompt": "a", "model": "none"}, "model"),
+        ("/tokenize", {"prompt": "\ud800"}, "prompt"),
+        ("/tokenize", {"messages": HELLO, "continue_final_message": True}, "continue_final_message"),
+        ("/detokenize", {"tokens": [10**9]}, "tokens"), ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
+        ("/detokenize", {"text": "a"}, "text"),
+    ],
+)  # fmt: skip
+async def test_what_has_no_tokens_is_refused(
+    server: ModelServer, path: str, body: dict[str, Any], param: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    response = await server.http.post(path, content=json.dumps(body), headers=headers)
+    assert response.status_code in {400, 404}
+    assert response.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/v1/unload_lora_adapter"])
+async def test_how_adapters_are_loaded_is_explained(server: ModelServer, path: str) -> None:
+    response = await server.post(path, lora_name="a", lora_path="/a")
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["code"] == "unsupported"
+    assert "invoke push" in error["message"]
+    assert "invoke deploy" in error["message"]
