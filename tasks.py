@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from infra.session import Session
 
 ROOT = Path(__file__).resolve().parent
+HAS_CHANGES = 10
 INTERRUPTED = 130
 BUG = 70
 
@@ -37,7 +38,10 @@ TARGET = {
     "subscription": "the Azure subscription, by id or name",
     "resource_group": "the resource group; created if it is missing",
     "location": "the region, such as swedencentral, in which to create a missing resource group",
-    "set": "a parameter of infra/provision/inference.bicep as name=value; can be repeated",
+    "set": "a parameter of infra/provision/inference.bicep as name=value; can be repeated. All of these are"
+    " kept for the stage in infra/stages.toml",
+    "unset": "take back a value that is kept for the stage; can be repeated",
+    "yes": "perform the plan without asking, also if it resets what others set",
 }
 LOCK = "take the deploy lock from its current holder"
 WAIT = "how many seconds to wait for the release to serve (default: 600 on local, 2400 on azure)"
@@ -62,6 +66,8 @@ def _reporting(body: Callable[..., None]) -> Callable[..., None]:
     def run(*arguments: object, **flags: object) -> None:
         try:
             body(*arguments, **flags)
+        except Exit:
+            raise  # the exit code of a result, such as that of a plan with changes
         except FjarrError as error:
             raise Exit(str(error), error.exit_code) from error
         except BrokenPipeError:
@@ -76,7 +82,7 @@ def _reporting(body: Callable[..., None]) -> Callable[..., None]:
 
 
 @verb(
-    iterable=["set"],
+    iterable=["set", "unset"],
     help={
         "stage": STAGE,
         "adapter": "a folder with your LoRA adapter (default: fine-tuning's result, else the example's)",
@@ -94,6 +100,8 @@ def up(
     resource_group: str | None = None,
     location: str | None = None,
     set: list[str] | None = None,
+    unset: list[str] | None = None,
+    yes: bool = False,
     json: bool = False,
 ) -> None:
     """Start a live model from nothing: provision, push, deploy, wait.
@@ -103,11 +111,19 @@ def up(
     from infra.verbs.up import up as run_up
 
     adapter_path = Path(adapter) if adapter else None
-    flags = _flags(subscription, resource_group, location, set)
-    _show(run_up(_open(stage), flags, adapter=adapter_path, base=base), json)
+    flags = _flags(subscription, resource_group, location, set, unset)
+    _show(run_up(_open(stage), flags, adapter=adapter_path, base=base, is_confirmed=yes), json)
 
 
-@verb(iterable=["set"], help={"stage": STAGE, **TARGET, "json": JSON})
+@verb(
+    iterable=["set", "unset"],
+    help={
+        "stage": STAGE,
+        **TARGET,
+        "dry_run": f"print the plan and change nothing; exit code {HAS_CHANGES} if it has changes",
+        "json": JSON,
+    },
+)
 def provision(
     _: Context,
     stage: str = "azure",
@@ -115,16 +131,28 @@ def provision(
     resource_group: str | None = None,
     location: str | None = None,
     set: list[str] | None = None,
+    unset: list[str] | None = None,
+    yes: bool = False,
+    dry_run: bool = False,
     json: bool = False,
 ) -> None:
     """Create the Azure resources, or update them.
 
-    Reads infra/provision/inference.parameters.json and the configuration of the fine-tuning step; writes
-    infra/inference.config.json. Shared resources that exist are only added to.
+    Prints a plan first, and asks on a terminal. Reads infra/provision/inference.parameters.json and the
+    configuration of the fine-tuning step; writes infra/inference.config.json. Shared resources that exist are
+    only added to, and what others have configured on the app stays.
     """
+    from infra.verbs.provision import plan_provision
     from infra.verbs.provision import provision as run_provision
 
-    _show(run_provision(_open(stage), _flags(subscription, resource_group, location, set)), json)
+    flags = _flags(subscription, resource_group, location, set, unset)
+    if not dry_run:
+        _show(run_provision(_open(stage), flags, is_confirmed=yes), json)
+        return
+    plan = plan_provision(_open(stage), flags)
+    _show(plan, json)
+    if plan.has_changes:
+        raise Exit(code=HAS_CHANGES)
 
 
 @verb(
@@ -299,11 +327,15 @@ def _open(stage: str, *, starts: bool = True, needs_az: bool = True) -> Session:
 
 
 def _flags(
-    subscription: str | None, resource_group: str | None, location: str | None, parameters: list[str] | None
+    subscription: str | None,
+    resource_group: str | None,
+    location: str | None,
+    parameters: list[str] | None,
+    unset: list[str] | None,
 ) -> Flags:
     from infra.config.settings import Flags
 
-    return Flags(subscription, resource_group, location, tuple(parameters or ()))
+    return Flags(subscription, resource_group, location, tuple(parameters or ()), tuple(unset or ()))
 
 
 def _show(result: Result, is_json: bool) -> None:

@@ -1,18 +1,24 @@
-"""Generate the documentation's blocks from the code, or check that they are up to date.
+"""Generate the documentation's blocks and other files from the code, or check that they are up to date.
 
-A block is between the lines `<!-- NAME -->` and `<!-- end NAME -->`. `nox -s docs` checks the blocks, and
-`python docs/generate.py --write` generates them again.
+A block is between the lines `<!-- NAME -->` and `<!-- end NAME -->`. The files are the schema of the
+server's settings, by which the pipeline checks environment variables, and the digest of the Bicep source.
+`nox -s docs` checks all of them, and `python docs/generate.py --write` generates them again.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import json
 import re
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -20,7 +26,9 @@ sys.path.insert(0, str(ROOT))
 from invoke import Collection  # noqa: E402  # the project's folder has to be on the path first
 
 import tasks  # noqa: E402
+from inference.setting_parsers import switch  # noqa: E402
 from inference.settings import PREFIX, SETTINGS  # noqa: E402
+from infra.config.template import BICEP, SOURCE_DIGEST, source_digest  # noqa: E402
 
 TEMPLATE = ROOT / "infra/provision/inference.json"
 EXAMPLE = ROOT / "examples/ticket-triage"
@@ -80,6 +88,49 @@ def modules(folder: Path) -> str:
     return "\n".join(rows)
 
 
+def server_settings() -> str:
+    """Return the JSON Schema of the server's settings, which the pipeline validates variables by."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "The server's settings: environment variables of the container",
+        "description": "must map settings to values",
+        "$comment": "Generated from inference/settings.py by docs/generate.py.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            setting.name: _setting_schema(setting.parse)
+            for setting in SETTINGS.values()
+            if setting.name.startswith(PREFIX)
+        },
+    }
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def _setting_schema(parse: Callable[[str], object]) -> dict[str, object]:
+    """Return the schema of what a parser of the server accepts, if that is a list or a range."""
+    bound = inspect.getclosurevars(parse).nonlocals if inspect.isfunction(parse) else {}
+    if parse is switch:
+        return {"description": "must be 'on' or 'off'", "enum": ["on", "off"]}
+    if "choices" in bound:
+        return {
+            "description": f"must be one of {', '.join(bound['choices'])}",
+            "enum": list(bound["choices"]),
+        }
+    if "least" not in bound:
+        return {"description": "must be text", "type": "string"}
+    is_whole = parse.__qualname__.startswith("whole_number")
+    kind, name = ("integer", "a whole number") if is_whole else ("number", "a number of seconds")
+    least, most = bound["least"], bound["most"]
+    extent = f"of at least {least:g}" if most is None else f"from {least:g} to {most:g}"
+    limits = {"minimum": least} if most is None else {"minimum": least, "maximum": most}
+    return {"description": f"must be {name} {extent}", "type": kind, **limits}
+
+
+FILES: dict[Path, Callable[[], str]] = {
+    ROOT / "templates/server.settings.schema.json": server_settings,
+    ROOT / SOURCE_DIGEST: lambda: f"{source_digest(ROOT / BICEP)}  {BICEP.name}\n",
+}
+
 BLOCKS = {"verbs": verbs, "parameters": parameters, "settings": settings, "example": example}
 
 
@@ -112,6 +163,12 @@ def main() -> int:
             stale.append(page)
             if is_writing:
                 page.write_text(filled, encoding="utf-8")
+    for path, make in FILES.items():
+        content = make()
+        if not path.exists() or path.read_text(encoding="utf-8") != content:
+            stale.append(path)
+            if is_writing:
+                path.write_text(content, encoding="utf-8")
     names = ", ".join(str(page.relative_to(ROOT)) for page in stale)
     if stale and not is_writing:
         print(f"out of date: {names}; run: python docs/generate.py --write", file=sys.stderr)

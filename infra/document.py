@@ -27,16 +27,26 @@ def read_object(path: Path, *, hint: str | None = None) -> dict[str, Json]:
         hint: What to do when there is no such file.
 
     Raises:
-        UsageError: The file is missing, is not JSON, or is not an object.
+        UsageError: The file is missing, is not JSON, is not an object, or has a key twice in one object.
     """
+    repeated: list[str] = []
+
+    def to_object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+        keys = [key for key, _ in pairs]
+        repeated.extend(key for key in dict.fromkeys(keys) if keys.count(key) > 1)
+        return dict(pairs)
+
     try:
-        document: Json = json.loads(path.read_text(encoding="utf-8-sig"))
+        document: Json = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=to_object)
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist", hint=hint) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(document, dict):
         raise UsageError(f"{path} must contain one JSON object")
+    if repeated:
+        details = tuple(f"{key}: is there more than once; only the last one would count" for key in repeated)
+        raise UsageError(f"{path} has a key more than once in one object", details=details)
     return document
 
 
@@ -51,6 +61,6 @@ def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
         file.write(text)
     draft.replace(path)

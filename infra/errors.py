@@ -13,6 +13,11 @@ Any other exception is a bug in Fjarr and shows its traceback (exit code 70).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 class FjarrError(Exception):
     """An error that is shown as a message: what happened, to what, and what to do about it.
@@ -55,6 +60,18 @@ class UsageError(FjarrError):
     """A flag, a parameter or a configuration file that the user must correct."""
 
     exit_code = 2
+
+    @classmethod
+    def combined(cls, errors: Sequence[UsageError]) -> UsageError:
+        """Return several errors as one, which lists them all; a single one as it is."""
+        if len(errors) == 1:
+            return errors[0]
+        details: list[str] = []
+        for error in errors:
+            details.append(f"{error.message}:" if error.details else error.message)
+            details += [f"  {line}" for line in error.details]
+            details += [f"  hint: {error.hint}"] if error.hint else []
+        return cls(f"{len(errors)} things have to be corrected", details=tuple(details))
 
 
 class ToolError(FjarrError):

@@ -56,6 +56,11 @@ def az(*arguments: str, secrets: tuple[str, ...] = (), timeout_s: float = 300.0)
 # The tool itself, and the signed-in account.
 
 
+def bicep_build(source: Path, compiled: Path) -> Command:
+    """Compile a Bicep file. az downloads the Bicep CLI if it is not installed."""
+    return az("bicep", "build", "--file", str(source), "--outfile", str(compiled), timeout_s=300)
+
+
 def version() -> Command:
     """Show the version of az."""
     return az("version")
@@ -177,6 +182,16 @@ def deployment_create(
     return az("deployment", "group", "create", *target, *files, secrets=secrets, timeout_s=3600)
 
 
+def deployment_what_if(
+    group: Group, name: str, template: Path, parameters: Path, secrets: tuple[str, ...] = ()
+) -> Command:
+    """Compute what a deployment would change, without changing anything; see `deployment_create`."""
+    target = ("--name", name, *group.flags)
+    files = ("--template-file", str(template), "--parameters", f"@{parameters}", "--no-prompt")
+    plain = ("--no-pretty-print", "--result-format", "FullResourcePayloads")
+    return az("deployment", "group", "what-if", *target, *files, *plain, secrets=secrets, timeout_s=600)
+
+
 def deployment_show(group: Group, name: str) -> Command:
     """Show a deployment, with its parameters except for the secret ones."""
     return az("deployment", "group", "show", "--name", name, *group.flags)
@@ -267,6 +282,11 @@ def app_secret_show(group: Group, app: str, secret: str) -> Command:
     return az("containerapp", "secret", "show", "--name", app, "--secret-name", secret, *group.flags)
 
 
+def app_secret_list(group: Group, app: str) -> Command:
+    """List an app's secrets with their values. The output is secret."""
+    return az("containerapp", "secret", "list", "--name", app, "--show-values", *group.flags)
+
+
 def revision_list(group: Group, app: str) -> Command:
     """List an app's active revisions."""
     return az("containerapp", "revision", "list", "--name", app, *group.flags)
@@ -285,6 +305,11 @@ def revision_restart(group: Group, app: str, revision: str) -> Command:
 def revision_activate(group: Group, app: str, revision: str) -> Command:
     """Make an inactive revision active again."""
     return az("containerapp", "revision", "activate", "--name", app, "--revision", revision, *group.flags)
+
+
+def revision_deactivate(group: Group, app: str, revision: str) -> Command:
+    """Stop a revision and its replicas, which gives up their capacity."""
+    return az("containerapp", "revision", "deactivate", "--name", app, "--revision", revision, *group.flags)
 
 
 def replica_list(group: Group, app: str, revision: str | None = None) -> Command:

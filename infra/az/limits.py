@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from infra.document import Json
 
@@ -36,6 +36,11 @@ GPU_SIZES: Final = {
 }
 """The GPU profiles of known size. For others there is no check."""
 
+RESERVED_TAG_PREFIXES: Final = ("microsoft", "azure", "windows")
+"""Source: Azure Resource Manager documentation, "Use tags to organize your Azure resources", limitations."""
+
+OWN_TAG_PREFIX: Final = "fjarr-"
+
 PROBE_RANGES: Final = {
     "initialDelaySeconds": (0, 60),
     "periodSeconds": (1, 240),
@@ -49,13 +54,19 @@ MAX_FAILURES: Final = {"Liveness": 30, "Readiness": 48, "Startup": 240}
 startup probe is 240."""
 
 
-def parameter_problems(values: Mapping[str, Json]) -> list[str]:
+def parameter_problems(values: Mapping[str, Json], faulty: Collection[str] = ()) -> list[str]:
     """Return the problems of parameters whose values are valid one by one.
 
     Args:
-        values: The effective value of every parameter, with defaults; each of the right type.
+        values: The effective value of every parameter, with defaults.
+        faulty: The parameters whose own value is not valid; checks that involve them are left out.
     """
-    return [*_size_problems(values), *_replica_problems(values), *_range_problems(values)]
+    return [
+        problem
+        for names, check in _CHECKS.items()
+        if not set(names) & set(faulty)
+        for problem in check(values)
+    ]
 
 
 def template_problems(template: Json) -> list[str]:
@@ -105,6 +116,19 @@ def _range_problems(values: Mapping[str, Json]) -> Iterator[str]:
             yield f"allowedIpRanges: {error}"
 
 
+def _tag_problems(values: Mapping[str, Json]) -> Iterator[str]:
+    tags = values["tags"]
+    by_folded_name: dict[str, str] = {}
+    for name in tags if isinstance(tags, dict) else {}:
+        folded = name.casefold()
+        if folded in by_folded_name:
+            yield f"tags: {by_folded_name[folded]} and {name} are one name to Azure, which ignores the case"
+        by_folded_name[folded] = name
+        if folded.startswith(RESERVED_TAG_PREFIXES):
+            reserved = ", ".join(RESERVED_TAG_PREFIXES)
+            yield f"tags.{name}: names that begin with {reserved} are reserved by Azure"
+
+
 def _probe_problems(probe: Mapping[str, Json]) -> Iterator[str]:
     kind = probe.get("type")
     for name, (least, most) in PROBE_RANGES.items():
@@ -132,3 +156,14 @@ def _probe_lists(value: Json) -> Iterator[list[dict[str, Json]]]:
     elif isinstance(value, list):
         for inner in value:
             yield from _probe_lists(inner)
+
+
+_CHECKS: Final[dict[tuple[str, ...], Callable[[Mapping[str, Json]], Iterator[str]]]] = {
+    (
+        "gpu", "gpuProfileName", "gpuProfileType", "workloadProfileName", "containerCpu", "containerMemory",
+    ): _size_problems,
+    ("minReplicas", "maxReplicas"): _replica_problems,
+    ("allowedIpRanges",): _range_problems,
+    ("tags",): _tag_problems,
+}  # fmt: skip
+"""The checks of several parameters together, each with the parameters that it reads."""

@@ -9,71 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from infra.az.limits import parameter_problems, template_problems
+from infra.config.template import effective_values
 from infra.config.templates import load_schema, render, validate
-from infra.document import Json, as_object, read_object
+from infra.config.variables import variable_problems
+from infra.document import Json, as_object
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from infra.config.settings import Settings
+    from infra.config.template import Template
 
-BICEP: Final = Path("infra/provision/inference.bicep")
-COMPILED: Final = Path("infra/provision/inference.json")
 TEMPLATE: Final = "inference.parameters.json.j2"
 SCHEMA: Final = "inference.parameters"
 DIGEST_TAG: Final = "fjarr-provision"
 
-_TEXT_TYPES: Final = ("string", "securestring")
-_PARAMETER_REFERENCE: Final = re.compile(r"^\[parameters\('(\w+)'\)\]$")
-_NOT_IN_DIGEST: Final = ("apiKey", "environmentExists")
-"""The key is a secret, and the second run finds the environment that the first one made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """The compiled template and its parameters.
-
-    Attributes:
-        defaults: The default of every parameter; None where it has none or may be null.
-        document: The whole template.
-        texts: The names of the parameters that are text.
-    """
-
-    defaults: dict[str, Json]
-    document: dict[str, Json]
-    texts: frozenset[str] = frozenset()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Return the names of the parameters, in the template's order."""
-        return tuple(self.defaults)
-
-
-def read_template(path: Path) -> Template:
-    """Read a compiled template.
-
-    Raises:
-        UsageError: The file is missing or is not a template.
-    """
-    document = read_object(path, hint="restore the file from the repository, or build it: az bicep build")
-    parameters = document.get("parameters")
-    if not isinstance(parameters, dict):
-        raise UsageError(f"{path} has no parameters")
-    defaults = {
-        name: entry.get("defaultValue") if isinstance(entry, dict) else None
-        for name, entry in parameters.items()
-    }
-    texts = frozenset(
-        name for name, entry in parameters.items() if as_object(entry).get("type") in _TEXT_TYPES
-    )
-    return Template(defaults, document, texts)
+_NOT_IN_DIGEST: Final = ("apiKey", "environmentExists", "unmanaged", "unmanagedSecrets")
+"""The key is a secret, a second run finds the environment that the first one made, the rest is others'."""
 
 
 def render_parameters(settings: Settings, template: Template) -> str:
@@ -90,22 +44,13 @@ def render_parameters(settings: Settings, template: Template) -> str:
     values = {name: _value(settings, name) for name in template.names}
     text = render(TEMPLATE, {"parameters": values})
     problems = _schema_problems(json.loads(text), settings)
-    if not problems:  # the limits assume values of the right type
-        problems = parameter_problems(effective_values(values, template))
-        problems += template_problems(template.document)
+    faulty = {place.partition(":")[0].partition(".")[0] for place in problems}
+    problems += variable_problems(settings, template)
+    problems += parameter_problems(effective_values(values, template), faulty)
+    problems += template_problems(template.document)
     if problems:
         raise UsageError(_summary(len(problems)), details=tuple(problems))
     return text
-
-
-def effective_values(values: Mapping[str, Json], template: Template) -> dict[str, Json]:
-    """Return the value that the template will use for each parameter. Its expressions are not evaluated."""
-    effective = template.defaults | {name: value for name, value in values.items() if value is not None}
-    for name, value in effective.items():
-        other = _PARAMETER_REFERENCE.match(value) if isinstance(value, str) else None
-        if other:
-            effective[name] = effective.get(other[1])
-    return effective
 
 
 def digest(settings: Settings, template: Template, sources: tuple[bytes, ...]) -> str:
@@ -151,9 +96,9 @@ def _value(settings: Settings, name: str) -> Json:
 def _schema_problems(document: Json, settings: Settings) -> list[str]:
     problems = []
     for problem in validate(SCHEMA, document):
-        name = str(problem.path[1]) if len(problem.path) > 1 else ""
-        place = ".".join(str(part) for part in problem.path[1:] if part != "value")
-        problems.append(f"{place}: {_with_source(problem.rule, settings.source(name))}")
+        name, *inner = [str(part) for part in problem.path[1:] if part != "value"] or [""]
+        source = settings.source(name, inner[0] if inner else None)
+        problems.append(f"{'.'.join((name, *inner))}: {_with_source(problem.rule, source)}")
     return problems
 
 

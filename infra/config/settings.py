@@ -2,7 +2,7 @@
 
 From highest to lowest priority: flags, the stage's overlay, the user's
 `infra/provision/inference.parameters.json`, the fine-tuning step's files, and the template's defaults. Null
-in any of them means "not set here".
+in any of them means "not set here". A parameter that maps names to text (`MAPS`) is merged entry by entry.
 
 This module neither asks the user nor accesses Azure. `infra.config.parameters` validates the result.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from infra.az.names import PREFIXES, Names, default_name, resource_suffix
 from infra.config.stage import STAGES_PATH
 from infra.config.templates import validate
-from infra.document import Json, read_object
+from infra.document import Json, as_object, read_object
 from infra.errors import UsageError
 from infra.wording import did_you_mean
 
@@ -41,15 +41,23 @@ SHARED_PARAMETERS: Final = (
 """The fine-tuning step's parameters that inference shares. The others have a different meaning here."""
 
 TEMPLATE_DEFAULT: Final = "the template's default"
+_MIN_SECRET: Final = 6
+MAPS: Final = ("environmentVariables", "tags")
+"""The parameters that map names to text. `--set environmentVariables.NAME=text` sets one entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value and its source, which messages show as `'x' (from infra/...)`."""
+    """A value and its source, which messages show as `'x' (from infra/...)`.
+
+    Attributes:
+        entry_sources: The source of each entry of a merged map, as (entry, source) pairs.
+    """
 
     name: str
     value: Json
     source: str
+    entry_sources: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +69,41 @@ class Flags:
         resource_group: `--resource-group`.
         location: `--location`.
         parameters: `--set`, each a `name=value` whose value is JSON, or else text.
+        unset: `--unset`, the names of values that were kept for the stage and are taken back.
     """
 
     subscription: str | None = None
     resource_group: str | None = None
     location: str | None = None
     parameters: tuple[str, ...] = ()
+    unset: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A value that has no effect, because a source of higher priority sets another.
+
+    Attributes:
+        name: The parameter, or `parameter.entry`.
+        by: The setting that is used.
+    """
+
+    name: str
+    value: Json
+    source: str
+    by: Setting
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All parameters that are set, each with its source."""
+    """All parameters that are set, each with its source.
+
+    Attributes:
+        hidden: Different values of the same parameters, from sources of lower priority.
+    """
 
     values: tuple[Setting, ...] = ()
+    hidden: tuple[Hidden, ...] = ()
 
     def find(self, name: str) -> Setting | None:
         """Return the setting of a parameter, or None if it is not set."""
@@ -84,10 +114,26 @@ class Settings:
         setting = self.find(name)
         return setting.value if setting is not None and isinstance(setting.value, str) else None
 
-    def source(self, name: str) -> str:
-        """Return the source of a parameter's value."""
+    def source(self, name: str, entry: str | None = None) -> str:
+        """Return the source of a parameter's value, or of one entry of a map."""
         setting = self.find(name)
-        return TEMPLATE_DEFAULT if setting is None else setting.source
+        if setting is None:
+            return TEMPLATE_DEFAULT
+        return dict(setting.entry_sources).get(entry or "", setting.source)
+
+    def to_values(self) -> dict[str, Json]:
+        """Return the values by the names of their parameters."""
+        return {setting.name: setting.value for setting in self.values}
+
+    def secret_values(self) -> tuple[str, ...]:
+        """Return the secret values among those to deploy, to redact: the API keys, and others' secrets.
+
+        Short ones are left out: they cannot be told from other text.
+        """
+        others = self.find("unmanagedSecrets")
+        entries = as_object(others.value if others else None).values()
+        values = [self.text("apiKey"), *(as_object(each).get("value") for each in entries)]
+        return tuple(str(value) for value in values if value and len(str(value)) >= _MIN_SECRET)
 
     def with_value(self, name: str, value: Json, source: str) -> Settings:
         """Return the settings with one parameter replaced."""
@@ -161,6 +207,16 @@ def merge(layers: Iterable[tuple[Setting, ...]], known: Iterable[str]) -> Settin
     Raises:
         UsageError: Some names are not known. All of them are listed.
     """
+    settings, error = merge_known(layers, known)
+    if error is not None:
+        raise error
+    return settings
+
+
+def merge_known(
+    layers: Iterable[tuple[Setting, ...]], known: Iterable[str]
+) -> tuple[Settings, UsageError | None]:
+    """Merge layers as `merge` does; return its error instead of raising it, and what is known."""
     known = tuple(known)
     given = [setting for layer in layers for setting in layer]
     problems = tuple(
@@ -168,11 +224,16 @@ def merge(layers: Iterable[tuple[Setting, ...]], known: Iterable[str]) -> Settin
         for setting in given
         if setting.name not in known
     )
-    if problems:
-        hint = f"the parameters are: {', '.join(known)}"
-        raise UsageError("a parameter is not known", details=problems, hint=hint)
-    strongest = {setting.name: setting for setting in given if setting.value is not None}
-    return Settings(tuple(strongest.values()))
+    hint = f"the parameters are: {', '.join(known)}"
+    error = UsageError("a parameter is not known", details=problems, hint=hint) if problems else None
+    merged: dict[str, Setting] = {}
+    hidden: list[Hidden] = []
+    for setting in given:
+        if setting.name in known and setting.value is not None:
+            before = merged.get(setting.name)
+            merged[setting.name] = setting if before is None else _override(before, setting)
+            hidden += () if before is None else _hidden(before, setting)
+    return Settings(tuple(merged.values()), tuple(hidden)), error
 
 
 def from_stage(stage: Stage) -> tuple[Setting, ...]:
@@ -190,10 +251,15 @@ def from_flags(flags: Flags, texts: Collection[str] = ()) -> tuple[Setting, ...]
             as JSON if possible.
 
     Raises:
-        UsageError: A `--set` is not of the form `name=value`.
+        UsageError: Some `--set` are not of the form `name=value`. All of them are listed.
     """
     location = (Setting("location", flags.location, "--location"),) if flags.location else ()
-    return (*location, *(_flag_setting(flag, texts) for flag in flags.parameters))
+    parsed = [_flag_setting(flag, texts) for flag in flags.parameters]
+    wrong = tuple(each for each in parsed if isinstance(each, str))
+    if wrong:
+        hint = "write --set name=value, such as --set maximumInstanceCount=1"
+        raise UsageError(wrong[0], details=wrong[1:], hint=hint)
+    return (*location, *(each for each in parsed if isinstance(each, Setting)))
 
 
 def read_user_parameters(root: Path) -> tuple[Setting, ...]:
@@ -239,15 +305,42 @@ def _values(document: dict[str, Json], source: Path, names: Iterable[str]) -> tu
     )
 
 
-def _flag_setting(flag: str, texts: Collection[str]) -> Setting:
+def _override(before: Setting, setting: Setting) -> Setting:
+    """Return a setting over one of lower priority; the entries of maps are merged."""
+    if setting.name not in MAPS or not isinstance(before.value, dict) or not isinstance(setting.value, dict):
+        return setting
+    sources = dict(before.entry_sources) or dict.fromkeys(before.value, before.source)
+    sources |= dict.fromkeys(setting.value, setting.source)
+    return replace(setting, value=before.value | setting.value, entry_sources=tuple(sources.items()))
+
+
+def _hidden(before: Setting, setting: Setting) -> list[Hidden]:
+    if setting.name in MAPS and isinstance(before.value, dict) and isinstance(setting.value, dict):
+        sources = dict(before.entry_sources)
+        return [
+            Hidden(f"{setting.name}.{entry}", value, sources.get(entry, before.source), setting)
+            for entry, value in before.value.items()
+            if setting.value.get(entry, value) != value
+        ]
+    if before.value == setting.value:
+        return []
+    return [Hidden(setting.name, before.value, before.source, setting)]
+
+
+def _flag_setting(flag: str, texts: Collection[str]) -> Setting | str:
+    """Parse a `--set`; a text is what is wrong with it."""
     name, equals, text = flag.partition("=")
     if not equals or not name:
-        hint = "write --set name=value, such as --set maximumInstanceCount=1"
-        raise UsageError(f"--set {flag!r} has no name or no value", hint=hint)
+        return f"--set {flag!r} has no name or no value"
+    map_name, dot, entry = name.partition(".")
+    if dot and entry and map_name in MAPS:
+        return Setting(map_name, {entry: text}, "--set")
     if name in texts:
         return Setting(name, text, "--set")
     try:
         value: Json = json.loads(text)
     except ValueError:
         value = text
+    if value is None:
+        return f"--set {flag!r} sets nothing; --unset {name} takes back a value that was kept for the stage"
     return Setting(name, value, "--set")

@@ -7,6 +7,7 @@ letters and digits`), so that editors and error messages show the same words.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
+from jsonschema.exceptions import ValidationError
 
 from infra.wording import did_you_mean
 
 if TYPE_CHECKING:
-    from jsonschema.exceptions import ValidationError
+    from collections.abc import Iterator
 
     from infra.document import Json
 
@@ -86,7 +88,19 @@ def _environment() -> Environment:
 def _validator(schema: str) -> Draft202012Validator:
     document = load_schema(schema)
     Draft202012Validator.check_schema(document)
-    return Draft202012Validator(document)
+    return cast("Draft202012Validator", _STRICT_VALIDATOR(document))
+
+
+def _check_pattern(_: object, pattern: str, value: Json, __: object) -> Iterator[ValidationError]:
+    """Match a pattern as ECMAScript does: its `$` does not match before a newline at the end."""
+    strict = f"{pattern[:-1]}\\Z" if pattern.endswith("$") else pattern
+    if isinstance(value, str) and not re.search(strict, value):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+_STRICT_VALIDATOR: Final = validators.extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator, {"pattern": _check_pattern}
+)
 
 
 def _problems(error: ValidationError) -> list[Problem]:

@@ -3,6 +3,66 @@ metadata description = 'A container app on a GPU that serves a fine-tuned langua
 
 targetScope = 'resourceGroup'
 
+@description('Secrets by name: a value, or a reference to a Key Vault.')
+@secure()
+type Secrets = {
+  @description('The secret of one name.')
+  *: {
+    @description('Its value.')
+    value: string?
+
+    @description('The address of a secret in a Key Vault.')
+    keyVaultUrl: string?
+
+    @description('The identity that reads it there: a resource id, or `system`.')
+    identity: string?
+  }
+}
+
+@description('What others have configured on the app. Lists are what they added to the lists of this template.')
+#disable-diagnostics use-user-defined-types // What Azure shows is passed through as it is.
+type Unmanaged = {
+  @description('Tags of the app.')
+  tags: object?
+
+  @description('Its managed identities.')
+  identity: object?
+
+  @description('Further parts of its configuration, such as `registries` and `dapr`.')
+  configuration: object?
+
+  @description('Further parts of its ingress, such as `customDomains`, `corsPolicy` and `stickySessions`.')
+  ingress: object?
+
+  @description('Rules of its ingress for address ranges.')
+  ipSecurityRestrictions: object[]?
+
+  @description('Further parts of its template, such as `initContainers`.')
+  template: object?
+
+  @description('Further containers.')
+  containers: object[]?
+
+  @description('Volumes.')
+  volumes: object[]?
+
+  @description('Further parts of its scale, such as `cooldownPeriod`.')
+  scale: object?
+
+  @description('Scale rules.')
+  scaleRules: object[]?
+
+  @description('Further parts of the server\'s container, such as `args`.')
+  container: object?
+
+  @description('Environment variables of the server\'s container.')
+  variables: object[]?
+
+  @description('Volume mounts of the server\'s container.')
+  volumeMounts: object[]?
+}
+#restore-diagnostics use-user-defined-types
+
 @description('Text by name, such as tags or environment variables.')
 type StringMap = {
   @description('The value of one name.')
@@ -14,7 +74,7 @@ type StringMap = {
 @description('The shell commands that start the server, joined with `; ` and run by `/bin/bash -c`. Null starts the release that the share\'s CURRENT file names.')
 param defaultCommands string[]?
 
-@description('The most nodes that a dedicated GPU workload profile may have. Null means 2.')
+@description('The most nodes that a dedicated GPU workload profile may have. Null means `maxReplicas`, so that the default needs a quota of one GPU. With one more, an update starts the new revision before the old one ends.')
 @minValue(1)
 param maximumInstanceCount int?
 
@@ -59,17 +119,21 @@ param resourceSuffix string = take(uniqueString(resourceGroup().id), 5)
 @description('Whether the environment is there already (the fine-tuning step makes one). Then it and its workspace are left as they are, and only the share and the app are added to it.')
 param environmentExists bool = false
 
-@description('The name of the environment\'s GPU workload profile.')
-@minLength(1)
-param gpuProfileName string = 'GPU'
+@description('The GPU of a replica. It sets the workload profile, its CPU and its memory together; a parameter below that is set takes precedence. Serverless, billed by the second while a replica runs: `t4` (16 GB), `a100` (80 GB). Dedicated, billed while a node runs: `a100-dedicated`, `a100x2`, `a100x4`. `none` is a CPU. Regions differ: `az containerapp env workload-profile list-supported` lists what yours has.')
+@allowed(['none', 't4', 'a100', 'a100-dedicated', 'a100x2', 'a100x4'])
+param gpu string = 'a100-dedicated'
 
-@description('The type of that profile: dedicated (`NC24-A100`, `NC48-A100`, `NC96-A100`) or serverless (`Consumption-GPU-NC24-A100`, `Consumption-GPU-NC8as-T4`). Regions differ: `az containerapp env workload-profile list-supported` says what yours has.')
+@description('The name of the environment\'s GPU workload profile. Null means that of `gpu`.')
 @minLength(1)
-param gpuProfileType string = 'NC24-A100'
+param gpuProfileName string?
 
-@description('The workload profile that the app runs on: the GPU profile, or `Consumption` for a CPU.')
+@description('The type of that profile: dedicated (`NC24-A100`, `NC48-A100`, `NC96-A100`) or serverless (`Consumption-GPU-NC24-A100`, `Consumption-GPU-NC8as-T4`). Null means that of `gpu`.')
 @minLength(1)
-param workloadProfileName string = gpuProfileName
+param gpuProfileType string?
+
+@description('The workload profile that the app runs on. Null means the GPU profile, or `Consumption` if `gpu` is `none`.')
+@minLength(1)
+param workloadProfileName string?
 
 // -------------------------------------------------------------------------------------------------------- The storage
 
@@ -91,13 +155,13 @@ param engine string = 'auto'
 @description('The container image. Empty: the engine\'s, pinned by version: vLLM\'s official image for GPUs or for CPUs, or PyTorch\'s for transformers. The command of the image is replaced by `defaultCommands`.')
 param image string = ''
 
-@description('The CPU cores of a replica. As text, because Bicep has no decimal numbers.')
+@description('The CPU cores of a replica, as text, because Bicep has no decimal numbers. Null means that of `gpu`.')
 @minLength(1)
-param containerCpu string = '24'
+param containerCpu string?
 
-@description('The memory of a replica, in Azure\'s notation, such as `220Gi`.')
+@description('The memory of a replica, in Azure\'s notation, such as `220Gi`. Null means that of `gpu`.')
 @minLength(3)
-param containerMemory string = '220Gi'
+param containerMemory string?
 
 @description('The least replicas. With 0 the app sleeps when nobody asks, and the first answer waits for a start.')
 @minValue(0)
@@ -164,6 +228,14 @@ param allowedIpRanges string[] = []
 @description('Tags of every resource that can carry tags.')
 param tags StringMap = {}
 
+// ------------------------------------------------------------- What others configure: set by `invoke provision` alone
+
+@description('What others have configured on the app, which a deployment keeps: `tags`, `identity`, and parts of the configuration and of the template. `invoke provision` reads it from the app.')
+param unmanaged Unmanaged = {}
+
+@description('The secrets of the app that others have set, by name. `invoke provision` reads them from the app.')
+param unmanagedSecrets Secrets = {}
+
 // ------------------------------------------------------------------------------------------------------------- Values
 
 var region = location ?? resourceGroup().location
@@ -227,9 +299,32 @@ var commands = defaultCommands ?? [
   'exec python3 -m inference.start'
 ]
 
+// The values of `gpu`. The pipeline reads this table from the compiled template.
+var gpus = {
+  none: { profileName: 'GPU', profileType: null, cpu: '4', memory: '8Gi' }
+  t4: { profileName: 'gpu-t4', profileType: 'Consumption-GPU-NC8as-T4', cpu: '8', memory: '56Gi' }
+  a100: { profileName: 'gpu-a100', profileType: 'Consumption-GPU-NC24-A100', cpu: '24', memory: '220Gi' }
+  'a100-dedicated': { profileName: 'GPU', profileType: 'NC24-A100', cpu: '24', memory: '220Gi' } // the AI Toolkit's
+  a100x2: { profileName: 'gpu-a100x2', profileType: 'NC48-A100', cpu: '48', memory: '440Gi' }
+  a100x4: { profileName: 'gpu-a100x4', profileType: 'NC96-A100', cpu: '96', memory: '880Gi' }
+}
+var profileName = gpuProfileName ?? gpus[gpu].profileName
+var profileType = gpuProfileType ?? gpus[gpu].profileType
+var appProfileName = workloadProfileName ?? (gpu == 'none' ? 'Consumption' : profileName)
+
+// A serverless profile scales by itself: Azure refuses counts on it.
+var gpuProfile = startsWith(profileType ?? '', 'Consumption')
+  ? { name: profileName, workloadProfileType: profileType }
+  : {
+      name: profileName
+      workloadProfileType: profileType
+      minimumCount: 0
+      maximumCount: maximumInstanceCount ?? maxReplicas
+    }
+
 // FJARR_ENGINE among the variables is the older way to choose the engine.
 var wantedEngine = environmentVariables.?FJARR_ENGINE ?? engine
-var hasGpu = workloadProfileName == gpuProfileName
+var hasGpu = appProfileName == profileName
 // Commands of the user's own were written for the PyTorch image.
 var defaultEngine = hasGpu && defaultCommands == null ? 'vllm' : 'transformers'
 var imageEngine = wantedEngine == 'auto' ? defaultEngine : wantedEngine
@@ -238,16 +333,6 @@ var imageEngine = wantedEngine == 'auto' ? defaultEngine : wantedEngine
 var vllmImage = hasGpu ? 'docker.io/vllm/vllm-openai:v0.32.0' : 'docker.io/vllm/vllm-openai-cpu:v0.32.0'
 var torchImage = 'docker.io/pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime'
 var engineImage = imageEngine == 'vllm' ? vllmImage : torchImage
-
-// A serverless profile scales by itself: Azure refuses counts on it.
-var gpuProfile = startsWith(gpuProfileType, 'Consumption')
-  ? { name: gpuProfileName, workloadProfileType: gpuProfileType }
-  : {
-      name: gpuProfileName
-      workloadProfileType: gpuProfileType
-      minimumCount: 0
-      maximumCount: maximumInstanceCount ?? 2
-    }
 
 // One object, so that a variable of the caller takes the place of ours: Azure refuses a name that comes twice.
 var plainVariables = union(
@@ -263,6 +348,45 @@ var plainVariables = union(
   },
   environmentVariables
 )
+
+var probes = [
+  {
+    type: 'Startup'
+    httpGet: { path: '/healthz', port: containerPort }
+    initialDelaySeconds: 1
+    periodSeconds: 5
+    timeoutSeconds: 5
+    failureThreshold: 10
+  }
+  {
+    type: 'Liveness'
+    httpGet: { path: '/healthz', port: containerPort }
+    periodSeconds: 10
+    timeoutSeconds: 5
+    failureThreshold: 10
+  }
+  {
+    type: 'Readiness'
+    httpGet: {
+      path: '/readyz'
+      port: containerPort
+      httpHeaders: [{ name: 'X-Fjarr-Probe', value: 'readiness' }]
+    }
+    periodSeconds: 5
+    timeoutSeconds: 5
+    failureThreshold: 3
+  }
+]
+
+var httpRules = [{ name: 'http', http: { metadata: { concurrentRequests: string(concurrentRequests) } } }]
+
+var ipRules = [
+  for (range, index) in allowedIpRanges: {
+    name: 'allow-${index + 1}'
+    action: 'Allow'
+    ipAddressRange: range
+  }
+]
 
 // ---------------------------------------------------------------------------------------------------------- Resources
 
@@ -318,10 +442,10 @@ resource environment 'Microsoft.App/managedEnvironments@2026-01-01' = if (!envir
         sharedKey: workspace!.listKeys().primarySharedKey
       }
     }
-    workloadProfiles: [
-      { name: 'Consumption', workloadProfileType: 'Consumption' }
-      gpuProfile
-    ]
+    workloadProfiles: concat(
+      [{ name: 'Consumption', workloadProfileType: 'Consumption' }],
+      profileType == null ? [] : [gpuProfile]
+    )
   }
 }
 
@@ -342,86 +466,65 @@ resource environmentStorage 'Microsoft.App/managedEnvironments/storages@2026-01-
 resource app 'Microsoft.App/containerApps@2026-01-01' = {
   name: appName
   location: region
-  tags: tags
+  tags: union(unmanaged.?tags ?? {}, tags)
+  identity: unmanaged.?identity
   properties: {
     environmentId: environment.id
-    workloadProfileName: workloadProfileName
-    configuration: {
+    workloadProfileName: appProfileName
+    configuration: union(unmanaged.?configuration ?? {}, {
       activeRevisionsMode: 'Single'
-      ingress: {
+      ingress: union(unmanaged.?ingress ?? {}, {
         allowInsecure: allowInsecure
         external: externalIngress
-        ipSecurityRestrictions: [
-          for (range, index) in allowedIpRanges: {
-            name: 'allow-${index + 1}'
-            action: 'Allow'
-            ipAddressRange: range
-          }
-        ]
+        ipSecurityRestrictions: concat(ipRules, unmanaged.?ipSecurityRestrictions ?? [])
         stickySessions: { affinity: stickySessions ? 'sticky' : 'none' }
         targetPort: containerPort
         traffic: [{ latestRevision: true, weight: 100 }]
         transport: 'auto'
-      }
-      secrets: empty(apiKey) ? [] : [{ name: apiKeySecretName, value: apiKey }]
-    }
-    template: {
-      containers: [
-        {
-          name: 'inference'
-          image: empty(image) ? engineImage : image
-          command: ['/bin/bash', '-c', join(commands, '; ')]
-          env: concat(
-            map(items(plainVariables), variable => { name: variable.key, value: variable.value }),
-            empty(apiKey) ? [] : [{ name: 'FJARR_API_KEYS', secretRef: apiKeySecretName }]
-          )
-          probes: [
-            {
-              type: 'Startup'
-              httpGet: { path: '/healthz', port: containerPort }
-              initialDelaySeconds: 1
-              periodSeconds: 5
-              timeoutSeconds: 5
-              failureThreshold: 10
+      })
+      secrets: concat(
+        empty(apiKey) ? [] : [{ name: apiKeySecretName, value: apiKey }],
+        map(items(unmanagedSecrets), secret => union({ name: secret.key }, secret.value))
+      )
+    })
+    template: union(unmanaged.?template ?? {}, {
+      containers: concat(
+        [
+          union(unmanaged.?container ?? {}, {
+            name: 'inference'
+            image: empty(image) ? engineImage : image
+            command: ['/bin/bash', '-c', join(commands, '; ')]
+            env: concat(
+              map(items(plainVariables), variable => { name: variable.key, value: variable.value }),
+              empty(apiKey) ? [] : [{ name: 'FJARR_API_KEYS', secretRef: apiKeySecretName }],
+              unmanaged.?variables ?? []
+            )
+            probes: probes
+            resources: {
+              cpu: json(containerCpu ?? gpus[gpu].cpu)
+              memory: containerMemory ?? gpus[gpu].memory
             }
-            {
-              type: 'Liveness'
-              httpGet: { path: '/healthz', port: containerPort }
-              periodSeconds: 10
-              timeoutSeconds: 5
-              failureThreshold: 10
-            }
-            {
-              type: 'Readiness'
-              httpGet: {
-                path: '/readyz'
-                port: containerPort
-                httpHeaders: [{ name: 'X-Fjarr-Probe', value: 'readiness' }]
-              }
-              periodSeconds: 5
-              timeoutSeconds: 5
-              failureThreshold: 3
-            }
-          ]
-          resources: {
-            cpu: json(containerCpu)
-            memory: containerMemory
-          }
-          volumeMounts: [{ volumeName: volumeName, mountPath: mountPath }]
-        }
-      ]
-      scale: {
+            volumeMounts: concat(
+              [{ volumeName: volumeName, mountPath: mountPath }],
+              unmanaged.?volumeMounts ?? []
+            )
+          })
+        ],
+        unmanaged.?containers ?? []
+      )
+      scale: union(unmanaged.?scale ?? {}, {
         minReplicas: minReplicas
         maxReplicas: maxReplicas
         cooldownPeriod: cooldownSeconds
         pollingInterval: pollingSeconds
-        rules: empty(scaleRules)
-          ? [{ name: 'http', http: { metadata: { concurrentRequests: string(concurrentRequests) } } }]
-          : scaleRules
-      }
+        rules: concat(empty(scaleRules) ? httpRules : scaleRules, unmanaged.?scaleRules ?? [])
+      })
       terminationGracePeriodSeconds: terminationGracePeriodSeconds
-      volumes: [{ name: volumeName, storageType: 'AzureFile', storageName: environmentStorage.name }]
-    }
+      volumes: concat(
+        [{ name: volumeName, storageType: 'AzureFile', storageName: environmentStorage.name }],
+        unmanaged.?volumes ?? []
+      )
+    })
   }
 }
 

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from infra.config.settings import Settings
     from infra.process import Command
 
-DEFAULT_MAXIMUM_COUNT: Final = 2
-"""The meaning of a null `maximumInstanceCount`, as in the template."""
+_SOURCES: Final = ("gpu", "gpuProfileType", "maximumInstanceCount", "maxReplicas")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,7 @@ class RequestedProfile:
         kind_source: The source of the type; None for the template's default, which an existing
             profile overrides.
         maximum_count_source: The source of the maximum, likewise.
+        is_minimum: Whether the maximum only follows from the replicas, so that a higher one is left as it is.
     """
 
     name: str
@@ -42,6 +42,7 @@ class RequestedProfile:
     maximum_count: int | None = None
     kind_source: str | None = None
     maximum_count_source: str | None = None
+    is_minimum: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,16 @@ class Change:
     Attributes:
         text: The description.
         command: The command that makes the change; None for a warning.
+        path: The property of the environment that changes.
+        before: Its value; None if it is not there.
+        after: Its new value.
     """
 
     text: str
     command: Command | None
+    path: str = ""
+    before: Json = None
+    after: Json = None
 
 
 def requested_profile(values: Mapping[str, Json], settings: Settings) -> RequestedProfile:
@@ -67,22 +74,16 @@ def requested_profile(values: Mapping[str, Json], settings: Settings) -> Request
     name, gpu_name = str(values["workloadProfileName"]), str(values["gpuProfileName"])
     if name.casefold() != gpu_name.casefold():
         return RequestedProfile(name, CONSUMPTION if name == CONSUMPTION else None)
-    kind, maximum = str(values["gpuProfileType"]), values["maximumInstanceCount"]
-    sources = {
-        name: setting.source
-        for name in ("gpuProfileType", "maximumInstanceCount")
-        if (setting := settings.find(name))
-    }
+    kind, maximum = values["gpuProfileType"], values["maximumInstanceCount"]
+    kind = str(kind) if kind else None
+    sources = {name: setting.source for name in _SOURCES if (setting := settings.find(name))}
     return RequestedProfile(
         name,
         kind,
-        None
-        if kind.startswith(CONSUMPTION)
-        else maximum
-        if isinstance(maximum, int)
-        else DEFAULT_MAXIMUM_COUNT,
-        sources.get("gpuProfileType"),
-        sources.get("maximumInstanceCount"),
+        None if kind is None or kind.startswith(CONSUMPTION) or not isinstance(maximum, int) else maximum,
+        sources.get("gpuProfileType") or sources.get("gpu"),
+        sources.get("maximumInstanceCount") or sources.get("maxReplicas"),
+        is_minimum="maximumInstanceCount" not in sources,
     )
 
 
@@ -112,11 +113,9 @@ def profile_changes(
         hint = "set workloadProfileName to one that it has, or gpuProfileName to have a GPU profile added"
         raise UsageError(f"the environment {name!r} has no workload profile {requested.name!r}", hint=hint)
     text = f"add the workload profile {requested.name} ({requested.kind}) to {name}"
-    return (
-        Change(
-            text, workload_profile_add(group, name, requested.name, requested.kind, requested.maximum_count)
-        ),
-    )
+    command = workload_profile_add(group, name, requested.name, requested.kind, requested.maximum_count)
+    after: dict[str, Json] = {"type": requested.kind, "maximumCount": requested.maximum_count}
+    return (Change(text, command, f"workloadProfiles[{requested.name}]", None, after),)
 
 
 def _existing(
@@ -141,12 +140,16 @@ def _existing(
     if (
         requested.maximum_count_source is None
         or requested.maximum_count is None
-        or maximum in {None, requested.maximum_count}
+        or not isinstance(maximum, int)
+        or maximum == requested.maximum_count
+        or (requested.is_minimum and maximum > requested.maximum_count)
     ):
         return ()
     if is_managed:
         text = f"let the workload profile {name} of {environment} have up to {requested.maximum_count} nodes"
-        return (Change(text, workload_profile_update(group, environment, name, requested.maximum_count)),)
+        command = workload_profile_update(group, environment, name, requested.maximum_count)
+        path = f"workloadProfiles[{name}].maximumCount"
+        return (Change(text, command, path, maximum, requested.maximum_count),)
     text = (
         f"the environment {environment} was not created by provision: its profile {name} keeps its maximum "
         f"of {maximum} nodes"

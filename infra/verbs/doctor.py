@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 import psutil
 
 from infra.az.commands import account_show, location_usages, workload_profiles_supported
-from infra.config.parameters import COMPILED, effective_values, read_template
-from infra.config.settings import read_handover, read_user_parameters
+from infra.config.settings import from_stage, merge_known, read_handover, read_user_parameters
+from infra.config.template import COMPILED, effective_values, read_template
 from infra.document import as_object
 from infra.errors import FjarrError, ToolError
 from infra.process import Command
@@ -173,7 +173,7 @@ def _region(session: Session, location: str) -> Iterator[Check]:
     remedy = (
         ""
         if is_there
-        else "set gpuProfileType in infra/provision/inference.parameters.json, or another location"
+        else "invoke provision --set gpu=NAME for another GPU, or --location for another region"
     )
     yield Check(f"region {location}", is_there, found, remedy)
     yield Check(f"quota in {location}", is_ok=True, found=_usage_text(usages))
@@ -187,8 +187,11 @@ def _subscription(session: Session) -> str:
 
 
 def _gpu_profile_type(session: Session) -> str:
-    said = {setting.name: setting.value for setting in read_user_parameters(session.root)}
-    return str(effective_values(said, read_template(session.root / COMPILED))["gpuProfileType"])
+    template = read_template(session.root / COMPILED)
+    layers = (read_user_parameters(session.root), from_stage(session.stage))
+    settings, _ = merge_known(layers, template.names)
+    values = {setting.name: setting.value for setting in settings.values}
+    return str(effective_values(values, template)["gpuProfileType"])
 
 
 def _gpu_names(names: list[str]) -> str:

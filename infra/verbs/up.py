@@ -119,7 +119,12 @@ PY"""
 
 
 def up(
-    session: Session, flags: Flags | None = None, *, adapter: Path | None = None, base: str | None = None
+    session: Session,
+    flags: Flags | None = None,
+    *,
+    adapter: Path | None = None,
+    base: str | None = None,
+    is_confirmed: bool = False,
 ) -> UpResult:
     """Start a stage from whatever state it is in, and return once it serves.
 
@@ -128,11 +133,12 @@ def up(
         flags: The flags for provision.
         adapter: A folder with an adapter to serve; None for the fine-tuning step's, else the example's.
         base: Its base model: a folder, or an id.
+        is_confirmed: Perform the plan of the provision without confirmation.
 
     Raises:
         FjarrError: A step failed. Its results are kept, and running `up` again continues from there.
     """
-    provisioned = provision(session, flags)
+    provisioned = provision(session, flags, is_confirmed=is_confirmed)
     is_pushed = False
     if adapter is not None or base is not None or read_handover(session.root).subscription is None:
         is_pushed = push(session, adapter=adapter, base=base).has_changed

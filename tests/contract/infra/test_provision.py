@@ -17,18 +17,20 @@ from infra.az.names import resource_suffix
 from infra.config.endpoint import read_config
 from infra.config.settings import Flags
 from infra.console import Console
-from infra.errors import RemoteError
+from infra.errors import RemoteError, UsageError
+from infra.provisioning.changes import APP_KIND
 from infra.session import Session, open_session
 from infra.verbs.deploy import deploy
 from infra.verbs.down import down
 from infra.verbs.key import find_keys
 from infra.verbs.logs import read_logs
-from infra.verbs.provision import provision
+from infra.verbs.provision import plan_provision, provision
 from infra.verbs.status import find_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from infra.provisioning.plan import ProvisionPlan
     from infra.verbs.status import Status
 
 pytestmark = pytest.mark.az
@@ -36,6 +38,16 @@ pytestmark = pytest.mark.az
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 # A container that only prints and sleeps: what is provisioned is what matters here.
+THEIRS = (
+    "secret set --secrets mine=s3cret",
+    "update --set-env-vars THEIRS=1 SECRET=secretref:mine",
+    "identity assign --system-assigned",
+    "registry set --server r.azurecr.io --username u --password p4ssw0rd",
+    "ingress cors enable --allowed-origins https://a.example.org",
+    "ingress access-restriction set --rule-name office --ip-address 203.0.113.0/24 --action Allow",
+)
+"""What others do with az."""
+
 ASLEEP = ('defaultCommands=["echo it sleeps", "sleep 600"]',)
 
 # What the original's fine-tuning step makes, as far as inference shares it.
@@ -85,6 +97,10 @@ class Place:
     def open(self) -> Session:
         return open_session(self.root, "local", self.console)
 
+    def forget_flags(self) -> None:
+        """Take back all flags that were kept."""
+        (self.root / "infra/stages.toml").write_bytes((REPOSITORY / "infra/stages.toml").read_bytes())
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
@@ -93,7 +109,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     # The pipeline and the local cloud are the repository's; what they read and write is the project's own.
     (root / "localcloud").symlink_to(REPOSITORY / "localcloud")
     (root / "infra/provision").mkdir()
-    provision_files = ("inference.bicep", "bicepconfig.json", "inference.json", "inference.parameters.json")
+    sources = ("inference.bicep", "inference.bicep.sha256", "bicepconfig.json", "inference.json")
+    provision_files = (*sources, "inference.parameters.json")
     for name in ("stages.toml", *(f"provision/{file}" for file in provision_files)):
         (root / "infra" / name).write_bytes((REPOSITORY / "infra" / name).read_bytes())
     made = Place(root, Console(io.StringIO()))
@@ -112,14 +129,68 @@ def test_from_nothing_and_again(place: Place) -> None:
     assert config.resource_group_name == "fjarr-local"
     key = find_keys(session).to_text()
 
-    again = provision(session, Flags(parameters=ASLEEP))
+    again = provision(place.open())
     assert again.config == config
     assert not again.is_changed
 
-    changed = provision(session, Flags(parameters=(*ASLEEP, "terminationGracePeriodSeconds=5")))
-    assert changed.is_changed
+    changed = provision(place.open(), Flags(parameters=("terminationGracePeriodSeconds=5",)))
+    assert texts(changed.plan) == ["template.terminationGracePeriodSeconds: 60 -> 5"]
     assert changed.config == config
     assert find_keys(session).to_text() == key
+
+
+def test_flags_are_kept_and_taken_back(place: Place) -> None:
+    stages = place.root / "infra/stages.toml"
+    assert "terminationGracePeriodSeconds = 5" in stages.read_text()
+    assert not provision(place.open()).is_changed
+    plan = plan_provision(place.open(), Flags(unset=("terminationGracePeriodSeconds",)))
+    assert texts(plan) == ["template.terminationGracePeriodSeconds: 5 -> 60"]
+    assert not plan.is_destructive
+    assert "terminationGracePeriodSeconds = 5" in stages.read_text(), "a plan changes nothing"
+
+
+def test_what_others_set_survives_an_unrelated_change(place: Place) -> None:
+    session = place.open()
+    config, group = session.config(), session.group()
+    where = ("--name", config.aca_app_name, *group.flags)
+    for line in THEIRS:
+        session.az.run(az.az("containerapp", *line.split(), *where))
+    tags = {**shown_app(session)["tags"], "x": "y"}
+    session.az.run(az.az("containerapp", "update", *where, "--tags", *(f"{k}={v}" for k, v in tags.items())))
+    before = shown_app(session)
+
+    provision(session, Flags(parameters=("shareQuotaGib=77",)))
+
+    after = shown_app(session)
+    for part in ("registries", "secrets", "ingress"):
+        assert after["properties"]["configuration"][part] == before["properties"]["configuration"][part]
+    for part in ("containers", "scale", "volumes"):
+        assert after["properties"]["template"][part] == before["properties"]["template"][part]
+    assert after["properties"]["latestRevisionName"] == before["properties"]["latestRevisionName"]
+    assert (after["tags"]["x"], after["identity"]) == ("y", before["identity"])
+    secret: Any = session.az.run(az.app_secret_show(group, config.aca_app_name, "mine"))
+    assert secret["value"] == "s3cret"
+    assert not plan_provision(place.open()).has_changes
+
+
+def test_a_value_of_ours_that_others_changed_is_asked_about(place: Place) -> None:
+    session = place.open()
+    where = ("--name", session.config().aca_app_name, *session.group().flags)
+    changes = ("--max-replicas", "3", "--set-env-vars", "FJARR_ADAPTER=models/theirs")
+    session.az.run(az.az("containerapp", "update", *where, *changes))
+    session.az.run(az.az("containerapp", "ingress", "sticky-sessions", "set", *where, "--affinity", "sticky"))
+    with pytest.raises(UsageError) as caught:
+        provision(session, Flags(parameters=("shareQuotaGib=78",)))
+    assert "template.scale.maxReplicas: 3 -> 1   (set by others)" in str(caught.value)
+    assert "to keep it: --set environmentVariables.FJARR_ADAPTER=models/theirs" in str(caught.value)
+    assert shown_app(session)["properties"]["template"]["scale"]["maxReplicas"] == 3
+
+    flags = Flags(parameters=("maxReplicas=3", "stickySessions=true"))
+    kept = provision(session, flags, is_confirmed=True)
+    assert texts(kept.plan) == [
+        'template.containers[inference].env[FJARR_ADAPTER].value: "models/theirs" -> ""'
+    ]
+    assert shown_app(session)["properties"]["template"]["scale"]["maxReplicas"] == 3
 
 
 def test_what_was_provisioned_has_a_status_and_logs(place: Place) -> None:
@@ -135,15 +206,17 @@ def test_what_was_provisioned_has_a_status_and_logs(place: Place) -> None:
 
 def test_a_refusal_of_azure_is_its_innermost_reason(place: Place) -> None:
     with pytest.raises(RemoteError) as caught:
-        provision(place.open(), Flags(location="norwayeast", parameters=ASLEEP))
+        provision(place.open(), Flags(location="norwayeast"))
     assert caught.value.message.startswith(
         "deployment 'inference' failed: InvalidResourceLocation: The resource "
     )
     assert caught.value.command is not None
-    assert caught.value.command.startswith("az deployment group create --name inference ")
+    assert caught.value.command.startswith("az deployment group what-if --name inference ")
+    assert "norwayeast" not in (place.root / "infra/stages.toml").read_text()
 
 
 def test_beside_a_fine_tuning_step(place: Place) -> None:
+    place.forget_flags()
     session = place.open()
     assert session.local_cloud is not None
     group = Group(session.local_cloud.subscription_id, "tuning-rg")
@@ -166,14 +239,26 @@ def test_beside_a_fine_tuning_step(place: Place) -> None:
     config = provision(session, flags).config
     assert config.file_share_name == "tuned-share"
     after = environment(session, group)
-    added = {"name": "GPU", "workloadProfileType": "NC24-A100", "minimumCount": 0, "maximumCount": 2}
+    added = {"name": "GPU", "workloadProfileType": "NC24-A100", "minimumCount": 0, "maximumCount": 1}
     assert after["properties"]["workloadProfiles"] == [*before["properties"]["workloadProfiles"], added]
     assert after["tags"] == {"owner": "tuning"}
     for name in ("appLogsConfiguration", "defaultDomain", "vnetConfiguration"):
         assert after["properties"].get(name) == before["properties"].get(name)
     account: Any = session.az.run(az.storage_account_show(group, config.storage_account_name))
     assert account["tags"]["owner"] == "tuning"
-    assert not provision(session, flags).is_changed
+    assert not provision(place.open()).is_changed
+
+
+def texts(plan: ProvisionPlan) -> list[str]:
+    """Return the changes of the app, without their marks."""
+    properties = [each for change in plan.changes if change.kind == APP_KIND for each in change.properties]
+    return [each.to_text()[2:].partition("   (")[0] for each in properties]
+
+
+def shown_app(session: Session) -> dict[str, Any]:
+    shown = session.az.run(az.app_show(session.group(), session.config().aca_app_name))
+    assert isinstance(shown, dict)
+    return shown
 
 
 def environment(session: Session, group: Group) -> dict[str, Any]:
@@ -216,6 +301,7 @@ http.server.HTTPServer(("127.0.0.1", int(os.environ["CONTAINER_APP_PORT"])), Han
 
 
 def test_an_app_with_nothing_deployed_is_healthy_and_the_first_deploy_goes_live(place: Place) -> None:
+    place.forget_flags()
     session = place.open()
     (place.root / "infra/finetuning.config.json").unlink(missing_ok=True)
     (place.root / "infra/provision/finetuning.parameters.json").unlink(missing_ok=True)

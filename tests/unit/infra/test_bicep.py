@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from infra.az.limits import parameter_problems
+from infra.config.template import effective_values, read_template
+from infra.provisioning.profile import plan_profile
+
 PROVISION = Path(__file__).parents[3] / "infra" / "provision"
 SNAPSHOTS = Path(__file__).parents[2] / "snapshots" / "inference"
 THE_NINE = (
@@ -86,20 +90,22 @@ def test_parameters_file_is_the_originals() -> None:
     assert document["parameters"] == {name: {"value": None} for name in THE_NINE}
 
 
-def test_the_nine_may_be_null_and_the_others_have_defaults(compiled: dict[str, Any]) -> None:
+SET_BY_GPU = ("gpuProfileName", "gpuProfileType", "workloadProfileName", "containerCpu", "containerMemory")
+
+
+def test_the_nine_and_what_gpu_sets_may_be_null_and_the_others_have_defaults(
+    compiled: dict[str, Any],
+) -> None:
     for name, declared in compiled["parameters"].items():
-        if name in THE_NINE:
+        if name in (*THE_NINE, *SET_BY_GPU):
             assert declared["nullable"] is True
         else:
             assert "defaultValue" in declared
         assert declared["metadata"]["description"].endswith(".")
 
 
-def test_only_the_key_is_secret(compiled: dict[str, Any]) -> None:
-    secure = [
-        name for name, each in compiled["parameters"].items() if each.get("type", "").startswith("secure")
-    ]
-    assert secure == ["apiKey"]
+def test_only_the_key_and_the_secrets_of_others_are_secret() -> None:
+    assert read_template(PROVISION / "inference.json").secrets == {"apiKey", "unmanagedSecrets"}
 
 
 def test_default_names_are_the_originals_to_the_letter() -> None:
@@ -126,12 +132,75 @@ def test_an_environment_that_exists_is_only_added_to() -> None:
     assert app["properties"]["environmentId"].endswith("/managedEnvironments/aienvfromfinetuning")
 
 
-def test_profiles_are_the_originals() -> None:
+def test_profiles_are_the_originals_with_a_quota_of_one_gpu() -> None:
     environment = resources_of("defaults")["Microsoft.App/managedEnvironments"]
     assert environment["properties"]["workloadProfiles"] == [
         {"name": "Consumption", "workloadProfileType": "Consumption"},
-        {"name": "GPU", "workloadProfileType": "NC24-A100", "minimumCount": 0, "maximumCount": 2},
+        {"name": "GPU", "workloadProfileType": "NC24-A100", "minimumCount": 0, "maximumCount": 1},
     ]
+
+
+@pytest.mark.parametrize(
+    ("case", "profile", "cpu", "memory"),
+    [
+        ("gpu-t4", {"name": "gpu-t4", "workloadProfileType": "Consumption-GPU-NC8as-T4"}, 8, "56Gi"),
+        (
+            "gpu-a100x4",
+            {
+                "name": "gpu-a100x4",
+                "workloadProfileType": "NC96-A100",
+                "minimumCount": 0,
+                "maximumCount": 2,
+            },
+            96,
+            "880Gi",
+        ),
+        ("gpu-none", None, 4, "8Gi"),
+        ("gpu-overridden", {"name": "mine", "workloadProfileType": "Consumption-GPU-NC24-A100"}, 4, "28Gi"),
+    ],
+)
+def test_gpu_sets_profile_cpu_and_memory_and_what_is_set_takes_precedence(
+    case: str, profile: dict[str, Any] | None, cpu: int, memory: str
+) -> None:
+    found = resources_of(case)
+    profiles = found["Microsoft.App/managedEnvironments"]["properties"]["workloadProfiles"]
+    assert profiles[1:] == ([profile] if profile else [])
+    app = found["Microsoft.App/containerApps"]["properties"]
+    assert app["workloadProfileName"] == (profile["name"] if profile else "Consumption")
+    assert container_of(case)["resources"] == {"cpu": cpu, "memory": memory}
+
+
+@pytest.mark.parametrize("gpu", sorted(read_template(PROVISION / "inference.json").gpus))
+def test_the_pipeline_knows_the_profile_of_every_gpu(gpu: str) -> None:
+    template = read_template(PROVISION / "inference.json")
+    values = effective_values({"gpu": gpu}, template)
+    parameters: Any = template.document["parameters"]
+    allowed = parameters["gpu"]["allowedValues"]
+    assert gpu in allowed
+    assert parameter_problems(values) == []
+    profile = plan_profile(values, {})
+    assert profile.type == (values["gpuProfileType"] or "Consumption")
+    assert profile.peak_gpus == {"none": 0, "a100x2": 2, "a100x4": 4}.get(gpu, 1)
+
+
+def test_what_others_configured_is_added_to_what_the_template_sets() -> None:
+    app = resources_of("unmanaged")["Microsoft.App/containerApps"]
+    assert app["tags"] == {"theirs": "1", "team": "ours"}
+    assert app["identity"] == {"type": "SystemAssigned"}
+    configuration, template = app["properties"]["configuration"], app["properties"]["template"]
+    assert configuration["registries"] == [{"server": "r.example.io", "identity": "system"}]
+    ingress = configuration["ingress"]
+    assert ingress["customDomains"] == [{"name": "a.example.org", "bindingType": "Disabled"}]
+    assert ingress["corsPolicy"] == {"allowedOrigins": ["https://a.example.org"]}
+    assert ingress["targetPort"] == 7860
+    assert [rule["name"] for rule in ingress["ipSecurityRestrictions"]] == ["allow-1", "office"]
+    assert [each["name"] for each in template["containers"]] == ["inference", "sidecar"]
+    assert [each["name"] for each in template["volumes"]] == ["share", "scratch"]
+    assert [each["name"] for each in template["scale"]["rules"]] == ["http", "cpu"]
+    server = container_of("unmanaged")
+    assert server["args"] == ["--verbose"]
+    assert server["env"][-1] == {"name": "HF_TOKEN", "secretRef": "hf"}
+    assert [each["volumeName"] for each in server["volumeMounts"]] == ["share", "scratch"]
 
 
 @pytest.mark.parametrize("case", ["serverless-a100", "serverless-t4"])

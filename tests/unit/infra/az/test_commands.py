@@ -54,7 +54,12 @@ LINES = {
     "--parameters @/x/p.json --no-prompt": az.deployment_create(
         GROUP, "inference", Path("t.bicep"), Path("/x/p.json")
     ),
+    f"az deployment group what-if --name inference {IN_GROUP} --template-file t.json --parameters @/x/p.json "
+    "--no-prompt --no-pretty-print --result-format FullResourcePayloads": az.deployment_what_if(
+        GROUP, "inference", Path("t.json"), Path("/x/p.json")
+    ),
     f"az deployment group show --name inference {IN_GROUP}": az.deployment_show(GROUP, "inference"),
+    "az bicep build --file a.bicep --outfile b.json": az.bicep_build(Path("a.bicep"), Path("b.json")),
     f"az deployment group cancel --name inference {IN_GROUP}": az.deployment_cancel(GROUP, "inference"),
     f"az deployment operation group list --name inference {IN_GROUP}": az.deployment_operations(
         GROUP, "inference"
@@ -83,6 +88,10 @@ LINES = {
     f"az containerapp show --name app {IN_GROUP}": az.app_show(GROUP, "app"),
     f"az containerapp secret show --name app --secret-name api-key {IN_GROUP}": az.app_secret_show(
         GROUP, "app", "api-key"
+    ),
+    f"az containerapp secret list --name app --show-values {IN_GROUP}": az.app_secret_list(GROUP, "app"),
+    f"az containerapp revision deactivate --name app --revision app--1 {IN_GROUP}": az.revision_deactivate(
+        GROUP, "app", "app--1"
     ),
     f"az containerapp revision list --name app {IN_GROUP}": az.revision_list(GROUP, "app"),
     f"az containerapp revision show --name app --revision r {IN_GROUP}": az.revision_show(GROUP, "app", "r"),

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from infra.az.limits import template_problems
-from infra.config.parameters import Template, digest, effective_values, read_template, render_parameters
+from infra.config.parameters import digest, render_parameters
 from infra.config.settings import Setting, Settings, from_stage, merge, read_user_parameters
 from infra.config.stage import load_stage
+from infra.config.template import Template, effective_values, read_template
 from infra.config.templates import FOLDER, validate
 from infra.errors import UsageError
 

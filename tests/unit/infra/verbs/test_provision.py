@@ -38,6 +38,7 @@ GROUP = Group(SUBSCRIPTION, "my-rg")
 NAMES = Settings().names(GROUP)
 IN_GROUP = f"--resource-group my-rg --subscription {SUBSCRIPTION}"
 GONE = NotFoundError("the resource does not exist", ErrorCause("ResourceNotFound", "no"))
+APP_ID = f"{GROUP.id}/providers/Microsoft.App/containerApps/{NAMES.app}"
 OUTPUTS = {
     # Azure changes the case of the names.
     "subscriptioN_ID": {"type": "String", "value": SUBSCRIPTION},
@@ -64,27 +65,53 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.deployed: dict[str, Any] = {}
+        self.compared: dict[str, Any] = {}
+        self.changes: list[dict[str, Any]] = [{"resourceId": APP_ID, "changeType": "Create"}]
         self.mode = 0
         self.az = ScriptedAz(
             {
                 "containerapp show": GONE,
-                "group show": {"location": "swedencentral"},
                 "group create": {},
                 "resource list": [],
                 "containerapp env show": GONE,
                 "deployment group create": self.deploy,
+                "deployment group show": GONE,
+                "deployment group what-if": self.compare,
                 "deployment operation group list": [],
             },
             folder,
         )
 
+    def compare(self, command: Command) -> dict[str, Any]:
+        self.compared = self.parameters(command)
+        return {"changes": self.changes}
+
     def deploy(self, command: Command) -> dict[str, Any]:
+        self.deployed = self.parameters(command)
+        return {"properties": {"outputs": OUTPUTS}}
+
+    def parameters(self, command: Command) -> dict[str, Any]:
         file = Path(command.argv[command.argv.index("--parameters") + 1].removeprefix("@"))
         self.mode = stat.S_IMODE(file.stat().st_mode)
         parameters = json.loads(file.read_text())["parameters"]
-        self.deployed = {name: entry["value"] for name, entry in parameters.items()}
-        assert command.secrets == (self.deployed["apiKey"],)
-        return {"properties": {"outputs": OUTPUTS}}
+        values = {name: entry["value"] for name, entry in parameters.items()}
+        assert command.secrets == ((values["apiKey"],) if len(values["apiKey"]) >= 6 else ())
+        return values
+
+    def is_deployed(self, **parameters: Any) -> None:
+        """Answer from now on as after the deployment, and find nothing to change."""
+        self.az.answers |= {
+            "containerapp show": deployed_app(self),
+            "containerapp secret list": [{"name": "api-key", "value": self.deployed["apiKey"]}],
+            "deployment group show": {
+                "properties": {
+                    "parameters": {
+                        name: {"value": value} for name, value in (self.deployed | parameters).items()
+                    }
+                }
+            },
+        }
+        self.changes = []
 
 
 @pytest.fixture
@@ -94,7 +121,8 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture
 def session(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> Session:
-    for name in ("stages.toml", "provision/inference.bicep", "provision/inference.json"):
+    files = ("stages.toml", *(f"provision/inference.{end}" for end in ("bicep", "json", "bicep.sha256")))
+    for name in files:
         (tmp_path / "infra" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / "infra" / name, tmp_path / "infra" / name)
     monkeypatch.setattr(Session, "has_bicep", False)
@@ -102,8 +130,24 @@ def session(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> Se
     return Session(tmp_path, stage, Console(io.StringIO()), world.az._runner, world.az, None, None)
 
 
+READS = [
+    f"containerapp env show --name {NAMES.environment} {IN_GROUP}",
+    f"containerapp show --name {NAMES.app} {IN_GROUP}",
+    f"deployment group show --name inference {IN_GROUP}",
+    f"resource list {IN_GROUP}",
+]
+"""The commands that run at the same time, in alphabetical order."""
+
+
 def lines(world: World) -> list[str]:
     return [line.removeprefix("az ").removesuffix(" --output json") for line in world.az.lines]
+
+
+def scale_change(before: int, after: int, name: str = "minReplicas") -> dict[str, Any]:
+    """Return the change of a what-if for the replicas of the app."""
+    path = f"properties.template.scale.{name}"
+    delta = [{"path": path, "propertyChangeType": "Modify", "before": before, "after": after}]
+    return {"resourceId": APP_ID, "changeType": "Modify", "delta": delta}
 
 
 def deployed_app(world: World) -> dict[str, Any]:
@@ -118,17 +162,14 @@ def deployed_app(world: World) -> dict[str, Any]:
 
 
 def test_the_first_time_everything_is_made(session: Session, world: World) -> None:
-    world.az.answers["group show"] = GONE
+    world.az.answers["resource list"] = GONE
     provisioned = provision(session, Flags(location="swedencentral"))
-    assert lines(world) == [
-        f"containerapp show --name {NAMES.app} {IN_GROUP}",
-        f"group show --name my-rg --subscription {SUBSCRIPTION}",
+    assert sorted(lines(world)[:4]) == READS
+    assert lines(world)[4:] == [
         (
             f"group create --name my-rg --location swedencentral --subscription {SUBSCRIPTION} "
             "--tags fjarr-made=azure"
         ),
-        f"resource list {IN_GROUP}",
-        f"containerapp env show --name {NAMES.environment} {IN_GROUP}",
         (
             f"deployment group create --name inference {IN_GROUP} "
             f"--template-file {session.root}/infra/provision/inference.json "
@@ -159,27 +200,30 @@ def test_the_key_does_not_stay_behind_when_the_deployment_fails(session: Session
     assert not (session.stage.state_dir / "inference.parameters.json").exists()
 
 
-def test_the_second_time_one_question_is_enough(session: Session, world: World) -> None:
+def test_the_second_time_nothing_is_changed(session: Session, world: World) -> None:
     first = provision(session)
-    world.az.answers["containerapp show"] = deployed_app(world)
+    world.is_deployed()
     world.az.commands.clear()
     session.stage.config_path.unlink()
     second = provision(session)
-    assert lines(world) == [f"containerapp show --name {NAMES.app} {IN_GROUP}"]
+    assert sorted(lines(world)[:4]) == READS
+    assert [" ".join(line.split()[:3]) for line in lines(world)[4:]] == [
+        "containerapp secret list",
+        "deployment group what-if",
+    ]
+    assert world.compared["apiKey"] == world.deployed["apiKey"]
     assert not second.is_changed
     assert second.config == first.config == read_config(session.stage.config_path)
 
 
 def test_a_change_keeps_the_key_and_tells_the_environment_apart(session: Session, world: World) -> None:
     provision(session)
-    app = deployed_app(world)
-    world.az.answers |= {
-        "containerapp show": app,
-        "containerapp secret show": {"name": "api-key", "value": "kept"},
-        "containerapp env show": ENVIRONMENT,
-    }
+    app, key = deployed_app(world), world.deployed["apiKey"]
+    world.is_deployed()
+    world.az.answers["containerapp env show"] = ENVIRONMENT
+    world.changes = [scale_change(1, 0)]
     provision(session, Flags(parameters=("minReplicas=0",)))
-    assert world.deployed["apiKey"] == "kept"
+    assert world.deployed["apiKey"] == key
     assert world.deployed["minReplicas"] == 0
     assert world.deployed["environmentExists"] is True
     assert world.deployed["tags"]["fjarr-provision"] != app["tags"]["fjarr-provision"]
@@ -188,9 +232,10 @@ def test_a_change_keeps_the_key_and_tells_the_environment_apart(session: Session
 
 def test_a_failed_state_is_provisioned_again(session: Session, world: World) -> None:
     provision(session)
+    world.is_deployed()
     app = deployed_app(world)
     app["properties"]["provisioningState"] = "Failed"
-    world.az.answers |= {"containerapp show": app, "containerapp secret show": {"value": "kept"}}
+    world.az.answers["containerapp show"] = app
     assert provision(session).is_changed
 
 
@@ -220,7 +265,7 @@ def test_the_fine_tuning_steps_environment_is_only_added_to(session: Session, wo
     provision(session)
     assert lines(world)[4] == (
         f"containerapp env workload-profile add --name {NAMES.environment} {IN_GROUP} "
-        "--workload-profile-name GPU --workload-profile-type NC24-A100 --min-nodes 0 --max-nodes 2"
+        "--workload-profile-name GPU --workload-profile-type NC24-A100 --min-nodes 0 --max-nodes 1"
     )
     assert not [line for line in lines(world) if "profile update" in line or "delete" in line]
     assert world.deployed["environmentExists"] is True
@@ -241,7 +286,7 @@ def test_nothing_is_asked_of_azure_while_a_parameter_is_wrong(session: Session, 
 
 
 def test_a_group_that_has_to_be_made_needs_a_region(session: Session, world: World) -> None:
-    world.az.answers["group show"] = GONE
+    world.az.answers["resource list"] = GONE
     with pytest.raises(UsageError) as caught:
         provision(session)
     assert str(caught.value) == (

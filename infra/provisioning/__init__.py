@@ -1,0 +1,1 @@
+"""The plan of a provision: what exists, what would change, what others have configured, and its execution."""

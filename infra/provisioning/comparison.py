@@ -1,0 +1,163 @@
+"""Compare what is deployed with what is wanted. The main part is Azure's own comparison, a what-if.
+
+A what-if needs a group and a workload profile that exist; what it does not see is added here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from infra.config.parameters import render_parameters
+from infra.config.template import effective_values
+from infra.document import Json, as_object
+from infra.provisioning.attribution import PARAMETERS, attribute
+from infra.provisioning.changes import (
+    APP_KIND,
+    PropertyChange,
+    ResourceChange,
+    parse_changes,
+    planned_creation,
+)
+from infra.provisioning.deployment import what_if
+from infra.resources.api_keys import SECRET_NAME
+from infra.resources.inventory import ACCOUNT, ENVIRONMENT, TYPES, find, planned_resources
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from infra.az.commands import Group
+    from infra.az.names import Names
+    from infra.config.inputs import Inputs
+    from infra.config.settings import Settings
+    from infra.provisioning.deployed import Deployed
+    from infra.resources.container_apps_environment import Change
+    from infra.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be deployed, and where.
+
+    Attributes:
+        group: The resource group.
+        names: The names of its resources.
+        inputs: The validated inputs.
+        asked: The parameters that the user set.
+        template_path: The template's file.
+        deployed: What is deployed now.
+    """
+
+    group: Group
+    names: Names
+    inputs: Inputs
+    asked: Settings
+    template_path: Path
+    deployed: Deployed
+
+    @property
+    def values(self) -> dict[str, Json]:
+        """Return the effective value of every parameter."""
+        return effective_values(self.asked.to_values(), self.inputs.template)
+
+
+def compare(
+    session: Session,
+    wanted: Wanted,
+    settings: Settings,
+    environment_changes: tuple[Change, ...],
+    *,
+    is_unchanged: bool,
+) -> tuple[ResourceChange, ...]:
+    """Return what a provision would change.
+
+    Args:
+        session: The opened stage.
+        wanted: What is to be deployed.
+        settings: The parameters to deploy, with what provision itself adds.
+        environment_changes: The changes of the environment that are made before the deployment.
+        is_unchanged: Whether the last deployment had the same template and parameters.
+
+    Raises:
+        RemoteError: Azure rejects the deployment; nothing was changed.
+    """
+    commands = [change for change in environment_changes if change.command is not None]
+    properties = tuple(PropertyChange(each.path, each.before, each.after) for each in commands)
+    environment = wanted.names.environment
+    first = (ResourceChange("change", "environment", environment, properties),) if properties else ()
+    deployed = wanted.deployed
+    adds_profile = any(change.before is None for change in commands)
+    if not deployed.has_group or (adds_profile and not deployed.app):
+        # Azure compares only with a group that exists, and only where the app's profile exists.
+        return (*first, *_creations(wanted))
+    moved: tuple[PropertyChange, ...] = ()
+    if adds_profile:
+        settings, moved = _on_current_profile(settings, wanted)
+    text = render_parameters(settings, wanted.inputs.template)
+    answer = what_if(session, wanted.group, wanted.template_path, text, settings.secret_values())
+    found = _with_properties(parse_changes(answer), wanted.names.app, moved)
+    last = deployed.last_parameters
+    found = attribute(found, last, wanted.inputs.template, is_unchanged=is_unchanged)
+    return _with_unseen((*first, *found), wanted)
+
+
+def _creations(wanted: Wanted) -> tuple[ResourceChange, ...]:
+    group, names, deployed = wanted.group, wanted.names, wanted.deployed
+    missing = [each for each in planned_resources(names) if not find(deployed.resources, each)]
+    ids = [f"{group.id}/providers/{TYPES[each.kind]}/{each.name}" for each in reversed(missing)]
+    account = f"{group.id}/providers/{TYPES[ACCOUNT]}/{names.storage_account}"
+    environment = f"{group.id}/providers/{TYPES[ENVIRONMENT]}/{names.environment}"
+    inner = [
+        f"{account}/fileServices/default/shares/{names.file_share}",
+        f"{environment}/storages/{names.environment_storage}",
+    ]
+    whole = () if deployed.has_group else (ResourceChange("create", "resource group", group.name),)
+    return (*whole, *(planned_creation(each) for each in (*ids, *inner)))
+
+
+def _on_current_profile(settings: Settings, wanted: Wanted) -> tuple[Settings, tuple[PropertyChange, ...]]:
+    """Return the settings with the app's current profile and size, and the changes that this leaves out.
+
+    Azure compares only where the app's profile exists, and the new one is added after the plan.
+    """
+    values, properties = wanted.values, wanted.deployed.app_properties
+    containers = as_object(properties.get("template")).get("containers")
+    first = as_object(containers[0]) if isinstance(containers, list) and containers else {}
+    size = as_object(first.get("resources"))
+    now = {
+        "workloadProfileName": properties.get("workloadProfileName"),
+        "containerCpu": size.get("cpu"),
+        "containerMemory": size.get("memory"),
+    }
+    paths = {parameter: path for path, parameter in PARAMETERS.items()}
+    moved = []
+    for name, value in now.items():
+        text = f"{value:g}" if isinstance(value, float | int) else str(value)
+        settings = settings.with_value(name, text, "the app")
+        moved += [PropertyChange(paths[name], text, values[name])] if text != values[name] else []
+    return settings, tuple(moved)
+
+
+def _with_properties(
+    changes: tuple[ResourceChange, ...], app: str, properties: tuple[PropertyChange, ...]
+) -> tuple[ResourceChange, ...]:
+    """Return changes with further ones of the app's properties."""
+    if not properties:
+        return changes
+    mine = next((each for each in changes if each.kind == APP_KIND), ResourceChange("change", APP_KIND, app))
+    others = tuple(each for each in changes if each.kind != APP_KIND)
+    return (*others, replace(mine, properties=(*mine.properties, *properties)))
+
+
+def _with_unseen(changes: tuple[ResourceChange, ...], wanted: Wanted) -> tuple[ResourceChange, ...]:
+    """Add what a what-if does not see: another API key, and an app whose last change failed."""
+    deployed, extra = wanted.deployed, []
+    if not deployed.app:
+        return changes
+    key, new = deployed.secrets.get(SECRET_NAME, {}).get("value"), wanted.asked.text("apiKey")
+    if new and new != key:
+        extra.append(PropertyChange(f"configuration.secrets[{SECRET_NAME}].value", key, new))
+    state = deployed.app_properties.get("provisioningState")
+    if state != "Succeeded":
+        extra.append(PropertyChange("provisioningState", state, "Succeeded"))
+    return _with_properties(changes, wanted.names.app, tuple(extra))

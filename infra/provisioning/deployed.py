@@ -1,0 +1,101 @@
+"""Read what is deployed in a stage's resource group, with az commands that run at the same time."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from infra.az.commands import (
+    Group,
+    app_secret_list,
+    app_show,
+    deployment_show,
+    environment_show,
+    resource_list,
+)
+from infra.document import Json, as_object
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from infra.az.names import Names
+    from infra.session import Session
+
+DEPLOYMENT: Final = "inference"
+"""The name of the deployment, which is also what az names one of `inference.bicep` by hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What is deployed in a resource group.
+
+    Attributes:
+        has_group: Whether the group exists.
+        app: The app as az shows it; empty if there is none.
+        environment: The environment, likewise.
+        resources: The resources of the group.
+        last_parameters: The parameters of the last deployment by name, without secret ones; None if unknown.
+        secrets: The app's secrets by name, each with its value or its reference to a Key Vault.
+    """
+
+    has_group: bool = False
+    app: Mapping[str, Json] = field(default_factory=dict)
+    environment: Mapping[str, Json] = field(default_factory=dict)
+    resources: tuple[dict[str, Json], ...] = ()
+    last_parameters: Mapping[str, Json] | None = None
+    secrets: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+
+    @property
+    def app_properties(self) -> dict[str, Json]:
+        """Return the properties of the app."""
+        return as_object(self.app.get("properties"))
+
+
+def read_deployed(session: Session, group: Group, names: Names) -> Deployed:
+    """Read what is deployed.
+
+    Raises:
+        RemoteError: Azure rejects a request.
+        UsageError: The user is not signed in.
+    """
+    with ThreadPoolExecutor(4, thread_name_prefix="az") as pool:
+        app, environment, resources, last = pool.map(
+            session.az.find,
+            (
+                app_show(group, names.app),
+                environment_show(group, names.environment),
+                resource_list(group),
+                deployment_show(group, DEPLOYMENT),
+            ),
+        )
+    app = as_object(app)
+    return Deployed(
+        has_group=resources is not None,
+        app=app,
+        environment=as_object(environment),
+        resources=tuple(map(as_object, resources)) if isinstance(resources, list) else (),
+        last_parameters=_parameters(last),
+        secrets=_secrets(session, group, names.app) if _has_secrets(app) else {},
+    )
+
+
+def _has_secrets(app: Mapping[str, Json]) -> bool:
+    return bool(as_object(as_object(app.get("properties")).get("configuration")).get("secrets"))
+
+
+def _secrets(session: Session, group: Group, app: str) -> dict[str, dict[str, Json]]:
+    listed = session.az.run(app_secret_list(group, app))
+    entries = map(as_object, listed if isinstance(listed, list) else [])
+    return {
+        str(entry.get("name")): {key: value for key, value in entry.items() if key != "name" and value}
+        for entry in entries
+    }
+
+
+def _parameters(deployment: Json) -> dict[str, Json] | None:
+    properties = as_object(as_object(deployment).get("properties"))
+    if not properties:
+        return None
+    parameters = as_object(properties.get("parameters"))
+    return {name: as_object(entry).get("value") for name, entry in parameters.items()}
