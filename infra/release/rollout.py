@@ -126,7 +126,7 @@ class Rollout:
     def _run_wait(self, release: str, step: Step, *, is_restarted: bool) -> Served:
         try:
             revision, is_active = self.app.revision()
-            baseline = self._baseline(revision.name) if is_restarted else Baseline()
+            baseline = self._baseline(revision.name, release) if is_restarted else Baseline()
         except FjarrError as error:
             raise _NotServedError(_from_error(error)) from error
         wait = _Wait(self, revision.name, release, baseline, step)
@@ -139,13 +139,15 @@ class Rollout:
             raise _NotServedError(outcome)
         return outcome
 
-    def _baseline(self, revision: str) -> Baseline:
+    def _baseline(self, revision: str, release: str) -> Baseline:
         snapshot, answer = self.app.snapshot(revision), self.app.version()
         restarts = {replica.name: replica.restart_count for replica in snapshot.replicas}
         if isinstance(answer, NoResponse):
             return Baseline(restarts, was_failing=is_failing(snapshot.revision))
         # The replica may be of an older revision that still drains, which is not new either.
-        return Baseline({answer.replica: 0} | restarts, answer.replica, answer.started, did_serve=True)
+        # A replica that waited for the first release may have begun to start it: nothing served yet.
+        did_serve = answer.is_ready or answer.release != release
+        return Baseline({answer.replica: 0} | restarts, answer.replica, answer.started, did_serve=did_serve)
 
 
 def switch(rollout: Rollout, share: Share, held: HeldLock, target: str, fallback: str | None) -> Served:

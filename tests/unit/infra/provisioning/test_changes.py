@@ -34,7 +34,7 @@ def lines(changes: tuple[ResourceChange, ...]) -> list[str]:
 def test_resources_by_what_happens_to_them() -> None:
     share = f"{GROUP}/providers/Microsoft.Storage/storageAccounts/a/fileServices/default/shares/data"
     kinds = {"Create": share, "Delete": APP, "NoChange": APP, "Ignore": APP, "Unsupported": APP}
-    answer = {"changes": [{"changeType": kind, "resourceId": id_} for kind, id_ in kinds.items()]}
+    answer: Any = {"changes": [{"changeType": kind, "resourceId": id_} for kind, id_ in kinds.items()]}
     assert [change.to_text() for change in parse_changes(answer)] == [
         "+ create file share data",
         "- remove container app app",

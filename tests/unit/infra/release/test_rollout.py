@@ -430,3 +430,16 @@ def test_a_file_missing_from_the_live_release_is_uploaded(world: World) -> None:
     second = world.deploy("two")
     assert second.uploaded_files == 2
     assert f"releases/{second.release}/inference/same.py" in world.share.files
+
+
+def test_a_replica_that_starts_the_first_release_by_itself_is_no_outage(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = world.app.version
+    responses = [
+        lambda: VersionResponse(world.share.files[CURRENT].decode().strip(), "app--1-x", "", is_ready=False)
+    ]
+    monkeypatch.setattr(world.app, "version", lambda: (responses.pop() if responses else version)())
+    result = world.deploy("one")
+    assert result.outage_s is None
+    assert "outage" not in world.output.getvalue()

@@ -603,10 +603,8 @@ def test_a_key_of_the_user_is_deployed_and_not_kept(session: Session, world: Wor
 
 def with_environment(world: World, maximum_count: int) -> None:
     profile = {"name": "GPU", "workloadProfileType": "NC24-A100", "maximumCount": maximum_count}
-    world.az.answers["containerapp env show"] = {
-        **ENVIRONMENT,
-        "properties": {"workloadProfiles": [profile]},
-    }
+    environment: Any = {**ENVIRONMENT, "properties": {"workloadProfiles": [profile]}}
+    world.az.answers["containerapp env show"] = environment
     app = deployed_app(world)
     app["properties"] |= {"workloadProfileName": "GPU", "latestRevisionName": "app--1"}
     world.az.answers["containerapp show"] = app
@@ -668,7 +666,11 @@ def test_an_edited_template_is_compiled_and_deployed(
     monkeypatch.setattr(Session, "has_bicep", True)
     compiled = session.stage.state_dir / "inference.json"
     committed = session.root / "infra/provision/inference.json"
-    world.az.answers["bicep build"] = lambda _: shutil.copy(committed, compiled) and None
+
+    def build(_: Command) -> None:
+        shutil.copy(committed, compiled)
+
+    world.az.answers["bicep build"] = build
     provision(session)
     assert f"--template-file {compiled} " in deployments(world)[0]
     world.az.answers["bicep build"] = RemoteError("az failed", details=("(3,1) : Error BCP007: no",))
