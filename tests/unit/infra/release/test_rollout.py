@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from infra.az.revision import VersionResponse
+from infra.az.revision import NoResponse, VersionResponse
 from infra.clock import ManualClock
 from infra.console import Console
 from infra.deploy_context import DeployContext
@@ -436,10 +436,13 @@ def test_a_replica_that_starts_the_first_release_by_itself_is_no_outage(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = world.app.version
-    responses = [
-        lambda: VersionResponse(world.share.files[CURRENT].decode().strip(), "app--1-x", "", is_ready=False)
-    ]
-    monkeypatch.setattr(world.app, "version", lambda: (responses.pop() if responses else version)())
+    count = iter((1,))
+
+    def starting_at_first() -> VersionResponse | NoResponse:
+        release = world.share.files[CURRENT].decode().strip()
+        return VersionResponse(release, "app--1-x", "", is_ready=False) if next(count, None) else version()
+
+    monkeypatch.setattr(world.app, "version", starting_at_first)
     result = world.deploy("one")
     assert result.outage_s is None
     assert "outage" not in world.output.getvalue()
