@@ -250,10 +250,13 @@ def _evaluator(instance: _Instance, bindings: Bindings, section: Section) -> Eva
 def _body(evaluator: Evaluator, declaration: Declaration) -> dict[str, Value]:
     """Evaluate a resource's body; only some of its members may call run-time functions."""
     identity = replace(evaluator, section=Section.IDENTITY)
-    return {
+    evaluated = {
         key: (evaluator if key in _RUNTIME_MEMBERS else identity).tree(value)
         for key, value in declaration.body.items()
     }
+    # A member that evaluates to null, such as an identity, is as if it were not there.
+    # Source: `bicep snapshot` 0.49.2.
+    return {key: value for key, value in evaluated.items() if value is not None}
 
 
 def _check_duplicates(instances: list[_Instance]) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from localcloud.template import Deployment, Scope, load_template
 
 if TYPE_CHECKING:
     from tests.doubles.local_cloud import ArmClient
@@ -222,6 +225,9 @@ ACCEPTED: tuple[tuple[str, str, Any, str], ...] = (
 def changed(resource: str, path: str, value: Any) -> str:
     """Return the body of a deployment of the template with one value of a resource changed."""
     template = deepcopy(TEMPLATE)
+    if resource == APP:
+        # The compiled template computes the app from the parameters; a variant changes what it computes.
+        template["resources"][APP]["properties"] |= deepcopy(_computed_properties())
     target: Any = template["resources"][resource]
     *parts, last = path.split(".")
     for part in parts:
@@ -232,6 +238,16 @@ def changed(resource: str, path: str, value: Any) -> str:
         target[last] = value
     parameters = {name: {"value": given} for name, given in PARAMETERS.items()}
     return json.dumps({"properties": {"mode": "Incremental", "template": template, "parameters": parameters}})
+
+
+@cache
+def _computed_properties() -> dict[str, Any]:
+    """Return what the template computes from `PARAMETERS` for the app, but for the ids of other resources."""
+    scope = Scope("00000000-0000-0000-0000-000000000000", "tenant", "fjarr", "swedencentral", "d")
+    parameters = {name: {"value": given} for name, given in PARAMETERS.items()}
+    deployment = Deployment(load_template(json.dumps(TEMPLATE)), parameters, scope)
+    (app,) = (planned for planned in deployment.plan() if planned.type == "Microsoft.App/containerApps")
+    return {name: app.body["properties"][name] for name in ("configuration", "template")}
 
 
 def _inside(target: Any, part: str) -> Any:
