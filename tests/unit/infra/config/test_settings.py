@@ -13,6 +13,7 @@ from infra.config.settings import (
     Flags,
     Handover,
     Setting,
+    Settings,
     from_flags,
     from_stage,
     merge,
@@ -205,3 +206,13 @@ def test_handed_over_files_that_cannot_be_used_say_all_that_is_wrong(tmp_path: P
         "FILE_SHARE_NAME: is missing",
         "STORAGE_ACCOUNT_NAME: 3 must be text that is not empty",
     ]
+
+
+def test_a_suffix_that_is_set_is_in_every_default_name() -> None:
+    settings = Settings((Setting("resourceSuffix", "abcde", "--set"), Setting("acaAppName", "mine", "--set")))
+    names = settings.names(Group("sub", "rg"))
+    assert (names.storage_account, names.file_share, names.app) == (
+        "aistorageabcde",
+        "aifileshareabcde",
+        "mine",
+    )

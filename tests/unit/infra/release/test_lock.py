@@ -212,3 +212,13 @@ def test_this_process_is_alive_and_others_with_its_pid_are_not() -> None:
     assert is_process_alive(ours)
     assert not is_process_alive(replace(ours, started=ours.started - timedelta(days=1).total_seconds()))
     assert not is_process_alive(replace(ours, pid=2**22 + 1))
+
+
+def test_a_lock_is_valid_until_the_very_end_of_its_time(
+    lock_of: LockOf, clock: ManualClock, warnings: list[str]
+) -> None:
+    with lock_of(IDA).hold("deploy"):
+        clock.sleep(LIFETIME.total_seconds())
+        with pytest.raises(RemoteError), lock_of(BO).hold("deploy"):
+            pass
+    assert warnings == []
