@@ -170,3 +170,20 @@ def test_the_answers_at_once_are_a_number_or_left_to_the_server(value: str, expe
 def test_another_number_of_answers_at_once_is_refused(value: str) -> None:
     with pytest.raises(SettingsError, match="FJARR_MAX_CONCURRENT: "):
         load_settings({"FJARR_AUTH": "off", "FJARR_MAX_CONCURRENT": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("FJARR_MAX_NEW_TOKENS", 1),
+        ("FJARR_MAX_CONTEXT_TOKENS", 16),
+        ("FJARR_KV_CACHE_TOKENS", 64),
+        ("FJARR_MAX_BODY_BYTES", 1024),
+        ("FJARR_THREADS", 1),
+    ],
+)
+def test_the_least_number_is_accepted_and_the_one_below_it_is_not(name: str, least: int) -> None:
+    field = name.removeprefix(PREFIX).lower()
+    assert getattr(load_settings({"FJARR_API_KEYS": "k", name: str(least)}), field) == least
+    (problem,) = problems_of({"FJARR_API_KEYS": "k", name: str(least - 1)})
+    assert name in problem
