@@ -1,12 +1,15 @@
 """Emulate Microsoft.Authorization for reading: the caller's permissions, policy assignments and locks.
 
+A resource can also be checked against the policies before it exists (Microsoft.PolicyInsights).
+
 The principal may do everything, except the actions that `subscription.json` denies (`arm.governance`). There
 are no locks.
 
-Not emulated: role assignments and definitions, and changes of policies and locks.
+Not emulated: role assignments and definitions, changes of policies and locks, and the restrictions of single
+fields in the check of a resource.
 
 Source: Microsoft.Authorization REST API 2022-04-01 (permissions), 2024-05-01 (policy assignments); "Azure
-resource provider operations".
+resource provider operations"; Microsoft.PolicyInsights REST API 2024-10-01, "Check At Resource Group Scope".
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.requests import ArmRequest, ArmResponse
+from localcloud.errors import AzureError
 
 if TYPE_CHECKING:
     from localcloud.arm.governance import Governance
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from localcloud.arm.router import Router
 
 _NAMESPACE: Final = "Microsoft.Authorization"
+_CHECK: Final = "Microsoft.PolicyInsights/checkPolicyRestrictions"
 _VERBS: Final = {"PUT": "write", "PATCH": "write", "DELETE": "delete", "GET": "read", "HEAD": "read"}
 _GROUPS: Final = "Microsoft.Resources/subscriptions/resourceGroups"
 
@@ -41,6 +46,7 @@ class Authorization:
                 ("locks", self.locks),
             ):
                 router.add("GET", scope, f"{_NAMESPACE}/{noun}", handler, ())
+            router.add("POST", scope, _CHECK, self.check_restrictions, ())
 
     async def permissions(self, request: ArmRequest) -> ArmResponse:
         """Return what the caller may do in a scope."""
@@ -53,6 +59,17 @@ class Authorization:
         """Handle `policy assignment list`."""
         del request
         return ArmResponse(200, {"value": self._governance.policy_assignments()})
+
+    async def check_restrictions(self, request: ArmRequest) -> ArmResponse:
+        """Return which policies would deny a resource that need not exist."""
+        details = request.json().get("resourceDetails")
+        content = details.get("resourceContent") if isinstance(details, dict) else None
+        if not isinstance(content, dict) or not isinstance(content.get("type"), str):
+            message = "The request must have a resourceDetails.resourceContent with the type of a resource."
+            raise AzureError(400, "InvalidCheckRestrictionsRequest", message)
+        evaluations = self._governance.policy_evaluations(content["type"], content)
+        body = {"fieldRestrictions": [], "contentEvaluationResult": {"policyEvaluations": evaluations}}
+        return ArmResponse(200, body)
 
     async def locks(self, request: ArmRequest) -> ArmResponse:
         """Handle `lock list`."""

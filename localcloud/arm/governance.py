@@ -167,6 +167,22 @@ class Governance:
             for policy in self._policies()
         ]
 
+    def policy_evaluations(self, full_type: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the policies that would deny a resource, as a check of restrictions lists them."""
+        return [
+            {
+                "policyInfo": {
+                    "policyDefinitionId": self._policy_id("policyDefinitions", policy.name),
+                    "policyAssignmentId": self._policy_id("policyAssignments", policy.name),
+                },
+                "evaluationResult": "NonCompliant",
+                "evaluationDetails": {"evaluatedExpressions": [{"path": policy.property, "result": "True"}]},
+                "effectDetails": {"policyEffect": "Deny"},
+            }
+            for policy in self._policies()
+            if policy.denies(full_type, body)
+        ]
+
     def check_policies(self, full_type: str, name: str, body: Mapping[str, Any]) -> None:
         """Reject (403 `RequestDisallowedByPolicy`) a resource that a policy denies."""
         for policy in self._policies():

@@ -215,3 +215,29 @@ async def test_tags_of_a_group_have_limits(arm: ArmClient, tags: Any, code: str)
         rejected = await arm.request(method, f"{arm.group}?{GROUPS}", body)
         assert (rejected.status, rejected.body["error"]["code"]) == (400, code)
         await arm.make_group()
+
+
+async def test_a_resource_can_be_checked_against_the_policies_before_it_exists(
+    arm: ArmClient, tmp_path: Path
+) -> None:
+    await arm.make_group()
+    policy = {
+        "name": "no-shared-keys",
+        "type": "Microsoft.Storage/storageAccounts",
+        "property": "properties.allowSharedKeyAccess",
+        "allowed": [False],
+    }
+    check = "providers/Microsoft.PolicyInsights/checkPolicyRestrictions?api-version=2024-10-01"
+    content = {"type": "Microsoft.Storage/storageAccounts", "properties": {"allowSharedKeyAccess": True}}
+    body = {"resourceDetails": {"resourceContent": content}}
+    for scope in ("", f"{arm.subscription}/"):
+        set_rules(tmp_path)
+        allowed = await arm.request("POST", f"{scope}{check}", body)
+        assert allowed.body["contentEvaluationResult"]["policyEvaluations"] == []
+        set_rules(tmp_path, policies=[policy])
+        denied = await arm.request("POST", f"{scope}{check}", body)
+        (evaluation,) = denied.body["contentEvaluationResult"]["policyEvaluations"]
+        assert evaluation["effectDetails"] == {"policyEffect": "Deny"}
+        assert evaluation["policyInfo"]["policyAssignmentId"].endswith("/policyAssignments/no-shared-keys")
+    wrong = await arm.request("POST", check, {"resourceDetails": {}})
+    assert (wrong.status, wrong.body["error"]["code"]) == (400, "InvalidCheckRestrictionsRequest")
