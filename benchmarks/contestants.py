@@ -159,7 +159,8 @@ def all_contestants(setup: Setup) -> tuple[Contestant, ...]:
     servers = {server.name: server for server in (*fjarr_servers(setup), *vllm_servers(setup))}
     names = ["fjarr", "vllm", "fjarr-vllm"]
     if setup.weights.adapters:
-        names += ["fjarr-adapter", "fjarr-merged", "fjarr-adapters", "vllm-adapter", "vllm-adapters"]
+        names += ["fjarr-adapter", "fjarr-merged", "fjarr-adapters"]
+        names += ["fjarr-vllm-adapter", "fjarr-vllm-adapters", "vllm-adapter", "vllm-adapters"]
     return (
         PlainGenerate(setup.python, setup.weights.base),
         transformers_serve(setup, is_batching=False),
@@ -210,6 +211,22 @@ def fjarr_servers(setup: Setup) -> tuple[HttpServer, ...]:
             "fjarr-adapters",
             f"our server, {len(adapters)} adapters at once",
             "transformers",
+            weights.adapters_mount,
+            BASE_NAME,
+            adapters,
+        ),
+        (
+            "fjarr-vllm-adapter",
+            "our server, vLLM engine, one adapter",
+            "vllm",
+            weights.adapter_mount,
+            BASE_NAME,
+            adapter,
+        ),
+        (
+            "fjarr-vllm-adapters",
+            f"our server, vLLM engine, {len(adapters)} adapters at once",
+            "vllm",
             weights.adapters_mount,
             BASE_NAME,
             adapters,

@@ -1,13 +1,15 @@
 # ruff: noqa: T201 - the result of a command line goes to stdout
-"""Measure where a step of the transformers engine spends its time. In process, without a server.
+"""Measure the engines alone: tokens/s by the number of rows. In process, without a server.
 
     python -m benchmarks.steps --model FOLDER --rows 1 8 32
     python -m benchmarks.steps --model FOLDER --rows 32 --profile 15
     python -m benchmarks.steps --model FOLDER --adapter FOLDER --adapters 4 --merge off on
+    python -m benchmarks.steps --model FOLDER --engine vllm
 
 Prints tokens/s for each number of rows, all greedy and started together, as medians over rounds, and with
-`--profile` the operators that took longest. With adapters the rows use them in rotation. Each value of
-`--merge` has its own engine, all are measured in each round, and `base` is rows without an adapter.
+`--profile` the operators of the engine transformers that took longest. With adapters the rows use them in
+rotation. Each value of `--merge` has its own engine, all are measured in each round, and `base` is rows
+without an adapter. On a GPU give the engine vllm one value at a time: it takes the memory that there is.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.prompts import make_prompts
 from benchmarks.weights import BASE_NAME, prepare_weights
+from inference.engines.catalogue import ENGINES
 from inference.engines.protocol import GenerationRequest, Sampling
-from inference.engines.transformers.engine import start_engine
+from inference.engines.registry import start_engine
 from inference.models.weights import find_weights
 from inference.settings import Settings
 from inference.text.codec import Message
@@ -93,7 +96,8 @@ def start_variants(arguments: argparse.Namespace) -> list[Variant]:
     variants: list[Variant] = []
     for merge in arguments.merge if arguments.adapter else ["auto"]:
         settings = Settings(
-            device="cpu", dtype=arguments.dtype, engine="transformers", merge_adapters=merge,
+            device=arguments.device, dtype=arguments.dtype, engine=arguments.engine, merge_adapters=merge,
+            max_concurrent=max(arguments.rows),
         )  # fmt: skip
         mount = prepared.adapters_mount if arguments.adapter else prepared.mount
         weights = find_weights(mount, BASE_NAME, "*" if arguments.adapter else None)
@@ -174,6 +178,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--engine", choices=sorted(ENGINES), default="transformers")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     parser.add_argument("--profile", type=int, default=0, metavar="N", help="show the N longest operators")
     asyncio.run(measure(parser.parse_args()))
 

@@ -26,9 +26,54 @@ sys.path.insert(0, str(ROOT))
 from invoke import Collection  # noqa: E402  # the project's folder has to be on the path first
 
 import tasks  # noqa: E402
+from inference.models.hardware import Hardware  # noqa: E402
+from inference.models.memory import ModelSize  # noqa: E402
+from inference.models.plan import (  # noqa: E402
+    QUANTIZATION_PLUGIN,
+    Model,
+    ModelShape,
+    fits_plan,
+    plan_serving,
+)
 from inference.setting_parsers import switch  # noqa: E402
-from inference.settings import PREFIX, SETTINGS  # noqa: E402
+from inference.settings import PREFIX, SETTINGS, Settings  # noqa: E402
 from infra.config.template import BICEP, SOURCE_DIGEST, source_digest  # noqa: E402
+
+GIB = 2**30
+
+
+def _card(name: str, capability: tuple[int, int], gib: int, count: int = 1) -> Hardware:
+    return Hardware(
+        name, capability, gib * GIB, 200 * GIB, has_cpu_bf16=True, gpu_count=count, gpu_total_bytes=gib * GIB
+    )
+
+
+# What is free on a card that nothing else uses. A replica on Consumption has 8 GiB, of which the server
+# itself takes one.
+CARDS = {
+    "no GPU, 8 GiB": Hardware(None, None, 0, 7 * GIB, has_cpu_bf16=True),
+    "T4, 16 GB": _card("Tesla T4", (7, 5), 15),
+    "A100, 80 GB": _card("NVIDIA A100", (8, 0), 79),
+    "two A100": _card("NVIDIA A100", (8, 0), 79, 2),
+    "four A100": _card("NVIDIA A100", (8, 0), 79, 4),
+    "H100, 80 GB": _card("NVIDIA H100", (9, 0), 79),
+}
+# From their configurations and the headers of their files.
+MODELS = {
+    "SmolLM2-135M": Model(ModelSize(134_515_008, 28_311_552, (), 11_520), ModelShape(9, 3, 1536, 8192)),
+    "Phi-3-mini, 3.8B": Model(
+        ModelSize(3_821_079_552, 197_001_216, (), 196_608), ModelShape(32, 32, 8192, 4096)
+    ),
+    "Llama-3.1-8B": Model(
+        ModelSize(8_030_261_248, 1_050_673_152, (), 65_536), ModelShape(32, 8, 14_336, 131_072)
+    ),
+    "Qwen2.5-32B": Model(
+        ModelSize(32_763_876_352, 1_557_135_360, (), 131_072), ModelShape(40, 8, 27_648, 32_768)
+    ),
+    "Llama-3.1-70B": Model(
+        ModelSize(70_553_706_496, 2_101_346_304, (), 163_840), ModelShape(64, 8, 28_672, 131_072)
+    ),
+}
 
 TEMPLATE = ROOT / "infra/provision/inference.json"
 EXAMPLE = ROOT / "examples/ticket-triage"
@@ -54,6 +99,28 @@ def parameters() -> str:
         kind = parameter.get("type") or parameter["$ref"].rpartition("/")[2]
         meaning = parameter.get("metadata", {}).get("description", "").replace("|", "\\|")
         rows.append(f"| `{name}` | {kind} | {default} | {meaning} |")
+    return "\n".join(rows)
+
+
+def plans() -> str:
+    """Show what the server chooses for known cards and models; `plan_serving` is what a start runs."""
+    rows = [
+        "| hardware | model | engine | dtype | quantisation | GPUs used | cache, tokens | context, tokens |",
+        "|---|---|---|---|---|---:|---:|---:|",
+    ]
+    packages = {"vllm", QUANTIZATION_PLUGIN.replace("-", "_")}
+    for place, hardware in CARDS.items():
+        for name, model in MODELS.items():
+            plan = plan_serving(model, hardware, Settings(), packages.__contains__)
+            if not fits_plan(plan, model, hardware, Settings()):
+                rows.append(f"| {place} | {name} | does not fit | | | | | |")
+                continue
+            placement = plan.placement
+            rows.append(
+                f"| {place} | {name} | {plan.engine} | {placement.dtype} | {placement.quantization} |"
+                f" {plan.cards if placement.device == 'cuda' else 0} | {_rounded(plan.cache_tokens)} |"
+                f" {_rounded(plan.context_tokens)} |"
+            )
     return "\n".join(rows)
 
 
@@ -126,12 +193,26 @@ def _setting_schema(parse: Callable[[str], object]) -> dict[str, object]:
     return {"description": f"must be {name} {extent}", "type": kind, **limits}
 
 
+def _rounded(number: int) -> str:
+    """Return a number in two significant digits if it is an estimate, and in full if it is a power of two."""
+    if number & (number - 1) == 0:
+        return f"{number:,}"
+    unit = 10 ** max(0, len(str(number)) - 2)
+    return f"{number // unit * unit:,}"
+
+
 FILES: dict[Path, Callable[[], str]] = {
     ROOT / "templates/server.settings.schema.json": server_settings,
     ROOT / SOURCE_DIGEST: lambda: f"{source_digest(ROOT / BICEP)}  {BICEP.name}\n",
 }
 
-BLOCKS = {"verbs": verbs, "parameters": parameters, "settings": settings, "example": example}
+BLOCKS = {
+    "verbs": verbs,
+    "parameters": parameters,
+    "settings": settings,
+    "plans": plans,
+    "example": example,
+}
 
 
 MODULES_BLOCK = re.compile(r"(<!-- modules (\S+) -->\n).*?(<!-- end modules \2 -->)", re.DOTALL)

@@ -4,6 +4,7 @@
 InferenceError
 ├── SettingsError       whoever deploys: a variable is unknown or has an invalid value (exit code 2)
 ├── LoadError           whoever deploys: base, adapter and hardware do not fit (exit code 1)
+│   └── UnsuitedEngineError  the registry: with FJARR_ENGINE=auto it takes another engine
 ├── EngineError         nobody: the engine failed on a request, or died; the server logs it
 │   ├── RequestRefusedError      the client: the engine does not take this request
 │   └── ScoresError              whoever deploys or asks: the model's scores for a request are not numbers
@@ -54,6 +55,10 @@ class LoadError(InferenceError):
     """The reason why the model cannot be served, and what to change."""
 
     exit_code = 1
+
+
+class UnsuitedEngineError(LoadError):
+    """The reason why an engine cannot serve a model that another engine can serve."""
 
 
 class EngineError(InferenceError):

@@ -145,10 +145,19 @@ class Settings:
         "FJARR_MERGE_ADAPTERS",
         one_of("auto", "on", "off"),
         "auto",
-        "for the engine transformers: `on` merges each adapter into a copy of the base model, which adds no"
-        " latency and takes memory, and adapters compute one after another; `off` keeps adapters separate"
-        " from the base model, which takes little memory, and all compute in one batch; `auto` merges if"
-        " there is one adapter, it fits in memory and nothing is quantized",
+        "`on` merges each adapter into a copy of the base model, which adds no latency and takes memory, and"
+        " adapters compute one after another; `off` keeps adapters separate from the base model, which takes"
+        " little memory, and all compute in one batch; `auto` merges if there is one adapter, it fits in"
+        " memory and nothing is quantized. The engine vllm serves a merged adapter from files in"
+        " `FJARR_MERGE_FOLDER`",
+    )
+    merge_folder: Path | None = setting(
+        "FJARR_MERGE_FOLDER",
+        Path,
+        None,
+        "for the engine vllm: where merged copies of the base model are kept, by digest. A replica's local"
+        " disk on Azure has 8 GiB: for larger models name a folder on the share",
+        "`~/.cache/fjarr/merged`",
     )
     prompt_template: str | None = setting(
         "FJARR_PROMPT_TEMPLATE",
@@ -175,7 +184,7 @@ class Settings:
         one_of(*ENGINE_CHOICES),
         "auto",
         ", ".join(f"`{name}`" for name in ENGINE_CHOICES)
-        + "; `auto` is vLLM if it is installed and there is a GPU, else transformers",
+        + "; `auto` is vLLM if it is installed, there is a GPU and it can serve the model, else transformers",
     )
     device: str = setting(
         "FJARR_DEVICE",
@@ -197,6 +206,15 @@ class Settings:
         "auto",
         "`auto`, `none`, `nf4` or `int8`; `auto` is nf4 if the weights would take more than three quarters of"
         " the GPU's free memory, else none",
+    )
+    tensor_parallel: int | None = setting(
+        "FJARR_TENSOR_PARALLEL",
+        auto_or(whole_number(1, 64)),
+        None,
+        "for the engine vllm: the number of GPUs that a model is split over; `auto` is all that the replica"
+        " has, or as many as the model's attention heads can be divided by; on a CPU, the number of"
+        " processes, one for `auto`",
+        "`auto`",
     )
     attention: str = setting(
         "FJARR_ATTENTION",

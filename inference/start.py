@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import metadata
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 # Several replicas read the release's folder: no bytecode is written to it.
@@ -25,12 +28,16 @@ sys.dont_write_bytecode = True
 
 from inference.api_keys import hide_keys  # noqa: E402 - after the switch above, which applies to this import
 from inference.engines.catalogue import (  # noqa: E402 - see above
-    QUANTIZATION_REQUIREMENTS,
     REQUIREMENTS_FOLDER,
     engine_requirements,
+    find_device,
+    find_engine,
+    quantization_requirements,
 )
-from inference.errors import SettingsError  # noqa: E402 - see above
+from inference.errors import LoadError, SettingsError  # noqa: E402 - see above
 from inference.listener import bind  # noqa: E402 - see above
+from inference.models.hardware import FITTING_SHARE  # noqa: E402 - see above
+from inference.models.weights import find_weights, stored_bytes  # noqa: E402 - see above
 from inference.observability.logs import set_up_logging  # noqa: E402 - see above
 from inference.settings import Settings, load_settings  # noqa: E402 - see above
 
@@ -39,6 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOGGER: Final = logging.getLogger("inference.start")
+QUERY_TIMEOUT_S: Final = 20.0
 TRACING_REQUIREMENTS: Final = REQUIREMENTS_FOLDER / "requirements-tracing.txt"
 
 
@@ -94,11 +102,41 @@ def main() -> NoReturn:
 def requirement_files(settings: Settings) -> tuple[Path, ...]:
     """Return the requirements files for these settings, the engine's first."""
     files = [engine_requirements(settings.engine, settings.device)]
-    if settings.quantization not in {"auto", "none"}:
-        files.append(QUANTIZATION_REQUIREMENTS)
+    if is_quantized(settings):
+        files.append(quantization_requirements(find_engine(settings.engine, settings.device)))
     if settings.otlp_endpoint is not None:
         files.append(TRACING_REQUIREMENTS)
     return tuple(files)
+
+
+def is_quantized(settings: Settings) -> bool:
+    """Return whether the weights will be quantised, as far as that is known before packages are installed."""
+    if settings.quantization != "auto":
+        return settings.quantization != "none"
+    if find_device(settings.device) == "cpu":
+        return False
+    try:
+        weights = find_weights(
+            settings.mount, settings.base_model, settings.adapter, allows_pickle=settings.allow_pickle
+        )
+        weight_bytes = stored_bytes(weights.base)
+    except LoadError:
+        # The server reports it.
+        return False
+    return weight_bytes > FITTING_SHARE * query_gpu_bytes()
+
+
+def query_gpu_bytes() -> float:
+    """Return the free memory of all GPUs together; infinity if it is unknown.
+
+    Source: `nvidia-smi --help-query-gpu`; the NVIDIA container runtime puts the program into containers.
+    """
+    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=QUERY_TIMEOUT_S)
+        return 2**20 * sum(int(line) for line in done.stdout.split()) or math.inf
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return math.inf
 
 
 def parse_requirements(text: str) -> tuple[Requirement, ...]:
@@ -118,10 +156,18 @@ def find_missing(requirements: tuple[Requirement, ...]) -> tuple[str, ...]:
 
 def install(files: tuple[Path, ...]) -> int:
     """Install the requirements with pip, whose output goes to the log. Return its exit code."""
-    command = [sys.executable, "-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check"]
-    command += ["--root-user-action=ignore", "--progress-bar=off"]
-    command += [part for path in files for part in ("-r", str(path))]
+    command = install_command(files, has_pip=find_spec("pip") is not None, uv=shutil.which("uv"))
     return subprocess.run(command, check=False).returncode
+
+
+def install_command(files: tuple[Path, ...], *, has_pip: bool, uv: str | None) -> list[str]:
+    """Return the command that installs requirements: pip, or uv in an image that has only that."""
+    wanted = [part for path in files for part in ("-r", str(path))]
+    if uv is not None and not has_pip:
+        command = [uv, "pip", "install", "--python", sys.executable, "--break-system-packages", "--no-cache"]
+        return [*command, *wanted]
+    command = [sys.executable, "-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check"]
+    return [*command, "--root-user-action=ignore", "--progress-bar=off", *wanted]
 
 
 def become_server(listener: socket.socket) -> NoReturn:

@@ -7,6 +7,7 @@ so the module imports the standard library only, and nothing of the project.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 Device = Literal["cpu", "cuda"]
 
 REQUIREMENTS_FOLDER: Final = Path(__file__).parents[1]
-
-QUANTIZATION_REQUIREMENTS: Final = REQUIREMENTS_FOLDER / "requirements-quantization.txt"
-"""What pip installs in addition to an engine's own packages if the settings ask for quantized weights."""
 
 DEFAULT_MAX_BATCH: Final = 64
 MAX_BATCH: Final[Mapping[tuple[str, Device], int]] = MappingProxyType({("vllm", "cuda"): 256})
@@ -40,11 +38,13 @@ class EngineKind:
         module: The module's full name; it has a function `start_engine`.
         package: The package that must be importable.
         requirements: The requirements file for each device, in `REQUIREMENTS_FOLDER`.
+        quantization: The file with what is installed in addition to quantise weights.
     """
 
     module: str
     package: str
     requirements: Mapping[Device, str]
+    quantization: str
 
 
 ENGINES: Final[Mapping[str, EngineKind]] = MappingProxyType(
@@ -53,11 +53,13 @@ ENGINES: Final[Mapping[str, EngineKind]] = MappingProxyType(
             "inference.engines.transformers.engine",
             "transformers",
             MappingProxyType({"cpu": "requirements.txt", "cuda": "requirements.txt"}),
+            "requirements-quantization.txt",
         ),
         "vllm": EngineKind(
             "inference.engines.vllm.engine",
             "vllm",
             MappingProxyType({"cpu": "requirements-vllm-cpu.txt", "cuda": "requirements-vllm.txt"}),
+            "requirements-quantization-vllm.txt",
         ),
     }
 )
@@ -116,5 +118,21 @@ def has_package(name: str) -> bool:
 
 def engine_requirements(wanted: str, wanted_device: str) -> Path:
     """Return the requirements file of the engine for this machine. The arguments are `find_engine`'s."""
-    engine = ENGINES[find_engine(wanted, wanted_device)]
-    return REQUIREMENTS_FOLDER / engine.requirements[find_device(wanted_device)]
+    name, device = find_engine(wanted, wanted_device), find_device(wanted_device)
+    if name == "vllm" and _has_distribution("vllm"):
+        # vLLM's own images have it under this name on a CPU, too.
+        device = "cuda"
+    return REQUIREMENTS_FOLDER / ENGINES[name].requirements[device]
+
+
+def quantization_requirements(engine: str) -> Path:
+    """Return the requirements file with what an engine needs in addition to quantise weights."""
+    return REQUIREMENTS_FOLDER / ENGINES[engine].quantization
+
+
+def _has_distribution(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Protocol
 
 from inference.engines.catalogue import ENGINES, engine_requirements, find_engine, has_package
-from inference.errors import LoadError
+from inference.errors import LoadError, UnsuitedEngineError
 
 if TYPE_CHECKING:
     from inference.engines.protocol import Engine, ProgressCallback, ServedModel
@@ -39,9 +40,15 @@ def start_engine(
     Raises:
         LoadError: If its packages are missing, or it cannot serve these weights.
     """
-    module = import_engine(settings)
     _warn_of_unsafe_settings(settings)
-    return module.start_engine(weights, settings, report)
+    try:
+        return import_engine(settings).start_engine(weights, settings, report)
+    except UnsuitedEngineError as error:
+        if settings.engine != "auto":
+            raise
+        LOGGER.warning("the engine is transformers, because %s", error)
+        settings = replace(settings, engine="transformers")
+        return import_engine(settings).start_engine(weights, settings, report)
 
 
 def import_engine(settings: Settings) -> EngineModule:

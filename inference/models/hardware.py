@@ -59,6 +59,8 @@ class Hardware:
         gpu_capability: Compute capability of the first CUDA device; None without one.
         has_cpu_bf16: Whether the CPU's matrix library multiplies bfloat16. If it does not, every row of a
             batch costs as much as the first, and a batch of 32 takes four times as long as in float32.
+        gpu_count: The number of GPUs, all of the first one's kind. Without a GPU it has no meaning.
+        gpu_total_bytes: The memory of each; 0 if unknown. `gpu_free_bytes` is the first one's.
     """
 
     gpu_name: str | None
@@ -66,6 +68,8 @@ class Hardware:
     gpu_free_bytes: int
     cpu_free_bytes: int
     has_cpu_bf16: bool
+    gpu_count: int = 1
+    gpu_total_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +145,15 @@ def detect_hardware() -> Hardware:
     has_cpu_bf16 = multiplies_bf16()
     if not torch.cuda.is_available():
         return Hardware(None, None, 0, cpu_free, has_cpu_bf16)
-    free, _ = torch.cuda.mem_get_info()
+    free, total = torch.cuda.mem_get_info()
     return Hardware(
-        torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0), int(free), cpu_free, has_cpu_bf16
+        torch.cuda.get_device_name(0),
+        torch.cuda.get_device_capability(0),
+        int(free),
+        cpu_free,
+        has_cpu_bf16,
+        gpu_count=torch.cuda.device_count(),
+        gpu_total_bytes=int(total),
     )
 
 
@@ -170,7 +180,7 @@ def choose_placement(
     Raises:
         LoadError: If the hardware does not support what is required.
     """
-    chosen_device = _choose_device(hardware, device)
+    chosen_device = choose_device(hardware, device)
     chosen_dtype = dtype if dtype != "auto" else _choose_dtype(hardware, chosen_device, weight_bytes)
     chosen_quantization = quantization
     if quantization == "auto":
@@ -181,6 +191,21 @@ def choose_placement(
             f"FJARR_QUANTIZATION={chosen_quantization} needs a CUDA device, and the model is on the CPU"
         )
     return Placement(chosen_device, chosen_dtype, chosen_quantization)  # type: ignore[arg-type]  # validated by settings
+
+
+def choose_device(hardware: Hardware, device: str) -> Literal["cpu", "cuda"]:
+    """Return the device that the model runs on.
+
+    Args:
+        hardware: The machine's hardware.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        LoadError: If a GPU is required and there is none.
+    """
+    if device == "cuda" and hardware.gpu_capability is None:
+        raise LoadError("FJARR_DEVICE=cuda, but this machine has no CUDA device that torch can use")
+    return "cuda" if device != "cpu" and hardware.gpu_capability is not None else "cpu"
 
 
 def choose_attention(wanted: str, capability: tuple[int, int] | None, dtype: str, obstacle: str) -> Attention:
@@ -281,12 +306,6 @@ def _container_free_bytes() -> int:
         return sys.maxsize
     used -= int(entries.get("inactive_file", 0))
     return sys.maxsize if limit == "max" else max(0, int(limit) - used)
-
-
-def _choose_device(hardware: Hardware, device: str) -> Literal["cpu", "cuda"]:
-    if device == "cuda" and hardware.gpu_capability is None:
-        raise LoadError("FJARR_DEVICE=cuda, but this machine has no CUDA device that torch can use")
-    return "cuda" if device != "cpu" and hardware.gpu_capability is not None else "cpu"
 
 
 def _choose_dtype(hardware: Hardware, device: str, weight_bytes: int) -> str:

@@ -137,7 +137,7 @@ def read_adapter(mount: Path, folder: Path, *, allows_pickle: bool = False) -> A
     Raises:
         LoadError: If the configuration cannot be read, or the weights are in an unsupported format.
     """
-    config = _read_json(folder / ADAPTER_CONFIG)
+    config = read_json_object(folder / ADAPTER_CONFIG)
     shapes = read_adapter_shapes(folder, allows_pickle=allows_pickle)
     rows = [shape[0] for key, shape in shapes.items() if key.endswith(EMBEDDING_KEYS) and "lora_" not in key]
     return Adapter(
@@ -189,8 +189,32 @@ def find_base(mount: Path, reference: str, *, allows_pickle: bool = False) -> Ba
     return BaseModel(reference, reference)
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Raises:
+        LoadError: If it cannot be read or holds something else.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path} cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise LoadError(f"{path} is not a JSON object")
+    return document
+
+
 def read_shapes(path: Path) -> Shapes:
     """Return the shapes of a safetensors file's tensors, from its header alone.
+
+    Raises:
+        LoadError: If it is not a safetensors file.
+    """
+    return {key: tuple(entry["shape"]) for key, entry in read_header(path)[1].items()}
+
+
+def read_header(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Return where a safetensors file's data starts, and its tensors by name, in their order in the file.
 
     Raises:
         LoadError: If it is not a safetensors file.
@@ -200,10 +224,11 @@ def read_shapes(path: Path) -> Shapes:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > MAX_HEADER_BYTES:
                 raise LoadError(f"{path} is not a safetensors file: its header would have {length} bytes")
-            header = json.loads(file.read(length))
-    except (OSError, ValueError, struct.error) as error:
+            header: dict[str, dict[str, Any]] = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        return 8 + length, dict(sorted(header.items(), key=lambda item: item[1]["data_offsets"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise LoadError(f"{path} cannot be read as safetensors: {error}") from error
-    return {key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
 
 
 def read_base_shapes(base: BaseModel) -> Shapes:
@@ -212,12 +237,16 @@ def read_base_shapes(base: BaseModel) -> Shapes:
     Raises:
         LoadError: If a file is not a safetensors file.
     """
+    return {key: shape for file in list_base_files(base) for key, shape in read_shapes(file).items()}
+
+
+def list_base_files(base: BaseModel) -> tuple[Path, ...]:
+    """Return the files of a base's weights; none if it is pickled or on the hub."""
     if not base.is_local:
-        return {}
+        return ()
     folder = Path(base.source)
     # Some bases have the same weights a second time in one file with another name.
-    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
-    return {key: shape for file in files for key, shape in read_shapes(file).items()}
+    return tuple(sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors")))
 
 
 def stored_bytes(base: BaseModel) -> int:
@@ -328,13 +357,3 @@ def _base_name(mount: Path, folder: Path) -> str:
         return folder.relative_to(mount / MODEL_CACHE).as_posix()
     except ValueError:
         return folder.name
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{path} cannot be read: {error}") from error
-    if not isinstance(document, dict):
-        raise LoadError(f"{path} is not a JSON object")
-    return document

@@ -20,6 +20,7 @@ from inference.engines.transformers.lora_batch import NO_ADAPTER, LoraWeights, i
 from inference.errors import LoadError
 from inference.models.configuration import base_error, from_pretrained, max_positions, read_config
 from inference.models.hardware import choose_attention, detect_hardware
+from inference.models.merging import WEIGHT_PRESERVING_INITS
 from inference.models.placement import place
 from inference.models.tokenizers import end_token_ids, read_adapter_tokenizer, read_tokenizer
 
@@ -39,9 +40,6 @@ LOGGER: Final = logging.getLogger(__name__)
 UNBATCHABLE_OPTIONS: Final = ("use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication")
 """The options of PEFT's configuration for adapters that are more than `lora_a` and `lora_b`. Source: PEFT
 0.21, `LoraConfig`."""
-
-WEIGHT_PRESERVING_INITS: Final = ("gaussian", "orthogonal", "eva")
-"""The named values of `init_lora_weights` that leave the base's weights unchanged. Source: as above."""
 
 
 @dataclass(frozen=True, slots=True)

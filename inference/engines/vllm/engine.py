@@ -1,6 +1,7 @@
 """The engine on vLLM: its asynchronous engine runs in this process, its scheduler and workers in others.
 
-One engine serves the base and the adapters in the same batch. vLLM receives and returns token ids; its own
+One engine of vLLM serves the base and the adapters beside its weights in the same batch; a merged adapter has
+an engine of its own, on a copy of the base's files. vLLM receives and returns token ids; its own
 tokenizer is used only for grammars. With a grammar, vLLM's log-probabilities are relative to the tokens that
 the grammar allows.
 
@@ -13,24 +14,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from dataclasses import dataclass, replace
+import shutil
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from inference.engines.protocol import Ability, FinishReason, Increment, TokenStream
 from inference.engines.served_models import make_served_model
-from inference.engines.vllm.options import engine_options, environment_variables, size_cache_bytes
+from inference.engines.vllm.options import (
+    collective_variables,
+    engine_options,
+    environment_variables,
+    memory_options,
+    thread_variables,
+)
 from inference.engines.vllm.requests import (
     client_error_class,
     read_logprobs,
     read_prompt_logprobs,
     sampling_parameters,
 )
-from inference.errors import EngineError, LoadError, RequestRefusedError
-from inference.models.configuration import bytes_per_cached_token, max_positions, read_config
+from inference.errors import EngineError, LoadError, RequestRefusedError, UnsuitedEngineError
+from inference.models.configuration import max_positions, read_config
 from inference.models.hardware import context_warning, detect_cores, detect_hardware
-from inference.models.placement import place
+from inference.models.merged_copies import PLATFORM_DISK_BYTES, default_folder, merge_into_copy
+from inference.models.placement import check_plan, describe
+from inference.models.plan import cached_token_bytes, plan_serving
 from inference.models.tokenizers import end_token_ids, read_adapter_tokenizer, read_tokenizer
+from inference.models.weights import Adapter, BaseModel, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +51,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from inference.engines.protocol import GenerationRequest, ProgressCallback, ServedModel, TokenLogprobs
-    from inference.models.weights import Adapter, BaseModel, Weights
+    from inference.models.hardware import Cores
+    from inference.models.plan import Model, ServingPlan
     from inference.settings import Settings
 
 LOGGER: Final = logging.getLogger(__name__)
@@ -67,6 +79,21 @@ class BaseMetadata:
     tokenizer: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Weights that one engine of vLLM serves.
+
+    Attributes:
+        base: The base, or its copy with an adapter merged.
+        models: The names of the models that are served with it.
+        adapters: The adapters that are applied beside its weights.
+    """
+
+    base: BaseModel
+    models: tuple[str, ...]
+    adapters: tuple[Adapter, ...] = ()
+
+
 def start_engine(
     weights: Weights, settings: Settings, report: ProgressCallback
 ) -> tuple[VllmEngine, tuple[ServedModel, ...]]:
@@ -76,41 +103,55 @@ def start_engine(
         LoadError: If vLLM cannot serve these weights.
     """
     # vLLM and its dependencies read these while they are imported; its processes inherit them.
-    os.environ.update(environment_variables(detect_cores(), settings.threads, is_local=weights.base.is_local))
+    cores = detect_cores()
+    os.environ.update(environment_variables(cores, settings.threads, is_local=weights.base.is_local))
     report("reading the base model", 10)
     metadata = _read_metadata(weights.base, settings)
     served = tuple(_served_models(weights, metadata, settings))
     hardware = detect_hardware()
-    # vLLM keeps adapters unmerged, in the base's network and cache.
-    placement = place(replace(weights, adapters=()), metadata.config, hardware, settings)
-    cache_bytes = size_cache_bytes(metadata.config, placement, hardware.cpu_free_bytes, settings)
     positions = max_positions(metadata.config, metadata.tokenizer)
-    options = engine_options(weights, settings, placement, positions)
-    report("starting vLLM", 30)
-    llm = _start({**options, "kv_cache_memory_bytes": cache_bytes}, weights.base)
-    token_bytes = bytes_per_cached_token(metadata.config, 4 if placement.dtype == "float32" else 2)
-    known = min(positions, settings.max_context_tokens or positions)
-    max_model_len = int(llm.model_config.max_model_len)
-    warning = context_warning(weights.base.name, known, max_model_len, token_bytes, 1)
-    if warning is not None:
-        LOGGER.warning("%s", warning)
-    return VllmEngine(llm, served, weights.adapters), served
+    model = describe(weights, metadata.config, positions)
+    plan = plan_serving(model, hardware, settings)
+    if plan.engine != "vllm":
+        raise UnsuitedEngineError(plan.reason)
+    check_plan(plan, model, hardware, settings)
+    os.environ.update(_parallel_variables(plan, cores, settings))
+    networks = _make_networks(weights, plan, settings, report)
+    _check_adapters(networks, model)
+    llms: list[AsyncLLM] = []
+    try:
+        for index, network in enumerate(networks):
+            report("starting vLLM", 30 + 50 * index // len(networks))
+            part = Weights(network.base, network.adapters)
+            options = engine_options(part, settings, plan, positions)
+            options |= memory_options(plan, model, hardware, settings, len(networks), is_main=index == 0)
+            llms.append(_start(options, network.base))
+            _warn_of_small_context(llms[-1], network, model, plan, settings)
+    except BaseException:
+        for llm in llms:
+            llm.shutdown(CLOSE_TIMEOUT_S)
+        raise
+    return VllmEngine(tuple(zip(networks, llms, strict=True)), served), served
 
 
 class VllmEngine:
-    """The engine `vllm`.
+    """The engine `vllm`: one engine of vLLM for each network.
 
     Args:
-        llm: vLLM's engine.
+        parts: The networks with vLLM's engines.
         models: The base and the adapters; adapters have a parent.
-        adapters: The adapters' files.
     """
 
-    def __init__(self, llm: AsyncLLM, models: Sequence[ServedModel], adapters: Sequence[Adapter]) -> None:
-        self._llm = llm
+    def __init__(self, parts: Sequence[tuple[Network, AsyncLLM]], models: Sequence[ServedModel]) -> None:
+        self._llms = tuple(llm for _, llm in parts)
+        self._llm_by_model = {name: llm for network, llm in parts for name in network.models}
         self._end_token_ids = {model.name: model.end_token_ids for model in models}
-        self._context_tokens = {model.name: int(llm.model_config.max_model_len) for model in models}
-        self._lora_requests = _lora_requests(adapters)
+        self._context_tokens = {
+            name: int(llm.model_config.max_model_len) for name, llm in self._llm_by_model.items()
+        }
+        self._lora_requests: dict[str, LoRARequest] = {}
+        for network, _ in parts:
+            self._lora_requests |= _lora_requests(network.adapters)
         self._open: dict[TokenStream, asyncio.Task[None]] = {}
         self._is_closed = False
 
@@ -122,7 +163,7 @@ class VllmEngine:
     @property
     def is_alive(self) -> bool:
         """Return whether vLLM's processes run."""
-        return not (self._is_closed or self._llm.errored)
+        return not (self._is_closed or any(llm.errored for llm in self._llms))
 
     @property
     def cache_tokens(self) -> None:
@@ -154,7 +195,7 @@ class VllmEngine:
             stream.fail(EngineError("the engine has stopped"))
             task.cancel()
         await asyncio.gather(*self._open.values(), return_exceptions=True)
-        await asyncio.to_thread(self._llm.shutdown, CLOSE_TIMEOUT_S)
+        await asyncio.gather(*(asyncio.to_thread(llm.shutdown, CLOSE_TIMEOUT_S) for llm in self._llms))
 
     def _cancel(self, stream: TokenStream) -> None:
         self._open[stream].cancel()
@@ -164,7 +205,7 @@ class VllmEngine:
     ) -> None:
         """Move a request's tokens from vLLM to its stream. Cancelling the task drops the request."""
         prompt = {"type": "token", "prompt_token_ids": list(request.prompt_token_ids)}
-        outputs = self._llm.generate(
+        outputs = self._llm_by_model[request.model].generate(
             prompt, parameters, request.request_id, lora_request=self._lora_requests.get(request.model)
         )
         try:
@@ -216,6 +257,65 @@ def _served_models(weights: Weights, metadata: BaseMetadata, settings: Settings)
         ends = end_token_ids(metadata.generation_config, tokenizer)
         served.append(make_served_model(adapter.name, weights.base.name, tokenizer, ends, settings))
     return served
+
+
+def _make_networks(
+    weights: Weights, plan: ServingPlan, settings: Settings, report: ProgressCallback
+) -> tuple[Network, ...]:
+    """Merge the adapters into copies if the plan says so, and return the networks, the main one first."""
+    merged, unmerged = list[Network](), list[Adapter]()
+    folder = settings.merge_folder or default_folder()
+    is_on_platform = bool(settings.replica) and not folder.is_relative_to(settings.mount)
+    limit = PLATFORM_DISK_BYTES if is_on_platform else None
+    for adapter in weights.adapters:
+        copy = None
+        if plan.placement.merge_adapters:
+            report("merging the adapters", 20)
+            copy = merge_into_copy(
+                weights.base, adapter, plan.placement.dtype, folder, disk_limit_bytes=limit
+            )
+        if copy is None:
+            unmerged.append(adapter)
+            LOGGER.info("adapter %s: beside the base's weights", adapter.name)
+        else:
+            merged.append(Network(BaseModel(adapter.name, str(copy)), (adapter.name,)))
+            LOGGER.info("adapter %s: merged, in a network of its own", adapter.name)
+    names = (weights.base.name, *(adapter.name for adapter in unmerged))
+    return (*merged, Network(weights.base, names, tuple(unmerged)))
+
+
+def _check_adapters(networks: Sequence[Network], model: Model) -> None:
+    """Check that vLLM can apply the adapters that are not merged.
+
+    Raises:
+        UnsuitedEngineError: If it cannot.
+    """
+    if model.lora_obstacle and any(network.adapters for network in networks):
+        raise UnsuitedEngineError(
+            f"{model.lora_obstacle}, which vLLM does not support: set FJARR_ENGINE=transformers"
+        )
+
+
+def _parallel_variables(plan: ServingPlan, cores: Cores, settings: Settings) -> dict[str, str]:
+    if plan.cards == 1:
+        return {}
+    if plan.placement.device == "cpu":
+        return thread_variables(cores, settings.threads, plan.cards)
+    try:
+        return collective_variables(shutil.disk_usage("/dev/shm").total)  # noqa: S108 - it is only measured
+    except OSError:
+        return collective_variables(0)
+
+
+def _warn_of_small_context(
+    llm: AsyncLLM, network: Network, model: Model, plan: ServingPlan, settings: Settings
+) -> None:
+    known = min(model.shape.positions, settings.max_context_tokens or model.shape.positions)
+    token_bytes = cached_token_bytes(model, plan.placement, plan.cards)
+    max_model_len = int(llm.model_config.max_model_len)
+    warning = context_warning(network.models[0], known, max_model_len, token_bytes, 1)
+    if warning is not None:
+        LOGGER.warning("%s", warning)
 
 
 def _lora_requests(adapters: Sequence[Adapter]) -> dict[str, LoRARequest]:

@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from inference.engines.catalogue import batch_limit, has_package
 from inference.errors import LoadError
-from inference.models.configuration import bytes_per_cached_token
-from inference.models.hardware import CACHE_SHARE
+from inference.models.plan import (
+    QUANTIZATION_PLUGIN,
+    VLLM_GPU_SHARE,
+    VLLM_STEP_SHARE,
+    cache_share,
+    cached_token_bytes,
+    vllm_cache_bytes,
+    weight_bytes,
+)
 from inference.models.weights import is_pickled
 
 if TYPE_CHECKING:
-    from inference.models.hardware import Cores, Placement
+    from inference.models.hardware import Cores, Hardware
+    from inference.models.plan import Model, ServingPlan
     from inference.models.weights import Adapter, BaseModel, Weights
     from inference.settings import Settings
 
@@ -25,8 +33,8 @@ FEW_CORES: Final = 4
 CPU_BLOCK_TOKENS: Final = 128
 """The size of a block of vLLM's cache on a CPU. vLLM reserves one block. Source: `platforms/cpu.py`."""
 
-QUANTIZATION_PLUGIN: Final = "vllm-bnb-plugin"
-"""The package that adds bitsandbytes to vLLM. Source: vLLM 0.32, `model_loader/__init__.py`."""
+SHARED_MEMORY_BYTES: Final = 2**30
+"""The size of /dev/shm that NCCL finds enough."""
 
 MAX_LOGPROBS: Final = 20
 """The maximum number of top log-probabilities a request may ask for, as in OpenAI's API."""
@@ -50,23 +58,22 @@ def environment_variables(cores: Cores, threads: int | None, *, is_local: bool) 
     }
     if is_local:
         found["HF_HUB_OFFLINE"] = "1"
-    return found | _thread_variables(cores, threads or cores.usable)
+    return found | thread_variables(cores, threads, 1)
 
 
-def engine_options(
-    weights: Weights, settings: Settings, placement: Placement, positions: int
-) -> dict[str, Any]:
-    """Return the arguments of vLLM's engine, except for the size of its cache.
+def engine_options(weights: Weights, settings: Settings, plan: ServingPlan, positions: int) -> dict[str, Any]:
+    """Return the arguments of vLLM's engine, except for the sizes of its memory.
 
     Args:
-        weights: The base and the adapters to serve.
+        weights: The network's base, and the adapters that are applied beside it.
         settings: The server's settings.
-        placement: Where and how the weights are loaded.
+        plan: How the model is served.
         positions: The number of positions that the model supports.
 
     Raises:
         LoadError: If vLLM does not support a setting or an adapter.
     """
+    placement = plan.placement
     if placement.quantization == "int8":
         raise LoadError(
             "vLLM quantises to nf4 while it loads, not to int8: set FJARR_QUANTIZATION=nf4, or"
@@ -88,6 +95,7 @@ def engine_options(
         "load_format": "bitsandbytes" if is_quantized else _load_format(weights.base, settings),
         "max_model_len": limit,
         "max_num_seqs": batch_limit(settings.max_concurrent, "vllm", placement.device),
+        "tensor_parallel_size": plan.cards,
         "max_logprobs": MAX_LOGPROBS,
         "structured_outputs_config": {"backend": "guidance"},
         "disable_log_stats": True,
@@ -102,29 +110,70 @@ def engine_options(
     return options
 
 
-def size_cache_bytes(config: Any, placement: Placement, free_bytes: int, settings: Settings) -> int | None:  # noqa: ANN401 - a transformers configuration, which has no useful type
-    """Return the size of the key-value cache; None leaves it to vLLM, which measures a GPU's free memory.
+def memory_options(  # noqa: PLR0913 - what the memory depends on
+    plan: ServingPlan, model: Model, hardware: Hardware, settings: Settings, networks: int, *, is_main: bool
+) -> dict[str, Any]:
+    """Return the arguments of vLLM's engine that size its memory; none leave it to vLLM, which measures it.
 
     Args:
-        config: The model's configuration.
-        placement: Where and how the weights are loaded.
-        free_bytes: The machine's free memory, not the GPU's.
+        plan: How the model is served.
+        model: The model.
+        hardware: The hardware.
         settings: The server's settings.
+        networks: The number of networks, each with an engine of its own.
+        is_main: Whether it is the one that most requests are for.
     """
-    itemsize = 4 if placement.dtype == "float32" else 2
-    token_bytes = bytes_per_cached_token(config, itemsize)
+    placement = plan.placement
+    token_bytes = cached_token_bytes(model, placement, plan.cards)
     if settings.kv_cache_tokens is not None:
-        return (settings.kv_cache_tokens + CPU_BLOCK_TOKENS) * token_bytes
-    return None if placement.device == "cuda" else int(CACHE_SHARE["cpu"] * free_bytes)
+        return {"kv_cache_memory_bytes": (settings.kv_cache_tokens + CPU_BLOCK_TOKENS) * token_bytes}
+    share = cache_share(networks) if is_main or networks != 2 else 1 - cache_share(networks)  # noqa: PLR2004 - a lone adapter and its base
+    cache_bytes = vllm_cache_bytes(model, hardware, placement, plan.cards, networks)
+    if placement.device == "cpu":
+        return {"kv_cache_memory_bytes": int(share * cache_bytes)}
+    if networks == 1:
+        return {}
+    total = hardware.gpu_total_bytes or hardware.gpu_free_bytes
+    weights = weight_bytes(model, placement) / plan.cards
+    steps = VLLM_GPU_SHARE * VLLM_STEP_SHARE * hardware.gpu_free_bytes
+    return {"gpu_memory_utilization": round((weights + steps + share * cache_bytes) / total, 3)}
 
 
-def _thread_variables(cores: Cores, count: int) -> dict[str, str]:
-    if count < len(cores.allowed):
+def thread_variables(cores: Cores, threads: int | None, processes: int) -> dict[str, str]:
+    """Return the environment variables that say on which cores vLLM computes on a CPU.
+
+    Args:
+        cores: The cores that this process may use.
+        threads: The number of cores to compute on; None uses all of them.
+        processes: The number of processes that the model is split over.
+    """
+    count = threads or cores.usable
+    if count < max(len(cores.allowed), processes):
         # A CPU quota names no cores: binding would put every container of the machine on the same ones.
-        return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(count)}
+        each = max(1, count // processes)
+        return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(each)}
+    if processes > 1:
+        size = len(cores.allowed) // processes
+        groups = [cores.allowed[index * size : (index + 1) * size] for index in range(processes)]
+        return {"VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, group)) for group in groups)}
     if count <= FEW_CORES:
         return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores.allowed))}
     return {}
+
+
+def collective_variables(shared_memory_bytes: int) -> dict[str, str]:
+    """Return the environment variables for GPUs that compute together in a container.
+
+    A container's /dev/shm has 64 MiB, unless the platform says otherwise, and Azure Container Apps has no
+    setting for it. NCCL allocates more than that there and fails, so it has to use peer-to-peer access or
+    sockets.
+
+    Args:
+        shared_memory_bytes: The size of /dev/shm.
+
+    Source: NCCL's documentation, "Troubleshooting", "Shared memory", and `NCCL_SHM_DISABLE`.
+    """
+    return {} if shared_memory_bytes >= SHARED_MEMORY_BYTES else {"NCCL_SHM_DISABLE": "1"}
 
 
 def _load_format(base: BaseModel, settings: Settings) -> str:

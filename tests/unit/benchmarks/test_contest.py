@@ -134,7 +134,8 @@ def test_all_contestants(tmp_path: Path) -> None:
     names = [contestant.name for contestant in all_contestants(setup)]
     assert names == [
         "generate", "transformers", "transformers-batching", "fjarr", "vllm", "fjarr-vllm",
-        "fjarr-adapter", "fjarr-merged", "fjarr-adapters", "vllm-adapter", "vllm-adapters",
+        "fjarr-adapter", "fjarr-merged", "fjarr-adapters", "fjarr-vllm-adapter", "fjarr-vllm-adapters",
+        "vllm-adapter", "vllm-adapters",
     ]  # fmt: skip
     assert [each.name for each in select(all_contestants(setup), ["vllm", "fjarr"])] == ["vllm", "fjarr"]
     with pytest.raises(ValueError, match=r"^there is no contestant x; there are generate, transformers, "):

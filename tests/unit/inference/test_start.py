@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from inference.settings import Settings, load_settings
-from inference.start import Requirement, find_missing, parse_requirements, requirement_files
+from inference.start import (
+    Requirement,
+    find_missing,
+    install_command,
+    parse_requirements,
+    query_gpu_bytes,
+    requirement_files,
+)
 
 ROOT = Path(__file__).parents[3]
 KEY = "secret-key"
@@ -95,6 +103,59 @@ def test_a_requirement_that_cannot_be_read_is_an_error() -> None:
 def test_what_quantises_is_installed_where_it_is_asked_for(quantization: str, names: list[str]) -> None:
     settings = Settings(engine="transformers", quantization=quantization)
     assert [file.name for file in requirement_files(settings)] == names
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "names"),
+    [
+        # The adapter's base has 3 GiB.
+        (16_000, ["requirements-vllm.txt"]),
+        (4000, ["requirements-vllm.txt", "requirements-quantization-vllm.txt"]),
+        (None, ["requirements-vllm.txt"]),
+    ],
+)
+def test_what_quantises_is_installed_where_the_model_is_large_for_the_card(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free_mib: int | None, names: list[str]
+) -> None:
+    base = tmp_path / "model-cache" / "org" / "base"
+    base.mkdir(parents=True)
+    (base / "config.json").write_text("{}")
+    with (base / "model.safetensors").open("wb") as file:
+        file.truncate(3 * 2**30)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if free_mib is not None:
+        (programs / "nvidia-smi").write_text(f"#!/bin/sh\necho {free_mib}\n")
+        (programs / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    settings = Settings(mount=tmp_path, engine="vllm", device="cuda", base_model="org/base")
+    assert [file.name for file in requirement_files(settings)] == names
+
+
+def test_two_cards_hold_what_one_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 81000; echo 80000\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert query_gpu_bytes() == 161_000 * 2**20
+
+
+def test_an_image_with_uv_alone_is_installed_into_with_uv() -> None:
+    files = (Path("/r/a.txt"), Path("/r/b.txt"))
+    assert install_command(files, has_pip=False, uv="/bin/uv")[:5] == [
+        "/bin/uv", "pip", "install", "--python", sys.executable,
+    ]  # fmt: skip
+    assert install_command(files, has_pip=False, uv="/bin/uv")[-4:] == ["-r", "/r/a.txt", "-r", "/r/b.txt"]
+    for uv in (None, "/bin/uv"):
+        assert install_command(files, has_pip=True, uv=uv)[:4] == [sys.executable, "-m", "pip", "install"]
+
+
+def test_the_vllm_image_lacks_little() -> None:
+    # What vLLM 0.32 itself requires is in its image.
+    for device in ("", "-cpu"):
+        text = (ROOT / "inference" / f"requirements-vllm{device}.txt").read_text()
+        names = {each.name for each in parse_requirements(text)}
+        of_vllm = {"fastapi", "uvicorn", "pydantic", "prometheus_client", "safetensors", "llguidance"}
+        assert names - of_vllm == {f"vllm{device}", "gradio", "peft", "accelerate"}
 
 
 def test_tracing_s_packages_are_installed_only_where_it_is_asked_for() -> None:

@@ -47,18 +47,22 @@ pytestmark = [
     # PEFT looks for the base's configuration by a path that holds on the share only.
     pytest.mark.filterwarnings("ignore:Could not find a config file in model-cache:UserWarning"),
 ]
+IS_MISSING = find_spec("vllm") is None
 ENGINES = [
-    pytest.param(("transformers", "off", True), id="transformers, unmerged"),
-    pytest.param(("transformers", "off", False), id="transformers, unmerged without packing, as on a GPU"),
-    pytest.param(("transformers", "on", True), id="transformers, merged"),
-    pytest.param(
-        ("vllm", "auto", True),
-        id="vllm",
-        marks=[
-            pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: run nox -s vllm"),
-            # vLLM and its dependencies warn of each other's changes; users can do nothing about it.
-            pytest.mark.filterwarnings("default"),
-        ],
+    pytest.param(("transformers", "off", True, 1), id="transformers, unmerged"),
+    pytest.param(("transformers", "off", False, 1), id="transformers, unmerged without packing, as on a GPU"),
+    pytest.param(("transformers", "on", True, 1), id="transformers, merged"),
+    *(
+        pytest.param(
+            ("vllm", "auto", True, processes),
+            id=name,
+            marks=[
+                pytest.mark.skipif(IS_MISSING, reason="vLLM is not installed: run nox -s vllm"),
+                # vLLM and its dependencies warn of each other's changes; users can do nothing about it.
+                pytest.mark.filterwarnings("default"),
+            ],
+        )
+        for name, processes in (("vllm", 1), ("vllm, split over two processes", 2))
     ),
 ]
 
@@ -111,11 +115,11 @@ def networks(mount: Path) -> dict[str, Any]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
 async def served(request: pytest.FixtureRequest, mount: Path) -> AsyncIterator[Served]:
     """An engine with all adapters that it supports."""
-    name, merges, packs = request.param
+    name, merges, packs, processes = request.param
     adapters = FEW if name == "vllm" else (*FEW, GROWN)
     settings = Settings(
         engine=name, dtype="float32", device="cpu", auth=False, kv_cache_tokens=2048, threads=1,
-        max_concurrent=8, merge_adapters=merges,
+        max_concurrent=8, merge_adapters=merges, tensor_parallel=processes,
     )  # fmt: skip
     percents: list[int] = []
     weights = find_weights(mount, None, ",".join("models/" + adapter for adapter in adapters))

@@ -13,6 +13,7 @@ from inference.engines.catalogue import (
     batch_limit,
     choose_engine,
     engine_requirements,
+    quantization_requirements,
 )
 from inference.settings import load_settings
 from inference.start import parse_requirements
@@ -81,3 +82,13 @@ def test_what_pip_installs_follows_the_engine_and_the_device(
     assert engine_requirements("vllm", "auto").name == "requirements-vllm.txt"
     assert engine_requirements("vllm", "cpu").name == "requirements-vllm-cpu.txt"
     assert engine_requirements("transformers", "auto").name == "requirements.txt"
+
+
+def test_an_image_that_brings_vllm_keeps_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # vLLM's image for CPUs has the distribution vllm, as that for GPUs has.
+    monkeypatch.setattr(catalogue, "NVIDIA_DRIVER", tmp_path / "version")
+    monkeypatch.setattr(catalogue, "_has_distribution", lambda name: name == "vllm")
+    assert engine_requirements("vllm", "auto").name == "requirements-vllm.txt"
+    assert engine_requirements("transformers", "auto").name == "requirements.txt"
+    assert quantization_requirements("vllm").name == "requirements-quantization-vllm.txt"
+    assert all(quantization_requirements(name).is_file() for name in ENGINES)

@@ -59,18 +59,19 @@ pytestmark = [
     # PEFT looks for the base's configuration by a path that holds on the share only.
     pytest.mark.filterwarnings("ignore:Could not find a config file in model-cache:UserWarning"),
 ]
-ENGINES = [
-    "scripted",
-    "transformers",
+VLLM = [
     pytest.param(
-        "vllm",
+        form,
         marks=[
             pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: run nox -s vllm"),
             # vLLM and its dependencies warn of each other's changes; users can do nothing about it.
             pytest.mark.filterwarnings("default"),
         ],
-    ),
+    )
+    # With an adapter merged into a copy of the base, and with it beside the base's weights.
+    for form in ("vllm", "vllm-unmerged")
 ]
+ENGINES = ["scripted", "transformers", *VLLM]
 
 
 class Bench(Protocol):
@@ -204,9 +205,10 @@ def make_bench(
 ) -> Iterator[Callable[[], Bench]]:
     """Return a function that starts an engine of the kind."""
     name: str = request.param
+    engine_name, _, form = name.partition("-")
     settings = Settings(
-        engine=name, dtype="float32", device="cpu", auth=False, kv_cache_tokens=8192, threads=1,
-        max_concurrent=MAX_CONCURRENT,
+        engine=engine_name, merge_adapters="off" if form else "auto", dtype="float32", device="cpu",
+        auth=False, kv_cache_tokens=8192, threads=1, max_concurrent=MAX_CONCURRENT,
     )  # fmt: skip
 
     def make() -> Bench:
@@ -214,14 +216,18 @@ def make_bench(
             return ScriptedBench(ScriptedEngine({BASE: CONTEXT, TUNED: CONTEXT}, frozenset(END_TOKENS)))
         weights = find_weights(mount, None, "models/" + TUNED)
         engine, _ = start_engine(weights, settings, lambda _phase, _percent: None)
-        return inspect_vllm(engine, networks) if name == "vllm" else inspect_transformers(engine, networks)
+        if engine_name == "transformers":
+            return inspect_transformers(engine, networks)
+        return inspect_vllm(engine, networks, count=1 if form else 2)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("HOME", str(mount))
         yield make
 
 
-def inspect_vllm(engine: Any, networks: dict[str, Any]) -> RealBench:
+def inspect_vllm(engine: Any, networks: dict[str, Any], count: int) -> RealBench:
+    assert len(engine._llms) == count
+
     def kill() -> None:
         """Kill its processes as the kernel does when memory runs out."""
         for process in multiprocessing.active_children():
@@ -230,7 +236,9 @@ def inspect_vllm(engine: Any, networks: dict[str, Any]) -> RealBench:
     def count_open() -> int:
         return sum(not stream.is_over for stream in engine._open)
 
-    count_inside = engine._llm.output_processor.get_num_unfinished_requests
+    def count_inside() -> int:
+        return sum(llm.output_processor.get_num_unfinished_requests() for llm in engine._llms)
+
     return RealBench(engine, engine.abilities, networks, count_open, count_inside, kill, lambda: None)
 
 

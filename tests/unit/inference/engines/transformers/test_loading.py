@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import dynamic_module_utils
 
 from inference.engines import registry as engines
-from inference.engines.catalogue import QUANTIZATION_REQUIREMENTS, has_package
+from inference.engines.catalogue import has_package, quantization_requirements
 from inference.engines.transformers import loading
 from inference.engines.transformers.loading import (
     LoadedModel,
@@ -230,8 +230,8 @@ def test_what_quantises_is_asked_for_before_anything_is_loaded(mount: Path) -> N
         place(weights, read_config(weights.base, settings), T4, settings)
     assert str(caught.value) == (
         "the weights are to be quantised (nf4), and the package bitsandbytes is not installed (install it"
-        f" with: pip install -r {QUANTIZATION_REQUIREMENTS}; a container does so by itself with"
-        " FJARR_QUANTIZATION=nf4)"
+        f" with: pip install -r {quantization_requirements('transformers')}; a container does so by itself"
+        " with FJARR_QUANTIZATION=nf4)"
     )
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from inference.engines.protocol import GenerationRequest, Sampling, ServedModel
-from inference.engines.vllm.engine import VllmEngine
+from inference.engines.vllm.engine import Network, VllmEngine
 from inference.errors import RequestRefusedError
+from inference.models.weights import BaseModel
 from tests.doubles.byte_codec import ByteCodec
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ async def test_what_vllm_does_not_take_is_refused_and_the_engine_lives(
         raise error("top_k must be smaller")
 
     install_fake_vllm(monkeypatch, refuse)
-    engine = VllmEngine(SimpleNamespace(**LLM), (SERVED,), ())
+    engine = VllmEngine(((NETWORK, SimpleNamespace(**LLM)),), (SERVED,))
     with pytest.raises(RequestRefusedError, match="vLLM does not take the request: top_k must be smaller"):
         engine.submit(REQUEST)
     assert engine.is_alive
@@ -41,13 +42,14 @@ async def test_what_vllm_s_own_checks_refuse_later_is_refused_too(monkeypatch: p
         yield
 
     install_fake_vllm(monkeypatch, SimpleNamespace)
-    engine = VllmEngine(SimpleNamespace(**LLM, generate=generate), (SERVED,), ())
+    engine = VllmEngine(((NETWORK, SimpleNamespace(**LLM, generate=generate)),), (SERVED,))
     with pytest.raises(RequestRefusedError, match="vLLM does not take the request: the prompt has a token"):
         await anext(engine.submit(REQUEST))
     assert engine.is_alive
 
 
 SERVED = ServedModel("org/base", None, ByteCodec(), frozenset({0}), 0)
+NETWORK = Network(BaseModel("org/base", "/share/base"), ("org/base",))
 REQUEST = GenerationRequest("r", "org/base", (1,), 4, Sampling())
 LLM: dict[str, Any] = {"model_config": SimpleNamespace(max_model_len=64), "errored": False}
 
