@@ -227,7 +227,8 @@ def _grammar(
 def _schemas(request: TextRequest) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the request's schemas with the API fields that they come from."""
     tools: tuple[Tool, ...] = request.tool_use.tools if request.tool_use else ()
-    schemas = [(f"tools[{index}].function.parameters", tool.parameters) for index, tool in enumerate(tools)]
+    param = request.tool_use.schema_param if request.tool_use else ""
+    schemas = [(param.format(index), tool.parameters) for index, tool in enumerate(tools)]
     found = [(param, schema) for param, schema in schemas if schema is not None]
     shape = request.shape
     return [*([(shape.param, shape.schema)] if isinstance(shape, JsonShape) else []), *found]
@@ -252,7 +253,10 @@ async def _encode_prompt(codec: Codec, request: TextRequest) -> tuple[int, ...]:
                 )
             # Tools are long: each has a schema.
             size = LONG_PROMPT_CHARACTERS if tools else sum(len(message.content) for message in messages)
-            return await _run_encoder(size, lambda: codec.encode_chat(messages, tools, options))
+            try:
+                return await _run_encoder(size, lambda: codec.encode_chat(messages, tools, options))
+            except InvalidRequestError as error:
+                raise InvalidRequestError(error.message, param=prompt.param, code=error.code) from error
         case TextPrompt(text):
             _check_unicode(prompt, text)
             return await _run_encoder(len(text), lambda: codec.encode(text, has_special=prompt.has_special))

@@ -36,12 +36,15 @@ class ChatPrompt:
     Attributes:
         options: How the template is rendered.
         effort: How much the model is to reason, in OpenAI's words; None leaves it to the template.
+        param: The API field that the messages come from, for error messages.
+        effort_param: The same for `effort`.
     """
 
     messages: tuple[Message, ...]
     options: TemplateOptions = field(default_factory=TemplateOptions)
     effort: str | None = None
-    param: ClassVar[str] = "messages"
+    param: str = "messages"
+    effort_param: str = "reasoning_effort"
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ def template_options(codec: Codec, prompt: ChatPrompt) -> TemplateOptions:
             "'continue_final_message' needs a last message of the role 'assistant'.",
             param="continue_final_message",
         )
-    variables = {**_effort_variables(codec, known, prompt.effort), **options.variables}
+    variables = {**_effort_variables(codec, known, prompt), **options.variables}
     return replace(options, variables=variables)
 
 
@@ -54,7 +54,7 @@ def _require_no_template(prompt: ChatPrompt) -> None:
         "chat_template_kwargs": bool(options.variables),
         "continue_final_message": options.continues_last,
         "add_generation_prompt": not options.is_answer_next,
-        "reasoning_effort": prompt.effort not in {None, NO_EFFORT},
+        prompt.effort_param: prompt.effort not in {None, NO_EFFORT},
     }
     for param, is_wanted in wanted.items():
         if is_wanted:
@@ -65,8 +65,9 @@ def _require_no_template(prompt: ChatPrompt) -> None:
             )
 
 
-def _effort_variables(codec: Codec, known: frozenset[str], effort: str | None) -> dict[str, Any]:
+def _effort_variables(codec: Codec, known: frozenset[str], prompt: ChatPrompt) -> dict[str, Any]:
     """Return the variables that make the model reason as much as OpenAI's word says."""
+    effort = prompt.effort
     if effort is None:
         return {}
     found: dict[str, Any] = {name: effort != NO_EFFORT for name in THINKING_SWITCHES if name in known}
@@ -74,9 +75,9 @@ def _effort_variables(codec: Codec, known: frozenset[str], effort: str | None) -
         found["reasoning_effort"] = effort
     if not found and (effort != NO_EFFORT or codec.reasoning_format is not None):
         raise InvalidRequestError(
-            f"'reasoning_effort': {effort!r} is not supported by this model: its chat template has no"
+            f"'{prompt.effort_param}': {effort!r} is not supported by this model: its chat template has no"
             " variable for it. Leave it out.",
-            param="reasoning_effort",
+            param=prompt.effort_param,
             code="unsupported",
         )
     return found

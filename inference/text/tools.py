@@ -80,12 +80,14 @@ class ToolUse:
         choice: With `auto` the model may call; with `required` it must.
         only: The one function to call, once; with `required`.
         is_parallel: Whether an answer may have more than one call.
+        schema_param: The API field of a tool's schema, for error messages, with `{}` for its index.
     """
 
     tools: tuple[Tool, ...]
     choice: Literal["auto", "required"] = "auto"
     only: str | None = None
     is_parallel: bool = True
+    schema_param: str = "tools[{}].function.parameters"
 
     @property
     def names(self) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Serve OpenAI's API: `/v1/models`, `/v1/chat/completions`, `/v1/completions`.
+"""Serve OpenAI's API: `/v1/models`, `/v1/chat/completions`, `/v1/completions`; others are in packages.
 
 The official Python client is the reference. Every response below `/v1` that is not a success has OpenAI's
 error shape.
@@ -33,6 +33,7 @@ from inference.web.responses import (
     Model,
     ModelList,
 )
+from inference.web.responses_api.routes import add_responses_routes
 from inference.web.schemas import ChatCompletionRequest, CompletionRequest, describe_error
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
         writer = CompletionResponseWriter(text_requests[0], has_usage=body.has_usage_in_stream)
         return await respond(service, text_requests, writer, request, heartbeat_s if body.stream else None)
 
+    add_responses_routes(api, service, heartbeat_s)
     add_tokenization_routes(api, service)
     add_adapter_routes(api)
     return api

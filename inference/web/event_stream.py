@@ -20,9 +20,10 @@ DONE: Final = b"data: [DONE]\n\n"
 HEARTBEAT: Final = b": still there\n\n"
 
 
-def encode_event(document: Mapping[str, object]) -> bytes:
-    """Return an event whose data are a JSON object."""
-    return b"data: " + encode_json(document) + b"\n\n"
+def encode_event(document: Mapping[str, object], name: str | None = None) -> bytes:
+    """Return an event whose data are a JSON object; without a name it is a message."""
+    head = b"" if name is None else f"event: {name}\n".encode()
+    return head + b"data: " + encode_json(document) + b"\n\n"
 
 
 def encode_json(document: Mapping[str, object]) -> bytes:

@@ -126,6 +126,13 @@ def _read_tool_choice(choice: object) -> object:
     return NAMED + name
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+ObjectSchema = Annotated[dict[str, Any], AfterValidator(_require_object_schema)]
+Arguments = Annotated[
+    str,
+    BeforeValidator(_read_arguments),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}, {"type": "null"}]}),
+]
 EmptyList = Annotated[list[Any], Field(max_length=0)]
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Content = Annotated[
@@ -173,11 +180,7 @@ class CalledFunction(LenientModel):
     """
 
     name: Annotated[str, Field(min_length=1)]
-    arguments: Annotated[
-        str,
-        BeforeValidator(_read_arguments),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}, {"type": "null"}]}),
-    ] = "{}"
+    arguments: Arguments = "{}"
 
     def to_call(self, call_id: str = "") -> ToolCall:
         """Return the call."""
@@ -274,7 +277,7 @@ class Function(StrictModel):
 
     name: Name
     description: str | None = None
-    parameters: Annotated[dict[str, Any], AfterValidator(_require_object_schema)] | None = None
+    parameters: ObjectSchema | None = None
     strict: bool | None = None
     cache_control: dict[str, Any] | None = None  # without effect: Anthropic's word for what to cache
 

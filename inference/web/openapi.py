@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from inference.web.access import KEY_HEADERS
 from inference.web.responses import ChatCompletionChunk, CompletionChunk, Error
+from inference.web.responses_api.documents import ResponseEvent
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -50,10 +51,10 @@ SECURITY_SCHEMES: Final = {
 """How a key is sent; one of them is enough."""
 
 
-def stream_response(chunk: type[ChatCompletionChunk | CompletionChunk]) -> dict[int | str, dict[str, Any]]:
+def stream_response(chunk: type[Any]) -> dict[int | str, dict[str, Any]]:
     """Return the description of a stream, for a route's `responses`.
 
-    The data of each event are a chunk or an error, as JSON; those of the last event are `[DONE]`.
+    The data of each event are a chunk or an error, as JSON. Streams of chunks end with `[DONE]`.
     """
     names = (chunk.__name__, Error.__name__)
     data = {
@@ -104,6 +105,7 @@ def _chunk_schemas() -> dict[str, Any]:
     adapters: list[tuple[str, Literal["serialization"], TypeAdapter[Any]]] = [
         ("chat", "serialization", TypeAdapter(ChatCompletionChunk)),
         ("completion", "serialization", TypeAdapter(CompletionChunk)),
+        ("response", "serialization", TypeAdapter(ResponseEvent)),
     ]
     _, document = TypeAdapter.json_schemas(adapters, ref_template=REFERENCE)
     schemas: dict[str, Any] = document["$defs"]

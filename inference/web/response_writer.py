@@ -64,7 +64,31 @@ def select_best(choices: Sequence[ChoiceBuffer], generated: int, count: int) -> 
 
 
 class ResponseWriter(ABC):
-    """The writer of one answer; each endpoint has a subclass with its objects.
+    """The writer of one answer; each endpoint has a subclass with its objects."""
+
+    @abstractmethod
+    def response(self, choices: Sequence[ChoiceBuffer], usage: Usage) -> Mapping[str, object]:
+        """Return the body of an answer that is not streamed."""
+
+    def opening(self, choices: int) -> bytes:  # noqa: ARG002 - a chat's stream has some
+        """Return the events that open a stream."""
+        return b""
+
+    @abstractmethod
+    def delta(self, delta: TextDelta) -> bytes:
+        """Return the events of a delta."""
+
+    @abstractmethod
+    def closing(self, usage: Usage) -> bytes:
+        """Return the events that end a stream."""
+
+    def failure(self, error: Mapping[str, object]) -> bytes:
+        """Return the event that ends a stream with an error, given the error's document."""
+        return encode_event(error)
+
+
+class ChunkWriter(ResponseWriter):
+    """The writer of an answer whose stream consists of chunks of the same kind.
 
     Args:
         request: The request, or the first of several that are answered together.
@@ -88,22 +112,6 @@ class ResponseWriter(ABC):
         self._before = b"data: " + encode_json(chunk).removesuffix(b"]}")
         self._after = (b'],"usage":null}' if has_usage else b"]}") + b"\n\n"
 
-    @abstractmethod
-    def response(self, choices: Sequence[ChoiceBuffer], usage: Usage) -> Mapping[str, object]:
-        """Return the body of an answer that is not streamed."""
-
-    def opening(self, choices: int) -> bytes:  # noqa: ARG002 - a chat's stream has some
-        """Return the events that open a stream."""
-        return b""
-
-    @abstractmethod
-    def delta(self, delta: TextDelta) -> bytes:
-        """Return the events of a delta."""
-
-    def failure(self, error: Mapping[str, object]) -> bytes:
-        """Return the event that ends a stream with an error, given the error's document."""
-        return encode_event(error)
-
     def closing(self, usage: Usage) -> bytes:
         """Return the events that end a stream."""
         if not self._has_usage:
@@ -124,7 +132,7 @@ class ResponseWriter(ABC):
         return self._before + encode_json(choice) + after
 
 
-class ChatResponseWriter(ResponseWriter):
+class ChatResponseWriter(ChunkWriter):
     """The writer of an answer to `POST /v1/chat/completions`."""
 
     id_prefix = "chatcmpl-"
@@ -196,7 +204,7 @@ class ChatResponseWriter(ResponseWriter):
         return self._event({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
 
 
-class CompletionResponseWriter(ResponseWriter):
+class CompletionResponseWriter(ChunkWriter):
     """The writer of an answer to `POST /v1/completions`."""
 
     id_prefix = "cmpl-"
@@ -274,7 +282,7 @@ def call_object(call: ToolCall) -> responses.ToolCall:
 
 
 def _chat_logprobs(entries: Sequence[LogprobEntry]) -> responses.ChatLogprobs:
-    return {"content": [_entry_object(entry) for entry in entries], "refusal": None}
+    return {"content": [token_logprob_object(entry) for entry in entries], "refusal": None}
 
 
 def _completion_logprobs(entries: Sequence[LogprobEntry]) -> responses.CompletionLogprobs:
@@ -286,14 +294,16 @@ def _completion_logprobs(entries: Sequence[LogprobEntry]) -> responses.Completio
     }
 
 
-def _entry_object(entry: LogprobEntry) -> responses.TokenLogprob:
+def token_logprob_object(entry: LogprobEntry) -> responses.TokenLogprob:
+    """Return the object of a token of an answer."""
     return {
-        **_logprob_object(entry.chosen),
-        "top_logprobs": [_logprob_object(each) for each in entry.top],
+        **logprob_object(entry.chosen),
+        "top_logprobs": [logprob_object(each) for each in entry.top],
     }
 
 
-def _logprob_object(logprob: Logprob) -> responses.TopLogprob:
+def logprob_object(logprob: Logprob) -> responses.TopLogprob:
+    """Return the object of a token's log-probability."""
     token = logprob.token
     return {
         "token": token.text,

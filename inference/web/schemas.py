@@ -19,11 +19,12 @@ from pydantic_core import PydanticCustomError
 from inference.engines.protocol import Sampling, Stopping
 from inference.service.requests import ChatPrompt, TextPrompt, TextRequest, TokenPrompt
 from inference.text.codec import TemplateOptions
-from inference.text.tools import ToolUse
+from inference.text.tools import Tool, ToolUse
 from inference.web.extensions.structured_outputs import ShapeFields
 from inference.web.message_schemas import (
     NAMED,
     ChatMessage,
+    Effort,
     EmptyList,
     FunctionTool,
     StrictModel,
@@ -43,8 +44,8 @@ DEFAULT_COMPLETION_TOKENS: Final = 16
 """The length of a completion without `max_tokens`. Source: OpenAI API reference, "Create completion"."""
 
 UNSUPPORTED: Final = frozenset({
-    "audio", "function_call", "functions", "modalities", "moderation", "suffix", "use_beam_search",
-    "verbosity", "web_search_options",
+    "audio", "background", "context_management", "function_call", "functions", "modalities", "moderation",
+    "suffix", "truncation", "use_beam_search", "verbosity", "web_search_options",
 })  # fmt: skip
 """Fields that are known and accept only a neutral value; the error says that they are not supported."""
 
@@ -148,19 +149,16 @@ class StreamOptions(StrictModel):
     include_obfuscation: bool | None = None
 
 
-class _GenerationFields(ShapeFields):
-    """The fields of both endpoints."""
+class SamplingFields(StrictModel):
+    """The fields of all endpoints that decide how an answer is sampled and where it ends."""
 
-    model: Annotated[str, Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1), AfterValidator(_read_top_k)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(ge=MIN_REPETITION_PENALTY, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     logit_bias: LogitBias | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stops | None = None
@@ -170,10 +168,6 @@ class _GenerationFields(ShapeFields):
     ] | None = None  # fmt: skip
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
-    return_token_ids: bool | None = None
-    add_special_tokens: bool | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
 
     # Without effect: they concern OpenAI's accounts, storage, caches and speed, and vLLM's.
     user: str | None = None
@@ -188,6 +182,32 @@ class _GenerationFields(ShapeFields):
     cache_salt: str | None = None
     priority: int | None = None
 
+    @property
+    def sampling_options(self) -> dict[str, Any]:
+        """Return the fields of the service's request that come from these."""
+        return {
+            "sampling": Sampling(**self._values(SAMPLING_FIELDS)),
+            "stopping": Stopping(**self._values(STOPPING_FIELDS)),
+            "stops": tuple(self.stop or ()),
+            "keeps_stop": bool(self.include_stop_str_in_output),
+        }
+
+    def _values(self, names: tuple[str, ...]) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class _GenerationFields(SamplingFields, ShapeFields):
+    """The fields of both endpoints for completions."""
+
+    model: Annotated[str, Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    return_token_ids: bool | None = None
+    add_special_tokens: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
     use_beam_search: Literal[False] | None = None
     skip_special_tokens: Literal[True] | None = None
     spaces_between_special_tokens: Literal[True] | None = None
@@ -195,7 +215,7 @@ class _GenerationFields(ShapeFields):
     @model_validator(mode="after")
     def _check_stream_options(self) -> Self:
         if self.stream_options is not None and not self.stream:
-            raise _wrong("stream_options", "it goes with 'stream': true")
+            raise wrong("stream_options", "it goes with 'stream': true")
         return self
 
     @property
@@ -207,19 +227,12 @@ class _GenerationFields(ShapeFields):
     def _shared(self) -> dict[str, Any]:
         """Return the fields of the service's request that come from fields of both endpoints."""
         return {
+            **self.sampling_options,
             "model": self.model,
-            "sampling": Sampling(**self._values(SAMPLING_FIELDS)),
-            "stopping": Stopping(**self._values(STOPPING_FIELDS)),
-            "stops": tuple(self.stop or ()),
-            "keeps_stop": bool(self.include_stop_str_in_output),
             "choices": self.n or 1,
             "shape": self.shape,
             "returns_token_ids": bool(self.return_token_ids),
         }
-
-    def _values(self, names: tuple[str, ...]) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in values.items() if value is not None}
 
 
 class ChatCompletionRequest(_GenerationFields):
@@ -232,7 +245,7 @@ class ChatCompletionRequest(_GenerationFields):
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Effort | None = None
     include_reasoning: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
@@ -248,18 +261,11 @@ class ChatCompletionRequest(_GenerationFields):
 
     @model_validator(mode="after")
     def _check_dependent_fields(self) -> Self:
-        names = [tool.function.name for tool in self.tools or ()]
-        choice = self.tool_choice or "auto"
         if self.top_logprobs and not self.logprobs:
-            raise _wrong("top_logprobs", "it goes with 'logprobs': true")
-        if len(set(names)) < len(names):
-            raise _wrong("tools", "two functions have the same name")
-        if choice == "required" and not names:
-            raise _wrong("tool_choice", "there are no tools to choose from")
-        if choice.startswith(NAMED) and choice.removeprefix(NAMED) not in names:
-            raise _wrong("tool_choice", "there is no tool of this name")
+            raise wrong("top_logprobs", "it goes with 'logprobs': true")
+        check_tools([tool.function.name for tool in self.tools or ()], self.tool_choice)
         if self.continue_final_message and self.add_generation_prompt:
-            raise _wrong("continue_final_message", "it cannot be combined with 'add_generation_prompt'")
+            raise wrong("continue_final_message", "it cannot be combined with 'add_generation_prompt'")
         return self
 
     def to_text_requests(self, request_id: str, client: str) -> tuple[TextRequest]:
@@ -293,15 +299,8 @@ class ChatCompletionRequest(_GenerationFields):
 
     @property
     def _tool_use(self) -> ToolUse | None:
-        choice = self.tool_choice or "auto"
-        if not self.tools or choice == "none":
-            return None
-        return ToolUse(
-            tuple(tool.to_tool() for tool in self.tools),
-            "auto" if choice == "auto" else "required",
-            only=choice.removeprefix(NAMED) if choice.startswith(NAMED) else None,
-            is_parallel=self.parallel_tool_calls is not False,
-        )
+        tools = tuple(tool.to_tool() for tool in self.tools or ())
+        return make_tool_use(tools, self.tool_choice, is_parallel=self.parallel_tool_calls is not False)
 
 
 class CompletionRequest(_GenerationFields):
@@ -318,11 +317,11 @@ class CompletionRequest(_GenerationFields):
     @model_validator(mode="after")
     def _check_dependent_fields(self) -> Self:
         if self.max_tokens == 0 and not self.echo:
-            raise _wrong("max_tokens", "it is at least 1, or 0 with 'echo': true")
+            raise wrong("max_tokens", "it is at least 1, or 0 with 'echo': true")
         if self._best_of is not None and self._best_of < (self.n or 1):
-            raise _wrong("best_of", "it is at least 'n'")
+            raise wrong("best_of", "it is at least 'n'")
         if self._best_of is not None and self.stream:
-            raise _wrong("best_of", "the best answers are known at the end, so they cannot be streamed")
+            raise wrong("best_of", "the best answers are known at the end, so they cannot be streamed")
         return self
 
     def to_text_requests(self, request_id: str, client: str) -> tuple[TextRequest, ...]:
@@ -350,7 +349,42 @@ class CompletionRequest(_GenerationFields):
         return None if self.best_of == (self.n or 1) else self.best_of
 
 
-def _wrong(field: str, message: Any) -> PydanticCustomError:  # noqa: ANN401 - pydantic wants a literal
+def check_tools(names: list[str], choice: str | None) -> None:
+    """Check the names of the tools, and that the chosen one is among them."""
+    choice = choice or "auto"
+    if len(set(names)) < len(names):
+        raise wrong("tools", "two functions have the same name")
+    if choice == "required" and not names:
+        raise wrong("tool_choice", "there are no tools to choose from")
+    if choice.startswith(NAMED) and choice.removeprefix(NAMED) not in names:
+        raise wrong("tool_choice", "there is no tool of this name")
+
+
+def make_tool_use(
+    tools: tuple[Tool, ...], choice: str | None, *, is_parallel: bool, **options: str
+) -> ToolUse | None:
+    """Return how the model may use the tools; None if it may not, or there are none.
+
+    Args:
+        tools: The functions.
+        choice: The validated `tool_choice`.
+        is_parallel: Whether an answer may have more than one call.
+        options: Further fields of the result.
+    """
+    choice = choice or "auto"
+    if not tools or choice == "none":
+        return None
+    return ToolUse(
+        tools,
+        "auto" if choice == "auto" else "required",
+        only=choice.removeprefix(NAMED) if choice.startswith(NAMED) else None,
+        is_parallel=is_parallel,
+        **options,
+    )
+
+
+def wrong(field: str, message: Any) -> PydanticCustomError:  # noqa: ANN401 - pydantic wants a literal
+    """Return the error of a validator of several fields, which names the field that is wrong."""
     return PydanticCustomError("wrong", message, {"field": field})
 
 

@@ -61,7 +61,10 @@ class ModelServer:
         """Return the prompt of a request that the engine got, special tokens included."""
         request = self.engine.requests[index]
         codec = self.codecs[request.model]
-        return "".join(codec.token(token_id).text for token_id in request.prompt_token_ids)
+        tokens = map(codec.token, request.prompt_token_ids)
+        return b"".join(
+            token.text.encode() if token.data is None else token.data for token in tokens
+        ).decode()
 
     async def post(self, path: str, **body: Any) -> Any:
         """Send a body, and return the response."""

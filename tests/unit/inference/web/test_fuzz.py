@@ -30,7 +30,12 @@ TIMEOUT_S = 5
 ERROR_SCHEMA = TypeAdapter(Error).json_schema()
 OPERATIONS = (
     ("GET", "/models"), ("GET", "/models/{name}"), ("POST", "/chat/completions"), ("POST", "/completions"),
+    ("POST", "/responses"), ("POST", "/tokenize"), ("POST", "/detokenize"),
 )  # fmt: skip
+PLAIN: dict[str, dict[str, Any]] = {
+    "/chat/completions": {"messages": HELLO}, "/completions": {"prompt": "Once", "n": 1, "best_of": 1},
+    "/responses": {"input": "Hello"},
+}  # fmt: skip
 CHECKS = (
     not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance,
 )  # fmt: skip
@@ -72,8 +77,7 @@ def test_what_the_document_allows_and_what_it_does_not(
     def ask(case: Any, is_plain: bool) -> None:  # noqa: FBT001 - hypothesis calls it
         if isinstance(case.body, dict) and "model" in case.body and mode == "positive":
             # A generated body names no model and is seldom a conversation, so it would be rejected early.
-            prompt = {"messages": HELLO} if "chat" in path else {"prompt": "Once", "n": 1, "best_of": 1}
-            case.body |= {"model": BASE} | (prompt if is_plain else {})
+            case.body |= {"model": BASE} | (PLAIN.get(path, {}) if is_plain else {})
         response = case.call(headers={"Authorization": f"Bearer {KEY}"}, timeout=TIMEOUT_S)
         statuses.add(response.status_code)
         case.validate_response(response, checks=CHECKS)

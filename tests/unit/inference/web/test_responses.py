@@ -16,8 +16,8 @@ from inference.text.tools import ToolCall
 from inference.web.response_writer import (
     ChatResponseWriter,
     ChoiceBuffer,
+    ChunkWriter,
     CompletionResponseWriter,
-    ResponseWriter,
 )
 from inference.web.responses import ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk
 from inference.web.schemas import SAMPLING_FIELDS, ChatCompletionRequest, CompletionRequest
@@ -41,7 +41,7 @@ def validate(kind: Any, document: Any) -> None:
 
 
 @pytest.mark.parametrize(("make", "whole", "chunk"), WRITERS)
-def test_what_is_written_is_what_is_documented(make: type[ResponseWriter], whole: Any, chunk: Any) -> None:
+def test_what_is_written_is_what_is_documented(make: type[ChunkWriter], whole: Any, chunk: Any) -> None:
     writer = make(REQUEST, has_usage=True)
     choice = ChoiceBuffer()
     stream = writer.opening(1)
