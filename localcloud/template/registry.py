@@ -30,6 +30,9 @@ INTEGER: Final[Kinds] = ("Integer",)
 OBJECT: Final[Kinds] = ("Object",)
 STRING: Final[Kinds] = ("String",)
 
+MIN_32_BITS: Final = -(2**31)
+MAX_32_BITS: Final = 2**31 - 1
+
 _ORDINALS: Final = (
     "first",
     "second",
@@ -78,6 +81,19 @@ class Signature:
             if wanted and found not in wanted:
                 is_only = len(declared) == 1 and len(wanted) == 1 and not self.rest
                 raise kind_error(name, found, wanted, None if is_only else index)
+
+
+def require_32_bits(*numbers: int) -> None:
+    """Raise `ExpressionError` for a number outside the range of Azure's 32-bit integers.
+
+    Integers have 64 bits in the language; the functions that count elements take fewer.
+    """
+    for number in numbers:
+        if not MIN_32_BITS <= number <= MAX_32_BITS:
+            raise ExpressionError(
+                f"The value '{number}' cannot be used as a number because it is either too large or too "
+                f"small. The value must be between {MIN_32_BITS} and {MAX_32_BITS}."
+            )
 
 
 class FunctionContext(Protocol):

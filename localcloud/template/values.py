@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from localcloud.template.errors import NeedsRuntime
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 #: None, bool, int, float, str, list, dict or Residual; arrays and objects contain the same.
 Value: TypeAlias = Any
 
+_MIN_PLAIN_EXPONENT: Final = -4
+_MAX_PLAIN_EXPONENT: Final = 16
 _LINE_SEPARATORS: Final = re.compile("[\u0085\u2028\u2029]")
 
 
@@ -125,8 +128,34 @@ def json_text(value: Value) -> str:
         NeedsRuntime: A part of it is a `Residual`.
     """
     require_known(value)
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return _LINE_SEPARATORS.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+    return _LINE_SEPARATORS.sub(lambda found: f"\\u{ord(found.group()):04x}", _json(value))
+
+
+def _json(value: Value) -> str:
+    match value:
+        case float():
+            text = number_text(value)
+            return text if "." in text or "E" in text else f"{text}.0"
+        case list():
+            return f"[{','.join(map(_json, value))}]"
+        case dict():
+            return "{" + ",".join(f"{_json(key)}:{_json(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def number_text(number: float) -> str:
+    """Return a number as Azure writes it: with an exponent if that of the number is below -4 or above 16.
+
+    Source: the Bicep CLI.
+    """
+    if isinstance(number, int):
+        return str(number)
+    shortest = Decimal(repr(number)).normalize()
+    sign, digits, _ = shortest.as_tuple()
+    if _MIN_PLAIN_EXPONENT <= shortest.adjusted() <= _MAX_PLAIN_EXPONENT:
+        return f"{shortest:f}"
+    mantissa = str(digits[0]) + ("." + "".join(map(str, digits[1:])) if len(digits) > 1 else "")
+    return f"{'-' if sign else ''}{mantissa}E{shortest.adjusted():+03d}"
 
 
 def require_known(value: Value) -> None:

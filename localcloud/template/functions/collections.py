@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Final
 
 from localcloud.template.errors import ExpressionError, function_error
 from localcloud.template.evaluator import access
-from localcloud.template.registry import ANY, ARRAY, INTEGER, OBJECT, function, kind_error, lazy, ordinal
+from localcloud.template.registry import (
+    ANY,
+    ARRAY,
+    INTEGER,
+    MAX_32_BITS,
+    OBJECT,
+    function,
+    kind_error,
+    lazy,
+    ordinal,
+    require_32_bits,
+)
 from localcloud.template.syntax import FunctionCall
 from localcloud.template.values import (
     Residual,
@@ -143,6 +154,7 @@ def last(value: Value) -> Value:
 @function("take", ("Array", "String"), INTEGER)
 def take(value: str | list[Value], count: int) -> Value:
     """Return the first `count` elements or characters."""
+    require_32_bits(count)
     count = max(count, 0)
     return utf16_slice(value, 0, min(count, utf16_length(value))) if isinstance(value, str) else value[:count]
 
@@ -150,6 +162,7 @@ def take(value: str | list[Value], count: int) -> Value:
 @function("skip", ("Array", "String"), INTEGER)
 def skip(value: str | list[Value], count: int) -> Value:
     """Return all but the first `count` elements or characters."""
+    require_32_bits(count)
     count = max(count, 0)
     if isinstance(value, str):
         size = utf16_length(value)
@@ -160,12 +173,13 @@ def skip(value: str | list[Value], count: int) -> Value:
 @function("range", INTEGER, INTEGER)
 def range_(start: int, count: int) -> list[int]:
     """Return `count` integers from `start` on."""
-    if not 0 <= count <= _MAX_RANGE_COUNT or start + count > 2**31 - 1:
+    if not 0 <= count <= _MAX_RANGE_COUNT or start + count - 1 > MAX_32_BITS:
         raise ExpressionError(
             "The template language function 'range' parameters are out of range: 'count' must be a positive "
             "integer no larger than 1000 and the sum of 'start index' and 'count' must be no larger than "
             "2147483647. Please see https://aka.ms/arm-function-range for usage details."
         )
+    require_32_bits(start)
     return list(range(start, start + count))
 
 
@@ -251,6 +265,7 @@ def try_get(value: Value, *keys: str | int) -> Value:
 @function("indexFromEnd", ARRAY, INTEGER)
 def index_from_end(values: list[Value], position: int) -> Value:
     """Return an element counted from the end, from 1."""
+    require_32_bits(position)
     if not 1 <= position <= len(values):
         raise ExpressionError(
             "Unable to evaluate the template language function 'indexFromEnd'. The index parameter cannot "
@@ -263,6 +278,7 @@ def index_from_end(values: list[Value], position: int) -> Value:
 @function("tryIndexFromEnd", ANY, INTEGER)
 def try_index_from_end(values: Value, position: int) -> Value:
     """Return an element counted from the end, from 1; null if it does not exist."""
+    require_32_bits(position)
     is_there = isinstance(values, list) and 1 <= position <= len(values)
     return values[-position] if is_there else None
 

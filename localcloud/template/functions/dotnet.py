@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Final
 
+from localcloud.template.values import json_text, number_text
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -101,21 +103,8 @@ def _format_value(value: Value, spec: str) -> str:
         case bool() | str():
             return str(value)
         case int() | float():
-            return _format_number(Decimal(repr(value)), value, spec) if spec else _plain_number(value)
+            return _format_number(Decimal(repr(value)), value, spec) if spec else number_text(value)
     return _expression_text(value)
-
-
-def _plain_number(value: float) -> str:
-    """Format a number as .NET does by default: decimals up to 15 digits, an exponent beyond."""
-    if isinstance(value, int):
-        return str(value)
-    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
-    assert isinstance(exponent, int)  # noqa: S101 - JSON has no infinities
-    magnitude = len(digits) - 1 + exponent
-    if -5 <= magnitude < 15:  # noqa: PLR2004 - .NET's own bounds
-        return f"{Decimal(repr(value)).normalize():f}"
-    mantissa = str(digits[0]) + ("." + "".join(map(str, digits[1:])) if len(digits) > 1 else "")
-    return f"{'-' if sign else ''}{mantissa}E{magnitude:+03d}"
 
 
 def _expression_text(value: Value) -> str:
@@ -129,7 +118,7 @@ def _expression_text(value: Value) -> str:
             return f"[{','.join(map(_expression_text, value))}]"
         case dict():
             return "{" + ",".join(f"'{key}':{_expression_text(item)}" for key, item in value.items()) + "}"
-    return _plain_number(value)
+    return json_text(value)
 
 
 def _format_number(number: Decimal, original: float, spec: str) -> str:  # noqa: PLR0911 - one a format
@@ -156,7 +145,7 @@ def _format_number(number: Decimal, original: float, spec: str) -> str:  # noqa:
         case "E":
             return _exponential(number, letter, 6 if count is None else count)
         case "G" | "R":
-            return _plain_number(original)
+            return number_text(original)
     raise ValueError("Format specifier was invalid.")
 
 

@@ -6,7 +6,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Final
 
 from localcloud.template.errors import ExpressionError
-from localcloud.template.registry import INTEGER, STRING, function
+from localcloud.template.registry import INTEGER, STRING, function, require_32_bits
 
 if TYPE_CHECKING:
     from localcloud.template.values import Value
@@ -36,6 +36,7 @@ def parse_cidr(text: str) -> Value:
 @function("cidrSubnet", STRING, INTEGER, INTEGER)
 def cidr_subnet(text: str, prefix: int, index: int) -> str:
     """Return the subnet of a prefix length at a position, from 0."""
+    require_32_bits(prefix, index)
     network = _network(text)
     most = network.max_prefixlen
     if not network.prefixlen <= prefix <= most:
@@ -52,6 +53,7 @@ def cidr_subnet(text: str, prefix: int, index: int) -> str:
 @function("cidrHost", STRING, INTEGER)
 def cidr_host(text: str, index: int) -> str:
     """Return the usable address at a position, from 0."""
+    require_32_bits(index)
     network = _network(text)
     if not 0 <= index < network.num_addresses - 2:
         raise ExpressionError(

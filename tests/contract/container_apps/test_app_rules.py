@@ -91,6 +91,36 @@ async def test_a_bad_container_is_refused_in_azures_words(
     assert refused.body["error"]["message"].startswith(message)
 
 
+@pytest.mark.parametrize(("kind", "threshold"), [("Liveness", 30), ("Readiness", 48), ("Startup", 240)])
+async def test_a_probe_may_fail_as_often_as_the_platform_allows(
+    arm: ArmClient, kind: str, threshold: int
+) -> None:
+    await arm.make_environment()
+    probe = {"type": kind, "tcpSocket": {"port": 1}, "failureThreshold": threshold}
+    assert (await arm.put_app(arm.app_body(probes=[probe]))).status == 201
+    await arm.settle()
+    refused = await arm.put_app(arm.app_body(probes=[probe | {"failureThreshold": threshold + 1}]))
+    assert refused.body["error"]["code"] == "ContainerAppProbeFailureThresholdOutOfRange"
+
+
+@pytest.mark.parametrize(
+    ("field", "low", "high"),
+    [
+        ("initialDelaySeconds", 0, 60),
+        ("periodSeconds", 1, 240),
+        ("timeoutSeconds", 1, 240),
+        ("successThreshold", 1, 10),
+    ],
+)
+async def test_a_probe_at_the_limits_is_accepted(arm: ArmClient, field: str, low: int, high: int) -> None:
+    await arm.make_environment()
+    probe = {"type": "Readiness", "tcpSocket": {"port": 1}}
+    for value, status in ((low, 201), (high, 201), (low - 1, 400), (high + 1, 400)):
+        found = await arm.put_app(arm.app_body(probes=[probe | {field: value}]))
+        assert found.status == status, value
+        await arm.settle()
+
+
 @pytest.mark.parametrize(
     ("change", "status", "code"),
     [

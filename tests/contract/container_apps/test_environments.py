@@ -44,6 +44,52 @@ async def test_bad_profiles_are_refused(
     assert refused.body["error"]["message"].startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("top", "properties", "feature"),
+    [
+        ({"identity": {"type": "SystemAssigned"}}, {}, "a managed identity of an environment"),
+        (
+            {},
+            {"vnetConfiguration": {"infrastructureSubnetId": "/s"}},
+            "an environment in a virtual network",
+        ),
+        ({}, {"zoneRedundant": True}, "a zone redundant environment"),
+        (
+            {},
+            {"peerTrafficConfiguration": {"encryption": {"enabled": True}}},
+            "encryption between the apps of an environment",
+        ),
+        (
+            {},
+            {"peerAuthentication": {"mtls": {"enabled": True}}},
+            "encryption between the apps of an environment",
+        ),
+        ({}, {"daprAIInstrumentationKey": "k"}, "Dapr"),
+        ({}, {"daprAIConnectionString": "c"}, "Dapr"),
+        ({}, {"customDomainConfiguration": {"dnsSuffix": "x.example"}}, "a custom domain of an environment"),
+    ],
+)
+async def test_features_that_are_not_emulated_are_rejected_by_name(
+    arm: ArmClient, top: dict[str, Any], properties: dict[str, Any], feature: str
+) -> None:
+    await arm.make_environment()
+    body = {"location": "swedencentral", "properties": properties, **top}
+    refused = await arm.request("PUT", f"{ENVIRONMENT}2?{V}", body)
+    assert (refused.status, refused.body["error"]["code"]) == (501, "NotImplementedByLocalCloud")
+    assert feature in refused.body["error"]["message"]
+
+
+async def test_features_that_are_switched_off_are_accepted(arm: ArmClient) -> None:
+    await arm.make_environment()
+    properties = {
+        "zoneRedundant": False,
+        "peerTrafficConfiguration": {"encryption": {"enabled": False}},
+        "peerAuthentication": {"mtls": {"enabled": False}},
+    }
+    body = {"location": "swedencentral", "properties": properties, "identity": {"type": "None"}}
+    assert (await arm.request("PUT", f"{ENVIRONMENT}2?{V}", body)).status == 201
+
+
 async def test_a_patch_adds_a_profile_but_takes_none_in_use_away(arm: ArmClient) -> None:
     await arm.make_app()
     kept = {"Name": "Consumption", "workloadProfileType": "Consumption"}

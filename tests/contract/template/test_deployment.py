@@ -120,6 +120,28 @@ def test_null_means_the_default(fragment: Callable[..., Deployment]) -> None:
     assert named(deployment, "a").body["properties"] == {"p": "d", "n": 3}
 
 
+@pytest.mark.parametrize(
+    ("declared", "accepted", "rejected"),
+    [
+        ({"type": "int", "minValue": 2, "maxValue": 5}, (2, 5), (1, 6)),
+        ({"type": "string", "minLength": 2, "maxLength": 3}, ("ab", "abc"), ("a", "abcd")),
+        ({"type": "array", "minLength": 1, "maxLength": 2}, ([1], [1, 2]), ([], [1, 2, 3])),
+    ],
+)
+def test_a_value_at_the_limits_of_a_parameter(
+    fragment: Callable[..., Deployment],
+    declared: dict[str, Any],
+    accepted: tuple[Any, ...],
+    rejected: tuple[Any, ...],
+) -> None:
+    for value in accepted:
+        deployment = fragment({"p": "[parameters('p')]"}, {"p": value}, parameters={"p": declared})
+        assert named(deployment, "a").body["properties"] == {"p": value}
+    for value in rejected:
+        with pytest.raises(AzureError, match=r"parameter 'p' is not valid\. .* should be "):
+            fragment({"p": "[parameters('p')]"}, {"p": value}, parameters={"p": declared})
+
+
 def test_values_of_parameters_are_never_expressions(fragment: Callable[..., Deployment]) -> None:
     parameters = {"p": {"type": "string"}}
     deployment = fragment({"p": "[parameters('p')]"}, {"p": "[resourceGroup().name]"}, parameters=parameters)

@@ -6,7 +6,7 @@ import pytest
 
 from infra.az.commands import Group
 from infra.az.names import unique_string
-from infra.config.settings import Setting, Settings
+from infra.config.settings import Settings
 
 GROUP = Group("00000000-0000-0000-0000-000000000000", "my-rg")
 
@@ -37,9 +37,3 @@ def test_the_default_names() -> None:
     assert names.environment_storage == "aienvstoragebmg7c"
     assert names.app == "aiacaappbmg7c"
     assert names.workspace == "ailogbmg7c"
-
-
-def test_names_and_suffix_that_were_set() -> None:
-    given = (Setting("acaAppName", "mine", "a test"), Setting("resourceSuffix", "xyz", "a test"))
-    names = Settings(given).names(GROUP)
-    assert (names.app, names.workspace) == ("mine", "ailogxyz")

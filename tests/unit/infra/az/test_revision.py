@@ -107,6 +107,18 @@ PORT = "The TargetPort 9999 does not match the listening port 8000."
             "the app's address still answers from r1",
             "draining",
         ),
+        (
+            Snapshot(REVISION, (replace(NEW, is_ready=True),)),
+            replace(ANSWER, release=""),
+            "the app's address still answers from an unknown release",
+            "draining",
+        ),
+        (
+            Snapshot(REVISION, (replace(NEW, is_ready=True),)),
+            None,
+            "the app's address still answers from an unknown release",
+            "draining",
+        ),
     ],
 )
 def test_why_a_release_is_not_up_is_classified(

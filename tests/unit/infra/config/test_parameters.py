@@ -244,6 +244,26 @@ def test_a_probe_that_azure_would_reject(mistake: str) -> None:
     assert template_problems({"resources": [{"containers": [{"probes": [probe]}]}]}) == [words]
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (
+            "Startup",
+            {"initialDelaySeconds": 0, "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 1},
+        ),
+        (
+            "Startup",
+            {"initialDelaySeconds": 60, "periodSeconds": 240, "timeoutSeconds": 240, "failureThreshold": 240},
+        ),
+        ("Liveness", {"failureThreshold": 30, "successThreshold": 1}),
+        ("Readiness", {"failureThreshold": 48, "successThreshold": 10}),
+    ],
+)
+def test_a_probe_at_the_limits_is_accepted(kind: str, values: dict[str, int]) -> None:
+    probe = {"type": kind, "httpGet": {"path": "/", "port": 1}, **values}
+    assert template_problems({"resources": [{"containers": [{"probes": [probe]}]}]}) == []
+
+
 def test_two_probes_of_one_kind() -> None:
     probe: dict[str, Any] = {"type": "Startup", "httpGet": {"path": "/", "port": 1}}
     twice: dict[str, Any] = {"probes": [probe, copy.deepcopy(probe)]}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from infra.az.commands import Group
+from infra.az.names import resource_suffix
 from infra.config.settings import (
     Flags,
     Handover,
@@ -66,6 +67,14 @@ def parameters(values: dict[str, Any]) -> dict[str, Any]:
 
 def stage(**overlay: Any) -> Stage:
     return Stage("s", "azure", None, None, None, tuple(overlay.items()), Path("c"), Path("d"))
+
+
+def test_names_follow_the_parameters_then_the_suffix_then_the_group() -> None:
+    names = Settings().names(GROUP)
+    assert names.app == f"aiacaapp{resource_suffix(GROUP)}"
+    given = (Setting("acaAppName", "mine", "a test"), Setting("resourceSuffix", "xyz", "a test"))
+    names = Settings(given).names(GROUP)
+    assert (names.app, names.workspace) == ("mine", "ailogxyz")
 
 
 def test_the_stronger_place_wins_and_is_named() -> None:

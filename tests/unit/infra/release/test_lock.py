@@ -79,6 +79,27 @@ def test_a_lock_that_ran_out_is_broken_with_a_warning(
         assert share.files == {}
 
 
+def test_a_lock_holds_until_its_very_end(lock_of: LockOf, clock: ManualClock) -> None:
+    with lock_of(IDA).hold("deploy"):
+        clock.sleep(LIFETIME.total_seconds())
+        with pytest.raises(RemoteError), lock_of(BO).hold("deploy"):
+            pass
+
+
+def test_a_lock_is_renewed_after_a_third_of_its_life_and_no_earlier(
+    share: MemoryShare, lock_of: LockOf, clock: ManualClock
+) -> None:
+    with lock_of(IDA).hold("deploy") as held:
+        before = held.record
+        clock.sleep(LIFETIME.total_seconds() / 3 - 1)
+        held.renew()
+        assert held.record == before
+        clock.sleep(1)
+        held.renew()
+        assert held.record.expires == clock.now() + LIFETIME
+        assert str(held.record.expires.isoformat()) in share.files[LOCK_PATH].decode()
+
+
 def test_a_lock_whose_process_on_this_machine_is_gone_is_broken(lock_of: LockOf, warnings: list[str]) -> None:
     neighbour = replace(IDA, pid=18)
     with lock_of(IDA).hold("deploy"):
