@@ -1,0 +1,36 @@
+"""Folders with the files of an adapter or a base model, without real weights."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def tensors(text: str = "weights") -> bytes:
+    data = text.encode()
+    tensor = {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}
+    header = json.dumps({"__metadata__": {"format": "pt"}, "t": tensor}).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def make_adapter(folder: Path, base: str = "org/base", text: str = "adapter") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"base_model_name_or_path": base, "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / "adapter_model.safetensors").write_bytes(tensors(text))
+    return folder
+
+
+def make_base(folder: Path, text: str = "base") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    (folder / "model.safetensors").write_bytes(tensors(text))
+    return folder

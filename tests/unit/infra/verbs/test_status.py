@@ -1,0 +1,116 @@
+"""What `invoke status` shows of a stage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from infra.verbs.status import find_status
+from tests.doubles.azure_stage import VERSION, serve_at, server
+
+if TYPE_CHECKING:
+    from infra.session import Session
+    from tests.doubles.scripted_az import ScriptedAz
+
+
+REVISIONS = [
+    {"name": "app--0", "properties": {"createdTime": "2026-01-01T00:00:00+00:00", "runningState": "Stopped"}},
+    {"name": "app--1", "properties": {"createdTime": "2026-01-02T00:00:00+00:00", "runningState": "Running"}},
+]
+REPLICAS = [
+    {
+        "name": "app--1-aaa-bbb",
+        "properties": {
+            "createdTime": "2026-01-02T00:01:00+00:00",
+            "runningState": "Running",
+            "containers": [
+                {"name": "inference", "ready": True, "restartCount": 2, "runningState": "Running"}
+            ],
+        },
+    }
+]
+
+
+def test_status_of_a_stage_that_serves(session: Session, az: ScriptedAz) -> None:
+    az.answers |= {"containerapp revision list": REVISIONS, "containerapp replica list": REPLICAS}  # type: ignore[dict-item]  # JSON
+    with server(VERSION) as endpoint:
+        serve_at(session, endpoint)
+        status = find_status(session)
+    assert status.to_json() == {
+        "stage": "azure",
+        "cloud": "azure",
+        "endpoint": endpoint,
+        "resource_group": "my-rg",
+        "app": "app",
+        "release": "20260102T030405Z-abcdef01",
+        "version": "0.1.0",
+        "revision": "app--1",
+        "state": "Running",
+        "replicas": (
+            {
+                "name": "app--1-aaa-bbb",
+                "created": "2026-01-02T00:01:00+00:00",
+                "ready": True,
+                "restarts": 2,
+                "state": "Running",
+            },
+        ),
+        "ready": True,
+        "base_model": "org/base",
+        "adapters": ("tuned",),
+        "detail": "",
+    }
+    assert status.to_text().splitlines()[2:] == [
+        "state       ready",
+        "release     20260102T030405Z-abcdef01",
+        "revision    app--1 (Running)",
+        "base model  org/base",
+        "adapters    tuned",
+        "replica     app--1-aaa-bbb Running ready, since 2026-01-02T00:01:00+00:00, restarted 2 times",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [
+        ({"ready": False}, 200, "the server is still starting"),
+        ("no replica is ready", 503, "the endpoint answers with HTTP 503"),
+        (
+            b"nothing deployed yet: run invoke deploy\n",
+            503,
+            "the endpoint answers with HTTP 503: nothing deployed yet: run invoke deploy",
+        ),
+        (b"", 503, "the endpoint answers with HTTP 503"),
+        ([], 200, "the endpoint is not a server of ours"),
+        (b"<html>", 200, "the endpoint does not answer: Expecting value: line 1 column 1 (char 0)"),
+    ],
+)
+def test_why_it_is_not_ready(session: Session, az: ScriptedAz, body: Any, status: int, detail: str) -> None:
+    az.answers |= {"containerapp revision list": [], "containerapp replica list": []}
+    with server(body, status) as endpoint:
+        serve_at(session, endpoint)
+        found = find_status(session)
+    assert (found.ready, found.detail, found.release) == (False, detail, None)
+
+
+def test_the_platform_says_more_about_a_revision_that_fails(session: Session, az: ScriptedAz) -> None:
+    failed = {
+        "createdTime": "x",
+        "runningState": "Failed",
+        "runningStateDetails": "The TargetPort does not match.",
+    }
+    az.answers |= {
+        "containerapp revision list": [{"name": "app--2", "properties": failed}],  # type: ignore[dict-item]  # JSON
+        "containerapp replica list": [],
+    }
+    with server({}, 503) as endpoint:
+        serve_at(session, endpoint)
+        found = find_status(session)
+    assert (found.state, found.detail) == ("Failed", "The TargetPort does not match.")
+
+
+def test_a_stopped_local_cloud_has_a_status_too(session: Session, az: ScriptedAz) -> None:
+    status = find_status(replace(session, is_connected=False))
+    assert (status.ready, status.detail, az.commands) == (False, "the local cloud is stopped", [])

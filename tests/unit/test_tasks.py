@@ -1,0 +1,54 @@
+"""The command line: the verbs, their help and their errors."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from invoke import Collection
+
+import tasks
+from tests.doubles.azure_stage import REPOSITORY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+VERBS = sorted(Collection.from_module(tasks).task_names)
+
+
+def invoke(*arguments: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "invoke", "--search-root", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_list_of_verbs_is_a_table_of_contents() -> None:
+    listed = invoke("--list").stdout
+    assert re.findall(r"^  (\S+) ", listed, re.MULTILINE) == VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_and_takes_a_stage(verb: str) -> None:
+    page = invoke("--help", verb).stdout
+    assert "--stage=STRING" in page
+    assert "Docstring:\n  none" not in page
+    options = page.split("Options:")[1]
+    assert "\n\n" not in options.strip()
+    if verb != "open":
+        assert "--json" in options
+
+
+def test_an_error_of_ours_is_a_message_and_its_exit_code() -> None:
+    done = invoke("status", "--stage", "nowhere")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: there is no stage 'nowhere'")
+    assert "Traceback" not in done.stderr
+
+
+def test_the_palette_offers_every_verb() -> None:
+    text = (REPOSITORY / ".vscode/tasks.json").read_text()
+    offered = re.findall(r"\.venv/bin/invoke (\S+) --stage", text)
+    assert sorted(offered) == VERBS
