@@ -120,6 +120,7 @@ def up(
     help={
         "stage": STAGE,
         **TARGET,
+        "force": "deploy everything again, also if nothing has to be changed",
         "dry_run": f"print the plan and change nothing; exit code {HAS_CHANGES} if it has changes",
         "json": JSON,
     },
@@ -133,6 +134,7 @@ def provision(
     set: list[str] | None = None,
     unset: list[str] | None = None,
     yes: bool = False,
+    force: bool = False,
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
@@ -147,9 +149,9 @@ def provision(
 
     flags = _flags(subscription, resource_group, location, set, unset)
     if not dry_run:
-        _show(run_provision(_open(stage), flags, is_confirmed=yes), json)
+        _show(run_provision(_open(stage), flags, is_confirmed=yes, is_forced=force), json)
         return
-    plan = plan_provision(_open(stage), flags)
+    plan = plan_provision(_open(stage), flags, is_forced=force)
     _show(plan, json)
     if plan.has_changes:
         raise Exit(code=HAS_CHANGES)

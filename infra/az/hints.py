@@ -60,7 +60,7 @@ _HINTS: Final[dict[str, str]] = {
     "ReservedResourceName": "choose another name: Azure reserves this one",
     "ResourceGroupBeingDeleted": "the group is being deleted; wait until it is gone and try again",
     "ScopeLocked": "a lock forbids it: az lock list{in_group} shows it",
-    "SkuNotAvailable": f"set location in {_PARAMETERS} to a region that has it, or another gpuProfileType",
+    "SkuNotAvailable": "choose another GPU (--set gpu=NAME), or another region (--location)",
     "StorageAccountAlreadyExists": _OTHER_ACCOUNT_NAME,
     "StorageAccountAlreadyTaken": _OTHER_ACCOUNT_NAME,
     "StorageAccountInAnotherResourceGroup": _OTHER_ACCOUNT_NAME,

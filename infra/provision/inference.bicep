@@ -497,6 +497,8 @@ resource app 'Microsoft.App/containerApps@2026-01-01' = {
             env: concat(
               map(items(plainVariables), variable => { name: variable.key, value: variable.value }),
               empty(apiKey) ? [] : [{ name: 'FJARR_API_KEYS', secretRef: apiKeySecretName }],
+              // Tells whether the key has been rotated; then it makes a revision, which mounts the share anew.
+              [{ name: 'STORAGE_KEY_DIGEST', value: uniqueString(account.listKeys().keys[0].value) }],
               unmanaged.?variables ?? []
             )
             probes: probes

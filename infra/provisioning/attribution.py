@@ -14,6 +14,7 @@ from infra.config.kept import is_secret_name
 from infra.config.template import effective_values
 from infra.document import Json, as_object
 from infra.provisioning.changes import APP_KIND, PropertyChange, ResourceChange
+from infra.resources.mount_key import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,9 +107,9 @@ def _is_filled_in(change: PropertyChange) -> bool:
 def _is_foreign(
     change: PropertyChange, last: Mapping[str, Json] | None, template: Template, *, is_unchanged: bool
 ) -> bool:
-    if change.before is None:
-        return False
     variable = _VARIABLE.fullmatch(change.path)
+    if change.before is None or (variable and variable[1] == KEY_VARIABLE):
+        return False  # that variable changes with the storage account's key
     parameter = PARAMETERS.get(change.path)
     if is_unchanged:
         return bool(variable or parameter or _CONSTANTS.match(change.path))

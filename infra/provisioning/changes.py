@@ -35,6 +35,7 @@ KINDS: Final = {
 """The words for the types of the template's resources."""
 
 APP_KIND: Final = "container app"
+STORAGE_KIND: Final = "environment storage"
 
 _ACTIONS: Final[dict[str, Action]] = {
     "Create": "create", "Deploy": "change", "Modify": "change", "Delete": "remove",

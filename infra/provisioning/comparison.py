@@ -6,7 +6,7 @@ A what-if needs a group and a workload profile that exist; what it does not see 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from infra.config.parameters import render_parameters
 from infra.config.template import effective_values
@@ -14,6 +14,7 @@ from infra.document import Json, as_object
 from infra.provisioning.attribution import PARAMETERS, attribute
 from infra.provisioning.changes import (
     APP_KIND,
+    STORAGE_KIND,
     PropertyChange,
     ResourceChange,
     parse_changes,
@@ -22,6 +23,7 @@ from infra.provisioning.changes import (
 from infra.provisioning.deployment import what_if
 from infra.resources.api_keys import SECRET_NAME
 from infra.resources.inventory import ACCOUNT, ENVIRONMENT, TYPES, find, planned_resources
+from infra.resources.mount_key import KEY_VARIABLE, mounted_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from infra.provisioning.deployed import Deployed
     from infra.resources.container_apps_environment import Change
     from infra.session import Session
+
+_KEY_PATH: Final = f"template.containers[inference].env[{KEY_VARIABLE}].value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,7 @@ def _with_properties(
 
 
 def _with_unseen(changes: tuple[ResourceChange, ...], wanted: Wanted) -> tuple[ResourceChange, ...]:
-    """Add what a what-if does not see: another API key, and an app whose last change failed."""
+    """Add what a what-if does not see: other keys, and an app whose last change failed."""
     deployed, extra = wanted.deployed, []
     if not deployed.app:
         return changes
@@ -160,4 +164,22 @@ def _with_unseen(changes: tuple[ResourceChange, ...], wanted: Wanted) -> tuple[R
     state = deployed.app_properties.get("provisioningState")
     if state != "Succeeded":
         extra.append(PropertyChange("provisioningState", state, "Succeeded"))
+    if deployed.key_state == "rotated":
+        changes = (*changes, _rotated_key(wanted))
+        extra.append(PropertyChange(_KEY_PATH, mounted_digest(deployed.app), "that of the new key"))
+        changes = _without_property(changes, _KEY_PATH)
     return _with_properties(changes, wanted.names.app, tuple(extra))
+
+
+def _rotated_key(wanted: Wanted) -> ResourceChange:
+    """Return the change of the key that the environment mounts the share with."""
+    change = PropertyChange("azureFile.accountKey", "the key before", "the account's key")
+    return ResourceChange("change", STORAGE_KIND, wanted.names.environment_storage, (change,))
+
+
+def _without_property(changes: tuple[ResourceChange, ...], path: str) -> tuple[ResourceChange, ...]:
+    kept = (
+        replace(each, properties=tuple(one for one in each.properties if one.path != path))
+        for each in changes
+    )
+    return tuple(each for each in kept if each.properties or each.action != "change")

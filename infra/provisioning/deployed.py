@@ -13,13 +13,18 @@ from infra.az.commands import (
     deployment_show,
     environment_show,
     resource_list,
+    storage_key_list,
 )
+from infra.az.errors import AzureRejectedError
+from infra.az.operations import is_active
 from infra.document import Json, as_object
+from infra.resources.mount_key import key_state, mounted_digest, parse_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from infra.az.names import Names
+    from infra.resources.mount_key import KeyState
     from infra.session import Session
 
 DEPLOYMENT: Final = "inference"
@@ -37,6 +42,8 @@ class Deployed:
         resources: The resources of the group.
         last_parameters: The parameters of the last deployment by name, without secret ones; None if unknown.
         secrets: The app's secrets by name, each with its value or its reference to a Key Vault.
+        key_state: Whether the share is mounted with a key that the storage account still has.
+        is_deploying: Whether a deployment is running.
     """
 
     has_group: bool = False
@@ -44,7 +51,9 @@ class Deployed:
     environment: Mapping[str, Json] = field(default_factory=dict)
     resources: tuple[dict[str, Json], ...] = ()
     last_parameters: Mapping[str, Json] | None = None
-    secrets: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    secrets: Mapping[str, Mapping[str, Json]] = field(default_factory=dict, repr=False)
+    key_state: KeyState = "unknown"
+    is_deploying: bool = False
 
     @property
     def app_properties(self) -> dict[str, Json]:
@@ -69,15 +78,28 @@ def read_deployed(session: Session, group: Group, names: Names) -> Deployed:
                 deployment_show(group, DEPLOYMENT),
             ),
         )
-    app = as_object(app)
+        app = as_object(app)
+        secrets = pool.submit(_secrets, session, group, names.app) if _has_secrets(app) else None
+        state = _key_state(session, group, names.storage_account, app)
     return Deployed(
         has_group=resources is not None,
         app=app,
         environment=as_object(environment),
         resources=tuple(map(as_object, resources)) if isinstance(resources, list) else (),
         last_parameters=_parameters(last),
-        secrets=_secrets(session, group, names.app) if _has_secrets(app) else {},
+        secrets={} if secrets is None else secrets.result(),
+        key_state=state,
+        is_deploying=is_active(last),
     )
+
+
+def _key_state(session: Session, group: Group, account: str, app: Mapping[str, Json]) -> KeyState:
+    if not mounted_digest(app):
+        return "unknown"
+    try:
+        return key_state(app, parse_keys(session.az.find(storage_key_list(group, account))))
+    except AzureRejectedError:
+        return "unknown"  # reading the keys needs a right of its own
 
 
 def _has_secrets(app: Mapping[str, Json]) -> bool:

@@ -21,6 +21,7 @@ from infra.config.templates import validate
 from infra.document import Json, as_object, write_atomic
 from infra.errors import RemoteError
 from infra.provisioning.deployed import DEPLOYMENT
+from infra.resources.deployments import LeftRunningError, deployments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,12 +60,12 @@ def deploy(
     Raises:
         RemoteError: Azure rejected the deployment or it failed, with the innermost reason.
     """
-    with (
-        session.console.step(f"deploy {template.name} to {group.name}"),
-        _parameters_file(session.stage.state_dir, text) as file,
-    ):
+    with _parameters_file(session.stage.state_dir, text) as file:
+        command = deployment_create(group, DEPLOYMENT, template, file, secrets=secrets)
         try:
-            answer = session.az.run(deployment_create(group, DEPLOYMENT, template, file, secrets=secrets))
+            answer = deployments(session, group, DEPLOYMENT).run(
+                command, f"deploy {template.name} to {group.name}"
+            )
         except AzureRejectedError as error:
             raise _innermost_error(session, group, error) from error
     return _config_of_outputs(session, answer)
@@ -83,6 +84,8 @@ def without_revision(session: Session, group: Group, app: str, revision: str) ->
             return
     try:
         yield
+    except LeftRunningError:
+        raise  # Azure goes on, and the new revision needs the place
     except BaseException:
         with session.console.step(f"start the revision {revision} again"):
             session.az.run(revision_activate(group, app, revision))

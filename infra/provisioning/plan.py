@@ -12,6 +12,7 @@ from infra.process import REDACTED
 from infra.provisioning.attribution import keeping_flag
 
 if TYPE_CHECKING:
+    from infra.az.checks import Check
     from infra.az.commands import Group
     from infra.config.kept import KeptFlags
     from infra.config.settings import Hidden
@@ -36,6 +37,9 @@ class ProvisionPlan:
         warnings: What is left as it is although it was asked for, and further remarks.
         secrets: The names of secret parameters.
         replaces_revision: Whether the running revision must end before the new one can start.
+        repairs: What has come apart since the last deployment, and is mended.
+        is_forced: Whether everything is deployed again, also if nothing has to be changed.
+        checks: The checks of what Azure would accept; empty if they were not made.
     """
 
     stage: str
@@ -49,11 +53,14 @@ class ProvisionPlan:
     warnings: tuple[str, ...] = ()
     secrets: frozenset[str] = frozenset()
     replaces_revision: bool = False
+    repairs: tuple[str, ...] = ()
+    is_forced: bool = False
+    checks: tuple[Check, ...] = ()
 
     @property
     def has_changes(self) -> bool:
         """Tell whether anything would be done on Azure."""
-        return bool(self.changes)
+        return bool(self.changes) or self.is_forced
 
     @property
     def losses(self) -> tuple[PropertyChange, ...]:
@@ -90,6 +97,9 @@ class ProvisionPlan:
                 for each in self.hidden
             ],
             "warnings": list(self.warnings),
+            "repairs": list(self.repairs),
+            "forced": self.is_forced,
+            "checks": [check.to_json() for check in self.checks],
         }
 
     def to_text(self) -> str:
@@ -97,7 +107,9 @@ class ProvisionPlan:
         where = (
             f"stage {self.stage}: resource group {self.group.name} in subscription {self.group.subscription}"
         )
-        lines = [f"plan for {where}" if self.changes else f"nothing has to be changed for {where}"]
+        lines = [f"plan for {where}" if self.has_changes else f"nothing has to be changed for {where}"]
+        lines += ["  everything is deployed again (--force)"] if self.is_forced else []
+        lines += [f"  mends: {repair}" for repair in self.repairs]
         lines += [f"  {line}" for change in self.changes for line in change.to_text().splitlines()]
         if self.replaces_revision:
             lines.append(
@@ -120,6 +132,12 @@ class ProvisionPlan:
         ]
         lines += [f"  warning: {warning}" for warning in self.warnings]
         lines += [f"  to keep it: {flag}" for flag in self.keep_flags]
+        lines += [
+            f"  {line}"
+            for check in self.checks
+            if check.state != "ok"
+            for line in check.to_text().splitlines()
+        ]
         return "\n".join(lines)
 
     @property

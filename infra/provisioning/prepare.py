@@ -14,12 +14,13 @@ from infra.document import Json, as_object
 from infra.errors import RemoteError, UsageError
 from infra.provisioning.changes import APP_KIND, ResourceChange
 from infra.provisioning.comparison import Wanted, compare
-from infra.provisioning.deployed import Deployed, read_deployed
+from infra.provisioning.deployed import DEPLOYMENT, Deployed, read_deployed
 from infra.provisioning.plan import ProvisionPlan
 from infra.provisioning.profile import ProfilePlan, plan_profile
 from infra.provisioning.unmanaged import Unmanaged, find_unmanaged
 from infra.resources.api_keys import SECRET_NAME, new_key
 from infra.resources.container_apps_environment import Change, profile_changes, requested_profile
+from infra.resources.deployments import deployments
 from infra.resources.inventory import (
     ACCOUNT,
     ENVIRONMENT,
@@ -35,6 +36,8 @@ from infra.resources.target import find_group
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from infra.az.commands import Group
+    from infra.az.names import Names
     from infra.config.settings import Flags, Settings
     from infra.session import Session
 
@@ -72,17 +75,19 @@ class PreparedProvision:
         return render_parameters(self.settings, self.wanted.inputs.template)
 
 
-def prepare(session: Session, flags: Flags) -> PreparedProvision:
+def prepare(session: Session, flags: Flags, *, is_forced: bool = False) -> PreparedProvision:
     """Compute the plan of a provision.
 
     Args:
         session: The opened stage.
         flags: The flags of the command line.
+        is_forced: Deploy everything again, also if nothing has to be changed.
 
     Raises:
         UsageError: Parameters, files or flags must be corrected. All mistakes are reported, and nothing was
             sent to Azure.
-        RemoteError: Azure rejects the plan; the message has the innermost reason.
+        RemoteError: Azure rejects the plan, or a deployment that was still running has failed; the message
+            has the innermost reason.
     """
     path, errors = _template_path(session)
     inputs = read_inputs(session.root, session.stage, flags, path, errors)
@@ -90,8 +95,8 @@ def prepare(session: Session, flags: Flags) -> PreparedProvision:
     group = find_group(session, flags, inputs.handover)
     asked = inputs.settings(group)
     names = asked.names(group)
+    deployed = _read_deployed(session, group, names)
     with session.console.step(f"compare {group.name} with the template") as step:
-        deployed = read_deployed(session, group, names)
         wanted = Wanted(group, names, inputs, asked, path, deployed)
         before = read_managed(session, group, deployed.app)
         absent = (each for each in planned_resources(names) if not find(deployed.resources, each))
@@ -122,8 +127,31 @@ def prepare(session: Session, flags: Flags) -> PreparedProvision:
         ),
         secrets=inputs.template.secrets,
         replaces_revision=_replaces_revision(changes, deployed, profile),
+        repairs=_repairs(changes, deployed),
+        is_forced=is_forced,
     )
     return PreparedProvision(plan, wanted, settings, environment_changes, made, location)
+
+
+def _read_deployed(session: Session, group: Group, names: Names) -> Deployed:
+    """Return what is deployed, once a deployment that is still running has ended."""
+    with session.console.step(f"read what is deployed in {group.name}"):
+        deployed = read_deployed(session, group, names)
+    if not deployed.is_deploying:
+        return deployed
+    deployments(session, group, DEPLOYMENT).follow()
+    with session.console.step(f"read what is deployed in {group.name}"):
+        return read_deployed(session, group, names)
+
+
+def _repairs(changes: tuple[ResourceChange, ...], deployed: Deployed) -> tuple[str, ...]:
+    """Say what has come apart: after a deployment, nothing has to be created unless it was deleted."""
+    repairs = []
+    if deployed.key_state == "rotated":
+        repairs.append("the storage account's key was rotated, and the share is mounted with the old one")
+    if deployed.app:
+        repairs += [f"the {each.kind} {each.name} is gone" for each in changes if each.action == "create"]
+    return tuple(repairs)
 
 
 def _location(session: Session, wanted: Wanted, flags: Flags) -> str:

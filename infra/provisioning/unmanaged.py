@@ -15,6 +15,7 @@ from infra.config.kept import is_secret_name
 from infra.document import Json, as_object
 from infra.errors import RemoteError
 from infra.resources.api_keys import SECRET_NAME
+from infra.resources.mount_key import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -111,6 +112,7 @@ def find_unmanaged(
     variables = {
         *template.own_variables,
         KEYS_VARIABLE,
+        KEY_VARIABLE,
         # A secret that a flag set is not kept for the stage, so it stays in the app alone.
         *(name for name in as_object(last.get("environmentVariables")) if not is_secret_name(name)),
         *as_object(wanted.get("environmentVariables")),

@@ -35,6 +35,10 @@ _AZURE_INTERVAL_S: Final = 8.0
 """Between two lists. Each starts az, which takes a second or two."""
 
 
+class LeftRunningError(KeyboardInterrupt):
+    """A Ctrl-C after which Azure goes on with the deployment."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deployments:
     """The deployments of one name in a resource group.
@@ -61,14 +65,13 @@ class Deployments:
         Raises:
             AzureRejectedError: Azure rejected the deployment, or it failed.
             RemoteError: Another deployment was running. It has ended, and nothing of this one was sent.
-            KeyboardInterrupt: The user pressed Ctrl-C. Azure goes on.
+            KeyboardInterrupt: The user pressed Ctrl-C; `LeftRunningError` if Azure goes on.
         """
         with self.session.console.table(title) as table:
             try:
                 return self._run(command, table)
-            except KeyboardInterrupt:
-                self._explain_interrupt()
-                raise
+            except KeyboardInterrupt as interrupt:
+                raise self._explained(interrupt) from None
             except AzureRejectedError as error:
                 if error.cause.code != _ACTIVE:
                     raise
@@ -84,7 +87,7 @@ class Deployments:
         Raises:
             AzureRejectedError: The deployment failed or was cancelled.
             WaitTimeoutError: It did not end in an hour.
-            KeyboardInterrupt: The user pressed Ctrl-C. Azure goes on.
+            KeyboardInterrupt: The user pressed Ctrl-C; `LeftRunningError` if Azure goes on.
         """
         deadline_s = self.clock.elapsed_s() + TIMEOUT_S
         with self.session.console.table(f"follow the deployment {self.name} to {self.group.name}") as table:
@@ -96,9 +99,8 @@ class Deployments:
                             f"the deployment {self.name!r} did not end in an hour", hint=hint
                         )
                     self.clock.sleep(self.interval_s)
-            except KeyboardInterrupt:
-                self._explain_interrupt()
-                raise
+            except KeyboardInterrupt as interrupt:
+                raise self._explained(interrupt) from None
             if has_failed(deployment):
                 command = deployment_show(self.group, self.name).line
                 cause = failure_cause(deployment)
@@ -134,21 +136,22 @@ class Deployments:
             return  # what is shown meanwhile must not end the deployment
         table.show(tuple(_row(each) for each in parse_operations(answer, self.clock.now())))
 
-    def _explain_interrupt(self) -> None:
-        """Tell whether Azure goes on."""
+    def _explained(self, interrupt: KeyboardInterrupt) -> KeyboardInterrupt:
+        """Tell whether Azure goes on, and return the exception that says so."""
         try:
             goes_on = is_active(self.session.az.find(deployment_show(self.group, self.name)))
         except FjarrError as error:
             self.session.console.warn(f"interrupted; Azure may go on, it could not be asked: {error.message}")
-            return
+            return LeftRunningError()
         if not goes_on:
             self.session.console.warn(f"interrupted; Azure runs no deployment {self.name}")
-            return
+            return interrupt
         stage = self.session.stage.name
         self.session.console.warn(
             f"interrupted; Azure goes on with the deployment {self.name}: invoke provision --stage {stage} "
             f"follows it, and this cancels it: {self._cancel_line()}"
         )
+        return LeftRunningError()
 
     def _cancel_line(self) -> str:
         return deployment_cancel(self.group, self.name).line.removesuffix(" --output json")

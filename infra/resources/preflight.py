@@ -7,6 +7,7 @@ stops nothing.
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -40,6 +41,7 @@ NAMESPACES: Final = ("Microsoft.App", "Microsoft.OperationalInsights", "Microsof
 """The resource providers of the template."""
 
 _THREADS: Final = 8
+_SUBSCRIPTION: Final = re.compile(r"--subscription (\S+)")
 _REGISTERED: Final = frozenset({"Registered", "Registering"})
 _PARAMETERS: Final = "infra/provision/inference.parameters.json"
 _MAX_SHOWN: Final = 3
@@ -52,7 +54,7 @@ class Subject:
     Attributes:
         has_group: Whether the resource group exists.
         location: The region of the resources; empty if unknown.
-        account: The name of the storage account.
+        account: The name of the storage account; empty if it is not known yet.
         has_account: Whether the group has it.
         environment: The name of the environment.
         has_environment: Whether the group has it.
@@ -94,21 +96,63 @@ def require_acceptance(
     """
     if session.stage.is_local:
         return ()
-    with session.console.step("check the account"):
-        account = check_account(session, subject.group.subscription)
-    missing = unregistered(account)
-    if missing and _may_register(session, missing, is_confirmed=is_confirmed):
-        _register(session, subject.group.subscription, missing)
-        account = tuple(each for each in account if each.name not in map(_provider_name, missing))
-    _require(account)
+    account = _require_account(session, subject.group.subscription, is_confirmed=is_confirmed)
     with session.console.step("check rights, region, quota, names and policies") as step:
         checks = (*account, *check_plan(session, subject))
-        step.finish(_summary(checks))
+        step.finish(summary(checks))
     for check in checks:
         if check.state == "unknown":
             session.console.info(f"  {check.to_text()}")
     _require(checks)
     return checks
+
+
+def check_acceptance(session: Session, subject: Subject) -> tuple[Check, ...]:
+    """Make the checks of `require_acceptance`, and only return them."""
+    if session.stage.is_local:
+        return ()
+    with session.console.step("check the account, rights, region, quota, names and policies") as step:
+        account = check_account(session, subject.group.subscription)
+        checks = account if is_signed_out_by(account) else (*account, *check_plan(session, subject))
+        step.finish(summary(checks))
+    return checks
+
+
+def require_account(session: Session, error: RemoteError, *, is_confirmed: bool) -> bool:
+    """Find out whether the account is the reason why Azure could not be read.
+
+    Args:
+        session: The opened stage.
+        error: The error of the command that failed.
+        is_confirmed: Whether providers are registered without a question.
+
+    Returns:
+        Whether missing providers were registered, so that it can be tried again.
+
+    Raises:
+        RemoteError: The account is the reason.
+    """
+    subscription = _SUBSCRIPTION.search(error.command or "")
+    if subscription is None:
+        return False
+    checks = _require_account(session, subscription[1], is_confirmed=is_confirmed)
+    return not all(each in {check.name for check in checks} for each in map(_provider_name, NAMESPACES))
+
+
+def _require_account(session: Session, subscription: str, *, is_confirmed: bool) -> tuple[Check, ...]:
+    with session.console.step("check the account"):
+        account = check_account(session, subscription)
+    missing = unregistered(account)
+    if missing and _may_register(session, missing, is_confirmed=is_confirmed):
+        _register(session, subscription, missing)
+        account = tuple(each for each in account if each.name not in map(_provider_name, missing))
+    _require(account)
+    return account
+
+
+def is_signed_out_by(account: tuple[Check, ...]) -> bool:
+    """Tell whether the checks of the account found that nobody is signed in."""
+    return any(check.name == "sign-in" and not check.is_ok for check in account)
 
 
 def check_account(session: Session, subscription: str) -> tuple[Check, ...]:
@@ -131,9 +175,9 @@ def check_plan(session: Session, subject: Subject) -> tuple[Check, ...]:
         checks.append(_region_quota)
     if subject.has_environment:
         checks.append(_environment_quota)
-    if not subject.has_account:
+    if subject.account and not subject.has_account:
         checks.append(_account_name)
-    if subject.location:
+    if subject.account and subject.location:
         checks.append(_policy)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="az") as pool:
         found = list(pool.map(lambda check: check(session, subject), checks))
@@ -172,7 +216,8 @@ def _require(checks: Iterable[Check]) -> None:
     raise RemoteError(f"{what} in the way; nothing was created", details=details, hint=reasons[0].remedy)
 
 
-def _summary(checks: Iterable[Check]) -> str:
+def summary(checks: Iterable[Check]) -> str:
+    """Count the checks by their state: `7 ok, 1 unknown`."""
     states = [check.state for check in checks]
     rows = ((states.count(state), state) for state in ("ok", "blocked", "unknown"))
     return ", ".join(f"{number} {state}" for number, state in rows if number)
@@ -256,7 +301,7 @@ def _region(session: Session, subject: Subject) -> tuple[Check, ...]:
     if kind in offered:
         return (ok(name, f"{kind} is offered"),)
     gpus = [each for each in offered if "GPU" in each or each.startswith("NC")]
-    remedy = f"set gpuProfileType in {_PARAMETERS} to one that is, or location to another region"
+    remedy = "choose another GPU (--set gpu=NAME), or another region (--location)"
     found = f"{kind} is not offered; GPU profiles: {', '.join(gpus) or 'none'}"
     return (blocked(name, found, remedy),)
 

@@ -9,45 +9,32 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from infra.az.commands import account_show, location_usages, workload_profiles_supported
-from infra.config.settings import from_stage, merge_known, read_handover, read_user_parameters
-from infra.config.template import COMPILED, effective_values, read_template
+from infra.az.checks import Check, blocked, ok, unknown
+from infra.az.commands import Group, account_show
+from infra.config.inputs import read_inputs
+from infra.config.settings import Flags, merge
+from infra.config.template import effective_values
 from infra.document import as_object
-from infra.errors import FjarrError, ToolError
+from infra.errors import FjarrError, ToolError, UsageError
 from infra.process import Command
+from infra.provisioning.acceptance import subject_of
+from infra.provisioning.deployed import Deployed, read_deployed
+from infra.resources.preflight import check_account, check_plan, is_signed_out_by, summary
+from infra.resources.target import find_known_group
 from infra.wording import readable_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from infra.document import Json
+    from infra.config.inputs import Inputs
     from infra.session import Session
 
 _MIN_PYTHON: Final = (3, 11)
 _MIN_DISK_BYTES: Final = 3_000_000_000
 _MIN_LOCAL_MEMORY_BYTES: Final = 3_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """The result of one check.
-
-    Attributes:
-        name: What was checked.
-        is_ok: Whether the prerequisite is met.
-        found: A description of what was found.
-        remedy: The command that fixes the problem; empty if there is none.
-    """
-
-    name: str
-    is_ok: bool
-    found: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +57,11 @@ class Diagnosis:
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
         is_ok = all(check.is_ok for check in self.checks)
-        return {"stage": self.stage, "ok": is_ok, "checks": [asdict(check) for check in self.checks]}
+        return {"stage": self.stage, "ok": is_ok, "checks": [check.to_json() for check in self.checks]}
 
     def to_text(self) -> str:
         """Return the lines to print without `--json`."""
-        return "\n".join(_check_text(check) for check in self.checks)
+        return "\n".join(check.to_text() for check in self.checks)
 
 
 def diagnose(session: Session, *, location: str | None = None) -> Diagnosis:
@@ -82,46 +69,41 @@ def diagnose(session: Session, *, location: str | None = None) -> Diagnosis:
 
     Args:
         session: The opened stage; a local cloud need not run.
-        location: Also check the GPU profiles and the quota of this region.
+        location: The region to check; None for that of the stage.
     """
     with session.console.step("check this machine"):
         checks = [_python(), _az(session), _bicep(session), _disk(session)]
         if session.stage.is_local:
             checks += [_memory(), _bash()]
     if not session.stage.is_local and checks[1].is_ok:
-        with session.console.step("check your Azure account"):
-            account = _account(session)
-            checks.append(account)
-            if account.is_ok and location:
-                checks += _region(session, location)
+        with session.console.step("check Azure") as step:
+            azure = _azure(session, location)
+            step.finish(summary(azure))
+        checks += azure
     return Diagnosis(session.stage.name, tuple(checks))
 
 
 def _python() -> Check:
     is_ok = sys.version_info[:2] >= _MIN_PYTHON
     remedy = "" if is_ok else "create .venv with a newer Python: python3.11 -m venv .venv"
-    return Check("Python", is_ok, platform.python_version(), remedy)
+    return Check("Python", "ok" if is_ok else "blocked", platform.python_version(), remedy)
 
 
 def _az(session: Session) -> Check:
     try:
-        return Check("az", is_ok=True, found=session.az.check_version())
+        return ok("az", session.az.check_version())
     except FjarrError as error:
-        return Check("az", is_ok=False, found=error.message, remedy=f"{sys.executable} -m pip install -e .")
+        return blocked("az", error.message, f"{sys.executable} -m pip install -e .")
 
 
 def _bicep(session: Session) -> Check:
     path = shutil.which("bicep")
     if path:
-        return Check(
-            "bicep", is_ok=True, found=session.runner.run(Command((path, "--version"))).stdout.strip()
-        )
+        return ok("bicep", session.runner.run(Command((path, "--version"))).stdout.strip())
     if session.has_bicep:
-        return Check("bicep", is_ok=True, found="installed by az")
+        return ok("bicep", "installed by az")
     found = "not installed; the compiled infra/provision/inference.json is deployed instead"
-    return Check(
-        "bicep", is_ok=True, found=found, remedy="to deploy a template that you changed: az bicep install"
-    )
+    return Check("bicep", "ok", found, "to deploy a template that you changed: az bicep install")
 
 
 def _disk(session: Session) -> Check:
@@ -129,7 +111,7 @@ def _disk(session: Session) -> Check:
     is_ok = free >= _MIN_DISK_BYTES
     needed = readable_size(_MIN_DISK_BYTES)
     remedy = "" if is_ok else f"free some space: {needed} are needed for models and the share"
-    return Check("disk", is_ok, f"{readable_size(free)} free", remedy)
+    return Check("disk", "ok" if is_ok else "blocked", f"{readable_size(free)} free", remedy)
 
 
 def _memory() -> Check:
@@ -137,76 +119,68 @@ def _memory() -> Check:
     is_ok = free >= _MIN_LOCAL_MEMORY_BYTES
     needed = readable_size(_MIN_LOCAL_MEMORY_BYTES)
     remedy = "" if is_ok else f"end other programs: a replica with the example model needs {needed}"
-    return Check("memory", is_ok, f"{readable_size(free)} available", remedy)
+    return Check("memory", "ok" if is_ok else "blocked", f"{readable_size(free)} available", remedy)
 
 
 def _bash() -> Check:
     found = shutil.which("bash", path=os.defpath) or shutil.which("bash")
     remedy = "" if found else "install bash: a container's command runs in it"
-    return Check("bash", found is not None, found or "not here", remedy)
+    return Check("bash", "ok" if found else "blocked", found or "not here", remedy)
 
 
-def _account(session: Session) -> Check:
+def _azure(session: Session, location: str | None) -> tuple[Check, ...]:
+    """Return what `provision` checks online, and whether the share is mounted with a valid key."""
     try:
-        account = as_object(session.az.run(account_show()))
-    except FjarrError as error:
-        return Check("sign-in", is_ok=False, found=error.message, remedy=error.hint or "az login")
-    user = as_object(account.get("user")).get("name")
-    return Check(
-        "sign-in", is_ok=True, found=f"{user}, subscription {account.get('name')} ({account.get('id')})"
-    )
-
-
-def _region(session: Session, location: str) -> Iterator[Check]:
-    """Yield whether a region has the GPU profile that would be provisioned, and its quota."""
-    subscription = _subscription(session)
+        inputs = read_inputs(session.root, session.stage, Flags(location=location))
+        group = find_known_group(session, inputs.handover)
+        settings = inputs.settings(group) if group else None
+    except UsageError as error:
+        return (blocked("settings", "; ".join((error.message, *error.details)), error.hint or ""),)
     try:
-        profiles = session.az.run(workload_profiles_supported(subscription, location))
-        usages = session.az.run(location_usages(subscription, location))
+        subscription = group.subscription if group else _subscription(session, inputs)
     except FjarrError as error:
-        yield Check(f"region {location}", is_ok=False, found=error.message, remedy=error.hint or "")
-        return
-    kind = _gpu_profile_type(session)
-    names = [str(as_object(item).get("name")) for item in profiles] if isinstance(profiles, list) else []
-    is_there = kind in names
-    found = f"{kind} is offered" if is_there else f"{kind} is not offered; GPU profiles: {_gpu_names(names)}"
-    remedy = (
-        ""
-        if is_there
-        else "invoke provision --set gpu=NAME for another GPU, or --location for another region"
-    )
-    yield Check(f"region {location}", is_there, found, remedy)
-    yield Check(f"quota in {location}", is_ok=True, found=_usage_text(usages))
+        return (blocked("sign-in", error.message, error.hint or "az login"),)
+    account = check_account(session, subscription)
+    if is_signed_out_by(account):
+        return account
+    if group is None or settings is None:
+        return (*account, *_region(session, subscription, inputs, location))
+    try:
+        deployed = read_deployed(session, group, settings.names(group))
+        values = effective_values(settings.to_values(), inputs.template)
+        region = location or settings.text("location") or session.stage.location or ""
+        subject = subject_of(session, group, settings.names(group), values, deployed, region)
+    except FjarrError as error:
+        return (*account, unknown("what is deployed", error.message))
+    return (*account, *check_plan(session, subject), *_mount_key(session, deployed))
 
 
-def _subscription(session: Session) -> str:
-    if session.stage.config_path.exists():
-        return session.config().subscription_id
-    fixed = session.stage.subscription or read_handover(session.root).subscription
-    return fixed or str(as_object(session.az.run(account_show())).get("id"))
+def _subscription(session: Session, inputs: Inputs) -> str:
+    """Return the id of the subscription that the stage or the hand-over names, else of the current one."""
+    named = session.stage.subscription or inputs.handover.subscription
+    return str(as_object(session.az.run(account_show(named))).get("id"))
 
 
-def _gpu_profile_type(session: Session) -> str:
-    template = read_template(session.root / COMPILED)
-    layers = (read_user_parameters(session.root), from_stage(session.stage))
-    settings, _ = merge_known(layers, template.names)
-    values = {setting.name: setting.value for setting in settings.values}
-    return str(effective_values(values, template)["gpuProfileType"])
+def _region(session: Session, subscription: str, inputs: Inputs, location: str | None) -> tuple[Check, ...]:
+    """Return the checks that need no resource group."""
+    region = location or session.stage.location
+    if not region:
+        return (unknown("region", "it is not known where to provision", "add --location"),)
+    settings = merge(inputs.layers, inputs.template.names)
+    values = effective_values(settings.to_values(), inputs.template)
+    nowhere = Group(subscription, "")
+    subject = subject_of(session, nowhere, settings.names(nowhere), values, Deployed(), region)
+    return check_plan(session, replace(subject, account=""))
 
 
-def _gpu_names(names: list[str]) -> str:
-    return ", ".join(name for name in names if "GPU" in name or name.startswith("NC")) or "none"
-
-
-def _usage_text(usages: Json) -> str:
-    rows = []
-    for item in map(as_object, usages if isinstance(usages, list) else []):
-        name = str(as_object(item.get("name")).get("value"))
-        if "gpu" in name.casefold() or "Environment" in name:
-            rows.append(f"{name} {item.get('currentValue', item.get('usage'))} of {item.get('limit')}")
-    return ", ".join(rows) or "Azure lists none; a quota of serverless GPUs shows only on an environment"
-
-
-def _check_text(check: Check) -> str:
-    line = f"{'ok     ' if check.is_ok else 'MISSING'} {check.name}: {check.found}"
-    return f"{line}\n        {check.remedy}" if check.remedy else line
+def _mount_key(session: Session, deployed: Deployed) -> tuple[Check, ...]:
+    """Return whether the app's share is mounted with a key that the storage account still has."""
+    name, remedy = "mount key", f"invoke provision --stage {session.stage.name}"
+    if not deployed.app:
+        return ()
+    if deployed.key_state == "rotated":
+        return (blocked(name, "the storage account's key was rotated since the share was mounted", remedy),)
+    if deployed.key_state == "unknown":
+        found = "the app does not record the key that it mounts with, or the keys cannot be read"
+        return (unknown(name, found, remedy),)
+    return (ok(name, "the share is mounted with a key that the storage account has"),)

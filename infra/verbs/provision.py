@@ -7,7 +7,7 @@ and what others have configured stays. All inputs are validated before anything 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from infra.az.commands import group_create
@@ -15,10 +15,12 @@ from infra.config.endpoint import InferenceConfig, write_config
 from infra.config.kept import write_kept
 from infra.config.settings import Flags
 from infra.document import as_object
-from infra.errors import UsageError
+from infra.errors import RemoteError, UsageError
+from infra.provisioning.acceptance import subject_of_plan
 from infra.provisioning.deployment import deploy, endpoint, without_revision
 from infra.provisioning.prepare import PreparedProvision, prepare
 from infra.resources.inventory import MANAGED_TAG, record_managed
+from infra.resources.preflight import check_acceptance, require_acceptance, require_account
 
 if TYPE_CHECKING:
     from infra.provisioning.plan import ProvisionPlan
@@ -60,34 +62,44 @@ class ProvisionResult:
         )
 
 
-def plan_provision(session: Session, flags: Flags | None = None) -> ProvisionPlan:
-    """Return the plan of a provision, and change nothing.
+def plan_provision(session: Session, flags: Flags | None = None, *, is_forced: bool = False) -> ProvisionPlan:
+    """Return the plan of a provision with the checks of what Azure would accept, and change nothing.
 
     Raises:
         UsageError: Parameters, files or flags must be corrected.
         RemoteError: Azure rejects the plan; the message has the innermost reason.
     """
-    return prepare(session, flags or Flags()).plan
+    prepared = _prepare(session, flags or Flags(), is_forced=is_forced, may_register=False)
+    if not prepared.plan.has_changes:
+        return prepared.plan
+    return replace(prepared.plan, checks=check_acceptance(session, subject_of_plan(session, prepared)))
 
 
-def provision(session: Session, flags: Flags | None = None, *, is_confirmed: bool = False) -> ProvisionResult:
+def provision(
+    session: Session,
+    flags: Flags | None = None,
+    *,
+    is_confirmed: bool = False,
+    is_forced: bool = False,
+) -> ProvisionResult:
     """Provision a stage.
 
     Args:
         session: The opened stage.
         flags: The flags of the command line.
         is_confirmed: Perform the plan without confirmation.
+        is_forced: Deploy everything again, also if nothing has to be changed.
 
     Raises:
         UsageError: Parameters, files or flags must be corrected, the user did not confirm, or the plan loses
             what others set and there is no terminal to ask on. Nothing was changed.
-        RemoteError: Azure rejected the request; the message has the innermost reason.
+        RemoteError: Azure rejected the request, or would reject it; the message has the innermost reason.
     """
-    flags = flags or Flags()
-    prepared = prepare(session, flags)
+    prepared = _prepare(session, flags or Flags(), is_forced=is_forced, may_register=is_confirmed)
     for line in prepared.plan.to_text().splitlines():
         session.console.info(line)
     if prepared.plan.has_changes:
+        require_acceptance(session, subject_of_plan(session, prepared), is_confirmed=is_confirmed)
         _confirm(session, prepared.plan, is_confirmed=is_confirmed)
         write_kept(session.root, session.stage.name, prepared.wanted.inputs.kept)
         config = _perform(session, prepared)
@@ -96,6 +108,16 @@ def provision(session: Session, flags: Flags | None = None, *, is_confirmed: boo
         config = _config_of_app(session, prepared)
     write_config(session.stage.config_path, config)
     return ProvisionResult(config, prepared.plan)
+
+
+def _prepare(session: Session, flags: Flags, *, is_forced: bool, may_register: bool) -> PreparedProvision:
+    """Return the prepared provision. If Azure cannot be read, the checks of the account say why."""
+    try:
+        return prepare(session, flags, is_forced=is_forced)
+    except RemoteError as error:
+        if session.stage.is_local or not require_account(session, error, is_confirmed=may_register):
+            raise
+    return prepare(session, flags, is_forced=is_forced)
 
 
 def _confirm(session: Session, plan: ProvisionPlan, *, is_confirmed: bool) -> None:

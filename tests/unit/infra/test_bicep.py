@@ -220,11 +220,13 @@ def test_without_a_key_there_is_no_secret() -> None:
         "FJARR_MOUNT",
         "PIP_BREAK_SYSTEM_PACKAGES",
         "PYTHONDONTWRITEBYTECODE",
+        "STORAGE_KEY_DIGEST",
     ]
 
 
 def test_a_stage_may_overlay_every_setting() -> None:
     env = {entry["name"]: entry["value"] for entry in container_of("custom-commands")["env"]}
+    assert env.pop("STORAGE_KEY_DIGEST").startswith("[uniqueString(listKeys(")
     assert env == {
         "FJARR_ADAPTER": "models/mine/adapter",  # the overlay's, not that of `adapterPath`
         "FJARR_BASE_MODEL": "model-cache/microsoft/Phi-3-mini-4k-instruct",

@@ -19,6 +19,8 @@ from infra.console import Console
 from infra.errors import FjarrError, RemoteError, UsageError, WaitTimeoutError
 from infra.resources.preflight import Subject, check_account, check_plan, require_acceptance
 from infra.session import Session
+from tests.doubles.accepting_azure import ACCEPTING, REGISTERED
+from tests.doubles.azure_stage import SUBSCRIPTION
 from tests.doubles.scripted_az import ScriptedAz
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from infra.process import Command
 
 REPOSITORY = Path(__file__).resolve().parents[4]
-SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 SUBJECT = Subject(
     group=Group(SUBSCRIPTION, "my-rg"),
     has_group=False,
@@ -39,37 +40,13 @@ SUBJECT = Subject(
     need=Need("NC24-A100", 1, environments=1),
 )
 THERE = replace(SUBJECT, has_group=True, has_account=True, has_environment=True, new_profile_type="")
-REGISTERED: list[Any] = [
-    {"namespace": name, "state": "Registered"}
-    for name in ("Microsoft.App", "microsoft.operationalinsights", "Microsoft.Storage", "Microsoft.Other")
-]
 SCOPE = f"/subscriptions/{SUBSCRIPTION}"
-GOOD: dict[str, Any] = {
-    "account show": {
-        "user": {"name": "ann@contoso.com"},
-        "tenantId": "t",
-        "name": "Mine",
-        "id": SUBSCRIPTION,
-        "state": "Enabled",
-    },
-    "provider list": REGISTERED,
-    "provider register": None,
-    "rest --method get": {"value": [{"actions": ["*"], "notActions": []}]},
-    "rest --method post": {"contentEvaluationResult": {"policyEvaluations": []}},
-    "containerapp env workload-profile list-supported": [{"name": "D4"}, {"name": "NC24-A100"}],
-    "containerapp list-usages": [
-        {"name": {"value": "ManagedEnvironmentCount"}, "currentValue": 1, "limit": 15},
-        {"name": {"value": "SubscriptionNCA100Gpus"}, "currentValue": 0, "limit": 1},
-    ],
-    "containerapp env list-usages": [],
-    "storage account check-name": {"nameAvailable": True},
-}
 NO = AzureRejectedError("Azure rejected the request", ErrorCause("AuthorizationFailed", "no"))
 
 
 @pytest.fixture
 def az(tmp_path: Path) -> ScriptedAz:
-    return ScriptedAz(GOOD, tmp_path)
+    return ScriptedAz(ACCEPTING, tmp_path)
 
 
 @pytest.fixture
@@ -120,10 +97,10 @@ def test_the_checks_run_at_the_same_time(session: Session, az: ScriptedAz) -> No
 
     def meet(command: Command) -> Any:
         together.wait()
-        beginning = max((each for each in GOOD if " ".join(command.argv[1:]).startswith(each)), key=len)
-        return GOOD[beginning]
+        beginning = max((each for each in ACCEPTING if " ".join(command.argv[1:]).startswith(each)), key=len)
+        return ACCEPTING[beginning]
 
-    az.answers = dict.fromkeys(GOOD, meet)
+    az.answers = dict.fromkeys(ACCEPTING, meet)
     assert set(by_state(check_plan(session, SUBJECT)).values()) == {"ok"}
 
 
@@ -147,7 +124,7 @@ def test_the_checks_run_at_the_same_time(session: Session, az: ScriptedAz) -> No
             f"az login; az account list shows the subscriptions that you can see, not {SUBSCRIPTION}",
         ),
         (
-            {"account show": {**GOOD["account show"], "state": "Disabled"}},
+            {"account show": {**ACCEPTING["account show"], "state": "Disabled"}},
             f"subscription: Mine ({SUBSCRIPTION}) is Disabled",
             "enable it in the Azure portal (Subscriptions), or add --subscription with another one",
         ),
@@ -172,10 +149,7 @@ def test_the_checks_run_at_the_same_time(session: Session, az: ScriptedAz) -> No
         (
             {"containerapp env workload-profile list-supported": [{"name": "D4"}, {"name": "NC48-A100"}]},
             "region swedencentral: NC24-A100 is not offered; GPU profiles: NC48-A100",
-            (
-                "set gpuProfileType in infra/provision/inference.parameters.json to one that is, or location "
-                "to another region"
-            ),
+            "choose another GPU (--set gpu=NAME), or another region (--location)",
         ),
         (
             {
@@ -238,7 +212,7 @@ def test_what_cannot_be_found_out_stops_nothing_and_is_shown(
     session: Session, az: ScriptedAz, error: FjarrError
 ) -> None:
     az.answers |= dict.fromkeys(
-        [each for each in GOOD if each.split()[0] in {"rest", "containerapp", "storage"}], error
+        [each for each in ACCEPTING if each.split()[0] in {"rest", "containerapp", "storage"}], error
     )
     az.answers["provider list"] = NO
     checks = require_acceptance(session, SUBJECT)
@@ -288,7 +262,7 @@ def test_a_local_stage_has_nothing_to_check(session: Session, az: ScriptedAz) ->
 
 
 def test_a_subscription_in_an_unusual_state_is_unknown(session: Session, az: ScriptedAz) -> None:
-    az.answers["account show"] = {**GOOD["account show"], "state": "PastDue"}
+    az.answers["account show"] = {**ACCEPTING["account show"], "state": "PastDue"}
     assert by_state(check_account(session, SUBSCRIPTION))["subscription"] == "unknown"
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from infra.az.names import unique_string
 from infra.config.stage import load_stage
-from infra.errors import ToolError, UsageError
+from infra.console import Console
+from infra.errors import RemoteError, ToolError, UsageError
 from infra.verbs.doctor import Diagnosis, diagnose
-from tests.doubles.azure_stage import SUBSCRIPTION
+from tests.doubles.accepting_azure import ACCEPTING
+from tests.doubles.azure_stage import GONE
 
 if TYPE_CHECKING:
     from infra.session import Session
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 def test_the_doctor_finds_what_is_missing(session: Session, az: ScriptedAz) -> None:
     az.answers |= {
+        **ACCEPTING,
         "version": {"azure-cli": "2.91.0"},
         "account show": UsageError("you are not signed in to Azure", hint="az login"),
     }
@@ -31,7 +35,7 @@ def test_the_doctor_finds_what_is_missing(session: Session, az: ScriptedAz) -> N
         ("disk", True),
         ("sign-in", False),
     ]
-    assert diagnosis.to_text().endswith("MISSING sign-in: you are not signed in to Azure\n        az login")
+    assert diagnosis.to_text().endswith("BLOCKED sign-in: you are not signed in to Azure\n        az login")
     with pytest.raises(ToolError, match="something is missing: sign-in"):
         diagnosis.require_health()
 
@@ -44,32 +48,86 @@ def test_without_az_nothing_is_asked_of_azure(session: Session, az: ScriptedAz) 
     assert diagnosis.checks[1].remedy == f"{sys.executable} -m pip install -e ."
 
 
-@pytest.mark.parametrize(
-    ("profiles", "is_ok", "found"),
-    [
-        (["D4", "NC24-A100"], True, "NC24-A100 is offered"),
-        (
-            ["D4", "Consumption-GPU-NC8as-T4"],
-            False,
-            "NC24-A100 is not offered; GPU profiles: Consumption-GPU-NC8as-T4",
-        ),
-    ],
-)
-def test_the_region_and_its_quota(
-    session: Session, az: ScriptedAz, profiles: list[str], *, is_ok: bool, found: str
-) -> None:
+def states(diagnosis: Diagnosis) -> dict[str, str]:
+    return {check.name: check.state for check in diagnosis.checks}
+
+
+def test_the_doctor_makes_the_checks_of_a_provision(session: Session, az: ScriptedAz) -> None:
+    app: Any = {"properties": {"template": {"containers": [{"name": "inference"}]}}}
     az.answers |= {
+        **ACCEPTING,
         "version": {"azure-cli": "2.91.0"},
-        "account show": {"user": {"name": "me"}, "name": "Mine", "id": SUBSCRIPTION},
-        "containerapp env workload-profile list-supported": [{"name": name} for name in profiles],
-        "containerapp list-usages": [
-            {"name": {"value": "ManagedEnvironmentCount"}, "currentValue": 1, "limit": 15}
-        ],
+        "containerapp show": app,
+        "containerapp env show": GONE,
+        "resource list": [],
+        "deployment group show": GONE,
     }
-    region, quota = diagnose(session, location="swedencentral").checks[-2:]
-    assert (region.is_ok, region.found) == (is_ok, found)
-    assert bool(region.remedy) is not is_ok
-    assert quota.found == "ManagedEnvironmentCount 1 of 15"
+    diagnosis = diagnose(session, location="swedencentral")
+    assert (
+        states(diagnosis).items()
+        >= {
+            "sign-in": "ok",
+            "resource provider Microsoft.App": "ok",
+            "rights": "ok",
+            "region swedencentral": "ok",
+            "quota SubscriptionNCA100Gpus in swedencentral": "ok",
+            "shared keys": "ok",
+            "mount key": "unknown",
+        }.items()
+    )
+    diagnosis.require_health()
+
+
+@pytest.mark.parametrize(("mounted", "state"), [("first", "ok"), ("before", "blocked")])
+def test_the_doctor_compares_the_mounts_key_with_the_accounts(
+    session: Session, az: ScriptedAz, mounted: str, state: str
+) -> None:
+    variable = {"name": "STORAGE_KEY_DIGEST", "value": unique_string(mounted)}
+    app: Any = {"properties": {"template": {"containers": [{"name": "inference", "env": [variable]}]}}}
+    az.answers |= {
+        **ACCEPTING,
+        "version": {"azure-cli": "2.91.0"},
+        "containerapp show": app,
+        "containerapp env show": GONE,
+        "resource list": [],
+        "deployment group show": GONE,
+        "storage account keys list": [{"value": "first"}, {"value": "second"}],
+    }
+    key = diagnose(session).checks[-1]
+    assert (key.name, key.state) == ("mount key", state)
+    assert key.remedy == ("" if state == "ok" else "invoke provision --stage azure")
+
+
+def test_without_a_group_the_doctor_checks_the_region(
+    session: Session, az: ScriptedAz, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Console, "is_interactive", True)  # nobody is asked
+    session.stage.config_path.unlink()
+    az.answers |= {**ACCEPTING, "version": {"azure-cli": "2.91.0"}}
+    found = states(diagnose(session, location="swedencentral"))
+    assert (found["region swedencentral"], found["rights"]) == ("ok", "ok")
+    assert states(diagnose(session))["region"] == "unknown"
+
+
+def test_the_doctor_says_what_is_wrong_with_the_settings(session: Session, az: ScriptedAz) -> None:
+    az.answers |= {**ACCEPTING, "version": {"azure-cli": "2.91.0"}}
+    session.stage.config_path.write_text("{")
+    (found,) = [check for check in diagnose(session).checks if not check.is_ok]
+    assert found.name == "settings"
+    assert "inference.config.json" in found.found
+
+
+def test_what_cannot_be_read_is_unknown(session: Session, az: ScriptedAz) -> None:
+    az.answers |= {
+        **ACCEPTING,
+        "version": {"azure-cli": "2.91.0"},
+        "containerapp show": RemoteError("no network"),
+        "containerapp env show": GONE,
+        "resource list": [],
+        "deployment group show": GONE,
+    }
+    last = diagnose(session).checks[-1]
+    assert (last.name, last.state, last.found) == ("what is deployed", "unknown", "no network")
 
 
 def test_a_local_stage_needs_no_account(session: Session, az: ScriptedAz) -> None:

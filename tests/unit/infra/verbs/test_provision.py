@@ -14,7 +14,7 @@ import pytest
 
 from infra.az.commands import Group
 from infra.az.errors import AzureRejectedError, ErrorCause, NotFoundError
-from infra.az.names import Names
+from infra.az.names import Names, unique_string
 from infra.config.endpoint import read_config
 from infra.config.settings import Flags, Handover, Settings
 from infra.config.stage import load_stage
@@ -25,6 +25,7 @@ from infra.resources.inventory import format_tag, parse_tag, planned_resources
 from infra.resources.target import find_group
 from infra.session import Session
 from infra.verbs.provision import plan_provision, provision
+from tests.doubles.accepting_azure import ACCEPTING, REGISTERED
 from tests.doubles.scripted_az import ScriptedAz
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class World:
         self.mode = 0
         self.az = ScriptedAz(
             {
+                **ACCEPTING,
                 "containerapp show": GONE,
                 "group create": {},
                 "resource list": [],
@@ -140,7 +142,15 @@ READS = [
 
 
 def lines(world: World) -> list[str]:
-    return [line.removeprefix("az ").removesuffix(" --output json") for line in world.az.lines]
+    """Return the command lines without those of the online checks."""
+    shown = (line.removeprefix("az ").removesuffix(" --output json") for line in world.az.lines)
+    return [line for line in shown if not line.startswith(tuple(ACCEPTING))]
+
+
+def output(session: Session) -> str:
+    stream = session.console._rich.file
+    assert isinstance(stream, io.StringIO)
+    return stream.getvalue()
 
 
 def scale_change(before: int, after: int, name: str = "minReplicas") -> dict[str, Any]:
@@ -698,3 +708,193 @@ def test_an_app_moves_to_another_gpu_by_a_new_profile(session: Session, world: W
         '~ template.containers[inference].resources.memory: "220Gi" -> "56Gi"',
     ]
     assert not result.plan.is_destructive
+
+
+# What has come apart, what is in the way, and what is running already.
+
+KEYS: Any = [{"keyName": "key1", "value": "first"}, {"keyName": "key2", "value": "second"}]
+
+
+def mounted_with(world: World, key: str) -> None:
+    """Answer from now on as after a deployment in which the share was mounted with a key."""
+    world.is_deployed()
+    app: Any = world.az.answers["containerapp show"]
+    variable = {"name": "STORAGE_KEY_DIGEST", "value": unique_string(key)}
+    app["properties"]["template"] = {"containers": [{"name": "inference", "env": [variable]}]}
+    world.az.answers["storage account keys list"] = KEYS
+
+
+@pytest.mark.parametrize("key", ["first", "second"])
+def test_a_key_that_the_account_still_has_needs_nothing(session: Session, world: World, key: str) -> None:
+    provision(session)
+    mounted_with(world, key)
+    assert not plan_provision(session).has_changes
+
+
+def test_a_rotated_key_is_mounted_anew(session: Session, world: World) -> None:
+    provision(session)
+    mounted_with(world, "the key before")
+    plan = provision(session, is_confirmed=True).plan
+    assert plan.repairs == (
+        "the storage account's key was rotated, and the share is mounted with the old one",
+    )
+    assert [change.to_text().splitlines() for change in plan.changes] == [
+        [
+            f"~ change environment storage {NAMES.environment_storage}",
+            '    ~ azureFile.accountKey: "***" -> "***"',
+        ],
+        [
+            f"~ change container app {NAMES.app}",
+            '    ~ template.containers[inference].env[STORAGE_KEY_DIGEST].value: "***" -> "***"',
+        ],
+    ]
+    assert not plan.is_destructive
+    assert "mends: the storage account's key was rotated" in plan.to_text()
+    assert "STORAGE_KEY_DIGEST" not in json.dumps(world.deployed["unmanaged"])
+
+
+def test_a_key_that_may_not_be_read_is_no_reason_to_fail(session: Session, world: World) -> None:
+    provision(session)
+    mounted_with(world, "the key before")
+    world.az.answers["storage account keys list"] = AzureRejectedError(
+        "Azure rejected the request", ErrorCause("AuthorizationFailed", "no")
+    )
+    assert not plan_provision(session).has_changes
+
+
+def test_what_was_deleted_is_created_again_and_named(session: Session, world: World) -> None:
+    provision(session)
+    world.is_deployed()
+    share = (
+        f"{GROUP.id}/providers/Microsoft.Storage/storageAccounts/{NAMES.storage_account}/fileServices/default"
+    )
+    world.changes = [{"resourceId": f"{share}/shares/{NAMES.file_share}", "changeType": "Create"}]
+    plan = provision(session, is_confirmed=True).plan
+    assert plan.repairs == (f"the file share {NAMES.file_share} is gone",)
+
+
+def test_force_deploys_whatever_the_plan_says(session: Session, world: World) -> None:
+    provision(session)
+    world.is_deployed()
+    assert not plan_provision(session).has_changes
+    world.az.commands.clear()
+    result = provision(session, is_confirmed=True, is_forced=True)
+    assert [line for line in lines(world) if line.startswith("deployment group create")]
+    assert result.is_changed
+    assert "everything is deployed again (--force)" in result.plan.to_text()
+    assert result.plan.to_json()["forced"] is True
+
+
+def test_what_is_in_the_way_stops_a_provision_before_anything_is_created(
+    session: Session, world: World
+) -> None:
+    world.az.answers |= {
+        "resource list": GONE,
+        "containerapp env workload-profile list-supported": [{"name": "D4"}],
+        "storage account check-name": {"nameAvailable": False, "reason": "AlreadyExists", "message": "taken"},
+    }
+    with pytest.raises(RemoteError, match="2 things are in the way; nothing was created"):
+        provision(session, Flags(location="swedencentral"))
+    assert sorted(lines(world)) == READS
+    assert not session.stage.config_path.exists()
+
+
+def test_a_dry_run_shows_what_is_in_the_way(session: Session, world: World) -> None:
+    world.az.answers["storage account check-name"] = {
+        "nameAvailable": False,
+        "reason": "AlreadyExists",
+        "message": "taken",
+    }
+    plan = plan_provision(session)
+    assert f"BLOCKED name {NAMES.storage_account}: AlreadyExists: taken" in plan.to_text()
+    checks: Any = plan.to_json()["checks"]
+    assert {check["name"] for check in checks if check["state"] == "blocked"} == {
+        f"name {NAMES.storage_account}"
+    }
+
+
+UNREGISTERED = RemoteError(
+    "az failed with exit code 1", command=f"az containerapp show --name x {IN_GROUP} --output json"
+)
+
+
+@pytest.mark.parametrize("is_confirmed", [False, True])
+def test_a_provider_that_is_not_registered_is_found_although_nothing_can_be_read(
+    session: Session, world: World, *, is_confirmed: bool
+) -> None:
+    world.az.answers |= {
+        "containerapp show": UNREGISTERED,
+        "provider list": [{"namespace": "Microsoft.App", "state": "NotRegistered"}, *REGISTERED[1:]],
+    }
+
+    def register(_: Command) -> None:
+        world.az.answers |= {"containerapp show": GONE, "provider list": REGISTERED}
+
+    world.az.answers["provider register"] = register
+    if is_confirmed:
+        assert provision(session, is_confirmed=True).is_changed
+        return
+    with pytest.raises(RemoteError, match="something is in the way") as caught:
+        provision(session)
+    assert caught.value.hint == (
+        f"az provider register --namespace Microsoft.App --subscription {SUBSCRIPTION} --wait"
+    )
+
+
+def test_another_reason_why_nothing_can_be_read_is_the_error(session: Session, world: World) -> None:
+    world.az.answers["containerapp show"] = UNREGISTERED
+    with pytest.raises(RemoteError) as caught:
+        provision(session, is_confirmed=True)
+    assert caught.value is UNREGISTERED
+
+
+def test_a_deployment_that_runs_already_is_followed_first(
+    session: Session, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.resources.deployments._AZURE_INTERVAL_S", 0.0)
+    provision(session)
+    world.is_deployed()
+    ended: Any = world.az.answers["deployment group show"]
+    states = iter(["Running", "Running"])
+
+    def show(_: Command) -> Any:
+        state = next(states, "Succeeded")
+        return {"properties": {**ended["properties"], "provisioningState": state}}
+
+    world.az.answers["deployment group show"] = show
+    world.az.commands.clear()
+    result = provision(session)
+    assert not result.is_changed
+    assert not [line for line in lines(world) if line.startswith("deployment group create")]
+    assert "follow the deployment inference to my-rg" in output(session)
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_after_ctrl_c_the_old_revision_starts_again_unless_azure_goes_on(
+    session: Session, world: World, *, goes_on: bool
+) -> None:
+    provision(session)
+    world.is_deployed()
+    with_environment(world, 1)
+    world.changes = [scale_change(60, 50, "y")]
+    shown: Any = world.az.answers["deployment group show"]
+    state = "Running" if goes_on else "Succeeded"
+    begun = []
+
+    def create(_: Command) -> Any:
+        begun.append(1)
+        raise KeyboardInterrupt
+
+    def show(_: Command) -> Any:
+        return {"properties": {**shown["properties"], **({"provisioningState": state} if begun else {})}}
+
+    world.az.answers |= {
+        "containerapp revision deactivate": {},
+        "containerapp revision activate": {},
+        "deployment group create": create,
+        "deployment group show": show,
+    }
+    with pytest.raises(KeyboardInterrupt):
+        provision(session, is_confirmed=True)
+    activated = [line for line in lines(world) if line.startswith("containerapp revision activate")]
+    assert bool(activated) is not goes_on
