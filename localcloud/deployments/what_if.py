@@ -30,10 +30,11 @@ def what_if_changes(deployment: DeploymentRequest, resources: Resources) -> Iter
         AzureError: The deployment is not valid.
     """
     planned = preflight(deployment, resources)
+    overlay = ResourceOverlay(resources)
     named = set()
     for resource in planned:
         named.add(resource.id.lower())
-        change = _planned_change(deployment, resource, resources)
+        change = _planned_change(deployment, resource, resources, overlay)
         if not deployment.is_full:
             change = {"resourceId": change["resourceId"], "changeType": "Deploy"}
         yield change
@@ -44,14 +45,23 @@ def what_if_changes(deployment: DeploymentRequest, resources: Resources) -> Iter
         yield resource_change(other.id, shown, None, is_planned=False)
 
 
-def _planned_change(deployment: DeploymentRequest, resource: PlannedResource, resources: Resources) -> Json:
+def _planned_change(
+    deployment: DeploymentRequest,
+    resource: PlannedResource,
+    resources: Resources,
+    overlay: ResourceOverlay,
+) -> Json:
+    """Return the change of a planned resource, and add it to the overlay for those after it."""
     before = resources.find(resource.id)
     if before is None:
+        body = deployment.template.body(resource, ResourceRuntime(resources, overlay))
+        overlay.add(resources.preview(planned_change(resource, body), overlay))
         after = {"id": resource.id, "name": resource.name, "type": resource.type, **resource.body}
         after["apiVersion"] = resource.api_version
         return resource_change(resource.id, None, after, is_planned=True)
     body = _evaluated_body(deployment, resource, resources)
-    built = resources.preview(planned_change(resource, body), ResourceOverlay(resources))
+    built = resources.preview(planned_change(resource, body), overlay)
+    overlay.add(built)
     built = replace(built, top=built.top | {"systemData": before.top["systemData"]})
     shown = (_without_times(resources.shown(found)) for found in (before, built))
     return resource_change(resource.id, *shown, is_planned=True)

@@ -336,6 +336,19 @@ async def test_a_what_if_shows_each_property_that_would_change(arm: ArmClient) -
     assert delta == [quota]
 
 
+async def test_a_what_if_creates_again_what_an_app_needs(arm: ArmClient) -> None:
+    await arm.make_group()
+    await deploy(arm, body())
+    storage = "providers/Microsoft.App/managedEnvironments/env/storages/share?api-version=2025-07-01"
+    assert (await arm.request("DELETE", storage)).status < 300
+    found = await what_if(arm, body())
+    kinds = {
+        change["resourceId"].rpartition("/")[2]: change["changeType"]
+        for change in found["properties"]["changes"]
+    }
+    assert (kinds["share"], kinds["app"]) == ("Create", "NoChange")
+
+
 async def test_a_what_if_reports_a_refusal_in_its_result(arm: ArmClient) -> None:
     await arm.make_group()
     found = await what_if(arm, body(profile="None"))

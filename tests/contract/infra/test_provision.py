@@ -14,13 +14,17 @@ import pytest
 from infra.az import commands as az
 from infra.az.commands import Group
 from infra.az.names import resource_suffix
+from infra.az.quotas import Need
 from infra.config.endpoint import read_config
-from infra.config.settings import Flags
+from infra.config.settings import Flags, Settings
 from infra.console import Console
 from infra.errors import RemoteError, UsageError
 from infra.provisioning.changes import APP_KIND
-from infra.session import Session, open_session
+from infra.provisioning.deployed import read_deployed
+from infra.resources.preflight import Subject, check_account, check_plan
+from infra.session import Session, cloud_state, open_session
 from infra.verbs.deploy import deploy
+from infra.verbs.doctor import _mount_key
 from infra.verbs.down import down
 from infra.verbs.key import find_keys
 from infra.verbs.logs import read_logs
@@ -335,6 +339,81 @@ def wait_until_ready(session: Session) -> Status:
         if [replica.ready for replica in status.replicas] == [True]:
             return status
     pytest.fail(f"no replica became ready: {status}")
+
+
+def test_what_has_come_apart_is_seen_and_mended(place: Place) -> None:
+    session = place.open()
+    config, group = session.config(), session.group()
+    account = ("--account-name", config.storage_account_name)
+    names = Settings().names(group)
+    where = ("--name", names.environment, *group.flags)
+    storage = ("--storage-name", names.environment_storage, "--yes")
+    share = ("--storage-account", config.storage_account_name, "--name", config.file_share_name, "--yes")
+    session.az.run(az.az("storage", "account", "keys", "renew", *account, "--key", "primary", *group.flags))
+    session.az.run(az.az("containerapp", "env", "storage", "remove", *where, *storage))
+    session.az.run(az.az("storage", "share-rm", "delete", *share, *group.flags))
+
+    done = provision(place.open(), is_confirmed=True)
+    assert sorted(done.plan.repairs) == [
+        f"the environment storage {names.environment_storage} is gone",
+        f"the file share {names.file_share} is gone",
+        "the storage account's key was rotated, and the share is mounted with the old one",
+    ]
+    assert not plan_provision(place.open()).has_changes
+    assert diagnose_key(place) == "ok"
+
+
+def diagnose_key(place: Place) -> str:
+    """Return what the doctor says about the key that the share is mounted with."""
+    session = place.open()
+    group = session.group()
+    return _mount_key(session, read_deployed(session, group, Settings().names(group)))[0].state
+
+
+def test_the_online_checks_on_the_local_cloud(place: Place) -> None:
+    session = place.open()
+    group = session.group()
+    subject = Subject(
+        group=group,
+        has_group=True,
+        location="swedencentral",
+        account="contoso",
+        has_account=False,
+        environment=Settings().names(group).environment,
+        has_environment=True,
+        new_profile_type="Consumption-GPU-NC8as-T4",
+        need=Need("Consumption-GPU-NC8as-T4", 1),
+    )
+    assert {check.state for check in check_account(session, group.subscription)} == {"ok"}
+    assert {check.state for check in check_plan(session, subject)} == {"ok"}
+
+    keys = {
+        "name": "no-shared-keys",
+        "type": "Microsoft.Storage/storageAccounts",
+        "property": "properties.allowSharedKeyAccess",
+        "allowed": [False],
+    }
+    rules = {
+        "quotas": {"SubscriptionConsumptionT4Gpus": 0, "ManagedEnvironmentConsumptionT4Gpus": 0},
+        "policies": [keys],
+        "takenAccountNames": ["contoso"],
+        "deniedActions": ["Microsoft.App/containerApps/write"],
+    }
+    path = cloud_state(place.root, session.stage) / "subscription.json"
+    path.write_text(json.dumps(rules))
+    try:
+        checks = check_plan(session, subject)
+    finally:
+        path.unlink()
+    environment_name = subject.environment
+    assert {check.name: check.state for check in checks} == {
+        "rights": "blocked",
+        "region swedencentral": "ok",
+        "quota SubscriptionConsumptionT4Gpus in swedencentral": "blocked",
+        f"quota ManagedEnvironmentConsumptionT4Gpus in {environment_name}": "blocked",
+        "name contoso": "blocked",
+        "shared keys": "blocked",
+    }
 
 
 @pytest.mark.usefixtures("place")
