@@ -114,7 +114,18 @@ def started(launch: Launch, log: Path) -> Iterator[Server]:
     try:
         yield Server(launch, process, port, log)
     finally:
-        _stop(process)
+        stop(process)
+
+
+def stop(process: subprocess.Popen[Any]) -> None:
+    """Terminate the process, then kill its process group: an engine may run in other processes."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def run(argv: Sequence[str], folder: Path, log: Path, stdin: str = "") -> str:
@@ -223,14 +234,3 @@ def last_lines(log: Path) -> str:
     """Return the last lines of a log, on one line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return " | ".join(lines[-SHOWN_LINES:]) or "it said nothing"
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Terminate the process, then kill its process group: an engine may run in other processes."""
-    if process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_TIMEOUT_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

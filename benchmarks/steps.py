@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import statistics
 import sys
 import time
@@ -128,9 +129,25 @@ async def measure(arguments: argparse.Namespace) -> None:
                 speed = await generate(variant, rows, arguments.tokens, f"{number}-{rows}")
                 speeds[variant.name, rows].append(speed)
         _show(speeds)
+        if arguments.json is not None:
+            arguments.json.write_text(to_json(speeds), encoding="utf-8")
         if arguments.profile:
             for variant, rows in cases:
                 await _profile(variant, rows, arguments)
+
+
+def to_json(speeds: dict[tuple[str, int], list[Speed]]) -> str:
+    """Return the medians over the rounds as JSON."""
+    entries = [
+        {
+            "variant": name,
+            "rows": rows,
+            "prompt_tokens_per_s": statistics.median(speed.prompt_tokens_per_s for speed in found),
+            "tokens_per_s": statistics.median(speed.tokens_per_s for speed in found),
+        }
+        for (name, rows), found in speeds.items()
+    ]
+    return json.dumps(entries, indent=2) + "\n"
 
 
 def _show(speeds: dict[tuple[str, int], list[Speed]]) -> None:
@@ -180,6 +197,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--engine", choices=sorted(ENGINES), default="transformers")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", type=Path, help="a file for the medians")
     parser.add_argument("--profile", type=int, default=0, metavar="N", help="show the N longest operators")
     asyncio.run(measure(parser.parse_args()))
 

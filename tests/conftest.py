@@ -19,6 +19,11 @@ _OURS = ("AZURE_", "ARM_", "FJARR_")
 _KEPT_VARIABLES = ("AZURE_BICEP_USE_BINARY_FROM_PATH", "AZURE_BICEP_CHECK_VERSION")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the engines' tests run on a GPU; `benchmarks/gpu.sh` does so."""
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where real engines compute")
+
+
 @pytest.fixture(autouse=True)
 def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give every test a home of its own, so that nothing of the user's is read or written.

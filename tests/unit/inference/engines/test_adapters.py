@@ -118,8 +118,8 @@ async def served(request: pytest.FixtureRequest, mount: Path) -> AsyncIterator[S
     name, merges, packs, processes = request.param
     adapters = FEW if name == "vllm" else (*FEW, GROWN)
     settings = Settings(
-        engine=name, dtype="float32", device="cpu", auth=False, kv_cache_tokens=2048, threads=1,
-        max_concurrent=8, merge_adapters=merges, tensor_parallel=processes,
+        engine=name, dtype="float32", device=request.config.getoption("device"), auth=False,
+        kv_cache_tokens=2048, threads=1, max_concurrent=8, merge_adapters=merges, tensor_parallel=processes,
     )  # fmt: skip
     percents: list[int] = []
     weights = find_weights(mount, None, ",".join("models/" + adapter for adapter in adapters))

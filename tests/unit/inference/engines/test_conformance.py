@@ -207,8 +207,9 @@ def make_bench(
     name: str = request.param
     engine_name, _, form = name.partition("-")
     settings = Settings(
-        engine=engine_name, merge_adapters="off" if form else "auto", dtype="float32", device="cpu",
-        auth=False, kv_cache_tokens=8192, threads=1, max_concurrent=MAX_CONCURRENT,
+        engine=engine_name, merge_adapters="off" if form else "auto", dtype="float32",
+        device=request.config.getoption("device"), auth=False, kv_cache_tokens=8192, threads=1,
+        max_concurrent=MAX_CONCURRENT,
     )  # fmt: skip
 
     def make() -> Bench:
