@@ -10,6 +10,7 @@ verbs, `invoke --help VERB` one of them.
 from __future__ import annotations
 
 import functools
+import inspect
 import json as json_format
 import os
 import sys
@@ -17,9 +18,10 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from invoke import Context, Exit, task
+from invoke import Context, Exit, Task, task
 
 from infra.errors import FjarrError
+from infra.wording import name_stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +71,7 @@ def _reporting(body: Callable[..., None]) -> Callable[..., None]:
         except Exit:
             raise  # the exit code of a result, such as that of a plan with changes
         except FjarrError as error:
-            raise Exit(str(error), error.exit_code) from error
+            raise Exit(_for_stage(str(error), body, flags), error.exit_code) from error
         except BrokenPipeError:
             # The reader of a pipe, such as `head`, has ended. Python's own last flush must not fail as well.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,6 +81,16 @@ def _reporting(body: Callable[..., None]) -> Callable[..., None]:
             raise Exit(f"{traceback.format_exc()}error: this is a bug in Fjarr", BUG) from None
 
     return run
+
+
+def _for_stage(text: str, body: Callable[..., None], flags: dict[str, object]) -> str:
+    """Return a message whose commands are for the stage that the verb was for, unless it is the default."""
+    parameter = inspect.signature(body).parameters.get("stage")
+    stage = flags.get("stage")
+    if parameter is None or stage is None or stage == parameter.default:
+        return text
+    verbs = (each.name for each in globals().values() if isinstance(each, Task))
+    return name_stage(text, str(stage), verbs)
 
 
 @verb(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -33,6 +34,18 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     by_folded_name = {known.casefold(): known for known in names}
     close = difflib.get_close_matches(name.casefold(), by_folded_name, n=1)
     return f"; did you mean {by_folded_name[close[0]]}?" if close else ""
+
+
+def name_stage(text: str, stage: str, verbs: Iterable[str]) -> str:
+    """Add `--stage NAME` to the commands in a text, such as `invoke logs`, so that they can be pasted.
+
+    Args:
+        text: The text.
+        stage: The stage.
+        verbs: The verbs; other words after `invoke` are no commands.
+    """
+    known = "|".join(map(re.escape, sorted(verbs)))
+    return re.sub(rf"\binvoke (?:{known})\b(?! --stage)", rf"\g<0> --stage {stage}", text)
 
 
 def first_line(text: str) -> str:

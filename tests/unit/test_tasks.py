@@ -48,6 +48,15 @@ def test_an_error_of_ours_is_a_message_and_its_exit_code() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_the_commands_in_a_message_are_for_its_stage() -> None:
+    body = tasks.status.body
+    assert tasks._for_stage("see invoke logs", body, {"stage": "mine"}) == "see invoke logs --stage mine"
+    assert tasks._for_stage("see invoke logs", body, {"stage": "azure"}) == "see invoke logs"
+    for verb in VERBS:
+        named = tasks._for_stage(f"invoke {verb}", body, {"stage": "mine"})
+        assert named == f"invoke {verb} --stage mine"
+
+
 def test_the_palette_offers_every_verb() -> None:
     text = (REPOSITORY / ".vscode/tasks.json").read_text()
     offered = re.findall(r"\.venv/bin/invoke (\S+) --stage", text)

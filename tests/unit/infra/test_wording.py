@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from infra.wording import count, did_you_mean, first_line, last_lines, readable_size
+from infra.wording import count, did_you_mean, first_line, last_lines, name_stage, readable_size
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,21 @@ def test_a_number_with_its_noun() -> None:
 def test_a_similar_name_is_suggested_whatever_its_case() -> None:
     assert did_you_mean("LOCATIN", ("location", "image")) == "; did you mean location?"
     assert did_you_mean("zzz", ("location", "image")) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("invoke logs", "invoke logs --stage mine"),
+        ("look at invoke status, and deploy again", "look at invoke status --stage mine, and deploy again"),
+        ("invoke deploy --force restarts", "invoke deploy --stage mine --force restarts"),
+        ("invoke up --stage local", "invoke up --stage local"),
+        ("run invoke from the folder of the project", "run invoke from the folder of the project"),
+        ("$(invoke key)", "$(invoke key --stage mine)"),
+    ],
+)
+def test_a_verb_in_a_message_is_for_the_stage(text: str, named: str) -> None:
+    assert name_stage(text, "mine", ("logs", "status", "deploy", "up", "key")) == named
 
 
 def test_the_first_and_the_last_lines_of_an_output() -> None:
