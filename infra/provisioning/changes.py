@@ -40,7 +40,7 @@ STORAGE_KIND: Final = "environment storage"
 _ACTIONS: Final[dict[str, Action]] = {
     "Create": "create", "Deploy": "change", "Modify": "change", "Delete": "remove",
 }  # fmt: skip
-_EMPTY: Final[tuple[Json, ...]] = (None, "", [], {}, False, 0)
+_EMPTY: Final[tuple[Json, ...]] = (None, "", [], {}, False, 0, {"type": "None"})
 _READ_ONLY: Final = frozenset({"id", "name", "type", "systemData", "etag", "provisioningState", "apiVersion"})
 _FILLED_IN: Final[dict[str, tuple[Json, ...]]] = {
     "affinity": ("none",),

@@ -260,7 +260,7 @@ def test_a_probe_that_azure_would_reject(mistake: str) -> None:
     ],
 )
 def test_a_probe_at_the_limits_is_accepted(kind: str, values: dict[str, int]) -> None:
-    probe = {"type": kind, "httpGet": {"path": "/", "port": 1}, **values}
+    probe: dict[str, Any] = {"type": kind, "httpGet": {"path": "/", "port": 1}, **values}
     assert template_problems({"resources": [{"containers": [{"probes": [probe]}]}]}) == []
 
 
