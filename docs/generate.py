@@ -237,7 +237,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="fill the blocks instead of checking them")
     is_writing = parser.parse_args().write
     stale = []
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         text = page.read_text(encoding="utf-8")
         filled = fill(text)
         if filled != text:

@@ -1,7 +1,8 @@
-"""The rules of the documentation's text that no linter checks: the length of its lines."""
+"""The rules of the documentation's text that no linter checks: the length of its lines, and its links."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,8 @@ ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = ("*.md", "docs/**/*.md", "benchmarks/**/*.md", "examples/**/*.md")
 MAX_LENGTH: Final = 100
 FENCE: Final = "```"
+LINK: Final = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
+HEADING: Final = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 TABLE_QUOTE_OR_IMAGE: Final = ("|", ">", "![", "[![", "<img")
 
 
@@ -46,3 +49,41 @@ def test_code_tables_quotes_and_images_may_be_long() -> None:
     wide = "x" * 101
     text = f"{wide}\n| {wide}\n> {wide}\n![{wide}\n  ```sh\n{wide}\n  ```\n- {wide}\n"
     assert list(prose(text)) == [(1, wide), (8, f"- {wide}")]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and the site make them."""
+    outside_code = re.sub(
+        r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    titles = (heading.replace("`", "").lower() for heading in HEADING.findall(outside_code))
+    return {re.sub(r"[^\w\- ]", "", title).strip().replace(" ", "-") for title in titles}
+
+
+def broken_links(page: Path) -> list[str]:
+    """Return the links of a page to files or headings that do not exist; addresses are not followed."""
+    broken = []
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("page", pages())
+def test_links_lead_somewhere(page: str) -> None:
+    assert broken_links(ROOT / page) == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    (tmp_path / "other.md").write_text("# One `word`, two!\n```\n# no heading\n```\n", encoding="utf-8")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](other.md) [b](other.md#one-word-two) [c](https://example.com) [d](#e)\n"
+        "[f](missing.md) [g](other.md#no-heading)\n# E\n[h](#i)",
+        encoding="utf-8",
+    )
+    assert broken_links(page) == ["missing.md", "other.md#no-heading", "#i"]

@@ -12,7 +12,7 @@ import pytest
 from inference.engines.protocol import Sampling
 from inference.web.schemas import SAMPLING_FIELDS, UNSUPPORTED, ChatCompletionRequest, CompletionRequest
 
-REFERENCE: Final = Path(__file__).parents[4] / "docs" / "reference.md"
+REFERENCE: Final = Path(__file__).parents[4] / "docs" / "reference" / "api.md"
 
 NEUTRAL: Final = {"skip_special_tokens", "spaces_between_special_tokens"}
 """Fields that accept only the value that a request without them has."""
@@ -32,7 +32,7 @@ CHAT: Final = {
 def documented_fields() -> tuple[set[str], set[str]]:
     """Return the fields in the reference's table: those with an effect, and those without."""
     text = REFERENCE.read_text(encoding="utf-8")
-    table = text.partition("### Fields\n\n")[2].partition("\n\n")[0]
+    table = text.partition("## Fields\n\n")[2].partition("\n\n")[0]
     with_effect: set[str] = set()
     without: set[str] = set()
     for row in table.splitlines():
