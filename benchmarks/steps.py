@@ -104,9 +104,8 @@ def start_variants(arguments: argparse.Namespace) -> list[Variant]:
         weights = find_weights(mount, BASE_NAME, "*" if arguments.adapter else None)
         # In a thread that ends, as in the server: a thread that has computed keeps helper threads.
         with ThreadPoolExecutor(1) as loading:
-            engine, models = loading.submit(
-                start_engine, weights, settings, lambda _phase, _percent: None
-            ).result()
+            started = loading.submit(start_engine, weights, settings, lambda _phase, _percent: None).result()
+        engine, models = started.engine, started.models
         if not variants:
             variants.append(Variant("base", engine, models[:1]))
         if models[1:]:

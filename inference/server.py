@@ -24,7 +24,7 @@ import uvicorn
 from inference import VERSION
 from inference.api_keys import API_KEYS_VARIABLE
 from inference.engines.catalogue import batch_limit, find_device, find_engine
-from inference.engines.protocol import Engine, GenerationRequest, Sampling, ServedModel
+from inference.engines.protocol import Engine, GenerationRequest, Sampling, ServedModel, StartedEngine
 from inference.engines.registry import import_engine, start_engine
 from inference.errors import EngineError, LoadError, SettingsError
 from inference.listener import inherit_or_bind
@@ -168,18 +168,27 @@ class ServerProcess:
 
     async def _load(self) -> None:
         started = time.monotonic()
-        engine, models = await _in_thread(lambda: load_engine(self._settings, self._service.report))
-        self._engine = engine
-        for number, model in enumerate(models):
-            self._service.report("warming up", 85 + 14 * number // len(models))
-            await _warm_up(engine, model)
+        loaded = await _in_thread(lambda: load_engine(self._settings, self._service.report))
+        self._engine = engine = loaded.engine
+        failed = dict(loaded.rejected)
+        for number, model in enumerate(loaded.models):
+            self._service.report("warming up", 85 + 14 * number // len(loaded.models))
+            try:
+                await _warm_up(engine, model)
+            except LoadError as error:
+                if model.parent is None or not engine.is_alive:
+                    raise
+                failed[model.name] = str(error)
+        models = tuple(model for model in loaded.models if model.name not in failed)
+        for reason in failed.values():
+            LOGGER.error("an adapter is not served: %s", reason)
         self._service.report("measuring the speed", 99)
         budget_s = max(MIN_BUDGET_S, BUDGET_SHARE * (time.monotonic() - started))
         capacity = await find_capacity(engine, models, self._settings, budget_s)
         LOGGER.info("%s", capacity.reason)
         if capacity.warning is not None:
             LOGGER.warning("%s", capacity.warning)
-        self._service.begin_serving(engine, models, capacity)
+        self._service.begin_serving(engine, models, capacity, failed)
         names = ", ".join(model.name for model in models)
         LOGGER.info("ready after %.1f s: serving %s", time.monotonic() - started, names)
 
@@ -237,9 +246,7 @@ def configure(application: ASGIApp) -> uvicorn.Config:
     )
 
 
-def load_engine(
-    settings: Settings, report: Callable[[str, int], None]
-) -> tuple[Engine, tuple[ServedModel, ...]]:
+def load_engine(settings: Settings, report: Callable[[str, int], None]) -> StartedEngine:
     """Find the weights, load them and start the engine. Takes seconds; for a thread.
 
     Raises:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from inference.errors import EngineError
     from inference.text.codec import Codec
@@ -188,6 +188,20 @@ class ServedModel:
     codec: Codec
     end_token_ids: frozenset[int]
     created: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartedEngine:
+    """An engine that has loaded its models.
+
+    Attributes:
+        models: The models that it serves, the base first.
+        rejected: Why adapters are not served, by their names.
+    """
+
+    engine: Engine
+    models: tuple[ServedModel, ...]
+    rejected: Mapping[str, str]
 
 
 class Engine(Protocol):

@@ -11,7 +11,7 @@ from inference.engines.catalogue import ENGINES, engine_requirements, find_engin
 from inference.errors import LoadError, UnsuitedEngineError
 
 if TYPE_CHECKING:
-    from inference.engines.protocol import Engine, ProgressCallback, ServedModel
+    from inference.engines.protocol import ProgressCallback, StartedEngine
     from inference.models.weights import Weights
     from inference.settings import Settings
 
@@ -21,9 +21,7 @@ LOGGER: Final = logging.getLogger(__name__)
 class EngineModule(Protocol):
     """The module of an engine."""
 
-    def start_engine(
-        self, weights: Weights, settings: Settings, report: ProgressCallback
-    ) -> tuple[Engine, tuple[ServedModel, ...]]:
+    def start_engine(self, weights: Weights, settings: Settings, report: ProgressCallback) -> StartedEngine:
         """Load the weights and start the engine on them. Takes seconds to minutes; for a thread.
 
         Raises:
@@ -32,9 +30,7 @@ class EngineModule(Protocol):
         ...
 
 
-def start_engine(
-    weights: Weights, settings: Settings, report: ProgressCallback
-) -> tuple[Engine, tuple[ServedModel, ...]]:
+def start_engine(weights: Weights, settings: Settings, report: ProgressCallback) -> StartedEngine:
     """Start the engine that the settings and the machine ask for.
 
     Raises:

@@ -98,6 +98,9 @@ def find_lora_obstacle(adapter: Adapter) -> str:
         return f"the adapter {adapter.name} changes the base's weights when it is loaded"
     if any(config.get(option) for option in (*UNMERGEABLE_OPTIONS, *UNSUPPORTED_BY_VLLM)):
         return f"the adapter {adapter.name} is more than low-rank updates"
+    other = next((key for key in adapter.shapes if not key.endswith(LORA_KEYS)), None)
+    if other is not None:
+        return f"the adapter {adapter.name} is more than low-rank updates: it has {other}"
     return ""
 
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from inference.errors import LoadError
+from inference.models.adapter_fit import find_misfit, find_non_finite, name_differs
+
+LOGGER: Final = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shapes of tensors by name."""
@@ -68,6 +72,7 @@ class Adapter:
         embedding_rows: The number of rows of the embeddings that it includes; None if it includes none.
         has_tokenizer: Whether its folder has a tokenizer, with the tokens that its training added.
         shapes: The shapes of its tensors.
+        config: Its `adapter_config.json`.
     """
 
     name: str
@@ -76,6 +81,7 @@ class Adapter:
     embedding_rows: int | None
     has_tokenizer: bool
     shapes: Shapes = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_batchable(self) -> bool:
@@ -87,17 +93,37 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
+class RejectedAdapter:
+    """An adapter that is not served.
+
+    Attributes:
+        name: Its name in the API.
+        reason: What is wrong with it, as a clause that names the adapter.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
-    """A base and its adapters; the first adapter is the default."""
+    """A base and its adapters; the first adapter is the default.
+
+    Attributes:
+        rejected: Adapters that would be served too if their files were right.
+    """
 
     base: BaseModel
     adapters: tuple[Adapter, ...] = ()
+    rejected: tuple[RejectedAdapter, ...] = ()
 
 
 def find_weights(
     mount: Path, base_reference: str | None, adapters: str | None, *, allows_pickle: bool = False
 ) -> Weights:
     """Find the base and the adapters to serve.
+
+    An adapter that cannot be read, or does not fit the base, is rejected; the others are served.
 
     Args:
         mount: The share.
@@ -107,21 +133,63 @@ def find_weights(
         allows_pickle: Whether weights may be pickled.
 
     Raises:
-        LoadError: If there is nothing to serve, the weights are in an unsupported format, or the adapters
-            have different bases.
+        LoadError: If there is no base to serve, it is in an unsupported format, or the adapters have
+            different bases.
     """
-    found = tuple(
-        read_adapter(mount, folder, allows_pickle=allows_pickle) for folder in _folders(mount, adapters)
-    )
-    reference = base_reference or _common_base(mount, found)
+    found: list[Adapter] = []
+    rejected: list[RejectedAdapter] = []
+    named: list[tuple[str, str]] = []
+    for folder in _folders(mount, adapters):
+        name = _adapter_name(mount, folder)
+        try:
+            config = read_json_object(folder / ADAPTER_CONFIG)
+            named.append((name, str(config.get("base_model_name_or_path") or "")))
+            found.append(read_adapter(mount, folder, allows_pickle=allows_pickle))
+        except LoadError as error:
+            rejected.append(RejectedAdapter(name, str(error)))
+    reference = base_reference or _common_base(mount, named)
     if not reference:
+        missing = "; ".join(each.reason for each in rejected) or f"no adapter under {mount / MODELS}"
         raise LoadError(
-            f"there is nothing to serve: no adapter under {mount / MODELS}, and FJARR_BASE_MODEL is not set"
-            " (push weights with: invoke push)"
+            f"there is nothing to serve: {missing}, and FJARR_BASE_MODEL is not set (push weights with:"
+            " invoke push)"
         )
     base = find_base(mount, reference, allows_pickle=allows_pickle)
     _check_names(base, found)
-    return Weights(base, found)
+    for adapter in found:
+        if name_differs(adapter.base_reference, base.name):
+            LOGGER.warning(
+                "the adapter %s was trained on %s, and is served with %s",
+                adapter.name, adapter.base_reference, base.name,
+            )  # fmt: skip
+    shapes = read_base_shapes(base)
+    misfits = {adapter.name: adapter_problem(adapter, shapes) for adapter in found}
+    rejected += (
+        RejectedAdapter(name, f"the adapter {name} does not fit {base.name}: {problem}")
+        for name, problem in misfits.items()
+        if problem is not None
+    )
+    return Weights(
+        base, tuple(adapter for adapter in found if misfits[adapter.name] is None), tuple(rejected)
+    )
+
+
+def adapter_problem(adapter: Adapter, base_shapes: Shapes) -> str | None:
+    """Return what is wrong with an adapter's files, by themselves and for a base; None if nothing is.
+
+    Args:
+        adapter: The adapter.
+        base_shapes: The shapes of the base's tensors; empty if they are not known.
+    """
+    problem = find_misfit(adapter.config, adapter.shapes, base_shapes)
+    file = adapter.folder / ADAPTER_WEIGHTS
+    if problem is not None or not file.is_file():
+        return problem
+    try:
+        tensor = find_non_finite(file)
+    except (OSError, ValueError) as error:
+        return f"{ADAPTER_WEIGHTS} cannot be read: {error}"
+    return None if tensor is None else f"its tensor {tensor} has NaN or infinity: was the training stable?"
 
 
 def find_adapters(mount: Path) -> tuple[Path, ...]:
@@ -147,6 +215,7 @@ def read_adapter(mount: Path, folder: Path, *, allows_pickle: bool = False) -> A
         embedding_rows=max(rows, default=None),
         has_tokenizer=(folder / "tokenizer_config.json").is_file(),
         shapes=shapes,
+        config=config,
     )
 
 
@@ -281,17 +350,22 @@ def _named_adapter(mount: Path, adapter_path: str) -> Path:
     )
 
 
-def _common_base(mount: Path, adapters: tuple[Adapter, ...]) -> str | None:
-    """Return the base that the adapters name. Two names for one folder count as one base."""
-    named = [adapter for adapter in adapters if adapter.base_reference]
-    for one, other in itertools.pairwise(named):
-        if _resolve_base(mount, one.base_reference) != _resolve_base(mount, other.base_reference):
+def _common_base(mount: Path, adapters: Sequence[tuple[str, str]]) -> str | None:
+    """Return the base that adapters name. Two names for one folder count as one base.
+
+    Args:
+        mount: The share.
+        adapters: The name of each adapter, and that of its base.
+    """
+    named = [(name, reference) for name, reference in adapters if reference]
+    for (one, reference), (other, other_reference) in itertools.pairwise(named):
+        if _resolve_base(mount, reference) != _resolve_base(mount, other_reference):
             raise LoadError(
-                f"the adapter {one.name} is for the base {one.base_reference} and the adapter {other.name}"
-                f" for {other.base_reference}, and one server has one base: name those of one base in"
-                " FJARR_ADAPTER, or set FJARR_BASE_MODEL if the two are the same"
+                f"the adapter {one} is for the base {reference} and the adapter {other} for"
+                f" {other_reference}, and one server has one base: name those of one base in FJARR_ADAPTER,"
+                " or set FJARR_BASE_MODEL if the two are the same"
             )
-    return named[0].base_reference if named else None
+    return named[0][1] if named else None
 
 
 def _resolve_base(mount: Path, reference: str) -> str:
@@ -300,7 +374,7 @@ def _resolve_base(mount: Path, reference: str) -> str:
     return str(found.resolve()) if found else reference
 
 
-def _check_names(base: BaseModel, adapters: tuple[Adapter, ...]) -> None:
+def _check_names(base: BaseModel, adapters: Sequence[Adapter]) -> None:
     places: dict[str, object] = {base.name: base.source}
     for adapter in adapters:
         if adapter.name in places:

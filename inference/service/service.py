@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
 from inference.errors import ApiError, NotFoundError, UnavailableError
@@ -18,7 +19,7 @@ from inference.service.lifecycle import RequestLifecycle
 from inference.service.preparation import check_choices, encode, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from inference.engines.protocol import Engine, ServedModel
     from inference.service.capacity import Capacity
@@ -39,6 +40,7 @@ class Service:
         limits: The limits on every request.
 
     Attributes:
+        failed_adapters: Why adapters are not served, by their names.
         queue: The queue that requests wait in for their slots.
         observers: The receivers of request lifecycle events.
         phase: What the server is doing while it starts.
@@ -53,6 +55,7 @@ class Service:
             limits.max_per_key,
             limits.request_timeout_s,
         )
+        self.failed_adapters: Mapping[str, str] = {}
         self.observers: list[Observer] = []
         self.phase = "starting"
         self.percent = 0
@@ -78,7 +81,11 @@ class Service:
         self.phase, self.percent = phase, percent
 
     def begin_serving(
-        self, engine: Engine, models: Sequence[ServedModel], capacity: Capacity | None = None
+        self,
+        engine: Engine,
+        models: Sequence[ServedModel],
+        capacity: Capacity | None = None,
+        failed_adapters: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Accept requests from now on, unless the server is already draining.
 
@@ -86,7 +93,9 @@ class Service:
             engine: The engine.
             models: Its models, the base first.
             capacity: How much the engine can do at once; None if nothing was measured.
+            failed_adapters: Why adapters are not served, by their names.
         """
+        self.failed_adapters = failed_adapters
         self._engine = engine
         if capacity is not None:
             self._counts_prompts = math.isfinite(capacity.cache_tokens)
@@ -108,6 +117,11 @@ class Service:
             NotFoundError: If there is none of that name.
         """
         self.require_ready()
+        if name in self.failed_adapters:
+            reason = self.failed_adapters[name]
+            raise NotFoundError(
+                f"The model {name!r} is not served: {reason}.", param="model", code="adapter_failed"
+            )
         if name not in self._models:
             known = ", ".join(repr(known) for known in self._models)
             raise NotFoundError(

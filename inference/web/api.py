@@ -59,7 +59,12 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
         """List the base and the adapters."""
         engine = service.require_ready()
         models = [model_object(model, engine.context_tokens(model.name)) for model in service.models]
-        return {"object": "list", "data": models}
+        document: ModelList = {"object": "list", "data": models}
+        if service.failed_adapters:
+            document["failed_adapters"] = [
+                {"id": name, "reason": reason} for name, reason in service.failed_adapters.items()
+            ]
+        return document
 
     @api.get("/models/{name:path}", response_description=DESCRIPTION)
     async def retrieve_model(name: str) -> Model:

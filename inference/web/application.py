@@ -145,6 +145,7 @@ class ChatPage:
 
 def _version_document(service: Service, identity: Identity) -> dict[str, Any]:
     bases = [model.name for model in service.models if model.parent is None]
+    failed = [{"name": name, "reason": reason} for name, reason in service.failed_adapters.items()]
     return {
         "release": identity.release,
         "version": VERSION,
@@ -154,6 +155,7 @@ def _version_document(service: Service, identity: Identity) -> dict[str, Any]:
         "base_model": bases[0] if bases else None,
         "adapters": [model.name for model in service.models if model.parent is not None],
         "ready": service.state == "ready",
+        **({"failed_adapters": failed} if failed else {}),
     }
 
 

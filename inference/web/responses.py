@@ -50,11 +50,19 @@ class Model(TypedDict):
     max_model_len: Count
 
 
+class FailedAdapter(TypedDict):
+    """An adapter that is not served."""
+
+    id: str
+    reason: str
+
+
 class ModelList(TypedDict):
-    """The models that are served."""
+    """The models that are served, and the adapters that cannot be, if there are any."""
 
     object: Literal["list"]
     data: list[Model]
+    failed_adapters: NotRequired[list[FailedAdapter]]
 
 
 class CompletionTokensDetails(TypedDict):

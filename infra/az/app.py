@@ -163,7 +163,15 @@ def parse_version(body: bytes) -> VersionResponse | NoResponse:
         replica=_text(document.get("replica")),
         started=_text(document.get("started_at")),
         is_ready=document.get("ready") is True,
+        failed_adapters=parse_failed_adapters(document),
     )
+
+
+def parse_failed_adapters(document: Mapping[str, Json]) -> tuple[str, ...]:
+    """Return why adapters are not served, from the document of `/version`."""
+    found = document.get("failed_adapters")
+    entries = found if isinstance(found, list) else []
+    return tuple(_text(entry.get("reason")) for entry in entries if isinstance(entry, dict))
 
 
 def parse_revision(document: Json) -> Revision:

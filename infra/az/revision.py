@@ -59,12 +59,17 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class VersionResponse:
-    """The content of a response of `/version`. Text that the server did not send is empty."""
+    """The content of a response of `/version`. Text that the server did not send is empty.
+
+    Attributes:
+        failed_adapters: Why adapters are not served.
+    """
 
     release: str
     replica: str
     started: str
     is_ready: bool
+    failed_adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

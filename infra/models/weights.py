@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from infra.errors import UsageError
+from infra.models.adapter_fit import find_misfit, find_non_finite, name_differs, read_tensors
 from infra.models.safetensors_header import SafetensorsError, check_safetensors
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from infra.document import Json
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
+ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 BASE_KEY: Final = "base_model_name_or_path"
 MODEL_CACHE: Final = "model-cache"
 
@@ -71,7 +73,7 @@ class Adapter:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read and check a folder with a LoRA adapter.
+    """Read and check a folder with an adapter: its files, its kind, its tensors, and that they are numbers.
 
     Raises:
         UsageError: The adapter cannot be served; the details list all problems.
@@ -81,11 +83,37 @@ def read_adapter(folder: Path) -> Adapter:
     if not problems and not isinstance(config.get(BASE_KEY), str):
         problems.append(f"{ADAPTER_CONFIG} does not name its base model ({BASE_KEY})")
     problems += _weight_problems(weights)
+    problems += [] if problems else _adapter_problems(folder, config)
     if problems:
         raise UsageError(
             f"{folder} is not an adapter that can be served", details=tuple(problems), hint=_hint(weights)
         )
     return Adapter(weights, config)
+
+
+def check_fit(adapter: Adapter, base: Path) -> None:
+    """Check that an adapter's tensors belong to layers of a base model, and have their sizes.
+
+    Raises:
+        UsageError: The adapter was trained on another base model.
+    """
+    shapes = {
+        name: tensor.shape
+        for path in base.glob("*.safetensors")
+        for name, tensor in read_tensors(path).items()
+    }
+    problem = find_misfit(adapter.config, _shapes_of(adapter.weights.folder), shapes)
+    if problem is not None:
+        raise UsageError(
+            f"{adapter.weights.folder} does not fit the base model {base}",
+            details=(problem,),
+            hint=f"it was trained on {adapter.base}: push that with --base",
+        )
+
+
+def differs_in_name(adapter: Adapter, base_id: str) -> bool:
+    """Return whether an adapter names another base model than the one that it is pushed with."""
+    return name_differs(adapter.base, base_id)
 
 
 def read_base(folder: Path) -> WeightFolder:
@@ -163,6 +191,22 @@ def _weight_problems(weights: WeightFolder) -> list[str]:
         except SafetensorsError as error:
             problems.append(f"{path.name}: {error}")
     return problems
+
+
+def _adapter_problems(folder: Path, config: dict[str, Json]) -> list[str]:
+    """Return what is wrong with an adapter whose files are complete, as far as it shows without its base."""
+    file = folder / ADAPTER_WEIGHTS
+    if not file.is_file():
+        return [f"it has no {ADAPTER_WEIGHTS}, the only file that a server loads an adapter from"]
+    problem = find_misfit(config, _shapes_of(folder), {})
+    if problem is not None:
+        return [problem]
+    tensor = find_non_finite(file)
+    return [] if tensor is None else [f"its tensor {tensor} has NaN or infinity: was the training stable?"]
+
+
+def _shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.shape for name, tensor in read_tensors(folder / ADAPTER_WEIGHTS).items()}
 
 
 def _missing_shards(weights: WeightFolder) -> list[str]:

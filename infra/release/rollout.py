@@ -70,12 +70,17 @@ class Outage:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A release that was seen to serve. `outage` is None if nothing served before."""
+    """A release that was seen to serve. `outage` is None if nothing served before.
+
+    Attributes:
+        failed_adapters: Why adapters are not served with it.
+    """
 
     replica: str
     started: str
     outage: Outage | None
     seconds: float
+    failed_adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +124,12 @@ class Rollout:
         verb = "restart, and wait" if is_restarted else "wait"
         try:
             with self.console.step(f"{verb} until {release} serves") as step:
-                return self._run_wait(release, step, is_restarted=is_restarted)
+                served = self._run_wait(release, step, is_restarted=is_restarted)
         except _NotServedError as error:
             return error.outcome
+        for reason in served.failed_adapters:
+            self.console.warn(f"an adapter is not served: {reason}")
+        return served
 
     def _run_wait(self, release: str, step: Step, *, is_restarted: bool) -> Served:
         try:
@@ -291,7 +299,8 @@ class _Wait:
 
     def _served(self, answer: VersionResponse, now_s: float) -> Served:
         outage = self._meter.outage() if self._baseline.did_serve else None
-        return Served(answer.replica, answer.started, outage, now_s - self._start_s)
+        seconds = now_s - self._start_s
+        return Served(answer.replica, answer.started, outage, seconds, answer.failed_adapters)
 
     def _verdict(self, now_s: float) -> NotServed | None:
         """Return why the release will not serve, if that is certain."""

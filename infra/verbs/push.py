@@ -27,6 +27,8 @@ from infra.models.weights import (
     adapter_name_of,
     base_id_in,
     base_id_of,
+    check_fit,
+    differs_in_name,
     read_adapter,
     read_base,
 )
@@ -163,6 +165,10 @@ def select_weights(root: Path, adapter: Path | None, base: str | None, console: 
     base_id, base_folder = locate_base(reference, root)
     if base_folder is not None:
         read_base(base_folder)
+        if found is not None:
+            check_fit(found, base_folder)
+    if found is not None and base is not None and differs_in_name(found, base_id):
+        console.warn(f"the adapter {name} was trained on {found.base}, and is pushed for {base_id}")
     return Selection(found, name, base_id, base_folder)
 
 
@@ -248,6 +254,8 @@ def _resolve_base(share: Share, selection: Selection, console: Console) -> Selec
         return replace(selection, base=ensure_example_base(console))
     folder = download_base(selection.base_id, console)
     read_base(folder)
+    if selection.adapter is not None:
+        check_fit(selection.adapter, folder)
     return replace(selection, base=folder)
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from infra.az.app import parse_failed_adapters
 from infra.az.commands import replica_list, revision_list
 from infra.document import Json, as_object
 
@@ -52,6 +53,7 @@ class Status:
         revision: The active revision; None if there is none.
         ready: Whether the server responds and reports that it is ready.
         detail: Why it is not ready, as far as known; empty if it is ready.
+        failed_adapters: Why adapters are not served.
     """
 
     stage: str
@@ -68,6 +70,7 @@ class Status:
     base_model: str | None
     adapters: tuple[str, ...]
     detail: str
+    failed_adapters: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
@@ -84,6 +87,7 @@ class Status:
             ("revision", f"{self.revision or 'none'}{f' ({self.state})' if self.state else ''}"),
             ("base model", self.base_model or "unknown"),
             ("adapters", ", ".join(self.adapters) or "none"),
+            *(("not served", reason) for reason in self.failed_adapters),
             *(("replica", _replica_text(replica)) for replica in self.replicas),
         ]
         return "\n".join(f"{name:<11} {value}" for name, value in rows)
@@ -130,6 +134,7 @@ def combine(session: Session, revisions: Json, replicas: Json, version: dict[str
         base_model=_text(answer.get("base_model")),
         adapters=tuple(str(name) for name in adapters) if isinstance(adapters, list) else (),
         detail="" if is_ready else _text(properties.get("runningStateDetails")) or details,
+        failed_adapters=parse_failed_adapters(answer),
     )
 
 

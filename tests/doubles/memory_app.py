@@ -7,7 +7,7 @@ newer one is ready.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -51,6 +51,7 @@ class MemoryApp(App):
         is_active: Whether the revision is active.
         before_change: Called with each change before it is made. If it raises, the change is not made.
         log: Every change, in order.
+        failed_adapters: Why adapters are not served.
         revision_details: Returns the details of the revision; it is reported as failed while there are some.
     """
 
@@ -60,6 +61,7 @@ class MemoryApp(App):
         self.is_active = True
         self.before_change: Callable[[str], None] = lambda _change: None
         self.log: list[str] = []
+        self.failed_adapters: tuple[str, ...] = ()
         self.revision_details: Callable[[], str] = lambda: ""
         self._share = share
         self._clock = clock
@@ -96,7 +98,8 @@ class MemoryApp(App):
         for process in self._processes:
             if self._is_ready(process):
                 born = self._clock.now() - timedelta(seconds=self._clock.elapsed_s() - process.began_s)
-                return VersionResponse(process.release, process.name, born.isoformat(), is_ready=True)
+                answer = VersionResponse(process.release, process.name, born.isoformat(), is_ready=True)
+                return replace(answer, failed_adapters=self.failed_adapters)
         return NoResponse("HTTP 503")
 
     def console_tail(self, replica: str) -> tuple[str, ...]:

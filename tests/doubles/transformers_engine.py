@@ -7,11 +7,11 @@ import copy
 import itertools
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from inference.engines.protocol import GenerationRequest, Increment, Sampling, TokenStream
+from inference.engines.protocol import Engine, GenerationRequest, Increment, Sampling, TokenStream
 from inference.engines.transformers.engine import TransformersEngine, optimize_for_cpu
 from inference.settings import Settings
 from tests.doubles.tiny import BASE
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from inference.engines.transformers.loading import LoadedModel
     from inference.models.hardware import CacheSize
 
+
+EngineT = TypeVar("EngineT", bound=Engine)
 
 ROOT = Path(__file__).parents[2]
 TUNED = "mine"
@@ -41,7 +43,7 @@ def start_on_copies(
 
 
 @contextlib.asynccontextmanager
-async def started(engine: TransformersEngine) -> AsyncIterator[TransformersEngine]:
+async def started(engine: EngineT) -> AsyncIterator[EngineT]:
     """Close an engine of the test's own, however the test ends: its threads would outlive it."""
     try:
         yield engine

@@ -34,7 +34,7 @@ from transformers.generation.continuous_batching.continuous_api import Backgroun
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
 from inference.engines.catalogue import Device, batch_limit
-from inference.engines.protocol import Ability, GenerationRequest, Increment, TokenStream
+from inference.engines.protocol import Ability, GenerationRequest, Increment, StartedEngine, TokenStream
 from inference.engines.served_models import make_served_model
 from inference.engines.transformers import attention
 from inference.engines.transformers.constraint import Vocabulary
@@ -52,7 +52,7 @@ from inference.models.hardware import PAGE_TOKENS, CacheSize, context_warning, d
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from inference.engines.protocol import ProgressCallback, ServedModel
+    from inference.engines.protocol import ProgressCallback
     from inference.models.weights import Weights
     from inference.settings import Settings
 
@@ -61,15 +61,14 @@ STOP_TIMEOUT_S: Final = 10.0
 ABILITIES: Final[frozenset[Ability]] = frozenset(get_args(Ability))
 
 
-def start_engine(
-    weights: Weights, settings: Settings, report: ProgressCallback
-) -> tuple[TransformersEngine, tuple[ServedModel, ...]]:
+def start_engine(weights: Weights, settings: Settings, report: ProgressCallback) -> StartedEngine:
     """Load the weights and start an engine on them.
 
     Raises:
         LoadError: If the engine cannot serve these weights.
     """
-    models = load_models(weights, settings, report)
+    loaded = load_models(weights, settings, report)
+    models = loaded.models
     report("starting the engine", 80)
     allow_own_attention = settings.attention == "auto"
     networks = [group[0].network for group in group_by_network(models)]
@@ -87,7 +86,8 @@ def start_engine(
         settings.max_context_tokens,
         allow_own_attention=allow_own_attention,
     )
-    return engine, served
+    rejected = {adapter.name: adapter.reason for adapter in (*weights.rejected, *loaded.rejected)}
+    return StartedEngine(engine, served, rejected)
 
 
 def group_by_network(models: Sequence[LoadedModel]) -> tuple[tuple[LoadedModel, ...], ...]:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from inference.engines.transformers import attention
+from inference.engines.transformers.adapter_checks import modules_of_peft
 from inference.engines.transformers.lora_batch import BatchedLoraLinear
 from inference.engines.transformers.packing import PackedLinear, PackedLoraLinear, pack_layers
 
@@ -36,6 +37,8 @@ def can_fuse_layers(network: Any) -> bool:  # noqa: ANN401 - transformers publis
     layers = getattr(getattr(network, "model", None), "layers", ())
     if not layers or not all(type(layer).__name__ in FUSABLE_LAYERS for layer in layers):
         return False
+    if next(modules_of_peft(network), None) is not None:
+        return False
     linears = [module for layer in layers for module in layer.modules() if isinstance(module, nn.Linear)]
     return len(linears) == 7 * len(layers) and all(type(each) is nn.Linear for each in linears)
 
@@ -46,9 +49,12 @@ def fuse_layers(networks: Sequence[Any]) -> None:
     Each layer's plain weights are released before the next is packed, so that a large model is not in memory
     twice.
     """
-    for index in range(len(networks[0].model.layers)):
+    # An adapter may replicate layers, so that its network has more of them.
+    for index in range(max(len(network.model.layers) for network in networks)):
         packer = _Packer()
         for network in networks:
+            if index >= len(network.model.layers):
+                continue
             network.model.layers[index] = FusedDecoderLayer(network.model.layers[index], packer)
     for network in networks:
         network.model.rotary_emb = RotaryEmbedding(network.model.rotary_emb)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from inference.engines.transformers.adapter_checks import check_tensors, find_merge_obstacle
 from inference.engines.transformers.lora_batch import NO_ADAPTER, LoraWeights, inject_lora_layers
 from inference.errors import LoadError
 from inference.models.configuration import base_error, from_pretrained, max_positions, read_config
@@ -23,9 +24,10 @@ from inference.models.hardware import choose_attention, detect_hardware
 from inference.models.merging import WEIGHT_PRESERVING_INITS
 from inference.models.placement import place
 from inference.models.tokenizers import end_token_ids, read_adapter_tokenizer, read_tokenizer
+from inference.models.weights import RejectedAdapter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import nn
 
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
 
 LOGGER: Final = logging.getLogger(__name__)
 
-UNBATCHABLE_OPTIONS: Final = ("use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication")
+UNBATCHABLE_OPTIONS: Final = (
+    "use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication", "target_parameters",
+)  # fmt: skip
 """The options of PEFT's configuration for adapters that are more than `lora_a` and `lora_b`. Source: PEFT
 0.21, `LoraConfig`."""
 
@@ -66,11 +70,19 @@ class LoadedModel:
     adapter_id: int = NO_ADAPTER
 
 
-def load_models(weights: Weights, settings: Settings, report: ProgressCallback) -> tuple[LoadedModel, ...]:
+@dataclass(frozen=True, slots=True)
+class LoadedModels:
+    """The base and its adapters, and the adapters that cannot be served."""
+
+    models: tuple[LoadedModel, ...]
+    rejected: tuple[RejectedAdapter, ...] = ()
+
+
+def load_models(weights: Weights, settings: Settings, report: ProgressCallback) -> LoadedModels:
     """Load the base and its adapters.
 
     Raises:
-        LoadError: If the files do not fit each other, the hardware or the packages.
+        LoadError: If the base does not fit the hardware or the packages.
     """
     _import_libraries(settings.threads)
     report("loading the base model", 30)
@@ -79,9 +91,10 @@ def load_models(weights: Weights, settings: Settings, report: ProgressCallback) 
     placement = place(weights, config, hardware, settings)
     base = load_base(weights.base, config, placement, settings)
     set_attention(base.network, placement, hardware, settings)
-    models = load_adapters(base, weights.adapters, placement, settings, report)
+    loaded = load_adapters(base, weights.adapters, placement, settings, report)
     limit = settings.max_context_tokens or base.context_tokens
-    return tuple(replace(model, context_tokens=min(limit, model.context_tokens)) for model in models)
+    models = (replace(model, context_tokens=min(limit, model.context_tokens)) for model in loaded.models)
+    return replace(loaded, models=tuple(models))
 
 
 def load_base(base: BaseModel, config: Any, placement: Placement, settings: Settings) -> LoadedModel:  # noqa: ANN401 - a transformers configuration, which has no useful type
@@ -145,53 +158,64 @@ def load_adapters(
     placement: Placement,
     settings: Settings,
     report: ProgressCallback,
-) -> tuple[LoadedModel, ...]:
+) -> LoadedModels:
     """Return the base and its adapters, each in a network of its own or unmerged in the base's network.
 
-    Raises:
-        LoadError: If an adapter does not fit the base.
+    An adapter that does not fit the base is rejected; it leaves the base and the others unchanged.
     """
     models, unmerged = [base], list[dict[str, LoraWeights]]()
+    rejected: list[RejectedAdapter] = []
     for index, adapter in enumerate(adapters):
         report("applying the adapters", 60 + 20 * index // len(adapters))
-        stays_unmerged = adapter.is_batchable and not placement.merge_adapters
-        lora_weights = read_lora_weights(base, adapter) if stays_unmerged else None
-        if lora_weights is None:
-            is_quantized = placement.quantization != "none"
-            models.append(apply_adapter(base, adapter, settings, is_quantized=is_quantized))
-            LOGGER.info("adapter %s: in a network of its own", adapter.name)
-        else:
-            unmerged.append(lora_weights)
+        try:
             tokenizer = read_adapter_tokenizer(base.tokenizer, adapter, settings)
-            model = _make_loaded_model(adapter.name, base.name, base.network, tokenizer)
-            models.append(replace(model, adapter_id=len(unmerged)))
-            LOGGER.info("adapter %s: unmerged, batched with the base", adapter.name)
-    if not unmerged:
-        return tuple(models)
-    # Last, because the other networks are made from the base's.
-    lora_batch = inject_lora_layers(base.network, unmerged)
-    return tuple(
-        replace(model, lora_batch=lora_batch) if model.network is base.network else model for model in models
-    )
+            stays_unmerged = adapter.is_batchable and not placement.merge_adapters
+            lora_weights = read_lora_weights(base, adapter) if stays_unmerged else None
+            if lora_weights is None:
+                is_quantized = placement.quantization != "none"
+                models.append(apply_adapter(base, adapter, tokenizer, is_quantized=is_quantized))
+                LOGGER.info("adapter %s: in a network of its own", adapter.name)
+            else:
+                unmerged.append(lora_weights)
+                model = _make_loaded_model(adapter.name, base.name, base.network, tokenizer)
+                models.append(replace(model, adapter_id=len(unmerged)))
+                LOGGER.info("adapter %s: unmerged, batched with the base", adapter.name)
+        except LoadError as error:
+            rejected.append(RejectedAdapter(adapter.name, str(error)))
+    if unmerged:
+        # Last, because the other networks are made from the base's.
+        lora_batch = inject_lora_layers(base.network, unmerged)
+        models = [
+            replace(model, lora_batch=lora_batch) if model.network is base.network else model
+            for model in models
+        ]
+    return LoadedModels(tuple(models), tuple(rejected))
 
 
 def apply_adapter(
-    base: LoadedModel, adapter: Adapter, settings: Settings, *, is_quantized: bool
+    base: LoadedModel,
+    adapter: Adapter,
+    tokenizer: Any,  # noqa: ANN401 - see above
+    *,
+    is_quantized: bool,
 ) -> LoadedModel:
     """Return a copy of the base with the adapter merged, which shares all tensors that it does not change.
 
-    With quantised weights the copy has the adapter unmerged: the sum would be rounded again.
+    The copy has the adapter unmerged with quantised weights, since the sum would be rounded again, and where
+    merging would change the answers.
 
     Raises:
         LoadError: If the adapter does not fit the base.
     """
     network = copy_sharing_tensors(base.network)
-    tokenizer = read_adapter_tokenizer(base.tokenizer, adapter, settings)
     with _adapter_errors(base, adapter):
         if adapter.embedding_rows is not None:
             _copy_embeddings(network, adapter.embedding_rows)
         peft_network = _load_with_peft(network, adapter)
-        if is_quantized:
+        obstacle = None if is_quantized else find_merge_obstacle(peft_network)
+        if obstacle is not None:
+            LOGGER.warning("adapter %s: stays unmerged, which is slower: %s", adapter.name, obstacle)
+        if is_quantized or obstacle is not None:
             tuned = peft_network.get_base_model()
         else:
             _copy_merge_targets(peft_network)
@@ -229,6 +253,7 @@ def read_lora_weights(base: LoadedModel, adapter: Adapter) -> dict[str, LoraWeig
         (key,) = layer.lora_A
         lora_a, lora_b = layer.lora_A[key].weight, layer.lora_B[key].weight * layer.scaling[key]
         lora_weights[name] = LoraWeights(lora_a.detach(), lora_b.detach())
+    _check_precision(base, adapter, lora_weights)
     return lora_weights
 
 
@@ -267,19 +292,38 @@ def _load_with_peft(network: Any, adapter: Adapter) -> Any:  # noqa: ANN401 - se
                 layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
     # PEFT reads a property that transformers has renamed; users can do nothing about it.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-    return PeftModel.from_pretrained(network, str(adapter.folder), low_cpu_mem_usage=False)
+    peft_network = PeftModel.from_pretrained(network, str(adapter.folder), low_cpu_mem_usage=False)
+    check_tensors(peft_network, adapter)
+    return peft_network
 
 
 @contextmanager
 def _adapter_errors(base: LoadedModel, adapter: Adapter) -> Iterator[None]:
-    """Turn what PEFT raises for an adapter that does not fit into a `LoadError`."""
+    """Turn what PEFT raises for an adapter that does not fit into a `LoadError` of one sentence."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
+    except Exception as error:
+        # PEFT's kinds of adapters raise whatever they come upon.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # torch lists one mismatch a line.
+        reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
         raise LoadError(
-            f"the adapter {adapter.name} cannot be applied to {base.name}: {error}"
+            f"the adapter {adapter.name} cannot be applied to {base.name}: {reason.rstrip('.')}"
             " (is it trained for another base? FJARR_BASE_MODEL names the base)"
         ) from error
+
+
+def _check_precision(base: LoadedModel, adapter: Adapter, lora_weights: Mapping[str, LoraWeights]) -> None:
+    """Check that an adapter's weights, its scale included, are finite in the type that the base computes in.
+
+    Rows of other adapters multiply with them too, by zero, and zero times infinity is NaN.
+    """
+    for name, each in lora_weights.items():
+        if not all(part.to(base.network.dtype).isfinite().all() for part in (each.lora_a, each.lora_b)):
+            raise LoadError(
+                f"the adapter {adapter.name} cannot be applied to {base.name}: its weights for the layer"
+                f" {name} are too large for {str(base.network.dtype).removeprefix('torch.')}"
+            )
 
 
 def _make_loaded_model(name: str, parent: str | None, network: Any, tokenizer: Any) -> LoadedModel:  # noqa: ANN401 - see above

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
+from inference.engines.transformers.adapter_checks import modules_of_peft
 from inference.engines.transformers.lora_batch import BatchedLoraLinear, LoraWeights, adapter_ranks
 from inference.models.hardware import multiplies_bf16
 
@@ -148,8 +149,10 @@ def pack(networks: Iterable[nn.Module]) -> None:
     plain: dict[int, list[tuple[nn.Module, str, nn.Linear]]] = {}
     with_adapters: list[tuple[nn.Module, str]] = []
     for network in networks:
+        # An adapter that stays unmerged computes with its layers' weights itself.
+        kept = set(map(id, modules_of_peft(network)))
         for module in network.modules():
-            if isinstance(module, BatchedLoraLinear):
+            if isinstance(module, BatchedLoraLinear) or id(module) in kept:
                 continue
             for name, child in module.named_children():
                 if isinstance(child, BatchedLoraLinear):

@@ -15,13 +15,14 @@ import asyncio
 import logging
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from inference.engines.protocol import Ability, FinishReason, Increment, TokenStream
+from inference.engines.protocol import Ability, FinishReason, Increment, StartedEngine, TokenStream
 from inference.engines.served_models import make_served_model
 from inference.engines.vllm.options import (
+    adapter_rank,
     collective_variables,
     engine_options,
     environment_variables,
@@ -38,10 +39,11 @@ from inference.errors import EngineError, LoadError, RequestRefusedError, Unsuit
 from inference.models.configuration import max_positions, read_config
 from inference.models.hardware import context_warning, detect_cores, detect_hardware
 from inference.models.merged_copies import PLATFORM_DISK_BYTES, default_folder, merge_into_copy
+from inference.models.merging import find_lora_obstacle, find_merge_obstacle
 from inference.models.placement import check_plan, describe
 from inference.models.plan import cached_token_bytes, plan_serving
 from inference.models.tokenizers import end_token_ids, read_adapter_tokenizer, read_tokenizer
-from inference.models.weights import Adapter, BaseModel, Weights
+from inference.models.weights import Adapter, BaseModel, RejectedAdapter, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,9 +96,7 @@ class Network:
     adapters: tuple[Adapter, ...] = ()
 
 
-def start_engine(
-    weights: Weights, settings: Settings, report: ProgressCallback
-) -> tuple[VllmEngine, tuple[ServedModel, ...]]:
+def start_engine(weights: Weights, settings: Settings, report: ProgressCallback) -> StartedEngine:
     """Start vLLM on the weights.
 
     Raises:
@@ -107,6 +107,7 @@ def start_engine(
     os.environ.update(environment_variables(cores, settings.threads, is_local=weights.base.is_local))
     report("reading the base model", 10)
     metadata = _read_metadata(weights.base, settings)
+    weights = reject_adapters(weights, metadata.tokenizer, settings)
     served = tuple(_served_models(weights, metadata, settings))
     hardware = detect_hardware()
     positions = max_positions(metadata.config, metadata.tokenizer)
@@ -131,7 +132,39 @@ def start_engine(
         for llm in llms:
             llm.shutdown(CLOSE_TIMEOUT_S)
         raise
-    return VllmEngine(tuple(zip(networks, llms, strict=True)), served), served
+    rejected = {adapter.name: adapter.reason for adapter in weights.rejected}
+    return StartedEngine(VllmEngine(tuple(zip(networks, llms, strict=True)), served), served, rejected)
+
+
+def reject_adapters(weights: Weights, tokenizer: Any, settings: Settings) -> Weights:  # noqa: ANN401 - transformers publishes no types
+    """Leave out the adapters that vLLM can neither merge nor apply: loading one would end its processes.
+
+    Raises:
+        UnsuitedEngineError: If there is one, and the settings leave the engine open.
+    """
+    merges = settings.merge_adapters == "on" or (
+        settings.merge_adapters == "auto" and len(weights.adapters) == 1
+    )
+    kept: list[Adapter] = []
+    rejected: list[RejectedAdapter] = []
+    for adapter in weights.adapters:
+        try:
+            read_adapter_tokenizer(tokenizer, adapter, settings)
+            if not merges or find_merge_obstacle(weights.base, adapter):
+                _check_lora(adapter)
+            kept.append(adapter)
+        except LoadError as error:
+            if isinstance(error, UnsuitedEngineError) and settings.engine == "auto":
+                raise
+            rejected.append(RejectedAdapter(adapter.name, str(error)))
+    return replace(weights, adapters=tuple(kept), rejected=(*weights.rejected, *rejected))
+
+
+def _check_lora(adapter: Adapter) -> None:
+    obstacle = find_lora_obstacle(adapter)
+    if obstacle:
+        raise UnsuitedEngineError(f"{obstacle}, which vLLM does not support: set FJARR_ENGINE=transformers")
+    adapter_rank(adapter)
 
 
 class VllmEngine:

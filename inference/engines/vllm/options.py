@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from inference.engines.catalogue import batch_limit, has_package
-from inference.errors import LoadError
+from inference.errors import LoadError, UnsuitedEngineError
 from inference.models.plan import (
     QUANTIZATION_PLUGIN,
     VLLM_GPU_SHARE,
@@ -105,7 +105,7 @@ def engine_options(weights: Weights, settings: Settings, plan: ServingPlan, posi
         # On a CPU, vLLM applies the last slot's adapter to the base's rows of a batch with adapters: the last
         # slot has to stay empty.
         slots = len(weights.adapters) + (placement.device == "cpu")
-        rank = max(map(_adapter_rank, weights.adapters))
+        rank = max(map(adapter_rank, weights.adapters))
         options |= {"enable_lora": True, "max_loras": slots, "max_lora_rank": rank}
     return options
 
@@ -182,19 +182,23 @@ def _load_format(base: BaseModel, settings: Settings) -> str:
     return "hf" if may_be_pickled else "safetensors"
 
 
-def _adapter_rank(adapter: Adapter) -> int:
-    """Return the smallest of vLLM's maximum ranks that the adapter fits into."""
+def adapter_rank(adapter: Adapter) -> int:
+    """Return the smallest of vLLM's maximum ranks that the adapter fits into.
+
+    Raises:
+        UnsuitedEngineError: If it fits into none, or has embeddings.
+    """
     from vllm.config.lora import MaxLoRARanks  # noqa: PLC0415 - takes seconds, and only this engine has it
 
     if adapter.embedding_rows is not None:
-        raise LoadError(
+        raise UnsuitedEngineError(
             f"the adapter {adapter.name} carries embeddings, which vLLM does not support: set"
             " FJARR_ENGINE=transformers"
         )
     rank = max((shape[0] for key, shape in adapter.shapes.items() if ".lora_A." in key), default=0)
     fitting = [max_rank for max_rank in sorted(get_args(MaxLoRARanks)) if max_rank >= rank]
     if rank == 0 or not fitting:
-        raise LoadError(
+        raise UnsuitedEngineError(
             f"vLLM does not support the adapter {adapter.name}, of rank {rank}: set FJARR_ENGINE=transformers"
         )
     return int(fitting[0])

@@ -37,10 +37,13 @@ from inference import server
 from tests.doubles.byte_codec import ByteCodec
 from inference.engines.protocol import Increment
 from tests.doubles.scripted_engine import ScriptedEngine
-from inference.engines.protocol import ServedModel
+from inference.engines.protocol import ServedModel, StartedEngine
+from inference.errors import ScoresError
 
 class Slow(ScriptedEngine):
     async def _play(self, steps, request, stream):
+        if request.model == "unstable":
+            raise ScoresError(0)
         if request.request_id.startswith("warm-up"):
             for index in range(request.max_new_tokens):
                 await asyncio.sleep(0.001)
@@ -54,8 +57,12 @@ class Slow(ScriptedEngine):
 
 def load_engine(settings, report):
     server.LOGGER.info("an engine's workers get: %s", [name for name in os.environ if "KEYS" in name])
-    engine = Slow({"m": 1000}, frozenset({256}), always=((256,),))
-    return engine, (ServedModel("m", None, ByteCodec(), frozenset({256}), 0),)
+    adapters = os.environ.get("ADAPTERS", "").split()
+    engine = Slow(dict.fromkeys(["m", *adapters], 1000), frozenset({256}), always=((256,),))
+    base = ServedModel("m", None, ByteCodec(), frozenset({256}), 0)
+    others = [ServedModel(name, "m", ByteCodec(), frozenset({256}), 0) for name in adapters]
+    rejected = {"alien": "the adapter alien does not fit m"} if adapters else {}
+    return StartedEngine(engine, (base, *others), rejected)
 
 async def no_chat(self):
     await asyncio.Event().wait()
@@ -236,3 +243,30 @@ def test_the_running_server_s_environment_contains_no_key(start: Callable[..., R
     assert b"sha256:" in shown
     # Child processes do not get the digests either, from which a chat session could be forged.
     assert running.lines[0].endswith("an engine's workers get: []")
+
+
+def test_an_adapter_that_cannot_be_served_is_named_and_the_others_are_served(
+    start: Callable[..., Running],
+) -> None:
+    running = start(ADAPTERS="fine unstable")
+    reason = (
+        "unstable was loaded and cannot be served: the model's scores are not finite numbers after 0 tokens:"
+        " its weights or this request's parameters are too large for its precision"
+    )
+    alien = "the adapter alien does not fit m"
+    version = json.loads(running.ask("/version")[1])
+    assert (version["base_model"], version["adapters"], version["ready"]) == ("m", ["fine"], True)
+    reasons = {"alien": alien, "unstable": reason}
+    assert {each["name"]: each["reason"] for each in version["failed_adapters"]} == reasons
+    models = json.loads(running.ask("/v1/models")[1])
+    assert [model["id"] for model in models["data"]] == ["m", "fine"]
+    assert models["failed_adapters"] == [
+        {"id": "alien", "reason": alien},
+        {"id": "unstable", "reason": reason},
+    ]
+    status, body = running.ask("/v1/completions", {"model": "alien", "prompt": "x"})
+    error = json.loads(body)["error"]
+    assert (status, error["code"], error["param"]) == (404, "adapter_failed", "model")
+    assert error["message"] == f"The model 'alien' is not served: {alien}."
+    assert running.ask("/v1/completions", {"model": "fine", "prompt": "x", "max_tokens": 1})[0] == 200
+    assert any(line.endswith(f"an adapter is not served: {alien}") for line in running.lines)

@@ -129,11 +129,11 @@ async def served(request: pytest.FixtureRequest, mount: Path) -> AsyncIterator[S
             monkeypatch.setattr(
                 "inference.engines.transformers.engine.can_pack", lambda _device, _dtype: False
             )
-        engine, models = await asyncio.to_thread(
+        started = await asyncio.to_thread(
             start_engine, weights, settings, lambda _phase, percent: percents.append(percent)
         )
-        yield Served(engine, models, percents)
-        await engine.close()
+        yield Served(started.engine, started.models, percents)
+        await started.engine.close()
 
 
 NUMBERS = itertools.count()

@@ -216,7 +216,7 @@ def make_bench(
         if name == "scripted":
             return ScriptedBench(ScriptedEngine({BASE: CONTEXT, TUNED: CONTEXT}, frozenset(END_TOKENS)))
         weights = find_weights(mount, None, "models/" + TUNED)
-        engine, _ = start_engine(weights, settings, lambda _phase, _percent: None)
+        engine = start_engine(weights, settings, lambda _phase, _percent: None).engine
         if engine_name == "transformers":
             return inspect_transformers(engine, networks)
         return inspect_vllm(engine, networks, count=1 if form else 2)

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from inference.models import merged_copies
 from inference.models.merged_copies import KEPT_S, compute_digest, merge_into_copy
 from inference.models.merging import find_lora_obstacle, find_merge_obstacle
-from inference.models.weights import find_weights, list_base_files
+from inference.models.weights import find_base, list_base_files, read_adapter
 from tests.doubles.tiny import BASE, load_base, save_adapter, save_base, word_tokenizer
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ def mount(tmp_path: Path) -> Path:
 
 
 def found(mount: Path) -> tuple[BaseModel, Adapter]:
-    weights = find_weights(mount, None, "models/mine")
-    return weights.base, weights.adapters[0]
+    """Return the base and the adapter as they are read, whether or not they fit each other."""
+    adapter = read_adapter(mount, mount / "models" / "mine" / "adapter")
+    return find_base(mount, adapter.base_reference), adapter
 
 
 def merged_by_peft(mount: Path) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GIB = 2**30
+BASE_SHAPES: dict[str, tuple[int, ...]] = {"lm_head.weight": (4, 2), "model.layers.0.q_proj.weight": (2, 2)}
 PHI = "model-cache/microsoft/Phi-3-mini-4k-instruct"
 
 
@@ -34,7 +35,7 @@ def make_base(mount: Path, place: str = PHI) -> Path:
     folder = mount / place
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    write_safetensors(folder / "model.safetensors", {"lm_head.weight": (4, 2)})
+    write_safetensors(folder / "model.safetensors", BASE_SHAPES)
     return folder
 
 
@@ -44,8 +45,11 @@ def make_adapter(
     folder = mount / place
     folder.mkdir(parents=True)
     config = folder / "adapter_config.json"
-    config.write_text(json.dumps({"base_model_name_or_path": base, "peft_type": "LORA"}))
-    shapes: dict[str, tuple[int, ...]] = {"base_model.model.model.layers.0.q_proj.lora_A.weight": (1, 2)}
+    config.write_text(json.dumps({"base_model_name_or_path": base, "peft_type": "LORA", "r": 1}))
+    shapes: dict[str, tuple[int, ...]] = {
+        "base_model.model.model.layers.0.q_proj.lora_A.weight": (1, 2),
+        "base_model.model.model.layers.0.q_proj.lora_B.weight": (2, 1),
+    }
     if rows is not None:
         shapes["base_model.model.model.embed_tokens.weight"] = (rows, 2)
     write_safetensors(folder / "adapter_model.safetensors", shapes)
@@ -185,10 +189,10 @@ def test_an_adapter_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 def test_pickled_adapters_are_refused(tmp_path: Path) -> None:
     folder = make_adapter(tmp_path, "models/mine/adapter")
+    make_base(tmp_path)
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    with pytest.raises(LoadError) as caught:
-        find_weights(tmp_path, None, None)
-    assert str(caught.value) == (
+    (rejected,) = find_weights(tmp_path, None, None).rejected
+    assert rejected.reason == (
         f"{folder}/adapter_model.bin is pickled, and only safetensors are loaded: save the adapter as"
         " adapter_model.safetensors, or set FJARR_ALLOW_PICKLE=on if you trust whoever made it"
     )
@@ -220,9 +224,11 @@ def test_pickles_that_nothing_would_look_for_are_refused_even_so(tmp_path: Path)
 
 def test_half_an_upload_is_an_error(tmp_path: Path) -> None:
     folder = make_adapter(tmp_path, "models/mine/adapter")
+    make_base(tmp_path)
     (folder / "adapter_model.safetensors").unlink()
-    with pytest.raises(LoadError, match="was it pushed completely"):
-        find_weights(tmp_path, None, None)
+    weights = find_weights(tmp_path, None, None)
+    assert weights.adapters == ()
+    assert "was it pushed completely" in weights.rejected[0].reason
 
 
 def test_resized_embeddings_are_seen(tmp_path: Path) -> None:
@@ -235,7 +241,7 @@ def test_resized_embeddings_are_seen(tmp_path: Path) -> None:
 def test_a_base_s_weights_are_counted_once(tmp_path: Path) -> None:
     folder = make_base(tmp_path)
     write_safetensors(folder / "consolidated.safetensors", {"output.weight": (4, 2)})
-    assert read_base_shapes(BaseModel("org/name", str(folder))) == {"lm_head.weight": (4, 2)}
+    assert read_base_shapes(BaseModel("org/name", str(folder))) == BASE_SHAPES
     assert read_base_shapes(BaseModel("org/name", "org/name")) == {}
 
 

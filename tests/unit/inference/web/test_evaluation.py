@@ -34,7 +34,8 @@ CHOICES = (" blue", " four.", "", " a very long answer that nobody would give")
 async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     save_base(tmp_path, byte_tokenizer("<end>"), seed=2)
     settings = Settings(dtype="float32", device="cpu", auth=False, kv_cache_tokens=4096, threads=1)
-    engine, models = start_engine(find_weights(tmp_path, BASE, None), settings, lambda _phase, _percent: None)
+    started = start_engine(find_weights(tmp_path, BASE, None), settings, lambda _phase, _percent: None)
+    engine, models = started.engine, started.models
     service = Service(Limits())
     service.begin_serving(engine, models)
     app = make_application(service, settings, Identity("", "", "", ""), ChatPage(service))

@@ -159,6 +159,10 @@ def test_a_log_that_cannot_be_had_is_no_error_of_its_own() -> None:
 def test_an_answer_is_read() -> None:
     body = {"release": "r2", "replica": "app--1-new", "started_at": "2026-01-01T01:00:00Z", "ready": True}
     assert parse_version(json.dumps(body).encode()) == ANSWER
+    failed = {"failed_adapters": [{"name": "alien", "reason": "its file has no tensors"}, 3]}
+    assert parse_version(json.dumps(body | failed).encode()) == replace(
+        ANSWER, failed_adapters=("its file has no tensors",)
+    )
     assert parse_version(b"{}") == VersionResponse("", "", "", is_ready=False)
     assert parse_version(b"<html>") == NoResponse("/version does not answer with JSON")
     assert parse_version(b"[]") == NoResponse("/version does not answer with a JSON object")

@@ -34,4 +34,4 @@ def test_a_damaged_safetensors_file_is_found(tmp_path: Path, content: bytes, rea
 
 def test_a_whole_safetensors_file_is_counted(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(tensors())
-    assert check_safetensors(tmp_path / "x") == 1
+    assert check_safetensors(tmp_path / "x") == 2

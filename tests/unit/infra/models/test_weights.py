@@ -93,7 +93,7 @@ def test_a_base_that_the_server_finds_by_its_name_is_left_as_it_is(tmp_path: Pat
 def test_a_path_of_this_machine_becomes_one_that_is_relative_to_the_mount(tmp_path: Path) -> None:
     adapter = read_adapter(make_adapter(tmp_path, "/home/ida/models/base"))
     config = json.loads(adapter.config_for("local/base"))
-    assert config == {"base_model_name_or_path": "model-cache/local/base", "peft_type": "LORA"}
+    assert config == {"base_model_name_or_path": "model-cache/local/base", "peft_type": "LORA", "r": 1}
 
 
 @pytest.mark.parametrize(

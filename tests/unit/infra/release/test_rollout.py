@@ -312,6 +312,15 @@ def test_an_outage_is_measured_and_said(world: World) -> None:
     assert "outage of 3.0 s: 6 of 9 requests failed" in world.output.getvalue()
 
 
+def test_an_adapter_that_is_not_served_is_a_warning(world: World) -> None:
+    world.app.failed_adapters = ("the adapter alien does not fit org/base",)
+    world.deploy("one")
+    assert (
+        "warning: an adapter is not served: the adapter alien does not fit org/base"
+        in world.output.getvalue()
+    )
+
+
 def test_a_takeover_without_a_gap_has_no_outage(world: World) -> None:
     world.deploy("one")
     assert world.deploy("two").outage_s == 0

@@ -61,6 +61,7 @@ def test_status_of_a_stage_that_serves(session: Session, az: ScriptedAz) -> None
         "base_model": "org/base",
         "adapters": ("tuned",),
         "detail": "",
+        "failed_adapters": (),
     }
     assert status.to_text().splitlines()[2:] == [
         "state       ready",
@@ -70,6 +71,16 @@ def test_status_of_a_stage_that_serves(session: Session, az: ScriptedAz) -> None
         "adapters    tuned",
         "replica     app--1-aaa-bbb Running ready, since 2026-01-02T00:01:00+00:00, restarted 2 times",
     ]
+
+
+def test_status_says_why_an_adapter_is_not_served(session: Session, az: ScriptedAz) -> None:
+    az.answers |= {"containerapp revision list": REVISIONS, "containerapp replica list": REPLICAS}  # type: ignore[dict-item]  # JSON
+    reason = "the adapter alien does not fit org/base: its file has no tensors"
+    with server(VERSION | {"failed_adapters": [{"name": "alien", "reason": reason}]}) as endpoint:
+        serve_at(session, endpoint)
+        status = find_status(session)
+    assert status.failed_adapters == (reason,)
+    assert f"not served  {reason}" in status.to_text().splitlines()
 
 
 @pytest.mark.parametrize(

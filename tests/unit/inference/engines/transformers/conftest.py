@@ -32,7 +32,8 @@ def mount(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(mount: Path) -> tuple[LoadedModel, ...]:
-    return load_models(find_weights(mount, None, "models/mine"), SETTINGS, lambda _phase, _percent: None)
+    weights = find_weights(mount, None, "models/mine")
+    return load_models(weights, SETTINGS, lambda _phase, _percent: None).models
 
 
 @pytest.fixture

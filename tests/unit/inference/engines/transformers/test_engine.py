@@ -215,7 +215,7 @@ async def test_the_context_is_no_more_than_the_setting_allows(mount: Path) -> No
         settings = Settings(
             dtype="float32", device="cpu", auth=False, kv_cache_tokens=1024, max_context_tokens=limit
         )
-        engine, _ = start_engine(weights, settings, lambda _phase, _percent: None)
+        engine = start_engine(weights, settings, lambda _phase, _percent: None).engine
         async with started(engine):
             assert engine.context_tokens(BASE) == engine.context_tokens(TUNED) == expected
 
@@ -238,8 +238,9 @@ async def main(mount):
     weights = find_weights(mount, None, "models/mine")
     before = natives()
     with ThreadPoolExecutor(1) as loading:
-        engine, models = loading.submit(start_engine, weights, settings, lambda *_: None).result()
-    for model in models:
+        started = loading.submit(start_engine, weights, settings, lambda *_: None).result()
+    engine = started.engine
+    for model in started.models:
         prompt = tuple(number % 200 + 1 for number in range(400))
         request = GenerationRequest("r", model.name, prompt, 4, Sampling(0.0))
         tokens = [token async for increment in engine.submit(request) for token in increment.token_ids]

@@ -110,7 +110,8 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     save_base(mount, byte_tokenizer("<end>"), heads=4)
     save_adapter(mount, TUNED)
     options = Settings(dtype="float32", device="cpu", auth=False, merge_adapters="off")
-    models = load_models(find_weights(mount, None, "models/mine"), options, lambda _phase, _percent: None)
+    weights = find_weights(mount, None, "models/mine")
+    models = load_models(weights, options, lambda _phase, _percent: None).models
     network = copy.deepcopy(models[0].network)
     poison(network, math.nan)
     copies = [replace(model, network=network) for model in models]

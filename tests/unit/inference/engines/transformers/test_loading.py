@@ -84,7 +84,7 @@ def adapter(mount: Path) -> Path:
 
 def load(mount: Path, settings: Settings = SETTINGS) -> tuple[LoadedModel, ...]:
     weights = find_weights(mount, BASE, settings.adapter, allows_pickle=settings.allow_pickle)
-    return load_models(weights, settings, lambda _phase, _percent: None)
+    return load_models(weights, settings, lambda _phase, _percent: None).models
 
 
 def logits(model: LoadedModel) -> torch.Tensor:
@@ -128,7 +128,8 @@ def test_a_pickled_adapter_is_loaded_where_the_setting_allows_it(mount: Path, ad
     before = load(mount)
     torch.save(load_file(adapter / "adapter_model.safetensors"), adapter / "adapter_model.bin")
     (adapter / "adapter_model.safetensors").unlink()
-    assert "set FJARR_ALLOW_PICKLE=on" in error_of(mount, SETTINGS)
+    (rejected,) = find_weights(mount, BASE, None).rejected
+    assert "set FJARR_ALLOW_PICKLE=on" in rejected.reason
     after = load(mount, PICKLES)
     assert torch.equal(logits(before[1]), logits(after[1]))
     assert not torch.allclose(logits(after[0]), logits(after[1]))
@@ -138,7 +139,8 @@ def test_a_pickle_that_is_more_than_tensors_is_refused_even_so(mount: Path, adap
     witness = mount / "witness"
     torch.save({"weight": Malice(witness)}, adapter / "adapter_model.bin")
     (adapter / "adapter_model.safetensors").unlink()
-    assert "adapter_model.bin cannot be read as pickled tensors: " in error_of(mount, PICKLES)
+    (rejected,) = find_weights(mount, BASE, None, allows_pickle=True).rejected
+    assert "adapter_model.bin cannot be read as pickled tensors: " in rejected.reason
     for file in adapter.iterdir():
         file.unlink()
     pickle_base(mount, {"weight": Malice(witness)})
@@ -263,7 +265,7 @@ def test_networks_that_share_quantised_weights_answer_as_peft_does_on_separate_w
 ) -> None:
     base, expected_base, expected_tuned = load_quantized(mount, adapter, quantization)
     (found,) = find_weights(mount, BASE, None).adapters
-    tuned = apply_adapter(base, found, SETTINGS, is_quantized=True)
+    tuned = apply_adapter(base, found, base.tokenizer, is_quantized=True)
     # Twice: the first use of a layer changes what it keeps.
     for _ in range(2):
         assert torch.equal(logits(base), expected_base)
@@ -278,7 +280,7 @@ def test_an_unmerged_adapter_on_quantised_weights_answers_as_peft_does_on_separa
     plain, expected_base, expected_tuned = load_quantized(mount, adapter, quantization)
     found = find_weights(mount, BASE, None).adapters
     placement = Placement("cpu", "bfloat16", quantization, merge_adapters=False)
-    base, tuned = load_adapters(plain, found, placement, SETTINGS, lambda _phase, _percent: None)
+    base, tuned = load_adapters(plain, found, placement, SETTINGS, lambda _phase, _percent: None).models
     assert base.lora_batch is not None
     for _ in range(2):
         base.lora_batch.begin_step([(base.adapter_id, PROMPT.shape[1])])

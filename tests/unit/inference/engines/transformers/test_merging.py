@@ -10,7 +10,6 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from inference.engines.transformers.loading import LoadedModel, load_models
-from inference.errors import LoadError
 from inference.models.configuration import bytes_per_cached_token
 from inference.models.weights import find_weights
 from inference.text.codec import Message, TokenizerCodec
@@ -65,7 +64,7 @@ def test_an_adapter_with_resized_embeddings_gets_a_base_that_fits(mount: Path) -
     tokenizer.save_pretrained(folder)
     weights = find_weights(mount, None, "models/padded")
     assert [adapter.embedding_rows for adapter in weights.adapters] == [258]
-    base, tuned = load_models(weights, SETTINGS, lambda _phase, _percent: None)
+    base, tuned = load_models(weights, SETTINGS, lambda _phase, _percent: None).models
     assert base.network.get_input_embeddings().weight.shape == (257, 32)
     assert tuned.network.get_input_embeddings().weight.shape == (258, 32)
     assert tuned.network.get_input_embeddings().weight[257, 0] == 7.0
@@ -78,8 +77,15 @@ def test_an_adapter_of_another_base_says_so(mount: Path) -> None:
         vocab_size=257, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
     )
     save_adapter(mount, "alien", network=LlamaForCausalLM(config))
-    with pytest.raises(LoadError, match="the adapter alien cannot be applied to org/tiny"):
-        load_models(find_weights(mount, None, "models/alien"), SETTINGS, lambda _phase, _percent: None)
+    weights = find_weights(mount, None, "models/alien")
+    assert weights.adapters == ()
+    assert weights.rejected[0].reason == (
+        "the adapter alien does not fit org/tiny: its tensor"
+        " base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight is for 64 inputs, and the weight"
+        " of that layer has the shape [32, 32]"
+    )
+    (base,) = load_models(weights, SETTINGS, lambda _phase, _percent: None).models
+    assert base.name == BASE
 
 
 def test_a_cached_token_has_the_size_of_its_keys_and_values(loaded: tuple[LoadedModel, ...]) -> None:

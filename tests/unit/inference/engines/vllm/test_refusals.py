@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 from inference.engines.protocol import GenerationRequest, Sampling, ServedModel
-from inference.engines.vllm.engine import Network, VllmEngine
-from inference.errors import RequestRefusedError
-from inference.models.weights import BaseModel
+from inference.engines.vllm.engine import Network, VllmEngine, reject_adapters
+from inference.errors import RequestRefusedError, UnsuitedEngineError
+from inference.models.weights import Adapter, BaseModel, Weights
+from inference.settings import Settings
 from tests.doubles.byte_codec import ByteCodec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 
 class ClientError(Exception):
@@ -63,6 +67,8 @@ def install_fake_vllm(monkeypatch: pytest.MonkeyPatch, sampling_params: Any) -> 
             "StructuredOutputsParams": SimpleNamespace,
         },
         "vllm.exceptions": {"VLLMClientError": ClientError},
+        "vllm.config": {},
+        "vllm.config.lora": {"MaxLoRARanks": Literal[8, 16, 512]},
         "vllm.lora": {},
         "vllm.lora.request": {"LoRARequest": SimpleNamespace},
     }
@@ -70,3 +76,37 @@ def install_fake_vllm(monkeypatch: pytest.MonkeyPatch, sampling_params: Any) -> 
         module = ModuleType(name)
         vars(module).update(values)
         monkeypatch.setitem(sys.modules, name, module)
+
+
+A, B = (f"base_model.model.model.layers.0.q_proj.lora_{part}.weight" for part in "AB")
+
+
+def make_adapter(mount: Path, name: str, **config: Any) -> Adapter:
+    """Put the configuration of an adapter on a share, and return the adapter."""
+    folder = mount / name
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"} | config))
+    return Adapter(name, folder, "org/base", None, has_tokenizer=False, shapes={A: (2, 8), B: (8, 2)})
+
+
+def test_an_adapter_that_vllm_does_not_support_is_left_out_and_the_others_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_fake_vllm(monkeypatch, SimpleNamespace)
+    fine, dora = make_adapter(tmp_path, "fine"), make_adapter(tmp_path, "dora", use_dora=True)
+    huge = replace(make_adapter(tmp_path, "huge"), shapes={A: (4096, 8), B: (8, 4096)})
+    loha = replace(make_adapter(tmp_path, "loha"), shapes={A.replace("lora_A", "hada_w1_a"): (2, 8)})
+    weights = Weights(BaseModel("org/base", "org/base"), (fine, dora, huge, loha))
+    kept = reject_adapters(weights, None, Settings(engine="vllm"))
+    assert kept.adapters == (fine,)
+    assert {each.name: each.reason for each in kept.rejected} == {
+        "dora": "the adapter dora is more than low-rank updates, which vLLM does not support: set"
+        " FJARR_ENGINE=transformers",
+        "huge": "vLLM does not support the adapter huge, of rank 4096: set FJARR_ENGINE=transformers",
+        "loha": "the adapter loha is more than low-rank updates: it has"
+        " base_model.model.model.layers.0.q_proj.hada_w1_a.weight, which vLLM does not support: set"
+        " FJARR_ENGINE=transformers",
+    }
+    # Where the settings leave the engine open, the other one serves them all.
+    with pytest.raises(UnsuitedEngineError, match="the adapter dora is more than low-rank updates"):
+        reject_adapters(weights, None, Settings(engine="auto"))
