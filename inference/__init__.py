@@ -14,6 +14,7 @@ models          weights: finding, checking and loading them; the hardware they r
 text            tokens and text: chat templates, grammars, tool calls
 settings        the environment as a value
 errors          the server's errors
+unpack          a release on the share, unpacked to the local disk (imports nothing of the server)
 ```
 """
 
