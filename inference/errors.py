@@ -4,7 +4,8 @@
 InferenceError
 ├── SettingsError       whoever deploys: a variable is unknown or has an invalid value (exit code 2)
 ├── LoadError           whoever deploys: base, adapter and hardware do not fit (exit code 1)
-│   └── UnsuitedEngineError  the registry: with FJARR_ENGINE=auto it takes another engine
+│   ├── UnsuitedEngineError  the registry: with FJARR_ENGINE=auto it takes another engine
+│   └── RestartRequiredError  `push`: it restarts the revision
 ├── EngineError         nobody: the engine failed on a request, or died; the server logs it
 │   ├── RequestRefusedError      the client: the engine does not take this request
 │   └── ScoresError              whoever deploys or asks: the model's scores for a request are not numbers
@@ -59,6 +60,10 @@ class LoadError(InferenceError):
 
 class UnsuitedEngineError(LoadError):
     """The reason why an engine cannot serve a model that another engine can serve."""
+
+
+class RestartRequiredError(LoadError):
+    """The reason why a running engine cannot load an adapter that it can load when it starts."""
 
 
 class EngineError(InferenceError):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
 
     from inference.errors import EngineError
     from inference.text.codec import Codec
@@ -242,6 +243,31 @@ class Engine(Protocol):
             EngineError: If the engine is dead.
             RequestRefusedError: If the engine does not take the request's tokens or parameters.
             KeyError: If there is no such model.
+        """
+        ...
+
+    async def add_adapter(self, name: str, folder: Path) -> ServedModel:
+        """Load an adapter while requests run, and serve it from now on.
+
+        An adapter of this name is replaced once the new one is loaded; its running requests end with the
+        weights that they began with. Calls of this method and the next are carried out one after another.
+
+        Args:
+            name: The adapter's name.
+            folder: Its folder, in which it stays unchanged until this returns.
+
+        Raises:
+            LoadError: If it does not fit the base or the engine; what is served has not changed.
+            RestartRequiredError: If it would fit once the engine has been started again.
+            EngineError: If the engine is dead.
+        """
+        ...
+
+    async def remove_adapter(self, name: str) -> None:
+        """Accept no more requests for an adapter, wait until those that run have ended, and unload it.
+
+        Raises:
+            KeyError: If there is no such adapter.
         """
         ...
 

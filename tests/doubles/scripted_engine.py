@@ -8,12 +8,15 @@ for. Nothing here sleeps.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-from inference.engines.protocol import Ability, GenerationRequest, Increment, TokenStream
-from inference.errors import EngineError
+from inference.engines.protocol import Ability, GenerationRequest, Increment, ServedModel, TokenStream
+from inference.errors import EngineError, LoadError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Step = Sequence[int] | Increment | asyncio.Event | EngineError
 
@@ -31,9 +34,10 @@ class ScriptedEngine:
         cache_tokens: The size of the cache that it reports.
         always: The script of a request if the queue is empty; None lets the request wait for one.
         generated_tokens: The number of tokens of all requests so far.
+        offers: What adding an adapter returns or raises, by its name; one that is not there does not fit.
     """
 
-    contexts: Mapping[str, int]
+    contexts: dict[str, int]
     end_token_ids: frozenset[int] = frozenset()
     requests: list[GenerationRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
@@ -42,6 +46,7 @@ class ScriptedEngine:
     always: tuple[Step, ...] | None = None
     cache_tokens: int | None = None
     generated_tokens: int = 0
+    offers: dict[str, ServedModel | LoadError] = field(default_factory=dict)
     _scripts: asyncio.Queue[tuple[Step, ...]] = field(default_factory=asyncio.Queue)
     _tasks: dict[TokenStream, asyncio.Task[None]] = field(default_factory=dict)
 
@@ -78,10 +83,24 @@ class ScriptedEngine:
         stream = TokenStream(lambda: self._cancel(request, stream))
         # The next script is this request's even if it is cancelled before it begins.
         steps = self.always if self._scripts.empty() else self._scripts.get_nowait()
-        task = asyncio.get_running_loop().create_task(self._run(steps, request, stream))
+        task = asyncio.get_running_loop().create_task(self._run(steps, request, stream), name=request.model)
         self._tasks[stream] = task
         task.add_done_callback(lambda _: self._end(stream))
         return stream
+
+    async def add_adapter(self, name: str, folder: Path) -> ServedModel:
+        """Return what is offered, with the first model's context."""
+        offer = self.offers.get(name, LoadError(f"{folder} does not fit"))
+        if isinstance(offer, LoadError):
+            raise offer
+        self.contexts[name] = next(iter(self.contexts.values()))
+        return offer
+
+    async def remove_adapter(self, name: str) -> None:
+        """Forget an adapter once its requests have ended."""
+        del self.contexts[name]
+        running = [task for task in self._tasks.values() if task.get_name() == name]
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def close(self) -> None:
         """Stop playing; open streams end with an error."""

@@ -45,14 +45,15 @@ from inference.engines.transformers.packing import can_pack, pack
 from inference.engines.transformers.prompt_logprobs import PromptScorer
 from inference.engines.transformers.rows import ROW_KEY, Row
 from inference.engines.transformers.sampling import RowSampler
-from inference.errors import EngineError, RequestRefusedError
+from inference.errors import EngineError, RequestRefusedError, RestartRequiredError
 from inference.models.configuration import bytes_per_cached_token
 from inference.models.hardware import PAGE_TOKENS, CacheSize, context_warning, detect_hardware, size_cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from inference.engines.protocol import ProgressCallback
+    from inference.engines.protocol import ProgressCallback, ServedModel
     from inference.models.weights import Weights
     from inference.settings import Settings
 
@@ -168,6 +169,14 @@ class TransformersEngine:
         if not self.is_alive:
             raise EngineError("the engine has stopped")
         return self._batchers_by_model[request.model].submit(request)
+
+    async def add_adapter(self, name: str, folder: Path) -> ServedModel:
+        """Refuse: this engine loads adapters when it starts."""
+        raise RestartRequiredError(f"the adapter {name} in {folder} is loaded when the engine starts")
+
+    async def remove_adapter(self, name: str) -> None:
+        """Refuse: this engine keeps its adapters until it ends."""
+        raise RestartRequiredError(f"the adapter {name} is served until the engine ends")
 
     async def close(self) -> None:
         """Stop the batchers' threads; open requests end with an error."""

@@ -35,7 +35,13 @@ from inference.engines.vllm.requests import (
     read_prompt_logprobs,
     sampling_parameters,
 )
-from inference.errors import EngineError, LoadError, RequestRefusedError, UnsuitedEngineError
+from inference.errors import (
+    EngineError,
+    LoadError,
+    RequestRefusedError,
+    RestartRequiredError,
+    UnsuitedEngineError,
+)
 from inference.models.configuration import max_positions, read_config
 from inference.models.hardware import context_warning, detect_cores, detect_hardware
 from inference.models.merged_copies import PLATFORM_DISK_BYTES, default_folder, merge_into_copy
@@ -47,6 +53,7 @@ from inference.models.weights import Adapter, BaseModel, RejectedAdapter, Weight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from vllm import CompletionOutput, SamplingParams
     from vllm.lora.request import LoRARequest
@@ -220,6 +227,14 @@ class VllmEngine:
         self._open[stream] = task
         task.add_done_callback(lambda _: self._open.pop(stream))
         return stream
+
+    async def add_adapter(self, name: str, folder: Path) -> ServedModel:
+        """Refuse: this engine loads adapters when it starts."""
+        raise RestartRequiredError(f"the adapter {name} in {folder} is loaded when the engine starts")
+
+    async def remove_adapter(self, name: str) -> None:
+        """Refuse: this engine keeps its adapters until it ends."""
+        raise RestartRequiredError(f"the adapter {name} is served until the engine ends")
 
     async def close(self) -> None:
         """Stop vLLM's processes; open requests end with an error."""
