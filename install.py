@@ -76,18 +76,24 @@ def parse_pip_configuration(text: str) -> PipConfiguration:
 
 
 def uv_arguments(
-    python: Path, extras: tuple[str, ...], pip: PipConfiguration, torch_backend: str | None
+    python: Path,
+    extras: tuple[str, ...],
+    pip: PipConfiguration,
+    torch_backend: str | None,
+    requirements: Path | None = None,
 ) -> tuple[str, ...]:
-    """Return the arguments of `uv` that install the project.
+    """Return the arguments of `uv` that install the project, or a file's packages.
 
     Args:
         python: The interpreter of the environment to install into.
         extras: The project's extras to install.
         pip: What pip is configured to do.
         torch_backend: Which build of torch uv chooses; None takes the one of the configured indexes.
+        requirements: A requirements file to install in the project's place, with versions of its own.
     """
-    target = f".[{','.join(extras)}]" if extras else "."
-    arguments = ["pip", "install", "--python", str(python), "--constraint", str(ROOT / "constraints.txt")]
+    arguments = ["pip", "install", "--python", str(python)]
+    if requirements is None:
+        arguments += ["--constraint", str(ROOT / "constraints.txt")]
     for path in pip.constraints:
         arguments += ["--constraint", path]
     for place in pip.find_links:
@@ -96,7 +102,9 @@ def uv_arguments(
         arguments += ["--default-index" if number == 0 and pip.is_default_replaced else "--index", url]
     if torch_backend is not None:
         arguments += ["--torch-backend", torch_backend]
-    return (*arguments, "--editable", target)
+    if requirements is not None:
+        return (*arguments, "--requirement", str(requirements))
+    return (*arguments, "--editable", f".[{','.join(extras)}]" if extras else ".")
 
 
 def choose_torch_backend(
@@ -130,7 +138,8 @@ def main() -> int:
         )
     environment = Path(arguments.environment)
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    extras = tuple(arguments.extra) if arguments.extra else () if arguments.pipeline_only else ("local",)
+    is_bare = arguments.pipeline_only or arguments.requirements is not None
+    extras = tuple(arguments.extra) if arguments.extra else () if is_bare else ("local",)
     started = time.monotonic()
     if not python.exists():
         print(f"make {environment}", file=sys.stderr, flush=True)
@@ -155,7 +164,7 @@ def main() -> int:
         arguments.torch, extras, pip, is_index_reachable=needs_index and _is_reachable(TORCH_INDEX)
     )
     print("install the packages", file=sys.stderr, flush=True)
-    command = [str(python), "-m", "uv", *uv_arguments(python, extras, pip, backend)]
+    command = [str(python), "-m", "uv", *uv_arguments(python, extras, pip, backend, arguments.requirements)]
     if subprocess.run(command, check=False, cwd=ROOT, env=_uv_environment(pip)).returncode != 0:
         return _fail("uv could not install the packages", "its message above says why; then run this again")
     if not TORCH_EXTRAS.isdisjoint(extras):
@@ -182,6 +191,12 @@ def _parse_arguments() -> argparse.Namespace:
         "--pipeline-only",
         action="store_true",
         help="what deploying to Azure needs: no torch, no local stage",
+    )
+    group.add_argument(
+        "--requirements",
+        type=Path,
+        metavar="FILE",
+        help="install this file's packages in the project's place, as the tests of clients need them",
     )
     parser.add_argument(
         "--torch",

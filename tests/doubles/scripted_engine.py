@@ -63,6 +63,11 @@ class ScriptedEngine:
         """
         self._scripts.put_nowait(steps)
 
+    def forget_scripts(self) -> None:
+        """Drop the scripts that no request has taken."""
+        while not self._scripts.empty():
+            self._scripts.get_nowait()
+
     def die(self) -> None:
         """Stop as an engine does when its thread crashes."""
         self.is_alive = False

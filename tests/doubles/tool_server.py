@@ -103,17 +103,17 @@ def make_codec(template: str | None, prompt_template: str | None = None) -> Toke
 class ToolServer:
     """A server whose models have templates with tools, each of its own format."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: int = CONTEXT) -> None:
         self.codecs = {name: make_codec(template) for name, template in TEMPLATES.items()}
         end = self.codecs["plain"].encode("<|im_end|>")[0]
         self.end = (end,)
-        self.engine = ScriptedEngine(dict.fromkeys(TEMPLATES, CONTEXT), frozenset({end}))
+        self.engine = ScriptedEngine(dict.fromkeys(TEMPLATES, context), frozenset({end}))
         self.service = Service(Limits(max_concurrent=2, max_waiting=1))
         models = [ServedModel(name, None, codec, frozenset({end}), 0) for name, codec in self.codecs.items()]
         self.service.begin_serving(self.engine, models)
         settings = Settings(auth=False, chat_sign_in=False)
-        app = make_application(self.service, settings, Identity("", "", "", ""), ChatPage(self.service))
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
+        self.app = make_application(self.service, settings, Identity("", "", "", ""), ChatPage(self.service))
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://server")
         self.openai = openai.AsyncOpenAI(
             api_key="none", base_url="http://server/v1", http_client=self.http, max_retries=0
         )
@@ -122,6 +122,12 @@ class ToolServer:
         """Let the model generate a text, some tokens at a time."""
         tokens = self.codecs[model].encode(text)
         self.engine.play(*[tokens[start : start + size] for start in range(0, len(tokens), size)], self.end)
+
+    def prompt(self, index: int = -1) -> str:
+        """Return the prompt of a request that the engine got, without special tokens."""
+        request = self.engine.requests[index]
+        tokens = map(self.codecs[request.model].token, request.prompt_token_ids)
+        return b"".join(token.data or b"" for token in tokens).decode()
 
     async def ask(self, **fields: Any) -> Any:
         fields = {"model": "hermes", "messages": HELLO, "tools": TOOLS} | fields

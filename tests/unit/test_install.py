@@ -87,3 +87,11 @@ def test_an_old_python_is_told_so(
     monkeypatch.setattr("sys.argv", ["install.py"])
     assert install.main() == 3
     assert capsys.readouterr().err.startswith("error: Python 3.10.2 is too old; Fjarr needs 3.11 or newer\n")
+
+
+def test_requirements_are_installed_in_the_projects_place_with_their_own_versions() -> None:
+    requirements = Path("clients.txt")
+    arguments = uv_arguments(PYTHON, (), PipConfiguration(find_links=("/wheels",)), None, requirements)
+    assert arguments == (
+        "pip", "install", "--python", str(PYTHON), "--find-links", "/wheels", "--requirement", "clients.txt",
+    )  # fmt: skip

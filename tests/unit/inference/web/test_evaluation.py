@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2 as httpx
 import pytest
-import torch
 
 from inference.engines.registry import start_engine
 from inference.models.weights import find_weights
@@ -18,10 +17,11 @@ from inference.service.requests import Limits
 from inference.service.service import Service
 from inference.settings import Settings
 from inference.web.application import ChatPage, Identity, make_application
+from tests.doubles.plain_network import continue_greedily, score_continuation
 from tests.doubles.tiny import BASE, byte_tokenizer, load_base, save_base
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("one_thread")]
@@ -65,7 +65,7 @@ async def test_choices_are_as_likely_as_in_the_plain_network(
     found = set()
     for choice, (context, continuation) in zip(choices, pairs, strict=True):
         likelihood, is_greedy = read_choice(choice, len(context))
-        expected, is_really_greedy = score(network, context, continuation)
+        expected, is_really_greedy = score_continuation(network, context, continuation)
         assert likelihood == pytest.approx(expected, abs=1e-3)
         assert is_greedy == is_really_greedy
         found.add(is_greedy)
@@ -79,17 +79,3 @@ def read_choice(choice: Any, context: int) -> tuple[float, bool]:
     tokens = logprobs["tokens"][context:-1]
     likeliest = [max(each, key=lambda token: each[token]) for each in top]
     return sum(chosen), tokens == likeliest
-
-
-def continue_greedily(network: Any, context: Sequence[int]) -> list[int]:
-    tokens = network.generate(torch.tensor([context]), max_new_tokens=5, do_sample=False, pad_token_id=0)
-    return [int(token) for token in tokens[0, len(context) :]]
-
-
-def score(network: Any, context: Sequence[int], continuation: Sequence[int]) -> tuple[float, bool]:
-    with torch.no_grad():
-        scores = network(torch.tensor([[*context, *continuation]])).logits[0, len(context) - 1 : -1].float()
-    logprobs = torch.log_softmax(scores, -1)
-    wanted = torch.tensor(continuation)
-    likelihood = logprobs.gather(-1, wanted.unsqueeze(-1)).sum().item()
-    return likelihood, bool((logprobs.argmax(-1) == wanted).all())
