@@ -278,12 +278,72 @@ def open_chat(_: Context, stage: str = "azure") -> None:
     print(open_page(_open(stage, starts=False)))
 
 
-@verb(help={"stage": STAGE, "json": JSON})
-def key(_: Context, stage: str = "azure", json: bool = False) -> None:
-    """Print the API key."""
-    from infra.verbs.key import find_keys
+@verb(
+    help={
+        "stage": STAGE,
+        "add": "make a further key with this name, and print it",
+        "rotate": "replace the key with this name, and print the new one",
+        "remove": "remove the key with this name",
+        "list": "print the names of the keys, without the keys",
+        "stdin": "with --add and --rotate: read the key from standard input instead of making a random one",
+        "json": JSON,
+    },
+)
+def key(
+    _: Context,
+    stage: str = "azure",
+    add: str | None = None,
+    rotate: str | None = None,
+    remove: str | None = None,
+    list: bool = False,
+    stdin: bool = False,
+    json: bool = False,
+) -> None:
+    """Print the API key, or change the keys, which restarts nothing."""
+    from infra.verbs.key import change_key, find_keys, find_names, read_value, select_action
 
-    _show(find_keys(_open(stage, starts=False)), json)
+    chosen = select_action(add=add, rotate=rotate, remove=remove, lists=list, has_value=stdin)
+    session = _open(stage, starts=False)
+    if chosen is None:
+        _show(find_names(session) if list else find_keys(session), json)
+        return
+    action, name = chosen
+    _show(change_key(session, action, name, read_value() if stdin else None), json)
+
+
+@verb(
+    # Invoke has no optional positional arguments, and `secret list` has no name.
+    positional=["action"] if "list" in sys.argv else ["action", "name"],
+    help={
+        "action": "set, list or remove",
+        "name": "the environment variable that the server gets, such as HF_TOKEN",
+        "stage": STAGE,
+        "timeout": WAIT,
+        "json": JSON,
+    },
+)
+def secret(
+    _: Context,
+    action: str,
+    name: str | None = None,
+    stage: str = "azure",
+    timeout: int = 0,
+    json: bool = False,
+) -> None:
+    """Set, list or remove secrets of the server.
+
+    The value is read from a prompt, or from standard input. A live server is restarted to get it.
+    """
+    from infra.verbs.secret import ask_for_value, check_action, list_secrets, remove_secret, set_secret
+
+    checked = check_action(action, name)
+    session, timeout_s = _open(stage, starts=False), timeout or None
+    if checked == "list":
+        _show(list_secrets(session), json)
+    elif checked == "set":
+        _show(set_secret(session, str(name), ask_for_value(str(name)), timeout_s), json)
+    else:
+        _show(remove_secret(session, str(name), timeout_s), json)
 
 
 @verb(

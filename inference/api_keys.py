@@ -1,19 +1,27 @@
-"""API keys, as the environment sets them. Only their digests are kept. Imports the standard library only."""
+"""API keys, as the environment and the share set them. Only their digests are kept.
+
+Imports the standard library only.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Iterable, MutableMapping
 
 API_KEYS_VARIABLE: Final = "FJARR_API_KEYS"
 
 DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
 """An entry that gives the key's digest instead of the key."""
+
+
+KEYS_FILE: Final = "api-keys.json"
+"""The file on the share with keys that were changed while replicas run. It contains digests, no keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +30,24 @@ class ApiKey:
 
     name: str
     digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedKeys:
+    """The keys of the file on the share, for processes that were started with older ones.
+
+    Attributes:
+        keys: The keys that are valid now.
+        replaced: The fingerprints of the sets of keys that were valid before. A process whose environment has
+            another set was started later than the change, and keeps its own.
+    """
+
+    keys: tuple[ApiKey, ...]
+    replaced: frozenset[str]
+
+    def apply_to(self, configured: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+        """Return the valid keys of a process that was started with the keys `configured`."""
+        return self.keys if fingerprint(configured) in self.replaced else configured
 
 
 def parse_api_keys(text: str) -> tuple[ApiKey, ...]:
@@ -50,6 +76,30 @@ def parse_api_keys(text: str) -> tuple[ApiKey, ...]:
     if len(set(names)) != len(names):
         raise ValueError("two keys have the same name (a bare key is named 'default')")
     return tuple(keys)
+
+
+def parse_changed_keys(text: str) -> ChangedKeys:
+    """Read the file on the share: `{"keys": {NAME: "sha256:..."}, "replaced": [FINGERPRINT, ...]}`.
+
+    Raises:
+        ValueError: If it is not such a document.
+    """
+    document = json.loads(text)
+    try:
+        digests = {str(name): DIGEST.fullmatch(value) for name, value in document["keys"].items()}
+        keys = tuple(ApiKey(name, bytes.fromhex(found[1])) for name, found in digests.items() if found)
+        replaced = frozenset(map(str, document["replaced"]))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"it has no keys and replaced sets of keys ({error!r})") from error
+    if not keys or len(keys) != len(digests):
+        raise ValueError("a key's digest is not sha256: with 64 hexadecimal digits, or there is no key")
+    return ChangedKeys(keys, replaced)
+
+
+def fingerprint(keys: Iterable[ApiKey]) -> str:
+    """Return a digest of a set of keys with their names; their order makes no difference."""
+    lines = sorted(f"{key.name}={key.digest.hex()}\n" for key in keys)
+    return sha256("".join(lines).encode()).hexdigest()
 
 
 def hide_keys(environ: MutableMapping[str, str], keys: tuple[ApiKey, ...]) -> None:

@@ -43,6 +43,8 @@ from inference.settings import Settings, load_settings
 from inference.web.access import MAX_HEADER_BYTES
 from inference.web.application import ChatPage, Identity, make_application
 from inference.web.http_protocol import Protocol
+from inference.web.key_changes import KeyChanges
+from inference.web.keyring import Keyring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -113,6 +115,7 @@ class ServerProcess:
         self._tracing = tracing
         self._service = Service(limits_of(settings))
         self._chat_page = ChatPage(self._service)
+        self._keyring = Keyring(settings.api_keys)
         started_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._identity = Identity(settings.release, settings.revision, settings.replica, started_at)
         self._engine: Engine | None = None
@@ -126,19 +129,27 @@ class ServerProcess:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._handle_signal)
         application = make_application(
-            self._service, self._settings, self._identity, self._chat_page, self._tracing
+            self._service,
+            self._settings,
+            self._identity,
+            self._chat_page,
+            self._tracing,
+            keyring=self._keyring,
         )
         server = _UvicornServer(configure(application))
         serving = asyncio.create_task(server.serve([inherit_or_bind(self._settings)]))
         work = asyncio.create_task(self._load_and_run_chat())
+        changes = KeyChanges(self._settings.mount, self._settings.api_keys, self._keyring)
+        following = asyncio.create_task(changes.follow())
         await self._stop.wait()
         await self._drain()
         work.cancel()
+        following.cancel()
         # Before the connections: a request that is cut off still sends its client an error.
         await self._close_engine()
         server.should_exit = True
         server.force_exit = self._stop_now.is_set()
-        await asyncio.gather(serving, work, return_exceptions=True)
+        await asyncio.gather(serving, work, following, return_exceptions=True)
         await self._flush_traces()
         if self._exit_code == 0:
             LOGGER.info("stopped")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -64,3 +66,13 @@ def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
         file.write(text)
     draft.replace(path)
+
+
+@contextmanager
+def private_file(path: Path, text: str) -> Iterator[Path]:
+    """Write a text with secrets to a file that only the user can read, and delete it after the block."""
+    write_atomic(path, text, mode=0o600)
+    try:
+        yield path
+    finally:
+        path.unlink()

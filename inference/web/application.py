@@ -36,19 +36,21 @@ ENDED_SESSIONS_FOLDER: Final = "ended-sessions"
 """The folder on the share with a file for each session that was signed out."""
 
 
-def make_application(
+def make_application(  # noqa: PLR0913 - the parts of an application
     service: Service,
     settings: Settings,
     identity: Identity,
     chat_page: ChatPage,
     tracing: Tracing | None = None,
+    *,
+    keyring: Keyring | None = None,
 ) -> ASGIApp:
-    """Return the whole application."""
+    """Return the whole application. Without a keyring, the keys are those of the settings, and stay."""
     metrics = Metrics(VERSION, identity.release, identity.revision)
     service.observers.append(metrics)
     if settings.log_prompts:
         service.observers.append(PromptLog())
-    keyring = Keyring(settings.api_keys)
+    keyring = keyring or Keyring(settings.api_keys)
     ended_sessions = EndedSessions(settings.mount / ENDED_SESSIONS_FOLDER)
     status = StatusHandlers(service, identity, metrics)
     routes = [

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import hmac
+from typing import TYPE_CHECKING
 
-from inference.api_keys import ApiKey, digest_of
+from inference.api_keys import digest_of
+
+if TYPE_CHECKING:
+    from inference.api_keys import ApiKey
 
 
 class Keyring:
-    """The digests of the API keys."""
+    """The digests of the valid API keys, which can change while requests are served."""
 
     def __init__(self, keys: tuple[ApiKey, ...]) -> None:
+        self._keys = keys
+
+    def replace(self, keys: tuple[ApiKey, ...]) -> None:
+        """Make these keys the valid ones."""
         self._keys = keys
 
     def find(self, key: str) -> str | None:
@@ -22,7 +30,9 @@ class Keyring:
                 name = known.name
         return name
 
-    def derive_secret(self, purpose: str) -> bytes:
-        """Return a secret for a purpose; it changes whenever the keys change."""
-        digests = b"".join(sorted(key.digest for key in self._keys))
-        return hmac.digest(digests or b"no keys", purpose.encode(), "sha256")
+    def derive_secret(self, name: str, purpose: str) -> bytes | None:
+        """Return a secret for a purpose, which changes with the key of that name; None if there is none."""
+        for known in self._keys:
+            if known.name == name:
+                return hmac.digest(known.digest, purpose.encode(), "sha256")
+        return None

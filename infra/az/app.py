@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol
-from urllib.parse import urlsplit
 
 from infra.az.commands import (
     Group,
@@ -26,6 +24,7 @@ from infra.az.commands import (
 from infra.az.errors import AzureRejectedError
 from infra.az.revision import NoResponse, Replica, Revision, Snapshot, VersionResponse
 from infra.errors import FjarrError, RemoteError
+from infra.network import open_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 _ANSWER_TIMEOUT_S: Final = 5.0
 _ANSWER_BYTES: Final = 1 << 16
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _SHOWN_LINES: Final = 15
 _BUSY: Final = "ContainerAppOperationInProgress"
 _BUSY_PAUSES_S: Final = (2.0, 4.0, 8.0, 16.0, 30.0)
@@ -135,13 +133,11 @@ class AzureApp(App):
 
 
 def fetch_version(endpoint_url: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> VersionResponse | NoResponse:
-    """Request a server's `/version` once, without a proxy if the server is on this machine."""
-    url = f"{endpoint_url}/version"
-    proxies: dict[str, str] | None = {} if urlsplit(url).hostname in _LOOPBACK else None
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
-    request = urllib.request.Request(url, headers={"Connection": "close"})  # noqa: S310  # the scheme is the config's
+    """Request a server's `/version` once."""
     try:
-        with opener.open(request, timeout=timeout_s) as response:
+        with open_url(
+            f"{endpoint_url}/version", timeout_s=timeout_s, headers={"Connection": "close"}
+        ) as response:
             return parse_version(response.read(_ANSWER_BYTES))
     except urllib.error.HTTPError as error:
         with error:

@@ -277,14 +277,19 @@ def app_show(group: Group, app: str) -> Command:
     return az("containerapp", "show", "--name", app, *group.flags)
 
 
-def app_secret_show(group: Group, app: str, secret: str) -> Command:
-    """Show one of an app's secrets. The output is secret."""
-    return az("containerapp", "secret", "show", "--name", app, "--secret-name", secret, *group.flags)
-
-
 def app_secret_list(group: Group, app: str) -> Command:
     """List an app's secrets with their values. The output is secret."""
     return az("containerapp", "secret", "list", "--name", app, "--show-values", *group.flags)
+
+
+def app_patch(group: Group, app: str, body: Path) -> Command:
+    """Merge a JSON document, in a file, into a container app, and wait until Azure has changed it.
+
+    az's own commands for secrets take their values on the command line, where every process can read them.
+    """
+    resource = f"{group.id}/providers/Microsoft.App/containerApps/{app}"
+    how = ("--api-version", APP_API_VERSION, "--is-full-object", "--properties", f"@{body}")
+    return az("resource", "patch", "--ids", resource, *how)
 
 
 def revision_list(group: Group, app: str) -> Command:

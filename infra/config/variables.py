@@ -21,7 +21,7 @@ PARAMETER: Final = "environmentVariables"
 SCHEMA: Final = "server.settings"
 _PREFIX: Final = "FJARR_"
 
-_RESERVED: Final = {
+RESERVED: Final = {
     "FJARR_API_KEYS": "is set from a secret of the app; the parameter for it is apiKey",
     "FJARR_MOUNT": "is set by the template; the parameter for it is mountPath",
     "FJARR_PORT": "is fixed: the ingress calls port 7860",
@@ -47,7 +47,7 @@ def variable_problems(settings: Settings, template: Template) -> list[str]:
 def _broken_rules(
     given: Mapping[str, Json], settings: Settings, template: Template
 ) -> Iterator[tuple[str, str]]:
-    reserved = _RESERVED if settings.find("defaultCommands") else _RESERVED | _SET_BY_COMMANDS
+    reserved = RESERVED if settings.find("defaultCommands") else RESERVED | _SET_BY_COMMANDS
     for name in given:
         if name in reserved:
             yield name, reserved[name]

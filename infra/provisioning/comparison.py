@@ -21,7 +21,7 @@ from infra.provisioning.changes import (
     planned_creation,
 )
 from infra.provisioning.deployment import what_if
-from infra.resources.api_keys import SECRET_NAME
+from infra.resources.api_keys import SECRET_NAME, merge_keys, parse_keys
 from infra.resources.inventory import ACCOUNT, ENVIRONMENT, TYPES, find, planned_resources
 from infra.resources.mount_key import KEY_VARIABLE, mounted_digest
 
@@ -158,8 +158,9 @@ def _with_unseen(changes: tuple[ResourceChange, ...], wanted: Wanted) -> tuple[R
     deployed, extra = wanted.deployed, []
     if not deployed.app:
         return changes
-    key, new = deployed.secrets.get(SECRET_NAME, {}).get("value"), wanted.asked.text("apiKey")
-    if new and new != key:
+    key, asked = deployed.secrets.get(SECRET_NAME, {}).get("value"), wanted.asked.text("apiKey")
+    new = merge_keys(str(key or ""), asked or "")
+    if asked and set(parse_keys(new)) != set(parse_keys(str(key or ""))):
         extra.append(PropertyChange(f"configuration.secrets[{SECRET_NAME}].value", key, new))
     state = deployed.app_properties.get("provisioningState")
     if state != "Succeeded":

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from infra.az.commands import (
     Group,
-    app_secret_list,
     app_show,
     deployment_show,
     environment_show,
@@ -18,6 +17,7 @@ from infra.az.commands import (
 from infra.az.errors import AzureRejectedError
 from infra.az.operations import is_active
 from infra.document import Json, as_object
+from infra.resources.app_secrets import has_secrets, read_secrets
 from infra.resources.mount_key import key_state, mounted_digest, parse_keys
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def read_deployed(session: Session, group: Group, names: Names) -> Deployed:
             ),
         )
         app = as_object(app)
-        secrets = pool.submit(_secrets, session, group, names.app) if _has_secrets(app) else None
+        secrets = pool.submit(read_secrets, session.az, group, names.app) if has_secrets(app) else None
         state = _key_state(session, group, names.storage_account, app)
     return Deployed(
         has_group=resources is not None,
@@ -100,19 +100,6 @@ def _key_state(session: Session, group: Group, account: str, app: Mapping[str, J
         return key_state(app, parse_keys(session.az.find(storage_key_list(group, account))))
     except AzureRejectedError:
         return "unknown"  # reading the keys needs a right of its own
-
-
-def _has_secrets(app: Mapping[str, Json]) -> bool:
-    return bool(as_object(as_object(app.get("properties")).get("configuration")).get("secrets"))
-
-
-def _secrets(session: Session, group: Group, app: str) -> dict[str, dict[str, Json]]:
-    listed = session.az.run(app_secret_list(group, app))
-    entries = map(as_object, listed if isinstance(listed, list) else [])
-    return {
-        str(entry.get("name")): {key: value for key, value in entry.items() if key != "name" and value}
-        for entry in entries
-    }
 
 
 def _parameters(deployment: Json) -> dict[str, Json] | None:

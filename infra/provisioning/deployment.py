@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from infra.az.commands import (
@@ -18,7 +18,7 @@ from infra.az.hints import hint_for
 from infra.config.endpoint import KEYS, InferenceConfig
 from infra.config.template import BICEP
 from infra.config.templates import validate
-from infra.document import Json, as_object, write_atomic
+from infra.document import Json, as_object, private_file
 from infra.errors import RemoteError
 from infra.provisioning.deployed import DEPLOYMENT
 from infra.resources.deployments import LeftRunningError, deployments
@@ -92,15 +92,9 @@ def without_revision(session: Session, group: Group, app: str, revision: str) ->
         raise
 
 
-@contextmanager
-def _parameters_file(folder: Path, text: str) -> Iterator[Path]:
+def _parameters_file(folder: Path, text: str) -> AbstractContextManager[Path]:
     """Write the parameters, which include secrets, to a private file while az needs it."""
-    path = folder / "inference.parameters.json"
-    write_atomic(path, text, mode=0o600)
-    try:
-        yield path
-    finally:
-        path.unlink()
+    return private_file(folder / "inference.parameters.json", text)
 
 
 def _config_of_outputs(session: Session, answer: Json) -> InferenceConfig:

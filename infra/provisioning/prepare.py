@@ -18,7 +18,7 @@ from infra.provisioning.deployed import DEPLOYMENT, Deployed, read_deployed
 from infra.provisioning.plan import ProvisionPlan
 from infra.provisioning.profile import ProfilePlan, plan_profile
 from infra.provisioning.unmanaged import Unmanaged, find_unmanaged
-from infra.resources.api_keys import SECRET_NAME, new_key
+from infra.resources.api_keys import SECRET_NAME, merge_keys, new_key
 from infra.resources.container_apps_environment import Change, profile_changes, requested_profile
 from infra.resources.deployments import deployments
 from infra.resources.inventory import (
@@ -212,12 +212,13 @@ def _complete(wanted: Wanted, unmanaged: Unmanaged, own_tags: dict[str, Json]) -
 
 
 def _api_key(wanted: Wanted) -> str:
-    """Return the user's keys, else those that the app has, else a new one; none if none is required."""
+    """Return the user's keys and those that the app has, else a new one; none if none is required."""
     variables = wanted.asked.find("environmentVariables")
     if variables is not None and as_object(variables.value).get("FJARR_AUTH") == "off":
         return ""
-    known = wanted.deployed.secrets.get(SECRET_NAME, {}).get("value")
-    return wanted.asked.text("apiKey") or str(known or "") or new_key()
+    known = str(wanted.deployed.secrets.get(SECRET_NAME, {}).get("value") or "")
+    asked = wanted.asked.text("apiKey")
+    return (merge_keys(known, asked) if asked else known) or new_key()
 
 
 def _environment_changes(wanted: Wanted, *, is_managed: bool) -> tuple[Change, ...]:

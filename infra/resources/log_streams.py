@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import http.client
 import queue
-import ssl
 import threading
 import time
 import urllib.error
 import urllib.parse
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from infra.az.commands import app_log_token, app_show, replica_list
 from infra.az.log_records import Kind, LogRecord, ShownRecords, parse_record
 from infra.document import Json, as_object
 from infra.errors import RemoteError
+from infra.network import open_url
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from pathlib import Path
 
     from infra.session import Session
 
@@ -81,9 +81,9 @@ def read_streams(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> tup
     """
     with session.console.step("read the logs"):
         access = find_access(session, kinds)
-        context = _tls(session)
+        ca_bundle = session.ca_bundle
         records = [
-            record for source in access.sources for record in _read(source, access.token, tail, context)
+            record for source in access.sources for record in _read(source, access.token, tail, ca_bundle)
         ]
     return tuple(sorted(records, key=lambda record: record.time))
 
@@ -97,7 +97,7 @@ def follow_streams(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> G
     """
     lines: queue.SimpleQueue[LogRecord | None] = queue.SimpleQueue()
     followers: dict[LogStream, _Follower] = {}
-    context = _tls(session)
+    ca_bundle = session.ca_bundle
     try:
         while True:
             access = find_access(session, kinds)
@@ -105,7 +105,7 @@ def follow_streams(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> G
                 if source in followers:
                     followers[source].token = access.token
                 else:
-                    followers[source] = _Follower(source, access.token, context, tail, lines)
+                    followers[source] = _Follower(source, access.token, ca_bundle, tail, lines)
                     followers[source].start()
             for gone in followers.keys() - set(access.sources):
                 followers.pop(gone).stop()
@@ -151,14 +151,10 @@ def _consoles(here: str, revision: str, replicas: Json) -> tuple[LogStream, ...]
     return tuple(sources)
 
 
-def _tls(session: Session) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(session.ca_bundle) if session.ca_bundle else None)
-
-
-def _read(source: LogStream, token: str, tail: int, context: ssl.SSLContext) -> list[LogRecord]:
+def _read(source: LogStream, token: str, tail: int, ca_bundle: Path | None) -> list[LogRecord]:
     """Return the past lines of a stream; none if its replica has just been removed."""
     try:
-        with _open(source, token, tail, context, is_followed=False) as lines:
+        with _open(source, token, tail, ca_bundle, is_followed=False) as lines:
             records = [parse_record(line, source.kind, source.replica) for line in lines]
     except urllib.error.HTTPError as error:
         with error:
@@ -171,15 +167,12 @@ def _read(source: LogStream, token: str, tail: int, context: ssl.SSLContext) -> 
 
 
 def _open(
-    source: LogStream, token: str, tail: int, context: ssl.SSLContext, *, is_followed: bool
+    source: LogStream, token: str, tail: int, ca_bundle: Path | None, *, is_followed: bool
 ) -> http.client.HTTPResponse:
     query = urllib.parse.urlencode({"follow": str(is_followed).lower(), "output": "json", "tailLines": tail})
     address = f"{source.url}?{query}"
-    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"})  # noqa: S310  # Azure's
-    is_here = urllib.parse.urlsplit(address).hostname in {"localhost", "127.0.0.1"}
-    proxies = urllib.request.ProxyHandler({} if is_here else None)
-    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), proxies)
-    return cast("http.client.HTTPResponse", opener.open(request, timeout=_READ_TIMEOUT_S))
+    headers = {"Authorization": f"Bearer {token}"}
+    return open_url(address, timeout_s=_READ_TIMEOUT_S, headers=headers, ca_bundle=ca_bundle)
 
 
 class _Follower(threading.Thread):
@@ -189,14 +182,14 @@ class _Follower(threading.Thread):
         self,
         source: LogStream,
         token: str,
-        context: ssl.SSLContext,
+        ca_bundle: Path | None,
         tail: int,
         lines: queue.SimpleQueue[LogRecord | None],
     ) -> None:
         super().__init__(name=f"{source.kind} log {source.replica}", daemon=True)
         self.token = token
         self._source = source
-        self._context = context
+        self._ca_bundle = ca_bundle
         self._tail = tail
         self._lines = lines
         self._shown = ShownRecords()
@@ -216,7 +209,7 @@ class _Follower(threading.Thread):
             self._stopped.wait(_RECONNECT_PAUSE_S)
 
     def _read(self) -> None:
-        with _open(self._source, self.token, self._tail, self._context, is_followed=True) as lines:
+        with _open(self._source, self.token, self._tail, self._ca_bundle, is_followed=True) as lines:
             self._tail = MAX_LINES  # the next stream repeats lines, which `ShownRecords` skips
             for line in lines:
                 self._take(line)

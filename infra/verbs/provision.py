@@ -19,6 +19,8 @@ from infra.errors import RemoteError, UsageError
 from infra.provisioning.acceptance import subject_of_plan
 from infra.provisioning.deployment import deploy, endpoint, without_revision
 from infra.provisioning.prepare import PreparedProvision, prepare
+from infra.resources.api_keys import SECRET_NAME, parse_keys, publish_keys
+from infra.resources.file_share import open_share
 from infra.resources.inventory import MANAGED_TAG, record_managed
 from infra.resources.preflight import check_acceptance, require_acceptance, require_account
 
@@ -158,7 +160,19 @@ def _perform(session: Session, prepared: PreparedProvision) -> InferenceConfig:
     )
     with replaced:
         path, secrets = prepared.wanted.template_path, prepared.settings.secret_values()
-        return deploy(session, group, path, prepared.parameters_text, secrets)
+        config = deploy(session, group, path, prepared.parameters_text, secrets)
+    _publish_keys(session, prepared, config)
+    return config
+
+
+def _publish_keys(session: Session, prepared: PreparedProvision, config: InferenceConfig) -> None:
+    """Tell replicas that go on running that the API keys have changed."""
+    before = parse_keys(str(prepared.wanted.deployed.secrets.get(SECRET_NAME, {}).get("value") or ""))
+    after = parse_keys(prepared.settings.text("apiKey") or "")
+    if before and after and set(before) != set(after):
+        write_config(session.stage.config_path, config)  # it says where the share is
+        with session.console.step("publish the changed API keys"), open_share(session) as share:
+            publish_keys(share, before, after)
 
 
 def _config_of_app(session: Session, prepared: PreparedProvision) -> InferenceConfig:

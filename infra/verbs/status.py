@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from infra.az.app import parse_failed_adapters
 from infra.az.commands import replica_list, revision_list
 from infra.document import Json, as_object
+from infra.network import open_url
 
 if TYPE_CHECKING:
     from infra.session import Session
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 _TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 1 << 16
 _MAX_REASON_BYTES: Final = 200
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +142,9 @@ def stopped_status(session: Session) -> Status:
 
 
 def fetch_version(endpoint_url: str, timeout_s: float = _TIMEOUT_S) -> dict[str, Json] | str:
-    """Ask a server's `/version`. A text says why it did not answer. No proxy is asked about this machine."""
-    proxies: dict[str, str] | None = {} if urlsplit(endpoint_url).hostname in _LOOPBACK else None
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+    """Ask a server's `/version`. A text says why it did not answer."""
     try:
-        with opener.open(f"{endpoint_url}/version", timeout=timeout_s) as response:
+        with open_url(f"{endpoint_url}/version", timeout_s=timeout_s) as response:
             document = json.loads(response.read(_MAX_BYTES))
     except urllib.error.HTTPError as error:
         with error:

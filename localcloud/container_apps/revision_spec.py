@@ -101,7 +101,9 @@ def _container(template: Json, secrets: Mapping[str, str], volume: Callable[[str
 
 def _variable(variable: Json, secrets: Mapping[str, str]) -> tuple[str, str]:
     reference = variable.get("secretRef")
-    return variable["name"], secrets[reference] if reference else str(variable.get("value") or "")
+    # An older revision can refer to a secret that was removed together with the variable. What Azure gives to
+    # a new replica of it is not known.
+    return variable["name"], secrets.get(reference, "") if reference else str(variable.get("value") or "")
 
 
 def _probe(probe: Json) -> Probe:

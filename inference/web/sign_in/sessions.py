@@ -1,7 +1,8 @@
 """Sessions of the chat page: signed cookies, and the sessions that were ended before their time.
 
 A session is a signed text with its expiry, its id and the name of the API key. The signing secret is derived
-from the API keys, so a session survives a restart, is valid on every replica, and ends when the keys change.
+from that key, so a session survives a restart, is valid on every replica, and ends when the key is changed or
+removed.
 A session that is signed out is recorded as an empty file on the share, where the other replicas, and this one
 after a restart, find it.
 """
@@ -60,27 +61,32 @@ class SessionSigner:
     """Turns sessions into cookies, and cookies into sessions."""
 
     def __init__(self, keyring: Keyring) -> None:
-        self._secret = keyring.derive_secret("chat sign-in")
+        self._keyring = keyring
 
     def write(self, session: Session) -> str:
         """Return the value of the session's cookie."""
         payload = f"{session.expires_at}.{session.id}.{_encode(session.key_name.encode())}"
-        return f"{payload}.{self._sign(payload)}"
+        return f"{payload}.{self._sign(payload, session.key_name)}"
 
     def read(self, cookie: str) -> Session | None:
         """Return the session of a cookie; None if it is not ours, or has expired."""
         payload, _, signature = cookie.rpartition(".")
-        if not hmac.compare_digest(signature.encode(), self._sign(payload).encode()):
-            return None
         expiry, _, rest = payload.partition(".")
-        session_id, _, name = rest.partition(".")
-        if not name:
-            return None  # an older server signed it without an id, so it could not be ended
-        session = Session(session_id, _decode(name).decode(), int(expiry))
+        session_id, _, encoded_name = rest.partition(".")
+        try:
+            # An older server signed a session without an id, so it could not be ended: its name is empty.
+            name = _decode(encoded_name).decode()
+        except ValueError:
+            return None
+        if not hmac.compare_digest(signature.encode(), self._sign(payload, name).encode()):
+            return None
+        session = Session(session_id, name, int(expiry))
         return session if session.expires_at > time.time() else None
 
-    def _sign(self, payload: str) -> str:
-        return _encode(hmac.new(self._secret, payload.encode(), hashlib.sha256).digest())
+    def _sign(self, payload: str, key_name: str) -> str:
+        """Return the signature of a payload by a key. A key that does not exist has one that nobody knows."""
+        secret = self._keyring.derive_secret(key_name, "chat sign-in") or secrets.token_bytes()
+        return _encode(hmac.new(secret, payload.encode(), hashlib.sha256).digest())
 
 
 class EndedSessions:

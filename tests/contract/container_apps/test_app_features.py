@@ -163,3 +163,25 @@ async def test_forbidden_shared_keys_and_a_new_key_break_the_mount(arm: ArmClien
     await arm.request("PATCH", f"{account}?{storage}", {"properties": {"allowSharedKeyAccess": True}})
     await arm.request("POST", f"{account}/regenerateKey?{storage}", {"keyName": "key1"})
     assert "the key is none of storage account 'acct'" in await mount()
+
+
+async def test_a_secret_is_removed_together_with_its_variable(arm: ArmClient) -> None:
+    await arm.make_app()
+    shown = (await arm.show_app())["properties"]
+    (container,) = shown["template"]["containers"]
+    key = {"name": "api-key", "value": "s3cret"}
+    for variables, secrets in (
+        (
+            [*container["env"], {"name": "TOKEN", "secretRef": "token"}],
+            [key, {"name": "token", "value": "t"}],
+        ),
+        (container["env"], [key]),
+    ):
+        template = {"containers": [{**container, "env": variables}]}
+        await patch(arm, {"properties": {"configuration": {"secrets": secrets}, "template": template}})
+        shown = (await arm.show_app())["properties"]
+        assert shown["provisioningState"] == "Succeeded"
+        assert {each["name"] for each in shown["configuration"]["secrets"]} == {
+            each["name"] for each in secrets
+        }
+    assert shown["template"]["containers"][0]["env"] == container["env"]

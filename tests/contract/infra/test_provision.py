@@ -21,14 +21,18 @@ from infra.console import Console
 from infra.errors import RemoteError, UsageError
 from infra.provisioning.changes import APP_KIND
 from infra.provisioning.deployed import read_deployed
+from infra.resources.api_keys import KEYS_FILE
+from infra.resources.app_secrets import read_secrets
+from infra.resources.file_share import open_share
 from infra.resources.preflight import Subject, check_account, check_plan
 from infra.session import Session, cloud_state, open_session
 from infra.verbs.deploy import deploy
 from infra.verbs.doctor import _mount_key
 from infra.verbs.down import down
-from infra.verbs.key import find_keys
+from infra.verbs.key import change_key, find_keys, find_names
 from infra.verbs.logs import read_logs
 from infra.verbs.provision import plan_provision, provision
+from infra.verbs.secret import list_secrets, remove_secret, set_secret
 from infra.verbs.status import find_status
 
 if TYPE_CHECKING:
@@ -171,8 +175,7 @@ def test_what_others_set_survives_an_unrelated_change(place: Place) -> None:
     for part in ("containers", "scale", "volumes"):
         assert after["properties"]["template"][part] == before["properties"]["template"][part]
     assert (after["tags"]["x"], after["identity"]) == ("y", before["identity"])
-    secret: Any = session.az.run(az.app_secret_show(group, config.aca_app_name, "mine"))
-    assert secret["value"] == "s3cret"
+    assert read_secrets(session.az, group, config.aca_app_name)["mine"] == {"value": "s3cret"}
     assert not plan_provision(place.open()).has_changes
 
 
@@ -194,6 +197,33 @@ def test_a_value_of_ours_that_others_changed_is_asked_about(place: Place) -> Non
         'template.containers[inference].env[FJARR_ADAPTER].value: "models/theirs" -> ""'
     ]
     assert shown_app(session)["properties"]["template"]["scale"]["maxReplicas"] == 3
+
+
+def test_keys_and_secrets_are_changed_and_survive_a_provision(place: Place) -> None:
+    session = place.open()
+    config, group = session.config(), session.group()
+    revision = shown_app(session)["properties"]["latestRevisionName"]
+    added = change_key(session, "add", "bob")
+    assert not added.is_proven, "nothing listens in this container"
+    assert find_names(session).names == ("default", "bob")
+    assert shown_app(session)["properties"]["latestRevisionName"] == revision
+    with open_share(session) as share:
+        document = json.loads(share.read(KEYS_FILE) or b"{}")
+    assert set(document["keys"]) == {"default", "bob"}
+    assert added.key.value not in json.dumps(document)
+
+    assert set_secret(session, "HF_TOKEN", "one").effect == "new revision"
+    assert set_secret(session, "HF_TOKEN", "two").effect == "with the next deploy"
+    assert list_secrets(session).names == ("HF_TOKEN", "SECRET")
+
+    provision(session, Flags(parameters=("shareQuotaGib=79",)), is_confirmed=True)
+    secrets = read_secrets(session.az, group, config.aca_app_name)
+    assert secrets["hf-token"] == {"value": "two"}
+    assert find_keys(session).to_json()["keys"]["bob"] == added.key.value  # type: ignore[index]
+    assert list_secrets(session).names == ("HF_TOKEN", "SECRET")
+    assert remove_secret(session, "HF_TOKEN").effect == "new revision"
+    change_key(session, "remove", "bob")
+    assert set(read_secrets(session.az, group, config.aca_app_name)) == {*secrets} - {"hf-token"}
 
 
 def test_what_was_provisioned_has_a_status_and_logs(place: Place) -> None:

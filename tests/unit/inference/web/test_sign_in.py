@@ -110,6 +110,17 @@ async def test_a_forged_cookie_is_rejected(forged: str) -> None:
     assert response.status_code == 401
 
 
+async def test_a_session_lasts_while_other_keys_change() -> None:
+    client = browser()
+    await client.post("/login", data=RIGHT)
+    others = browser((ApiKey("eve", digest_of("key-three")), KEYS[1]))
+    others.cookies = client.cookies
+    assert (await others.get("/")).text == "secret /"
+    rotated = browser((KEYS[0], ApiKey("bob", digest_of("key-four"))))
+    rotated.cookies = client.cookies
+    assert (await rotated.get("/")).status_code == 401
+
+
 async def test_a_session_ends_with_its_time_and_with_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     client = browser()
     await client.post("/login", data=RIGHT)

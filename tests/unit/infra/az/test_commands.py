@@ -86,9 +86,8 @@ LINES = {
         "s", "swedencentral"
     ),
     f"az containerapp show --name app {IN_GROUP}": az.app_show(GROUP, "app"),
-    f"az containerapp secret show --name app --secret-name api-key {IN_GROUP}": az.app_secret_show(
-        GROUP, "app", "api-key"
-    ),
+    f"az resource patch --ids {GROUP.id}/providers/Microsoft.App/containerApps/app --api-version 2025-07-01 "
+    "--is-full-object --properties @/x/app.json": az.app_patch(GROUP, "app", Path("/x/app.json")),
     f"az containerapp secret list --name app --show-values {IN_GROUP}": az.app_secret_list(GROUP, "app"),
     f"az containerapp revision deactivate --name app --revision app--1 {IN_GROUP}": az.revision_deactivate(
         GROUP, "app", "app--1"
