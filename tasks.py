@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from infra.config.settings import Flags
+    from infra.release.lock import LockAccess
     from infra.session import Session
 
 ROOT = Path(__file__).resolve().parent
@@ -46,6 +47,7 @@ TARGET = {
     "yes": "perform the plan without asking, also if it resets what others set",
 }
 LOCK = "take the deploy lock from its current holder"
+LOCK_WAIT = "wait while another command holds the deploy lock, at most so many seconds (default: an hour)"
 WAIT = "how many seconds to wait for the release to serve (default: 600 on local, 2400 on azure)"
 
 
@@ -170,12 +172,14 @@ def provision(
 
 
 @verb(
+    optional=["wait"],
     help={
         "stage": STAGE,
         "adapter": "a folder with your LoRA adapter (default: the example's)",
         "base": "its base model: a folder, or an id on the hub (default: what the adapter names)",
         "name": "the adapter's name on the share and in the API (default: its folder's name)",
         "timeout": WAIT,
+        "wait": LOCK_WAIT,
         "break_lock": LOCK,
         "json": JSON,
     },
@@ -187,6 +191,7 @@ def push(
     base: str | None = None,
     name: str | None = None,
     timeout: int = 0,
+    wait: str | None = None,
     break_lock: bool = False,
     json: bool = False,
 ) -> None:
@@ -196,18 +201,19 @@ def push(
     """
     from infra.verbs.push import push as run_push
 
-    path, timeout_s = Path(adapter) if adapter else None, timeout or None
-    pushed = run_push(
-        _open(stage), adapter=path, base=base, name=name, timeout_s=timeout_s, break_lock=break_lock
-    )
+    path, timeout_s, access = Path(adapter) if adapter else None, timeout or None, _access(wait, break_lock)
+    pushed = run_push(_open(stage), adapter=path, base=base, name=name, timeout_s=timeout_s, access=access)
     _show(pushed, json)
 
 
 @verb(
+    optional=["wait"],
     help={
         "stage": STAGE,
         "force": "create a new release and restart, even if this code is live already",
+        "plan": f"print what would change and change nothing; exit code {HAS_CHANGES} if there are changes",
         "timeout": WAIT,
+        "wait": LOCK_WAIT,
         "break_lock": LOCK,
         "json": JSON,
     },
@@ -216,7 +222,9 @@ def deploy(
     _: Context,
     stage: str = "azure",
     force: bool = False,
+    plan: bool = False,
     timeout: int = 0,
+    wait: str | None = None,
     break_lock: bool = False,
     json: bool = False,
 ) -> None:
@@ -225,8 +233,125 @@ def deploy(
     If the new release does not serve, the previous one is restored.
     """
     from infra.verbs.deploy import deploy as run_deploy
+    from infra.verbs.deploy import plan_deploy
 
-    _show(run_deploy(_open(stage), force=force, timeout_s=timeout or None, break_lock=break_lock), json)
+    if not plan:
+        access, timeout_s = _access(wait, break_lock), timeout or None
+        _show(run_deploy(_open(stage), force=force, timeout_s=timeout_s, access=access), json)
+        return
+    planned = plan_deploy(_open(stage))
+    _show(planned, json)
+    if planned.has_changes:
+        raise Exit(code=HAS_CHANGES)
+
+
+@verb(help={"stage": STAGE, "json": JSON})
+def releases(_: Context, stage: str = "azure", json: bool = False) -> None:
+    """List the releases on the share: when, by whom, of which commit, proven, live."""
+    from infra.verbs.releases import find_releases
+
+    _show(find_releases(_open(stage, starts=False)), json)
+
+
+@verb(help={"stage": STAGE, "tail": "how many of the newest changes to print", "json": JSON})
+def audit(_: Context, stage: str = "azure", tail: int = 20, json: bool = False) -> None:
+    """Print who changed the stage's share, when, and how it ended."""
+    from infra.verbs.releases import find_changes
+
+    _show(find_changes(_open(stage, starts=False), tail), json)
+
+
+@verb(
+    optional=["wait"],
+    positional=["release"],
+    help={
+        "release": "the release's id, or its beginning or end (default: the one that served before)",
+        "stage": STAGE,
+        "timeout": WAIT,
+        "wait": LOCK_WAIT,
+        "break_lock": LOCK,
+        "json": JSON,
+    },
+)
+def rollback(
+    _: Context,
+    release: str = "",
+    stage: str = "azure",
+    timeout: int = 0,
+    wait: str | None = None,
+    break_lock: bool = False,
+    json: bool = False,
+) -> None:
+    """Make an earlier release live again, and wait until it serves."""
+    from infra.verbs.rollback import roll_back
+
+    access, timeout_s = _access(wait, break_lock), timeout or None
+    _show(roll_back(_open(stage), release, timeout_s=timeout_s, access=access), json)
+
+
+@verb(
+    optional=["wait"],
+    help={"stage": STAGE, "timeout": WAIT, "wait": LOCK_WAIT, "break_lock": LOCK, "json": JSON},
+)
+def restart(
+    _: Context,
+    stage: str = "azure",
+    timeout: int = 0,
+    wait: str | None = None,
+    break_lock: bool = False,
+    json: bool = False,
+) -> None:
+    """Restart the replicas, and wait until the live release serves again."""
+    from infra.verbs.rollback import restart as run_restart
+
+    access, timeout_s = _access(wait, break_lock), timeout or None
+    _show(run_restart(_open(stage), timeout_s=timeout_s, access=access), json)
+
+
+@verb(
+    optional=["wait"],
+    help={
+        "stage": STAGE,
+        "keep": "how many of the newest releases stay (default: 10); the live one and the last three that"
+        " were proven always do",
+        "wait": LOCK_WAIT,
+        "break_lock": LOCK,
+        "json": JSON,
+    },
+)
+def prune(
+    _: Context,
+    stage: str = "azure",
+    keep: int = 10,
+    wait: str | None = None,
+    break_lock: bool = False,
+    json: bool = False,
+) -> None:
+    """Remove old releases, and what interrupted deployments left."""
+    from infra.verbs.releases import prune_releases
+
+    _show(prune_releases(_open(stage, starts=False), keep, _access(wait, break_lock)), json)
+
+
+@verb(
+    positional=["message"],
+    help={"message": "what for; others are shown it", "stage": STAGE, "json": JSON},
+)
+def lock(_: Context, message: str = "locked by hand", stage: str = "azure", json: bool = False) -> None:
+    """Keep everybody from changing the stage, until invoke unlock."""
+    from infra.verbs.lock import take_lock
+
+    _show(take_lock(_open(stage, starts=False), message), json)
+
+
+@verb(
+    help={"stage": STAGE, "break_lock": "also release the lock of a command that runs", "json": JSON},
+)
+def unlock(_: Context, stage: str = "azure", break_lock: bool = False, json: bool = False) -> None:
+    """Release the lock of invoke lock, whoever took it."""
+    from infra.verbs.lock import release_lock
+
+    _show(release_lock(_open(stage, starts=False), break_lock=break_lock), json)
 
 
 @verb(help={"stage": STAGE, "json": JSON})
@@ -398,6 +523,12 @@ def _open(stage: str, *, starts: bool = True, needs_az: bool = True) -> Session:
     from infra.session import open_session
 
     return open_session(ROOT, stage, Console(), start_cloud=starts, needs_az=needs_az)
+
+
+def _access(wait: str | bool | None, breaks: bool) -> LockAccess:
+    from infra.release.lock import parse_access
+
+    return parse_access(wait=wait, breaks=breaks)
 
 
 def _flags(

@@ -183,3 +183,5 @@ def _start_again() -> NoReturn:
 
 if __name__ == "inference":
     _start_again()
+if __name__ == "__main__":
+    print(Path.cwd())  # noqa: T201 - for `cd "$(python3 -m inference.unpack)"`

@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Final
 
 from infra.az.app import AzureApp
 from infra.clock import Clock, SystemClock
-from infra.release.lock import DeployLock, HeldLock, this_process
+from infra.release.holder import this_process
+from infra.release.hooks import NO_HOOKS, Hooks, find_hooks
+from infra.release.known import KnownReleases
+from infra.release.lock import TAKES_FREE_LOCK, DeployLock, HeldLock, LockAccess
+from infra.release.releases import NOTHING_KNOWN
 from infra.release.rollout import Background, Rollout, in_background
 from infra.resources.file_share import open_share
 from infra.resources.log_streams import read_streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from infra.az.app import App
     from infra.console import Console
@@ -36,6 +41,8 @@ class DeployContext:
 
     Attributes:
         timeout_s: How long to wait for a release to serve.
+        known: The releases that this machine knows.
+        hooks: The user's programs that run before and after a change.
     """
 
     share: Share
@@ -45,6 +52,8 @@ class DeployContext:
     console: Console
     background: Background
     timeout_s: float
+    known: KnownReleases = NOTHING_KNOWN
+    hooks: Hooks = NO_HOOKS
 
     def rollout(self, held: HeldLock | None) -> Rollout:
         """Return a rollout. While it waits, it renews the lock, if one is held."""
@@ -53,12 +62,15 @@ class DeployContext:
 
 
 @contextmanager
-def open_deploy_context(session: Session, timeout_s: float | None) -> Iterator[DeployContext]:
+def open_deploy_context(
+    session: Session, timeout_s: float | None, access: LockAccess = TAKES_FREE_LOCK
+) -> Iterator[DeployContext]:
     """Open a stage's share and app for the length of a `with` block.
 
     Args:
         session: The opened stage.
         timeout_s: How long to wait for a release to serve; None for the default of the stage's cloud.
+        access: How to treat the deploy lock of another holder.
 
     Raises:
         UsageError: The stage is not provisioned.
@@ -81,12 +93,20 @@ def open_deploy_context(session: Session, timeout_s: float | None) -> Iterator[D
         yield DeployContext(
             share=share,
             app=app,
-            lock=DeployLock(share, clock, this_process(), session.console.warn),
+            lock=DeployLock(share, clock, this_process(), session.console.warn, access=access),
             clock=clock,
             console=session.console,
             background=in_background(pool),
             timeout_s=timeout_s or (LOCAL_TIMEOUT_S if session.stage.is_local else AZURE_TIMEOUT_S),
+            known=KnownReleases(_known_folder(session)),
+            hooks=find_hooks(session),
         )
+
+
+def _known_folder(session: Session) -> Path:
+    """Return where the releases of a stage's share are kept on this machine."""
+    config = session.config()
+    return session.stage.state_dir / "releases" / f"{config.storage_account_name}-{config.file_share_name}"
 
 
 def console_tail(session: Session, replica: str) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ class Command:
         install_hint: How to install the program; None for a general hint.
         module: The Python module that is the program, where it is installed beside this Python: its launcher
             script does not start from an environment whose path has a space.
+        environment: Variables that this command gets besides those of the runner.
     """
 
     argv: tuple[str, ...]
@@ -49,6 +50,7 @@ class Command:
     timeout_s: float = 120.0
     install_hint: str | None = None
     module: str | None = None
+    environment: tuple[tuple[str, str], ...] = ()
 
     @property
     def line(self) -> str:
@@ -89,7 +91,7 @@ class Runner:
         process = subprocess.Popen(
             argv,
             cwd=self._folder,
-            env=self._environment,
+            env=self._environment | dict(command.environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

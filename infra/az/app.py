@@ -160,6 +160,7 @@ def parse_version(body: bytes) -> VersionResponse | NoResponse:
         started=_text(document.get("started_at")),
         is_ready=document.get("ready") is True,
         failed_adapters=parse_failed_adapters(document),
+        adapters=_texts(document.get("adapters")),
     )
 
 
@@ -207,6 +208,10 @@ def _properties(document: Json) -> Mapping[str, Json]:
 
 def _text(value: Json) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _texts(value: Json) -> tuple[str, ...]:
+    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list) else ()
 
 
 def _time(text: str) -> datetime | None:

@@ -63,6 +63,7 @@ class VersionResponse:
 
     Attributes:
         failed_adapters: Why adapters are not served.
+        adapters: The names of the adapters that are served.
     """
 
     release: str
@@ -70,6 +71,7 @@ class VersionResponse:
     started: str
     is_ready: bool
     failed_adapters: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

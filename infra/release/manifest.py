@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -65,10 +65,19 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
+class Replaced:
+    """What was served just before a release was created: the release, and the adapters beside the base."""
+
+    release: str
+    adapters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Origin:
     """The origin of a release: who created it, when, with which version of this tool, from which commit.
 
-    `git_commit` and `is_dirty` are None where the tree is not under git. `author` is `user@host`.
+    `git_commit` and `is_dirty` are None where the tree is not under git. `author` is `user@host`. `replaced`
+    is None if nothing was served.
     """
 
     created: datetime
@@ -76,6 +85,7 @@ class Origin:
     tool_version: str
     git_commit: str | None = None
     is_dirty: bool | None = None
+    replaced: Replaced | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +166,7 @@ def render_release(release: Release) -> str:
             "tool_version": origin.tool_version,
             "git_commit": origin.git_commit,
             "git_dirty": origin.is_dirty,
+            "replaced": None if origin.replaced is None else asdict(origin.replaced),
             **_manifest_fields(release.manifest),
         }
     )
@@ -183,6 +194,7 @@ def parse_release(text: str | bytes, where: str) -> Release:
         tool_version=_field(document, "tool_version", str, where),
         git_commit=_optional(document, "git_commit", str, where),
         is_dirty=_optional(document, "git_dirty", bool, where),
+        replaced=_parse_replaced(document, where),
     )
     return Release(_parse_files(document, where), origin)
 
@@ -272,6 +284,14 @@ def _parse_entry(item: object, where: str) -> FileEntry:
     if path.startswith("/") or ".." in PurePosixPath(path).parts:
         raise _unreadable(where, f"the path {path!r} leads out of the folder")
     return FileEntry(path, _field(item, "size", int, where), _field(item, "sha256", str, where))
+
+
+def _parse_replaced(document: Mapping[str, object], where: str) -> Replaced | None:
+    found = _optional(document, "replaced", dict, where)
+    if found is None:
+        return None
+    adapters = _field(found, "adapters", list, where)
+    return Replaced(_field(found, "release", str, where), tuple(map(str, adapters)))
 
 
 def _parse_time(text: str, where: str) -> datetime:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from infra.process import Runner
-    from infra.release.lock import Holder
+    from infra.release.holder import Holder
 
 
 def find_origin(runner: Runner, holder: Holder, created: datetime, folder: str) -> Origin:

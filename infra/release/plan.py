@@ -62,6 +62,8 @@ class Plan:
             total += f", copy {len(self.copies)} on the share ({readable_size(self.copy_bytes)})"
         if self.removed:
             total += f", leave out {len(self.removed)}"
+        if not self.copies and not self.removed and not self.changed:
+            return (total,)  # a first release: all files are new, and their names say nothing
         details = sorted(
             [(entry.path, "+", f"  {readable_size(entry.size_bytes)}") for entry in self.added]
             + [(entry.path, "~", f"  {readable_size(entry.size_bytes)}") for entry in self.changed]

@@ -1,9 +1,14 @@
 """Releases on the share: their layout, and which of them is live.
 
-    CURRENT                      one line: the release that replicas start from
-    PROVEN                       one line: the last release that was seen to serve
-    releases/<id>/inference/...  immutable once its manifest is written
-    releases/<id>/release.json   the manifest, written last: a folder without one was never finished
+    CURRENT                        one line: the release that replicas start from
+    PROVEN                         one line: the last release that was seen to serve
+    releases/<id>/release.tar.gz   the manifest and the small files, written last
+    releases/<id>/inference.py     what unpacks it
+    releases/<id>/inference/...    the large files
+    audit/                         one file for each change
+
+A folder without the archive was never finished. A release of an earlier version, or of a tree that cannot
+unpack itself, has all its files below `inference/`, and its manifest, written last, in `release.json`.
 
 `PROVEN` makes it safe to kill a deployment at any point: whatever `CURRENT` contains by then, the release to
 roll back to is known. Functions that change the share must be called with the deploy lock held.
@@ -11,25 +16,26 @@ roll back to is known. Functions that change the share must be called with the d
 
 from __future__ import annotations
 
-import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from infra.errors import RemoteError
+from infra.release.archive import ARCHIVE, MANIFEST, read_packed_manifest
+from infra.release.known import KnownReleases
 from infra.release.manifest import RELEASE_ID, FileEntry, Manifest, Release, parse_release, render_release
 
 if TYPE_CHECKING:
-    from infra.release.plan import Plan
+    from collections.abc import Sequence
+
+    from infra.release.plan import Copy
     from infra.share.protocol import Share
 
 CURRENT: Final = "CURRENT"
 PROVEN: Final = "PROVEN"
 FOLDER: Final = "releases"
-KEPT: Final = 10
-"""How many finished releases stay on the share, the live one among them."""
 
-_MANIFEST: Final = "release.json"
-_DRAFT: Final = re.compile(r"^\..+\.tmp$|^\.lock\.broken-")
+NOTHING_KNOWN: Final = KnownReleases()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +67,55 @@ class Live:
         return self.manifest is not None and self.manifest.digest == manifest.digest
 
 
-def read_live(share: Share) -> Live:
-    """Read the live release. If its manifest is damaged, `release` is None."""
+def read_live(share: Share, known: KnownReleases = NOTHING_KNOWN) -> Live:
+    """Read the live release. If its manifest is damaged, `release` is None.
+
+    What this machine knows is not read again: that a release was proven, and a manifest.
+    """
     current = _read_id(share, CURRENT)
     try:
-        release = None if current is None else read_release(share, current)
+        release = None if current is None else read_release(share, current, known)
     except RemoteError:
         release = None  # then nothing is copied from it, and every file is uploaded
-    return Live(current, _read_id(share, PROVEN), release)
+    is_proven = current is not None and known.state.proven == current
+    return Live(current, current if is_proven else _read_id(share, PROVEN), release)
 
 
-def read_release(share: Share, release_id: str) -> Release | None:
+def read_release(share: Share, release_id: str, known: KnownReleases = NOTHING_KNOWN) -> Release | None:
     """Read a finished release's manifest, or None if there is no such release.
 
     Raises:
         RemoteError: It is damaged.
     """
-    path = f"{folder_of(release_id)}/{_MANIFEST}"
-    content = share.read(path)
-    return None if content is None else parse_release(content, path)
+    if (release := known.find(release_id)) is not None:
+        return release
+    archive, manifest = (f"{folder_of(release_id)}/{name}" for name in (ARCHIVE, MANIFEST))
+    content = share.read(archive)
+    if content is not None:
+        return _parse_archive(content, archive)
+    content = share.read(manifest)
+    return None if content is None else parse_release(content, manifest)
 
 
-def find_fallback(share: Share, live: Live, target: str) -> str | None:
+def read_releases(
+    share: Share, release_ids: Sequence[str], known: KnownReleases = NOTHING_KNOWN
+) -> tuple[Release | None, ...]:
+    """Read several releases' manifests at the same time; None for each that is damaged or unfinished."""
+    found = {each: release for each in release_ids if (release := known.find(each)) is not None}
+    for name, parse in ((ARCHIVE, _parse_archive), (MANIFEST, parse_release)):
+        missing = [each for each in release_ids if each not in found]
+        paths = [f"{folder_of(each)}/{name}" for each in missing]
+        for each, path, content in zip(missing, paths, share.read_all(paths), strict=True):
+            with suppress(RemoteError):
+                if content is not None:
+                    found[each] = parse(content, path)
+    return tuple(found.get(each) for each in release_ids)
+
+
+def find_fallback(share: Share, live: Live, target: str, known: KnownReleases = NOTHING_KNOWN) -> str | None:
     """Return the release to roll back to when `target` does not come up; None if there is no other."""
-    candidates = (each for each in (live.proven, live.current) if each not in (None, target))
-    return next((each for each in candidates if each is not None and _is_finished(share, each)), None)
+    candidates = (each for each in (live.proven, live.current) if each is not None and each != target)
+    return next((each for each in candidates if known.find(each) or is_finished(share, each)), None)
 
 
 def folder_of(release_id: str) -> str:
@@ -106,7 +136,7 @@ def set_proven(share: Share, release_id: str) -> None:
 def find_finished(share: Share, manifest: Manifest) -> str | None:
     """Return the newest finished release on the share with exactly these files, or None."""
     suffix = f"-{manifest.digest[:8]}"
-    for release_id in reversed(_release_folders(share)):
+    for release_id in reversed(list_releases(share)):
         if release_id.endswith(suffix):
             try:
                 found = read_release(share, release_id)
@@ -117,42 +147,34 @@ def find_finished(share: Share, manifest: Manifest) -> str | None:
     return None
 
 
-def copy_unchanged(share: Share, plan: Plan, old_id: str, new_id: str) -> tuple[FileEntry, ...]:
-    """Copy the files that a new release shares with an old one, on the share.
+def copy_unchanged(share: Share, copies: tuple[Copy, ...], old_id: str, new_id: str) -> tuple[FileEntry, ...]:
+    """Copy files that a new release shares with an old one, on the share.
 
     Returns the files that could not be copied, since the old release has lost them: they must be uploaded.
     """
     old, new = folder_of(old_id), folder_of(new_id)
-    pairs = [(f"{old}/{copy.source}", f"{new}/{copy.entry.path}") for copy in plan.copies]
-    missing = set(share.copy(pairs))
-    return tuple(copy.entry for copy in plan.copies if f"{old}/{copy.source}" in missing)
+    missing = set(share.copy([(f"{old}/{copy.source}", f"{new}/{copy.entry.path}") for copy in copies]))
+    return tuple(copy.entry for copy in copies if f"{old}/{copy.source}" in missing)
 
 
 def finish_release(share: Share, release: Release) -> None:
     """Write a release's manifest, once all its files are there. From now on it can be made live."""
-    share.write(f"{folder_of(release.id)}/{_MANIFEST}", render_release(release).encode())
+    share.write(f"{folder_of(release.id)}/{MANIFEST}", render_release(release).encode())
 
 
-def remove_unfinished(share: Share) -> tuple[str, ...]:
-    """Remove the files that a killed deployment left, and return the unfinished releases among them."""
-    for entry in share.entries(""):
-        if not entry.is_folder and _DRAFT.match(entry.name):
-            share.delete(entry.name)
-    unfinished = tuple(each for each in _release_folders(share) if not _is_finished(share, each))
-    for release_id in unfinished:
-        share.delete_tree(folder_of(release_id))
-    return unfinished
+def list_releases(share: Share) -> tuple[str, ...]:
+    """Return the ids of the releases on the share, finished or not, oldest first."""
+    entries = share.entries(FOLDER)
+    return tuple(sorted(entry.name for entry in entries if entry.is_folder and RELEASE_ID.match(entry.name)))
 
 
-def prune(share: Share, live: Live) -> tuple[str, ...]:
-    """Remove the oldest finished releases, except the newest `KEPT`, the live and the proven one."""
-    finished = [each for each in _release_folders(share) if _is_finished(share, each)]
-    surplus = tuple(each for each in finished[:-KEPT] if each not in (live.current, live.proven))
-    for release_id in surplus:
-        # The manifest goes first: if this is interrupted, the next deployment removes an unfinished release.
-        share.delete(f"{folder_of(release_id)}/{_MANIFEST}")
-        share.delete_tree(folder_of(release_id))
-    return surplus
+def is_finished(share: Share, release_id: str) -> bool:
+    """Return whether a release is complete, so that it can be made live."""
+    return any(entry.name in {ARCHIVE, MANIFEST} for entry in share.entries(folder_of(release_id)))
+
+
+def _parse_archive(content: bytes, where: str) -> Release:
+    return parse_release(read_packed_manifest(content, where), where)
 
 
 def _read_id(share: Share, path: str) -> str | None:
@@ -164,14 +186,6 @@ def _write_id(share: Share, path: str, release_id: str | None) -> None:
     if release_id is None:
         share.delete(path)
     else:
-        share.write(path, f"{release_id}\n".encode())
-
-
-def _release_folders(share: Share) -> list[str]:
-    """Return the releases' ids, oldest first. Folders with other names are not releases."""
-    entries = share.entries(FOLDER)
-    return sorted(entry.name for entry in entries if entry.is_folder and RELEASE_ID.match(entry.name))
-
-
-def _is_finished(share: Share, release_id: str) -> bool:
-    return any(entry.name == _MANIFEST for entry in share.entries(folder_of(release_id)))
+        # A replica must never see a part of CURRENT; PROVEN is read by the pipeline only, under the lock.
+        write = share.write if path == CURRENT else share.put
+        write(path, f"{release_id}\n".encode())

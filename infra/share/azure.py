@@ -19,7 +19,7 @@ from azure.storage.fileshare import ShareClient, ShareFileClient
 
 from infra.errors import RemoteError, UsageError
 from infra.share.errors import ShareAddress, is_tls_failure, is_transient, rejected_error, unreachable_error
-from infra.share.protocol import Advance, Share, ShareEntry, Upload
+from infra.share.protocol import RANGE_BYTES, Advance, Share, ShareEntry, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,15 +29,13 @@ if TYPE_CHECKING:
 
     from infra.clock import Clock
 
-RANGE_BYTES: Final = 4 << 20
-"""The maximum size of a request. Source: Azure Files REST API, Put Range."""
-
 _THREADS: Final = 8
 _PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """How long to wait between attempts. A replica's file system releases a file within seconds."""
 
 _COPY_POLL_S: Final = 0.5
-_MISSING_CODES: Final = frozenset({"ResourceNotFound", "ParentNotFound"})
+_NO_PARENT: Final = "ParentNotFound"
+_MISSING_CODES: Final = frozenset({"ResourceNotFound", _NO_PARENT})
 _NO_SOURCE: Final = (404, "CannotVerifyCopySource")
 """The status and code of a copy whose source does not exist. With another status the code is about access."""
 
@@ -103,6 +101,14 @@ class AzureShare(Share):
         """Return the content of a small file, or None if it does not exist."""
         return self._find(f"read {path}", lambda: bytes(self._file(path).download_file().readall()), None)
 
+    def read_all(self, paths: Sequence[str]) -> tuple[bytes | None, ...]:
+        """Read small files, several at a time; None for each that does not exist."""
+        return self._each(self.read, paths)
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a small file. A reader may see it while it is written."""
+        self.upload([Upload(path, content)], lambda _size: None)
+
     def write(self, path: str, content: bytes) -> None:
         """Write a small file in one step."""
         temporary = self._write_temporary(path, content)
@@ -132,10 +138,12 @@ class AzureShare(Share):
         return tuple(sorted(found, key=lambda entry: entry.name))
 
     def upload(self, uploads: Sequence[Upload], advance: Advance) -> None:
-        """Upload files, several ranges of several files at a time."""
+        """Upload files, several ranges of several files at a time. A small file takes one request."""
         self._make_folders(item.path for item in uploads)
-        self._each(self._start_file, uploads)
-        ranges = [(item, offset) for item in uploads for offset in range(0, item.size_bytes, RANGE_BYTES)]
+        self._each(lambda item: advance(self._start_file(item)), uploads)
+        ranges = [
+            (item, offset) for item in uploads for offset in range(RANGE_BYTES, item.size_bytes, RANGE_BYTES)
+        ]
         self._each(lambda piece: advance(self._send_range(*piece)), ranges)
 
     def copy(self, pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
@@ -146,12 +154,13 @@ class AzureShare(Share):
 
     def move(self, source: str, target: str, *, replace: bool) -> bool:
         """Rename a file in one step. Return False if the source is missing or the target must be kept."""
-        self._make_folders([target])
 
         def request() -> bool:
             try:
                 self._file(source).rename_file(target, overwrite=replace)
             except HttpResponseError as error:
+                if _code(error) == _NO_PARENT and self._make_folders([target]):
+                    return request()
                 # The code for an existing target is not documented, so check whether the target exists.
                 if replace or error.status_code != 409 or self._size(target) is None:  # noqa: PLR2004  # Conflict
                     raise
@@ -232,8 +241,15 @@ class AzureShare(Share):
         self.upload([Upload(temporary, content)], lambda _size: None)
         return temporary
 
-    def _start_file(self, item: Upload) -> None:
-        self._request(f"create {item.path}", lambda: self._file(item.path).create_file(item.size_bytes))
+    def _start_file(self, item: Upload) -> int:
+        """Create a file with its first range, and return the size of that.
+
+        Source: azure-storage-file-share 12.25.0b1, `ShareFileClient.create_file(data=...)`: up to 4 MiB.
+        """
+        data = _read_range(item, 0) if item.size_bytes else None
+        client = self._file(item.path)
+        self._request(f"create {item.path}", lambda: client.create_file(item.size_bytes, data=data))
+        return len(data or b"")
 
     def _send_range(self, item: Upload, offset: int) -> int:
         data = _read_range(item, offset)
@@ -263,20 +279,31 @@ class AzureShare(Share):
                 return None
             raise
 
-    def _make_folders(self, paths: Iterable[str]) -> None:
-        """Create the folders of these files, the outer ones first, each only once in a process."""
-        wanted = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+    def _make_folders(self, paths: Iterable[str]) -> bool:
+        """Create the folders of these files, each only once in a process. Return whether any was missing."""
+        wanted = {str(PurePosixPath(path).parent) for path in paths}
         with self._folders_lock:
             missing = wanted - self._folders
         for depth in sorted({path.count("/") for path in missing}):
             self._each(self._make_folder, [path for path in missing if path.count("/") == depth])
+        return bool(missing)
 
     def _make_folder(self, folder: str) -> None:
-        def request() -> None:
-            with suppress(ResourceExistsError):
-                self._client.create_directory(folder)
+        """Create a folder; the outer one first if that is missing, which is rare."""
 
-        self._request(f"make the folder {folder}", request)
+        def request() -> bool:
+            try:
+                with suppress(ResourceExistsError):
+                    self._client.create_directory(folder)
+            except HttpResponseError as error:
+                if _code(error) != _NO_PARENT:
+                    raise
+                return False
+            return True
+
+        if not self._request(f"make the folder {folder}", request):
+            self._make_folder(str(PurePosixPath(folder).parent))
+            self._request(f"make the folder {folder}", request)
         with self._folders_lock:
             self._folders.add(folder)
 

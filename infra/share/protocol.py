@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+RANGE_BYTES: Final = 4 << 20
+"""The maximum size of a request's body; a file of this size is written in one request.
+
+Source: Azure Files REST API, Put Range.
+"""
 
 Advance: TypeAlias = Callable[[int], None]
 """Called with the number of bytes that were processed since the last call, from any thread."""
@@ -52,8 +58,14 @@ class Share(Protocol):
     def read(self, path: str) -> bytes | None:
         """Return the content of a small file, or None if it does not exist."""
 
+    def read_all(self, paths: Sequence[str]) -> tuple[bytes | None, ...]:
+        """Read small files, several at a time; None for each that does not exist."""
+
     def write(self, path: str, content: bytes) -> None:
         """Write a small file in one step: readers see the old content or the new, never a part."""
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a small file in one request fewer than `write`: a reader may see it while it is written."""
 
     def create(self, path: str, content: bytes) -> bool:
         """Create a small file in one step. Return False, without a change, if the file exists.

@@ -1,6 +1,6 @@
 """Deploy `inference/` as a release, and wait until it serves.
 
-    scan -> compare with the live release -> upload new files -> manifest -> CURRENT -> restart -> proof
+    scan -> compare with the live release -> upload it packed -> CURRENT -> restart -> proof
 
 A release that does not serve is rolled back to the previous one. A deployment that was interrupted at any
 step can be run again. A second deployment at the same time fails, and its error names the lock's holder.
@@ -8,28 +8,22 @@ step can be run again. A second deployment at the same time fails, and its error
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from infra.az.revision import VersionResponse
 from infra.deploy_context import DeployContext, open_deploy_context
 from infra.errors import FjarrError
-from infra.release.manifest import Manifest, Origin, Release, scan_tree
+from infra.release.archive import is_packable
+from infra.release.cleaning import prune, remove_unfinished
+from infra.release.known import KnownState
+from infra.release.lock import TAKES_FREE_LOCK, LockAccess
+from infra.release.manifest import Manifest, Origin, Release, Replaced, scan_tree
 from infra.release.origin import find_origin
 from infra.release.plan import Plan, make_plan
-from infra.release.releases import (
-    Live,
-    copy_unchanged,
-    find_fallback,
-    find_finished,
-    finish_release,
-    folder_of,
-    prune,
-    read_live,
-    remove_unfinished,
-)
+from infra.release.releases import Live, find_fallback, find_finished, read_live
 from infra.release.rollout import NotServed, Served, failure, switch
-from infra.share.protocol import Upload
+from infra.release.storing import Draft, StoredRelease, store
 from infra.wording import count, readable_size
 
 if TYPE_CHECKING:
@@ -96,25 +90,46 @@ class LocalTree:
 
 
 @dataclass(frozen=True, slots=True)
-class _Draft:
-    """A release that is not on the share yet, and its plan relative to the release `base`."""
+class DeployPlan:
+    """What a deployment would change.
 
-    release: Release
-    base: str | None
+    Attributes:
+        current: The release that is live now.
+        digest: The digest of the local tree.
+        plan: The difference to the live release.
+        has_changes: Whether the tree is not live yet, or not proven.
+    """
+
+    current: str | None
+    digest: str
     plan: Plan
+    has_changes: bool
 
+    def to_json(self) -> dict[str, object]:
+        """Return the document that `--json` prints."""
+        return {
+            "current": self.current,
+            "digest": self.digest,
+            "changed": self.has_changes,
+            "added": [entry.path for entry in self.plan.added],
+            "modified": [entry.path for entry in self.plan.changed],
+            "removed": list(self.plan.removed),
+            "upload_bytes": self.plan.upload_bytes,
+        }
 
-@dataclass(frozen=True, slots=True)
-class _StoredRelease:
-    """A release on the share, and what was uploaded for it."""
-
-    release: str
-    uploaded_files: int
-    uploaded_bytes: int
+    def to_text(self) -> str:
+        """Return the lines to print without `--json`."""
+        if not self.has_changes:
+            return f"{self.current} is live already"
+        return "\n".join((f"a new release, {_after(self.current)}:", *self.plan.lines()))
 
 
 def deploy(
-    session: Session, *, force: bool = False, timeout_s: float | None = None, break_lock: bool = False
+    session: Session,
+    *,
+    force: bool = False,
+    timeout_s: float | None = None,
+    access: LockAccess = TAKES_FREE_LOCK,
 ) -> DeployResult:
     """Make the local tree the live release of a stage, and return once it serves.
 
@@ -122,7 +137,7 @@ def deploy(
         session: The opened stage.
         force: Upload everything and restart, even if the same tree is live already.
         timeout_s: How long to wait for the release; None for the default of the stage's cloud.
-        break_lock: Take the deploy lock from its current holder.
+        access: How to treat the deploy lock of another holder.
 
     Raises:
         UsageError: The stage is not provisioned, or the tree cannot be deployed.
@@ -130,32 +145,65 @@ def deploy(
             was rolled back.
         WaitTimeoutError: The release did not serve in time and was rolled back.
     """
-    with session.console.step(f"read {TREE}/"):
-        manifest = scan_tree(session.root / TREE)
-    with open_deploy_context(session, timeout_s) as context:
+    manifest = _scan(session)
+    with open_deploy_context(session, timeout_s, access) as context:
         tree = LocalTree(
             session.root,
             manifest,
             lambda: find_origin(session.runner, context.lock.holder, context.clock.now(), TREE),
         )
-        return deploy_tree(context, tree, force=force, break_lock=break_lock)
+        return deploy_tree(context, tree, force=force)
 
 
-def deploy_tree(
-    context: DeployContext, tree: LocalTree, *, force: bool = False, break_lock: bool = False
-) -> DeployResult:
+def plan_deploy(session: Session) -> DeployPlan:
+    """Return what `deploy` would change, and change nothing.
+
+    Raises:
+        UsageError: The stage is not provisioned, or the tree cannot be deployed.
+        RemoteError: Azure denies access to the share.
+    """
+    manifest = _scan(session)
+    with open_deploy_context(session, None) as context:
+        live = read_live(context.share)
+    is_new = not _is_up_to_date(live, manifest, force=False)
+    return DeployPlan(live.current, manifest.digest, make_plan(manifest, live.manifest), is_new)
+
+
+def deploy_tree(context: DeployContext, tree: LocalTree, *, force: bool = False) -> DeployResult:
     """Deploy a tree in an open context. The parameters are those of `deploy`."""
-    live = read_live(context.share)
-    if _is_up_to_date(live, tree.manifest, force=force):
-        return _confirm_live(context, live)
-    with context.lock.hold("deploy", break_lock=break_lock) as held:
-        live = read_live(context.share)  # read again: another deployment may have ended meanwhile
+    if not force and not _is_known_to_differ(context, tree.manifest):
+        live = read_live(context.share)
         if _is_up_to_date(live, tree.manifest, force=force):
             return _confirm_live(context, live)
-        _remove_unfinished(context)
-        stored = _ensure_release(context, held, tree, live, force=force)
-        served = _go_live(context, held, stored.release, live)
-        _prune(context)
+    with context.hooks.around("deploy", digest=tree.manifest.digest) as facts:
+        with context.lock.hold("deploy") as held:
+            live = read_live(context.share, context.known)
+            facts.set(previous=live.current or "")
+            if _is_up_to_date(live, tree.manifest, force=force):
+                return _confirm_live(context, live)
+            if held.was_broken:
+                _remove_unfinished(context)
+            stored = _ensure_release(context, held, tree, live, force=force)
+            held.ending.release = stored.release
+            facts.set(release=stored.release)
+            served = _go_live(context, held, stored.release, live)
+            held.ending.outcome = "proven"
+            _finish(context, stored.release)
+        return _result(stored, live, served)
+
+
+def _scan(session: Session) -> Manifest:
+    with session.console.step(f"read {TREE}/"):
+        return scan_tree(session.root / TREE)
+
+
+def _is_known_to_differ(context: DeployContext, manifest: Manifest) -> bool:
+    """Return whether the last release that this machine saw live was another, as is likely still so."""
+    proven = context.known.state.proven
+    return proven is not None and not proven.endswith(f"-{manifest.digest[:8]}")
+
+
+def _result(stored: StoredRelease, live: Live, served: Served) -> DeployResult:
     return DeployResult(
         release=stored.release,
         previous=live.proven or live.current,
@@ -189,44 +237,44 @@ def _confirm_live(context: DeployContext, live: Live) -> DeployResult:
 
 
 def _remove_unfinished(context: DeployContext) -> None:
-    for release in remove_unfinished(context.share):
+    for release in remove_unfinished(context.share, context.known):
         context.console.info(f"removed {release}, which an earlier deployment left unfinished")
 
 
 def _ensure_release(
     context: DeployContext, held: HeldLock, tree: LocalTree, live: Live, *, force: bool
-) -> _StoredRelease:
+) -> StoredRelease:
     """Return the finished release on the share with these files, after uploading it if it is missing."""
-    finished = None if force else find_finished(context.share, tree.manifest)
+    # An archive is uploaded in one request, which is no more than a search for an equal release takes.
+    is_searched = not force and not is_packable(tree.manifest)
+    finished = find_finished(context.share, tree.manifest) if is_searched else None
     if finished is not None:
         context.console.info(f"the same tree is on the share already, as {finished}: nothing to upload")
-        return _StoredRelease(finished, 0, 0)
+        return StoredRelease(finished)
     base = None if force else live.current
-    draft = _Draft(
-        Release(tree.manifest, tree.origin()), base, make_plan(tree.manifest, live.manifest if base else None)
+    draft = Draft(
+        Release(tree.manifest, replace(tree.origin(), replaced=_find_replaced(context))),
+        base,
+        make_plan(tree.manifest, live.manifest if base else None),
     )
-    context.console.info(f"release {draft.release.id} of {draft.release.source}, {_after(live)}:")
+    context.console.info(f"release {draft.release.id} of {draft.release.source}, {_after(live.current)}:")
     for line in draft.plan.lines():
         context.console.info(f"  {line}")
-    return _upload(context, held, tree.root, draft)
+    stored = store(context.share, context.console, held, tree.root, draft)
+    context.known.remember(draft.release)
+    return stored
 
 
-def _upload(context: DeployContext, held: HeldLock, root: Path, draft: _Draft) -> _StoredRelease:
-    release, entries = draft.release, draft.plan.uploads
-    if draft.base is not None:
-        entries += copy_unchanged(context.share, draft.plan, draft.base, release.id)
-    total_bytes = sum(entry.size_bytes for entry in entries)
-    uploads = [Upload(f"{folder_of(release.id)}/{entry.path}", root / entry.path) for entry in entries]
-    if uploads:
-        with context.console.progress(f"upload {count(len(uploads), 'file')}", total_bytes) as advance:
-            context.share.upload(uploads, advance)
-    held.renew()
-    finish_release(context.share, release)
-    return _StoredRelease(release.id, len(uploads), total_bytes)
+def _find_replaced(context: DeployContext) -> Replaced | None:
+    """Return what is served now, for the list of releases."""
+    answer = context.app.version()
+    if not isinstance(answer, VersionResponse) or not answer.is_ready or not answer.release:
+        return None
+    return Replaced(answer.release, answer.adapters)
 
 
 def _go_live(context: DeployContext, held: HeldLock, release: str, live: Live) -> Served:
-    fallback = find_fallback(context.share, live, release)
+    fallback = find_fallback(context.share, live, release, context.known)
     try:
         served = switch(context.rollout(held), context.share, held, release, fallback)
     except KeyboardInterrupt:
@@ -238,10 +286,20 @@ def _go_live(context: DeployContext, held: HeldLock, release: str, live: Live) -
     return served
 
 
-def _prune(context: DeployContext) -> None:
-    """Remove old releases. A failure is only a warning, since the deployment has succeeded."""
+def _finish(context: DeployContext, release: str) -> None:
+    """Remember the release, and now and then remove old ones: a listing costs requests."""
+    is_due = context.known.is_cleaning_due
+    deployments = 0 if is_due else (context.known.state.deployments or 0) + 1
+    context.known.set_state(KnownState(release, deployments))
+    if is_due:
+        _clean(context)
+
+
+def _clean(context: DeployContext) -> None:
+    """Remove leftovers and old releases. A failure is only a warning, since the deployment has succeeded."""
     try:
-        removed = prune(context.share, read_live(context.share))
+        _remove_unfinished(context)
+        removed = prune(context.share, read_live(context.share, context.known))
     except FjarrError as error:
         context.console.warn(f"old releases were not removed: {error.message}")
         return
@@ -249,5 +307,5 @@ def _prune(context: DeployContext) -> None:
         context.console.info(f"removed {count(len(removed), 'old release')}")
 
 
-def _after(live: Live) -> str:
-    return "the first one" if live.current is None else f"after {live.current}"
+def _after(current: str | None) -> str:
+    return "the first one" if current is None else f"after {current}"

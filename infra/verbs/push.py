@@ -32,6 +32,7 @@ from infra.models.weights import (
     read_adapter,
     read_base,
 )
+from infra.release.lock import TAKES_FREE_LOCK, LockAccess
 from infra.release.releases import read_live, set_proven
 from infra.release.rollout import NotServed, failure
 from infra.wording import count, readable_size
@@ -121,7 +122,7 @@ def push(  # noqa: PLR0913  # each is a flag of the verb
     name: str | None = None,
     restarts: bool = True,
     timeout_s: float | None = None,
-    break_lock: bool = False,
+    access: LockAccess = TAKES_FREE_LOCK,
 ) -> PushResult:
     """Upload weights to a stage's share, and restart a live release to load them.
 
@@ -132,7 +133,7 @@ def push(  # noqa: PLR0913  # each is a flag of the verb
         name: The adapter's name on the share; None for its folder's.
         restarts: Whether to restart a live release when something changed.
         timeout_s: How long to wait for it; None for the default of the stage's cloud.
-        break_lock: Take the deploy lock from its current holder.
+        access: How to treat the deploy lock of another holder.
 
     Raises:
         UsageError: The weights cannot be served as they are; the details list the problems.
@@ -142,12 +143,12 @@ def push(  # noqa: PLR0913  # each is a flag of the verb
     selection = select_weights(session.root, adapter, base, session.console)
     selection = replace(selection, name=name or selection.name)
     hashes = HashCache(session.root / HASHES, SystemClock())
-    with open_deploy_context(session, timeout_s) as context:
+    with open_deploy_context(session, timeout_s, access) as context:
         selection = _resolve_base(context.share, selection, session.console)
         with session.console.step("read the weights"):
             upload_sets = load_upload_sets(selection, hashes)
             hashes.save()
-        return push_upload_sets(context, selection, upload_sets, restarts=restarts, break_lock=break_lock)
+        return push_upload_sets(context, selection, upload_sets, restarts=restarts)
 
 
 def select_weights(root: Path, adapter: Path | None, base: str | None, console: Console) -> Selection:
@@ -212,13 +213,15 @@ def push_upload_sets(
     upload_sets: tuple[UploadSet, ...],
     *,
     restarts: bool = True,
-    break_lock: bool = False,
 ) -> PushResult:
     """Upload to an open context's share, and restart a live release if that changed anything."""
     if not any(plan.has_changes for plan in _plan(context.share, selection, upload_sets)):
         context.console.info("the share has these weights already: nothing to upload")
         return PushResult(selection.adapter_target, selection.base_target, has_changed=False)
-    with context.lock.hold("push", break_lock=break_lock) as held:
+    with (
+        context.hooks.around("push", adapter=selection.adapter_target, base=selection.base_target),
+        context.lock.hold("push") as held,
+    ):
         plans = _plan(context.share, selection, upload_sets)
         for plan in plans:
             _upload(context, held, plan)

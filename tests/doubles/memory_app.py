@@ -51,6 +51,7 @@ class MemoryApp(App):
         is_active: Whether the revision is active.
         before_change: Called with each change before it is made. If it raises, the change is not made.
         log: Every change, in order.
+        adapters: The adapters that every server serves.
         failed_adapters: Why adapters are not served.
         revision_details: Returns the details of the revision; it is reported as failed while there are some.
     """
@@ -62,6 +63,7 @@ class MemoryApp(App):
         self.before_change: Callable[[str], None] = lambda _change: None
         self.log: list[str] = []
         self.failed_adapters: tuple[str, ...] = ()
+        self.adapters: tuple[str, ...] = ()
         self.revision_details: Callable[[], str] = lambda: ""
         self._share = share
         self._clock = clock
@@ -99,7 +101,7 @@ class MemoryApp(App):
             if self._is_ready(process):
                 born = self._clock.now() - timedelta(seconds=self._clock.elapsed_s() - process.began_s)
                 answer = VersionResponse(process.release, process.name, born.isoformat(), is_ready=True)
-                return replace(answer, failed_adapters=self.failed_adapters)
+                return replace(answer, failed_adapters=self.failed_adapters, adapters=self.adapters)
         return NoResponse("HTTP 503")
 
     def console_tail(self, replica: str) -> tuple[str, ...]:

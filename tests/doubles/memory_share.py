@@ -37,6 +37,14 @@ class MemoryShare(Share):
         with self._lock:
             return self.files.get(path)
 
+    def read_all(self, paths: Sequence[str]) -> tuple[bytes | None, ...]:
+        """Read files, one after the other."""
+        return tuple(map(self.read, paths))
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a file."""
+        self.write(path, content)
+
     def write(self, path: str, content: bytes) -> None:
         """Write a file."""
         with self._lock:

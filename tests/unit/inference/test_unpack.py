@@ -183,6 +183,18 @@ def test_the_command_of_the_container_starts_a_packed_release(tmp_path: Path) ->
     assert done.stdout == f"{tmp_path}/fjarr-releases-{os.getuid()}/{ID} ['argument']\n"
 
 
+def test_a_command_of_the_users_own_finds_the_unpacked_release(tmp_path: Path) -> None:
+    unpacks = Path(unpack.__file__).read_bytes()
+    files = {"inference/__init__.py": b"", "inference/unpack.py": unpacks, "run.sh": b"echo $(pwd) runs\n"}
+    folder = write(pack(tmp_path / ID, files, {}), {STARTER: unpacks})
+    command = f'cd "$({sys.executable} -m inference.unpack)" && sh run.sh'
+    environment = {"TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{tmp_path}/fjarr-releases-{os.getuid()}/{ID} runs\n"
+
+
 def test_large_files_beside_the_archive_do_not_hide_the_starter(tmp_path: Path) -> None:
     files = {"inference/__init__.py": b"", "inference/start.py": b"print('up')\n"}
     starter = {STARTER: Path(unpack.__file__).read_bytes()}

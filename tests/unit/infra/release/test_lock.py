@@ -12,12 +12,15 @@ from itertools import count
 import pytest
 
 from infra.clock import ManualClock
-from infra.errors import RemoteError
-from infra.release.lock import LIFETIME, LOCK_PATH, DeployLock, Holder, is_process_alive, this_process
+from infra.errors import RemoteError, UsageError, WaitTimeoutError
+from infra.release import audit
+from infra.release.audit import list_audit, proven_releases, prune_audit, read_audit
+from infra.release.holder import Holder, is_process_alive, this_process
+from infra.release.lock import FRESH, LIFETIME, LOCK_PATH, DeployLock, LockAccess
 from tests.doubles.memory_share import MemoryShare
 
-IDA = Holder("ida", "laptop", 17, 100.0)
-BO = Holder("bo", "desktop", 23, 200.0)
+IDA = Holder("ida", "laptop", 17, 100.0, "machine 1")
+BO = Holder("bo", "desktop", 23, 200.0, "machine 2")
 
 LockOf = Callable[[Holder], DeployLock]
 
@@ -45,13 +48,13 @@ def lock_of(share: MemoryShare, clock: ManualClock, warnings: list[str]) -> Lock
 def test_the_lock_is_there_while_it_is_held(share: MemoryShare, lock_of: LockOf) -> None:
     with lock_of(IDA).hold("deploy"):
         assert LOCK_PATH in share.files
-    assert share.files == {}
+    assert LOCK_PATH not in share.files
 
 
 def test_the_lock_is_given_back_after_a_failure(share: MemoryShare, lock_of: LockOf) -> None:
     with pytest.raises(ZeroDivisionError), lock_of(IDA).hold("deploy"):
         raise ZeroDivisionError
-    assert share.files == {}
+    assert LOCK_PATH not in share.files
 
 
 def test_the_second_is_told_who_holds_it_since_when_and_how_to_break_it(
@@ -76,7 +79,7 @@ def test_a_lock_that_ran_out_is_broken_with_a_warning(
         with lock_of(BO).hold("deploy"):
             assert "breaking the deploy lock of ida on laptop" in warnings[0]
             assert "it ran out at" in warnings[0]
-        assert share.files == {}
+        assert LOCK_PATH not in share.files
 
 
 def test_a_lock_holds_until_its_very_end(lock_of: LockOf, clock: ManualClock) -> None:
@@ -108,11 +111,163 @@ def test_a_lock_whose_process_on_this_machine_is_gone_is_broken(lock_of: LockOf,
             assert warnings[0].endswith("that process is gone")
 
 
-def test_a_process_of_another_machine_is_not_judged_by_its_pid(lock_of: LockOf) -> None:
-    with lock_of(IDA).hold("deploy"):
-        lock = replace(lock_of(BO), is_alive=lambda _holder: False)
+@pytest.mark.parametrize(
+    "other",
+    [BO, replace(IDA, machine="machine 2"), replace(IDA, machine="")],
+    ids=["another name", "another machine of that name", "a lock of an earlier version"],
+)
+def test_a_process_of_another_machine_is_not_judged_by_its_pid(lock_of: LockOf, other: Holder) -> None:
+    with lock_of(other).hold("deploy"):
+        lock = replace(lock_of(replace(IDA, pid=18)), is_alive=lambda _holder: False)
         with pytest.raises(RemoteError), lock.hold("deploy"):
             pass
+
+
+def test_a_lock_that_was_just_taken_is_not_read_again(
+    share: MemoryShare, lock_of: LockOf, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    read = share.read
+
+    def recorded(path: str) -> bytes | None:
+        reads.append(path)
+        return read(path)
+
+    monkeypatch.setattr(share, "read", recorded)
+    with lock_of(IDA).hold("deploy") as held:
+        clock.sleep(FRESH.total_seconds() - 1)
+        held.check()
+        assert reads == []
+        clock.sleep(1)
+        held.check()
+        held.check()
+        assert reads == [LOCK_PATH]
+
+
+def test_a_released_lock_becomes_the_audits_entry(
+    share: MemoryShare, lock_of: LockOf, clock: ManualClock
+) -> None:
+    with lock_of(IDA).hold("deploy") as held:
+        held.ending.release, held.ending.outcome = "20260101T000000Z-01234567", "proven"
+    clock.sleep(1)
+    with pytest.raises(RemoteError), lock_of(BO).hold("push"):
+        raise RemoteError("the weights are heavy")
+    clock.sleep(1)
+    with pytest.raises(KeyboardInterrupt), lock_of(BO).hold("push"):
+        raise KeyboardInterrupt
+    assert [entry.to_json() for entry in read_audit(share, 10)] == [
+        {
+            "time": "2026-01-01T12:00:00+00:00",
+            "verb": "deploy",
+            "outcome": "proven",
+            "release": "20260101T000000Z-01234567",
+            "by": "ida@laptop",
+            "reason": "",
+        },
+        {
+            "time": "2026-01-01T12:00:01+00:00",
+            "verb": "push",
+            "outcome": "failed",
+            "release": None,
+            "by": "bo@desktop",
+            "reason": "the weights are heavy",
+        },
+        {
+            "time": "2026-01-01T12:00:02+00:00",
+            "verb": "push",
+            "outcome": "interrupted",
+            "release": None,
+            "by": "bo@desktop",
+            "reason": "KeyboardInterrupt",
+        },
+    ]
+    assert proven_releases(list_audit(share)) == ("20260101T000000Z-01234567",)
+
+
+def test_a_broken_lock_becomes_an_entry_too(share: MemoryShare, lock_of: LockOf, clock: ManualClock) -> None:
+    with lock_of(IDA).hold("deploy"):
+        clock.sleep(LIFETIME.total_seconds() + 1)
+        with lock_of(BO).hold("push") as held:
+            assert held.was_broken
+    (broken, pushed) = read_audit(share, 10)
+    assert (broken.by, broken.verb, broken.outcome) == ("ida@laptop", "deploy", "interrupted")
+    assert (pushed.by, pushed.verb, pushed.outcome) == ("bo@desktop", "push", "done")
+
+
+def test_one_who_waits_gets_the_lock_when_it_is_released(
+    share: MemoryShare, lock_of: LockOf, clock: ManualClock, warnings: list[str]
+) -> None:
+    stack = ExitStack()
+    stack.enter_context(lock_of(IDA).hold("deploy"))
+    naps: list[float] = []
+    sleep = clock.sleep
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        sleep(seconds)
+        if len(naps) == 3:
+            stack.close()
+
+    clock.sleep = nap  # type: ignore[method-assign]
+    with replace(lock_of(BO), access=LockAccess(wait_s=60.0)).hold("deploy"):
+        assert LOCK_PATH in share.files
+    assert len(naps) == 3
+    assert len(warnings) == 1
+    assert warnings[0].endswith("; waiting for it")
+
+
+def test_one_who_waits_in_vain_is_told_for_whom(lock_of: LockOf) -> None:
+    with lock_of(IDA).hold("deploy"):
+        lock = replace(lock_of(BO), access=LockAccess(wait_s=60.0))
+        with pytest.raises(WaitTimeoutError, match=r"ida on laptop .*did not release it within 60 s"):
+            lock.hold("deploy").__enter__()
+
+
+def test_a_person_holds_the_lock_until_it_is_released(
+    share: MemoryShare, lock_of: LockOf, clock: ManualClock
+) -> None:
+    lock_of(IDA).take_for_a_person("database upgrade")
+    clock.sleep(10 * LIFETIME.total_seconds())
+    with pytest.raises(RemoteError, match="this share is locked: ida on laptop: database upgrade") as caught:
+        lock_of(IDA).hold("deploy").__enter__()
+    assert caught.value.hint == "ask them; or invoke unlock"
+    with pytest.raises(RemoteError, match="is locked"):
+        lock_of(BO).take_for_a_person("mine")
+    released = lock_of(BO).release_for_a_person(break_lock=False)
+    assert released is not None
+    assert released.message == "database upgrade"
+    assert lock_of(BO).release_for_a_person(break_lock=False) is None
+    (entry,) = read_audit(share, 10)
+    assert (entry.verb, entry.outcome, entry.by) == ("lock", "done", "ida@laptop")
+
+
+def test_the_lock_of_a_process_is_released_for_a_person_only_by_force(lock_of: LockOf) -> None:
+    with lock_of(IDA).hold("deploy"):
+        with pytest.raises(UsageError, match="a command that runs holds the lock: ida on laptop"):
+            lock_of(BO).release_for_a_person(break_lock=False)
+        assert lock_of(BO).release_for_a_person(break_lock=True) is not None
+
+
+def test_the_audit_has_an_end(share: MemoryShare, lock_of: LockOf, clock: ManualClock) -> None:
+    share.files["audit/of-somebody.txt"] = b""
+    share.files["audit/20250101T000000Z.deploy.exploded..0123.json"] = b""
+    for _ in range(audit.KEPT + 2):
+        clock.sleep(1)
+        with lock_of(IDA).hold("push"):
+            pass
+    first = list_audit(share)[0]
+    prune_audit(share)
+    assert len(list_audit(share)) == audit.KEPT
+    assert first not in list_audit(share)
+    assert "audit/of-somebody.txt" in share.files
+
+
+def test_an_entry_that_is_damaged_still_counts(share: MemoryShare, lock_of: LockOf) -> None:
+    with lock_of(IDA).hold("push"):
+        pass
+    share.files[list_audit(share)[0][0]] = b"{}"
+    (entry,) = read_audit(share, 1)
+    assert (entry.verb, entry.by) == ("push", "")
 
 
 def test_a_renewed_lock_does_not_expire(lock_of: LockOf, clock: ManualClock) -> None:
@@ -135,6 +290,7 @@ def test_a_broken_lock_stops_its_holder_and_is_not_removed_by_it(
     share: MemoryShare, lock_of: LockOf, clock: ManualClock
 ) -> None:
     with lock_of(IDA).hold("deploy") as ours:
+        clock.sleep(FRESH.total_seconds())
         with lock_of(BO).hold("deploy", break_lock=True):
             with pytest.raises(RemoteError, match=r"was taken from this process .held by bo on desktop"):
                 ours.check()

@@ -1,0 +1,66 @@
+"""Remove what is not needed on the share: unfinished and old releases, drafts, and old entries of the audit.
+
+Never removed: the live release, the proven one, and the last three that were seen to serve. Must be called
+with the deploy lock held.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from infra.release.archive import ARCHIVE, MANIFEST
+from infra.release.audit import list_audit, proven_releases, prune_audit
+from infra.release.releases import folder_of, is_finished, list_releases
+
+if TYPE_CHECKING:
+    from infra.release.known import KnownReleases
+    from infra.release.releases import Live
+    from infra.share.protocol import Share
+
+KEPT: Final = 10
+"""How many releases stay on the share, the live one among them, unless a user sets another number."""
+
+PROVEN_KEPT: Final = 3
+"""How many of the releases that were last seen to serve are never removed."""
+
+_DRAFT: Final = re.compile(r"^\..+\.tmp$|^\.lock\.broken-")
+
+
+def remove_unfinished(share: Share, known: KnownReleases) -> tuple[str, ...]:
+    """Remove the files that a killed deployment left, and return the unfinished releases among them."""
+    for entry in share.entries(""):
+        if not entry.is_folder and _DRAFT.match(entry.name):
+            share.delete(entry.name)
+    unfinished = tuple(
+        each for each in list_releases(share) if known.find(each) is None and not is_finished(share, each)
+    )
+    for release_id in unfinished:
+        share.delete_tree(folder_of(release_id))
+    return unfinished
+
+
+def find_surplus(share: Share, live: Live, kept: int = KEPT) -> tuple[str, ...]:
+    """Return the releases that `prune` removes, oldest first.
+
+    Args:
+        share: The share.
+        live: The live release.
+        kept: How many of the newest releases stay.
+    """
+    proven = proven_releases(list_audit(share))[:PROVEN_KEPT]
+    protected = {live.current, live.proven, *proven}
+    releases = list_releases(share)
+    return tuple(each for each in releases[: max(0, len(releases) - kept)] if each not in protected)
+
+
+def prune(share: Share, live: Live, kept: int = KEPT) -> tuple[str, ...]:
+    """Remove the oldest releases and entries of the audit. Return the releases."""
+    surplus = find_surplus(share, live, kept)
+    for release_id in surplus:
+        # What makes it finished goes first: if this is interrupted, the rest is removed as unfinished.
+        for name in (ARCHIVE, MANIFEST):
+            share.delete(f"{folder_of(release_id)}/{name}")
+        share.delete_tree(folder_of(release_id))
+    prune_audit(share)
+    return surplus
