@@ -6,7 +6,10 @@ nothing of the project but itself. Its layers, each of which imports only from t
 ```
 start           binds the port, installs missing packages, becomes the server (standard library only)
 server          the process: signals, loading in the background, draining, the exit code
+engine_process  the process of the engine, if it has one of its own
 web             HTTP: the ASGI application, authentication, the API's routes and schemas, the chat page
+engine_link     the server's connection to the engine's process
+startup         an engine from its weights to the point at which it serves
 observability   metrics, traces and logs
 service         requests: preparation, admission, generation, answers
 engines         the engine protocol, the engines that implement it, and the choice between them

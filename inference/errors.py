@@ -5,7 +5,8 @@ InferenceError
 ├── SettingsError       whoever deploys: a variable is unknown or has an invalid value (exit code 2)
 ├── LoadError           whoever deploys: base, adapter and hardware do not fit (exit code 1)
 │   ├── UnsuitedEngineError  the registry: with FJARR_ENGINE=auto it takes another engine
-│   └── RestartRequiredError  `push`: it restarts the revision
+│   ├── RestartRequiredError  `push`: it restarts the revision
+│   └── ProtocolVersionError  the supervisor: the server and the engine process have to be of one release
 ├── EngineError         nobody: the engine failed on a request, or died; the server logs it
 │   ├── RequestRefusedError      the client: the engine does not take this request
 │   └── ScoresError              whoever deploys or asks: the model's scores for a request are not numbers
@@ -66,6 +67,10 @@ class RestartRequiredError(LoadError):
     """The reason why a running engine cannot load an adapter that it can load when it starts."""
 
 
+class ProtocolVersionError(LoadError):
+    """The reason why a server and an engine process do not understand each other."""
+
+
 class EngineError(InferenceError):
     """A failure of the engine: on a request, or altogether."""
 
@@ -75,9 +80,14 @@ class RequestRefusedError(EngineError):
 
 
 class ScoresError(EngineError):
-    """A request for which the model computed scores that are not numbers. Others are unaffected."""
+    """A request for which the model computed scores that are not numbers. Others are unaffected.
+
+    Attributes:
+        tokens: How many tokens of the answer there were.
+    """
 
     def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
         super().__init__(
             f"the model's scores are not finite numbers after {tokens} tokens: its weights or this request's"
             " parameters are too large for its precision"

@@ -337,6 +337,13 @@ class Settings:
         "the listening socket that `inference.start` passes on; not for users",
         "none",
     )
+    engine_socket: Path | None = setting(
+        "FJARR_ENGINE_SOCKET",
+        Path,
+        None,
+        "the Unix socket of the engine's process, if it has one of its own; not for users",
+        "none",
+    )
     revision: str = setting("CONTAINER_APP_REVISION", text, "", "the app's revision")
     replica: str = setting("CONTAINER_APP_REPLICA_NAME", text, "", "the replica's name")
     # OpenTelemetry's own variables. Its library reads the others, such as OTEL_SERVICE_NAME and

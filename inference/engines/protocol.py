@@ -182,6 +182,7 @@ class ServedModel:
         parent: The base's name, if this is an adapter.
         end_token_ids: Tokens that end an answer; they are not part of its text.
         created: Seconds since the epoch, for the list of models.
+        tokenizer: Where the codec's tokenizer is: a folder, or a hub id.
     """
 
     name: str
@@ -189,6 +190,7 @@ class ServedModel:
     codec: Codec
     end_token_ids: frozenset[int]
     created: int
+    tokenizer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,9 +283,15 @@ class TokenStream:
 
     Waiting tokens are delivered together, so a slow reader costs no more than a fast one. The reader always
     calls `cancel` when it has finished: it is idempotent, and has no effect once the stream has ended.
+
+    A reader of many streams sets `on_change` and calls `take`, which needs no task for each of them.
+
+    Attributes:
+        on_change: Called when there is something to take; None if the stream is iterated over.
     """
 
     def __init__(self, on_cancel: Callable[[], None]) -> None:
+        self.on_change: Callable[[], None] | None = None
         self._on_cancel = on_cancel
         self._waiting: deque[Increment] = deque()
         self._error: EngineError | None = None
@@ -301,7 +309,7 @@ class TokenStream:
             return
         self._is_over = increment.finish_reason is not None
         self._waiting.append(increment)
-        self._changed.set()
+        self._notify()
 
     def fail(self, error: EngineError) -> None:
         """End the stream with an error. Called by the engine; ignored once the stream is over."""
@@ -309,7 +317,7 @@ class TokenStream:
             return
         self._is_over = True
         self._error = error
-        self._changed.set()
+        self._notify()
 
     def cancel(self) -> None:
         """End the stream, and have the engine drop the request."""
@@ -318,22 +326,39 @@ class TokenStream:
             self._changed.set()
             self._on_cancel()
 
-    def __aiter__(self) -> AsyncIterator[Increment]:
-        return self
+    def take(self) -> Increment | None:
+        """Return what has been delivered since the last call; None if that is nothing.
 
-    async def __anext__(self) -> Increment:
-        while not self._waiting:
+        Raises:
+            EngineError: If the stream has failed, once what came before is taken.
+        """
+        if not self._waiting:
             if self._error is not None:
                 raise self._error
-            if self._is_over:
-                raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
+            return None
         increments = tuple(self._waiting)
         self._waiting.clear()
+        if len(increments) == 1:
+            return increments[0]
         return Increment(
             tuple(itertools.chain.from_iterable(increment.token_ids for increment in increments)),
             increments[-1].finish_reason,
             tuple(itertools.chain.from_iterable(increment.logprobs for increment in increments)),
             increments[0].prompt_logprobs,
         )
+
+    def __aiter__(self) -> AsyncIterator[Increment]:
+        return self
+
+    async def __anext__(self) -> Increment:
+        while (increment := self.take()) is None:
+            if self._is_over:
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        return increment
+
+    def _notify(self) -> None:
+        self._changed.set()
+        if self.on_change is not None:
+            self.on_change()

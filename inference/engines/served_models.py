@@ -20,6 +20,11 @@ def make_served_model(
     settings: Settings,
 ) -> ServedModel:
     """Return the service's description of a loaded model; `parent` is the base's name for an adapter."""
+    codec = make_codec(tokenizer, parent, settings)
+    return ServedModel(name, parent, codec, end_token_ids, int(time.time()), tokenizer.name_or_path)
+
+
+def make_codec(tokenizer: Any, parent: str | None, settings: Settings) -> TokenizerCodec:  # noqa: ANN401 - see above
+    """Return the codec of a model; `parent` is the base's name for an adapter."""
     # The template is the one that the adapter was trained with; the base has its own.
-    template = settings.prompt_template if parent is not None else None
-    return ServedModel(name, parent, TokenizerCodec(tokenizer, template), end_token_ids, int(time.time()))
+    return TokenizerCodec(tokenizer, settings.prompt_template if parent is not None else None)

@@ -43,6 +43,20 @@ def read_adapter_tokenizer(base_tokenizer: Any, adapter: Adapter, settings: Sett
     return tokenizer
 
 
+def read_tokenizer_from(source: str, model: str, settings: Settings) -> Any:  # noqa: ANN401 - see above
+    """Read the tokenizer that an engine names for a model: a folder, or a hub id.
+
+    Raises:
+        LoadError: If transformers cannot read it, with its reason.
+    """
+    from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
+
+    def to_load_error(error: Exception) -> LoadError:
+        return LoadError(f"the tokenizer of the model {model} cannot be loaded from {source}: {error}")
+
+    return from_pretrained(AutoTokenizer, source, settings, to_load_error)
+
+
 def end_token_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:  # noqa: ANN401 - see above
     """Return the tokens that end an answer: those of the generation configuration and the tokenizer."""
     ends = generation_config.eos_token_id

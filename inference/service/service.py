@@ -42,6 +42,7 @@ class Service:
     Attributes:
         failed_adapters: Why adapters are not served, by their names.
         queue: The queue that requests wait in for their slots.
+        is_engine_replaced: Whether another engine takes the place of one that is dead.
         observers: The receivers of request lifecycle events.
         phase: What the server is doing while it starts.
         percent: How far that is.
@@ -56,6 +57,7 @@ class Service:
             limits.request_timeout_s,
         )
         self.failed_adapters: Mapping[str, str] = {}
+        self.is_engine_replaced = False
         self.observers: list[Observer] = []
         self.phase = "starting"
         self.percent = 0
@@ -66,9 +68,9 @@ class Service:
 
     @property
     def state(self) -> State:
-        """Return the server's state; `failed` as soon as the engine is dead."""
+        """Return the server's state; once the engine is dead it is `failed`, or `starting` again."""
         if self._state == "ready" and self._engine is not None and not self._engine.is_alive:
-            return "failed"
+            return "starting" if self.is_engine_replaced else "failed"
         return self._state
 
     @property
@@ -104,6 +106,11 @@ class Service:
         self._models = {model.name: model for model in models}
         if self._state == "starting":
             self._state = "ready"
+
+    def stop_serving(self) -> None:
+        """Reject new requests until `begin_serving` is called again."""
+        if self._state == "ready":
+            self._state = "starting"
 
     def begin_draining(self) -> None:
         """Reject new requests from now on."""

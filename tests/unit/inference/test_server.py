@@ -33,7 +33,7 @@ GRACE_S = 20
 SCRIPT = """
 import asyncio
 import os
-from inference import server
+from inference import server, startup
 from tests.doubles.byte_codec import ByteCodec
 from inference.engines.protocol import Increment
 from tests.doubles.scripted_engine import ScriptedEngine
@@ -67,7 +67,7 @@ def load_engine(settings, report):
 async def no_chat(self):
     await asyncio.Event().wait()
 
-server.load_engine = load_engine
+startup.load_engine = load_engine
 server.ServerProcess._run_chat = no_chat
 server.main()
 """

@@ -59,7 +59,7 @@ def test_the_container_installs_nothing_else() -> None:
     # torch comes with the image.
     assert {each.name for each in ours} == {
         "transformers", "peft", "accelerate", "safetensors", "gradio", "fastapi", "uvicorn", "pydantic",
-        "llguidance", "prometheus_client",
+        "llguidance", "prometheus_client", "msgspec",
     }  # fmt: skip
 
 
@@ -154,7 +154,15 @@ def test_the_vllm_image_lacks_little() -> None:
     for device in ("", "-cpu"):
         text = (ROOT / "inference" / f"requirements-vllm{device}.txt").read_text()
         names = {each.name for each in parse_requirements(text)}
-        of_vllm = {"fastapi", "uvicorn", "pydantic", "prometheus_client", "safetensors", "llguidance"}
+        of_vllm = {
+            "fastapi",
+            "uvicorn",
+            "pydantic",
+            "prometheus_client",
+            "safetensors",
+            "llguidance",
+            "msgspec",
+        }
         assert names - of_vllm == {f"vllm{device}", "gradio", "peft", "accelerate"}
 
 
