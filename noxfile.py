@@ -1,8 +1,8 @@
 """The project's checks. `nox -s test` is all of them; each can be run alone.
 
-All sessions but `vllm` and `clients` share one environment, so that the dependencies (a few gigabytes) are
-installed once; nox would make one for each session. vLLM needs other versions of them, so it has its own, and
-so have the clients of the API, which a user's program would have in an environment of its own as well.
+Most sessions share one environment, so that the dependencies (a few gigabytes) are installed once; nox would
+make one for each session. vLLM needs other versions of them, so it has its own. So have the clients of the
+API, which a user's program would have in an environment of its own as well, and the documentation's site.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ nox.options.sessions = ["test"]
 ENVIRONMENT = Path(".nox/fjarr").resolve()
 VLLM_ENVIRONMENT = Path(".nox/vllm").resolve()
 CLIENTS_ENVIRONMENTS = Path(".nox/clients").resolve()
+DOCS_ENVIRONMENT = Path(".nox/docs").resolve()
 
 # What the tests of an engine need in addition to the engine.
 VLLM_TOOLS = ("peft==0.21.*", "platformdirs>=4.3", "pytest>=9", "pytest-asyncio>=1.2")
@@ -60,8 +61,18 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Check that the generated parts of the documentation are up to date."""
+    """Check the generated parts of the documentation, and build its site; a broken link is an error.
+
+    With `-- serve`, show the site on this machine while the pages are edited; run it again after an edit.
+    """
     run(session, "python", "docs/generate.py")
+    python = str(DOCS_ENVIRONMENT / "bin" / "python")
+    session.run(sys.executable, "-m", "venv", str(DOCS_ENVIRONMENT), external=True)
+    pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+    session.run(*pip, "-r", "docs/requirements.txt", external=True)
+    session.run(python, "docs/site.py", external=True)
+    program = str(DOCS_ENVIRONMENT / "bin" / "zensical")
+    session.run(program, *(session.posargs or ("build", "--strict")), external=True)
 
 
 @nox.session

@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 from invoke import Collection  # noqa: E402  # the project's folder has to be on the path first
 
 import tasks  # noqa: E402
+from docs import interfaces  # noqa: E402
 from inference.models.hardware import Hardware  # noqa: E402
 from inference.models.memory import ModelSize  # noqa: E402
 from inference.models.plan import (  # noqa: E402
@@ -208,6 +209,10 @@ FILES: dict[Path, Callable[[], str]] = {
 
 BLOCKS = {
     "verbs": verbs,
+    "commands": interfaces.commands,
+    "exit codes": interfaces.exit_codes,
+    "http": interfaces.http_paths,
+    "metrics": interfaces.metrics,
     "parameters": parameters,
     "settings": settings,
     "plans": plans,

@@ -103,9 +103,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
-        build = Gauge(
-            "fjarr_build_info", "What runs.", ("version", "release", "revision"), registry=self.registry
-        )
+        build = self._gauge("fjarr_build_info", "What runs.", ("version", "release", "revision"))
         build.labels(version, release, revision).set(1)
         self._make_http()
         # Cached per model: finding a child costs as much as counting, and each token updates some of them.

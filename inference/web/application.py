@@ -51,16 +51,7 @@ def make_application(  # noqa: PLR0913 - the parts of an application
     if settings.log_prompts:
         service.observers.append(PromptLog())
     keyring = keyring or Keyring(settings.api_keys)
-    ended_sessions = EndedSessions(settings.mount / ENDED_SESSIONS_FOLDER)
-    status = StatusHandlers(service, identity, metrics)
-    routes = [
-        Route("/healthz", status.healthz),
-        Route("/readyz", status.readyz),
-        Route("/version", status.version),
-        *([Route(METRICS_PATH, status.metrics)] if settings.metrics != "off" else []),
-        Mount(API_PATH, make_api(service, settings.heartbeat_s)),
-        Mount("/", SignIn(chat_page, keyring, ended_sessions) if settings.chat_sign_in else chat_page),
-    ]
+    routes = make_routes(service, settings, StatusHandlers(service, identity, metrics), chat_page, keyring)
     policy = AccessPolicy(
         keyring=keyring if settings.auth else None,
         has_open_metrics=settings.metrics != "on",
@@ -70,6 +61,21 @@ def make_application(  # noqa: PLR0913 - the parts of an application
     )
     application = Starlette(routes=routes, exception_handlers={404: _answer_not_found})
     return RequestMiddleware(application, policy, metrics, tracing)
+
+
+def make_routes(
+    service: Service, settings: Settings, status: StatusHandlers, chat_page: ASGIApp, keyring: Keyring
+) -> list[Route | Mount]:
+    """Return the application's routes."""
+    ended_sessions = EndedSessions(settings.mount / ENDED_SESSIONS_FOLDER)
+    return [
+        Route("/healthz", status.healthz),
+        Route("/readyz", status.readyz),
+        Route("/version", status.version),
+        *([Route(METRICS_PATH, status.metrics)] if settings.metrics != "off" else []),
+        Mount(API_PATH, make_api(service, settings.heartbeat_s)),
+        Mount("/", SignIn(chat_page, keyring, ended_sessions) if settings.chat_sign_in else chat_page),
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ import openai
 import psutil
 import pytest
 
+from tests.doubles.pages import pages, shell_blocks
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -89,6 +91,17 @@ def test_up_again_changes_nothing_and_is_back_within_seconds(clone: Clone) -> No
 
 
 @pytest.mark.usefixtures("up_result")
+@pytest.mark.parametrize("page", [page for page in pages() if any(b.is_run for b in shell_blocks(page))])
+def test_the_commands_of_the_pages_run(clone: Clone, up_result: Ran, page: str) -> None:
+    assert up_result.code == 0
+    for block in shell_blocks(page):
+        # What stops the stage is a test of its own, below.
+        text = "".join(line for line in block.text.splitlines(keepends=True) if "invoke down" not in line)
+        if block.is_run:
+            ran = clone.run("bash", "-euo", "pipefail", "-c", text)
+            assert ran.code == 0, f"{page}: {text}{ran}"
+
+
 def test_status_is_one_document(clone: Clone) -> None:
     status = clone.invoke("status", "--stage", "local", "--json").document
     assert status["stage"] == "local"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+
+from docs.site import rewrite_links, sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,3 +90,30 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     assert broken_links(page) == ["missing.md", "other.md#no-heading", "#i"]
+
+
+def pages_in(navigation: list[dict[str, Any]]) -> Iterator[str]:
+    for entry in navigation:
+        for target in entry.values():
+            yield from [target] if isinstance(target, str) else pages_in(target)
+
+
+def test_every_page_of_the_site_can_be_found_in_its_navigation() -> None:
+    site = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]
+    pages = [name for name in sources() if name.endswith(".md")]
+    assert sorted(pages_in(site["nav"])) == sorted(pages)
+
+
+@pytest.mark.parametrize(
+    ("source", "link", "in_site"),
+    [
+        ("docs/a/b.md", "../c/d.md#e", "../c/d.md#e"),
+        ("docs/a/b.md", "../../benchmarks/README.md", "../benchmarks/README.md"),
+        ("CHANGELOG.md", "docs/a/b.md#c", "a/b.md#c"),
+        ("examples/x/README.md", "../../docs/a/b.md", "../../a/b.md"),
+        ("docs/a/b.md", "https://example.com/docs/a", "https://example.com/docs/a"),
+        ("docs/a/b.md", "#c", "#c"),
+    ],
+)
+def test_links_of_the_repository_become_links_of_the_site(source: str, link: str, in_site: str) -> None:
+    assert rewrite_links(f"see [it]({link}).", source) == f"see [it]({in_site})."
