@@ -471,25 +471,60 @@ def secret(
         _show(remove_secret(session, str(name), timeout_s), json)
 
 
+@verb(help={"stage": STAGE, "json": JSON})
+def pause(_: Context, stage: str = "azure", json: bool = False) -> None:
+    """Stop the replicas, and the bill for them; all data stays.
+
+    The storage of the weights and the logs is still billed, and is listed. resume starts the stage again; a
+    GPU that was given back may not be free then.
+    """
+    from infra.verbs.pause import pause as run_pause
+
+    _show(run_pause(_open(stage, starts=False)), json)
+
+
+@verb(help={"stage": STAGE, "timeout": WAIT, "json": JSON})
+def resume(_: Context, stage: str = "azure", timeout: int = 0, json: bool = False) -> None:
+    """Start the replicas of a paused stage, and wait until it serves."""
+    from infra.verbs.pause import resume as run_resume
+
+    _show(run_resume(_open(stage, starts=False), timeout_s=timeout or None), json)
+
+
 @verb(
     help={
         "stage": STAGE,
+        "subscription": TARGET["subscription"],
+        "resource_group": "the resource group of the stage, where this machine does not know it",
         "yes": "azure: delete without asking",
         "purge": "local: also delete the data on disk",
+        "delete_foreign_data": "azure: delete the storage account also if others keep shares or blobs in it",
         "json": JSON,
     },
 )
 def down(
-    _: Context, stage: str = "azure", yes: bool = False, purge: bool = False, json: bool = False
+    _: Context,
+    stage: str = "azure",
+    subscription: str | None = None,
+    resource_group: str | None = None,
+    yes: bool = False,
+    purge: bool = False,
+    delete_foreign_data: bool = False,
+    json: bool = False,
 ) -> None:
-    """Stop or delete everything, and list what remains.
+    """Stop or delete everything, and list what remains and is still billed.
 
     On local: stops the replicas and the local cloud, and keeps the data unless --purge is given. On azure:
-    asks for confirmation, then deletes the resources that provision created and no others.
+    asks for confirmation, then deletes the resources that provision created and no others. What cannot be
+    deleted does not stop the rest.
     """
     from infra.verbs.down import down as run_down
 
-    _show(run_down(_open(stage, starts=False, needs_az=False), is_confirmed=yes, is_purged=purge), json)
+    flags = _flags(subscription, resource_group, None, None, None)
+    session = _open(stage, starts=False, needs_az=False)
+    result = run_down(session, flags, is_confirmed=yes, is_purged=purge, deletes_foreign=delete_foreign_data)
+    _show(result, json)
+    result.require_completeness()
 
 
 @verb(

@@ -10,7 +10,7 @@ Secrets are never on a command line: they are passed in files that only the user
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from infra.process import Command
 
@@ -23,8 +23,18 @@ MINIMUM_VERSION: Final = (2, 75, 0)
 APP_API_VERSION: Final = "2025-07-01"
 """The api-version for calls to Microsoft.App that az has no command for: the one that az 2.91 uses."""
 
+STORAGE_API_VERSION: Final = "2025-08-01"
 PERMISSION_API_VERSION: Final = "2022-04-01"
 POLICY_API_VERSION: Final = "2024-10-01"
+
+_DELETIONS: Final = {
+    "Microsoft.App/containerApps": ("containerapp", "delete", "--name"),
+    "Microsoft.App/managedEnvironments": ("containerapp", "env", "delete", "--name"),
+    "Microsoft.OperationalInsights/workspaces": (
+        "monitor", "log-analytics", "workspace", "delete", "--workspace-name",
+    ),
+    "Microsoft.Storage/storageAccounts": ("storage", "account", "delete", "--name"),
+}  # fmt: skip
 
 INSTALL_HINT: Final = "pip install azure-cli, into the environment that invoke runs in"
 
@@ -165,9 +175,17 @@ def resource_list(group: Group) -> Command:
     return az("resource", "list", *group.flags)
 
 
-def resource_delete(resource_id: str) -> Command:
-    """Delete one resource by its id and wait until it is gone."""
-    return az("resource", "delete", "--ids", resource_id, timeout_s=1800)
+def resource_show(resource_id: str) -> Command:
+    """Show one resource by its id, with its properties."""
+    return az("resource", "show", "--ids", resource_id)
+
+
+def resource_delete(group: Group, resource_type: str, name: str) -> Command:
+    """Delete one of the template's resources and wait until it is gone.
+
+    Each type has its own command: `az resource delete` does not print why a deletion failed.
+    """
+    return az(*_DELETIONS[resource_type], name, *group.flags, "--yes", timeout_s=1800)
 
 
 def deployment_create(
@@ -225,12 +243,33 @@ def storage_key_list(group: Group, account: str) -> Command:
     return az("storage", "account", "keys", "list", "--account-name", account, *group.flags)
 
 
+def storage_list(group: Group, account: str, service: str) -> Command:
+    """List what a storage account has of one service, without its keys.
+
+    Source: Microsoft.Storage, "List" of file shares, blob containers, queues and tables; az has no commands
+    without a key for the last two.
+
+    Args:
+        group: The account's resource group.
+        account: The account.
+        service: A service with its collection, such as `fileServices/default/shares`.
+    """
+    path = f"{group.id}/providers/Microsoft.Storage/storageAccounts/{account}/{service}"
+    address = f"{path}?api-version={STORAGE_API_VERSION}"
+    return az("rest", "--method", "get", "--url", address, "--subscription", group.subscription)
+
+
 # The Container Apps environment.
 
 
 def environment_show(group: Group, environment: str) -> Command:
     """Show a Container Apps environment, with its workload profiles."""
     return az("containerapp", "env", "show", "--name", environment, *group.flags)
+
+
+def environment_list(group: Group) -> Command:
+    """List the Container Apps environments of a group, with their workload profiles."""
+    return az("containerapp", "env", "list", *group.flags)
 
 
 def workload_profile_add(
@@ -275,6 +314,16 @@ def environment_usages(group: Group, environment: str) -> Command:
 def app_show(group: Group, app: str) -> Command:
     """Show a container app."""
     return az("containerapp", "show", "--name", app, *group.flags)
+
+
+def app_power(group: Group, app: str, action: Literal["start", "stop"]) -> Command:
+    """Stop all replicas of an app, or start them again. Returns before it is done.
+
+    Source: POST start and stop of Microsoft.App/containerApps; az has no command for them.
+    """
+    path = f"{group.id}/providers/Microsoft.App/containerApps/{app}/{action}"
+    address = f"{path}?api-version={APP_API_VERSION}"
+    return az("rest", "--method", "post", "--url", address, "--subscription", group.subscription)
 
 
 def app_secret_list(group: Group, app: str) -> Command:

@@ -59,6 +59,7 @@ _HINTS: Final[dict[str, str]] = {
     "RequestDisallowedByPolicy": _POLICY,
     "ReservedResourceName": "choose another name: Azure reserves this one",
     "ResourceGroupBeingDeleted": "the group is being deleted; wait until it is gone and try again",
+    "RevisionNotActive": "the app does not run; if the stage is paused: invoke resume",
     "ScopeLocked": "a lock forbids it: az lock list{in_group} shows it",
     "SkuNotAvailable": "choose another GPU (--set gpu=NAME), or another region (--location)",
     "StorageAccountAlreadyExists": _OTHER_ACCOUNT_NAME,

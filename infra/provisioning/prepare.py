@@ -98,7 +98,7 @@ def prepare(session: Session, flags: Flags, *, is_forced: bool = False) -> Prepa
     deployed = _read_deployed(session, group, names)
     with session.console.step(f"compare {group.name} with the template") as step:
         wanted = Wanted(group, names, inputs, asked, path, deployed)
-        before = read_managed(session, group, deployed.app)
+        before = read_managed(session, group, deployed.app, deployed.resources, names)
         absent = (each for each in planned_resources(names) if not find(deployed.resources, each))
         made = (*before, *(each for each in absent if each not in before))
         fingerprint = digest(asked, inputs.template, (path.read_bytes(),))

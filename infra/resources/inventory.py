@@ -1,8 +1,8 @@
 """Record which resources of a group were created by provision.
 
-`down` deletes only those. They are recorded in a tag of the app, and in a file under `.fjarr/` in case a run
-fails before there is an app. A resource that existed before the first run is never
-recorded, whatever its name.
+`down` deletes only those. They are recorded in a tag of every resource of the stage, so that another machine
+knows them also if a run failed half-way, and in a file under `.fjarr/` before there is any resource. A
+resource that existed before the first run is never recorded, whatever its name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from infra.az.commands import resource_list
-from infra.document import Json, as_object, write_atomic
+from infra.document import Json, as_object, read_object, write_atomic
+from infra.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from infra.session import Session
 
 MANAGED_TAG: Final = "fjarr-made"
+_RECORDS: Final = "made.json"
 APP: Final = "app"
 ENVIRONMENT: Final = "environment"
 WORKSPACE: Final = "workspace"
@@ -69,30 +71,39 @@ def planned_resources(names: Names) -> tuple[ManagedResource, ...]:
     )
 
 
-def read_managed(session: Session, group: Group, app: Mapping[str, Json]) -> tuple[ManagedResource, ...]:
+def read_managed(
+    session: Session,
+    group: Group,
+    app: Mapping[str, Json],
+    resources: tuple[dict[str, Json], ...],
+    names: Names,
+) -> tuple[ManagedResource, ...]:
     """Return the resources that earlier runs created in a group.
 
     Args:
         session: The opened stage.
         group: The group.
         app: The app as az shows it; empty if there is none.
+        resources: The resources of the group.
+        names: The names of the stage's resources. The tag of a resource that several stages share is that of
+            the last one provisioned, so of other tags than the app's only these names count.
     """
-    tag = str(as_object(app.get("tags")).get(MANAGED_TAG, ""))
-    note = str(_read_records(session).get(group.id.casefold(), ""))
-    made = {*parse_tag(tag), *parse_tag(note)}
+    own = planned_resources(names)
+    tagged = [_tag_of(resource) for each in own if (resource := find(resources, each))]
+    shared = {each for text in tagged for each in parse_tag(text) if each in own}
+    made = {
+        *parse_tag(_tag_of(app)),
+        *shared,
+        *parse_tag(_read_records(session).get(group.id.casefold(), "")),
+    }
     return tuple(sorted(made, key=lambda each: (list(TYPES).index(each.kind), each.name)))
 
 
 def record_managed(session: Session, group: Group, made: tuple[ManagedResource, ...]) -> None:
-    """Record the resources of a group in a file, in case the run fails before the app is tagged."""
-    notes = {**_read_records(session), group.id.casefold(): format_tag(made)}
-    write_atomic(session.stage.state_dir / "made.json", json.dumps(notes, indent=2) + "\n")
-
-
-def clear_managed(session: Session, group: Group) -> None:
-    """Delete the record of a group whose resources were deleted."""
-    notes = {key: note for key, note in _read_records(session).items() if key != group.id.casefold()}
-    write_atomic(session.stage.state_dir / "made.json", json.dumps(notes, indent=2) + "\n")
+    """Record the resources of a group in a file, in case a run fails before there is any. None clears it."""
+    records = {key: text for key, text in _read_records(session).items() if key != group.id.casefold()}
+    records |= {group.id.casefold(): format_tag(made)} if made else {}
+    write_atomic(session.stage.state_dir / _RECORDS, json.dumps(records, indent=2) + "\n")
 
 
 def format_tag(made: tuple[ManagedResource, ...]) -> str:
@@ -109,6 +120,19 @@ def parse_tag(text: str) -> tuple[ManagedResource, ...]:
     return tuple(ManagedResource(kind, name) for kind, _, name in entries if kind in TYPES and name)
 
 
-def _read_records(session: Session) -> dict[str, Json]:
-    path = session.stage.state_dir / "made.json"
-    return as_object(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+def _tag_of(resource: Mapping[str, Json]) -> str:
+    return str(as_object(resource.get("tags")).get(MANAGED_TAG, ""))
+
+
+def _read_records(session: Session) -> dict[str, str]:
+    """Return the records of all groups by their ids in lower case. A damaged file is put aside."""
+    path = session.stage.state_dir / _RECORDS
+    if not path.exists():
+        return {}
+    try:
+        return {key: str(text) for key, text in read_object(path).items()}
+    except UsageError as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        session.console.warn(f"{error.message}; it is now {aside.name}, and the tags on Azure are used alone")
+        return {}

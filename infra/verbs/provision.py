@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from infra.az.billing import is_stopped
 from infra.az.commands import group_create
 from infra.config.endpoint import InferenceConfig, write_config
 from infra.config.kept import write_kept
@@ -36,10 +37,12 @@ class ProvisionResult:
     Attributes:
         config: The six values of the configuration file.
         plan: The plan that was performed.
+        is_paused: Whether the app was paused before.
     """
 
     config: InferenceConfig
     plan: ProvisionPlan
+    is_paused: bool = False
 
     @property
     def is_changed(self) -> bool:
@@ -109,7 +112,7 @@ def provision(
         write_kept(session.root, session.stage.name, prepared.wanted.inputs.kept)
         config = _config_of_app(session, prepared)
     write_config(session.stage.config_path, config)
-    return ProvisionResult(config, prepared.plan)
+    return ProvisionResult(config, prepared.plan, is_stopped(prepared.wanted.deployed.app))
 
 
 def _prepare(session: Session, flags: Flags, *, is_forced: bool, may_register: bool) -> PreparedProvision:

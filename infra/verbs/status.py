@@ -9,17 +9,21 @@ from __future__ import annotations
 import json
 import urllib.error
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from infra.az.app import parse_failed_adapters
-from infra.az.commands import replica_list, revision_list
+from infra.az.billing import Bill, app_bills, find_environment, is_stopped
+from infra.az.commands import app_show, environment_list, replica_list, revision_list
 from infra.document import Json, as_object
+from infra.errors import FjarrError
 from infra.network import open_url
 
 if TYPE_CHECKING:
+    from infra.config.endpoint import InferenceConfig
     from infra.session import Session
 
+_THREADS: Final = 5
 _TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 1 << 16
 _MAX_REASON_BYTES: Final = 200
@@ -52,6 +56,8 @@ class Status:
         ready: Whether the server responds and reports that it is ready.
         detail: Why it is not ready, as far as known; empty if it is ready.
         failed_adapters: Why adapters are not served.
+        paused: Whether the stage was paused.
+        bills: What Azure bills; empty for a local stage, or if it is not known.
     """
 
     stage: str
@@ -69,6 +75,8 @@ class Status:
     adapters: tuple[str, ...]
     detail: str
     failed_adapters: tuple[str, ...] = ()
+    paused: bool = False
+    bills: tuple[Bill, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
@@ -87,6 +95,7 @@ class Status:
             ("adapters", ", ".join(self.adapters) or "none"),
             *(("not served", reason) for reason in self.failed_adapters),
             *(("replica", _replica_text(replica)) for replica in self.replicas),
+            *(("billed", bill.to_text()) for bill in self.bills),
         ]
         return "\n".join(f"{name:<11} {value}" for name, value in rows)
 
@@ -101,11 +110,35 @@ def find_status(session: Session) -> Status:
     config, group = session.config(), session.group()
     if not session.is_connected:
         return stopped_status(session)
-    with session.console.step(f"query {config.aca_app_name}"), ThreadPoolExecutor(3) as pool:
+    with session.console.step(f"query {config.aca_app_name}"), ThreadPoolExecutor(_THREADS) as pool:
+        app = pool.submit(session.az.run, app_show(group, config.aca_app_name))
+        environments = pool.submit(_environments, session)
         revisions = pool.submit(session.az.run, revision_list(group, config.aca_app_name))
         replicas = pool.submit(session.az.run, replica_list(group, config.aca_app_name))
         version = pool.submit(fetch_version, config.endpoint_url)
-        return combine(session, revisions.result(), replicas.result(), version.result())
+        status = combine(session, revisions.result(), replicas.result(), version.result())
+        return _with_power(status, as_object(app.result()), environments.result(), config)
+
+
+def _environments(session: Session) -> Json:
+    """Return the environments of the group; None if they cannot be read, which must not end a status."""
+    if session.stage.is_local:
+        return None  # it costs nothing
+    try:
+        return session.az.run(environment_list(session.group()))
+    except FjarrError:
+        return None
+
+
+def _with_power(status: Status, app: dict[str, Json], environments: Json, config: InferenceConfig) -> Status:
+    """Return a status with whether the stage is paused, and what is billed."""
+    is_paused = is_stopped(app)
+    detail = f"paused; invoke resume --stage {status.stage} starts it" if is_paused else status.detail
+    if status.cloud == "local":
+        return replace(status, paused=is_paused, detail=detail)
+    environment = find_environment(environments, app)
+    bills = app_bills(app, environment, len(status.replicas), config.storage_account_name)
+    return replace(status, paused=is_paused, detail=detail, bills=bills)
 
 
 def combine(session: Session, revisions: Json, replicas: Json, version: dict[str, Json] | str) -> Status:

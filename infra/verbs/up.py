@@ -14,6 +14,7 @@ from infra.config.settings import Flags, read_handover
 from infra.errors import RemoteError
 from infra.models.base_models import EXAMPLE
 from infra.verbs.deploy import deploy
+from infra.verbs.pause import resume
 from infra.verbs.provision import provision
 from infra.verbs.push import push
 from infra.verbs.status import Status, find_status
@@ -139,6 +140,8 @@ def up(
         FjarrError: A step failed. Its results are kept, and running `up` again continues from there.
     """
     provisioned = provision(session, flags, is_confirmed=is_confirmed)
+    if provisioned.is_paused:
+        resume(session)
     is_pushed = False
     if adapter is not None or base is not None or read_handover(session.root).subscription is None:
         is_pushed = push(session, adapter=adapter, base=base).has_changed
@@ -146,7 +149,7 @@ def up(
     status = find_status(session)
     if not status.ready:
         raise RemoteError(f"{status.app} was deployed but is not ready: {status.detail}", hint="invoke logs")
-    is_changed = provisioned.is_changed or is_pushed or deployed.has_changed
+    is_changed = provisioned.is_changed or provisioned.is_paused or is_pushed or deployed.has_changed
     return UpResult(status, commands_folder(session.root), _prompt(status), is_changed)
 
 

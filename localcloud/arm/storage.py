@@ -2,10 +2,10 @@
 
 The data plane is `localcloud.files`; it gets its shares and the accounts' keys from this module.
 
-Not emulated: blobs, queues, tables and their services, private endpoints, network rules (accepted only in
-their default, `Allow`), encryption scopes, immutability, failover, SAS from the management plane, soft
-deletion of shares (the retention policy is stored and shown; a deleted share is gone), kerberos keys, key
-expiry, the billing tiers' speed limits.
+Not emulated: blobs, queues, tables and their services (their lists are empty), private endpoints, network
+rules (accepted only in their default, `Allow`), encryption scopes, immutability, failover, SAS from the
+management plane, soft deletion of shares (the retention policy is stored and shown; a deleted share is gone),
+kerberos keys, key expiry, the billing tiers' speed limits.
 
 Source: Microsoft.Storage REST API 2025-08-01; "Resource name rules"; recorded answers of the Azure CLI's
 tests.
@@ -63,6 +63,9 @@ _SHARE_READ_ONLY: Final = frozenset({
 })  # fmt: skip
 
 
+_EMPTY_SERVICES: Final = (
+    "blobServices/{}/containers", "queueServices/{}/queues", "tableServices/{}/tables",
+)  # fmt: skip
 _SKUS_OF_KIND: Final = {
     "Storage": ("Standard_LRS", "Standard_GRS", "Standard_RAGRS", "Premium_LRS"),
     "StorageV2": ("Standard_", "Premium_LRS"),
@@ -290,6 +293,8 @@ class Storage:
         router.add("POST", "group", f"{account}/regenerateKey", self.regenerate_key, VERSIONS)
         check_name = "Microsoft.Storage/checkNameAvailability"
         router.add("POST", "subscription", check_name, self.check_name, VERSIONS)
+        for service in _EMPTY_SERVICES:
+            router.add("GET", "group", f"{account}/{service}", self.list_nothing, VERSIONS)
 
     def account_keys(self, account: str) -> tuple[str, ...] | None:
         """Return the keys that open the account of that name, None if it does not exist.
@@ -306,6 +311,11 @@ class Storage:
     async def list_keys(self, request: ArmRequest) -> ArmResponse:
         """Handle `storage account keys list`."""
         return ArmResponse(200, listed_keys(self._resources.get(_account_id(request))))
+
+    async def list_nothing(self, request: ArmRequest) -> ArmResponse:
+        """Handle the lists of the services that are not emulated: an account holds nothing of theirs."""
+        self._resources.get(_account_id(request))
+        return ArmResponse(200, {"value": []})
 
     async def regenerate_key(self, request: ArmRequest) -> ArmResponse:
         """Handle `storage account keys renew`: the old key stops working at once."""

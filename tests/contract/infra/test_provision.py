@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +14,6 @@ from infra.az.names import resource_suffix
 from infra.az.quotas import Need
 from infra.config.endpoint import read_config
 from infra.config.settings import Flags, Settings
-from infra.console import Console
 from infra.errors import RemoteError, UsageError
 from infra.provisioning.changes import APP_KIND
 from infra.provisioning.deployed import read_deployed
@@ -25,25 +21,25 @@ from infra.resources.api_keys import KEYS_FILE
 from infra.resources.app_secrets import read_secrets
 from infra.resources.file_share import open_share
 from infra.resources.preflight import Subject, check_account, check_plan
-from infra.session import Session, cloud_state, open_session
+from infra.session import cloud_state
 from infra.verbs.deploy import deploy
 from infra.verbs.doctor import _mount_key
-from infra.verbs.down import down
 from infra.verbs.key import change_key, find_keys, find_names
 from infra.verbs.logs import read_logs
 from infra.verbs.provision import plan_provision, provision
 from infra.verbs.secret import list_secrets, remove_secret, set_secret
 from infra.verbs.status import find_status
+from tests.doubles.local_place import ASLEEP, Place, local_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from infra.provisioning.plan import ProvisionPlan
+    from infra.session import Session
     from infra.verbs.status import Status
 
 pytestmark = pytest.mark.az
-
-REPOSITORY = Path(__file__).resolve().parents[3]
 
 # A container that only prints and sleeps: what is provisioned is what matters here.
 THEIRS = (
@@ -55,8 +51,6 @@ THEIRS = (
     "ingress access-restriction set --rule-name office --ip-address 203.0.113.0/24 --action Allow",
 )
 """What others do with az."""
-
-ASLEEP = ('defaultCommands=["echo it sleeps", "sleep 600"]',)
 
 # What the original's fine-tuning step makes, as far as inference shares it.
 TUNING = {
@@ -95,36 +89,10 @@ TUNING = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A project with a local cloud of its own."""
-
-    root: Path
-    console: Console
-
-    def open(self) -> Session:
-        return open_session(self.root, "local", self.console)
-
-    def forget_flags(self) -> None:
-        """Take back all flags that were kept."""
-        (self.root / "infra/stages.toml").write_bytes((REPOSITORY / "infra/stages.toml").read_bytes())
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    root = tmp_path_factory.mktemp("project")
-    (root / "infra").mkdir()
-    # The pipeline and the local cloud are the repository's; what they read and write is the project's own.
-    (root / "localcloud").symlink_to(REPOSITORY / "localcloud")
-    (root / "infra/provision").mkdir()
-    sources = ("inference.bicep", "inference.bicep.sha256", "bicepconfig.json", "inference.json")
-    provision_files = (*sources, "inference.parameters.json")
-    for name in ("stages.toml", *(f"provision/{file}" for file in provision_files)):
-        (root / "infra" / name).write_bytes((REPOSITORY / "infra" / name).read_bytes())
-    made = Place(root, Console(io.StringIO()))
-    yield made
-    down(open_session(root, "local", made.console, start_cloud=False, needs_az=False), is_purged=True)
-    assert not (root / ".fjarr/local").exists()
+    with local_place(tmp_path_factory.mktemp("project")) as made:
+        yield made
 
 
 def test_from_nothing_and_again(place: Place) -> None:

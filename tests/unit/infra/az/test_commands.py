@@ -49,7 +49,28 @@ LINES = {
     ),
     f"az group delete {NAMED} --yes": az.group_delete(GROUP),
     f"az resource list {IN_GROUP}": az.resource_list(GROUP),
-    "az resource delete --ids /subscriptions/s/x": az.resource_delete("/subscriptions/s/x"),
+    "az resource show --ids /subscriptions/s/x": az.resource_show("/subscriptions/s/x"),
+    "az rest --method get --url "
+    f"'{GROUP.id}/providers/Microsoft.Storage/storageAccounts/acct/fileServices/default/shares"
+    "?api-version=2025-08-01' --subscription 00000000-0000-0000-0000-000000000001": az.storage_list(
+        GROUP, "acct", "fileServices/default/shares"
+    ),
+    "az rest --method post --url "
+    f"'{GROUP.id}/providers/Microsoft.App/containerApps/app/stop?api-version=2025-07-01' "
+    "--subscription 00000000-0000-0000-0000-000000000001": az.app_power(GROUP, "app", "stop"),
+    f"az containerapp env list {IN_GROUP}": az.environment_list(GROUP),
+    f"az containerapp delete --name x {IN_GROUP} --yes": az.resource_delete(
+        GROUP, "Microsoft.App/containerApps", "x"
+    ),
+    f"az containerapp env delete --name x {IN_GROUP} --yes": az.resource_delete(
+        GROUP, "Microsoft.App/managedEnvironments", "x"
+    ),
+    f"az monitor log-analytics workspace delete --workspace-name x {IN_GROUP} --yes": az.resource_delete(
+        GROUP, "Microsoft.OperationalInsights/workspaces", "x"
+    ),
+    f"az storage account delete --name x {IN_GROUP} --yes": az.resource_delete(
+        GROUP, "Microsoft.Storage/storageAccounts", "x"
+    ),
     f"az deployment group create --name inference {IN_GROUP} --template-file t.bicep "
     "--parameters @/x/p.json --no-prompt": az.deployment_create(
         GROUP, "inference", Path("t.bicep"), Path("/x/p.json")

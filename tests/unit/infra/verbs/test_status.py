@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from infra.verbs.status import find_status
-from tests.doubles.azure_stage import VERSION, serve_at, server
+from tests.doubles.azure_stage import GONE, VERSION, serve_at, server
 
 if TYPE_CHECKING:
     from infra.session import Session
@@ -31,6 +31,18 @@ REPLICAS = [
         },
     }
 ]
+
+
+PROPERTIES = {"environmentId": "/env", "workloadProfileName": "GPU", "runningStatus": "Running"}
+PROFILES = [{"name": "GPU", "workloadProfileType": "Consumption-GPU-NC24-A100"}]
+
+
+@pytest.fixture(autouse=True)
+def platform(az: ScriptedAz) -> None:
+    az.answers |= {
+        "containerapp show": {"name": "app", "properties": PROPERTIES},  # type: ignore[dict-item]  # JSON
+        "containerapp env list": [{"id": "/env", "properties": {"workloadProfiles": PROFILES}}],  # type: ignore[dict-item]  # JSON
+    }
 
 
 def test_status_of_a_stage_that_serves(session: Session, az: ScriptedAz) -> None:
@@ -62,6 +74,24 @@ def test_status_of_a_stage_that_serves(session: Session, az: ScriptedAz) -> None
         "adapters": ("tuned",),
         "detail": "",
         "failed_adapters": (),
+        "paused": False,
+        "bills": (
+            {
+                "what": "app app",
+                "how": "1 replica on GPU (Consumption-GPU-NC24-A100), by the second",
+                "is_running": True,
+            },
+            {
+                "what": "storage account acct",
+                "how": "the stored data and its transactions",
+                "is_running": True,
+            },
+            {
+                "what": "workspace of the environment",
+                "how": "ingested logs, and their retention",
+                "is_running": True,
+            },
+        ),
     }
     assert status.to_text().splitlines()[2:] == [
         "state       ready",
@@ -70,6 +100,9 @@ def test_status_of_a_stage_that_serves(session: Session, az: ScriptedAz) -> None
         "base model  org/base",
         "adapters    tuned",
         "replica     app--1-aaa-bbb Running ready, since 2026-01-02T00:01:00+00:00, restarted 2 times",
+        "billed      app app: 1 replica on GPU (Consumption-GPU-NC24-A100), by the second",
+        "billed      storage account acct: the stored data and its transactions",
+        "billed      workspace of the environment: ingested logs, and their retention",
     ]
 
 
@@ -125,3 +158,29 @@ def test_the_platform_says_more_about_a_revision_that_fails(session: Session, az
 def test_a_stopped_local_cloud_has_a_status_too(session: Session, az: ScriptedAz) -> None:
     status = find_status(replace(session, is_connected=False))
     assert (status.ready, status.detail, az.commands) == (False, "the local cloud is stopped", [])
+
+
+def test_a_paused_stage_says_so_and_what_is_billed(session: Session, az: ScriptedAz) -> None:
+    az.answers |= {
+        "containerapp revision list": [],
+        "containerapp replica list": [],
+        "containerapp show": {"name": "app", "properties": PROPERTIES | {"runningStatus": "Stopped"}},  # type: ignore[dict-item]  # JSON
+        "containerapp env list": GONE,
+    }
+    with server({}, 503) as endpoint:
+        serve_at(session, endpoint)
+        found = find_status(session)
+    assert (found.paused, found.detail) == (True, "paused; invoke resume --stage azure starts it")
+    assert [bill.what for bill in found.bills if bill.is_running] == [
+        "storage account acct",
+        "workspace of the environment",
+    ]
+
+
+def test_a_local_stage_costs_nothing(session: Session, az: ScriptedAz) -> None:
+    az.answers |= {"containerapp revision list": [], "containerapp replica list": []}
+    with server(VERSION) as endpoint:
+        serve_at(session, endpoint)
+        found = find_status(replace(session, stage=replace(session.stage, cloud="local")))
+    assert found.bills == ()
+    assert not [line for line in az.lines if "env list" in line]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def up_result(session: Session, az: ScriptedAz) -> UpResult:
-    az.answers |= {"containerapp revision list": [], "containerapp replica list": []}
+    az.answers |= {"containerapp revision list": [], "containerapp replica list": [], "containerapp": {}}
     with server(VERSION) as endpoint:
         serve_at(session, endpoint)
         return UpResult(find_status(session), ".venv/bin/", 'It\'s "broken": what now?', is_changed=True)
