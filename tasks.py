@@ -263,9 +263,8 @@ def audit(_: Context, stage: str = "azure", tail: int = 20, json: bool = False) 
 
 @verb(
     optional=["wait"],
-    positional=["release"],
     help={
-        "release": "the release's id, or its beginning or end (default: the one that served before)",
+        "to": "the release's id, or its beginning or end (default: the one that served before)",
         "stage": STAGE,
         "timeout": WAIT,
         "wait": LOCK_WAIT,
@@ -275,8 +274,8 @@ def audit(_: Context, stage: str = "azure", tail: int = 20, json: bool = False) 
 )
 def rollback(
     _: Context,
-    release: str = "",
     stage: str = "azure",
+    to: str = "",
     timeout: int = 0,
     wait: str | None = None,
     break_lock: bool = False,
@@ -286,7 +285,7 @@ def rollback(
     from infra.verbs.rollback import roll_back
 
     access, timeout_s = _access(wait, break_lock), timeout or None
-    _show(roll_back(_open(stage), release, timeout_s=timeout_s, access=access), json)
+    _show(roll_back(_open(stage), to, timeout_s=timeout_s, access=access), json)
 
 
 @verb(
@@ -333,11 +332,8 @@ def prune(
     _show(prune_releases(_open(stage, starts=False), keep, _access(wait, break_lock)), json)
 
 
-@verb(
-    positional=["message"],
-    help={"message": "what for; others are shown it", "stage": STAGE, "json": JSON},
-)
-def lock(_: Context, message: str = "locked by hand", stage: str = "azure", json: bool = False) -> None:
+@verb(help={"stage": STAGE, "message": "what for; others are shown it", "json": JSON})
+def lock(_: Context, stage: str = "azure", message: str = "locked by hand", json: bool = False) -> None:
     """Keep everybody from changing the stage, until invoke unlock."""
     from infra.verbs.lock import take_lock
 

@@ -1,8 +1,8 @@
 """The contents of a release: a list of files with their digests, and its origin.
 
-A local folder becomes a `Manifest`; a manifest with its origin becomes a `Release`, which is stored on the
-share as `release.json`. This module only reads the local tree and converts values to text and back; it does
-not access a share.
+A local folder becomes a `Manifest`, in `infra.release.tree`; a manifest with its origin becomes a `Release`,
+which is stored on the share as `release.json`. This module hashes files and converts values to text and back;
+it does not access a share.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from infra.errors import RemoteError, UsageError
+from infra.errors import RemoteError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 FORMAT: Final = 1
 """The version of the JSON format. A reader rejects a newer one."""
@@ -27,9 +27,6 @@ RELEASE_ID: Final = re.compile(r"^\d{8}T\d{6}Z-[0-9a-f]{8}$")
 """A release's id: the time of its creation (UTC), and the first digits of its content's digest."""
 
 _READ_BYTES: Final = 1 << 20
-_FORBIDDEN: Final = frozenset('"\\:|<>*?')
-_RESERVED: Final = re.compile(r"^(?:LPT[1-9]|COM[1-9]|PRN|AUX|NUL|CON|CLOCK\$)$", re.IGNORECASE)
-_MAX_NAME_LENGTH: Final = 255
 
 T = TypeVar("T")
 
@@ -108,32 +105,6 @@ class Release:
         return self.origin.git_commit[:7] + (" with changes" if self.origin.is_dirty else "")
 
 
-def scan_tree(folder: Path) -> Manifest:
-    """Read a local folder into a manifest whose paths begin with the folder's own name.
-
-    Leaves out `__pycache__`, compiled Python files and names that begin with a dot, and nothing else: ignore
-    files have no effect. Links to files are followed.
-
-    Raises:
-        UsageError: The folder is missing or empty, or Azure Files does not allow some of its names. All of
-            these are reported at once.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", hint="run this from the project's root")
-    files = sorted(_walk(folder))
-    paths = [PurePosixPath(folder.name, path.relative_to(folder).as_posix()) for path in files]
-    if not paths:
-        raise UsageError(f"{folder} holds no file to deploy")
-    problems = tuple(_unusable_names(paths))
-    if problems:
-        raise UsageError(
-            f"Azure Files cannot hold {len(problems)} of the names in {folder}",
-            details=problems,
-            hint="rename them",
-        )
-    return Manifest(tuple(hash_file(local, str(path)) for local, path in zip(files, paths, strict=True)))
-
-
 def hash_file(local: Path, path: str) -> FileEntry:
     """Return the entry of a local file under the name `path`, reading the file once."""
     digest, size_bytes = hashlib.sha256(), 0
@@ -197,52 +168,6 @@ def parse_release(text: str | bytes, where: str) -> Release:
         replaced=_parse_replaced(document, where),
     )
     return Release(_parse_files(document, where), origin)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
-        if path.name.startswith(".") or path.name == "__pycache__" or path.suffix == ".pyc":
-            continue
-        if path.is_dir():
-            yield from _walk(_require_real_folder(path))
-        elif path.is_file():
-            yield path
-        else:
-            raise UsageError(f"{path} is neither a file nor a folder", hint="remove it, or mend the link")
-
-
-def _require_real_folder(folder: Path) -> Path:
-    # A link may point anywhere, even to a parent: the upload would differ from what the user sees.
-    if folder.is_symlink():
-        raise UsageError(f"{folder} is a link to a folder", hint="put the folder itself there")
-    return folder
-
-
-def _unusable_names(paths: list[PurePosixPath]) -> Iterator[str]:
-    """Yield a message for each path that Azure Files rejects.
-
-    Source: Naming and referencing shares, directories, files, and metadata (Azure Files REST API).
-    """
-    seen: dict[str, PurePosixPath] = {}
-    for path in paths:
-        for reason in filter(None, map(_why_unusable, path.parts)):
-            yield f"{path}: {reason}"
-        twin = seen.setdefault(str(path).casefold(), path)
-        if twin != path:
-            yield f"{path}: differs from {twin} in case only"
-
-
-def _why_unusable(name: str) -> str | None:
-    bad = sorted(character for character in set(name) if character in _FORBIDDEN or ord(character) < ord(" "))
-    if bad:
-        return f"the name {name!r} has the character {bad[0]!r}"
-    if name.endswith((".", " ")):
-        return f"the name {name!r} ends with a dot or a space"
-    if _RESERVED.match(name):
-        return f"the name {name!r} is reserved"
-    if len(name) > _MAX_NAME_LENGTH:
-        return f"the name {name[:20]!r}... is longer than {_MAX_NAME_LENGTH} characters"
-    return None
 
 
 def _dump(document: Mapping[str, object]) -> str:

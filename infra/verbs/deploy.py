@@ -18,12 +18,13 @@ from infra.release.archive import is_packable
 from infra.release.cleaning import prune, remove_unfinished
 from infra.release.known import KnownState
 from infra.release.lock import TAKES_FREE_LOCK, LockAccess
-from infra.release.manifest import Manifest, Origin, Release, Replaced, scan_tree
+from infra.release.manifest import Manifest, Origin, Release, Replaced
 from infra.release.origin import find_origin
 from infra.release.plan import Plan, make_plan
 from infra.release.releases import Live, find_fallback, find_finished, read_live
 from infra.release.rollout import NotServed, Served, failure, switch
 from infra.release.storing import Draft, StoredRelease, store
+from infra.release.tree import scan_tree
 from infra.wording import count, readable_size
 
 if TYPE_CHECKING:

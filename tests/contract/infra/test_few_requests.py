@@ -20,9 +20,10 @@ from infra.release.cleaning import KEPT
 from infra.release.holder import Holder
 from infra.release.known import CLEAN_EVERY, KnownReleases
 from infra.release.lock import DeployLock
-from infra.release.manifest import Origin, scan_tree
+from infra.release.manifest import Origin
 from infra.release.releases import read_live, read_releases
 from infra.release.rollout import at_once
+from infra.release.tree import scan_tree
 from infra.share.protocol import RANGE_BYTES
 from infra.verbs.deploy import DeployResult, LocalTree, deploy_tree
 from tests.doubles.memory_app import MemoryApp

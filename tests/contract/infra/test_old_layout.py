@@ -23,9 +23,10 @@ from infra.deploy_context import DeployContext
 from infra.errors import RemoteError
 from infra.release.holder import Holder
 from infra.release.lock import DeployLock
-from infra.release.manifest import Origin, scan_tree
+from infra.release.manifest import Origin
 from infra.release.releases import read_live
 from infra.release.rollout import at_once
+from infra.release.tree import scan_tree
 from infra.verbs.deploy import DeployResult, LocalTree, deploy_tree
 from tests.doubles.memory_app import Behaviour, MemoryApp
 

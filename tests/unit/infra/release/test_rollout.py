@@ -19,9 +19,10 @@ from infra.errors import RemoteError, WaitTimeoutError
 from infra.release.cleaning import KEPT
 from infra.release.holder import Holder
 from infra.release.lock import DeployLock
-from infra.release.manifest import Origin, scan_tree
+from infra.release.manifest import Origin
 from infra.release.releases import CURRENT, PROVEN, read_live
 from infra.release.rollout import at_once
+from infra.release.tree import scan_tree
 from infra.verbs.deploy import DeployResult, LocalTree, deploy_tree
 from tests.doubles.memory_app import Behaviour, MemoryApp
 from tests.doubles.memory_share import MemoryShare
