@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent
 HAS_CHANGES = 10
+REQUIREMENT_UNMET = 4
 INTERRUPTED = 130
 BUG = 70
 
@@ -521,6 +522,80 @@ def down(
     result = run_down(session, flags, is_confirmed=yes, is_purged=purge, deletes_foreign=delete_foreign_data)
     _show(result, json)
     result.require_completeness()
+
+
+@verb(
+    iterable=["model", "min"],
+    help={
+        "data": "a .jsonl file (chat messages, or a prompt and the expected answer) or a .csv file",
+        "stage": STAGE,
+        "model": "a model to evaluate, as NAME or NAME@URL; can be repeated, the baseline first (default: all"
+        " that the endpoint lists)",
+        "endpoint": "the address of any OpenAI-compatible server, in the stage's place",
+        "key_variable": "the environment variable with the key for --endpoint and NAME@URL",
+        "question": "the field with what is asked (default: messages, input, prompt or question)",
+        "expected": "the field with the expected answer (default: expected, ideal, completion, answer, ...)",
+        "system": "a system message to put before every question",
+        "regex": "score whether answers match; a group in it is compared with the expected answer",
+        "tolerance": "score the last number of answers, with this relative tolerance",
+        "judge": "a model that scores the answers, as NAME or NAME@URL",
+        "judge_prompt": "a file with the judge's instructions",
+        "max_tokens": "the most tokens of an answer",
+        "temperature": "0 takes the likeliest tokens, so that the answers can be repeated",
+        "seed": "the seed of the sampling; 0 sends none",
+        "concurrency": "how many requests to send at once",
+        "limit": "use the first examples only; 0 uses all",
+        "resume": "the folder of an evaluation that was interrupted; only what it lacks is asked",
+        "min": "METRIC=NUMBER; exit with 4 if a model other than the baseline scores less; can be repeated",
+        "not_worse": "exit with 4 if a model is worse than the baseline by more than chance explains",
+        "json": JSON,
+    },
+)
+def evaluate(
+    _: Context,
+    data: str,
+    stage: str = "azure",
+    model: list[str] | None = None,
+    endpoint: str | None = None,
+    key_variable: str = "OPENAI_API_KEY",
+    question: str | None = None,
+    expected: str | None = None,
+    system: str | None = None,
+    regex: str | None = None,
+    tolerance: float = 0.0,
+    judge: str | None = None,
+    judge_prompt: str | None = None,
+    max_tokens: int = 512,
+    temperature: float = 0.0,
+    seed: int = 0,
+    concurrency: int = 8,
+    limit: int = 0,
+    resume: str | None = None,
+    min: list[str] | None = None,
+    not_worse: bool = False,
+    json: bool = False,
+) -> None:
+    """Evaluate models on examples, and compare them: a table, and a report as one HTML file.
+
+    The first model is the baseline, by default the base model. The report has every answer, the worst first.
+    """
+    from infra.console import Console
+    from infra.evaluation.asking import Options
+    from infra.evaluation.examples import Columns
+    from infra.verbs.evaluate import EvaluationRequest
+    from infra.verbs.evaluate import evaluate as run_evaluate
+
+    request = EvaluationRequest(
+        Path(data), tuple(model or ()), endpoint, key_variable, Columns(question, expected, system),
+        limit or None, regex, tolerance or None, judge, Path(judge_prompt) if judge_prompt else None,
+        Options(max_tokens, temperature, seed or None), concurrency, Path(resume) if resume else None,
+        tuple(min or ()), not_worse,
+    )  # fmt: skip
+    session = _open(stage, starts=False) if request.needs_stage else None
+    results = run_evaluate(request, ROOT, Console(), session)
+    _show(results, json)
+    if results.unmet:
+        raise Exit(code=REQUIREMENT_UNMET)
 
 
 @verb(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from inference.service.service import Service
 
 MAX_LINE: Final = 100
-KINDS: Final = {bool: "", int: "N", str: "TEXT", list: "TEXT"}
+KINDS: Final = {bool: "", int: "N", float: "X", str: "TEXT", list: "TEXT"}
 EXIT_CODES: Final = {
     0: "done",
     tasks.HAS_CHANGES: "`provision --dry-run`: the plan has changes",

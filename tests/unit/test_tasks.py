@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -62,3 +63,11 @@ def test_the_palette_offers_every_verb() -> None:
     text = (REPOSITORY / ".vscode/tasks.json").read_text()
     offered = re.findall(r"\.venv/bin/invoke (\S+)(?: \S+)? --stage", text)
     assert sorted(offered) == VERBS
+
+
+def test_the_list_of_verbs_imports_nothing_heavy() -> None:
+    code = "import sys, tasks; print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY, timeout=60
+    )
+    assert not {"openai", "scipy", "numpy", "aiohttp", "rich", "jinja2"} & set(ast.literal_eval(done.stdout))
