@@ -12,6 +12,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -25,9 +26,19 @@ TORCH_INDEX = "https://download.pytorch.org/whl/cpu/torch/"
 TORCH_EXTRAS = frozenset({"local", "dev"})
 TIMEOUT_S = 5.0
 
-# What the server imports. Importing it once writes the bytecode that uv leaves out, so that later starts do
-# not compile it again: the server itself writes none, as its own code lies on the share.
+# Importing packages once writes the bytecode that uv leaves out, so that no later start compiles them again:
+# the server itself writes none, as its own code lies on the share. The first command imports the pipeline's,
+# so they are compiled before it; the others meanwhile, in the order in which a start needs them.
+PIPELINE_MODULES = ("tasks", "infra.verbs.up", "infra.session", "azure.storage.fileshare")
+AZ_MODULES = (
+    "azure.cli.__main__",
+    "azure.cli.command_modules.resource.custom",
+    "azure.cli.command_modules.containerapp.custom",
+    "azure.cli.command_modules.storage.operations.account",
+)
+CLOUD_MODULES = ("localcloud.daemon", "localcloud.server", "localcloud.cloud")
 SERVER_PACKAGES = ("torch", "transformers", "peft", "gradio", "fastapi", "uvicorn", "openai")
+TICK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -141,21 +152,12 @@ def main() -> int:
     is_bare = arguments.pipeline_only or arguments.requirements is not None
     extras = tuple(arguments.extra) if arguments.extra else () if is_bare else ("local",)
     started = time.monotonic()
-    if not python.exists():
-        print(f"make {environment}", file=sys.stderr, flush=True)
-        if subprocess.run([sys.executable, "-m", "venv", str(environment)], check=False).returncode != 0:
-            return _fail(
-                "the virtual environment could not be made", "on Debian: apt-get install python3-venv"
-            )
-    print("install uv", file=sys.stderr, flush=True)
+    venv = [sys.executable, "-m", "venv", str(environment)]
+    if not python.exists() and _run(f"make {environment}", venv) != 0:
+        return _fail("the virtual environment could not be made", "on Debian: apt-get install python3-venv")
     pip_command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    if (
-        subprocess.run(
-            [*pip_command, "install", "--quiet", "--constraint", str(ROOT / "constraints.txt"), "uv"],
-            check=False,
-        ).returncode
-        != 0
-    ):
+    uv = [*pip_command, "install", "--quiet", "--constraint", str(ROOT / "constraints.txt"), "uv"]
+    if _run("install uv", uv) != 0:
         return _fail("pip could not install uv", "check the network, or the proxy in HTTPS_PROXY")
     listed = subprocess.run([*pip_command, "config", "list"], check=False, capture_output=True, text=True)
     pip = parse_pip_configuration(listed.stdout)
@@ -167,8 +169,12 @@ def main() -> int:
     command = [str(python), "-m", "uv", *uv_arguments(python, extras, pip, backend, arguments.requirements)]
     if subprocess.run(command, check=False, cwd=ROOT, env=_uv_environment(pip)).returncode != 0:
         return _fail("uv could not install the packages", "its message above says why; then run this again")
-    if not TORCH_EXTRAS.isdisjoint(extras):
-        _compile_in_background(python)
+    if arguments.requirements is None:
+        _run("compile the pipeline", [str(python), "-W", "ignore", "-c", _imports(PIPELINE_MODULES)])
+        has_local = not TORCH_EXTRAS.isdisjoint(extras)
+        _compile_in_background(python, (CLOUD_MODULES if has_local else ()) + AZ_MODULES)
+        if has_local:
+            _compile_in_background(python, SERVER_PACKAGES)
     print(f"installed into {environment} after {time.monotonic() - started:.0f} s", file=sys.stderr)
     return 0
 
@@ -225,14 +231,40 @@ def _uv_environment(pip: PipConfiguration) -> dict[str, str]:
     return environment
 
 
-def _compile_in_background(python: Path) -> None:
-    """Start a process that writes the bytecode of the server's packages, and do not wait for it."""
-    code = "import contextlib\n" + "".join(
-        f"with contextlib.suppress(Exception):\n    import {name}\n" for name in SERVER_PACKAGES
+def _run(what: str, command: list[str]) -> int:
+    """Run a program and return its code. A terminal gets a dot each second, and its output if it fails."""
+    print(what, end="", file=sys.stderr, flush=True)
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+        while True:
+            try:
+                code = process.wait(timeout=TICK_S)
+            except subprocess.TimeoutExpired:
+                print("." if sys.stderr.isatty() else "", end="", file=sys.stderr, flush=True)
+                continue
+            break
+        print(file=sys.stderr, flush=True)
+        if code != 0:
+            output.seek(0)
+            print(output.read().decode(errors="replace"), end="", file=sys.stderr, flush=True)
+    return code
+
+
+def _imports(names: tuple[str, ...]) -> str:
+    """Return a program that imports modules; one that fails does not keep the others from being compiled."""
+    return "import contextlib\n" + "".join(
+        f"with contextlib.suppress(Exception):\n    import {name}\n" for name in names
     )
+
+
+def _compile_in_background(python: Path, names: tuple[str, ...]) -> None:
+    """Start a process that writes the bytecode of modules and of all that they import. Do not wait for it."""
     nice = [] if os.name == "nt" else ["nice", "-n", "10"]
     subprocess.Popen(
-        [*nice, str(python), "-W", "ignore", "-c", code],
+        [*nice, str(python), "-W", "ignore", "-c", _imports(names)],
+        cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -103,6 +103,7 @@ class Console:
     def __init__(self, stream: IO[str] | None = None, clock: Clock = time.monotonic) -> None:
         self._rich = RichConsole(file=stream or sys.stderr, highlight=False, soft_wrap=True)
         self._clock = clock
+        self._live_count = 0
 
     @property
     def is_terminal(self) -> bool:
@@ -143,7 +144,7 @@ class Console:
     def step(self, text: str) -> Iterator[Step]:
         """Show a step while its body runs, then one line with its outcome and its duration."""
         start = self._clock()
-        with self._show_running(text) as step:
+        with self._counted(), self._show_running(text) as step:
             try:
                 yield step
             except BaseException:
@@ -152,10 +153,19 @@ class Console:
         self._end("[green]✓[/green]", text, step.outcome, start)
 
     @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Show on a terminal what the body waits for, if nothing else is shown meanwhile. Leaves no line."""
+        if self.is_terminal and self._live_count == 0:
+            with self._counted(), self._rich.status(escape(text)):
+                yield
+        else:
+            yield
+
+    @contextmanager
     def progress(self, text: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
         """Show a bar over `total_bytes` and yield a function that advances it by a number of bytes."""
         start = self._clock()
-        with self._bar(text, total_bytes) as advance:
+        with self._counted(), self._bar(text, total_bytes) as advance:
             try:
                 yield advance
             except BaseException:
@@ -168,12 +178,21 @@ class Console:
         """Show a live table while the body runs, then its rows and one line with the duration of it all."""
         start = self._clock()
         try:
-            with self._show_table(text) as table:
+            with self._counted(), self._show_table(text) as table:
                 yield table
         except BaseException:
             self._end("[red]✗[/red]", text, "failed", start)
             raise
         self._end("[green]✓[/green]", text, "", start)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count what is shown live while the body runs."""
+        self._live_count += 1
+        try:
+            yield
+        finally:
+            self._live_count -= 1
 
     @contextmanager
     def _show_table(self, text: str) -> Iterator[Table]:

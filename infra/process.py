@@ -8,6 +8,7 @@ together with its children.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
 import shutil
@@ -56,6 +57,11 @@ class Command:
     def line(self) -> str:
         """Return the command line as it can be pasted into a shell, with its secrets redacted."""
         return shlex.join(redact(argument, self.secrets) for argument in self.argv)
+
+    @property
+    def name(self) -> str:
+        """Return the program and its subcommand, as in `az containerapp show`: the words before the flags."""
+        return " ".join(itertools.takewhile(lambda word: not word.startswith("-"), self.argv))
 
 
 @dataclass(frozen=True, slots=True)

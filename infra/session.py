@@ -13,6 +13,7 @@ import shutil
 import socket
 import sys
 from dataclasses import astuple, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 CLOUD_TIMEOUT_S: Final = 330.0
 """Longer than the local cloud's own limit for a start, so that its message is seen."""
+
+LOCAL_PACKAGES: Final = ("aiohttp", "trustme", "torch", "transformers", "peft", "gradio", "gguf")
+"""Packages of the extra `local`, which the pipeline does not need."""
 
 _DESCRIPTOR: Final = "cloud.json"
 _STAMP: Final = "fjarr-signed-in"
@@ -141,7 +145,7 @@ def open_session(
     stage = load_stage(root, stage_name)
     if not stage.is_local:
         runner = Runner(az_environment(os.environ), root)
-        session = Session(root, stage, console, runner, Az(runner), None, None)
+        session = Session(root, stage, console, runner, Az(runner, console), None, None)
         if start_cloud:
             _check_az(session)
         return session
@@ -200,10 +204,10 @@ def _open_local(root: Path, stage: Stage, console: Console, *, start_cloud: bool
     if cloud is None:
         if not start_cloud:
             runner = Runner(local_environment(os.environ, config_dir, None), root)
-            return Session(root, stage, console, runner, Az(runner), None, None, is_connected=False)
+            return Session(root, stage, console, runner, Az(runner, console), None, None, is_connected=False)
         cloud = _start_cloud(root, stage, console, local_environment(os.environ, config_dir, None))
     runner = Runner(local_environment(os.environ, config_dir, cloud.ca_bundle), root)
-    session = Session(root, stage, console, runner, Az(runner), cloud.ca_bundle, cloud)
+    session = Session(root, stage, console, runner, Az(runner, console), cloud.ca_bundle, cloud)
     if needs_az:
         _check_az(session)
         _sign_in(session, cloud, config_dir)
@@ -211,6 +215,7 @@ def _open_local(root: Path, stage: Stage, console: Console, *, start_cloud: bool
 
 
 def _start_cloud(root: Path, stage: Stage, console: Console, environment: Mapping[str, str]) -> LocalCloud:
+    _check_local_packages(stage)
     with console.step("start the local cloud"):
         command = cloud_command(root, stage, "start")
         Runner(environment, root).check(command)
@@ -218,6 +223,16 @@ def _start_cloud(root: Path, stage: Stage, console: Console, environment: Mappin
         if cloud is None:
             raise ToolError("the local cloud was started but does not answer", command=command.line)
         return cloud
+
+
+def _check_local_packages(stage: Stage) -> None:
+    missing = [name for name in LOCAL_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ToolError(
+            f"the stage {stage.name!r} runs on this machine, and its packages are not installed:"
+            f" {', '.join(missing)}",
+            hint="python3 install.py",
+        )
 
 
 def _sign_in(session: Session, cloud: LocalCloud, config_dir: Path) -> None:

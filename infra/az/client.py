@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from infra.az.commands import INSTALL_HINT, MINIMUM_VERSION, version
@@ -15,15 +16,22 @@ from infra.wording import last_lines
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from infra.console import Console
     from infra.document import Json
     from infra.process import Command, Runner
 
 
 class Az:
-    """Runs az commands and returns the JSON that they print."""
+    """Runs az commands and returns the JSON that they print.
 
-    def __init__(self, runner: Runner) -> None:
+    Args:
+        runner: Starts the processes.
+        console: Shows which command is waited for, where no step does.
+    """
+
+    def __init__(self, runner: Runner, console: Console | None = None) -> None:
         self._runner = runner
+        self._console = console
         self._cached: dict[Command, Json] = {}
 
     def run(self, command: Command) -> Json:
@@ -35,7 +43,8 @@ class Az:
             ToolError: az is not installed, or it does not know the command.
             WaitTimeoutError: It did not end in time.
         """
-        completed = self._runner.run(command)
+        with self._console.waiting(command.name) if self._console else nullcontext():
+            completed = self._runner.run(command)
         if completed.exit_code != 0:
             stderr = redact(completed.stderr, command.secrets)
             raise classify(completed.exit_code, stderr, command=command.line)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,26 @@ def test_requirements_are_installed_in_the_projects_place_with_their_own_version
     assert arguments == (
         "pip", "install", "--python", str(PYTHON), "--find-links", "/wheels", "--requirement", "clients.txt",
     )  # fmt: skip
+
+
+def test_a_program_s_output_is_shown_only_if_it_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    program = [sys.executable, "-c", "import sys; print('why'); sys.exit(int(sys.argv[1]))"]
+    assert install._run("do it", [*program, "0"]) == 0
+    assert capsys.readouterr().err == "do it\n"
+    assert install._run("do it", [*program, "7"]) == 7
+    assert capsys.readouterr().err == "do it\nwhy\n"
+
+
+def test_a_terminal_sees_that_a_program_still_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "TICK_S", 0.01)
+    monkeypatch.setattr(install.sys.stderr, "isatty", lambda: True)
+    program = [sys.executable, "-c", "import sys; sys.exit(0)"]
+    assert install._run("do it", program) == 0
+    assert capsys.readouterr().err.startswith("do it.")
+
+
+def test_modules_that_are_compiled_exist() -> None:
+    for name in (*install.PIPELINE_MODULES, *install.AZ_MODULES, *install.CLOUD_MODULES):
+        assert find_spec(name) is not None, name

@@ -135,3 +135,21 @@ def test_a_table_on_a_terminal_stays_when_it_has_ended_also_badly(monkeypatch: p
 def test_what_runs_grows_older_between_two_shows() -> None:
     assert ROWS[1].markup(2.0).endswith("[dim]3.0 s[/dim]")
     assert ROWS[0].markup(2.0).endswith("[dim]2.0 s[/dim]")
+
+
+def test_what_is_waited_for_is_shown_on_a_terminal_only_while_nothing_else_is(
+    console: Console, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    on_terminal = Console(terminal)
+    with on_terminal.step("provision"), on_terminal.waiting("az group show"):
+        pass
+    assert "az group show" not in terminal.getvalue()
+    with on_terminal.waiting("az group show"), on_terminal.waiting("az group list"):
+        pass
+    assert "az group show" in terminal.getvalue()
+    assert "az group list" not in terminal.getvalue()
+    with console.waiting("az group show"):
+        pass
+    assert stream.getvalue() == ""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import socket
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -177,3 +179,23 @@ def test_az_finds_bicep_on_path_or_where_it_installed_it(
     installed.parent.mkdir(parents=True)
     installed.touch()
     assert session.has_bicep
+
+
+def test_a_local_stage_without_its_packages_names_the_command_that_installs_them(
+    root: Path, ran: list[Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "LOCAL_PACKAGES", ("json", "no_such_package"))
+    with pytest.raises(ToolError) as caught:
+        open_session(root, "local", Console(io.StringIO()))
+    assert str(caught.value) == (
+        "error: the stage 'local' runs on this machine, and its packages are not installed: no_such_package\n"
+        "hint: python3 install.py"
+    )
+    assert ran == []
+
+
+def test_the_packages_of_a_local_stage_are_those_of_its_extra() -> None:
+    path = REPOSITORY / "pyproject.toml"
+    project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    names = {re.split(r"[=<>]", each)[0] for each in project["optional-dependencies"]["local"]}
+    assert names.issuperset(session_module.LOCAL_PACKAGES)
