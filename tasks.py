@@ -92,7 +92,8 @@ def _for_stage(text: str, body: Callable[..., None], flags: dict[str, object]) -
     stage = flags.get("stage")
     if parameter is None or stage is None or stage == parameter.default:
         return text
-    verbs = (each.name for each in globals().values() if isinstance(each, Task))
+    tasks = (each for each in globals().values() if isinstance(each, Task))
+    verbs = (each.name for each in tasks if "stage" in inspect.signature(each.body).parameters)
     return name_stage(text, str(stage), verbs)
 
 
@@ -612,6 +613,34 @@ def doctor(_: Context, stage: str = "azure", location: str | None = None, json: 
     diagnosis = diagnose(_open(stage, starts=False, needs_az=False), location=location)
     _show(diagnosis, json)
     diagnosis.require_health()
+
+
+@verb(
+    help={
+        "source": "the remote or the address of Fjarr (default: the remote fjarr, else origin)",
+        "to": "the tag or the branch to merge (default: the newest version)",
+        "base": "the tag or the commit that this project was made from, if it has no history of Fjarr",
+        "json": JSON,
+    },
+)
+def upgrade(
+    _: Context,
+    source: str | None = None,
+    to: str | None = None,
+    base: str | None = None,
+    json: bool = False,
+) -> None:
+    """Merge a newer version of Fjarr under what you have edited.
+
+    Commits the merge, and prints what to run next. Files that are yours keep your edits. Where the new
+    version and you have changed the same lines of Fjarr's code, git marks them, and nothing is committed.
+    """
+    from infra.console import Console
+    from infra.process import Runner
+    from infra.verbs.upgrade import upgrade as run_upgrade
+
+    runner = Runner(dict(os.environ), ROOT)
+    _show(run_upgrade(runner, Console(), source=source, target=to, base=base), json)
 
 
 class Result(Protocol):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from docs.site import rewrite_links, sources
+from inference import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,3 +118,18 @@ def test_every_page_of_the_site_can_be_found_in_its_navigation() -> None:
 )
 def test_links_of_the_repository_become_links_of_the_site(source: str, link: str, in_site: str) -> None:
     assert rewrite_links(f"see [it]({link}).", source) == f"see [it]({in_site})."
+
+
+def test_the_page_on_upgrades_names_the_files_that_are_merged_for_the_user() -> None:
+    attributes = (ROOT / ".gitattributes").read_text(encoding="utf-8")
+    page = (ROOT / "docs/how-to/upgrade.md").read_text(encoding="utf-8")
+    marked = re.findall(r"^/(\S+)\s+merge=fjarr-yours$", attributes, re.MULTILINE)
+    assert marked
+    for name in marked:
+        assert (ROOT / name).is_file(), name
+        assert f"`{name}`" in page, name
+
+
+def test_the_versions_of_the_project_and_of_the_server_are_the_same() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == VERSION
