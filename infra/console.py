@@ -7,6 +7,7 @@ pipe or a file gets plain lines, one for each step. `NO_COLOR` is respected.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
 
 Clock = Callable[[], float]
 RowState = Literal["running", "done", "failed"]
+
+LINE_EVERY_S: Final = 10.0
+"""How often a long transfer writes a line if there is no terminal."""
+
+_RATED_BYTES: Final = 1_000_000
+"""From which size on the rate of a transfer is worth showing."""
 
 _MARKS: Final[dict[RowState, str]] = {
     "running": "[yellow]…[/yellow]",
@@ -171,7 +178,7 @@ class Console:
             except BaseException:
                 self._end("[red]✗[/red]", text, "failed", start)
                 raise
-        self._end("[green]✓[/green]", text, readable_size(total_bytes), start)
+        self._end("[green]✓[/green]", text, readable_size(total_bytes), start, total_bytes)
 
     @contextmanager
     def table(self, text: str) -> Iterator[Table]:
@@ -229,16 +236,49 @@ class Console:
             TransferSpeedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self._rich, transient=True, disable=not self.is_terminal) as bar:
+        if not self.is_terminal:
+            yield _Transfer(text, total_bytes, self._clock, self.info).advance
+            return
+        with Progress(*columns, console=self._rich, transient=True) as bar:
             task = bar.add_task(escape(text), total=total_bytes)
             yield lambda size_bytes: bar.advance(task, size_bytes)
 
     def _ask(self, prompt: str) -> None:
         self._rich.print(prompt, end="", markup=False)
 
-    def _end(self, mark: str, text: str, outcome: str, start: float) -> None:
+    def _end(self, mark: str, text: str, outcome: str, start: float, transferred_bytes: int = 0) -> None:
+        took_s = self._clock() - start
         what = f"{text}: {outcome}" if outcome else text
-        self._rich.print(f"{mark} {escape(what)}  [dim]{self._clock() - start:.1f} s[/dim]")
+        if transferred_bytes >= _RATED_BYTES and took_s >= 1:
+            what += f", {readable_size(round(transferred_bytes / took_s))}/s"
+        self._rich.print(f"{mark} {escape(what)}  [dim]{took_s:.1f} s[/dim]")
+
+
+class _Transfer:
+    """A transfer that is shown by lines, for a pipe or a file. Safe to use from several threads."""
+
+    def __init__(self, text: str, total_bytes: int, clock: Clock, show: Callable[[str], None]) -> None:
+        self._text = text
+        self._total_bytes = total_bytes
+        self._clock = clock
+        self._show = show
+        self._lock = threading.Lock()
+        self._done_bytes = self._shown_bytes = 0
+        self._shown_s = clock()
+
+    def advance(self, size_bytes: int) -> None:
+        """Count bytes, and write a line with the rate and the time left every `LINE_EVERY_S` seconds."""
+        with self._lock:
+            self._done_bytes += size_bytes
+            now_s = self._clock()
+            if now_s - self._shown_s < LINE_EVERY_S or self._done_bytes >= self._total_bytes:
+                return
+            rate = (self._done_bytes - self._shown_bytes) / (now_s - self._shown_s)
+            self._shown_s, self._shown_bytes = now_s, self._done_bytes
+            left_s = (self._total_bytes - self._done_bytes) / rate if rate else 0.0
+            done, total = readable_size(self._done_bytes), readable_size(self._total_bytes)
+            line = f"  {self._text}: {done} of {total}, {readable_size(round(rate))}/s, {left_s:.0f} s left"
+        self._show(line)
 
 
 def _only_changes(show: Callable[[str], None]) -> Callable[[str], None]:

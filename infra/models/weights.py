@@ -24,6 +24,7 @@ ADAPTER_CONFIG: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 BASE_KEY: Final = "base_model_name_or_path"
 MODEL_CACHE: Final = "model-cache"
+MODELS: Final = "models"
 
 _SERVED_SUFFIXES: Final = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken"})
 _PICKLE_SUFFIXES: Final = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})

@@ -7,10 +7,13 @@ the service does in one step.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 _THREADS: Final = 8
 _PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """How long to wait between attempts. A replica's file system releases a file within seconds."""
+
+_DIGEST: Final = "fjarrsha256"
+"""The metadata of a file that is being uploaded: the digest of its whole content."""
 
 _COPY_POLL_S: Final = 0.5
 _NO_PARENT: Final = "ParentNotFound"
@@ -77,6 +83,14 @@ class _Transient:
 
 class _MissingError(RemoteError):
     """A file that does not exist, or whose folder does not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """The ranges of a file that are on the share already, by their offsets, and what was there before."""
+
+    offsets: frozenset[int]
+    resumed_bytes: int = 0
 
 
 class AzureShare(Share):
@@ -137,14 +151,21 @@ class AzureShare(Share):
         found = self._find(f"list {folder or 'the root'}", request, ())
         return tuple(sorted(found, key=lambda entry: entry.name))
 
-    def upload(self, uploads: Sequence[Upload], advance: Advance) -> None:
-        """Upload files, several ranges of several files at a time. A small file takes one request."""
+    def upload(self, uploads: Sequence[Upload], advance: Advance) -> int:
+        """Upload files, several ranges of several files at a time. A small file takes one request.
+
+        The service compares each range with its checksum.
+        """
         self._make_folders(item.path for item in uploads)
-        self._each(lambda item: advance(self._start_file(item)), uploads)
+        found = self._each(lambda item: self._start_file(item, advance), uploads)
         ranges = [
-            (item, offset) for item in uploads for offset in range(RANGE_BYTES, item.size_bytes, RANGE_BYTES)
+            (item, offset)
+            for item, written in zip(uploads, found, strict=True)
+            for offset in range(0, item.size_bytes, RANGE_BYTES)
+            if offset not in written.offsets
         ]
         self._each(lambda piece: advance(self._send_range(*piece)), ranges)
+        return sum(written.resumed_bytes for written in found)
 
     def copy(self, pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
         """Copy files on the server (pairs of source and target). Return the sources that do not exist."""
@@ -241,20 +262,40 @@ class AzureShare(Share):
         self.upload([Upload(temporary, content)], lambda _size: None)
         return temporary
 
-    def _start_file(self, item: Upload) -> int:
-        """Create a file with its first range, and return the size of that.
+    def _start_file(self, item: Upload, advance: Advance) -> _Written:
+        """Create a file with its first range, or find what an interrupted upload left.
 
         Source: azure-storage-file-share 12.25.0b1, `ShareFileClient.create_file(data=...)`: up to 4 MiB.
         """
+        if item.sha256 and item.size_bytes > RANGE_BYTES and (left := self._find_written(item)) is not None:
+            advance(left.resumed_bytes)
+            return left
         data = _read_range(item, 0) if item.size_bytes else None
         client = self._file(item.path)
-        self._request(f"create {item.path}", lambda: client.create_file(item.size_bytes, data=data))
-        return len(data or b"")
+        content = {} if data is None else {"data": data, "headers": {"Content-MD5": _checksum(data)}}
+        metadata = {_DIGEST: item.sha256} if item.sha256 else None
+        self._request(
+            f"create {item.path}", lambda: client.create_file(item.size_bytes, metadata=metadata, **content)
+        )
+        advance(len(data or b""))
+        return _Written(frozenset({0}))
+
+    def _find_written(self, item: Upload) -> _Written | None:
+        """Return the ranges that an interrupted upload of the same content wrote; None if there was none."""
+        client = self._file(item.path)
+        found = self._find(f"look at {item.path}", client.get_file_properties, None)
+        if found is None or found.size != item.size_bytes or found.metadata.get(_DIGEST) != item.sha256:
+            return None
+        pieces = self._request(f"list the ranges of {item.path}", client.get_ranges)
+        return _whole_ranges([(int(each["start"]), int(each["end"]) + 1) for each in pieces], item.size_bytes)
 
     def _send_range(self, item: Upload, offset: int) -> int:
         data = _read_range(item, offset)
         client = self._file(item.path)
-        self._request(f"write {item.path}", lambda: client.upload_range(data, offset, len(data)))
+        self._request(
+            f"write {item.path}",
+            lambda: client.upload_range(data, offset, len(data), validate_content=True),
+        )
         return len(data)
 
     def _copy_one(self, source: str, target: str) -> bool:
@@ -320,6 +361,32 @@ class AzureShare(Share):
             else:
                 files.append(path)
         return files, folders
+
+
+def _whole_ranges(pieces: Sequence[tuple[int, int]], size_bytes: int) -> _Written:
+    """Return which ranges of `RANGE_BYTES` are covered.
+
+    Args:
+        pieces: The first byte of each piece that was written, and the byte after its last.
+        size_bytes: The size of the file.
+    """
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(pieces):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    offsets = frozenset(
+        offset
+        for offset in range(0, size_bytes, RANGE_BYTES)
+        if any(start <= offset and min(offset + RANGE_BYTES, size_bytes) <= end for start, end in merged)
+    )
+    return _Written(offsets, sum(min(RANGE_BYTES, size_bytes - offset) for offset in offsets))
+
+
+def _checksum(data: bytes) -> str:
+    """Return the value of the header Content-MD5, with which the service checks a transfer."""
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
 def _entry(item: DirectoryProperties | FileProperties) -> ShareEntry:

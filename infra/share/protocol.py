@@ -38,10 +38,17 @@ class ShareEntry:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A local file, or bytes in memory, to be written to `path` on the share."""
+    """A local file, or bytes in memory, to be written to `path` on the share.
+
+    Attributes:
+        path: The file on the share.
+        source: The content.
+        sha256: The digest of the content. With it, an upload that was interrupted goes on where it stopped.
+    """
 
     path: str
     source: Path | bytes
+    sha256: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -76,8 +83,12 @@ class Share(Protocol):
     def entries(self, folder: str) -> tuple[ShareEntry, ...]:
         """List a folder, sorted by name. A folder that does not exist is empty."""
 
-    def upload(self, uploads: Sequence[Upload], advance: Advance) -> None:
-        """Upload files, several at a time. Not in one step: readers may see a part of a file."""
+    def upload(self, uploads: Sequence[Upload], advance: Advance) -> int:
+        """Upload files, several at a time. Not in one step: readers may see a part of a file.
+
+        Returns the number of bytes that an interrupted upload had left there already. `advance` is called for
+        these too.
+        """
 
     def copy(self, pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
         """Copy files on the server (pairs of source and target). Return the sources that do not exist."""

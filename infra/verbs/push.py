@@ -23,6 +23,7 @@ from infra.models.upload import UploadPlan, UploadSet, load_upload_set, plan_upl
 from infra.models.weights import (
     ADAPTER_CONFIG,
     MODEL_CACHE,
+    MODELS,
     Adapter,
     adapter_name_of,
     base_id_in,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from infra.session import Session
     from infra.share.protocol import Share
 
-MODELS: Final = "models"
 HASHES: Final = ".fjarr/hashes.json"
 """The cache of the digests of local weights, relative to the project."""
 
@@ -291,7 +291,9 @@ def _upload(context: DeployContext, held: HeldLock, plan: UploadPlan) -> None:
             advance(size_bytes)
             held.renew()
 
-        upload(context.share, plan, advance_and_renew)
+        resumed_bytes = upload(context.share, plan, advance_and_renew)
+    if resumed_bytes:
+        context.console.info(f"  {readable_size(resumed_bytes)} were there already, from an interrupted push")
 
 
 def _restart(context: DeployContext, held: HeldLock) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from infra.deploy_context import open_deploy_context
 from infra.errors import RemoteError, UsageError
+from infra.models.upload import find_drafts
+from infra.models.weights import MODEL_CACHE, MODELS
 from infra.release.audit import AuditEntry, list_audit, proven_releases, read_audit
 from infra.release.cleaning import KEPT, find_surplus, prune, remove_unfinished
 from infra.release.lock import TAKES_FREE_LOCK, LockAccess, read_lock
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from infra.share.protocol import Share
 
 SHOWN_CHANGES: Final = 20
+DRAFTS_STAY: Final = timedelta(days=1)
+"""How long an interrupted push can be resumed, once somebody prunes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,12 @@ class AuditList:
 
 @dataclass(frozen=True, slots=True)
 class PruneResult:
-    """The releases that were removed, oldest first."""
+    """What was removed, and how many releases are left.
+
+    Attributes:
+        removed: The releases, oldest first, and the files of interrupted pushes.
+        kept: The number of releases that are left.
+    """
 
     removed: tuple[str, ...]
     kept: int
@@ -173,6 +183,11 @@ def prune_releases(session: Session, keep: int = KEPT, access: LockAccess = TAKE
             surplus = find_surplus(context.share, live, keep)
             step.update(count(len(surplus), "release"))
             removed += prune(context.share, live, keep)
+            until_s = (context.clock.now() - DRAFTS_STAY).timestamp()
+            for folder in (MODELS, MODEL_CACHE):
+                for path in tuple(find_drafts(context.share, folder, until_s)):
+                    context.share.delete(path)
+                    removed += (path,)
         return PruneResult(removed, len(list_releases(context.share)))
 
 

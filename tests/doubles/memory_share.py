@@ -71,13 +71,14 @@ class MemoryShare(Share):
             }
         return tuple(sorted(found, key=lambda entry: entry.name))
 
-    def upload(self, uploads: Sequence[Upload], advance: Advance) -> None:
+    def upload(self, uploads: Sequence[Upload], advance: Advance) -> int:
         """Store every file, one after the other."""
         for item in uploads:
             with self._lock:
                 self._change(f"upload {item.path}")
                 self.files[item.path] = _content(item.source)
             advance(item.size_bytes)
+        return 0
 
     def copy(self, pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
         """Copy files, and return the sources that do not exist."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path as PathType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +18,7 @@ from aiohttp import web
 from infra.errors import RemoteError
 from infra.release.holder import Holder
 from infra.release.lock import DeployLock
-from infra.share.azure import AzureShare, connect, parse_connection_string
+from infra.share.azure import AzureShare, _whole_ranges, connect, parse_connection_string
 from infra.share.protocol import RANGE_BYTES, ShareEntry, Upload
 from tests.doubles.file_server import KEY
 
@@ -113,6 +116,95 @@ def test_files_of_all_sizes_travel_whole_and_are_counted(
     assert {path.name: path.read_bytes() for path in (folder / "deep").iterdir()} == contents
     assert sum(counted) == sum(map(len, contents.values()))
     assert max(counted) == RANGE_BYTES
+
+
+@pytest.fixture
+def interrupted(share: AzureShare, tmp_path: Path) -> Upload:
+    """A file of five ranges, whose upload was interrupted after two."""
+    content = random.Random(5).randbytes(4 * RANGE_BYTES + 77)  # noqa: S311 - any bytes
+    (tmp_path / "model.bin").write_bytes(content)
+    item = Upload("m/model.bin", tmp_path / "model.bin", hashlib.sha256(content).hexdigest())
+    sent: list[int] = []
+
+    def stop(size_bytes: int) -> None:
+        sent.append(size_bytes)
+        if len(sent) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("infra.share.azure._THREADS", 1)
+        with pytest.raises(KeyboardInterrupt):
+            share.upload([item], stop)
+    return item
+
+
+def ranges_sent(server: FileServer) -> int:
+    return sum("comp=range" in each and each.startswith("PUT") for each in server.requests)
+
+
+def test_an_interrupted_upload_goes_on_where_it_stopped(
+    share: AzureShare, server: FileServer, folder: Path, interrupted: Upload
+) -> None:
+    server.requests.clear()
+    counted: list[int] = []
+    resumed_bytes = share.upload([interrupted], counted.append)
+    assert resumed_bytes >= 2 * RANGE_BYTES
+    assert (
+        ranges_sent(server) == (interrupted.size_bytes - resumed_bytes + RANGE_BYTES - 1) // RANGE_BYTES <= 3
+    )
+    assert sum(counted) == interrupted.size_bytes
+    assert isinstance(interrupted.source, PathType)
+    assert (folder / "m" / "model.bin").read_bytes() == interrupted.source.read_bytes()
+    server.requests.clear()
+    assert share.upload([interrupted], counted.append) == interrupted.size_bytes
+    assert ranges_sent(server) == 0
+
+
+@pytest.mark.parametrize("kind", ["other content", "another size", "no digest"])
+def test_other_content_is_sent_from_its_beginning(
+    share: AzureShare, folder: Path, interrupted: Upload, kind: str
+) -> None:
+    assert isinstance(interrupted.source, PathType)
+    content = interrupted.source.read_bytes()
+    other = content[::-1] if kind == "other content" else content[:-1] if kind == "another size" else content
+    interrupted.source.write_bytes(other)
+    digest = "" if kind == "no digest" else hashlib.sha256(other).hexdigest()
+    if kind == "another size":
+        digest = interrupted.sha256
+    assert share.upload([replace(interrupted, sha256=digest)], lambda _size: None) == 0
+    assert (folder / "m" / "model.bin").read_bytes() == other
+
+
+def test_every_range_travels_with_a_checksum(share: AzureShare, server: FileServer) -> None:
+    checked: list[bool] = []
+
+    def look(request: web.Request) -> web.Response | None:
+        if request.method == "PUT" and int(request.headers.get("Content-Length", "0")):
+            checked.append("Content-MD5" in request.headers)
+        return None
+
+    server.instead.append(look)
+    share.upload([Upload("f", b"x" * (RANGE_BYTES + 1)), Upload("g", b"y")], lambda _size: None)
+    assert checked == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("pieces", "whole"),
+    [
+        ([], set()),
+        ([(0, RANGE_BYTES)], {0}),
+        ([(0, RANGE_BYTES - 512)], set()),
+        ([(512, RANGE_BYTES), (0, 512)], {0}),
+        ([(100, 2 * RANGE_BYTES)], {RANGE_BYTES}),
+        ([(RANGE_BYTES, 2 * RANGE_BYTES + 10)], {RANGE_BYTES, 2 * RANGE_BYTES}),
+        ([(0, RANGE_BYTES), (RANGE_BYTES, 2 * RANGE_BYTES + 10)], {0, RANGE_BYTES, 2 * RANGE_BYTES}),
+    ],
+)
+def test_only_ranges_that_are_whole_count(pieces: list[tuple[int, int]], whole: set[int]) -> None:
+    size_bytes = 2 * RANGE_BYTES + 10
+    found = _whole_ranges(pieces, size_bytes)
+    assert found.offsets == whole
+    assert found.resumed_bytes == sum(min(RANGE_BYTES, size_bytes - offset) for offset in whole)
 
 
 def test_an_upload_replaces_a_longer_file(share: AzureShare) -> None:

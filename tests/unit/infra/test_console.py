@@ -41,7 +41,22 @@ def test_progress_into_a_pipe_is_one_line(console: Console, stream: io.StringIO)
     with console.progress("upload", 5_200_000) as advance:
         advance(5_000_000)
         advance(200_000)
-    assert stream.getvalue() == "✓ upload: 5.2 MB  1.5 s\n"
+    assert stream.getvalue() == "✓ upload: 5.2 MB, 866.7 kB/s  6.0 s\n"
+
+
+def test_a_long_transfer_into_a_pipe_shows_rate_and_time_left_now_and_then(stream: io.StringIO) -> None:
+    now_s = [0.0]
+    console = Console(stream, lambda: now_s[0])
+    with console.progress("upload 2 files", 300_000_000) as advance:
+        for _ in range(29):
+            now_s[0] += 1
+            advance(10_000_000)
+        advance(10_000_000)
+    assert stream.getvalue().splitlines() == [
+        "  upload 2 files: 100.0 MB of 300.0 MB, 10.0 MB/s, 20 s left",
+        "  upload 2 files: 200.0 MB of 300.0 MB, 10.0 MB/s, 10 s left",
+        "✓ upload 2 files: 300.0 MB, 10.3 MB/s  29.0 s",
+    ]
 
 
 def test_a_step_within_a_step_and_a_bar_within_that(console: Console, stream: io.StringIO) -> None:

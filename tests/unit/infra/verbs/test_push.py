@@ -12,9 +12,9 @@ import pytest
 from infra.clock import ManualClock
 from infra.console import Console
 from infra.deploy_context import DeployContext
-from infra.errors import RemoteError
+from infra.errors import RemoteError, UsageError
 from infra.models.hash_cache import HashCache
-from infra.models.upload import MANIFEST, load_upload_set, plan_upload
+from infra.models.upload import MANIFEST, find_drafts, load_upload_set, plan_upload
 from infra.models.weights import read_adapter, read_base
 from infra.release.holder import Holder
 from infra.release.lock import DeployLock
@@ -244,3 +244,45 @@ def test_a_plan_knows_its_bytes(world: World) -> None:
     upload_set = load_upload_set("model-cache/org/base", weights, HashCache(world.root / "h", world.clock))
     plan = plan_upload(world.share, upload_set)
     assert plan.upload_bytes == sum(path.stat().st_size for path in weights.files)
+
+
+def test_what_interrupted_pushes_left_is_removed(world: World) -> None:
+    base = "model-cache/org/base"
+    world.share.files[f"{base}/old-shard.safetensors.uploading"] = b"half"
+    world.push(world.root / "adapter", world.root / "base")
+    assert not [path for path in world.share.files if path.endswith(".uploading")]
+
+
+def test_leftovers_beside_complete_weights_are_removed_too(world: World) -> None:
+    world.push(world.root / "adapter", world.root / "base")
+    world.share.files["models/mine/adapter/old.safetensors.uploading"] = b"half"
+    result = world.push(world.root / "adapter", world.root / "base")
+    assert (result.has_changed, result.uploaded_files) == (True, 0)
+    assert "models/mine/adapter/old.safetensors.uploading" not in world.share.files
+
+
+def test_weights_that_change_while_they_travel_are_not_served(world: World) -> None:
+    world.push(world.root / "adapter", world.root / "base")
+    served = dict(world.share.files)
+    make_adapter(world.root / "adapter", text="trained further")
+
+    def train_on(change: str) -> None:
+        if change.startswith("upload models/"):
+            make_adapter(world.root / "adapter", text="trained further and further")
+
+    world.share.before_change = train_on
+    with pytest.raises(UsageError, match=r"adapter_model\.safetensors changed while .*mine/adapter were upl"):
+        world.push(world.root / "adapter", world.root / "base")
+    for path, content in served.items():
+        if path.startswith(("models/", "model-cache/")):
+            assert world.share.files[path] == content
+
+
+def test_old_leftovers_everywhere_are_found() -> None:
+    share = MemoryShare()
+    share.put("models/a/adapter/x.safetensors.uploading", b"")
+    share.put("model-cache/org/base/y.safetensors.uploading", b"")
+    share.put("models/b/adapter/x.safetensors", b"")
+    share.put("models/b/adapter/z.safetensors.uploading", b"")
+    assert list(find_drafts(share, "models", 4.0)) == ["models/a/adapter/x.safetensors.uploading"]
+    assert len(list(find_drafts(share, "models", 5.0))) == 2
