@@ -25,6 +25,7 @@ MAX_MODULES: Final = 16
 
 LARGE_FOLDERS: Final = {
     "localcloud/files": "one module per group of Azure Files' operations, as their documentation has pages",
+    "infra/verbs": "one module per verb, or per group of verbs",
 }
 
 CONSTANT: Final = re.compile(r"_?[A-Z][A-Z0-9_]+")
