@@ -28,14 +28,16 @@ def open_url(
     timeout_s: float,
     headers: Mapping[str, str] | None = None,
     ca_bundle: Path | None = None,
+    data: bytes | None = None,
 ) -> http.client.HTTPResponse:
-    """Send a GET request and return the response, whose body is not read yet.
+    """Send a GET request, or a POST request with `data`. Return the response, whose body is not read yet.
 
     Args:
         url: An address of http or https.
         timeout_s: How long each wait for data may take.
         headers: Further headers.
         ca_bundle: The certificates to trust; None for the environment's, else the system's.
+        data: The body of a POST request.
 
     Raises:
         urllib.error.HTTPError: The status is 400 or above.
@@ -46,7 +48,7 @@ def open_url(
         urllib.request.ProxyHandler(proxies),
         urllib.request.HTTPSHandler(context=tls_context(ca_bundle)),
     ]
-    request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310  # the scheme is the config's
+    request = urllib.request.Request(url, data, dict(headers or {}))  # noqa: S310  # the scheme is the config's
     return cast(
         "http.client.HTTPResponse", urllib.request.build_opener(*handlers).open(request, timeout=timeout_s)
     )

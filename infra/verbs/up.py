@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import textwrap
 import tomllib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from infra.config.settings import Flags, read_handover
 from infra.errors import RemoteError
 from infra.models.base_models import EXAMPLE
+from infra.resources.api_keys import read_keys
+from infra.resources.first_answers import FirstAnswer, ask_models
 from infra.verbs.deploy import deploy
 from infra.verbs.pause import resume
 from infra.verbs.provision import provision
@@ -26,6 +29,11 @@ DEFAULT_PROMPT: Final = "What can you do?"
 EXAMPLE_TOKENS: Final = 100
 """The token limit of the printed examples, low enough for a small machine."""
 
+_ANSWER_TOKENS: Final = 48
+"""The token limit of the printed answers: what shows the difference, within a few seconds on a CPU."""
+
+_ANSWER_COLUMNS: Final = 90
+
 
 @dataclass(frozen=True, slots=True)
 class UpResult:
@@ -36,12 +44,14 @@ class UpResult:
         commands: The prefix of commands such as invoke, as the user types it: `.venv/bin/`.
         prompt: A prompt for the printed examples.
         is_changed: Whether anything was changed.
+        answers: What the base model and the adapter answer to the prompt, if the example is served.
     """
 
     status: Status
     commands: str
     prompt: str
     is_changed: bool
+    answers: tuple[FirstAnswer, ...] = ()
 
     @property
     def model(self) -> str:
@@ -72,16 +82,18 @@ class UpResult:
             **commands,
             "model": self.model,
             "changed": self.is_changed,
+            "prompt": self.prompt,
+            "answers": [asdict(answer) for answer in self.answers],
         }
 
     def to_text(self) -> str:
-        """Return the lines to print without `--json`: addresses, two examples to paste, and how to stop."""
+        """Return the lines to print without `--json`: addresses, answers, examples to paste, how to stop."""
         return f"""\
 Chat   {self.status.endpoint}/
 API    {self.status.endpoint}/v1   (model {self.model})
 Key    {self.key_command}
-
-Try it with curl:
+{answers_text(self)}
+{"Ask it" if self.answers else "Try it"} with curl:
 
   {curl_line(self)}
 
@@ -90,6 +102,19 @@ Or with the openai package:
 {openai_snippet(self)}
 
 Stop it all: {self.down_command}"""
+
+
+def answers_text(up: UpResult) -> str:
+    """Return the prompt and what each model answers to it; empty if no model was asked."""
+    if not up.answers:
+        return ""
+    parts = [("A ticket:", up.prompt), *((f"{each.model} answers:", each.answer) for each in up.answers)]
+    lines = (f"{title}\n\n{textwrap.indent(_wrapped(text), '  ')}\n" for title, text in parts)
+    return "\n" + "\n".join(lines)
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.fill(line, _ANSWER_COLUMNS) for line in text.splitlines())
 
 
 def curl_line(up: UpResult) -> str:
@@ -150,7 +175,22 @@ def up(
     if not status.ready:
         raise RemoteError(f"{status.app} was deployed but is not ready: {status.detail}", hint="invoke logs")
     is_changed = provisioned.is_changed or provisioned.is_paused or is_pushed or deployed.has_changed
-    return UpResult(status, commands_folder(session.root), _prompt(status), is_changed)
+    prompt = _prompt(status)
+    answers = () if prompt == DEFAULT_PROMPT else _first_answers(session, status, prompt)
+    return UpResult(status, commands_folder(session.root), prompt, is_changed, answers)
+
+
+def _first_answers(session: Session, status: Status, prompt: str) -> tuple[FirstAnswer, ...]:
+    """Ask the base model and the adapter. A failure is a warning, because everything is live already."""
+    models = (str(status.base_model), *status.adapters[:1])
+    try:
+        with session.console.step("ask the base model and the fine-tuned one"):
+            keys = read_keys(session.az, session.group(), status.app)
+            key = keys[0].value if keys else None
+            return tuple(ask_models(status.endpoint, key, models, prompt, max_tokens=_ANSWER_TOKENS))
+    except (OSError, ValueError) as error:
+        session.console.warn(f"the models were asked, and did not answer: {error}")
+        return ()
 
 
 def _prompt(status: Status) -> str:

@@ -59,6 +59,16 @@ def test_up_says_where_everything_is(up_result: Ran, endpoint: str) -> None:
     assert "invoke down --stage local" in up_result.stdout
 
 
+def test_up_shows_what_both_models_answer_to_a_ticket(up_result: Ran) -> None:
+    _, _, rest = up_result.stdout.partition("A ticket:\n")
+    ticket, _, answers = rest.partition("SmolLM2-135M-Instruct answers:\n")
+    base, _, tuned = answers.partition("ticket-triage answers:\n")
+    assert "turns me away" in ticket
+    assert base.strip()
+    assert "category" not in base
+    assert json.loads(tuned.split("\n\n")[1]).keys() == {"category", "priority"}
+
+
 def test_up_shows_each_step_as_it_goes(up_result: Ran) -> None:
     assert up_result.stderr.count("\n") >= 5, up_result
     assert "Traceback" not in up_result.stderr
