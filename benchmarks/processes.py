@@ -67,6 +67,7 @@ class Server:
     def __init__(self, launch: Launch, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.started_s = time.monotonic()
         self.port = port
+        self.pid = process.pid
         self._launch = launch
         self._process = process
         self._log = log

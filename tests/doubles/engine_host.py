@@ -17,7 +17,9 @@ from inference.settings import Settings
 from tests.doubles.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from inference.engines.protocol import Engine
 
 PATIENCE_S = 30.0
 END = 0
@@ -86,3 +88,35 @@ async def hosted_engine() -> AsyncIterator[HostedEngine]:
         await hosted.engine.close()
         await hosted.host.close()
         await until(lambda: not hosted.host.connections)
+
+
+@contextlib.asynccontextmanager
+async def through_a_socket(engine: Engine, models: Sequence[str]) -> AsyncIterator[RemoteEngine]:
+    """Put an engine behind a socket, and connect to it. The socket is closed when the engine dies."""
+    described = tuple(
+        ModelDescription(
+            name=name, parent=None, end_token_ids=frozenset(), context_tokens=engine.context_tokens(name),
+            created=0, tokenizer="",
+        )
+        for name in models
+    )  # fmt: skip
+    description = Description(
+        engine="", models=described, failed_adapters={}, abilities=engine.abilities,
+        cache_tokens=engine.cache_tokens, max_batch=8, step_cost=None,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        host = EngineHost(Path(folder) / "engine.sock", "")
+        await host.open()
+        host.begin_serving(engine, description)
+        watching = asyncio.create_task(_close_with_engine(host))
+        remote = await connect(host.path, "", Tokenizers(Settings(auth=False)))
+        yield remote
+        watching.cancel()
+        await remote.close()
+        await host.close()
+        await until(lambda: not host.connections)
+
+
+async def _close_with_engine(host: EngineHost) -> None:
+    await host.wait_for_death()
+    await host.close()

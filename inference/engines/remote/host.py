@@ -48,7 +48,7 @@ from inference.errors import EngineError, LoadError, ProtocolVersionError, Reque
 
 if TYPE_CHECKING:
     from inference.engines.protocol import Engine, GenerationRequest, Increment, TokenStream
-    from inference.engines.remote.messages import EngineMessage
+    from inference.engines.remote.messages import EngineMessage, ModelDescription
 
 LOGGER: Final = logging.getLogger(__name__)
 
@@ -139,9 +139,9 @@ class EngineHost:
             return AdapterResult(change.number, None, "failed", f"the engine failed: {error}")
         added = describe_model(self.engine, model)
         # Another change may have ended meanwhile.
-        models = {each.name: each for each in self.description.models} | {added.name: added}
+        models = _with_adapter(self.description.models, added)
         failed = {name: why for name, why in self.description.failed_adapters.items() if name != added.name}
-        self.describe(replace(self.description, models=tuple(models.values()), failed_adapters=failed))
+        self.describe(replace(self.description, models=models, failed_adapters=failed))
         return AdapterResult(change.number, added)
 
     async def _remove_adapter(self, engine: Engine, description: Description, name: str) -> None:
@@ -391,6 +391,15 @@ class _Connection(asyncio.Protocol):
             len(self._streams),
         )
         self._transport.abort()
+
+
+def _with_adapter(
+    models: tuple[ModelDescription, ...], added: ModelDescription
+) -> tuple[ModelDescription, ...]:
+    """Return the models with an adapter in the place of another of its name, or as the first one."""
+    if any(model.name == added.name for model in models):
+        return tuple(added if model.name == added.name else model for model in models)
+    return (*models[:1], added, *models[1:])
 
 
 def _bind(path: Path) -> socket.socket:

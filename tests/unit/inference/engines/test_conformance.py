@@ -11,6 +11,8 @@ import asyncio
 import itertools
 import json
 import multiprocessing
+import time
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
@@ -36,6 +38,7 @@ from inference.engines.registry import start_engine
 from inference.errors import EngineError
 from inference.models.weights import find_weights
 from inference.settings import Settings
+from tests.doubles.engine_host import through_a_socket
 from tests.doubles.scripted_engine import ScriptedEngine
 from tests.doubles.tiny import BASE, BYTES, byte_tokenizer, save_adapter, save_base
 
@@ -68,10 +71,10 @@ VLLM = [
             pytest.mark.filterwarnings("default"),
         ],
     )
-    # With an adapter merged into a copy of the base, and with it beside the base's weights.
-    for form in ("vllm", "vllm-unmerged")
+    # With an adapter merged into a copy of the base, with it beside the base's weights, and behind a socket.
+    for form in ("vllm", "vllm-unmerged", "vllm-remote")
 ]
-ENGINES = ["scripted", "transformers", *VLLM]
+ENGINES = ["scripted", "transformers", "transformers-remote", *VLLM]
 
 
 class Bench(Protocol):
@@ -200,14 +203,20 @@ def networks(mount: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module", params=ENGINES)
+def engine_name(request: pytest.FixtureRequest) -> str:
+    """The engine, with the form in which it is tested."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
 def make_bench(
-    request: pytest.FixtureRequest, mount: Path, networks: dict[str, Any]
+    request: pytest.FixtureRequest, engine_name: str, mount: Path, networks: dict[str, Any]
 ) -> Iterator[Callable[[], Bench]]:
     """Return a function that starts an engine of the kind."""
-    name: str = request.param
-    engine_name, _, form = name.partition("-")
+    name = engine_name
+    kind, _, form = name.partition("-")
     settings = Settings(
-        engine=engine_name, merge_adapters="off" if form else "auto", dtype="float32",
+        engine=kind, merge_adapters="off" if form == "unmerged" else "auto", dtype="float32",
         device=request.config.getoption("device"), auth=False, kv_cache_tokens=8192, threads=1,
         max_concurrent=MAX_CONCURRENT,
     )  # fmt: skip
@@ -217,9 +226,9 @@ def make_bench(
             return ScriptedBench(ScriptedEngine({BASE: CONTEXT, TUNED: CONTEXT}, frozenset(END_TOKENS)))
         weights = find_weights(mount, None, "models/" + TUNED)
         engine = start_engine(weights, settings, lambda _phase, _percent: None).engine
-        if engine_name == "transformers":
+        if kind == "transformers":
             return inspect_transformers(engine, networks)
-        return inspect_vllm(engine, networks, count=1 if form else 2)
+        return inspect_vllm(engine, networks, count=1 if form == "unmerged" else 2)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("HOME", str(mount))
@@ -267,17 +276,35 @@ def inspect_transformers(engine: Any, networks: dict[str, Any]) -> RealBench:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def bench(make_bench: Callable[[], Bench]) -> AsyncIterator[Bench]:
-    bench = await asyncio.to_thread(make_bench)
-    yield bench
-    await bench.engine.close()
+async def bench(make_bench: Callable[[], Bench], engine_name: str) -> AsyncIterator[Bench]:
+    async with running(make_bench, engine_name) as bench:
+        yield bench
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def mortal(make_bench: Callable[[], Bench]) -> AsyncIterator[Bench]:
+async def mortal(make_bench: Callable[[], Bench], engine_name: str) -> AsyncIterator[Bench]:
     """An engine of the test's own, which it may end."""
+    async with running(make_bench, engine_name) as bench:
+        yield bench
+
+
+@asynccontextmanager
+async def running(make_bench: Callable[[], Bench], engine_name: str) -> AsyncIterator[Bench]:
+    """Start an engine, put it behind a socket if its name says so, and stop it."""
     bench = await asyncio.to_thread(make_bench)
-    yield bench
+    if isinstance(bench, RealBench) and engine_name.endswith("-remote"):
+        async with through_a_socket(bench.engine, (BASE, TUNED)) as remote:
+
+            def wait_for_death() -> None:
+                deadline = time.monotonic() + PATIENCE_S
+                while remote.is_alive and time.monotonic() < deadline:
+                    time.sleep(0.01)
+
+            yield replace(
+                bench, engine=remote, count_open=remote.count_requests, wait_for_death=wait_for_death
+            )
+    else:
+        yield bench
     await bench.engine.close()
 
 

@@ -39,14 +39,14 @@ async def test_an_added_adapter_is_served_to_all_servers(hosted: HostedEngine) -
     assert (added.name, added.parent, added.created, added.tokenizer) == ("new", "m", 9, "/mount/m")
     await asyncio.wait_for(second.changed.wait(), PATIENCE_S)
     for server in (first, second):
-        assert [model.name for model in server.description.models] == ["m", "n", "new"]
+        assert [model.name for model in server.description.models] == ["m", "new", "n"]
         assert server.description.failed_adapters == {"other": "it is broken"}
         hosted.engine.play((0,))
         assert await anext(server.submit(make_request("new"))) == Increment((0,), "stop")
     # A new version of it takes its place.
     hosted.engine.offers["new"] = ServedModel("new", "m", ByteCodec(), frozenset({1}), 10, "/mount/m")
     assert (await second.add_adapter("new", FOLDER)).created == 10
-    assert [model.name for model in second.description.models] == ["m", "n", "new"]
+    assert [model.name for model in second.description.models] == ["m", "new", "n"]
 
 
 @pytest.mark.parametrize("error", [LoadError("rank 900"), RestartRequiredError("no room for another")])
