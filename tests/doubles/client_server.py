@@ -76,9 +76,10 @@ def tiny(folder: Path) -> tuple[Any, dict[str, Handler], Close]:
 
     save_base(folder, byte_tokenizer("<end>"), seed=2)
     settings = Settings(dtype="float32", device="cpu", auth=False, kv_cache_tokens=4096, threads=1)
-    engine, models = start_engine(find_weights(folder, BASE, None), settings, lambda _phase, _percent: None)
+    started = start_engine(find_weights(folder, BASE, None), settings, lambda _phase, _percent: None)
+    engine = started.engine
     service = Service(Limits())
-    service.begin_serving(engine, models)
+    service.begin_serving(engine, started.models)
     app = make_application(service, settings, Identity("", "", "", ""), ChatPage(service))
     tokenizer, network = byte_tokenizer("<end>"), load_base(folder).eval()
 
