@@ -252,7 +252,7 @@ class Engine(Protocol):
         """Load an adapter while requests run, and serve it from now on.
 
         An adapter of this name is replaced once the new one is loaded; its running requests end with the
-        weights that they began with. Calls of this method and the next are carried out one after another.
+        weights that they began with.
 
         Args:
             name: The adapter's name.

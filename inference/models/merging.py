@@ -116,22 +116,30 @@ def read_updates(base: BaseModel, adapter: Adapter) -> dict[str, Update]:
     Raises:
         LoadError: If the adapter changes a tensor that the base does not have.
     """
+    shapes = read_base_shapes(base)
+    updates = {}
+    for module, update in read_layer_updates(adapter).items():
+        name = _find_tensor(module, shapes)
+        if name is None:
+            raise LoadError(f"the adapter {adapter.name} changes {module}, which {base.name} does not have")
+        updates[name] = update
+    return updates
+
+
+def read_layer_updates(adapter: Adapter) -> dict[str, Update]:
+    """Read the updates of an adapter without a `find_lora_obstacle` by the names of the layers."""
     from safetensors.torch import load_file  # noqa: PLC0415 - slow to import
 
     config = read_json_object(adapter.folder / ADAPTER_CONFIG)
     tensors = {key: value.float() for key, value in load_file(adapter.folder / ADAPTER_WEIGHTS).items()}
-    shapes = read_base_shapes(base)
     updates = {}
     for module, keys in _keys_by_module(tensors).items():
-        name = _find_tensor(module, shapes)
-        if name is None:
-            raise LoadError(f"the adapter {adapter.name} changes {module}, which {base.name} does not have")
         lora_a, lora_b = tensors[keys["lora_A"]], tensors[keys["lora_B"]]
         magnitude = (
             tensors[keys["lora_magnitude_vector"]].flatten() if "lora_magnitude_vector" in keys else None
         )
         scaling = _scaling(config, module, lora_a.shape[0])
-        updates[name] = Update(lora_a, lora_b, scaling, bool(config.get("fan_in_fan_out")), magnitude)
+        updates[module] = Update(lora_a, lora_b, scaling, bool(config.get("fan_in_fan_out")), magnitude)
     return updates
 
 

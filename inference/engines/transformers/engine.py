@@ -1,64 +1,47 @@
-"""The engine on transformers' continuous batching, with one manager for each network.
+"""The engine on transformers' continuous batching, with one batcher for each network.
 
-A batcher is a network, its manager and the manager's key-value cache. Unmerged adapters share the batcher of
-their base, and its steps. A manager schedules in a thread of its own; everything that touches large tensors
-runs in one more thread, for all batchers, a step at a time in the order of arrival. Two steps at once on the
-same cores or the same GPU would each take more than twice as long. On a CPU, each thread that has ever
-computed, if only to fill a cache with zeros, keeps helper threads; with more of them than cores they no
-longer spin while they wait for the next operator, and a step takes up to 1.7 times as long. An idle batcher
-waits on an event and uses no processor time.
-
-Results reach the event loop through the handlers that `submit` registers. A request with a grammar is passed
-to the manager once the grammar is compiled, in another thread.
-
-Source: transformers 5.23, `generation/continuous_batching/continuous_api.py`. Of what is not public, this
-module relies on `_generation_step`, `_create_batch_processor`, `_wake_up_loop`, `logit_processor`,
-`output_router`, `cache.search_prefix_match`, `cache.mark_complete_blocks` and `scheduler.waiting_requests`;
-the version is pinned, and `tests/unit/inference/engines/transformers/test_engine.py` runs the real manager.
+Unmerged adapters share the batcher of their base, and its steps; a merged one has a network and a batcher of
+its own. An adapter that is added while requests run joins the base's batcher, whatever the setting: merging
+would need the base's plain weights, which are packed by then, and memory for a second copy of those that the
+adapter changes. The next start decides again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self, get_args
-
-from transformers import GenerationConfig
-from transformers.generation.configuration_utils import ContinuousBatchingConfig
-from transformers.generation.continuous_batching import ContinuousBatchingManager
-from transformers.generation.continuous_batching.continuous_api import BackgroundThreadStatus
-from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
 from inference.engines.catalogue import Device, batch_limit
-from inference.engines.protocol import Ability, GenerationRequest, Increment, StartedEngine, TokenStream
+from inference.engines.protocol import Ability, GenerationRequest, StartedEngine, TokenStream
 from inference.engines.served_models import make_served_model
 from inference.engines.transformers import attention
-from inference.engines.transformers.constraint import Vocabulary
+from inference.engines.transformers.batcher import Batcher, BatcherModel, make_manager
 from inference.engines.transformers.fused import can_fuse_layers, fuse_layers
-from inference.engines.transformers.isolation import CacheGuard, needs_guard
+from inference.engines.transformers.live_adapters import LiveAdapters
 from inference.engines.transformers.loading import LoadedModel, load_models
+from inference.engines.transformers.lora_batch import NO_ADAPTER
 from inference.engines.transformers.packing import can_pack, pack
-from inference.engines.transformers.prompt_logprobs import PromptScorer
-from inference.engines.transformers.rows import ROW_KEY, Row
-from inference.engines.transformers.sampling import RowSampler
-from inference.errors import EngineError, RequestRefusedError, RestartRequiredError
+from inference.errors import EngineError, RestartRequiredError
 from inference.models.configuration import bytes_per_cached_token
-from inference.models.hardware import PAGE_TOKENS, CacheSize, context_warning, detect_hardware, size_cache
+from inference.models.hardware import CacheSize, context_warning, detect_hardware, size_cache
+from inference.models.run_time_adapters import read_new_adapter
+from inference.models.tokenizers import end_token_ids, read_adapter_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
     from inference.engines.protocol import ProgressCallback, ServedModel
-    from inference.models.weights import Weights
+    from inference.engines.transformers.lora_batch import LoraWeights
+    from inference.models.weights import BaseModel, Weights
     from inference.settings import Settings
 
+T = TypeVar("T")
+
 LOGGER: Final = logging.getLogger(__name__)
-STOP_TIMEOUT_S: Final = 10.0
 ABILITIES: Final[frozenset[Ability]] = frozenset(get_args(Ability))
 
 
@@ -86,6 +69,7 @@ def start_engine(weights: Weights, settings: Settings, report: ProgressCallback)
         batch_limit(settings.max_concurrent, "transformers", device),
         settings.max_context_tokens,
         allow_own_attention=allow_own_attention,
+        reader=AdapterReader(weights.base, models[0], settings),
     )
     rejected = {adapter.name: adapter.reason for adapter in (*weights.rejected, *loaded.rejected)}
     return StartedEngine(engine, served, rejected)
@@ -112,6 +96,35 @@ def optimize_for_cpu(networks: Sequence[Any], *, allow_own_attention: bool) -> N
         pack(networks)
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterReader:
+    """What is needed to read an adapter for a running engine.
+
+    Attributes:
+        source: The base's files.
+        base: The base as it was loaded.
+    """
+
+    source: BaseModel
+    base: LoadedModel
+    settings: Settings
+
+    def read(
+        self, name: str, folder: Path, live: LiveAdapters
+    ) -> tuple[LoadedModel, dict[str, LoraWeights], ServedModel]:
+        """Read an adapter: its model without an id, its weights, and its description. For a thread.
+
+        Raises:
+            LoadError: If it does not fit.
+        """
+        adapter = read_new_adapter(name, folder, self.source, self.settings)
+        weights = live.read(adapter)
+        tokenizer = read_adapter_tokenizer(self.base.tokenizer, adapter, self.settings)
+        ends = end_token_ids(self.base.network.generation_config, tokenizer)
+        model = replace(self.base, name=name, parent=self.base.name, tokenizer=tokenizer, end_token_ids=ends)
+        return model, weights, make_served_model(name, self.base.name, tokenizer, ends, self.settings)
+
+
 class TransformersEngine:
     """The engine `transformers`, with a batcher for each network.
 
@@ -121,9 +134,10 @@ class TransformersEngine:
         max_concurrent: The maximum number of requests in one step of a batcher.
         max_context_tokens: The maximum number of tokens of a prompt and its answer; None sets no limit.
         allow_own_attention: Use `attention` where it supports the device and the model.
+        reader: Reads adapters that are added later; None if none can be.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it serves, its limits, and what loads more
         self,
         models: Sequence[LoadedModel],
         cache: CacheSize,
@@ -131,17 +145,26 @@ class TransformersEngine:
         max_context_tokens: int | None = None,
         *,
         allow_own_attention: bool = True,
+        reader: AdapterReader | None = None,
     ) -> None:
         self._steps = ThreadPoolExecutor(1, "engine-steps")
+        groups = group_by_network(models)
         self._batchers = tuple(
-            _Batcher(
-                group, cache, _make_manager(group[0], cache, max_concurrent, self._steps, allow_own_attention)
+            Batcher(
+                group, cache, make_manager(group[0], cache, max_concurrent, self._steps, allow_own_attention)
             )
-            for group in group_by_network(models)
+            for group in groups
         )
+        self._reader = reader
+        self._live: LiveAdapters | None = None
+        if models[0].lora_batch is not None:
+            # The base and its unmerged adapters are the first group.
+            self._live = LiveAdapters(models[0].network, models[0].lora_batch, len(groups[0]) - 1)
+        self._adding = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._cache = cache
         self._batchers_by_model = {name: batcher for batcher in self._batchers for name in batcher.models}
         self._max_context_tokens = max_context_tokens
-        self._cache_tokens = cache.tokens
         self._is_closed = False
 
     @property
@@ -157,7 +180,7 @@ class TransformersEngine:
     @property
     def cache_tokens(self) -> int | None:
         """Return the size of each batcher's cache."""
-        return self._cache_tokens
+        return self._cache.tokens
 
     def context_tokens(self, model: str) -> int:
         """Return the smallest of the model's context, its batcher's cache and the setting."""
@@ -171,222 +194,69 @@ class TransformersEngine:
         return self._batchers_by_model[request.model].submit(request)
 
     async def add_adapter(self, name: str, folder: Path) -> ServedModel:
-        """Refuse: this engine loads adapters when it starts."""
-        raise RestartRequiredError(f"the adapter {name} in {folder} is loaded when the engine starts")
+        """Read an adapter in a thread, and install it in the base's network between two steps."""
+        async with self._adding:
+            if not self.is_alive:
+                raise EngineError("the engine has stopped")
+            if self._reader is None or self._live is None:
+                raise RestartRequiredError(f"the adapter {name} is loaded when the engine starts")
+            model, weights, served = await asyncio.to_thread(self._reader.read, name, folder, self._live)
+            adapter_id = await self._between_steps(lambda live: live.add(weights))
+            batcher, replaced = self._batchers[0], self._forget(name)
+            batcher.models[name] = BatcherModel.of(replace(model, adapter_id=adapter_id), self._cache)
+            self._batchers_by_model[name] = batcher
+            LOGGER.info("adapter %s: added, batched with the base", name)
+        if replaced is not None:
+            self._run_in_background(self._retire(*replaced))
+        return served
 
     async def remove_adapter(self, name: str) -> None:
-        """Refuse: this engine keeps its adapters until it ends."""
-        raise RestartRequiredError(f"the adapter {name} is served until the engine ends")
+        """Remove an adapter from its batcher, and end the batcher if it was the adapter's own."""
+        if name not in self._batchers_by_model or name in list(self._batchers[0].models)[:1]:
+            raise KeyError(name)
+        found = self._forget(name)
+        if found is not None:
+            await self._retire(*found)
+            LOGGER.info("adapter %s: removed", name)
 
     async def close(self) -> None:
         """Stop the batchers' threads; open requests end with an error."""
         self._is_closed = True
+        for task in self._retiring:
+            task.cancel()
         await asyncio.gather(*(asyncio.to_thread(batcher.stop) for batcher in self._batchers))
         self._steps.shutdown(wait=False)
         for batcher in self._batchers:
             batcher.fail_open_requests("the engine has stopped")
             await batcher.finish_compiling()
 
+    def _forget(self, name: str) -> tuple[Batcher, BatcherModel] | None:
+        """Accept no more requests for a model; return what serves those that run, None if nothing does."""
+        batcher = self._batchers_by_model.pop(name, None)
+        return None if batcher is None else (batcher, batcher.models.pop(name))
 
-class _SchedulingManager(ContinuousBatchingManager):  # type: ignore[misc]  # transformers publishes no types
-    """A manager that schedules in its own thread and computes in another.
-
-    Attributes:
-        guard: Watches the cache; None for attention that needs none.
-    """
-
-    guard: CacheGuard | None = None
-
-    def __init__(self, steps: ThreadPoolExecutor, **options: Any) -> None:  # noqa: ANN401 - the base class's options
-        super().__init__(**options)
-        self._steps = steps
-
-    def _create_batch_processor(self) -> Any:  # noqa: ANN401 - the base class's, which has no type
-        processor = self._steps.submit(super()._create_batch_processor).result()
-        # It fills tensors, which are large if the attention uses a mask.
-        prepare = processor.prepare_next_batch
-        processor.prepare_next_batch = lambda: self._steps.submit(prepare).result()
-        search = processor.cache.search_prefix_match
-
-        def search_unless_scored(request_id: str, token_ids: list[int]) -> int:
-            """Skip the cache for prompts whose log-probabilities are needed: it has no scores."""
-            state = processor.scheduler.waiting_requests[request_id]
-            row: Row = state.logit_processor_kwargs[ROW_KEY]
-            return 0 if row.request.prompt_logprobs is not None else int(search(request_id, token_ids))
-
-        processor.cache.search_prefix_match = search_unless_scored
-        share = processor.cache.mark_complete_blocks
-
-        def share_unless_failed(state: Any, complete_blocks: Any) -> None:  # noqa: ANN401 - transformers' own
-            """Share no keys and values of a failed request: others with its prefix have to fail as well."""
-            row: Row = state.logit_processor_kwargs[ROW_KEY]
-            if row.error is None:
-                share(state, complete_blocks)
-
-        processor.cache.mark_complete_blocks = share_unless_failed
-        if self.guard is not None:
-            self.guard.watch(processor.cache)
-        return processor
-
-    def _generation_step(self) -> None:
-        self._steps.submit(super()._generation_step).result()
-
-
-@dataclass(frozen=True, slots=True)
-class _BatcherModel:
-    context_tokens: int
-    end_token_ids: frozenset[int]
-    vocabulary: Vocabulary
-    embedded_tokens: int
-    adapter_id: int
-
-    @classmethod
-    def of(cls, model: LoadedModel, cache: CacheSize) -> Self:
-        width = model.network.config.get_text_config().vocab_size
-        return cls(
-            min(model.context_tokens, cache.tokens),
-            model.end_token_ids,
-            Vocabulary(model.tokenizer, model.end_token_ids, width),
-            model.network.get_input_embeddings().weight.shape[0],
-            model.adapter_id,
-        )
-
-    def check_prompt(self, request: GenerationRequest) -> None:
-        """Refuse token ids that the network has no embedding for: they would end the step for all requests.
-
-        A tokenizer can have more tokens than the network, for example after its training added some.
-        """
-        unknown = [token for token in request.prompt_token_ids if not 0 <= token < self.embedded_tokens]
-        if unknown:
-            raise RequestRefusedError(
-                f"the prompt has the token {unknown[0]}, and the model {request.model} has embeddings for the"
-                f" tokens 0 to {self.embedded_tokens - 1}"
-            )
-
-
-@dataclass(slots=True)
-class _OpenRequest:
-    stream: TokenStream
-    row: Row
-    delivered: int = 0
-
-
-class _Batcher:
-    def __init__(self, models: Sequence[LoadedModel], cache: CacheSize, manager: _SchedulingManager) -> None:
-        self.models = {model.name: _BatcherModel.of(model, cache) for model in models}
-        self.open: dict[str, _OpenRequest] = {}
-        self._counter = itertools.count()
-        self._compiling: set[asyncio.Task[None]] = set()
-        self._lora_batch = models[0].lora_batch
-        self._manager = manager
-        self._manager.start()
-
-    @property
-    def is_alive(self) -> bool:
-        return bool(self._manager.is_running()) and self._manager.background_thread_status.fatal_error is None
-
-    def submit(self, request: GenerationRequest) -> TokenStream:
-        # Clients choose the ids of their requests, so they are not unique.
-        request_id = f"{request.request_id}-{next(self._counter)}"
-        stream = TokenStream(lambda: self._cancel(request_id))
-        model = self.models[request.model]
-        model.check_prompt(request)
-        row = Row(request, adapter_id=model.adapter_id, end_token_ids=model.end_token_ids)
-        self.open[request_id] = _OpenRequest(stream, row)
-        if request.grammar is not None:
-            task = asyncio.get_running_loop().create_task(self._compile(request_id, row, request.grammar))
-            self._compiling.add(task)
-            task.add_done_callback(self._compiling.discard)
-            return stream
-        try:
-            self._add(request_id, row)
-        except EngineError:
-            self._forget(request_id)
-            raise
-        return stream
-
-    async def _compile(self, request_id: str, row: Row, grammar: str) -> None:
-        """Compile a request's grammar, then pass the request to the manager, unless it has ended."""
-        try:
-            vocabulary = self._model_of(row).vocabulary
-            row.constraint = await asyncio.to_thread(vocabulary.constrain, grammar)
-            if request_id in self.open:
-                self._add(request_id, row)
-        except EngineError as error:
-            self._fail(request_id, error)
-        except Exception as error:
-            LOGGER.exception("request %s failed in the engine", request_id)
-            self._fail(request_id, EngineError(f"the engine failed: {error}"))
-
-    def _add(self, request_id: str, row: Row) -> None:
-        self._manager.register_result_handler(request_id, self._deliver)
-        prompt = row.request.prompt_token_ids
-        accepted = self._manager.add_request(
-            list(prompt) if self._lora_batch is None else self._lora_batch.tag_prefix(prompt, row.adapter_id),
-            request_id=request_id,
-            max_new_tokens=row.request.max_new_tokens,
-            streaming=True,
-            eos_token_id=sorted(row.ends),
-            **{ROW_KEY: row},
-        )
-        if accepted is None:
-            raise EngineError("the engine has stopped")
-
-    def _model_of(self, row: Row) -> _BatcherModel:
-        return self.models[row.request.model]
-
-    def stop(self) -> None:
-        # The manager's own `stop` also runs the garbage collector twice, which takes seconds.
-        self._manager.background_thread_status.request_stop(BackgroundThreadStatus.HARD_STOP, 0)
-        self._manager._wake_up_loop.set()  # noqa: SLF001 - see above
-        self._manager.join(time.perf_counter(), STOP_TIMEOUT_S)
-
-    def fail_open_requests(self, reason: str) -> None:
-        for request_id in list(self.open):
-            self._fail(request_id, EngineError(reason))
-
-    async def finish_compiling(self) -> None:
-        """Wait for the tasks that still compile grammars."""
-        await asyncio.gather(*self._compiling)
-
-    def _fail(self, request_id: str, error: EngineError) -> None:
-        if request_id in self.open:
-            self.open[request_id].stream.fail(error)
-            self._forget(request_id)
-
-    def _cancel(self, request_id: str) -> None:
-        # The manager delivers nothing for a cancelled request, so its handler has to be dropped here.
-        self._manager.cancel_request(request_id)
-        self._forget(request_id)
-
-    def _forget(self, request_id: str) -> None:
-        self.open.pop(request_id, None)
-        with self._manager.output_router._lock:  # noqa: SLF001 - there is no public way to drop a handler
-            self._manager.output_router.result_handlers.pop(request_id, None)
-
-    def _deliver(self, output: GenerationOutput) -> None:
-        """Push new tokens to the request's stream. Runs on the event loop."""
-        request = self.open.get(output.request_id)
-        if request is None:
+    async def _retire(self, batcher: Batcher, model: BatcherModel) -> None:
+        """Unload an adapter once its requests have ended."""
+        await batcher.wait_until_unused(model)
+        if self._is_closed:
             return
-        tokens = tuple(output.generated_tokens[request.delivered :])
-        logprobs = tuple(request.row.logprobs[request.delivered : request.delivered + len(tokens)])
-        prompt_logprobs = () if request.delivered else tuple(request.row.prompt_logprobs)
-        request.delivered += len(tokens)
-        if request.row.error is not None:
-            LOGGER.error("request %s failed in the engine: %s", output.request_id, request.row.error)
-            self._fail(output.request_id, request.row.error)
-            self._manager.cancel_request(output.request_id)
-        elif output.status == RequestStatus.FAILED:
-            LOGGER.error("request %s failed in the engine: %s", output.request_id, output.error)
-            request.stream.fail(EngineError(f"the engine failed: {output.error}"))
-        elif output.is_finished():
-            ended = not request.row.ends.isdisjoint(output.generated_tokens[-1:])
-            request.stream.push(Increment(tokens, "stop" if ended else "length", logprobs, prompt_logprobs))
-        elif tokens:
-            request.stream.push(Increment(tokens, None, logprobs, prompt_logprobs))
-        if output.is_finished():
-            self.open.pop(output.request_id, None)
+        if model.adapter_id != NO_ADAPTER:
+            await self._between_steps(lambda live: live.remove(model.adapter_id))
+            return
+        self._batchers = tuple(each for each in self._batchers if each is not batcher)
+        await asyncio.to_thread(batcher.stop)
+        await batcher.finish_compiling()
+
+    async def _between_steps(self, change: Callable[[LiveAdapters], T]) -> T:
+        live = self._live
+        if live is None or self._is_closed:
+            raise EngineError("the engine has stopped")
+        return await asyncio.get_running_loop().run_in_executor(self._steps, lambda: change(live))
+
+    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
 
 def _size_cache(models: tuple[LoadedModel, ...], settings: Settings) -> CacheSize:
@@ -406,38 +276,3 @@ def _size_cache(models: tuple[LoadedModel, ...], settings: Settings) -> CacheSiz
         if warning is not None:
             LOGGER.warning("%s", warning)
     return cache
-
-
-def _make_manager(
-    model: LoadedModel,
-    cache: CacheSize,
-    max_concurrent: int,
-    steps: ThreadPoolExecutor,
-    allow_own_attention: bool,  # noqa: FBT001 - called in one place
-) -> _SchedulingManager:
-    # Greedy and without logits processors: RowSampler samples each row, and argmax takes its token.
-    generation = GenerationConfig(do_sample=False, eos_token_id=sorted(model.end_token_ids) or -1)
-    config = ContinuousBatchingConfig(
-        page_size=PAGE_TOKENS,
-        num_blocks=cache.blocks,
-        max_batch_tokens=cache.batch_tokens,
-        max_requests_per_batch=min(max_concurrent, cache.batch_tokens),
-        # RowSampler runs in Python, so a step cannot be replayed from a graph or overlap with the next.
-        use_cuda_graph=False,
-        use_async_batching=False,
-        # `loading` chooses the attention; this would also download kernels, and ignore the dtype.
-        auto_switch_to_flash=False,
-    )
-    manager = _SchedulingManager(
-        steps, model=model.network, generation_config=generation, continuous_batching_config=config
-    )
-    prompt_scorer = PromptScorer()
-    prompt_scorer.watch(model.network)
-    is_on_cpu = model.network.device.type == "cpu"
-    if allow_own_attention and is_on_cpu and attention.supports(model.network.config):
-        # After the manager is created, which accepts only transformers' own attention, and before it starts.
-        attention.register()
-        model.network.set_attn_implementation(attention.NAME)
-    manager.guard = CacheGuard() if needs_guard(model.network) else None
-    manager.logit_processor = RowSampler(model.lora_batch, prompt_scorer, manager.guard)
-    return manager

@@ -19,7 +19,7 @@ from torch import nn
 from inference.engines.transformers import attention
 from inference.engines.transformers.adapter_checks import modules_of_peft
 from inference.engines.transformers.lora_batch import BatchedLoraLinear
-from inference.engines.transformers.packing import PackedLinear, PackedLoraLinear, pack_layers
+from inference.engines.transformers.packing import PackedLinear, PackedLoraLinear, Part, pack_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +67,9 @@ class FusedDecoderLayer(nn.Module):
     Args:
         layer: The original.
         packer: Packs the weights, which other networks may share.
+
+    Attributes:
+        products: The original's linear layers, by the attribute of this layer that computes their product.
     """
 
     def __init__(self, layer: Any, packer: _Packer) -> None:  # noqa: ANN401 - see above
@@ -80,6 +83,17 @@ class FusedDecoderLayer(nn.Module):
         self._input_norm = RMSNorm(layer.input_layernorm)
         self._post_attention_norm = RMSNorm(layer.post_attention_layernorm)
         order = interleaved(self._head_dim)
+        self.products = {
+            "_qkv_proj": tuple(
+                Part(f"self_attn.{name}", getattr(attention_layer, name).out_features, part_order)
+                for name, part_order in (("q_proj", order), ("k_proj", order), ("v_proj", slice(None)))
+            ),
+            "_out_proj": (Part("self_attn.o_proj", attention_layer.o_proj.out_features),),
+            "_gate_up_proj": tuple(
+                Part(f"mlp.{name}", getattr(mlp, name).out_features) for name in ("gate_proj", "up_proj")
+            ),
+            "_down_proj": (Part("mlp.down_proj", mlp.down_proj.out_features),),
+        }
         self._qkv_proj = packer.pack(
             (attention_layer.q_proj, attention_layer.k_proj, attention_layer.v_proj),
             (order, order, slice(None)),

@@ -182,13 +182,11 @@ def load_adapters(
                 LOGGER.info("adapter %s: unmerged, batched with the base", adapter.name)
         except LoadError as error:
             rejected.append(RejectedAdapter(adapter.name, str(error)))
-    if unmerged:
-        # Last, because the other networks are made from the base's.
-        lora_batch = inject_lora_layers(base.network, unmerged)
-        models = [
-            replace(model, lora_batch=lora_batch) if model.network is base.network else model
-            for model in models
-        ]
+    # Last, because the other networks are made from the base's. Without adapters too: one may be added later.
+    lora_batch = inject_lora_layers(base.network, unmerged)
+    models = [
+        replace(model, lora_batch=lora_batch) if model.network is base.network else model for model in models
+    ]
     return LoadedModels(tuple(models), tuple(rejected))
 
 

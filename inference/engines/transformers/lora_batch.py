@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 NO_ADAPTER: Final = 0
 """The adapter id of rows for the base itself; adapters have the ids from 1 on."""
 
+MAX_TOKEN_ID: Final = 2**31 - 1
+"""The largest token id that the manager's tensors hold. Source: transformers 5.23, `input_outputs.py`."""
+
+Ranks = tuple[tuple[int, int], ...]
+"""The id of each adapter that changes a layer, and its rank there, by ascending id."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoraWeights:
@@ -50,7 +56,12 @@ class LoraBatch:
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self._runs: tuple[tuple[int, int], ...] = ()
-        self._masks: dict[tuple[int, ...], torch.Tensor | None] = {}
+        self._masks: dict[Ranks, torch.Tensor | None] = {}
+
+    @property
+    def max_adapter_id(self) -> int:
+        """Return the largest id that a prompt can be tagged with."""
+        return MAX_TOKEN_ID // self._vocab_size - 1
 
     def begin_step(self, runs: Sequence[tuple[int, int]]) -> None:
         """Set the adapters of a step's rows, as runs of (adapter id, number of consecutive rows)."""
@@ -70,24 +81,25 @@ class LoraBatch:
         """Return the network's own token ids for tagged or untagged ones, of the same shape."""
         return token_ids % self._vocab_size
 
-    def mask(self, ranks: tuple[int, ...], device: torch.device) -> torch.Tensor | None:
+    def mask(self, ranks: Ranks, device: torch.device) -> torch.Tensor | None:
         """Return which columns of a layer's `lora_a` product to set to zero, (rows, columns).
 
         These are the columns of other adapters than the row's own. None if no row has an adapter in the
         layer.
 
         Args:
-            ranks: Each adapter's rank in the layer, by ascending id; 0 if it has no weights for the layer.
+            ranks: The adapters that change the layer.
             device: The layer's device, which is the same for all layers.
         """
         if ranks not in self._masks:
             self._masks[ranks] = self._make_mask(ranks, device)
         return self._masks[ranks]
 
-    def _make_mask(self, ranks: tuple[int, ...], device: torch.device) -> torch.Tensor | None:
-        if not any(adapter_id != NO_ADAPTER and ranks[adapter_id - 1] for adapter_id, _ in self._runs):
+    def _make_mask(self, ranks: Ranks, device: torch.device) -> torch.Tensor | None:
+        known = {adapter_id for adapter_id, _ in ranks}
+        if not any(adapter_id in known for adapter_id, _ in self._runs):
             return None
-        owners = [adapter_id for adapter_id, rank in enumerate(ranks, 1) for _ in range(rank)]
+        owners = [adapter_id for adapter_id, rank in ranks for _ in range(rank)]
         row_ids = [adapter_id for adapter_id, count in self._runs for _ in range(count)]
         return (torch.tensor(row_ids).unsqueeze(1) != torch.tensor(owners)).to(device)
 
@@ -96,28 +108,25 @@ class BatchedLoraLinear(nn.Module):
     """A linear layer that adds each row's own adapter's update to the product that all rows share.
 
     Args:
-        base_layer: The layer without adapters.
+        base_layer: The layer without these adapters.
         weights: The weights of the adapters that change it, by adapter id; not empty.
         lora_batch: The adapter of each row.
-        adapter_count: The number of adapters that the network serves.
         dtype: The type that the network computes in.
     """
 
     def __init__(
         self,
-        base_layer: nn.Linear,
+        base_layer: nn.Module,
         weights: Mapping[int, LoraWeights],
         lora_batch: LoraBatch,
-        adapter_count: int,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.weights = dict(weights)
         self.lora_batch = lora_batch
-        self.adapter_count = adapter_count
         ordered = [weights[adapter_id] for adapter_id in sorted(weights)]
-        self._ranks = adapter_ranks(weights, adapter_count)
+        self._ranks = adapter_ranks(weights)
         self._lora_a = torch.cat([each.lora_a for each in ordered]).to(dtype)
         self._lora_b = torch.cat([each.lora_b.t() for each in ordered]).to(dtype)
 
@@ -138,12 +147,9 @@ class BatchedLoraLinear(nn.Module):
         return product
 
 
-def adapter_ranks(weights: Mapping[int, LoraWeights], adapter_count: int) -> tuple[int, ...]:
-    """Return the rank of each adapter in a layer, by ascending id, from 1 on; 0 where it has no weights."""
-    return tuple(
-        weights[adapter_id].lora_a.shape[0] if adapter_id in weights else 0
-        for adapter_id in range(1, adapter_count + 1)
-    )
+def adapter_ranks(weights: Mapping[int, LoraWeights]) -> Ranks:
+    """Return the ranks of a layer's adapters."""
+    return tuple((adapter_id, weights[adapter_id].lora_a.shape[0]) for adapter_id in sorted(weights))
 
 
 def inject_lora_layers(network: Any, adapters: Sequence[Mapping[str, LoraWeights]]) -> LoraBatch:  # noqa: ANN401 - transformers publishes no types
@@ -153,15 +159,21 @@ def inject_lora_layers(network: Any, adapters: Sequence[Mapping[str, LoraWeights
         network: The base.
         adapters: Each adapter's weights by the layer's name; the adapters get the ids from 1 on.
     """
-    embeddings = network.get_input_embeddings()
-    lora_batch = LoraBatch(embeddings.weight.shape[0])
-    embeddings.register_forward_pre_hook(lambda _module, inputs: (lora_batch.strip_tag(inputs[0]),))
+    lora_batch = make_lora_batch(network)
     for name in dict.fromkeys(name for adapter in adapters for name in adapter):
         weights = {
             adapter_id: adapter[name] for adapter_id, adapter in enumerate(adapters, 1) if name in adapter
         }
         layer = network.get_submodule(name)
-        batched = BatchedLoraLinear(layer, weights, lora_batch, len(adapters), network.dtype)
+        batched = BatchedLoraLinear(layer, weights, lora_batch, network.dtype)
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, batched)
+    return lora_batch
+
+
+def make_lora_batch(network: Any) -> LoraBatch:  # noqa: ANN401 - see above
+    """Return the batch of a network, whose embeddings from now on accept tagged prompts."""
+    embeddings = network.get_input_embeddings()
+    lora_batch = LoraBatch(embeddings.weight.shape[0])
+    embeddings.register_forward_pre_hook(lambda _module, inputs: (lora_batch.strip_tag(inputs[0]),))
     return lora_batch

@@ -11,6 +11,7 @@ plain `generate`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -22,12 +23,27 @@ from inference.engines.transformers.lora_batch import BatchedLoraLinear, LoraWei
 from inference.models.hardware import multiplies_bf16
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from inference.engines.transformers.lora_batch import LoraBatch
+    from inference.engines.transformers.lora_batch import LoraBatch, Ranks
 
 ROWS_HINT: Final = 8
 """The number of rows that the layout is chosen for; it works for any number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A linear layer whose outputs are a part of a product.
+
+    Attributes:
+        name: The layer's name in its network.
+        outputs: The number of its outputs.
+        order: The order of the outputs within each head; a slice keeps all of them.
+    """
+
+    name: str
+    outputs: int
+    order: torch.Tensor | slice = field(default_factory=lambda: slice(None))
 
 
 class PackedLinear(nn.Module):
@@ -43,6 +59,11 @@ class PackedLinear(nn.Module):
         # Not a parameter: the tensor is opaque, and only the product can read it.
         self._weight = weight
         self._bias = bias
+
+    @property
+    def out_features(self) -> int:
+        """Return the number of outputs."""
+        return self._weight.shape[0]
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the product with rows (..., inputs)."""
@@ -62,7 +83,7 @@ class PackedLoraLinear(nn.Module):
         weight: (outputs, inputs + columns): the weight, and the adapters' `lora_b` beside it.
         bias: (outputs,), if there is one.
         lora_a: The adapters' `lora_a`, (columns, inputs).
-        ranks: Each adapter's number of columns, by ascending id.
+        ranks: The number of columns of each adapter.
         lora_batch: The adapter of each row.
     """
 
@@ -71,20 +92,26 @@ class PackedLoraLinear(nn.Module):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         lora_a: torch.Tensor,
-        ranks: tuple[int, ...],
+        ranks: Ranks,
         lora_batch: LoraBatch,
     ) -> None:
         super().__init__()
         self._product = PackedLinear(pack_weight(weight), bias)
         self._lora_a = PackedLinear(pack_weight(lora_a), None)
         self._ranks = ranks
+        self._columns = sum(rank for _, rank in ranks)
         self._lora_batch = lora_batch
+
+    @property
+    def out_features(self) -> int:
+        """Return the number of outputs."""
+        return self._product.out_features
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return (..., outputs) for rows (..., inputs)."""
         mask = self._lora_batch.mask(self._ranks, rows.device)
         if mask is None:
-            return self._product(pad(rows, (0, sum(self._ranks))))
+            return self._product(pad(rows, (0, self._columns)))
         return self._product(torch.cat([rows, self._lora_a(rows).masked_fill_(mask, 0)], -1))
 
     # As above.
@@ -115,7 +142,7 @@ def pack_layers(
     """
     orders = orders or [slice(None)] * len(layers)
     with_adapters = [layer for layer in layers if isinstance(layer, BatchedLoraLinear)]
-    linears = [layer.base_layer if isinstance(layer, BatchedLoraLinear) else layer for layer in layers]
+    linears = [_linear_of(layer) for layer in layers]
     weight = torch.cat(
         [_reorder(layer.weight.detach(), order) for layer, order in zip(linears, orders, strict=True)]
     )
@@ -128,16 +155,24 @@ def pack_layers(
         bias = torch.cat([_reorder(each, order) for each, order in zip(biases, orders, strict=True)])
     if not with_adapters:
         return PackedLinear(pack_weight(weight), bias)
-    adapter_count = with_adapters[0].adapter_count
+    parts = [
+        Part(str(index), each.out_features, order)
+        for index, (each, order) in enumerate(zip(linears, orders, strict=True))
+    ]
     weights = {
-        adapter_id: _join(adapter_id, layers, orders)
-        for adapter_id in range(1, adapter_count + 1)
-        if any(adapter_id in layer.weights for layer in with_adapters)
+        adapter_id: join(
+            parts,
+            {
+                part.name: layer.weights[adapter_id]
+                for part, layer in zip(parts, layers, strict=True)
+                if isinstance(layer, BatchedLoraLinear) and adapter_id in layer.weights
+            },
+        )
+        for adapter_id in sorted({each for layer in with_adapters for each in layer.weights})
     }
     widened = torch.cat([weight, *(each.lora_b.to(weight.dtype) for each in weights.values())], 1)
     lora_a = torch.cat([each.lora_a for each in weights.values()]).to(weight.dtype)
-    ranks = adapter_ranks(weights, adapter_count)
-    return PackedLoraLinear(widened, bias, lora_a, ranks, with_adapters[0].lora_batch)
+    return PackedLoraLinear(widened, bias, lora_a, adapter_ranks(weights), with_adapters[0].lora_batch)
 
 
 def pack(networks: Iterable[nn.Module]) -> None:
@@ -168,21 +203,32 @@ def pack(networks: Iterable[nn.Module]) -> None:
         found.clear()
 
 
-def _join(
-    adapter_id: int, layers: Sequence[nn.Linear | BatchedLoraLinear], orders: Sequence[torch.Tensor | slice]
-) -> LoraWeights:
-    """Join an adapter's weights in some layers: `lora_a` stacked, `lora_b` as the blocks of a diagonal."""
+def join(parts: Sequence[Part], weights: Mapping[str, LoraWeights]) -> LoraWeights:
+    """Join an adapter's weights for the parts of a product: `lora_a` stacked, `lora_b` a diagonal of blocks.
+
+    Args:
+        parts: The parts of the product.
+        weights: The adapter's weights by the name of the part; not empty.
+    """
+    some = next(iter(weights.values()))
     lora_a: list[torch.Tensor] = []
     blocks: list[torch.Tensor] = []
-    for layer, order in zip(layers, orders, strict=True):
-        weights = layer.weights.get(adapter_id) if isinstance(layer, BatchedLoraLinear) else None
-        if weights is None:
-            blocks.append(torch.empty(layer.out_features, 0))
+    for part in parts:
+        own = weights.get(part.name)
+        if own is None:
+            blocks.append(some.lora_b.new_empty(part.outputs, 0))
         else:
-            lora_a.append(weights.lora_a)
-            blocks.append(_reorder(weights.lora_b, order).float())
+            lora_a.append(own.lora_a)
+            blocks.append(_reorder(own.lora_b, part.order))
     lora_b: torch.Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
     return LoraWeights(torch.cat(lora_a), lora_b)
+
+
+def _linear_of(layer: nn.Linear | BatchedLoraLinear) -> nn.Linear:
+    found = layer.base_layer if isinstance(layer, BatchedLoraLinear) else layer
+    if not isinstance(found, nn.Linear):
+        raise TypeError(f"{type(found).__name__} has no plain weight to pack")
+    return found
 
 
 def _reorder(tensor: torch.Tensor, order: torch.Tensor | slice) -> torch.Tensor:

@@ -76,11 +76,9 @@ needs_packing = pytest.mark.skipif(
 FORMS = ["plain", pytest.param("packed", marks=needs_packing)]
 
 
-def make_layer(
-    original: nn.Linear, own: dict[int, LoraWeights], form: str, adapters: int = 3
-) -> tuple[Any, LoraBatch]:
+def make_layer(original: nn.Linear, own: dict[int, LoraWeights], form: str) -> tuple[Any, LoraBatch]:
     lora_batch = LoraBatch(TOKENS)
-    layer = BatchedLoraLinear(original, own, lora_batch, adapters, torch.float32)
+    layer = BatchedLoraLinear(original, own, lora_batch, torch.float32)
     return layer if form == "plain" else pack_layers([layer]), lora_batch
 
 
@@ -133,7 +131,7 @@ def test_layers_side_by_side_are_each_other_s_neighbours_with_their_adapters() -
         {2: lora_weights(1, 6)},
     ]
     layers = [
-        BatchedLoraLinear(part, each, lora_batch, 2, torch.float32) if each else part
+        BatchedLoraLinear(part, each, lora_batch, torch.float32) if each else part
         for part, each in zip(parts, own, strict=True)
     ]
     order = interleaved(4)
@@ -148,7 +146,7 @@ def test_layers_side_by_side_are_each_other_s_neighbours_with_their_adapters() -
 @needs_packing
 def test_a_network_s_batched_layers_are_packed_with_their_adapters_and_the_others_without() -> None:
     changed, other = linear(), linear()
-    layer = BatchedLoraLinear(changed, {1: lora_weights(2)}, LoraBatch(TOKENS), 1, torch.float32)
+    layer = BatchedLoraLinear(changed, {1: lora_weights(2)}, LoraBatch(TOKENS), torch.float32)
     network = nn.ModuleDict({"changed": layer, "other": other, "again": changed})
     pack([network])
     assert isinstance(network["changed"], PackedLoraLinear)
