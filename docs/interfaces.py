@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -14,9 +15,12 @@ from starlette.routing import BaseRoute, Mount, Route
 
 import tasks
 from inference.observability.metrics import Metrics
+from inference.service.adapters import Adapters
 from inference.settings import Settings
-from inference.web.access import API_PATH, ROOT_PATHS, AccessPolicy
+from inference.web.access import ADMIN_PATHS, API_PATH, ROOT_PATHS, AccessPolicy
+from inference.web.api import make_api
 from inference.web.application import ChatPage, Identity, StatusHandlers, make_routes
+from inference.web.extensions.adapters import AdapterAdministration
 from inference.web.keyring import Keyring
 from infra import errors
 
@@ -58,14 +62,22 @@ def http_paths() -> str:
     """List the HTTP paths, and which of them need a key by default."""
     service = cast("Service", SimpleNamespace(observers=[]))
     status = StatusHandlers(service, Identity("", "", "", ""), Metrics("", "", ""))
-    routes = make_routes(service, Settings(), status, ChatPage(service), Keyring(()))
+    administration = AdapterAdministration(Adapters(service), Path(), has_key=False)
+    api = make_api(service, 0, administration)
+    routes = make_routes(Settings(), status, api, ChatPage(service), Keyring(()))
     policy = AccessPolicy(Keyring(()), has_open_metrics=False, max_body_bytes=0, body_timeout_s=0)
     rows = [
-        (f"`{methods} {path}`", "yes" if policy.requires_key(path) else "no", meaning)
+        (f"`{methods} {path}`", _key_of(path, policy), meaning)
         for path, methods, meaning in _described(routes)
     ]
     rows += [(f"`POST {path}`", "yes", f"The same as `{API_PATH}{path}`.") for path in sorted(ROOT_PATHS)]
     return _table(("path", "key", "meaning"), rows)
+
+
+def _key_of(path: str, policy: AccessPolicy) -> str:
+    if path in ADMIN_PATHS:
+        return "the admin key"
+    return "yes" if policy.requires_key(path) else "no"
 
 
 def metrics() -> str:

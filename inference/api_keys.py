@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, MutableMapping
 
 API_KEYS_VARIABLE: Final = "FJARR_API_KEYS"
+ADMIN_KEY_VARIABLE: Final = "FJARR_ADMIN_KEY"
 
 DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
 """An entry that gives the key's digest instead of the key."""
@@ -102,10 +103,12 @@ def fingerprint(keys: Iterable[ApiKey]) -> str:
     return sha256("".join(lines).encode()).hexdigest()
 
 
-def hide_keys(environ: MutableMapping[str, str], keys: tuple[ApiKey, ...]) -> None:
+def hide_keys(
+    environ: MutableMapping[str, str], keys: tuple[ApiKey, ...], variable: str = API_KEYS_VARIABLE
+) -> None:
     """Replace the keys in an environment by their digests, so that child processes do not get them."""
-    if environ.get(API_KEYS_VARIABLE):
-        environ[API_KEYS_VARIABLE] = ",".join(f"{key.name}=sha256:{key.digest.hex()}" for key in keys)
+    if environ.get(variable):
+        environ[variable] = ",".join(f"{key.name}=sha256:{key.digest.hex()}" for key in keys)
 
 
 def digest_of(key: str) -> bytes:

@@ -13,6 +13,7 @@ InferenceError
 └── ApiError            the client: it has an HTTP status and OpenAI's error fields
     ├── InvalidRequestError      400
     ├── UnauthorizedError        401
+    ├── ForbiddenError           403
     ├── NotFoundError            404
     ├── MethodNotAllowedError    405
     ├── BodyTimeoutError            408
@@ -144,6 +145,14 @@ class UnauthorizedError(ApiError):
     status = 401
     kind = "invalid_request_error"
     code = "invalid_api_key"
+
+
+class ForbiddenError(ApiError):
+    """A request that the admin key alone may make."""
+
+    status = 403
+    kind = "invalid_request_error"
+    code = "admin_key_required"
 
 
 class NotFoundError(ApiError):

@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import uvicorn
 
 from inference import VERSION
-from inference.api_keys import API_KEYS_VARIABLE
+from inference.api_keys import ADMIN_KEY_VARIABLE, API_KEYS_VARIABLE
 from inference.errors import LoadError, SettingsError
 from inference.listener import inherit_or_bind
 from inference.observability.logs import set_up_logging
 from inference.observability.tracing import FLUSH_S, Tracing, make_tracing
+from inference.service.adapter_watch import AdapterWatch
+from inference.service.adapters import Adapters
 from inference.service.service import Service
 from inference.settings import Settings, load_settings
 from inference.startup import (
@@ -74,7 +76,8 @@ def main() -> NoReturn:
     try:
         settings = load_settings(os.environ)
         # Child processes, such as an engine's workers, do not get the keys.
-        os.environ.pop(API_KEYS_VARIABLE, None)
+        for variable in (API_KEYS_VARIABLE, ADMIN_KEY_VARIABLE):
+            os.environ.pop(variable, None)
         set_up_logging(settings.log_format, settings.log_level)
         tracing = make_tracing(settings, VERSION)
     except SettingsError as error:
@@ -104,6 +107,7 @@ class ServerProcess:
         self._settings = settings
         self._tracing = tracing
         self._service = Service(limits_of(settings))
+        self._adapters = Adapters(self._service)
         self._chat_page = ChatPage(self._service)
         self._keyring = Keyring(settings.api_keys)
         started_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -111,6 +115,7 @@ class ServerProcess:
         self._began_s = time.monotonic()
         self._engine: Engine | None = None
         self._models_changed = asyncio.Event()
+        self._service.on_models_changed = self._models_changed.set
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._exit_code = 0
@@ -127,6 +132,7 @@ class ServerProcess:
             self._chat_page,
             self._tracing,
             keyring=self._keyring,
+            adapters=self._adapters,
         )
         server = _UvicornServer(configure(application))
         serving = asyncio.create_task(server.serve([inherit_or_bind(self._settings)]))
@@ -155,10 +161,12 @@ class ServerProcess:
 
     async def _serve_models(self) -> None:
         """Serve the models and the chat page until cancelled. An error stops the process."""
-        path = self._settings.engine_socket
-        serving = self._load() if path is None else self._follow(path)
+        path, settings = self._settings.engine_socket, self._settings
+        watch = AdapterWatch(settings.mount, settings.adapter, self._service, self._adapters)
         try:
-            await asyncio.gather(serving, self._run_chat())
+            await watch.begin()
+            serving = self._load() if path is None else self._follow(path)
+            await asyncio.gather(serving, self._run_chat(), watch.run())
         except LoadError as error:
             self._fail(f"cannot serve: {error}", error.exit_code)
         except Exception:
@@ -194,7 +202,6 @@ class ServerProcess:
         self._service.begin_serving(ready.engine, ready.models, capacity, ready.failed_adapters)
         names = ", ".join(model.name for model in ready.models)
         LOGGER.info("ready after %.1f s: serving %s", time.monotonic() - self._began_s, names)
-        self._models_changed.set()
 
     async def _run_chat(self) -> None:
         """Show a chat page for the models that are served, and another one when these are others."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from inference.api_keys import API_KEYS_VARIABLE, ApiKey, parse_api_keys
+from inference.api_keys import ADMIN_KEY_VARIABLE, API_KEYS_VARIABLE, ApiKey, parse_api_keys
 from inference.engines.catalogue import ENGINE_CHOICES
 from inference.errors import SettingsError
 from inference.setting_parsers import (
@@ -118,6 +118,13 @@ class Settings:
         " given as its digest: `sha256:` and 64 hexadecimal digits",
         "none; required unless `FJARR_AUTH` is `off`",
     )
+    admin_key: tuple[ApiKey, ...] = setting(
+        ADMIN_KEY_VARIABLE,
+        parse_api_keys,
+        (),
+        "the key that may load and unload adapters over HTTP, or its digest, in the form of `FJARR_API_KEYS`",
+        "none; adapters are not loaded over HTTP",
+    )
     auth: bool = setting("FJARR_AUTH", switch, True, "`off` serves `/v1` without a key")  # noqa: FBT003
     chat_sign_in: bool = setting(
         "FJARR_CHAT_SIGN_IN",
@@ -138,8 +145,9 @@ class Settings:
         adapter_list,
         None,
         "the adapters: folders on the share, separated by commas, the main one first; `*` serves every"
-        " adapter under `models`",
-        "the newest adapter under `models`",
+        " adapter under `models`, and so does the default, except for those of another base model than the"
+        " newest adapter's",
+        "every adapter of one base model under `models`, the newest first",
     )
     merge_adapters: str = setting(
         "FJARR_MERGE_ADAPTERS",

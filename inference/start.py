@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 # Several replicas read the release's folder: no bytecode is written to it.
 sys.dont_write_bytecode = True
 
-from inference.api_keys import hide_keys  # noqa: E402 - after the switch above, which applies to this import
+from inference.api_keys import ADMIN_KEY_VARIABLE, hide_keys  # noqa: E402 - after the switch above, which applies to this import
 from inference.engines.catalogue import (  # noqa: E402 - see above
     REQUIREMENTS_FOLDER,
     engine_requirements,
@@ -87,6 +87,7 @@ def main() -> NoReturn:
         _exit(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", (), 1)
     # The server needs the digests of the keys only, and pip needs neither. Both inherit this environment.
     hide_keys(os.environ, settings.api_keys)
+    hide_keys(os.environ, settings.admin_key, ADMIN_KEY_VARIABLE)
     files = requirement_files(settings)
     missing = find_missing(parse_requirements("".join(path.read_text() for path in files)))
     if missing:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from inference.engines.catalogue import batch_limit, find_device, find_engine
-from inference.engines.protocol import GenerationRequest, Sampling
 from inference.engines.registry import import_engine, start_engine
 from inference.errors import EngineError, LoadError
 from inference.service.capacity import (
@@ -28,6 +27,7 @@ from inference.service.capacity import (
     measure_step_cost,
 )
 from inference.service.requests import Limits
+from inference.service.warm_up import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,7 +80,7 @@ async def prepare_engine(settings: Settings, report: ProgressCallback) -> ReadyE
     for number, model in enumerate(loaded.models):
         report("warming up", 85 + 14 * number // len(loaded.models))
         try:
-            await _warm_up(engine, model)
+            await warm_up(engine, model)
         except LoadError as error:
             if model.parent is None or not engine.is_alive:
                 raise
@@ -142,18 +142,6 @@ def _paused_garbage_collector() -> Iterator[None]:
     finally:
         gc.enable()
         gc.freeze()
-
-
-async def _warm_up(engine: Engine, model: ServedModel) -> None:
-    """Generate two tokens, so that the first client's request does not include one-time costs."""
-    request = GenerationRequest(
-        "warm-up-" + model.name, model.name, model.codec.encode("Hello")[:8] or (0,), 2, Sampling(0.0)
-    )
-    try:
-        async for _ in engine.submit(request):
-            pass
-    except EngineError as error:
-        raise LoadError(f"{model.name} was loaded and cannot be served: {error}") from error
 
 
 async def _measure(engine: Engine, model: ServedModel, max_batch: int, budget_s: float) -> StepCost | None:

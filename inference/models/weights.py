@@ -11,7 +11,7 @@ import itertools
 import json
 import logging
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -129,7 +129,7 @@ def find_weights(
         mount: The share.
         base_reference: The base that the settings name; None takes the one that the adapters name.
         adapters: The adapters' folders relative to the mount, separated by commas; `*` selects all, the
-            newest first, and None only the newest.
+            newest first, and None those of the base or, if it is not set, of the newest adapter's base.
         allows_pickle: Whether weights may be pickled.
 
     Raises:
@@ -147,7 +147,7 @@ def find_weights(
             found.append(read_adapter(mount, folder, allows_pickle=allows_pickle))
         except LoadError as error:
             rejected.append(RejectedAdapter(name, str(error)))
-    reference = base_reference or _common_base(mount, named)
+    reference = base_reference or _common_base(mount, named[:1] if adapters is None else named)
     if not reference:
         missing = "; ".join(each.reason for each in rejected) or f"no adapter under {mount / MODELS}"
         raise LoadError(
@@ -155,6 +155,10 @@ def find_weights(
             " invoke push)"
         )
     base = find_base(mount, reference, allows_pickle=allows_pickle)
+    if adapters is None:
+        others = dict(_find_others(mount, named, base))
+        rejected += (RejectedAdapter(name, reason) for name, reason in others.items())
+        found = [adapter for adapter in found if adapter.name not in others]
     _check_names(base, found)
     for adapter in found:
         if name_differs(adapter.base_reference, base.name):
@@ -333,9 +337,7 @@ def is_pickled(base: BaseModel) -> bool:
 
 def _folders(mount: Path, adapters: str | None) -> tuple[Path, ...]:
     """Return the adapters' folders in the order of the setting."""
-    if adapters is None:
-        return find_adapters(mount)[:1]
-    names = [name.strip() for name in adapters.split(",") if name.strip()]
+    names = [name.strip() for name in (adapters or ALL).split(",") if name.strip()]
     if names == [ALL]:
         return find_adapters(mount)
     return tuple(_named_adapter(mount, name) for name in names)
@@ -366,6 +368,21 @@ def _common_base(mount: Path, adapters: Sequence[tuple[str, str]]) -> str | None
                 " or set FJARR_BASE_MODEL if the two are the same"
             )
     return named[0][1] if named else None
+
+
+def _find_others(
+    mount: Path, adapters: Sequence[tuple[str, str]], base: BaseModel
+) -> Iterator[tuple[str, str]]:
+    """Yield the adapters that are not the newest, and of another base or of its name, and the reason."""
+    served = {
+        _resolve_base(mount, base.source),
+        *(_resolve_base(mount, reference) for _, reference in adapters[:1]),
+    }
+    for name, reference in adapters[1:]:
+        if reference and _resolve_base(mount, reference) not in served:
+            yield name, f"the adapter {name} is for the base {reference}, and this server has {base.name}"
+        elif name == base.name:
+            yield name, f"the adapter {name} has the name of the base"
 
 
 def _resolve_base(mount: Path, reference: str) -> str:

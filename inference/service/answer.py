@@ -11,6 +11,7 @@ from inference.errors import (
     EngineError,
     GenerationFailedError,
     InvalidRequestError,
+    NotFoundError,
     OverloadedError,
     RequestRefusedError,
     ScoresError,
@@ -171,6 +172,13 @@ class Choice:
         except OverloadedError as error:
             self._fail(error.code)
             raise
+        except KeyError:
+            self._fail("model_not_found")
+            raise NotFoundError(
+                f"The adapter {self._generation.model!r} was removed while the request waited.",
+                param="model",
+                code="model_not_found",
+            ) from None
         except EngineError as error:
             api_error = _api_error_of(error)
             self._fail(api_error.code)

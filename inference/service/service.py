@@ -11,7 +11,7 @@ import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
-from inference.errors import ApiError, NotFoundError, UnavailableError
+from inference.errors import ApiError, NotFoundError, RestartRequiredError, UnavailableError
 from inference.service.admission import AdmissionQueue
 from inference.service.answer import Answer, RunningRequest
 from inference.service.forecast import Forecast, Size
@@ -19,9 +19,10 @@ from inference.service.lifecycle import RequestLifecycle
 from inference.service.preparation import check_choices, encode, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from inference.engines.protocol import Engine, ServedModel
+    from inference.errors import LoadError
     from inference.service.capacity import Capacity
     from inference.service.lifecycle import Observer
     from inference.service.preparation import PreparedRequest
@@ -40,7 +41,8 @@ class Service:
         limits: The limits on every request.
 
     Attributes:
-        failed_adapters: Why adapters are not served, by their names.
+        adapter_generation: The generation of the share's index of adapters that is served; empty if none is.
+        on_models_changed: Called when other models are served than before.
         queue: The queue that requests wait in for their slots.
         is_engine_replaced: Whether another engine takes the place of one that is dead.
         observers: The receivers of request lifecycle events.
@@ -56,7 +58,8 @@ class Service:
             limits.max_per_key,
             limits.request_timeout_s,
         )
-        self.failed_adapters: Mapping[str, str] = {}
+        self.adapter_generation = ""
+        self.on_models_changed: Callable[[], None] = lambda: None
         self.is_engine_replaced = False
         self.observers: list[Observer] = []
         self.phase = "starting"
@@ -65,6 +68,8 @@ class Service:
         self._counts_prompts = False
         self._engine: Engine | None = None
         self._models: dict[str, ServedModel] = {}
+        self._failed_adapters: dict[str, str] = {}
+        self._awaiting_restart: set[str] = set()
 
     @property
     def state(self) -> State:
@@ -77,6 +82,43 @@ class Service:
     def models(self) -> tuple[ServedModel, ...]:
         """Return the models, the base first; none while loading."""
         return tuple(self._models.values())
+
+    @property
+    def failed_adapters(self) -> Mapping[str, str]:
+        """Return why adapters are not served, or not as they are on the share, by their names."""
+        return self._failed_adapters
+
+    @property
+    def awaiting_restart(self) -> frozenset[str]:
+        """Return the failed adapters that would be served after a restart."""
+        return frozenset(self._awaiting_restart)
+
+    def add_model(self, model: ServedModel) -> None:
+        """Serve one more adapter, as the first one, or another of its name in its place."""
+        self.forget_failure(model.name)
+        base, *adapters = self._models.values()
+        names = [each.name for each in adapters]
+        index = names.index(model.name) if model.name in names else 0
+        adapters[index : index + (model.name in names)] = [model]
+        self._models = {each.name: each for each in (base, *adapters)}
+        self.on_models_changed()
+
+    def remove_model(self, name: str) -> None:
+        """Accept no more requests for a model."""
+        del self._models[name]
+        self.on_models_changed()
+
+    def add_failure(self, name: str, error: LoadError) -> None:
+        """List why an adapter is not served as it is on the share."""
+        self._failed_adapters[name] = str(error)
+        self._awaiting_restart.discard(name)
+        if isinstance(error, RestartRequiredError):
+            self._awaiting_restart.add(name)
+
+    def forget_failure(self, name: str) -> bool:
+        """Remove an adapter from the list of those that are not served. Return whether it was there."""
+        self._awaiting_restart.discard(name)
+        return self._failed_adapters.pop(name, None) is not None
 
     def report(self, phase: str, percent: int) -> None:
         """Set the progress of the start. Safe to call from any thread."""
@@ -97,7 +139,9 @@ class Service:
             capacity: How much the engine can do at once; None if nothing was measured.
             failed_adapters: Why adapters are not served, by their names.
         """
-        self.failed_adapters = failed_adapters
+        if engine is not self._engine:
+            # Otherwise the engine has other models than before, and what failed since is listed here alone.
+            self._failed_adapters, self._awaiting_restart = dict(failed_adapters), set()
         self._engine = engine
         if capacity is not None:
             self._counts_prompts = math.isfinite(capacity.cache_tokens)
@@ -106,6 +150,7 @@ class Service:
         self._models = {model.name: model for model in models}
         if self._state == "starting":
             self._state = "ready"
+        self.on_models_changed()
 
     def stop_serving(self) -> None:
         """Reject new requests until `begin_serving` is called again."""
@@ -124,8 +169,8 @@ class Service:
             NotFoundError: If there is none of that name.
         """
         self.require_ready()
-        if name in self.failed_adapters:
-            reason = self.failed_adapters[name]
+        if name in self._failed_adapters and name not in self._models:
+            reason = self._failed_adapters[name]
             raise NotFoundError(
                 f"The model {name!r} is not served: {reason}.", param="model", code="adapter_failed"
             )

@@ -9,7 +9,13 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from inference.errors import BodyTimeoutError, BodyTooLargeError, HeadersTooLargeError, UnauthorizedError
+from inference.errors import (
+    BodyTimeoutError,
+    BodyTooLargeError,
+    ForbiddenError,
+    HeadersTooLargeError,
+    UnauthorizedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +30,9 @@ METRICS_PATH: Final = "/metrics"
 
 ROOT_PATHS: Final = frozenset({"/tokenize", "/detokenize"})
 """Paths that are served below `API_PATH`, and also where vLLM has them."""
+
+ADMIN_PATHS: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+"""Paths that the admin key alone opens, if there is one."""
 
 KEY_HEADERS: Final = ("api-key", "x-api-key")
 """The headers in which Azure OpenAI's clients and Anthropic's send a key.
@@ -46,6 +55,7 @@ class AccessPolicy:
         max_body_bytes: The largest body.
         body_timeout_s: How long a body may take to arrive.
         cors_origins: The origins whose pages may call `/v1`; empty if none may.
+        admin_keyring: The keys that open `ADMIN_PATHS`; None if there are none.
     """
 
     keyring: Keyring | None
@@ -53,22 +63,30 @@ class AccessPolicy:
     max_body_bytes: int
     body_timeout_s: float
     cors_origins: tuple[str, ...] = ()
+    admin_keyring: Keyring | None = None
 
     def requires_key(self, path: str) -> bool:
         """Return whether a path is served only to requests with an API key."""
+        if path in ADMIN_PATHS and self.admin_keyring is not None:
+            return True
         is_protected = path.startswith(API_PATH) or (path == METRICS_PATH and not self.has_open_metrics)
         return is_protected and self.keyring is not None
 
-    def authenticate(self, headers: Mapping[str, str]) -> str:
-        """Return the name of the API key in the headers.
+    def authenticate(self, headers: Mapping[str, str], path: str) -> str:
+        """Return the name of the key in the headers that opens a path.
 
         Raises:
             UnauthorizedError: If there is no key, or an unknown one.
+            ForbiddenError: If it is an API key, and the path needs the admin key.
         """
-        for key in _keys_in(headers):
-            name = None if self.keyring is None else self.keyring.find(key)
-            if name is not None:
-                return name
+        needs_admin = path in ADMIN_PATHS and self.admin_keyring is not None
+        keyring = self.admin_keyring if needs_admin else self.keyring
+        keys = _keys_in(headers)
+        name = next((name for key in keys if (name := keyring and keyring.find(key))), None)
+        if name is not None:
+            return name
+        if needs_admin and self.keyring is not None and any(map(self.keyring.find, keys)):
+            raise ForbiddenError(f"{path} needs the admin key of FJARR_ADMIN_KEY; an API key does not do.")
         raise UnauthorizedError(
             "The API key is missing or wrong. Send it as 'Authorization: Bearer KEY', or in the header"
             " 'api-key' or 'x-api-key'.",

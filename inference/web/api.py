@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from inference.errors import ApiError, InvalidRequestError, MethodNotAllowedError, NotFoundError
 from inference.web.answering import bug_document, client_of, request_id_of, respond
-from inference.web.extensions.adapters import add_adapter_routes
+from inference.web.extensions.adapters import AdapterAdministration, add_adapter_routes
 from inference.web.extensions.tokenization import add_tokenization_routes
 from inference.web.openapi import ERROR_RESPONSES, complete_openapi, stream_response
 from inference.web.response_writer import (
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 DESCRIPTION: Final = "The answer."
 
 
-def make_api(service: Service, heartbeat_s: float) -> FastAPI:
+def make_api(service: Service, heartbeat_s: float, administration: AdapterAdministration) -> FastAPI:
     """Return the application that is mounted at `/v1`."""
     api = FastAPI(
         title="Fjarr", docs_url=None, redoc_url=None, openapi_url="/openapi.json", responses=ERROR_RESPONSES
@@ -98,7 +98,7 @@ def make_api(service: Service, heartbeat_s: float) -> FastAPI:
 
     add_responses_routes(api, service, heartbeat_s)
     add_tokenization_routes(api, service)
-    add_adapter_routes(api)
+    add_adapter_routes(api, service, administration)
     return api
 
 

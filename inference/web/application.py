@@ -17,8 +17,10 @@ from inference import VERSION
 from inference.errors import NotFoundError
 from inference.observability.logs import PromptLog
 from inference.observability.metrics import Metrics
+from inference.service.adapters import Adapters
 from inference.web.access import API_PATH, METRICS_PATH, AccessPolicy
 from inference.web.api import make_api
+from inference.web.extensions.adapters import AdapterAdministration
 from inference.web.keyring import Keyring
 from inference.web.middleware import RequestMiddleware
 from inference.web.pages import starting_page
@@ -44,27 +46,43 @@ def make_application(  # noqa: PLR0913 - the parts of an application
     tracing: Tracing | None = None,
     *,
     keyring: Keyring | None = None,
+    adapters: Adapters | None = None,
 ) -> ASGIApp:
-    """Return the whole application. Without a keyring, the keys are those of the settings, and stay."""
+    """Return the whole application.
+
+    Args:
+        service: The service.
+        settings: The settings.
+        identity: The names of this server.
+        chat_page: The chat page.
+        tracing: Records traces; None if nothing does.
+        keyring: The API keys, which may change; None if they are those of the settings, and stay.
+        adapters: What changes the service's adapters; None if nothing else does.
+    """
     metrics = Metrics(VERSION, identity.release, identity.revision)
     service.observers.append(metrics)
     if settings.log_prompts:
         service.observers.append(PromptLog())
     keyring = keyring or Keyring(settings.api_keys)
-    routes = make_routes(service, settings, StatusHandlers(service, identity, metrics), chat_page, keyring)
+    administration = AdapterAdministration(
+        adapters or Adapters(service), settings.mount, has_key=bool(settings.admin_key)
+    )
+    api = make_api(service, settings.heartbeat_s, administration)
+    routes = make_routes(settings, StatusHandlers(service, identity, metrics), api, chat_page, keyring)
     policy = AccessPolicy(
         keyring=keyring if settings.auth else None,
         has_open_metrics=settings.metrics != "on",
         max_body_bytes=settings.max_body_bytes,
         body_timeout_s=settings.body_timeout_s,
         cors_origins=settings.cors_origins,
+        admin_keyring=Keyring(settings.admin_key) if settings.admin_key else None,
     )
     application = Starlette(routes=routes, exception_handlers={404: _answer_not_found})
     return RequestMiddleware(application, policy, metrics, tracing)
 
 
 def make_routes(
-    service: Service, settings: Settings, status: StatusHandlers, chat_page: ASGIApp, keyring: Keyring
+    settings: Settings, status: StatusHandlers, api: ASGIApp, chat_page: ASGIApp, keyring: Keyring
 ) -> list[Route | Mount]:
     """Return the application's routes."""
     ended_sessions = EndedSessions(settings.mount / ENDED_SESSIONS_FOLDER)
@@ -73,7 +91,7 @@ def make_routes(
         Route("/readyz", status.readyz),
         Route("/version", status.version),
         *([Route(METRICS_PATH, status.metrics)] if settings.metrics != "off" else []),
-        Mount(API_PATH, make_api(service, settings.heartbeat_s)),
+        Mount(API_PATH, api),
         Mount("/", SignIn(chat_page, keyring, ended_sessions) if settings.chat_sign_in else chat_page),
     ]
 
@@ -153,7 +171,10 @@ class ChatPage:
 
 def _version_document(service: Service, identity: Identity) -> dict[str, Any]:
     bases = [model.name for model in service.models if model.parent is None]
-    failed = [{"name": name, "reason": reason} for name, reason in service.failed_adapters.items()]
+    failed = [
+        {"name": name, "reason": reason, "needs_restart": name in service.awaiting_restart}
+        for name, reason in service.failed_adapters.items()
+    ]
     return {
         "release": identity.release,
         "version": VERSION,
@@ -164,6 +185,7 @@ def _version_document(service: Service, identity: Identity) -> dict[str, Any]:
         "adapters": [model.name for model in service.models if model.parent is not None],
         "ready": service.state == "ready",
         **({"failed_adapters": failed} if failed else {}),
+        "adapter_generation": service.adapter_generation,
     }
 
 

@@ -103,7 +103,7 @@ class RequestMiddleware:
             check_head(scope)
             headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
             if self._policy.requires_key(scope["path"]):
-                context.key_name = self._policy.authenticate(headers)
+                context.key_name = self._policy.authenticate(headers, scope["path"])
             scope["state"]["key_name"] = context.key_name
             await self._application(scope, self._policy.limit_body(headers, receive, context), send)
         except ApiError as error:

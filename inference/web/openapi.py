@@ -25,6 +25,7 @@ RETRY_AFTER: Final = {
 ERROR_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     400: {"model": Error, "description": "The request is invalid or unsupported."},
     401: {"model": Error, "description": "The API key is missing or wrong."},
+    403: {"model": Error, "description": "The path needs the admin key."},
     404: {"model": Error, "description": "There is no such model, or no such path."},
     405: {"model": Error, "description": "The path does not support the method."},
     408: {"model": Error, "description": "The body did not arrive in time."},

@@ -57,9 +57,8 @@ def make_adapter(
     return folder
 
 
-def test_the_newest_adapter_is_taken_and_brings_its_base(tmp_path: Path) -> None:
+def test_an_adapter_is_found_where_fine_tuning_leaves_it_and_brings_its_base(tmp_path: Path) -> None:
     make_base(tmp_path)
-    make_adapter(tmp_path, "models/old/adapter", age_s=10)
     newest = make_adapter(tmp_path, "models/qlora/qlora/gpu_model/adapter")
     make_adapter(tmp_path, "models/qlora/checkpoint-100", age_s=-10)  # not a folder named adapter
     weights = find_weights(tmp_path, None, None)
@@ -88,6 +87,30 @@ def test_several_adapters_can_be_named_and_keep_their_order(tmp_path: Path) -> N
     for name in ("one", "two", "three"):
         make_adapter(tmp_path, f"models/{name}/adapter")
     assert names_of(tmp_path, "models/two,models/one/adapter") == ["two", "one"]
+
+
+def test_without_a_setting_all_adapters_of_one_base_are_served_the_newest_first(tmp_path: Path) -> None:
+    make_base(tmp_path)
+    make_adapter(tmp_path, "models/first/adapter", age_s=10)
+    make_adapter(tmp_path, "models/second/adapter")
+    make_adapter(tmp_path, "models/other/adapter", base="org/other", age_s=20)
+    weights = find_weights(tmp_path, None, None)
+    assert [adapter.name for adapter in weights.adapters] == ["second", "first"]
+    (rejected,) = weights.rejected
+    assert rejected.reason == (
+        "the adapter other is for the base org/other, and this server has microsoft/Phi-3-mini-4k-instruct"
+    )
+
+
+def test_the_newest_adapter_decides_the_base_and_a_setting_overrides_it(tmp_path: Path) -> None:
+    make_base(tmp_path)
+    make_base(tmp_path, "model-cache/org/other")
+    make_adapter(tmp_path, "models/old/adapter", age_s=10)
+    make_adapter(tmp_path, "models/new/adapter", base="org/other")
+    weights = find_weights(tmp_path, None, None)
+    assert (weights.base.name, [adapter.name for adapter in weights.adapters]) == ("org/other", ["new"])
+    assert [adapter.name for adapter in weights.rejected] == ["old"]
+    assert find_weights(tmp_path, PHI, None).base.name == "microsoft/Phi-3-mini-4k-instruct"
 
 
 def test_all_adapters_are_those_named_so_with_the_newest_first(tmp_path: Path) -> None:

@@ -580,13 +580,3 @@ async def test_what_has_no_tokens_is_refused(
     response = await server.http.post(path, content=json.dumps(body), headers=headers)
     assert response.status_code in {400, 404}
     assert response.json()["error"]["param"] == param
-
-
-@pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/v1/unload_lora_adapter"])
-async def test_how_adapters_are_loaded_is_explained(server: ModelServer, path: str) -> None:
-    response = await server.post(path, lora_name="a", lora_path="/a")
-    assert response.status_code == 400
-    error = response.json()["error"]
-    assert error["code"] == "unsupported"
-    assert "invoke push" in error["message"]
-    assert "invoke deploy" in error["message"]
