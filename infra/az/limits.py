@@ -107,6 +107,20 @@ def _replica_problems(values: Mapping[str, Json]) -> Iterator[str]:
         yield f"minReplicas, maxReplicas: {least} is more than {most}"
 
 
+def _network_problems(values: Mapping[str, Json]) -> Iterator[str]:
+    if values["infrastructureSubnetId"]:
+        return
+    for name, value in (("internalEnvironment", True), ("shareProtocol", "NFS")):
+        if values[name] == value:
+            shown = "true" if value is True else value
+            yield f"{name}, infrastructureSubnetId: {name} {shown} needs a subnet of yours"
+
+
+def _key_problems(values: Mapping[str, Json]) -> Iterator[str]:
+    if values["apiKey"] and values["apiKeyVaultUrl"]:
+        yield "apiKey, apiKeyVaultUrl: the keys are in a Key Vault or in the app; keep one of them"
+
+
 def _range_problems(values: Mapping[str, Json]) -> Iterator[str]:
     ranges = values["allowedIpRanges"]
     for text in ranges if isinstance(ranges, list) else []:
@@ -163,6 +177,8 @@ _CHECKS: Final[dict[tuple[str, ...], Callable[[Mapping[str, Json]], Iterator[str
         "gpu", "gpuProfileName", "gpuProfileType", "workloadProfileName", "containerCpu", "containerMemory",
     ): _size_problems,
     ("minReplicas", "maxReplicas"): _replica_problems,
+    ("infrastructureSubnetId", "internalEnvironment", "shareProtocol"): _network_problems,
+    ("apiKey", "apiKeyVaultUrl"): _key_problems,
     ("allowedIpRanges",): _range_problems,
     ("tags",): _tag_problems,
 }  # fmt: skip

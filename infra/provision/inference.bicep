@@ -135,7 +135,31 @@ param gpuProfileType string?
 @minLength(1)
 param workloadProfileName string?
 
+// ------------------------------------------------------------------------------------------ The network and identities
+
+@description('The subnet that the environment is created in, by its resource id: delegated to Microsoft.App/environments, and /27 or larger. Empty: a network of Azure\'s. An environment keeps the network that it was created in.')
+param infrastructureSubnetId string = ''
+
+@description('Whether the environment has no public address, so that its apps are called from its network alone. Needs `infrastructureSubnetId`.')
+param internalEnvironment bool = false
+
+@description('Whether the app has a system-assigned identity.')
+param systemIdentity bool = false
+
+@description('The user-assigned identities of the app, by their resource ids.')
+param userAssignedIdentities string[] = []
+
+@description('The registry that `image` is pulled from by an identity, such as `name.azurecr.io`. Empty: the image is public.')
+param registryServer string = ''
+
+@description('The identity that pulls the image: the resource id of a user-assigned one, or `system`. It needs the role AcrPull, which a system-assigned one can only get after the app was created.')
+param registryIdentity string = 'system'
+
 // -------------------------------------------------------------------------------------------------------- The storage
+
+@description('How the share is mounted. `SMB` uses the storage account\'s key. `NFS` uses none, for subscriptions whose policies forbid shared keys: it needs `infrastructureSubnetId`, whose subnet has the service endpoint Microsoft.Storage, and makes a premium account. It is chosen before the first provision.')
+@allowed(['SMB', 'NFS'])
+param shareProtocol string = 'SMB'
 
 @description('The most that the share may hold, in GiB.')
 @minValue(1)
@@ -204,6 +228,12 @@ param environmentVariables StringMap = {}
 @description('The API key, or several as `name=key` parted by commas. Kept as a secret of the app. Empty: no key is asked for, which the server refuses unless FJARR_AUTH is `off`.')
 @secure()
 param apiKey string = ''
+
+@description('The address of a secret in a Key Vault that holds the API keys, in place of `apiKey`.')
+param apiKeyVaultUrl string = ''
+
+@description('The identity that reads that secret: the resource id of a user-assigned one, or `system`. It needs the role Key Vault Secrets User.')
+param apiKeyVaultIdentity string = 'system'
 
 @description('Whether the chat page asks for the API key.')
 param chatSignIn bool = true
@@ -334,6 +364,43 @@ var vllmImage = hasGpu ? 'docker.io/vllm/vllm-openai:v0.32.0' : 'docker.io/vllm/
 var torchImage = 'docker.io/pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime'
 var engineImage = imageEngine == 'vllm' ? vllmImage : torchImage
 
+// The app's identities: those that are needed, and those that others have assigned.
+var ownIdentities = union(
+  systemIdentity ? ['system'] : [],
+  userAssignedIdentities,
+  empty(registryServer) ? [] : [registryIdentity],
+  empty(apiKeyVaultUrl) ? [] : [apiKeyVaultIdentity]
+)
+var userIdentities = union(
+  unmanaged.?identity.?userAssignedIdentities ?? {},
+  toObject(filter(ownIdentities, id => id != 'system'), id => id, id => {})
+)
+var hasSystemIdentity = contains(ownIdentities, 'system') || contains(
+  unmanaged.?identity.?type ?? '',
+  'SystemAssigned'
+)
+var userIdentityPart = empty(userIdentities) ? {} : { userAssignedIdentities: userIdentities }
+var identity = hasSystemIdentity
+  ? union(
+      { type: empty(userIdentities) ? 'SystemAssigned' : 'SystemAssigned,UserAssigned' },
+      userIdentityPart
+    )
+  : empty(userIdentities) ? null : union({ type: 'UserAssigned' }, userIdentityPart)
+
+var registries = concat(
+  empty(registryServer) ? [] : [{ server: registryServer, identity: registryIdentity }],
+  unmanaged.?configuration.?registries ?? []
+)
+
+var apiKeySecrets = !empty(apiKeyVaultUrl)
+  ? [{ name: apiKeySecretName, keyVaultUrl: apiKeyVaultUrl, identity: apiKeyVaultIdentity }]
+  : empty(apiKey) ? [] : [{ name: apiKeySecretName, value: apiKey }]
+
+var isNfs = shareProtocol == 'NFS'
+var network = empty(infrastructureSubnetId)
+  ? {}
+  : { vnetConfiguration: { infrastructureSubnetId: infrastructureSubnetId, internal: internalEnvironment } }
+
 // One object, so that a variable of the caller takes the place of ours: Azure refuses a name that comes twice.
 var plainVariables = union(
   {
@@ -394,16 +461,26 @@ resource account 'Microsoft.Storage/storageAccounts@2025-08-01' = {
   name: accountName
   location: region
   tags: tags
-  sku: { name: 'Standard_LRS' }
-  kind: 'StorageV2'
-  properties: {
-    accessTier: 'Hot'
-    allowBlobPublicAccess: false
-    allowSharedKeyAccess: true // An environment mounts a share by the account's key, and by nothing else.
-    largeFileSharesState: 'Enabled'
-    minimumTlsVersion: 'TLS1_2'
-    supportsHttpsTrafficOnly: true
-  }
+  sku: { name: isNfs ? 'Premium_LRS' : 'Standard_LRS' }
+  kind: isNfs ? 'FileStorage' : 'StorageV2'
+  properties: union(
+    {
+      allowBlobPublicAccess: false
+      allowSharedKeyAccess: !isNfs // An environment mounts an SMB share by the account's key, and by nothing else.
+      minimumTlsVersion: 'TLS1_2'
+      supportsHttpsTrafficOnly: !isNfs // An environment mounts an NFS share without encryption in transit.
+    },
+    isNfs
+      // An NFS share has no authentication but the network that it can be reached from.
+      ? {
+          networkAcls: {
+            bypass: 'AzureServices'
+            defaultAction: 'Deny'
+            virtualNetworkRules: [{ id: infrastructureSubnetId }]
+          }
+        }
+      : { accessTier: 'Hot', largeFileSharesState: 'Enabled' }
+  )
 
   resource files 'fileServices' = {
     name: 'default'
@@ -413,10 +490,10 @@ resource account 'Microsoft.Storage/storageAccounts@2025-08-01' = {
 
     resource share 'shares' = {
       name: shareName
-      properties: {
-        enabledProtocols: 'SMB'
-        shareQuota: shareQuotaGib
-      }
+      properties: union(
+        { enabledProtocols: shareProtocol, shareQuota: shareQuotaGib },
+        isNfs ? { rootSquash: 'NoRootSquash' } : {}
+      )
     }
   }
 }
@@ -434,7 +511,7 @@ resource environment 'Microsoft.App/managedEnvironments@2026-01-01' = if (!envir
   name: environmentName
   location: region
   tags: tags
-  properties: {
+  properties: union(network, {
     appLogsConfiguration: {
       destination: 'log-analytics'
       logAnalyticsConfiguration: {
@@ -446,47 +523,59 @@ resource environment 'Microsoft.App/managedEnvironments@2026-01-01' = if (!envir
       [{ name: 'Consumption', workloadProfileType: 'Consumption' }],
       profileType == null ? [] : [gpuProfile]
     )
-  }
+  })
 }
 
 // Not under the environment's condition: the share is added to an environment that is there already, too.
 resource environmentStorage 'Microsoft.App/managedEnvironments/storages@2026-01-01' = {
   parent: environment
   name: environmentStorageName
-  properties: {
-    azureFile: {
-      accessMode: 'ReadWrite'
-      accountKey: account.listKeys().keys[0].value
-      accountName: account.name
-      shareName: account::files::share.name
-    }
-  }
+  properties: isNfs
+    ? {
+        nfsAzureFile: {
+          accessMode: 'ReadWrite'
+          server: '${account.name}.file.${az.environment().suffixes.storage}'
+          shareName: '/${account.name}/${account::files::share.name}'
+        }
+      }
+    : {
+        azureFile: {
+          accessMode: 'ReadWrite'
+          accountKey: account.listKeys().keys[0].value
+          accountName: account.name
+          shareName: account::files::share.name
+        }
+      }
 }
 
 resource app 'Microsoft.App/containerApps@2026-01-01' = {
   name: appName
   location: region
   tags: union(unmanaged.?tags ?? {}, tags)
-  identity: unmanaged.?identity
+  identity: identity
   properties: {
     environmentId: environment.id
     workloadProfileName: appProfileName
-    configuration: union(unmanaged.?configuration ?? {}, {
-      activeRevisionsMode: 'Single'
-      ingress: union(unmanaged.?ingress ?? {}, {
-        allowInsecure: allowInsecure
-        external: externalIngress
-        ipSecurityRestrictions: concat(ipRules, unmanaged.?ipSecurityRestrictions ?? [])
-        stickySessions: { affinity: stickySessions ? 'sticky' : 'none' }
-        targetPort: containerPort
-        traffic: [{ latestRevision: true, weight: 100 }]
-        transport: 'auto'
-      })
-      secrets: concat(
-        empty(apiKey) ? [] : [{ name: apiKeySecretName, value: apiKey }],
-        map(items(unmanagedSecrets), secret => union({ name: secret.key }, secret.value))
-      )
-    })
+    configuration: union(
+      unmanaged.?configuration ?? {},
+      empty(registries) ? {} : { registries: registries },
+      {
+        activeRevisionsMode: 'Single'
+        ingress: union(unmanaged.?ingress ?? {}, {
+          allowInsecure: allowInsecure
+          external: externalIngress
+          ipSecurityRestrictions: concat(ipRules, unmanaged.?ipSecurityRestrictions ?? [])
+          stickySessions: { affinity: stickySessions ? 'sticky' : 'none' }
+          targetPort: containerPort
+          traffic: [{ latestRevision: true, weight: 100 }]
+          transport: 'auto'
+        })
+        secrets: concat(
+          apiKeySecrets,
+          map(items(unmanagedSecrets), secret => union({ name: secret.key }, secret.value))
+        )
+      }
+    )
     template: union(unmanaged.?template ?? {}, {
       containers: concat(
         [
@@ -496,9 +585,11 @@ resource app 'Microsoft.App/containerApps@2026-01-01' = {
             command: ['/bin/bash', '-c', join(commands, '; ')]
             env: concat(
               map(items(plainVariables), variable => { name: variable.key, value: variable.value }),
-              empty(apiKey) ? [] : [{ name: 'FJARR_API_KEYS', secretRef: apiKeySecretName }],
+              empty(apiKeySecrets) ? [] : [{ name: 'FJARR_API_KEYS', secretRef: apiKeySecretName }],
               // Tells whether the key has been rotated; then it makes a revision, which mounts the share anew.
-              [{ name: 'STORAGE_KEY_DIGEST', value: uniqueString(account.listKeys().keys[0].value) }],
+              isNfs
+                ? []
+                : [{ name: 'STORAGE_KEY_DIGEST', value: uniqueString(account.listKeys().keys[0].value) }],
               unmanaged.?variables ?? []
             )
             probes: probes
@@ -523,7 +614,13 @@ resource app 'Microsoft.App/containerApps@2026-01-01' = {
       })
       terminationGracePeriodSeconds: terminationGracePeriodSeconds
       volumes: concat(
-        [{ name: volumeName, storageType: 'AzureFile', storageName: environmentStorage.name }],
+        [
+          {
+            name: volumeName
+            storageType: isNfs ? 'NfsAzureFile' : 'AzureFile'
+            storageName: environmentStorage.name
+          }
+        ],
         unmanaged.?volumes ?? []
       )
     })

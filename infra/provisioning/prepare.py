@@ -15,6 +15,7 @@ from infra.errors import RemoteError, UsageError
 from infra.provisioning.changes import APP_KIND, ResourceChange
 from infra.provisioning.comparison import Wanted, compare
 from infra.provisioning.deployed import DEPLOYMENT, Deployed, read_deployed
+from infra.provisioning.network import check_network
 from infra.provisioning.plan import ProvisionPlan
 from infra.provisioning.profile import ProfilePlan, plan_profile
 from infra.provisioning.unmanaged import Unmanaged, find_unmanaged
@@ -98,6 +99,7 @@ def prepare(session: Session, flags: Flags, *, is_forced: bool = False) -> Prepa
     deployed = _read_deployed(session, group, names)
     with session.console.step(f"compare {group.name} with the template") as step:
         wanted = Wanted(group, names, inputs, asked, path, deployed)
+        check_network(wanted.values, deployed.environment)
         before = read_managed(session, group, deployed.app, deployed.resources, names)
         absent = (each for each in planned_resources(names) if not find(deployed.resources, each))
         made = (*before, *(each for each in absent if each not in before))
@@ -215,6 +217,8 @@ def _api_key(wanted: Wanted) -> str:
     """Return the user's keys and those that the app has, else a new one; none if none is required."""
     variables = wanted.asked.find("environmentVariables")
     if variables is not None and as_object(variables.value).get("FJARR_AUTH") == "off":
+        return ""
+    if wanted.asked.text("apiKeyVaultUrl"):
         return ""
     known = str(wanted.deployed.secrets.get(SECRET_NAME, {}).get("value") or "")
     asked = wanted.asked.text("apiKey")

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 CONTAINER: Final = "inference"
 KEYS_VARIABLE: Final = "FJARR_API_KEYS"
 RANGE_PREFIX: Final = "allow-"
+_REGISTRY: Final = "registryServer"
 _SCALE_RULE: Final = "http"
+_SYSTEM: Final = "system"
 _VOLUME: Final = "share"
 
 _OWN_PARTS: Final = {
@@ -119,8 +121,8 @@ def find_unmanaged(
     }
     parts: dict[str, Json] = {
         "tags": _tags(app, last, wanted),
-        "identity": _identity(as_object(app.get("identity"))),
-        "configuration": _others("configuration", configuration),
+        "identity": _identity(as_object(app.get("identity")), _identities(last) | _identities(wanted)),
+        "configuration": _configuration(configuration, {last.get(_REGISTRY), wanted.get(_REGISTRY)}),
         "ingress": _others("ingress", ingress),
         "ipSecurityRestrictions": [
             rule
@@ -161,12 +163,34 @@ def _tags(app: Mapping[str, Json], last: Mapping[str, Json], wanted: Mapping[str
     }
 
 
-def _identity(identity: Mapping[str, Json]) -> dict[str, Json]:
-    """Return an identity as a template sets it: its users without their read-only ids."""
-    if identity.get("type") in {None, "None"}:
+def _identities(parameters: Mapping[str, Json]) -> set[str]:
+    """Return the identities that parameters assign: resource ids in lower case, and `system`."""
+    assigned = parameters.get("userAssignedIdentities")
+    given = [str(each) for each in assigned] if isinstance(assigned, list) else []
+    given += [_SYSTEM] if parameters.get("systemIdentity") is True else []
+    given += [str(parameters.get("registryIdentity") or _SYSTEM)] if parameters.get(_REGISTRY) else []
+    if parameters.get("apiKeyVaultUrl"):
+        given.append(str(parameters.get("apiKeyVaultIdentity") or _SYSTEM))
+    return {each.casefold() for each in given}
+
+
+def _identity(identity: Mapping[str, Json], own: Collection[str]) -> dict[str, Json]:
+    """Return an identity as a template sets it, without `own` identities: users without read-only ids."""
+    has_system = "SystemAssigned" in str(identity.get("type")) and _SYSTEM not in own
+    assigned = as_object(identity.get("userAssignedIdentities"))
+    users: dict[str, Json] = {name: {} for name in assigned if name.casefold() not in own}
+    kinds = [*(["SystemAssigned"] if has_system else []), *(["UserAssigned"] if users else [])]
+    if not kinds:
         return {}
-    users: dict[str, Json] = {name: {} for name in as_object(identity.get("userAssignedIdentities"))}
-    return {"type": identity["type"], **({"userAssignedIdentities": users} if users else {})}
+    return {"type": ",".join(kinds), **({"userAssignedIdentities": users} if users else {})}
+
+
+def _configuration(configuration: Mapping[str, Json], own_registries: Collection[Json]) -> dict[str, Json]:
+    others = _others("configuration", configuration)
+    registries: list[Json] = [
+        each for each in _objects(others.pop("registries", [])) if each.get("server") not in own_registries
+    ]
+    return {**others, **({"registries": registries} if registries else {})}
 
 
 def _others(part: str, value: Mapping[str, Json]) -> dict[str, Json]:

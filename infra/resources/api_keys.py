@@ -33,6 +33,7 @@ DEFAULT_NAME: Final = "default"
 KEYS_FILE: Final = "api-keys.json"
 """The file on the share with the digests of changed keys. Source: `inference.api_keys`."""
 
+_NO_KEY: Final = "invoke provision makes one, unless environmentVariables sets FJARR_AUTH to off"
 _KEY_BYTES: Final = 32
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _GIVEN_DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
@@ -53,15 +54,40 @@ def new_key() -> str:
 
 
 def read_keys(az: Az, group: Group, app: str) -> tuple[ApiKey, ...]:
-    """Read the keys of an app; none if there is no such app.
+    """Read the keys of an app; none if it has no keys, or if there is no such app.
 
     Raises:
+        UsageError: They are in a Key Vault.
         RemoteError: Azure rejects the request.
     """
     try:
-        return parse_keys(str(read_secrets(az, group, app).get(SECRET_NAME, {}).get("value") or ""))
+        return keys_in(read_secrets(az, group, app).get(SECRET_NAME, {}), app)
     except NotFoundError:
         return ()
+
+
+def keys_in(secret: Mapping[str, Json], app: str) -> tuple[ApiKey, ...]:
+    """Return the keys in an app's secret.
+
+    Raises:
+        UsageError: They are in a Key Vault.
+    """
+    address = secret.get("keyVaultUrl")
+    if address:
+        what = f"the API keys of the app {app!r} are in a Key Vault, and are read and changed there"
+        raise UsageError(what, hint=f"az keyvault secret show --query value --output tsv --id {address}")
+    return parse_keys(str(secret.get("value") or ""))
+
+
+def require_keys(keys: tuple[ApiKey, ...], app: str) -> tuple[ApiKey, ...]:
+    """Return the keys of an app.
+
+    Raises:
+        UsageError: There are none.
+    """
+    if not keys:
+        raise UsageError(f"the app {app!r} has no API key", hint=_NO_KEY)
+    return keys
 
 
 def parse_keys(text: str) -> tuple[ApiKey, ...]:

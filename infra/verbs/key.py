@@ -19,10 +19,11 @@ from infra.resources.api_keys import (
     check_name,
     check_value,
     format_keys,
+    keys_in,
     new_key,
-    parse_keys,
     publish_keys,
     read_keys,
+    require_keys,
 )
 from infra.resources.app_secrets import read_secrets, write_secrets
 from infra.resources.file_share import open_share
@@ -42,7 +43,6 @@ _WAIT_S: Final = 60.0
 
 _PAUSE_S: Final = 1.0
 _TIMEOUT_S: Final = 10.0
-_NO_KEY: Final = "invoke provision makes one, unless environmentVariables sets FJARR_AUTH to off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +129,8 @@ def find_keys(session: Session) -> ApiKeys:
     """
     config = session.config()
     session.require_cloud()
-    keys = read_keys(session.az, session.group(), config.aca_app_name)
-    if not keys:
-        raise UsageError(f"the app {config.aca_app_name!r} has no API key", hint=_NO_KEY)
-    return ApiKeys(keys)
+    app = config.aca_app_name
+    return ApiKeys(require_keys(read_keys(session.az, session.group(), app), app))
 
 
 def find_names(session: Session) -> KeyNames:
@@ -163,9 +161,7 @@ def change_key(
     config, group = session.config(), session.group()
     session.require_cloud()
     secrets = read_secrets(session.az, group, config.aca_app_name)
-    before = parse_keys(str(secrets.get(SECRET_NAME, {}).get("value") or ""))
-    if not before:
-        raise UsageError(f"the app {config.aca_app_name!r} has no API key", hint=_NO_KEY)
+    before = require_keys(keys_in(secrets.get(SECRET_NAME, {}), config.aca_app_name), config.aca_app_name)
     after, key = changed_keys(before, action, ApiKey(name, value or new_key()))
     secrets[SECRET_NAME] = {"value": format_keys(after)}
     with session.console.step(f"{action} the API key {name}") as step:

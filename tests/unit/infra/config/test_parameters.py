@@ -137,6 +137,18 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "terminationGracePeriodSeconds": (601, "must be a whole number from 0 to 600 (seconds)"),
     "chatSignIn": ("yes", "must be true or false"),
     "environmentVariables.X": (5, "must be text"),
+    "infrastructureSubnetId": ("apps", "must be the resource id of a subnet"),
+    "internalEnvironment": (1, "must be true or false"),
+    "systemIdentity": ("on", "must be true or false"),
+    "userAssignedIdentities.0": ("me", "must be the resource id of a user-assigned identity"),
+    "registryServer": ("https://r.azurecr.io", "must be a host name, such as name.azurecr.io"),
+    "registryIdentity": ("me", "must be 'system' or the resource id of a user-assigned identity"),
+    "shareProtocol": ("nfs", "must be SMB or NFS"),
+    "apiKeyVaultUrl": (
+        "vault",
+        "must be the address of a secret in a Key Vault, such as https://NAME.vault.azure.net/secrets/SECRET",
+    ),
+    "apiKeyVaultIdentity": ("me", "must be 'system' or the resource id of a user-assigned identity"),
     "allowedIpRanges.0": (
         "all",
         "must be an address range in CIDR notation, such as 203.0.113.0/24",
@@ -170,6 +182,18 @@ LATE_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "fewer at most than at least": (
         {"minReplicas": 3, "maxReplicas": 2},
         "minReplicas, maxReplicas: 3 is more than 2",
+    ),
+    "an internal environment in Azure's network": (
+        {"internalEnvironment": True},
+        "internalEnvironment, infrastructureSubnetId: internalEnvironment true needs a subnet of yours",
+    ),
+    "NFS in Azure's network": (
+        {"shareProtocol": "NFS"},
+        "shareProtocol, infrastructureSubnetId: shareProtocol NFS needs a subnet of yours",
+    ),
+    "keys in two places": (
+        {"apiKey": "a", "apiKeyVaultUrl": "https://v.vault.azure.net/secrets/s"},
+        "apiKey, apiKeyVaultUrl: the keys are in a Key Vault or in the app; keep one of them",
     ),
     "a range with host bits": (
         {"allowedIpRanges": ["203.0.113.7/24"]},

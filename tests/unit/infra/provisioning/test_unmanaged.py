@@ -66,6 +66,22 @@ def find(shown: dict[str, Any], **more: Any) -> Unmanaged:
     )
 
 
+def test_identities_and_registries_of_the_parameters_are_ours() -> None:
+    users: dict[str, Any] = {USER: {}, f"{USER}-theirs": {}}
+    shown = app(
+        top={"identity": {"type": "SystemAssigned, UserAssigned", "userAssignedIdentities": users}},
+        configuration={"registries": [{"server": "ours"}, {"server": "theirs"}]},
+    )
+    ours = {"registryServer": "ours", "registryIdentity": USER.upper(), "apiKeyVaultUrl": "https://v"}
+    for given in ({"last": ours}, {"wanted": ours}):
+        assert find(shown, **given).parts == {
+            "identity": {"type": "UserAssigned", "userAssignedIdentities": {f"{USER}-theirs": {}}},
+            "configuration": {"registries": [{"server": "theirs"}]},
+        }
+    all_ours = {"systemIdentity": True, "userAssignedIdentities": list(users), "registryServer": "ours"}
+    assert "identity" not in find(shown, last=all_ours).parts
+
+
 def test_the_templates_own_app_has_nothing_of_others() -> None:
     assert find(app()) == Unmanaged()
     assert find({}) == Unmanaged()

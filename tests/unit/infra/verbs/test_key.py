@@ -127,6 +127,17 @@ def test_an_app_without_a_key(session: Session, az: ScriptedAz, answer: Any) -> 
         )
 
 
+def test_keys_in_a_key_vault_are_changed_there(session: Session, az: ScriptedAz) -> None:
+    address = "https://v.vault.azure.net/secrets/keys"
+    az.answers["containerapp secret list"] = [
+        {"name": "api-key", "keyVaultUrl": address, "identity": "system"}
+    ]
+    for verb in (find_keys, lambda session: change_key(session, "rotate", "default")):
+        with pytest.raises(UsageError, match="are in a Key Vault") as caught:
+            verb(session)
+        assert str(caught.value).endswith(f"--id {address}")
+
+
 @pytest.mark.parametrize("verb", [find_keys, open_page])
 def test_a_stopped_local_cloud_cannot_be_asked(session: Session, verb: Any) -> None:
     with pytest.raises(UsageError) as caught:
