@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 
 from infra.az.client import Az, az_environment
 from infra.az.commands import MINIMUM_VERSION, Group, cloud_register, cloud_set, login, version
+from infra.az.resource_manager import ResourceManager, find_endpoint
+from infra.clock import SystemClock
 from infra.config.endpoint import InferenceConfig, read_config
 from infra.config.stage import Stage, load_stage
 from infra.document import read_object, write_atomic
@@ -27,7 +29,7 @@ from infra.errors import ToolError, UsageError
 from infra.process import Command, Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from infra.console import Console
 
@@ -145,7 +147,8 @@ def open_session(
     stage = load_stage(root, stage_name)
     if not stage.is_local:
         runner = Runner(az_environment(os.environ), root)
-        session = Session(root, stage, console, runner, Az(runner, console), None, None)
+        az = Az(runner, console, _connector(find_endpoint(os.environ), None))
+        session = Session(root, stage, console, runner, az, None, None)
         if start_cloud:
             _check_az(session)
         return session
@@ -207,11 +210,21 @@ def _open_local(root: Path, stage: Stage, console: Console, *, start_cloud: bool
             return Session(root, stage, console, runner, Az(runner, console), None, None, is_connected=False)
         cloud = _start_cloud(root, stage, console, local_environment(os.environ, config_dir, None))
     runner = Runner(local_environment(os.environ, config_dir, cloud.ca_bundle), root)
-    session = Session(root, stage, console, runner, Az(runner, console), cloud.ca_bundle, cloud)
+    az = Az(runner, console, _connector(cloud.resource_manager, cloud.ca_bundle))
+    session = Session(root, stage, console, runner, az, cloud.ca_bundle, cloud)
     if needs_az:
         _check_az(session)
         _sign_in(session, cloud, config_dir)
     return session
+
+
+def _connector(
+    endpoint: str | None, ca_bundle: Path | None
+) -> Callable[[Callable[[str], str]], ResourceManager] | None:
+    """Return what connects to Resource Manager once there is a way to get tokens."""
+    if endpoint is None:
+        return None
+    return lambda get_token: ResourceManager(endpoint, ca_bundle, get_token, SystemClock())
 
 
 def _start_cloud(root: Path, stage: Stage, console: Console, environment: Mapping[str, str]) -> LocalCloud:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
-from infra.az.commands import INSTALL_HINT, MINIMUM_VERSION, version
+from infra.az.commands import INSTALL_HINT, MINIMUM_VERSION, access_token, version
+from infra.az.direct import find_direct
 from infra.az.errors import NotFoundError, classify
-from infra.errors import RemoteError, ToolError
+from infra.az.resource_manager import UnreachableError
+from infra.errors import FjarrError, RemoteError, ToolError
 from infra.process import redact
 from infra.wording import last_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from infra.az.direct import DirectCommand
+    from infra.az.resource_manager import ResourceManager
     from infra.console import Console
     from infra.document import Json
     from infra.process import Command, Runner
@@ -27,11 +31,19 @@ class Az:
     Args:
         runner: Starts the processes.
         console: Shows which command is waited for, where no step does.
+        connect: Returns Resource Manager for a function that gets tokens, so that simple commands need no
+            process; None if every command is to be run by az.
     """
 
-    def __init__(self, runner: Runner, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        console: Console | None = None,
+        connect: Callable[[Callable[[str], str]], ResourceManager] | None = None,
+    ) -> None:
         self._runner = runner
         self._console = console
+        self._resource_manager = None if connect is None else connect(self._get_token)
         self._cached: dict[Command, Json] = {}
 
     def run(self, command: Command) -> Json:
@@ -43,12 +55,35 @@ class Az:
             ToolError: az is not installed, or it does not know the command.
             WaitTimeoutError: It did not end in time.
         """
+        direct = None if self._resource_manager is None else find_direct(command)
+        if direct is not None:
+            with suppress(UnreachableError):
+                return self._send(direct, command)
         with self._console.waiting(command.name) if self._console else nullcontext():
             completed = self._runner.run(command)
         if completed.exit_code != 0:
             stderr = redact(completed.stderr, command.secrets)
             raise classify(completed.exit_code, stderr, command=command.line)
         return _parse_output(command, completed.stdout)
+
+    def _send(self, direct: DirectCommand, command: Command) -> Json:
+        """Ask Resource Manager what the command asks it, without a process."""
+        manager = self._resource_manager
+        assert manager is not None  # noqa: S101  # the caller has looked
+        answers = [manager.send(direct.subscription, request, command.line) for request in direct.requests]
+        return direct.to_output(answers)
+
+    def _get_token(self, subscription: str) -> str:
+        """Return an access token of Resource Manager. It is kept in this process only."""
+        try:
+            with self._console.waiting("az account get-access-token") if self._console else nullcontext():
+                completed = self._runner.run(access_token(subscription))
+            token = json.loads(completed.stdout)["accessToken"] if completed.exit_code == 0 else None
+        except (ValueError, KeyError, TypeError, FjarrError) as error:
+            raise UnreachableError("az gave no token") from error
+        if not isinstance(token, str):
+            raise UnreachableError("az gave no token")  # the command itself says why
+        return token
 
     def run_once(self, command: Command) -> Json:
         """Run an az command whose output does not change while this process runs, and cache the output.

@@ -81,6 +81,11 @@ def account_show(subscription: str | None = None) -> Command:
     return az("account", "show", *(("--subscription", subscription) if subscription else ()))
 
 
+def access_token(subscription: str) -> Command:
+    """Return a token for Resource Manager, valid for about an hour. The output is secret."""
+    return az("account", "get-access-token", "--subscription", subscription)
+
+
 def account_list() -> Command:
     """List the subscriptions that the user can see. Needs no network."""
     return az("account", "list")

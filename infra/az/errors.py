@@ -86,7 +86,7 @@ def classify(exit_code: int, stderr: str, *, command: str) -> UsageError | ToolE
         command: The command line for the message, redacted.
     """
     cause = find_cause(stderr)
-    if cause is not None and _is_not_found(cause):
+    if cause is not None and is_not_found(cause):
         return NotFoundError("the resource does not exist", cause, command=command)
     if cause is not None and cause.code:
         return AzureRejectedError("Azure rejected the request", cause, command=command)
@@ -158,7 +158,8 @@ def _unwrapped(code: str, message: str) -> ErrorCause:
     return inner if inner is not None else ErrorCause(code, " ".join(message.split()))
 
 
-def _is_not_found(cause: ErrorCause) -> bool:
+def is_not_found(cause: ErrorCause) -> bool:
+    """Return whether an error says that the resource does not exist."""
     return cause.code in _NOT_FOUND
 
 

@@ -18,6 +18,7 @@ LINES = {
     "az version": az.version(),
     "az account show": az.account_show(),
     "az account show --subscription s": az.account_show("s"),
+    "az account get-access-token --subscription s": az.access_token("s"),
     "az account list": az.account_list(),
     "az provider list --query '[].{namespace:namespace,state:registrationState}' --subscription s": (
         az.provider_list("s")
