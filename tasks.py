@@ -600,6 +600,59 @@ def evaluate(
 
 
 @verb(
+    iterable=["model", "clients"],
+    help={
+        "stage": STAGE,
+        "model": "a model to ask; can be repeated, they take turns (default: the last one that is listed)",
+        "endpoint": "the address of any OpenAI-compatible server, in the stage's place",
+        "key_variable": "the environment variable with the key for --endpoint",
+        "first_token": "the goal: how many seconds 95 % of the answers may take to begin",
+        "think_time": "how many seconds a person waits between an answer and the next question",
+        "clients": "measure this number of clients in place of the search; can be repeated",
+        "max_clients": "the most clients that the search tries",
+        "time_limit": "after how many seconds no further load begins",
+        "requests": "how many requests each load has (default: two for each client, at least 16)",
+        "max_tokens": "the length of the answers",
+        "data": "a file with examples to ask, as for evaluate (default: made-up texts)",
+        "plot": "a file for a plot, .png, .svg or .pdf; needs matplotlib",
+        "json": JSON,
+    },
+)
+def bench(
+    _: Context,
+    stage: str = "azure",
+    model: list[str] | None = None,
+    endpoint: str | None = None,
+    key_variable: str = "OPENAI_API_KEY",
+    first_token: float = 2.0,
+    think_time: float = 30.0,
+    clients: list[str] | None = None,
+    max_clients: int = 256,
+    time_limit: int = 300,
+    requests: int = 0,
+    max_tokens: int = 64,
+    data: str | None = None,
+    plot: str | None = None,
+    json: bool = False,
+) -> None:
+    """Measure the speed of an endpoint, and how many users it holds.
+
+    Adds clients until answers begin too late. A client sends its next question as soon as it has an answer.
+    """
+    from infra.console import Console
+    from infra.verbs.bench import BenchRequest, parse_levels
+    from infra.verbs.bench import bench as run_bench
+
+    request = BenchRequest(
+        tuple(model or ()), endpoint, key_variable, first_token, think_time, parse_levels(clients or ()),
+        max_clients, time_limit, requests or None, max_tokens, Path(data) if data else None,
+        Path(plot) if plot else None,
+    )  # fmt: skip
+    session = None if endpoint else _open(stage, starts=False)
+    _show(run_bench(request, Console(), session), json)
+
+
+@verb(
     help={
         "stage": STAGE,
         "location": "also check which GPU profiles this region offers, and the quota",

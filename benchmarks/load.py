@@ -59,6 +59,7 @@ class Load:
         max_tokens: The length of an answer; a model may end its answers earlier.
         warm_up: The number of requests that are sent before and not measured.
         time_limit_s: The time without data after which a request fails.
+        prompts: What the clients ask, in rotation; empty makes up texts, which are all different.
     """
 
     clients: int
@@ -66,15 +67,17 @@ class Load:
     max_tokens: int = 64
     warm_up: int = 0
     time_limit_s: float = 240.0
+    prompts: tuple[str, ...] = ()
 
 
 async def run_load(target: Target, load: Load, seed: str) -> Measurement:
     """Warm up, run the load, and summarise it. The prompts depend only on the seed."""
     async with _session(target, load.time_limit_s) as session:
         if load.warm_up:
-            bodies = _bodies(target, load.warm_up, min(WARM_UP_TOKENS, load.max_tokens), f"{seed}-warm-up")
+            max_tokens = min(WARM_UP_TOKENS, load.max_tokens)
+            bodies = _bodies(target, _prompts(load, load.warm_up, f"{seed}-warm-up"), max_tokens)
             await _send_all(session, target, bodies, load.clients)
-        bodies = _bodies(target, load.requests, load.max_tokens, seed)
+        bodies = _bodies(target, _prompts(load, load.requests, seed), load.max_tokens)
         cpu_s = time.process_time()
         responses = await _send_all(session, target, bodies, load.clients)
         cpu_s = time.process_time() - cpu_s
@@ -105,7 +108,13 @@ def _session(target: Target, time_limit_s: float) -> aiohttp.ClientSession:
     )
 
 
-def _bodies(target: Target, count: int, max_tokens: int, seed: str) -> Sequence[bytes]:
+def _prompts(load: Load, count: int, seed: str) -> Sequence[str]:
+    if load.prompts:
+        return [load.prompts[index % len(load.prompts)] for index in range(count)]
+    return make_prompts(count, seed)
+
+
+def _bodies(target: Target, prompts: Sequence[str], max_tokens: int) -> Sequence[bytes]:
     """Encode all requests before the first is sent."""
     return [
         json.dumps(
@@ -119,7 +128,7 @@ def _bodies(target: Target, count: int, max_tokens: int, seed: str) -> Sequence[
                 **dict(target.fields),
             }
         ).encode()
-        for index, prompt in enumerate(make_prompts(count, seed))
+        for index, prompt in enumerate(prompts)
     ]
 
 

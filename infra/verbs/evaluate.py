@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from infra.errors import UsageError
 from infra.evaluation.asking import MAX_LISTED, Candidate, Endpoint, Options, list_models
@@ -17,7 +16,7 @@ from infra.evaluation.examples import Columns, read_examples
 from infra.evaluation.judge import INSTRUCTIONS, Judge
 from infra.evaluation.metrics import choose_metrics
 from infra.evaluation.requirements import find_unmet, parse_minimums
-from infra.resources.api_keys import read_keys
+from infra.resources.model_endpoint import find_endpoint, normalize_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,7 +104,7 @@ def evaluate(
         examples, pattern=request.pattern, tolerance=request.tolerance, has_judge=has_judge
     )
     key = environment.get(request.key_variable, "")
-    endpoint = _find_endpoint(request, session, key)
+    endpoint = find_endpoint(request.endpoint, session, key)
     work = Work(
         request.data.name, examples, _find_candidates(request, endpoint, key), metrics,
         request.folder or root / FOLDER / f"{request.data.stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}",
@@ -121,31 +120,6 @@ def evaluate(
     results = replace(results, unmet=tuple(sentence for found in unmet for sentence in found))
     finish(results)
     return results
-
-
-def normalize_url(text: str) -> str:
-    """Return an address with a scheme and a path, by default `/v1`.
-
-    Raises:
-        UsageError: It is not the address of a server.
-    """
-    text = text.strip().rstrip("/")
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise UsageError(f"{text!r} is not the address of a server", hint="such as http://127.0.0.1:8000/v1")
-    return text if parts.path else f"{text}/v1"
-
-
-def _find_endpoint(request: EvaluationRequest, session: Session | None, key: str) -> Endpoint | None:
-    """Return where models without an address are; None if all have one."""
-    if request.endpoint is not None:
-        return Endpoint(normalize_url(request.endpoint), key)
-    if session is not None:
-        config = session.config()
-        session.require_cloud()
-        keys = read_keys(session.az, session.group(), config.aca_app_name)
-        return Endpoint(normalize_url(config.endpoint_url), keys[0].value if keys else "")
-    return None
 
 
 def _find_candidates(

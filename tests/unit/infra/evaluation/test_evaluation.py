@@ -12,7 +12,7 @@ import pytest
 from infra.errors import RemoteError, UsageError
 from infra.evaluation.asking import Endpoint, Options, list_models
 from infra.evaluation.examples import Columns
-from infra.verbs.evaluate import EvaluationRequest, evaluate, normalize_url
+from infra.verbs.evaluate import EvaluationRequest, evaluate
 from tests.doubles.openai_server import BASE
 
 if TYPE_CHECKING:
@@ -179,12 +179,6 @@ async def test_wrong_flags(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         await run(replace(request_, **changes), tmp_path, console)
-
-
-def test_addresses() -> None:
-    assert normalize_url("http://host:1/") == "http://host:1/v1"
-    assert normalize_url("https://host/v1/") == "https://host/v1"
-    assert normalize_url("https://host/openai/v2") == "https://host/openai/v2"
 
 
 def test_the_stage_is_needed_only_for_models_that_are_there(tmp_path: Path) -> None:
