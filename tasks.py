@@ -48,6 +48,7 @@ TARGET = {
     "yes": "perform the plan without asking, also if it resets what others set",
 }
 LOCK = "take the deploy lock from its current holder"
+MOUNT = "the folder where the share is mounted on this machine, to write to it there with rsync"
 LOCK_WAIT = "wait while another command holds the deploy lock, at most so many seconds (default: an hour)"
 WAIT = "how many seconds to wait for the release to serve (default: 600 on local, 2400 on azure)"
 
@@ -180,6 +181,7 @@ def provision(
         "adapter": "a folder with your LoRA adapter (default: the example's)",
         "base": "its base model: a folder, or an id on the hub (default: what the adapter names)",
         "name": "the adapter's name on the share and in the API (default: its folder's name)",
+        "mount": MOUNT,
         "timeout": WAIT,
         "wait": LOCK_WAIT,
         "break_lock": LOCK,
@@ -192,6 +194,7 @@ def push(
     adapter: str | None = None,
     base: str | None = None,
     name: str | None = None,
+    mount: str | None = None,
     timeout: int = 0,
     wait: str | None = None,
     break_lock: bool = False,
@@ -204,7 +207,8 @@ def push(
     from infra.verbs.push import push as run_push
 
     path, timeout_s, access = Path(adapter) if adapter else None, timeout or None, _access(wait, break_lock)
-    pushed = run_push(_open(stage), adapter=path, base=base, name=name, timeout_s=timeout_s, access=access)
+    session = _open(stage, mount=mount)
+    pushed = run_push(session, adapter=path, base=base, name=name, timeout_s=timeout_s, access=access)
     _show(pushed, json)
 
 
@@ -214,6 +218,7 @@ def push(
         "stage": STAGE,
         "force": "create a new release and restart, even if this code is live already",
         "plan": f"print what would change and change nothing; exit code {HAS_CHANGES} if there are changes",
+        "mount": MOUNT,
         "timeout": WAIT,
         "wait": LOCK_WAIT,
         "break_lock": LOCK,
@@ -225,6 +230,7 @@ def deploy(
     stage: str = "azure",
     force: bool = False,
     plan: bool = False,
+    mount: str | None = None,
     timeout: int = 0,
     wait: str | None = None,
     break_lock: bool = False,
@@ -239,9 +245,10 @@ def deploy(
 
     if not plan:
         access, timeout_s = _access(wait, break_lock), timeout or None
-        _show(run_deploy(_open(stage), force=force, timeout_s=timeout_s, access=access), json)
+        session = _open(stage, mount=mount)
+        _show(run_deploy(session, force=force, timeout_s=timeout_s, access=access), json)
         return
-    planned = plan_deploy(_open(stage))
+    planned = plan_deploy(_open(stage, mount=mount))
     _show(planned, json)
     if planned.has_changes:
         raise Exit(code=HAS_CHANGES)
@@ -706,11 +713,12 @@ class Result(Protocol):
         """Return the lines to print without `--json`."""
 
 
-def _open(stage: str, *, starts: bool = True, needs_az: bool = True) -> Session:
+def _open(stage: str, *, starts: bool = True, needs_az: bool = True, mount: str | None = None) -> Session:
     from infra.console import Console
-    from infra.session import open_session
+    from infra.session import open_session, with_mount
 
-    return open_session(ROOT, stage, Console(), start_cloud=starts, needs_az=needs_az)
+    session = open_session(ROOT, stage, Console(), start_cloud=starts, needs_az=needs_az)
+    return with_mount(session, mount)
 
 
 def _access(wait: str | bool | None, breaks: bool) -> LockAccess:

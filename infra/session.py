@@ -12,7 +12,7 @@ import shlex
 import shutil
 import socket
 import sys
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -153,6 +153,13 @@ def open_session(
             _check_az(session)
         return session
     return _open_local(root, stage, console, start_cloud=start_cloud, needs_az=needs_az)
+
+
+def with_mount(session: Session, folder: str | None) -> Session:
+    """Return a session whose share is mounted at a folder of this machine; unchanged if there is none."""
+    if folder is None:
+        return session
+    return replace(session, stage=replace(session.stage, mount=Path(folder).expanduser()))
 
 
 def cloud_command(root: Path, stage: Stage, verb: str) -> Command:

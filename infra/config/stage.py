@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 STAGES_PATH: Final = Path("infra/stages.toml")
 DEFAULT_STAGE: Final = "azure"
 CLOUDS: Final = ("azure", "local")
-_KEYS: Final = ("cloud", "subscription", "resource_group", "location", "parameters")
+_KEYS: Final = ("cloud", "subscription", "resource_group", "location", "mount", "parameters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class Stage:
         subscription: The id of its subscription, if the stage sets it.
         resource_group: The name of its resource group, if the stage sets it.
         location: The region of a resource group that has to be created, if the stage sets it.
+        mount: The folder of this machine where the stage's share is mounted, if the stage sets it. Then the
+            share is written there, and not over the network.
         overlay: The parameters that the stage sets, as (name, value) pairs.
         config_path: The file that says where the stage was provisioned.
         state_dir: The folder for the pipeline's state of this stage.
@@ -45,6 +47,7 @@ class Stage:
     overlay: tuple[tuple[str, Json], ...]
     config_path: Path
     state_dir: Path
+    mount: Path | None = None
 
     @property
     def is_local(self) -> bool:
@@ -99,6 +102,7 @@ def _stage(root: Path, name: str, table: Json) -> Stage:
         overlay=tuple((key, _expand(value, root)) for key, value in overlay.items()),
         config_path=root / "infra" / config_name if name == DEFAULT_STAGE else state_dir / config_name,
         state_dir=state_dir,
+        mount=None if _text(table.get("mount")) is None else Path(str(table["mount"])).expanduser(),
     )
 
 
