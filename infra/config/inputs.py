@@ -13,6 +13,8 @@ from infra.az.limits import OWN_TAG_PREFIX
 from infra.config.kept import KeptFlags, kept_flags, without_unset
 from infra.config.parameters import render_parameters
 from infra.config.settings import (
+    MISPLACED_PARAMETERS,
+    USER_PARAMETERS,
     Handover,
     Setting,
     Settings,
@@ -25,6 +27,7 @@ from infra.config.settings import (
 )
 from infra.config.stage import STAGES_PATH, Stage
 from infra.config.template import COMPILED, Template, read_template
+from infra.config.toolkit import without_toolkit_server
 from infra.document import as_object
 from infra.errors import UsageError
 
@@ -56,8 +59,9 @@ class Inputs:
         stage: The stage, without what the flags take back.
         template: The template to deploy.
         handover: What the fine-tuning step left.
-        layers: The parameters from the file, the stage and the flags, from lowest to highest priority.
+        layers: The parameters from the files, the stage and the flags, from lowest to highest priority.
         kept: What the flags change in the stage's table.
+        notes: What the user should know about the files.
     """
 
     stage: Stage
@@ -65,6 +69,7 @@ class Inputs:
     handover: Handover
     layers: tuple[tuple[Setting, ...], ...]
     kept: KeptFlags
+    notes: tuple[str, ...] = ()
 
     def settings(self, group: Group) -> Settings:
         """Return the parameters for a deployment into a group.
@@ -96,6 +101,7 @@ def read_inputs(
     template = _collect(errors, lambda: read_template(compiled or root / COMPILED), Template({}, {}))
     handover = _collect(errors, lambda: read_handover(root), Handover())
     none: tuple[Setting, ...] = ()
+    misplaced = _collect(errors, lambda: read_user_parameters(root, MISPLACED_PARAMETERS), none)
     user = _collect(errors, lambda: read_user_parameters(root), none)
     given = _collect(errors, lambda: from_flags(flags, template.texts), none)
     kept = KeptFlags()
@@ -103,7 +109,14 @@ def read_inputs(
         kept = _collect(errors, lambda: kept_flags(flags, stage, template.texts, template.secrets), kept)
     changed = without_unset(stage, kept)
     errors += _target_errors(changed, flags)
-    layers = (user, from_stage(changed), given)
+    misplaced, misplaced_notes = without_toolkit_server(misplaced, stage.name)
+    user, notes = without_toolkit_server(user, stage.name)
+    if (root / MISPLACED_PARAMETERS).exists():
+        place = (
+            f"{MISPLACED_PARAMETERS} is read; its place is {USER_PARAMETERS}, whose values take precedence"
+        )
+        notes = (place, *misplaced_notes, *notes)
+    layers = (misplaced, user, from_stage(changed), given)
     if template.names:
         settings, error = merge_known(layers, template.names)
         errors += [] if error is None else [error]
@@ -111,7 +124,7 @@ def read_inputs(
         _collect(errors, lambda: render_parameters(settings, template), "")
     if errors:
         raise UsageError.combined(errors)
-    return Inputs(changed, template, handover, layers, kept)
+    return Inputs(changed, template, handover, layers, kept, notes)
 
 
 def _collect(errors: list[UsageError], read: Callable[[], T], otherwise: T) -> T:

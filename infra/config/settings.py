@@ -28,8 +28,14 @@ if TYPE_CHECKING:
     from infra.config.stage import Stage
 
 USER_PARAMETERS: Final = Path("infra/provision/inference.parameters.json")
+MISPLACED_PARAMETERS: Final = Path("infra/inference.parameters.json")
+"""Where the AI Toolkit's documentation puts the file. It is read too, below the one at its own place."""
+
 HANDOVER_CONFIG: Final = Path("infra/finetuning.config.json")
 HANDOVER_PARAMETERS: Final = Path("infra/provision/finetuning.parameters.json")
+OLD_HANDOVER_PARAMETERS: Final = Path("infra/finetuning.parameters.json")
+"""Where older versions of the AI Toolkit have the file."""
+
 SHARED_PARAMETERS: Final = (
     "location",
     "storageAccountName",
@@ -168,12 +174,16 @@ class Handover:
     resource_group: str | None = None
     values: tuple[Setting, ...] = ()
 
+    def is_of(self, group: Group) -> bool:
+        """Return whether the step left a config file that names this group."""
+        own = ((self.subscription or "").casefold(), (self.resource_group or "").casefold())
+        return own == (group.subscription.casefold(), group.name.casefold())
+
     def values_for(self, group: Group) -> tuple[Setting, ...]:
         """Return the parameters for a deployment into a group; none if the step used another group."""
         if self.subscription is None or self.resource_group is None:
             return self.values
-        own = (self.subscription.casefold(), self.resource_group.casefold())
-        return self.values if own == (group.subscription.casefold(), group.name.casefold()) else ()
+        return self.values if self.is_of(group) else ()
 
 
 def read_handover(root: Path) -> Handover:
@@ -183,10 +193,10 @@ def read_handover(root: Path) -> Handover:
         UsageError: A file is invalid. All its problems are listed.
     """
     found: dict[str, Setting] = {}
-    if (root / HANDOVER_PARAMETERS).exists():
-        document = _read_validated(root, HANDOVER_PARAMETERS, "finetuning.parameters")
-        for setting in _values(document, HANDOVER_PARAMETERS, SHARED_PARAMETERS):
-            found[setting.name] = setting
+    for path in (OLD_HANDOVER_PARAMETERS, HANDOVER_PARAMETERS):
+        if (root / path).exists():
+            document = _read_validated(root, path, "finetuning.parameters")
+            found |= {setting.name: setting for setting in _values(document, path, SHARED_PARAMETERS)}
     if not (root / HANDOVER_CONFIG).exists():
         return Handover(values=tuple(found.values()))
     config = _read_validated(root, HANDOVER_CONFIG, "finetuning.config")
@@ -262,27 +272,31 @@ def from_flags(flags: Flags, texts: Collection[str] = ()) -> tuple[Setting, ...]
     return (*location, *(each for each in parsed if isinstance(each, Setting)))
 
 
-def read_user_parameters(root: Path) -> tuple[Setting, ...]:
-    """Read the parameters that the user set in `infra/provision/inference.parameters.json`.
+def read_user_parameters(root: Path, file: Path = USER_PARAMETERS) -> tuple[Setting, ...]:
+    """Read the parameters that the user set in a parameters file.
+
+    Args:
+        root: The project's folder.
+        file: The file, relative to it.
 
     Raises:
         UsageError: The file has the wrong structure. If it is missing, nothing is set.
     """
-    path = root / USER_PARAMETERS
+    path = root / file
     if not path.exists():
         return ()
     document = read_object(path)
     parameters = document.get("parameters")
     if not isinstance(parameters, dict):
-        raise UsageError(f"{USER_PARAMETERS} cannot be used", details=("parameters: must be an object",))
+        raise UsageError(f"{file} cannot be used", details=("parameters: must be an object",))
     wrong = tuple(
         f"{name}: {json.dumps(entry)} must be an object with a value"
         for name, entry in parameters.items()
         if not isinstance(entry, dict) or "value" not in entry
     )
     if wrong:
-        raise UsageError(f"{USER_PARAMETERS} cannot be used", details=wrong)
-    return _values(document, USER_PARAMETERS, parameters)
+        raise UsageError(f"{file} cannot be used", details=wrong)
+    return _values(document, file, parameters)
 
 
 def _read_validated(root: Path, path: Path, schema: str) -> dict[str, Json]:

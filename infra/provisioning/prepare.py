@@ -124,6 +124,7 @@ def prepare(session: Session, flags: Flags, *, is_forced: bool = False) -> Prepa
         unmanaged=unmanaged.names,
         hidden=tuple(each for each in asked.hidden if not each.by.source.startswith("--")),
         warnings=(
+            *inputs.notes,
             *(change.text for change in environment_changes if change.command is None),
             *([_DEDICATED_GPU] if adds and not profile.is_serverless else []),
         ),

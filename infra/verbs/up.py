@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from infra.config.settings import Flags, read_handover
-from infra.errors import RemoteError
+from infra.errors import RemoteError, UsageError
 from infra.models.base_models import EXAMPLE
 from infra.resources.api_keys import read_keys
+from infra.resources.file_share import open_share
 from infra.resources.first_answers import FirstAnswer, ask_models
 from infra.verbs.deploy import deploy
 from infra.verbs.pause import resume
 from infra.verbs.provision import provision
-from infra.verbs.push import push
+from infra.verbs.push import newest_adapter, push
 from infra.verbs.status import Status, find_status
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def up(
     if provisioned.is_paused:
         resume(session)
     is_pushed = False
-    if adapter is not None or base is not None or read_handover(session.root).subscription is None:
+    if adapter is not None or base is not None or _needs_example(session):
         is_pushed = push(session, adapter=adapter, base=base).has_changed
     deployed = deploy(session)
     status = find_status(session)
@@ -178,6 +179,24 @@ def up(
     prompt = _prompt(status)
     answers = () if prompt == DEFAULT_PROMPT else _first_answers(session, status, prompt)
     return UpResult(status, commands_folder(session.root), prompt, is_changed, answers)
+
+
+def _needs_example(session: Session) -> bool:
+    """Tell whether the example has to be pushed: the share has no adapter, or an earlier one of the example.
+
+    Raises:
+        UsageError: The share is the fine-tuning step's, which has left no adapter there yet.
+    """
+    with open_share(session) as share:
+        newest = newest_adapter(share)
+    if newest is not None and newest != f"models/{EXAMPLE.name}/adapter":
+        session.console.info(f"serving {newest}, which is on the share already")
+        return False
+    handover = read_handover(session.root)
+    if newest is None and handover.is_of(session.group()):
+        what = f"the fine-tuning step has left no adapter on the share {session.config().file_share_name}"
+        raise UsageError(what, hint="run its job first, or add --adapter FOLDER")
+    return True
 
 
 def _first_answers(session: Session, status: Status, prompt: str) -> tuple[FirstAnswer, ...]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import secrets
 import shutil
 import string
-import sys
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from localcloud import virtual_environment
 from localcloud.runtime.logs import console_log
 from localcloud.runtime.processes import REPLICA_VARIABLE, ProcessTree
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     import aiohttp
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LEDGER: Final = "processes.json"
 CONSOLE: Final = "console.log"
+VENV: Final = "venv"
 _SUFFIX_LETTERS: Final = string.ascii_lowercase + string.digits
 _SYSTEM_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
@@ -73,15 +74,16 @@ class Workspace:
     def environment(self, port: int | None) -> dict[str, str]:
         """Return the whole environment of the container's process.
 
-        Nothing of this machine's environment is in it but a minimal PATH (with this Python's directory
-        first, so that `python3` is the one that runs the local cloud). HOME, TMPDIR and LANG are the
+        Nothing of this machine's environment is in it but a minimal PATH, with the replica's own virtual
+        environment first. HOME, under which pip and others keep their caches, TMPDIR and LANG are the
         replica's own. The template's variables override those, and the platform's override the template's.
 
         Args:
             port: The container's loopback port, None without an ingress.
         """
         minimal = {
-            "PATH": f"{Path(sys.executable).parent}:{_SYSTEM_PATH}",
+            "PATH": f"{self.directory / VENV / 'bin'}:{_SYSTEM_PATH}",
+            "VIRTUAL_ENV": str(self.directory / VENV),
             "HOME": str(self.directory / "home"),
             "TMPDIR": str((self.directory / "tmp").readlink()),
             "LANG": "C.UTF-8",
@@ -109,13 +111,14 @@ def new_name(revision: str) -> str:
 
 
 def create_directories(directory: Path) -> None:
-    """Create a replica's directories: `scratch` (the working directory), `home` and `tmp`.
+    """Create a replica's directories: `scratch` (the working directory), `home`, `venv` and `tmp`.
 
     `tmp` is a symlink to a directory with a short path: sockets are made in TMPDIR, and the system limits
     their paths to about a hundred characters.
     """
     for part in (directory, directory / "scratch", directory / "home"):
         part.mkdir(mode=0o700, parents=True, exist_ok=True)
+    virtual_environment.create(directory / VENV)
     (directory / "tmp").symlink_to(tempfile.mkdtemp(prefix="fjarr-"))
 
 
@@ -125,5 +128,5 @@ def remove_directories(directory: Path) -> None:
     if tmp.is_symlink():
         shutil.rmtree(tmp.readlink(), ignore_errors=True)
         tmp.unlink()
-    for part in ("scratch", "home"):
+    for part in ("scratch", "home", VENV):
         shutil.rmtree(directory / part, ignore_errors=True)

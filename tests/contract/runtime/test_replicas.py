@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import re
 import stat
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +69,8 @@ async def test_gives_nothing_of_this_machines_environment(
         env.pop(of_bash, None)
     home, tmp = Path(env.pop("HOME")), Path(env.pop("TMPDIR"))
     assert env == {
-        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "PATH": f"{home.parent}/venv/bin:/usr/local/bin:/usr/bin:/bin",
+        "VIRTUAL_ENV": f"{home.parent}/venv",
         "LANG": "C.UTF-8",
         "FJARR_API_KEYS": "name=key",
         "CONTAINER_APP_NAME": "app",
