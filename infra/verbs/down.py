@@ -12,13 +12,13 @@ import shutil
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from infra.az.billing import resource_bill
 from infra.az.errors import NotFoundError
 from infra.config.inputs import read_inputs
 from infra.config.settings import Flags, Handover, Settings, read_handover
 from infra.errors import FjarrError, RemoteError, UsageError
 from infra.models.base_models import cache_folder
 from infra.provisioning.removal import Removed, perform_removal, plan_removal
+from infra.resources.billing import resource_bill
 from infra.resources.inventory import list_resources, record_managed
 from infra.resources.target import find_group
 from infra.session import cloud_command, cloud_state

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from infra.az.app import parse_failed_adapters
-from infra.az.billing import Bill, app_bills, find_environment, is_stopped
 from infra.az.commands import app_show, environment_list, replica_list, revision_list
 from infra.document import Json, as_object
 from infra.errors import FjarrError
 from infra.network import open_url
+from infra.resources.billing import Bill, app_bills, find_environment, is_stopped
 
 if TYPE_CHECKING:
     from infra.config.endpoint import InferenceConfig

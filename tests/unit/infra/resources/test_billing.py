@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from infra.az.billing import app_bills, find_environment, is_stopped, resource_bill
+from infra.resources.billing import app_bills, find_environment, is_stopped, resource_bill
 
 if TYPE_CHECKING:
     from infra.document import Json
