@@ -109,7 +109,7 @@ def main() -> int:
     processes.exit_on_signals()
     try:
         weights = prepare_weights(arguments.model, arguments.adapter, WORK / "weights", sys.executable, 1)
-        server = _server(Setup(weights, sys.executable, sys.executable), arguments.engine)
+        server = _server(Setup(weights, sys.executable, sys.executable), arguments.engine, arguments.threads)
         with _one_process(server) as one, _two_processes(server) as two:
             for clients in arguments.clients:
                 load = Load(clients, max(arguments.requests, clients), arguments.max_tokens, warm_up=clients)
@@ -138,11 +138,15 @@ def _measure(side: Side, load: Load, seed: str) -> Turn:
     return Turn(measured.tokens_per_s, 1000 * cpu_s / measured.tokens, measured.time_to_first_token_s.p50)
 
 
-def _server(setup: Setup, engine: str) -> HttpServer:
+def _server(setup: Setup, engine: str, threads: int | None) -> HttpServer:
     name = ("fjarr" if engine == "transformers" else "fjarr-vllm") + (
         "-adapter" if setup.weights.adapters else ""
     )
-    return {server.name: server for server in fjarr_servers(setup)}[name]
+    server = {server.name: server for server in fjarr_servers(setup)}[name]
+    if threads is None:
+        return server
+    environ = (*server.launch.environ, ("FJARR_THREADS", str(threads)))
+    return replace(server, launch=replace(server.launch, environ=environ))
 
 
 @contextlib.contextmanager
@@ -193,6 +197,9 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=4, help="at least one a client")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument(
+        "--threads", type=int, help="threads that compute on a CPU; with one, other load disturbs less"
+    )
     return parser.parse_args()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from inference.engines.protocol import GenerationRequest, Sampling
 from inference.engines.remote.engine import RemoteEngine, connect
 from inference.engines.remote.host import EngineHost
-from inference.engines.remote.messages import Description, ModelDescription
+from inference.engines.remote.messages import Description, ModelDescription, describe_model
 from inference.engines.remote.tokenizers import Tokenizers
 from inference.settings import Settings
 from tests.doubles.scripted_engine import ScriptedEngine
@@ -19,7 +19,7 @@ from tests.doubles.scripted_engine import ScriptedEngine
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from inference.engines.protocol import Engine
+    from inference.engines.protocol import Engine, ServedModel
 
 PATIENCE_S = 30.0
 END = 0
@@ -31,8 +31,8 @@ def description_of(scripted: ScriptedEngine, **changes: Any) -> Description:
         "engine": "scripted",
         "models": tuple(
             ModelDescription(
-                name=name, parent=None, end_token_ids=scripted.end_token_ids, context_tokens=context,
-                created=5, tokenizer="/mount/" + name,
+                name=name, parent=None if name == "m" else "m", end_token_ids=scripted.end_token_ids,
+                context_tokens=context, created=5, tokenizer="/mount/" + name,
             )
             for name, context in scripted.contexts.items()
         ),
@@ -91,15 +91,9 @@ async def hosted_engine() -> AsyncIterator[HostedEngine]:
 
 
 @contextlib.asynccontextmanager
-async def through_a_socket(engine: Engine, models: Sequence[str]) -> AsyncIterator[RemoteEngine]:
+async def through_a_socket(engine: Engine, models: Sequence[ServedModel]) -> AsyncIterator[RemoteEngine]:
     """Put an engine behind a socket, and connect to it. The socket is closed when the engine dies."""
-    described = tuple(
-        ModelDescription(
-            name=name, parent=None, end_token_ids=frozenset(), context_tokens=engine.context_tokens(name),
-            created=0, tokenizer="",
-        )
-        for name in models
-    )  # fmt: skip
+    described = tuple(describe_model(engine, model) for model in models)
     description = Description(
         engine="", models=described, failed_adapters={}, abilities=engine.abilities,
         cache_tokens=engine.cache_tokens, max_batch=8, step_cost=None,

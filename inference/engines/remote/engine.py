@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from inference.engines.protocol import TokenStream
 from inference.engines.remote.handshake import (
@@ -152,7 +153,13 @@ class RemoteEngine:
         return found
 
     async def remove_adapter(self, name: str) -> None:
-        """Have the engine process unload an adapter."""
+        """Have the engine process unload an adapter. Nothing more is submitted to it from now on."""
+        models = tuple(
+            model for model in self._description.models if model.name != name or model.parent is None
+        )
+        if len(models) == len(self._description.models):
+            raise KeyError(name)
+        self._describe(replace(self._description, models=models))
         await self._connection.change_adapter(name, None)
 
     async def read_models(self) -> tuple[ServedModel, ...]:

@@ -145,7 +145,7 @@ class EngineHost:
         return AdapterResult(change.number, added)
 
     async def _remove_adapter(self, engine: Engine, description: Description, name: str) -> None:
-        models = tuple(model for model in description.models if model.name != name)
+        models = tuple(model for model in description.models if model.name != name or model.parent is None)
         if len(models) == len(description.models):
             raise KeyError(name)
         # First: no server has further requests for it.

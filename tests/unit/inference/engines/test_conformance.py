@@ -31,6 +31,7 @@ from inference.engines.protocol import (
     GenerationRequest,
     Increment,
     Sampling,
+    ServedModel,
     Stopping,
     TokenStream,
 )
@@ -38,6 +39,7 @@ from inference.engines.registry import start_engine
 from inference.errors import EngineError
 from inference.models.weights import find_weights
 from inference.settings import Settings
+from tests.doubles.byte_codec import ByteCodec
 from tests.doubles.engine_host import through_a_socket
 from tests.doubles.scripted_engine import ScriptedEngine
 from tests.doubles.tiny import BASE, BYTES, byte_tokenizer, save_adapter, save_base
@@ -293,7 +295,8 @@ async def running(make_bench: Callable[[], Bench], engine_name: str) -> AsyncIte
     """Start an engine, put it behind a socket if its name says so, and stop it."""
     bench = await asyncio.to_thread(make_bench)
     if isinstance(bench, RealBench) and engine_name.endswith("-remote"):
-        async with through_a_socket(bench.engine, (BASE, TUNED)) as remote:
+        served = [ServedModel(name, None, ByteCodec(), frozenset(), 0) for name in (BASE, TUNED)]
+        async with through_a_socket(bench.engine, served) as remote:
 
             def wait_for_death() -> None:
                 deadline = time.monotonic() + PATIENCE_S

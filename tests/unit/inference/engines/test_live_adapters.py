@@ -21,6 +21,7 @@ from inference.engines.registry import start_engine
 from inference.errors import EngineError, LoadError, RestartRequiredError
 from inference.models.weights import find_weights
 from inference.settings import Settings
+from tests.doubles.engine_host import through_a_socket
 from tests.doubles.tiny import BASE, save_adapter, save_base, word_tokenizer
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ ENGINES = [
     pytest.param(("transformers", "auto", True), id="transformers, the first merged"),
     pytest.param(("transformers", "off", True), id="transformers, the first unmerged"),
     pytest.param(("transformers", "off", False), id="transformers, without packing, as on a GPU"),
+    pytest.param(("transformers-remote", "off", True), id="transformers, through a socket"),
     pytest.param(("vllm", "auto", True), id="vllm, the first merged", marks=VLLM),
     pytest.param(("vllm", "off", True), id="vllm, the first in a slot", marks=VLLM),
 ]
@@ -111,7 +113,8 @@ def mount(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def bench(request: pytest.FixtureRequest, mount: Path) -> AsyncIterator[Bench]:
     name, merges, packs = request.param
     settings = Settings(
-        mount=mount, engine=name, dtype="float32", device=request.config.getoption("device"), auth=False,
+        mount=mount, engine=name.removesuffix("-remote"), dtype="float32",
+        device=request.config.getoption("device"), auth=False,
         kv_cache_tokens=4096, threads=1, max_concurrent=8, merge_adapters=merges,
     )  # fmt: skip
     weights = find_weights(mount, None, "models/first")
@@ -122,7 +125,11 @@ async def bench(request: pytest.FixtureRequest, mount: Path) -> AsyncIterator[Be
                 "inference.engines.transformers.engine.can_pack", lambda _device, _dtype: False
             )
         started = await asyncio.to_thread(start_engine, weights, settings, lambda _phase, _percent: None)
-        yield Bench(started.engine, mount)
+        if name.endswith("-remote"):
+            async with through_a_socket(started.engine, started.models) as remote:
+                yield Bench(remote, mount)
+        else:
+            yield Bench(started.engine, mount)
         await started.engine.close()
 
 

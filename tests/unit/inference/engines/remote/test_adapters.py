@@ -95,3 +95,17 @@ async def test_a_change_ends_with_the_engine_s_process(hosted: HostedEngine) -> 
         await removing
     with pytest.raises(EngineError, match="stopped"):
         await server.add_adapter("new", FOLDER)
+
+
+async def test_the_base_cannot_be_removed(hosted: HostedEngine) -> None:
+    hosted.serve()
+    server = await hosted.connect()
+    before = server.description
+    with pytest.raises(KeyError, match="m"):
+        await server.remove_adapter("m")
+    # Nor by a server that asks all the same.
+    with pytest.raises(KeyError, match="m"):
+        await server._connection.change_adapter("m", None)
+    assert server.description == before
+    hosted.engine.play((0,))
+    assert await anext(server.submit(make_request("m"))) == Increment((0,), "stop")
