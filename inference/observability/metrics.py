@@ -23,8 +23,10 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    generate_latest,
 )
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.openmetrics import exposition as openmetrics
 
 if TYPE_CHECKING:
     from inference.errors import ApiError
@@ -111,9 +113,15 @@ class Metrics:
         self._make_gen_ai()
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """Return the metrics and their content type, in the format that the header `Accept` requests."""
-        encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        """Return the metrics and their content type, in the format that the header `Accept` requests.
+
+        The library's own choice escapes the colon of `vllm:` for Prometheus 2, which accepts it.
+        """
+        if "application/openmetrics-text" in accept:
+            return openmetrics.generate_latest(
+                self.registry, openmetrics.ALLOWUTF8
+            ), openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def on_queued(self, lifecycle: RequestLifecycle) -> None:
         """Count a request that waits."""

@@ -183,3 +183,23 @@ async def test_neither_prompt_nor_answer_nor_key_is_among_the_metrics(served: Se
     assert "private" not in text
     assert KEY not in text
     assert "ann" not in text
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "",
+        "text/plain",
+        "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75",
+        "application/openmetrics-text;version=1.0.0;escaping=underscores,text/plain;version=0.0.4;q=0.3",
+        "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5",
+    ],
+)
+async def test_names_are_vllm_s_in_every_format(served: Served, accept: str) -> None:
+    served.engine.play(b"Hi", (END,))
+    await served.chat()
+    response = await served.get("/metrics", accept=accept)
+    is_open = "openmetrics" in accept
+    assert "\nvllm:num_requests_waiting{" in response.text
+    assert response.headers["content-type"].startswith("application/openmetrics" if is_open else "text/plain")
+    assert response.text.endswith("# EOF\n") is is_open
