@@ -182,6 +182,7 @@ def provision(
         "base": "its base model: a folder, or an id on the hub (default: what the adapter names)",
         "name": "the adapter's name on the share and in the API (default: its folder's name)",
         "mount": MOUNT,
+        "remove": "the name of an adapter to remove from the share, instead of a push",
         "timeout": WAIT,
         "wait": LOCK_WAIT,
         "break_lock": LOCK,
@@ -195,6 +196,7 @@ def push(
     base: str | None = None,
     name: str | None = None,
     mount: str | None = None,
+    remove: str | None = None,
     timeout: int = 0,
     wait: str | None = None,
     break_lock: bool = False,
@@ -202,14 +204,30 @@ def push(
 ) -> None:
     """Upload weights to the share: an adapter and its base model.
 
-    Uploads only files that the share does not have. A live release is restarted to load them.
+    Uploads only files that the share does not have. A live server serves a new or changed adapter without a
+    restart where it can; another base model restarts it. Other adapters stay.
     """
+    from infra.errors import UsageError
     from infra.verbs.push import push as run_push
+    from infra.verbs.push import remove as run_remove
 
     path, timeout_s, access = Path(adapter) if adapter else None, timeout or None, _access(wait, break_lock)
     session = _open(stage, mount=mount)
+    if remove is not None:
+        if adapter or base or name:
+            raise UsageError("--remove does not go with --adapter, --base and --name")
+        _show(run_remove(session, remove, timeout_s=timeout_s, access=access), json)
+        return
     pushed = run_push(session, adapter=path, base=base, name=name, timeout_s=timeout_s, access=access)
     _show(pushed, json)
+
+
+@verb(help={"stage": STAGE, "json": JSON})
+def models(_: Context, stage: str = "azure", json: bool = False) -> None:
+    """List the models that are served, and the adapters that are not, with the reasons."""
+    from infra.verbs.models import find_models
+
+    _show(find_models(_open(stage, starts=False)), json)
 
 
 @verb(

@@ -22,7 +22,7 @@ from infra.az.commands import (
     revision_show,
 )
 from infra.az.errors import AzureRejectedError
-from infra.az.revision import NoResponse, Replica, Revision, Snapshot, VersionResponse
+from infra.az.revision import FailedAdapter, NoResponse, Replica, Revision, Snapshot, VersionResponse
 from infra.errors import FjarrError, RemoteError
 from infra.network import open_url
 
@@ -154,6 +154,7 @@ def parse_version(body: bytes) -> VersionResponse | NoResponse:
         return NoResponse("/version does not answer with JSON")
     if not isinstance(document, dict):
         return NoResponse("/version does not answer with a JSON object")
+    generation = document.get("adapter_generation")
     return VersionResponse(
         release=_text(document.get("release")),
         replica=_text(document.get("replica")),
@@ -161,14 +162,22 @@ def parse_version(body: bytes) -> VersionResponse | NoResponse:
         is_ready=document.get("ready") is True,
         failed_adapters=parse_failed_adapters(document),
         adapters=_texts(document.get("adapters")),
+        base_model=_text(document.get("base_model")),
+        adapter_generation=generation if isinstance(generation, str) else None,
     )
 
 
-def parse_failed_adapters(document: Mapping[str, Json]) -> tuple[str, ...]:
-    """Return why adapters are not served, from the document of `/version`."""
+def parse_failed_adapters(document: Mapping[str, Json]) -> tuple[FailedAdapter, ...]:
+    """Return the adapters that are not served, from the document of `/version`."""
     found = document.get("failed_adapters")
     entries = found if isinstance(found, list) else []
-    return tuple(_text(entry.get("reason")) for entry in entries if isinstance(entry, dict))
+    return tuple(
+        FailedAdapter(
+            _text(entry.get("name")), _text(entry.get("reason")), entry.get("needs_restart") is True
+        )
+        for entry in entries
+        if isinstance(entry, dict)
+    )
 
 
 def parse_revision(document: Json) -> Revision:

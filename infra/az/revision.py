@@ -58,20 +58,39 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedAdapter:
+    """An adapter that is not served, or not as it is on the share.
+
+    Attributes:
+        reason: Why, as a clause that names the adapter.
+        needs_restart: Whether it would be served after a restart.
+    """
+
+    name: str
+    reason: str
+    needs_restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class VersionResponse:
     """The content of a response of `/version`. Text that the server did not send is empty.
 
     Attributes:
-        failed_adapters: Why adapters are not served.
+        failed_adapters: The adapters that are not served.
         adapters: The names of the adapters that are served.
+        base_model: The name of the base model.
+        adapter_generation: The generation of the share's index of adapters that is served; None from a server
+            that reads no index.
     """
 
     release: str
     replica: str
     started: str
     is_ready: bool
-    failed_adapters: tuple[str, ...] = ()
+    failed_adapters: tuple[FailedAdapter, ...] = ()
     adapters: tuple[str, ...] = ()
+    base_model: str = ""
+    adapter_generation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,7 +241,7 @@ param chatSignIn bool = true
 @description('The base model: a path on the share or a hub id. Empty: the one that the adapter was trained on.')
 param baseModel string = ''
 
-@description('The adapters: paths on the share, parted by commas, the main one first; `*` takes every adapter below models/. Empty: the newest one below models/.')
+@description('The adapters: paths on the share, parted by commas, the main one first; `*` takes every adapter below models/. Empty: every adapter of the newest one\'s base model.')
 param adapterPath string = ''
 
 // -------------------------------------------------------------------------------------------------------- The ingress

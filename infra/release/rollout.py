@@ -300,7 +300,8 @@ class _Wait:
     def _served(self, answer: VersionResponse, now_s: float) -> Served:
         outage = self._meter.outage() if self._baseline.did_serve else None
         seconds = now_s - self._start_s
-        return Served(answer.replica, answer.started, outage, seconds, answer.failed_adapters)
+        failed = tuple(adapter.reason for adapter in answer.failed_adapters)
+        return Served(answer.replica, answer.started, outage, seconds, failed)
 
     def _verdict(self, now_s: float) -> NotServed | None:
         """Return why the release will not serve, if that is certain."""

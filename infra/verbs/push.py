@@ -1,10 +1,12 @@
 """Upload weights to the share: an adapter, and the base model that it was trained on.
 
-    models/<name>/adapter/         the adapter; a server loads the newest one
+    models/<name>/adapter/         the adapter
+    models/index.json              what a server serves, written last
     model-cache/<org>/<name>/      the base model
 
 Without arguments these are the example's. Everything that can be checked on this machine is checked before
-the upload. A live release is restarted, and must be seen to serve with the new weights.
+the upload. A live server is seen to serve a new or changed adapter without a restart; where it cannot, and
+for another base model, the release is restarted. A push never takes an adapter away: `remove` does.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from typing import TYPE_CHECKING, Final
 
 from infra.clock import SystemClock
 from infra.deploy_context import DeployContext, open_deploy_context
-from infra.errors import UsageError
+from infra.errors import RemoteError, UsageError
+from infra.models.adapter_index import AdapterIndex, find_adapters, is_indexed, update_index
 from infra.models.base_models import EXAMPLE, ensure_example_base, load_pinned_base
 from infra.models.hash_cache import HashCache
 from infra.models.hub import download_base
+from infra.models.pickup import wait_until_applied
 from infra.models.upload import UploadPlan, UploadSet, load_upload_set, plan_upload, resend, upload
 from infra.models.weights import (
     ADAPTER_CONFIG,
@@ -39,8 +43,7 @@ from infra.release.rollout import NotServed, failure
 from infra.wording import count, readable_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from infra.az.revision import VersionResponse
     from infra.console import Console
     from infra.release.lock import HeldLock
     from infra.session import Session
@@ -61,6 +64,8 @@ class PushResult:
         uploaded_files: The number of files that were uploaded.
         uploaded_bytes: Their size together.
         is_restarted: Whether a live release was restarted and seen to serve since.
+        is_live: Whether a live release was seen to serve the change without a restart.
+        removed: The adapter's folder that was removed from the share; empty if none was.
     """
 
     adapter: str
@@ -69,6 +74,8 @@ class PushResult:
     uploaded_files: int = 0
     uploaded_bytes: int = 0
     is_restarted: bool = False
+    is_live: bool = False
+    removed: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
@@ -76,12 +83,19 @@ class PushResult:
 
     def to_text(self) -> str:
         """Return the lines to print without `--json`."""
-        rows = [("adapter", self.adapter), ("base", self.base)]
-        if self.has_changed:
+        rows = [("adapter", self.adapter), ("base", self.base), ("removed", self.removed)]
+        serving = "with the next deploy"
+        if self.is_live:
+            serving = "since now, without a restart"
+        elif self.is_restarted:
+            serving = "since a restart"
+        if self.removed:
+            rows.append(("serving", f"the others, {serving}"))
+        elif self.has_changed:
             rows.append(
                 ("uploaded", f"{count(self.uploaded_files, 'file')}, {readable_size(self.uploaded_bytes)}")
             )
-            rows.append(("serving", "since a restart" if self.is_restarted else "with the next deploy"))
+            rows.append(("serving", serving))
         else:
             rows.append(("uploaded", "nothing: the share has it all"))
         return "\n".join(f"{name:<9} {value}" for name, value in rows if value)
@@ -151,6 +165,52 @@ def push(  # noqa: PLR0913  # each is a flag of the verb
         return push_upload_sets(context, selection, upload_sets, restarts=restarts)
 
 
+def remove(
+    session: Session,
+    name: str,
+    *,
+    timeout_s: float | None = None,
+    access: LockAccess = TAKES_FREE_LOCK,
+) -> PushResult:
+    """Remove an adapter from a stage's share. A live server completes its requests, and serves the others.
+
+    Args:
+        session: The opened stage.
+        name: The adapter's name on the share.
+        timeout_s: How long to wait for a restart; None for the default of the stage's cloud.
+        access: How to treat the deploy lock of another holder.
+
+    Raises:
+        UsageError: The share has no such adapter.
+        RemoteError: Azure rejected a request.
+    """
+    with open_deploy_context(session, timeout_s, access) as context:
+        return remove_adapter(context, name)
+
+
+def remove_adapter(context: DeployContext, name: str) -> PushResult:
+    """Remove an adapter from an open context's share."""
+    there = {found.name: found.folder for found in find_adapters(context.share)}
+    if name not in there:
+        known = ", ".join(sorted(there)) or "none"
+        raise UsageError(f"there is no adapter {name!r} on the share", hint=f"the share has: {known}")
+    folder = there[name]
+    if len(there) == 1:
+        context.console.warn(
+            f"{name} is the last adapter: a server starts without one only if the parameter baseModel is set"
+        )
+    with context.hooks.around("push", removed=folder), context.lock.hold("push") as held:
+        index = update_index(context.share, without=folder)
+        is_live = read_live(context.share).current is not None and (
+            _wait_until_applied(context, held, index) is not None
+        )
+        # The configuration first: a server finds an adapter by it.
+        context.share.delete(f"{folder}/{ADAPTER_CONFIG}")
+        context.share.delete_tree(folder)
+        is_restarted = not is_live and _restart(context, held)
+    return PushResult("", "", has_changed=True, is_restarted=is_restarted, is_live=is_live, removed=folder)
+
+
 def select_weights(root: Path, adapter: Path | None, base: str | None, console: Console) -> Selection:
     """Return the weights to push, checked as far as they are on this machine.
 
@@ -214,8 +274,10 @@ def push_upload_sets(
     *,
     restarts: bool = True,
 ) -> PushResult:
-    """Upload to an open context's share, and restart a live release if that changed anything."""
-    if not any(plan.has_changes for plan in _plan(context.share, selection, upload_sets)):
+    """Upload to an open context's share, and see a live release serve what that changed."""
+    target = selection.adapter_target
+    is_known = selection.adapter is None or is_indexed(context.share, target)
+    if is_known and not any(plan.has_changes for plan in _plan(context.share, selection, upload_sets)):
         context.console.info("the share has these weights already: nothing to upload")
         return PushResult(selection.adapter_target, selection.base_target, has_changed=False)
     with (
@@ -225,7 +287,10 @@ def push_upload_sets(
         plans = _plan(context.share, selection, upload_sets)
         for plan in plans:
             _upload(context, held, plan)
-        is_restarted = restarts and _restart(context, held)
+        index = update_index(context.share)
+        has_new_base = selection.base is not None and plans[0].has_changes
+        is_live = restarts and not has_new_base and _is_served(context, held, selection, index)
+        is_restarted = restarts and not is_live and _restart(context, held)
     return PushResult(
         selection.adapter_target,
         selection.base_target,
@@ -233,20 +298,14 @@ def push_upload_sets(
         uploaded_files=sum(len(plan.uploads) for plan in plans),
         uploaded_bytes=sum(plan.upload_bytes for plan in plans),
         is_restarted=is_restarted,
+        is_live=is_live,
     )
 
 
 def newest_adapter(share: Share) -> str | None:
-    """Return the adapter's folder on the share that a server loads: the one configured last."""
-    return max(_adapters_below(share, MODELS), default=(0.0, None))[1]
-
-
-def _adapters_below(share: Share, folder: str) -> Iterator[tuple[float, str]]:
-    for entry in share.entries(folder):
-        if entry.is_folder:
-            yield from _adapters_below(share, f"{folder}/{entry.name}")
-        elif entry.name == ADAPTER_CONFIG and folder.endswith("/adapter"):
-            yield entry.modified_s, folder
+    """Return the folder of the adapter that a server lists first: the one configured last."""
+    found = [(adapter.modified_s, adapter.folder) for adapter in find_adapters(share)]
+    return max(found, default=(0.0, None))[1]
 
 
 def _resolve_base(share: Share, selection: Selection, console: Console) -> Selection:
@@ -294,6 +353,42 @@ def _upload(context: DeployContext, held: HeldLock, plan: UploadPlan) -> None:
         resumed_bytes = upload(context.share, plan, advance_and_renew)
     if resumed_bytes:
         context.console.info(f"  {readable_size(resumed_bytes)} were there already, from an interrupted push")
+
+
+def _is_served(context: DeployContext, held: HeldLock, selection: Selection, index: AdapterIndex) -> bool:
+    """Return whether a live server serves the adapter without a restart, which it may not be able to.
+
+    Raises:
+        RemoteError: The server has rejected the adapter.
+    """
+    if selection.adapter is None or read_live(context.share).current is None:
+        return False
+    answer = _wait_until_applied(context, held, index)
+    if answer is None:
+        return False
+    name = selection.name
+    failed = next((each for each in answer.failed_adapters if each.name == name), None)
+    if failed is not None and failed.needs_restart:
+        context.console.info(f"a restart is needed: {failed.reason}")
+        return False
+    if failed is not None:
+        raise RemoteError(
+            f"the adapter {name} is on the share and is not served",
+            details=(failed.reason,),
+            hint=f"push another in its place, or remove it: invoke push --remove {name}",
+        )
+    if name not in answer.adapters:
+        context.console.warn(
+            f"{name} is on the share and is not served: the parameter adapterPath names others"
+        )
+    return True
+
+
+def _wait_until_applied(
+    context: DeployContext, held: HeldLock, index: AdapterIndex
+) -> VersionResponse | None:
+    with context.console.step("wait until the server has noticed"):
+        return wait_until_applied(context.app, context.clock, index.generation, held.renew)
 
 
 def _restart(context: DeployContext, held: HeldLock) -> bool:

@@ -165,7 +165,7 @@ def combine(session: Session, revisions: Json, replicas: Json, version: dict[str
         base_model=_text(answer.get("base_model")),
         adapters=tuple(str(name) for name in adapters) if isinstance(adapters, list) else (),
         detail="" if is_ready else _text(properties.get("runningStateDetails")) or details,
-        failed_adapters=parse_failed_adapters(answer),
+        failed_adapters=tuple(failed.reason for failed in parse_failed_adapters(answer)),
     )
 
 

@@ -7,14 +7,16 @@ newer one is ready.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from infra.az.app import App
-from infra.az.revision import NoResponse, Replica, Revision, Snapshot, VersionResponse
+from infra.az.revision import FailedAdapter, NoResponse, Replica, Revision, Snapshot, VersionResponse
 from infra.errors import RemoteError
+from infra.models.adapter_index import ADAPTER_INDEX
 from infra.release.releases import CURRENT
 
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ class MemoryApp(App):
         before_change: Called with each change before it is made. If it raises, the change is not made.
         log: Every change, in order.
         adapters: The adapters that every server serves.
-        failed_adapters: Why adapters are not served.
+        failed_adapters: The adapters that are not served.
+        reads_index: Whether the servers serve what the share's index of adapters lists, without a restart.
         revision_details: Returns the details of the revision; it is reported as failed while there are some.
     """
 
@@ -62,7 +65,8 @@ class MemoryApp(App):
         self.is_active = True
         self.before_change: Callable[[str], None] = lambda _change: None
         self.log: list[str] = []
-        self.failed_adapters: tuple[str, ...] = ()
+        self.failed_adapters: tuple[FailedAdapter, ...] = ()
+        self.reads_index = False
         self.adapters: tuple[str, ...] = ()
         self.revision_details: Callable[[], str] = lambda: ""
         self._share = share
@@ -101,7 +105,8 @@ class MemoryApp(App):
             if self._is_ready(process):
                 born = self._clock.now() - timedelta(seconds=self._clock.elapsed_s() - process.began_s)
                 answer = VersionResponse(process.release, process.name, born.isoformat(), is_ready=True)
-                return replace(answer, failed_adapters=self.failed_adapters, adapters=self.adapters)
+                answer = replace(answer, failed_adapters=self.failed_adapters, adapters=self.adapters)
+                return self._apply_index(answer) if self.reads_index else answer
         return NoResponse("HTTP 503")
 
     def console_tail(self, replica: str) -> tuple[str, ...]:
@@ -113,6 +118,12 @@ class MemoryApp(App):
         """Deactivate the revision, which removes its replicas."""
         self.is_active = False
         self._processes.clear()
+
+    def _apply_index(self, answer: VersionResponse) -> VersionResponse:
+        index = json.loads(self._share.read(ADAPTER_INDEX) or b'{"generation": "", "adapters": {}}')
+        failed = {adapter.name for adapter in self.failed_adapters}
+        adapters = tuple(name for name in index["adapters"] if name not in failed)
+        return replace(answer, adapters=adapters, adapter_generation=index["generation"])
 
     def _change(self, change: str) -> None:
         self.before_change(change)

@@ -231,7 +231,9 @@ def test_the_server_shows_the_engine_s_start_then_serves_without_torch(replica: 
         ("tuned", "m", 1000, 7),
     ]
     version = replica.ask("/version")[1]
-    assert version["failed_adapters"] == [{"name": "broken", "reason": "it does not fit"}]
+    assert version["failed_adapters"] == [
+        {"name": "broken", "reason": "it does not fit", "needs_restart": False}
+    ]
     # The engine has measured its speed, and the server has not.
     assert server.has_line("answers at once: 64, or 64 of")
     # No process knows the keys but the server.

@@ -15,6 +15,7 @@ from infra.az.app import AzureApp, fetch_version, parse_replica, parse_revision,
 from infra.az.commands import Group
 from infra.az.errors import AzureRejectedError, ErrorCause
 from infra.az.revision import (
+    FailedAdapter,
     NoResponse,
     Replica,
     Revision,
@@ -161,7 +162,10 @@ def test_an_answer_is_read() -> None:
     assert parse_version(json.dumps(body).encode()) == ANSWER
     failed = {"failed_adapters": [{"name": "alien", "reason": "its file has no tensors"}, 3]}
     assert parse_version(json.dumps(body | failed).encode()) == replace(
-        ANSWER, failed_adapters=("its file has no tensors",)
+        ANSWER, failed_adapters=(FailedAdapter("alien", "its file has no tensors"),)
+    )
+    assert parse_version(json.dumps(body | {"adapter_generation": "1"}).encode()) == replace(
+        ANSWER, adapter_generation="1"
     )
     assert parse_version(b"{}") == VersionResponse("", "", "", is_ready=False)
     assert parse_version(b"<html>") == NoResponse("/version does not answer with JSON")

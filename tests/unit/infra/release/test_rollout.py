@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from infra.az.revision import NoResponse, VersionResponse
+from infra.az.revision import FailedAdapter, NoResponse, VersionResponse
 from infra.clock import ManualClock
 from infra.console import Console
 from infra.deploy_context import DeployContext
@@ -316,7 +316,7 @@ def test_an_outage_is_measured_and_said(world: World) -> None:
 
 
 def test_an_adapter_that_is_not_served_is_a_warning(world: World) -> None:
-    world.app.failed_adapters = ("the adapter alien does not fit org/base",)
+    world.app.failed_adapters = (FailedAdapter("alien", "the adapter alien does not fit org/base"),)
     world.deploy("one")
     assert (
         "warning: an adapter is not served: the adapter alien does not fit org/base"

@@ -2,76 +2,23 @@
 
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
 
-from infra.clock import ManualClock
-from infra.console import Console
-from infra.deploy_context import DeployContext
 from infra.errors import RemoteError, UsageError
 from infra.models.hash_cache import HashCache
 from infra.models.upload import MANIFEST, find_drafts, load_upload_set, plan_upload
-from infra.models.weights import read_adapter, read_base
-from infra.release.holder import Holder
-from infra.release.lock import DeployLock
-from infra.release.releases import set_current, set_proven
-from infra.release.rollout import at_once
-from infra.verbs.push import (
-    PushResult,
-    Selection,
-    load_upload_sets,
-    newest_adapter,
-    push_upload_sets,
-)
-from tests.doubles.memory_app import Behaviour, MemoryApp
+from infra.models.weights import read_base
+from infra.verbs.push import newest_adapter
+from tests.doubles.memory_app import Behaviour
 from tests.doubles.memory_share import MemoryShare
-from tests.doubles.model_folders import NOW, make_adapter, make_base, tensors
+from tests.doubles.model_folders import make_adapter, make_base, tensors
+from tests.doubles.weights_world import World
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-LIVE = "20260101T120000Z-0123abcd"
-
-
-@dataclass
-class World:
-    """A share, an app, and a folder with weights."""
-
-    root: Path
-    clock: ManualClock = field(default_factory=lambda: ManualClock(NOW))
-    share: MemoryShare = field(default_factory=MemoryShare)
-    output: io.StringIO = field(default_factory=io.StringIO)
-    pushes: int = 0
-    app: MemoryApp = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.app = MemoryApp(self.share, self.clock)
-
-    def go_live(self) -> None:
-        self.share.files[f"releases/{LIVE}/release.json"] = b""
-        set_current(self.share, LIVE)
-        set_proven(self.share, LIVE)
-        self.app.restart("app--1")
-        self.clock.sleep(10)
-        self.app.version()
-        self.app.log.clear()
-
-    def push(
-        self, adapter: Path, base: Path | None, name: str = "mine", *, restarts: bool = True
-    ) -> PushResult:
-        self.pushes += 1
-        console = Console(self.output)
-        holder = Holder("ida", "laptop", self.pushes, 0.0, "machine")
-        lock = DeployLock(self.share, self.clock, holder, console.warn, lambda who: who.pid == self.pushes)
-        context = DeployContext(self.share, self.app, lock, self.clock, console, at_once, timeout_s=300.0)
-        selection = Selection(read_adapter(adapter), name, "org/base", base)
-        hashes = HashCache(self.root / "hashes.json", self.clock)
-        return push_upload_sets(context, selection, load_upload_sets(selection, hashes), restarts=restarts)
 
 
 @pytest.fixture
@@ -103,6 +50,7 @@ def test_weights_travel_base_first_and_under_other_names_until_all_are_there(wor
         f"move {adapter}/adapter_model.safetensors",
         f"move {adapter}/adapter_config.json",
         f"write {adapter}/{MANIFEST}",
+        "write models/index.json",
     ]
 
 
