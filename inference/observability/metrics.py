@@ -118,9 +118,11 @@ class Metrics:
         The library's own choice escapes the colon of `vllm:` for Prometheus 2, which accepts it.
         """
         if "application/openmetrics-text" in accept:
-            return openmetrics.generate_latest(
+            # The library has no types here.
+            text: bytes = openmetrics.generate_latest(  # type: ignore[no-untyped-call]
                 self.registry, openmetrics.ALLOWUTF8
-            ), openmetrics.CONTENT_TYPE_LATEST
+            )
+            return text, openmetrics.CONTENT_TYPE_LATEST
         return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def on_queued(self, lifecycle: RequestLifecycle) -> None:
