@@ -418,6 +418,23 @@ def logs(
         print(record.to_text())
 
 
+@verb(
+    name="exec",
+    help={
+        "stage": STAGE,
+        "command": "the program to run, without arguments",
+        "replica": "the replica's name, as invoke status shows it (default: one that Azure chooses)",
+    },
+)
+def run_in_replica(
+    _: Context, stage: str = "azure", command: str = "bash", replica: str | None = None
+) -> None:
+    """Open a shell in a replica's container, on Azure."""
+    from infra.verbs.exec import open_shell
+
+    open_shell(_open(stage, starts=False), command, replica)
+
+
 @verb(name="open", help={"stage": STAGE})
 def open_chat(_: Context, stage: str = "azure") -> None:
     """Open the chat in a browser, and print its address."""

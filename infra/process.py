@@ -120,6 +120,24 @@ class Runner:
             self._running.discard(process)
         return Completed(process.returncode, stdout, stderr)
 
+    def interact(self, command: Command) -> int:
+        """Run a command on the user's terminal until it ends, and return its exit code.
+
+        It has this process's standard streams, and no time limit. Ctrl-C is the command's.
+
+        Raises:
+            ToolError: The program is not installed.
+        """
+        argv = (*self.resolve(command), *command.argv[1:])
+        environment = self._environment | dict(command.environment)
+        # A handler that does nothing here is reset to the default in the program; an ignored signal is not.
+        before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
+        try:
+            with subprocess.Popen(argv, cwd=self._folder, env=environment) as child:
+                return child.wait()
+        finally:
+            signal.signal(signal.SIGINT, before)
+
     def end_all(self) -> None:
         """End the processes that run on other threads, as Ctrl-C does on the main thread."""
         for process in tuple(self._running):

@@ -377,6 +377,12 @@ def replica_list(group: Group, app: str, revision: str | None = None) -> Command
     return az("containerapp", "replica", "list", "--name", app, *which, *group.flags)
 
 
+def app_exec(group: Group, app: str, program: str, replica: str | None = None) -> Command:
+    """Open a shell, or another program, in a replica's container, on the user's terminal."""
+    which = () if replica is None else ("--replica", replica)
+    return az("containerapp", "exec", "--name", app, "--command", program, *which, *group.flags)
+
+
 def app_log_token(group: Group, app: str) -> Command:
     """Request a token for an app's log streams. The output is secret, and is valid for about an hour.
 
