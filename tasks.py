@@ -49,6 +49,7 @@ TARGET = {
 }
 LOCK = "take the deploy lock from its current holder"
 MOUNT = "the folder where the share is mounted on this machine, to write to it there with rsync"
+BAKE = "how many seconds to watch the release after the proof: a crash then still turns it back (default: 15)"
 LOCK_WAIT = "wait while another command holds the deploy lock, at most so many seconds (default: an hour)"
 WAIT = "how many seconds to wait for the release to serve (default: 600 on local, 2400 on azure)"
 
@@ -238,6 +239,7 @@ def models(_: Context, stage: str = "azure", json: bool = False) -> None:
         "plan": f"print what would change and change nothing; exit code {HAS_CHANGES} if there are changes",
         "mount": MOUNT,
         "timeout": WAIT,
+        "bake": BAKE,
         "wait": LOCK_WAIT,
         "break_lock": LOCK,
         "json": JSON,
@@ -250,6 +252,7 @@ def deploy(
     plan: bool = False,
     mount: str | None = None,
     timeout: int = 0,
+    bake: int = 15,
     wait: str | None = None,
     break_lock: bool = False,
     json: bool = False,
@@ -264,7 +267,8 @@ def deploy(
     if not plan:
         access, timeout_s = _access(wait, break_lock), timeout or None
         session = _open(stage, mount=mount)
-        _show(run_deploy(session, force=force, timeout_s=timeout_s, access=access), json)
+        deployed = run_deploy(session, force=force, timeout_s=timeout_s, access=access, bake_s=float(bake))
+        _show(deployed, json)
         return
     planned = plan_deploy(_open(stage, mount=mount))
     _show(planned, json)
@@ -294,6 +298,7 @@ def audit(_: Context, stage: str = "azure", tail: int = 20, json: bool = False) 
         "to": "the release's id, or its beginning or end (default: the one that served before)",
         "stage": STAGE,
         "timeout": WAIT,
+        "bake": BAKE,
         "wait": LOCK_WAIT,
         "break_lock": LOCK,
         "json": JSON,
@@ -304,6 +309,7 @@ def rollback(
     stage: str = "azure",
     to: str = "",
     timeout: int = 0,
+    bake: int = 15,
     wait: str | None = None,
     break_lock: bool = False,
     json: bool = False,
@@ -312,7 +318,8 @@ def rollback(
     from infra.verbs.rollback import roll_back
 
     access, timeout_s = _access(wait, break_lock), timeout or None
-    _show(roll_back(_open(stage), to, timeout_s=timeout_s, access=access), json)
+    rolled_back = roll_back(_open(stage), to, timeout_s=timeout_s, access=access, bake_s=float(bake))
+    _show(rolled_back, json)
 
 
 @verb(

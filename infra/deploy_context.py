@@ -43,6 +43,7 @@ class DeployContext:
         timeout_s: How long to wait for a release to serve.
         known: The releases that this machine knows.
         hooks: The user's programs that run before and after a change.
+        bake_s: How long a release is watched after the proof.
     """
 
     share: Share
@@ -54,16 +55,22 @@ class DeployContext:
     timeout_s: float
     known: KnownReleases = NOTHING_KNOWN
     hooks: Hooks = NO_HOOKS
+    bake_s: float = 0.0
 
     def rollout(self, held: HeldLock | None) -> Rollout:
         """Return a rollout. While it waits, it renews the lock, if one is held."""
         renew_lock = (lambda: None) if held is None else held.renew
-        return Rollout(self.app, self.clock, self.console, self.timeout_s, self.background, renew_lock)
+        return Rollout(
+            self.app, self.clock, self.console, self.timeout_s, self.background, renew_lock, self.bake_s
+        )
 
 
 @contextmanager
 def open_deploy_context(
-    session: Session, timeout_s: float | None, access: LockAccess = TAKES_FREE_LOCK
+    session: Session,
+    timeout_s: float | None,
+    access: LockAccess = TAKES_FREE_LOCK,
+    bake_s: float = 0.0,
 ) -> Iterator[DeployContext]:
     """Open a stage's share and app for the length of a `with` block.
 
@@ -71,6 +78,7 @@ def open_deploy_context(
         session: The opened stage.
         timeout_s: How long to wait for a release to serve; None for the default of the stage's cloud.
         access: How to treat the deploy lock of another holder.
+        bake_s: How long to watch a release after the proof.
 
     Raises:
         UsageError: The stage is not provisioned.
@@ -100,6 +108,7 @@ def open_deploy_context(
             timeout_s=timeout_s or (LOCAL_TIMEOUT_S if session.stage.is_local else AZURE_TIMEOUT_S),
             known=KnownReleases(_known_folder(session)),
             hooks=find_hooks(session),
+            bake_s=bake_s,
         )
 
 

@@ -164,6 +164,7 @@ def parse_version(body: bytes) -> VersionResponse | NoResponse:
         adapters=_texts(document.get("adapters")),
         base_model=_text(document.get("base_model")),
         adapter_generation=generation if isinstance(generation, str) else None,
+        server_started=_text(document.get("started_at")),
     )
 
 

@@ -81,6 +81,7 @@ class VersionResponse:
         base_model: The name of the base model.
         adapter_generation: The generation of the share's index of adapters that is served; None from a server
             that reads no index.
+        server_started: When the server started, which differs once it was started again.
     """
 
     release: str
@@ -91,6 +92,7 @@ class VersionResponse:
     adapters: tuple[str, ...] = ()
     base_model: str = ""
     adapter_generation: str | None = None
+    server_started: str = ""
 
 
 @dataclass(frozen=True, slots=True)

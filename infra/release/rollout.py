@@ -24,6 +24,7 @@ from infra.az.revision import (
     why_not_up,
 )
 from infra.errors import FjarrError, RemoteError, WaitTimeoutError
+from infra.release.bake import Bake
 from infra.release.releases import set_current, set_proven
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Rollout:
         timeout_s: How long one wait may take.
         background: Runs az while `/version` is polled, so that every outage is measured.
         renew_lock: Called at each poll to renew the deploy lock. An error that it raises ends the wait.
+        bake_s: How long a release is watched after the proof.
     """
 
     app: App
@@ -111,6 +113,7 @@ class Rollout:
     timeout_s: float
     background: Background
     renew_lock: Callable[[], None]
+    bake_s: float = 0.0
 
     def restart(self, release: str) -> Outcome:
         """Restart the active revision, or activate an inactive one, and wait until it serves `release`."""
@@ -119,6 +122,15 @@ class Rollout:
     def wait(self, release: str) -> Outcome:
         """Wait until the active revision serves `release`, without a restart; activate an inactive one."""
         return self._prove(release, is_restarted=False)
+
+    def bake(self, release: str, served: Served) -> Outcome:
+        """Watch a release that was just proven, and return whether it still serves afterwards."""
+        watch = Bake(self.app, self.clock, self.console, self.bake_s, self.background, self.renew_lock)
+        failed = watch.run(release)
+        if failed is None:
+            return served
+        log = self.app.console_tail(failed.replica) if failed.replica else ()
+        return NotServed(failed.cause, log, is_timeout=False)
 
     def _prove(self, release: str, *, is_restarted: bool) -> Outcome:
         verb = "restart, and wait" if is_restarted else "wait"
@@ -175,6 +187,8 @@ def switch(rollout: Rollout, share: Share, held: HeldLock, target: str, fallback
     held.check()
     set_current(share, target)
     outcome = rollout.restart(target)
+    if isinstance(outcome, Served):
+        outcome = rollout.bake(target, outcome)
     if isinstance(outcome, NotServed):
         rollout.console.warn(f"{target} does not serve: {outcome.cause.reason}")
         held.check()

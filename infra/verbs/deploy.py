@@ -15,6 +15,7 @@ from infra.az.revision import VersionResponse
 from infra.deploy_context import DeployContext, open_deploy_context
 from infra.errors import FjarrError
 from infra.release.archive import is_packable
+from infra.release.bake import BAKE_S
 from infra.release.cleaning import prune, remove_unfinished
 from infra.release.known import KnownState
 from infra.release.lock import TAKES_FREE_LOCK, LockAccess
@@ -131,6 +132,7 @@ def deploy(
     force: bool = False,
     timeout_s: float | None = None,
     access: LockAccess = TAKES_FREE_LOCK,
+    bake_s: float = BAKE_S,
 ) -> DeployResult:
     """Make the local tree the live release of a stage, and return once it serves.
 
@@ -139,6 +141,7 @@ def deploy(
         force: Upload everything and restart, even if the same tree is live already.
         timeout_s: How long to wait for the release; None for the default of the stage's cloud.
         access: How to treat the deploy lock of another holder.
+        bake_s: How long to watch the release after the proof, for a crash that still turns it back.
 
     Raises:
         UsageError: The stage is not provisioned, or the tree cannot be deployed.
@@ -147,7 +150,7 @@ def deploy(
         WaitTimeoutError: The release did not serve in time and was rolled back.
     """
     manifest = _scan(session)
-    with open_deploy_context(session, timeout_s, access) as context:
+    with open_deploy_context(session, timeout_s, access, bake_s) as context:
         tree = LocalTree(
             session.root,
             manifest,

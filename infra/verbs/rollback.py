@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from infra.deploy_context import DeployContext, open_deploy_context
 from infra.errors import UsageError
 from infra.release.audit import list_audit, proven_releases
+from infra.release.bake import BAKE_S
 from infra.release.known import KnownState
 from infra.release.lock import TAKES_FREE_LOCK, LockAccess
 from infra.release.releases import Live, is_finished, list_releases, read_live, set_proven
@@ -58,6 +59,7 @@ def roll_back(
     *,
     timeout_s: float | None = None,
     access: LockAccess = TAKES_FREE_LOCK,
+    bake_s: float = BAKE_S,
 ) -> RollbackResult:
     """Make an earlier release live, and return once it serves.
 
@@ -66,6 +68,7 @@ def roll_back(
         release: The release's id, or the beginning or the end of it; empty for the one that served before.
         timeout_s: How long to wait for it; None for the default of the stage's cloud.
         access: How to treat the deploy lock of another holder.
+        bake_s: How long to watch the release after the proof.
 
     Raises:
         UsageError: There is no such release.
@@ -73,7 +76,7 @@ def roll_back(
         WaitTimeoutError: It did not serve in time; the live one was restored.
     """
     session.require_cloud()
-    with open_deploy_context(session, timeout_s, access) as context:
+    with open_deploy_context(session, timeout_s, access, bake_s) as context:
         return roll_back_to(context, release)
 
 

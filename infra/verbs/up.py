@@ -171,7 +171,7 @@ def up(
     is_pushed = False
     if adapter is not None or base is not None or _needs_example(session):
         is_pushed = push(session, adapter=adapter, base=base).has_changed
-    deployed = deploy(session)
+    deployed = deploy(session, bake_s=0.0)
     status = find_status(session)
     if not status.ready:
         raise RemoteError(f"{status.app} was deployed but is not ready: {status.detail}", hint="invoke logs")

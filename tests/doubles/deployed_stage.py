@@ -33,6 +33,8 @@ class DeployedStage:
         root: The folder of the project.
         bad: The texts of servers that crash.
         hooks: The hooks of the project.
+        bake_s: How long a release is watched after the proof.
+        late: The texts of servers that crash some time after they are ready.
     """
 
     root: Path
@@ -41,6 +43,8 @@ class DeployedStage:
     output: io.StringIO = field(default_factory=io.StringIO)
     bad: set[str] = field(default_factory=set)
     hooks: Hooks = NO_HOOKS
+    bake_s: float = 0.0
+    late: set[str] = field(default_factory=set)
     app: MemoryApp = field(init=False)
 
     def __post_init__(self) -> None:
@@ -53,7 +57,16 @@ class DeployedStage:
         console = Console(self.output)
         lock = DeployLock(self.share, self.clock, Holder("ida", "laptop", 1, 0.0, "machine"), console.warn)
         return DeployContext(
-            self.share, self.app, lock, self.clock, console, at_once, 300.0, KnownReleases(), self.hooks
+            self.share,
+            self.app,
+            lock,
+            self.clock,
+            console,
+            at_once,
+            300.0,
+            KnownReleases(),
+            self.hooks,
+            self.bake_s,
         )
 
     def deploy(self, text: str, **origin: str | bool) -> DeployResult:
@@ -75,4 +88,6 @@ class DeployedStage:
         return self.share.files.get(f"releases/{release}/inference/server.py", b"").decode()
 
     def _behaviour(self, release: str) -> Behaviour:
+        if self._text(release) in self.late:
+            return Behaviour.CRASH_LATE
         return Behaviour.CRASH if self._text(release) in self.bad else Behaviour.SERVE

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from infra.share.protocol import Share
 
 _CRASH_EVERY_S: Final = 5.0
+LATE_S: Final = 12.0
+"""How long after it is ready a server crashes that does so late."""
 
 
 class Behaviour(Enum):
@@ -33,6 +35,7 @@ class Behaviour(Enum):
 
     SERVE = "serve"
     CRASH = "crash"
+    CRASH_LATE = "crash late"
     HANG = "hang"
 
 
@@ -42,6 +45,7 @@ class _Process:
     born_s: float
     release: str
     began_s: float
+    late_crashes: int = 0
 
 
 class MemoryApp(App):
@@ -140,6 +144,9 @@ class MemoryApp(App):
     def _settle(self) -> None:
         """Apply the events since the last call: crashes, restarts and removed replicas."""
         for process in self._processes:
+            if self._has_crashed_late(process):
+                process.late_crashes += 1
+                process.began_s = self._clock.elapsed_s()
             if not process.release or self._has_crashed(process):
                 process.release, process.began_s = self._current(), self._clock.elapsed_s()
         if self._processes and self._is_ready(self._processes[-1]):
@@ -149,9 +156,14 @@ class MemoryApp(App):
         age_s = self._clock.elapsed_s() - process.began_s
         return self.behaviour(process.release) is Behaviour.CRASH and age_s >= _CRASH_EVERY_S
 
+    def _has_crashed_late(self, process: _Process) -> bool:
+        age_s = self._clock.elapsed_s() - process.began_s
+        return self.behaviour(process.release) is Behaviour.CRASH_LATE and age_s >= self.start_s + LATE_S
+
     def _is_ready(self, process: _Process) -> bool:
         is_old_enough = self._clock.elapsed_s() - process.began_s >= self.start_s
-        return bool(process.release) and self.behaviour(process.release) is Behaviour.SERVE and is_old_enough
+        serves = self.behaviour(process.release) in {Behaviour.SERVE, Behaviour.CRASH_LATE}
+        return bool(process.release) and serves and is_old_enough
 
     def _revision(self) -> Revision:
         details = self.revision_details()
@@ -165,6 +177,6 @@ class MemoryApp(App):
             name=process.name,
             is_started=True,
             is_ready=self._is_ready(process),
-            restart_count=int(lived_s / _CRASH_EVERY_S) if is_crashing else 0,
-            details="exit code 1" if is_crashing else "",
+            restart_count=int(lived_s / _CRASH_EVERY_S) if is_crashing else process.late_crashes,
+            details="exit code 1" if is_crashing or process.late_crashes else "",
         )

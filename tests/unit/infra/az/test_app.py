@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from infra.process import Command
 
 GROUP = Group("sub", "rg")
-ANSWER = VersionResponse("r2", "app--1-new", "2026-01-01T01:00:00Z", is_ready=True)
+STARTED = "2026-01-01T01:00:00Z"
+ANSWER = VersionResponse("r2", "app--1-new", STARTED, is_ready=True, server_started=STARTED)
 
 
 class ScriptedAz:
