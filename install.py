@@ -170,7 +170,8 @@ def main() -> int:
     if subprocess.run(command, check=False, cwd=ROOT, env=_uv_environment(pip)).returncode != 0:
         return _fail("uv could not install the packages", "its message above says why; then run this again")
     if arguments.requirements is None:
-        _run("compile the pipeline", [str(python), "-W", "ignore", "-c", _imports(PIPELINE_MODULES)])
+        program = [str(python), "-W", "ignore", "-c", _imports(PIPELINE_MODULES)]
+        _run("compile the pipeline", program, env=_compiling_environment())
         has_local = not TORCH_EXTRAS.isdisjoint(extras)
         _compile_in_background(python, (CLOUD_MODULES if has_local else ()) + AZ_MODULES)
         if has_local:
@@ -231,12 +232,12 @@ def _uv_environment(pip: PipConfiguration) -> dict[str, str]:
     return environment
 
 
-def _run(what: str, command: list[str]) -> int:
+def _run(what: str, command: list[str], env: dict[str, str] | None = None) -> int:
     """Run a program and return its code. A terminal gets a dot each second, and its output if it fails."""
     print(what, end="", file=sys.stderr, flush=True)
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
         while True:
             try:
@@ -269,8 +270,14 @@ def _compile_in_background(python: Path, names: tuple[str, ...]) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "CUDA_VISIBLE_DEVICES": ""},
+        env=_compiling_environment(),
     )
+
+
+def _compiling_environment() -> dict[str, str]:
+    """Return an environment in which imports write bytecode, also where a user's Python writes none."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "GRADIO_ANALYTICS_ENABLED": "False", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def _fail(what: str, hint: str) -> int:

@@ -24,7 +24,7 @@ class FirstAnswer:
 
     Attributes:
         model: The model's name in the API.
-        answer: The text, without white space around it.
+        answer: The text, without white space around it; it ends in `…` if the limit cut it off.
         seconds: How long it took.
     """
 
@@ -59,7 +59,7 @@ def ask_models(
         url, data = f"{endpoint}/v1/chat/completions", json.dumps(body).encode()
         with open_url(url, timeout_s=_TIMEOUT_S, headers=headers, data=data) as response:
             text = _text_of(json.load(response))
-        yield FirstAnswer(model, text.strip(), round(time.monotonic() - started, 2))
+        yield FirstAnswer(model, text, round(time.monotonic() - started, 2))
 
 
 def _text_of(document: Json) -> str:
@@ -68,4 +68,4 @@ def _text_of(document: Json) -> str:
     content = as_object(choice.get("message")).get("content")
     if not isinstance(content, str):
         raise ValueError("the server answered without a message")  # noqa: TRY004  # a wrong value, not a bug
-    return content
+    return content.strip() + (" …" if choice.get("finish_reason") == "length" else "")

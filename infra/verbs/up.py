@@ -30,7 +30,7 @@ DEFAULT_PROMPT: Final = "What can you do?"
 EXAMPLE_TOKENS: Final = 100
 """The token limit of the printed examples, low enough for a small machine."""
 
-_ANSWER_TOKENS: Final = 48
+_ANSWER_TOKENS: Final = 32
 """The token limit of the printed answers: what shows the difference, within a few seconds on a CPU."""
 
 _ANSWER_COLUMNS: Final = 90

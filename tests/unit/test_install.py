@@ -120,3 +120,14 @@ def test_a_terminal_sees_that_a_program_still_runs(
 def test_modules_that_are_compiled_exist() -> None:
     for name in (*install.PIPELINE_MODULES, *install.AZ_MODULES, *install.CLOUD_MODULES):
         assert find_spec(name) is not None, name
+
+
+def test_compiling_writes_bytecode_where_python_otherwise_writes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "module.py").write_text("", encoding="utf-8")
+    program = [sys.executable, "-c", install._imports(("no_such_module", "module"))]
+    assert install._run("compile", program, env=install._compiling_environment()) == 0
+    assert list(tmp_path.glob("__pycache__/module.*.pyc"))
