@@ -1,11 +1,15 @@
+# ruff: noqa: E402 - the repository must be on the path before its packages
 """Compare the adapter with its base model on tickets that neither has seen, and write the scores.
 
+    invoke up --stage local
     python examples/ticket-triage/evaluate.py            the adapter and the base
     python examples/ticket-triage/evaluate.py --tuned    only the adapter; the base's scores are kept
 
-Writes `results.json`, and from it the tables in README.md. To be fair to the base, it gets instructions in
-four prompts, two of them with five worked examples; of each kind the best one on validation tickets is used
-for the held-out ones. Replies are also parsed leniently: the first JSON object anywhere in them counts.
+Writes `results.json`, and from it the tables in README.md. `infra.evaluation` asks the models and scores the
+answers, as `invoke evaluate` does. Here is what is special about this task: the prompts of the base, and what
+counts as an answer. To be fair to the base, it gets instructions in four prompts, two of them with five
+worked examples; of each kind the best one on validation tickets is used for the held-out ones. Replies are
+also parsed leniently: the first JSON object anywhere in them counts.
 
 Decoding is greedy throughout.
 """
@@ -14,25 +18,35 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for infra.models.base_models
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # for infra
 
 from tickets import CATEGORIES, HERE, PRIORITIES, Ticket, read_tickets
-from train import common_length, faster_dtype
+
+from infra.console import Console
+from infra.evaluation.asking import Candidate, Endpoint, Options
+from infra.evaluation.evaluation import Work, finish, run
+from infra.evaluation.examples import Example, Message
+from infra.evaluation.metrics import Metric
+from infra.resources.model_endpoint import find_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from infra.evaluation.results import Evaluation
+
 RESULTS = HERE / "results.json"
 README = HERE / "README.md"
+REPORTS = ROOT / ".fjarr" / "evaluations"
+BASE, TUNED = "HuggingFaceTB/SmolLM2-135M-Instruct", "ticket-triage"
 
 INSTRUCTIONS = """\
 You sort support tickets of a shop for smart home devices. Answer with one line of JSON and nothing else:
@@ -51,7 +65,7 @@ priority is one of:
 # The index in heldout.jsonl of the ticket that README.md shows.
 SHOWN_ROW = 1
 
-Messages = list[dict[str, str]]
+Messages = tuple[Message, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +81,6 @@ class Answer:
         return self.category in CATEGORIES and self.priority in PRIORITIES
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """The scores of replies, as shares of all tickets.
-
-    Attributes:
-        tickets: The number of tickets.
-        exact: The whole reply is the JSON object with both labels correct.
-        exact_lenient: Both labels are correct in the first JSON object in the reply.
-        category: The category is correct, parsed leniently.
-        priority: The priority is correct, parsed leniently.
-        invalid: The whole reply is not a JSON object with two existing labels.
-    """
-
-    tickets: int
-    exact: float
-    exact_lenient: float
-    category: float
-    priority: float
-    invalid: float
-
-
 def parse_strictly(reply: str) -> Answer:
     """Parse a reply that must be only the JSON object."""
     return _read_object(reply.strip())
@@ -99,141 +92,150 @@ def parse_leniently(reply: str) -> Answer:
     return _read_object(found.group(0).lower()) if found else Answer(None, None)
 
 
-def score(tickets: Sequence[Ticket], replies: Sequence[str]) -> Score:
-    """Compare replies with the tickets' labels."""
-    strict = [parse_strictly(reply) for reply in replies]
-    lenient = [parse_leniently(reply) for reply in replies]
+def make_metrics() -> tuple[Metric, ...]:
+    """Return the scores of a reply.
 
-    def share(answers: Sequence[Answer], is_hit: Callable[[Answer, Ticket], bool]) -> float:
-        hits = sum(is_hit(answer, ticket) for answer, ticket in zip(answers, tickets, strict=True))
-        return round(hits / len(tickets), 4)
+    `exact` is for a whole reply that is the JSON object with both labels right; `exact_lenient`, `category`
+    and `priority` are for the first JSON object in it; `invalid` is for a reply that is not an object with
+    two existing labels.
+    """
 
-    return Score(
-        tickets=len(tickets),
-        exact=share(strict, _is_right),
-        exact_lenient=share(lenient, _is_right),
-        category=share(lenient, lambda answer, ticket: answer.category == ticket.category),
-        priority=share(lenient, lambda answer, ticket: answer.priority == ticket.priority),
-        invalid=share(strict, lambda answer, _: not answer.is_valid),
+    def of(
+        parse: Callable[[str], Answer], is_hit: Callable[[Answer, Answer], bool]
+    ) -> Callable[[tuple[str, ...], str], float]:
+        return lambda accepted, reply: float(is_hit(parse(reply), parse_strictly(accepted[0])))
+
+    return (
+        Metric("exact", "the reply is the right JSON", of(parse_strictly, _is_same)),
+        Metric("exact_lenient", "the first JSON in it is right", of(parse_leniently, _is_same)),
+        Metric(
+            "category", "its category is right", of(parse_leniently, lambda a, b: a.category == b.category)
+        ),
+        Metric(
+            "priority", "its priority is right", of(parse_leniently, lambda a, b: a.priority == b.priority)
+        ),
+        Metric("invalid", "the reply is no answer", of(parse_strictly, lambda a, _: not a.is_valid)),
     )
 
 
-def ticket_only(ticket: Ticket) -> Messages:
-    """Return the ticket without instructions, as the tuned model gets it."""
-    return [{"role": "user", "content": ticket.ticket}]
+def make_examples(tickets: Sequence[Ticket]) -> tuple[Example, ...]:
+    """Return tickets as examples: the ticket alone, as the tuned model gets it."""
+    return tuple(
+        Example(str(number), ({"role": "user", "content": ticket.ticket},), (ticket.answer,))
+        for number, ticket in enumerate(tickets, start=1)
+    )
 
 
-def instructions_as_system_prompt(ticket: Ticket) -> Messages:
+def instructions_as_system_prompt(ticket: Messages) -> Messages:
     """Return the instructions as the system prompt, then the ticket."""
-    return [{"role": "system", "content": INSTRUCTIONS}, *ticket_only(ticket)]
+    return ({"role": "system", "content": INSTRUCTIONS}, *ticket)
 
 
-def instructions_in_message(ticket: Ticket) -> Messages:
+def instructions_in_message(ticket: Messages) -> Messages:
     """Return one message: the instructions, the ticket and a reminder."""
-    return [{"role": "user", "content": f"{INSTRUCTIONS}\n\nTicket:\n{ticket.ticket}\n\nJSON:"}]
+    return ({"role": "user", "content": f"{INSTRUCTIONS}\n\nTicket:\n{ticket[0]['content']}\n\nJSON:"},)
 
 
-def examples_as_messages(ticket: Ticket) -> Messages:
+def examples_as_messages(ticket: Messages) -> Messages:
     """Return the instructions, five tickets with the assistant's answers, then the ticket."""
     examples = [
-        message for shown in _worked_examples() for message in (*ticket_only(shown), _reply(shown.answer))
+        message
+        for shown in _worked_examples()
+        for message in (
+            {"role": "user", "content": shown.ticket},
+            {"role": "assistant", "content": shown.answer},
+        )
     ]
-    return [{"role": "system", "content": INSTRUCTIONS}, *examples, *ticket_only(ticket)]
+    return ({"role": "system", "content": INSTRUCTIONS}, *examples, *ticket)
 
 
-def examples_in_message(ticket: Ticket) -> Messages:
+def examples_in_message(ticket: Messages) -> Messages:
     """Return one message: the instructions, five tickets with their JSON, and the ticket."""
     shown = "\n\n".join(
         f"Ticket:\n{example.ticket}\nJSON: {example.answer}" for example in _worked_examples()
     )
-    return [{"role": "user", "content": f"{INSTRUCTIONS}\n\n{shown}\n\nTicket:\n{ticket.ticket}\nJSON:"}]
+    text = f"{INSTRUCTIONS}\n\n{shown}\n\nTicket:\n{ticket[0]['content']}\nJSON:"
+    return ({"role": "user", "content": text},)
 
 
 ZERO_SHOT = (instructions_as_system_prompt, instructions_in_message)
 FIVE_SHOT = (examples_as_messages, examples_in_message)
 
 
-class Model:
-    """The base model, with the adapter or without it; decodes greedily."""
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A server, and the folder for the reports.
 
-    def __init__(self, base: Path, adapter: Path | None) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - takes seconds
+    Attributes:
+        endpoint: The server, with the adapter and its base.
+        folder: The folder.
+        every: The base, which is slow, is asked every Nth ticket only.
+        console: Shows progress.
+    """
 
-        self._tokenizer = AutoTokenizer.from_pretrained(base)
-        self._model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=faster_dtype())
-        if adapter is not None:
-            from peft import PeftModel  # noqa: PLC0415 - as above
+    endpoint: Endpoint
+    folder: Path
+    every: int = 1
+    console: Console = Console()  # noqa: RUF009 - it holds a stream, and nothing of a measure
 
-            self._model = PeftModel.from_pretrained(self._model, adapter).merge_and_unload()
-        self._model.eval()
+    def evaluate(
+        self, name: str, tickets: Sequence[Ticket], candidates: Sequence[Candidate], max_tokens: int
+    ) -> Evaluation:
+        """Evaluate candidates on tickets, and write the report."""
+        work = Work(
+            f"{name}.jsonl", make_examples(tickets), tuple(candidates), make_metrics(), self.folder / name,
+            Options(max_tokens),
+        )  # fmt: skip
+        self.console.info(f"{name}, {len(tickets)} tickets:")
+        results = run(work, self.console)
+        finish(results)
+        return results
 
-    def reply(self, conversations: Sequence[Messages], *, max_new_tokens: int, batch: int = 16) -> list[str]:
-        """Return one reply for each conversation, in order."""
-        # Sorted by length, so that batches need little padding.
-        order = sorted(range(len(conversations)), key=lambda index: len(str(conversations[index])))
-        replies = [""] * len(conversations)
-        for start in range(0, len(order), batch):
-            part = order[start : start + batch]
-            texts = self._reply_batch([conversations[index] for index in part], max_new_tokens)
-            for index, text in zip(part, texts, strict=True):
-                replies[index] = text
-            _show_progress(min(start + batch, len(order)), len(order))
-        return replies
+    def tuned(self) -> Candidate:
+        """Return the adapter, which gets only the ticket."""
+        return Candidate("fine-tuned", TUNED, self.endpoint)
 
-    @torch.inference_mode()
-    def _reply_batch(self, conversations: list[Messages], max_new_tokens: int) -> list[str]:
-        """Reply to a batch of conversations; their common prefix goes through the model once."""
-        from transformers import DynamicCache  # noqa: PLC0415 - as above
-
-        prompts = [self._encode(messages) for messages in conversations]
-        common = common_length([prompt[:-1] for prompt in prompts])
-        cache = DynamicCache()
-        self._model(input_ids=torch.tensor([prompts[0][:common]]), past_key_values=cache)
-        cache.batch_repeat_interleave(len(prompts))
-        longest = max(len(prompt) for prompt in prompts)
-        padded = [_padded(prompt, common, longest) for prompt in prompts]
-        made = self._model.generate(
-            input_ids=torch.tensor([ids for ids, _ in padded]),
-            attention_mask=torch.tensor([mask for _, mask in padded]),
-            past_key_values=cache,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-        )
-        replies: list[str] = self._tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)
-        return replies
-
-    def _encode(self, messages: Messages) -> list[int]:
-        encoded = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        ids: list[int] = encoded["input_ids"]
-        return ids
+    def base(self, prompt: Callable[[Messages], Messages] | None = None) -> Candidate:
+        """Return the base, with a prompt."""
+        if prompt is None:
+            return Candidate("base", BASE, self.endpoint)
+        return Candidate(prompt.__name__, BASE, self.endpoint, prompt)
 
 
-def measure_tuned(model: Model) -> dict[str, Any]:
+def measure_tuned(measure: Measure) -> dict[str, Any]:
     """Return the adapter's scores, and its reply to the ticket that README.md shows."""
     scores = {}
     for split in ("heldout", "combinations", "validation"):
-        tickets = read_tickets(split)
-        scores[split] = asdict(
-            score(tickets, model.reply([ticket_only(ticket) for ticket in tickets], max_new_tokens=24))
-        )
-        print(f"tuned, {split}: {scores[split]}")
+        found = measure.evaluate(f"tuned-{split}", read_tickets(split), [measure.tuned()], 24)
+        scores[split] = scores_of(found)[measure.tuned().name]
+    return {"scores": scores, "shown_reply": _ask(measure, measure.tuned(), 64)}
+
+
+def measure_base(measure: Measure) -> dict[str, Any]:
+    """Return the base's scores with its best prompts, and its replies to the ticket that README.md shows."""
+    zero_shot, five_shot = (
+        _best_prompt(measure, prompts, name)
+        for name, prompts in (("zero-shot", ZERO_SHOT), ("five-shot", FIVE_SHOT))
+    )
+    chosen = [measure.base(zero_shot), measure.base(five_shot)]
+    found = measure.evaluate("base-heldout", read_tickets("heldout")[:: measure.every], chosen, 48)
+    scores = scores_of(found)
     return {
-        "scores": scores,
-        "shown_reply": model.reply([ticket_only(_shown_ticket())], max_new_tokens=64)[0],
+        "zero_shot": {"prompt": zero_shot.__name__, "score": scores[zero_shot.__name__]},
+        "five_shot": {"prompt": five_shot.__name__, "score": scores[five_shot.__name__]},
+        "shown_reply_ticket_only": _ask(measure, measure.base(), 160),
+        "shown_reply_instructed": _ask(measure, measure.base(zero_shot), 64),
     }
 
 
-def measure_base(model: Model, every: int) -> dict[str, Any]:
-    """Return the base's scores with its best prompts, and its replies to the ticket that README.md shows.
-
-    Its prompts and replies are long, so it can be evaluated on every Nth ticket only.
-    """
-    zero_shot, five_shot = (_best_prompt(model, prompts, every) for prompts in (ZERO_SHOT, FIVE_SHOT))
+def scores_of(found: Evaluation) -> dict[str, dict[str, float]]:
+    """Return each candidate's scores, as `results.json` has them."""
     return {
-        "zero_shot": _measure_prompt(model, zero_shot, every),
-        "five_shot": _measure_prompt(model, five_shot, every),
-        "shown_reply_ticket_only": model.reply([ticket_only(_shown_ticket())], max_new_tokens=160)[0],
-        "shown_reply_instructed": model.reply([zero_shot(_shown_ticket())], max_new_tokens=64)[0],
+        model.name: {
+            "tickets": len(found.rows),
+            **{metric: round(score.mean, 4) for metric, score in model.scores.items()},
+        }
+        for model in found.models
     }
 
 
@@ -289,23 +291,17 @@ def fill_readme(text: str, results: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, then write `results.json` and README.md's tables."""
     options = _options()
-    base = options.base or _example_base()
+    measure = Measure(_find_endpoint(options), REPORTS / f"{TUNED}-{time.time():.0f}", options.every)
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     started = time.monotonic()
-    results["tuned"] = measure_tuned(Model(base, options.adapter))
+    results["tuned"] = measure_tuned(measure)
     if not options.tuned:
-        results["base"] = measure_base(Model(base, None), options.every)
+        results["base"] = measure_base(measure)
     RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     README.write_text(fill_readme(README.read_text(encoding="utf-8"), results), encoding="utf-8")
     print(f"\n{results_table(results)}\n")
     print(f"wrote {RESULTS.name} and README.md after {time.monotonic() - started:.0f} s")
-
-
-def _padded(prompt: list[int], common: int, longest: int) -> tuple[list[int], list[int]]:
-    """Return a prompt padded to the longest behind the common prefix, and its attention mask."""
-    gap = [0] * (longest - len(prompt))
-    ones = [1] * len(prompt)
-    return [*prompt[:common], *gap, *prompt[common:]], [*ones[:common], *gap, *ones[common:]]
+    print(f"every reply is in the reports in {measure.folder}")
 
 
 def _read_object(text: str) -> Answer:
@@ -321,8 +317,16 @@ def _read_object(text: str) -> Answer:
     )
 
 
-def _is_right(answer: Answer, ticket: Ticket) -> bool:
-    return (answer.category, answer.priority) == (ticket.category, ticket.priority)
+def _is_same(answer: Answer, wanted: Answer) -> bool:
+    return answer == wanted
+
+
+def _has_category(answer: Answer, wanted: Answer) -> bool:
+    return answer.category == wanted.category
+
+
+def _has_priority(answer: Answer, wanted: Answer) -> bool:
+    return answer.priority == wanted.priority
 
 
 def _worked_examples() -> list[Ticket]:
@@ -334,29 +338,25 @@ def _worked_examples() -> list[Ticket]:
     ]
 
 
-def _reply(content: str) -> dict[str, str]:
-    return {"role": "assistant", "content": content}
-
-
 def _best_prompt(
-    model: Model, prompts: Sequence[Callable[[Ticket], Messages]], every: int
-) -> Callable[[Ticket], Messages]:
+    measure: Measure, prompts: Sequence[Callable[[Messages], Messages]], name: str
+) -> Callable[[Messages], Messages]:
     """Return the prompt with the best score on some of the validation tickets."""
-    tickets = read_tickets("validation")[::every]
+    tickets = read_tickets("validation")[:: measure.every]
+    found = measure.evaluate(f"base-{name}-validation", tickets, [measure.base(each) for each in prompts], 48)
+    scores = scores_of(found)
 
-    def quality(prompt: Callable[[Ticket], Messages]) -> tuple[float, float]:
-        found = score(tickets, model.reply([prompt(ticket) for ticket in tickets], max_new_tokens=48))
-        print(f"base, {prompt.__name__}, {len(tickets)} validation tickets: {found}")
-        return found.exact_lenient, found.category + found.priority
+    def quality(prompt: Callable[[Messages], Messages]) -> tuple[float, float]:
+        score = scores[prompt.__name__]
+        return score["exact_lenient"], score["category"] + score["priority"]
 
     return max(prompts, key=quality)
 
 
-def _measure_prompt(model: Model, prompt: Callable[[Ticket], Messages], every: int) -> dict[str, Any]:
-    tickets = read_tickets("heldout")[::every]
-    found = score(tickets, model.reply([prompt(ticket) for ticket in tickets], max_new_tokens=48))
-    print(f"base, {prompt.__name__}, heldout: {found}")
-    return {"prompt": prompt.__name__, "score": asdict(found)}
+def _ask(measure: Measure, candidate: Candidate, max_tokens: int) -> str:
+    """Return a candidate's reply to the ticket that README.md shows."""
+    found = measure.evaluate(f"shown-{candidate.name}", [_shown_ticket()], [candidate], max_tokens)
+    return found.rows[0].answers[0].text
 
 
 def _shown_ticket() -> Ticket:
@@ -378,23 +378,21 @@ def _cell(text: str) -> str:
     return text.strip().replace("|", "\\|").replace("\n", "<br>")
 
 
-def _show_progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r{done}/{total} tickets" + ("\n" if done == total else ""))
+def _find_endpoint(options: argparse.Namespace) -> Endpoint:
+    """Return the given server, or the one of a stage that runs."""
+    from infra.session import open_session  # noqa: PLC0415 - not needed with --endpoint
 
-
-def _example_base() -> Path:
-    from infra.models.base_models import ensure_example_base  # noqa: PLC0415 - not needed with --base
-
-    return ensure_example_base()
+    session = None if options.endpoint else open_session(ROOT, options.stage, Console(), start_cloud=False)
+    endpoint = find_endpoint(options.endpoint, session, os.environ.get("OPENAI_API_KEY", ""))
+    if endpoint is None:
+        raise SystemExit("there is neither an address nor a stage")
+    return endpoint
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the ticket-triage adapter against its base model.")
-    parser.add_argument(
-        "--base", type=Path, help="a folder with the base model; by default it is downloaded and cached"
-    )
-    parser.add_argument("--adapter", type=Path, default=HERE / "adapter")
+    parser.add_argument("--stage", default="local", help="the stage that serves both (default: local)")
+    parser.add_argument("--endpoint", help="a server that serves both, in the stage's place")
     parser.add_argument("--tuned", action="store_true", help="measure only the adapter")
     parser.add_argument(
         "--every",

@@ -21,6 +21,8 @@ from tests.doubles.scripted_engine import ScriptedEngine
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from starlette.types import ASGIApp
+
     from inference.service.requests import Limits
 
 
@@ -66,9 +68,9 @@ class OpenaiServer:
 
 
 @asynccontextmanager
-async def listening(openai_server: OpenaiServer) -> AsyncIterator[str]:
+async def listening(app: ASGIApp) -> AsyncIterator[str]:
     """Serve on a real socket, for clients in threads, and for seeing a stream before its end."""
-    config = uvicorn.Config(openai_server.app, port=0, lifespan="off", log_config=None)
+    config = uvicorn.Config(app, port=0, lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -12,7 +13,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from inference.engines.registry import start_engine
+from inference.models.weights import find_weights
+from inference.service.requests import Limits
+from inference.service.service import Service
+from inference.settings import Settings
+from inference.web.application import ChatPage, Identity, make_application
+from infra.evaluation.asking import Answer, Candidate, Endpoint
+from infra.evaluation.results import make_row, summarize
 from infra.models.base_models import ensure_example_base
+from tests.doubles.openai_server import listening
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "ticket-triage"
 sys.path.insert(0, str(EXAMPLE))  # its scripts are run from there, and find each other there
@@ -151,10 +161,27 @@ def test_scores_are_shares_of_all_tickets() -> None:
         '{"category": "billing", "priority": "high"}',
         "I am sorry to hear that.",
     ]
+    candidate = Candidate("tuned", "tuned", Endpoint("http://host/v1"))
+    scored = [
+        make_row(example, [Answer("tuned", example.name, reply)], evaluate.make_metrics())
+        for example, reply in zip(evaluate.make_examples(rows), replies, strict=True)
+    ]
+    found = summarize("data", evaluate.make_metrics(), [candidate], scored, Path())
+    assert evaluate.scores_of(found) == {
+        "tuned": {
+            "tickets": 4, "exact": 0.25, "exact_lenient": 0.5, "category": 0.75, "priority": 0.5,
+            "invalid": 0.5,
+        }
+    }  # fmt: skip
 
-    assert evaluate.score(rows, replies) == evaluate.Score(
-        tickets=4, exact=0.25, exact_lenient=0.5, category=0.75, priority=0.5, invalid=0.5
-    )
+
+def test_a_prompt_ends_with_the_ticket_or_has_it() -> None:
+    ticket = ({"role": "user", "content": "My lamp is broken."},)
+    for prompt in (*evaluate.ZERO_SHOT, *evaluate.FIVE_SHOT):
+        messages = prompt(ticket)
+        assert "My lamp is broken." in messages[-1]["content"]
+        assert evaluate.INSTRUCTIONS in messages[0]["content"]
+        assert {tuple(message) for message in messages} == {("role", "content")}
 
 
 def test_the_base_is_shown_one_example_of_each_category_and_all_priorities() -> None:
@@ -203,13 +230,25 @@ def test_the_adapter_is_clearly_better_than_the_base_at_its_task() -> None:
 
 
 @pytest.mark.model
-def test_the_adapters_score_holds_on_a_sample_of_heldout_tickets() -> None:
+async def test_the_adapters_score_holds_on_a_sample_of_heldout_tickets(tmp_path: Path) -> None:
+    base_id = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    for target, folder in (
+        (f"model-cache/{base_id}", ensure_example_base()), ("models/ticket-triage/adapter", ADAPTER),
+    ):  # fmt: skip
+        (tmp_path / target).parent.mkdir(parents=True)
+        (tmp_path / target).symlink_to(folder)
+    settings = Settings(device="cpu", auth=False, chat_sign_in=False, kv_cache_tokens=4096)
+    weights = find_weights(tmp_path, f"model-cache/{base_id}", None)
+    started = await asyncio.to_thread(start_engine, weights, settings, lambda _phase, _percent: None)
+    service = Service(Limits())
+    service.begin_serving(started.engine, started.models)
+    app = make_application(service, settings, Identity("", "", "", ""), ChatPage(service))
     sample = tickets.read_tickets("heldout")[::5]
-    model = evaluate.Model(ensure_example_base(), ADAPTER)
-    found = evaluate.score(
-        sample, model.reply([evaluate.ticket_only(row) for row in sample], max_new_tokens=24)
-    )
-
-    assert len(sample) == 60
-    assert found.invalid == 0
-    assert found.exact >= 0.7
+    async with listening(app) as url:
+        measure = evaluate.Measure(Endpoint(url), tmp_path / "out")
+        found = await asyncio.to_thread(measure.evaluate, "sample", sample, [measure.tuned()], 24)
+    await started.engine.close()
+    scores = evaluate.scores_of(found)["fine-tuned"]
+    assert scores["tickets"] == 60
+    assert scores["invalid"] == 0
+    assert scores["exact"] >= 0.7

@@ -33,7 +33,10 @@ async def test_several_choices_are_streamed_side_by_side(openai_server: OpenaiSe
     openai_server.engine.play(b"o", gate, b"ne", (END,))
     openai_server.engine.play(b"two", (END,))
     texts, reasons, seen = ["", ""], [], []
-    async with listening(openai_server) as url, openai.AsyncOpenAI(api_key="none", base_url=url) as client:
+    async with (
+        listening(openai_server.app) as url,
+        openai.AsyncOpenAI(api_key="none", base_url=url) as client,
+    ):
         stream = await client.chat.completions.create(
             model=BASE, messages=HELLO, n=2, stream=True, stream_options={"include_usage": True}
         )
@@ -105,7 +108,10 @@ async def test_a_choice_that_fails_frees_all(openai_server: OpenaiServer, *, str
 async def test_a_client_that_leaves_frees_all(openai_server: OpenaiServer) -> None:
     for _ in range(4):
         openai_server.engine.play(b"talking", asyncio.Event())
-    async with listening(openai_server) as url, openai.AsyncOpenAI(api_key="none", base_url=url) as client:
+    async with (
+        listening(openai_server.app) as url,
+        openai.AsyncOpenAI(api_key="none", base_url=url) as client,
+    ):
         stream = await client.chat.completions.create(model=BASE, messages=HELLO, n=4, stream=True)
         async for chunk in stream:
             if chunk.choices[0].delta.content:

@@ -197,7 +197,7 @@ async def test_the_synchronous_client_is_served_over_a_socket(openai_server: Ope
         text = client.completions.create(model=BASE, prompt="Once", logit_bias={"65": 1})
         return parsed, several, chunks, text.choices[0].text
 
-    async with listening(openai_server) as url:
+    async with listening(openai_server.app) as url:
         with openai.OpenAI(api_key="none", base_url=url, max_retries=0) as client:
             parsed, several, chunks, text = await asyncio.to_thread(ask, client)
     assert json.loads(parsed.choices[0].message.content or "") == {"category": "billing", "priority": 1}

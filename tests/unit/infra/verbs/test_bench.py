@@ -34,7 +34,7 @@ async def server() -> AsyncIterator[OpenaiServer]:
 
 @pytest.fixture
 async def address(server: OpenaiServer) -> AsyncIterator[str]:
-    async with listening(server) as address:
+    async with listening(server.app) as address:
         yield address
 
 
