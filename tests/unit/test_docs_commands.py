@@ -21,7 +21,21 @@ from tests.doubles.pages import AZURE_ONLY, ROOT, ShellBlock, pages, shell_block
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PROGRAMS: Final = {"az", "cd", "docker", "exec", "export", "git", "invoke", "nox", "pip", "python", "python3"}
+PROGRAMS: Final = {
+    "az",
+    "cd",
+    "docker",
+    "exec",
+    "export",
+    "git",
+    "invoke",
+    "nox",
+    "pip",
+    "prometheus",
+    "python",
+    "python3",
+    "sudo",
+}
 VERBS: Final = Collection.from_module(tasks)
 PARAMETERS: Final = set(
     json.loads((ROOT / "infra/provision/inference.json").read_text(encoding="utf-8"))["parameters"]
