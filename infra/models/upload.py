@@ -25,6 +25,9 @@ MANIFEST: Final = ".fjarr-manifest.json"
 DRAFT_SUFFIX: Final = ".uploading"
 """The suffix of a file that is being uploaded. Servers ignore such files."""
 
+PREVIOUS_SUFFIX: Final = ".previous"
+"""The suffix of a file that a push has replaced, until that is seen to serve. Servers ignore such files."""
+
 
 @dataclass(frozen=True, slots=True)
 class UploadSet:
@@ -113,7 +116,9 @@ def plan_upload(share: Share, upload_set: UploadSet) -> UploadPlan:
     wanted = {entry.path for entry in upload_set.manifest.files}
     removed = sorted(entry.path for entry in known if entry.path not in wanted and entry.path in there)
     drafts = {entry.path + DRAFT_SUFFIX for entry in uploads}
-    leftovers = sorted(name for name in there if name.endswith(DRAFT_SUFFIX) and name not in drafts)
+    leftovers = sorted(
+        name for name in there if name.endswith((DRAFT_SUFFIX, PREVIOUS_SUFFIX)) and name not in drafts
+    )
     return UploadPlan(upload_set, uploads, tuple(removed), tuple(leftovers))
 
 

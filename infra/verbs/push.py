@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 from infra.clock import SystemClock
 from infra.deploy_context import DeployContext, open_deploy_context
-from infra.errors import RemoteError, UsageError
+from infra.errors import RemoteError, UsageError, WaitTimeoutError
 from infra.models.adapter_index import AdapterIndex, find_adapters, is_indexed, update_index
+from infra.models.backup import Backup, back_up, discard, restore
 from infra.models.base_models import EXAMPLE, ensure_example_base, load_pinned_base
 from infra.models.hash_cache import HashCache
 from infra.models.hub import download_base
@@ -285,12 +286,20 @@ def push_upload_sets(
         context.lock.hold("push") as held,
     ):
         plans = _plan(context.share, selection, upload_sets)
+        backups = tuple(filter(None, (back_up(context.share, plan) for plan in plans)))
         for plan in plans:
             _upload(context, held, plan)
         index = update_index(context.share)
         has_new_base = selection.base is not None and plans[0].has_changes
-        is_live = restarts and not has_new_base and _is_served(context, held, selection, index)
-        is_restarted = restarts and not is_live and _restart(context, held)
+        try:
+            is_live = restarts and not has_new_base and _is_served(context, held, selection, index)
+            is_restarted = restarts and not is_live and _restart(context, held)
+        except (RemoteError, WaitTimeoutError) as error:
+            closing = _turn_back(context, held, backups)
+            details = (closing, *error.details)
+            raise type(error)(error.message, details=details, hint=error.hint) from error
+        for backup in backups:
+            discard(context.share, backup)
     return PushResult(
         selection.adapter_target,
         selection.base_target,
@@ -373,15 +382,34 @@ def _is_served(context: DeployContext, held: HeldLock, selection: Selection, ind
         return False
     if failed is not None:
         raise RemoteError(
-            f"the adapter {name} is on the share and is not served",
+            f"the server rejects the adapter {name}",
             details=(failed.reason,),
-            hint=f"push another in its place, or remove it: invoke push --remove {name}",
+            hint="correct it and push again; invoke models lists what is served",
         )
     if name not in answer.adapters:
         context.console.warn(
             f"{name} is on the share and is not served: the parameter adapterPath names others"
         )
     return True
+
+
+def _turn_back(context: DeployContext, held: HeldLock, backups: tuple[Backup, ...]) -> str:
+    """Bring back the adapter that was there before, and return a line that describes the state."""
+    if not backups:
+        return "the new base model is on the share; push another to replace it"
+    held.check()
+    for backup in backups:
+        restore(context.share, backup)
+    index = update_index(context.share)
+    is_new = any(backup.is_of_a_new_adapter for backup in backups)
+    what = "the adapter was removed from the share again" if is_new else "the adapter before is back"
+    live = read_live(context.share).current
+    if live is None or _wait_until_applied(context, held, index) is not None:
+        return f"turned back: {what}"
+    outcome = context.rollout(held).restart(live)
+    if isinstance(outcome, NotServed):
+        return f"turned back: {what}, but {live} does not serve: {outcome.cause.reason}"
+    return f"turned back: {what}, and {live} serves again"
 
 
 def _wait_until_applied(
@@ -399,7 +427,7 @@ def _restart(context: DeployContext, held: HeldLock) -> bool:
     held.check()
     outcome = context.rollout(held).restart(live.current)
     if isinstance(outcome, NotServed):
-        raise failure(outcome, live.current, "the new weights are on the share; push others to replace them")
+        raise failure(outcome, live.current, "it was started with the new weights")
     set_proven(context.share, live.current)
     if outcome.outage is not None:
         context.console.info(str(outcome.outage))

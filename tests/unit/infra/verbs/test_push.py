@@ -9,13 +9,13 @@ import pytest
 
 from infra.errors import RemoteError, UsageError
 from infra.models.hash_cache import HashCache
-from infra.models.upload import MANIFEST, find_drafts, load_upload_set, plan_upload
+from infra.models.upload import MANIFEST, PREVIOUS_SUFFIX, find_drafts, load_upload_set, plan_upload
 from infra.models.weights import read_base
 from infra.verbs.push import newest_adapter
 from tests.doubles.memory_app import Behaviour
 from tests.doubles.memory_share import MemoryShare
 from tests.doubles.model_folders import make_adapter, make_base, tensors
-from tests.doubles.weights_world import World
+from tests.doubles.weights_world import LIVE, World
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,13 +119,53 @@ def test_a_live_release_is_left_alone_if_told_so(world: World) -> None:
     assert (result.has_changed, result.is_restarted, world.app.log) == (True, False, [])
 
 
-def test_a_live_release_that_crashes_with_new_weights_is_an_error(world: World) -> None:
+def adapters(world: World) -> dict[str, bytes]:
+    return {path: content for path, content in world.share.files.items() if path.startswith("models/")}
+
+
+def crash_with(world: World, weights: bytes) -> None:
+    """Let the server crash while the share has an adapter with these weights."""
+    world.app.behaviour = lambda _release: (
+        Behaviour.CRASH if weights in world.share.files.values() else Behaviour.SERVE
+    )
+
+
+def test_an_adapter_that_the_live_release_crashes_with_is_turned_back(world: World) -> None:
+    world.go_live()
+    (world.root / "adapter" / "tokenizer.json").write_text("{}")
+    world.push(world.root / "adapter", world.root / "base")
+    served = adapters(world)
+    make_adapter(world.root / "adapter", text="trained further")
+    (world.root / "adapter" / "tokenizer.json").unlink()
+    crash_with(world, tensors("trained further"))
+    with pytest.raises(RemoteError, match=f"release {LIVE} does not serve") as caught:
+        world.push(world.root / "adapter", world.root / "base")
+    assert caught.value.details[0] == f"turned back: the adapter before is back, and {LIVE} serves again"
+    assert adapters(world) == served
+    assert ".lock" not in world.share.files
+    world.app.behaviour = lambda _release: Behaviour.SERVE
+    assert world.push(world.root / "adapter", world.root / "base").uploaded_files == 1
+    assert not [path for path in world.share.files if path.endswith(PREVIOUS_SUFFIX)]
+
+
+def test_a_new_adapter_that_the_live_release_crashes_with_is_removed_again(world: World) -> None:
+    world.go_live()
+    crash_with(world, tensors("adapter"))
+    with pytest.raises(RemoteError) as caught:
+        world.push(world.root / "adapter", None)
+    closing = f"turned back: the adapter was removed from the share again, and {LIVE} serves again"
+    assert caught.value.details[0] == closing
+    assert set(adapters(world)) == {"models/index.json"}
+
+
+def test_a_release_that_does_not_serve_without_it_either_is_reported(world: World) -> None:
     world.go_live()
     world.app.behaviour = lambda _release: Behaviour.CRASH
     with pytest.raises(RemoteError) as caught:
         world.push(world.root / "adapter", None)
-    assert caught.value.details[0] == "the new weights are on the share; push others to replace them"
-    assert ".lock" not in world.share.files
+    assert caught.value.details[0].startswith(
+        f"turned back: the adapter was removed from the share again, but {LIVE} does not serve: the cont"
+    )
 
 
 class KilledError(BaseException):

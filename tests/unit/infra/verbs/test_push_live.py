@@ -102,9 +102,14 @@ def test_an_adapter_that_the_server_rejects_is_an_error_and_nothing_restarts(wor
     world.app.failed_adapters = (FailedAdapter("other", "the adapter other does not fit org/base: no"),)
     with pytest.raises(RemoteError) as caught:
         world.push(world.root / "adapter", None, name="other")
-    assert caught.value.message == "the adapter other is on the share and is not served"
-    assert caught.value.details == ("the adapter other does not fit org/base: no",)
-    assert caught.value.hint == "push another in its place, or remove it: invoke push --remove other"
+    assert caught.value.message == "the server rejects the adapter other"
+    assert caught.value.details == (
+        "turned back: the adapter was removed from the share again",
+        "the adapter other does not fit org/base: no",
+    )
+    assert caught.value.hint == "correct it and push again; invoke models lists what is served"
+    assert not [path for path in world.share.files if path.startswith("models/other/")]
+    assert b"other" not in world.share.files["models/index.json"]
     assert world.app.log == []
     assert ".lock" not in world.share.files
 
