@@ -18,7 +18,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from inference.api_keys import API_KEYS_VARIABLE
+from inference.api_keys import ADMIN_KEY_VARIABLE, API_KEYS_VARIABLE
 from inference.engines.catalogue import find_engine
 from inference.engines.remote.handshake import EngineStatus
 from inference.engines.remote.host import EngineHost
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 LOGGER: Final = logging.getLogger("inference.engine_process")
 
+KEY_VARIABLES: Final = (API_KEYS_VARIABLE, ADMIN_KEY_VARIABLE)
 CLOSE_TIMEOUT_S: Final = 15.0
 FORCED_CLOSE_TIMEOUT_S: Final = 0.5
 """How long the engine may take to close after the second signal."""
@@ -51,7 +52,8 @@ def main() -> NoReturn:
             LOGGER.error("%s", problem)  # noqa: TRY400 - a traceback would bury the problems
         LOGGER.error("the settings cannot be used")  # noqa: TRY400 - see above
         sys.exit(error.exit_code)
-    os.environ.pop(API_KEYS_VARIABLE, None)
+    for variable in KEY_VARIABLES:
+        os.environ.pop(variable, None)
     set_up_logging(settings.log_format, settings.log_level)
     set_library_defaults()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -72,7 +74,7 @@ def load_engine_settings(environ: Mapping[str, str]) -> tuple[Settings, Path]:
     Raises:
         SettingsError: With every unknown name and every bad value.
     """
-    keyless = {name: value for name, value in environ.items() if name != API_KEYS_VARIABLE}
+    keyless = {name: value for name, value in environ.items() if name not in KEY_VARIABLES}
     settings = load_settings(keyless | {"FJARR_AUTH": "off", "FJARR_CHAT_SIGN_IN": "off"})
     if settings.engine_socket is None:
         raise SettingsError(("FJARR_ENGINE_SOCKET: it is empty; the engine process listens there",))

@@ -194,13 +194,18 @@ class ServerProcess:
                 self._begin_serving(ready)
 
     def _begin_serving(self, ready: ReadyEngine) -> None:
+        names = ", ".join(model.name for model in ready.models)
+        if ready.engine is self._engine:
+            # It serves other adapters than before, added or removed by any server.
+            self._service.begin_serving(ready.engine, ready.models, None, ready.failed_adapters)
+            LOGGER.info("serving %s", names)
+            return
         self._engine = ready.engine
         capacity = find_capacity(ready, self._settings)
         LOGGER.info("%s", capacity.reason)
         if capacity.warning is not None:
             LOGGER.warning("%s", capacity.warning)
         self._service.begin_serving(ready.engine, ready.models, capacity, ready.failed_adapters)
-        names = ", ".join(model.name for model in ready.models)
         LOGGER.info("ready after %.1f s: serving %s", time.monotonic() - self._began_s, names)
 
     async def _run_chat(self) -> None:

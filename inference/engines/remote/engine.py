@@ -102,6 +102,7 @@ class RemoteEngine:
         self._tokenizers = tokenizers
         self._connection = connection
         self._is_closed = False
+        self._context_tokens: dict[str, int] = {}
         self._describe(description)
         connection.on_description = self._describe
         connection.on_change = self.changed.set
@@ -139,7 +140,7 @@ class RemoteEngine:
         """Send a request. What the engine refuses ends the stream with `RequestRefusedError`."""
         if not self.is_alive:
             raise EngineError("the engine has stopped")
-        if request.model not in self._context_tokens:
+        if request.model not in self._models:
             raise KeyError(request.model)
         return self._connection.submit(request)
 
@@ -181,7 +182,9 @@ class RemoteEngine:
 
     def _describe(self, description: Description) -> None:
         self._description = description
-        self._context_tokens = {model.name: model.context_tokens for model in description.models}
+        self._models = {model.name for model in description.models}
+        # Those of models that have gone are kept: the service may still list them for a moment.
+        self._context_tokens |= {model.name: model.context_tokens for model in description.models}
 
 
 class _Connection(asyncio.Protocol):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[3]
 KEY: Final = "secret-key"
+ADMIN_KEY: Final = "admin-secret"
 PATIENCE_S: Final = 60.0
 HELLO: Final = [{"role": "user", "content": "Hello"}]
 
@@ -60,15 +61,17 @@ class Slow(ScriptedEngine):
                 return
 
 def load_engine(settings, report):
-    engine_process.LOGGER.info("keys in the environment: %s", [name for name in os.environ if "KEYS" in name])
+    engine_process.LOGGER.info("keys in the environment: %s", [name for name in os.environ if "_KEY" in name])
     report("loading the base model", 30)
     while not Path(os.environ["GATE"]).exists():
         time.sleep(0.01)
     engine = Slow({"m": 100_000, "tuned": 1000}, frozenset({256}), always=((256,),))
     served = (
-        ServedModel(name, parent, ByteCodec(), frozenset({256}), 7, os.environ["TOKENIZER"])
+        ServedModel(name, parent, ByteCodec(), frozenset({256}), 7, source)
         for name, parent in (("m", None), ("tuned", "m"))
     )
+    source = os.environ["TOKENIZER"]
+    engine.offers["late"] = ServedModel("late", "m", ByteCodec(), frozenset({256}), 8, source)
     return StartedEngine(engine, tuple(served), {"broken": "it does not fit"})
 
 startup.load_engine = load_engine
@@ -138,7 +141,8 @@ class Replica:
         self.environ = {
             "PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(ROOT), "GATE": str(self.gate),
             "TOKENIZER": str(save_tokenizer(folder)), "FJARR_HOST": "127.0.0.1",
-            "FJARR_PORT": str(self.port), "FJARR_API_KEYS": f"ann={KEY}",
+            "FJARR_PORT": str(self.port), "FJARR_API_KEYS": f"ann={KEY}", "FJARR_ADMIN_KEY": ADMIN_KEY,
+            "FJARR_MOUNT": str(folder),
             "FJARR_ENGINE_SOCKET": str(self.path), "FJARR_DRAIN_GRACE_S": "20",
         }  # fmt: skip
         self.processes: list[Process] = []
@@ -162,15 +166,17 @@ class Replica:
             assert time.monotonic() < deadline, [process.lines for process in self.processes]
             time.sleep(0.01)
 
-    def ask(self, path: str, body: Any = None) -> tuple[int, Any]:
+    def ask(self, path: str, body: Any = None, key: str = KEY, port: int = 0) -> tuple[int, Any]:
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}",
+            f"http://127.0.0.1:{port or self.port}{path}",
             None if body is None else json.dumps(body).encode(),
-            {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"},
+            {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
         )
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
-                return response.status, json.loads(response.read())
+                content = response.read()
+                is_json = response.headers["Content-Type"].startswith("application/json")
+                return response.status, json.loads(content) if is_json else content.decode()
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, json.loads(error.read())
@@ -302,6 +308,36 @@ def test_a_second_server_takes_over_while_the_first_finishes(replica: Replica) -
     replica.wait_for(replica.is_ready)
     assert replica.chat()[0] == 200
     assert engine.process.poll() is None
+
+
+def test_an_adapter_that_one_server_adds_or_removes_comes_and_goes_on_all(replica: Replica) -> None:
+    replica.gate.touch()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        other = listener.getsockname()[1]
+    replica.start_engine()
+    server, _ = replica.start_server(), replica.start_server(FJARR_PORT=str(other))
+    ready = (200, {"status": "ready"})
+    replica.wait_for(lambda: replica.is_ready() and replica.ask("/readyz", port=other) == ready)
+    folder = replica.gate.parent / "models" / "late"
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    body = {"lora_name": "late", "lora_path": "models/late"}
+    status, said = replica.ask("/v1/load_lora_adapter", body, ADMIN_KEY)
+    assert status == 200, said
+
+    def names(port: int) -> list[str]:
+        return [model["id"] for model in replica.ask("/v1/models", port=port)[1]["data"]]
+
+    for port in (replica.port, other):
+        replica.wait_for(lambda port=port: names(port) == ["m", "late", "tuned"])
+        status, answer = replica.ask("/v1/completions", {"model": "late", "prompt": "x"}, port=port)
+        assert (status, answer["choices"][0]["text"]) == (200, "word " * 40)
+    status, said = replica.ask("/v1/unload_lora_adapter", {"lora_name": "tuned"}, ADMIN_KEY, other)
+    assert status == 200, said
+    for port in (replica.port, other):
+        replica.wait_for(lambda port=port: names(port) == ["m", "late"])
+    # What an engine can do at once is found out once.
+    assert sum("answers at once" in line for line in server.lines) == 1
 
 
 def test_the_engine_finishes_what_runs_before_it_stops(replica: Replica) -> None:

@@ -74,6 +74,8 @@ async def test_a_removed_adapter_leaves_when_its_requests_have_ended(hosted: Hos
     await until(lambda: all(len(each.description.models) == 1 for each in (server, other)))
     with pytest.raises(KeyError):
         other.submit(make_request("n"))
+    # The service may still list it.
+    assert other.context_tokens("n") == 200
     assert not removing.done()
     gate.set()
     assert await anext(running) == Increment((0,), "stop")
