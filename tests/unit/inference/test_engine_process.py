@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -325,17 +326,18 @@ def test_an_adapter_that_one_server_adds_or_removes_comes_and_goes_on_all(replic
     status, said = replica.ask("/v1/load_lora_adapter", body, ADMIN_KEY)
     assert status == 200, said
 
-    def names(port: int) -> list[str]:
-        return [model["id"] for model in replica.ask("/v1/models", port=port)[1]["data"]]
+    def serves(port: int, *names: str) -> bool:
+        listed = replica.ask("/v1/models", port=port)[1]["data"]
+        return [model["id"] for model in listed] == list(names)
 
     for port in (replica.port, other):
-        replica.wait_for(lambda port=port: names(port) == ["m", "late", "tuned"])
+        replica.wait_for(partial(serves, port, "m", "late", "tuned"))
         status, answer = replica.ask("/v1/completions", {"model": "late", "prompt": "x"}, port=port)
         assert (status, answer["choices"][0]["text"]) == (200, "word " * 40)
     status, said = replica.ask("/v1/unload_lora_adapter", {"lora_name": "tuned"}, ADMIN_KEY, other)
     assert status == 200, said
     for port in (replica.port, other):
-        replica.wait_for(lambda port=port: names(port) == ["m", "late"])
+        replica.wait_for(partial(serves, port, "m", "late"))
     # What an engine can do at once is found out once.
     assert sum("answers at once" in line for line in server.lines) == 1
 
