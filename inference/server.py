@@ -17,7 +17,6 @@ import signal
 import sys
 import time
 from datetime import UTC, datetime
-from importlib import import_module
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import uvicorn
@@ -50,13 +49,12 @@ from inference.web.keyring import Keyring
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-    from types import ModuleType
 
     from starlette.types import ASGIApp
 
     from inference.engines.protocol import Engine
     from inference.startup import ReadyEngine
-    from inference.web.chat import Chat
+    from inference.web.chat.gateway import Chat
 
 LOGGER: Final = logging.getLogger("inference.server")
 
@@ -114,8 +112,7 @@ class ServerProcess:
         self._identity = Identity(settings.release, settings.revision, settings.replica, started_at)
         self._began_s = time.monotonic()
         self._engine: Engine | None = None
-        self._models_changed = asyncio.Event()
-        self._service.on_models_changed = self._models_changed.set
+        self._is_serving = asyncio.Event()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._exit_code = 0
@@ -207,27 +204,24 @@ class ServerProcess:
             LOGGER.warning("%s", capacity.warning)
         self._service.begin_serving(ready.engine, ready.models, capacity, ready.failed_adapters)
         LOGGER.info("ready after %.1f s: serving %s", time.monotonic() - self._began_s, names)
+        self._is_serving.set()
 
     async def _run_chat(self) -> None:
-        """Show a chat page for the models that are served, and another one when these are others."""
-        if self._settings.engine_socket is not None:
-            # The engine loads in another process: nothing here is delayed by the import.
-            await in_thread(_import_chat)
-        await self._models_changed.wait()
-        while True:
-            shown = self._service.models
-            chat = await in_thread(self._make_chat)
-            async with chat.lifespan():
-                self._chat_page.application = chat
-                LOGGER.info("the chat page is up")
-                while [model.name for model in self._service.models] == [model.name for model in shown]:
-                    self._models_changed.clear()
-                    await self._models_changed.wait()
+        """Serve the chat page once there are models. It asks which ones there are whenever it is opened."""
+        if self._settings.engine_socket is None:
+            # The import takes seconds, and would delay the loading in this process.
+            await self._is_serving.wait()
+        chat = await in_thread(self._make_chat)
+        await self._is_serving.wait()
+        async with chat.lifespan():
+            self._chat_page.application = chat
+            LOGGER.info("the chat page is up")
+            await asyncio.Event().wait()
 
     def _make_chat(self) -> Chat:
-        release, has_sign_in = self._settings.release, self._settings.chat_sign_in
-        chat: Chat = _import_chat().make_chat(self._service, release, has_sign_in=has_sign_in)
-        return chat
+        from inference.web.chat.page import make_chat, make_site  # noqa: PLC0415 - it imports Gradio
+
+        return make_chat(self._service, make_site(self._settings))
 
     async def _drain(self) -> None:
         self._service.begin_draining()
@@ -271,11 +265,6 @@ def configure(application: ASGIApp) -> uvicorn.Config:
         # TLS ends at the ingress, whose address is not known; the chat needs the browser's scheme.
         forwarded_allow_ips="*",
     )
-
-
-def _import_chat() -> ModuleType:
-    """Import the chat page's module. Importing Gradio takes seconds; the API may be up by now."""
-    return import_module("inference.web.chat")
 
 
 class _UvicornServer(uvicorn.Server):

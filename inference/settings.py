@@ -338,6 +338,13 @@ class Settings:
         False,  # noqa: FBT003 - see above
         "`on` logs prompts and answers",
     )
+    feedback: bool = setting(
+        "FJARR_FEEDBACK",
+        switch,
+        False,  # noqa: FBT003 - see above
+        "`on` shows thumbs under the chat page's answers, and keeps them with prompt and answer as training"
+        " data in `feedback/` on the share",
+    )
     socket_fd: int | None = setting(
         "FJARR_SOCKET_FD",
         whole_number(3),

@@ -140,7 +140,7 @@ def find_weights(
     rejected: list[RejectedAdapter] = []
     named: list[tuple[str, str]] = []
     for folder in _folders(mount, adapters):
-        name = _adapter_name(mount, folder)
+        name = adapter_name(mount, folder)
         try:
             config = read_json_object(folder / ADAPTER_CONFIG)
             named.append((name, str(config.get("base_model_name_or_path") or "")))
@@ -213,7 +213,7 @@ def read_adapter(mount: Path, folder: Path, *, allows_pickle: bool = False) -> A
     shapes = read_adapter_shapes(folder, allows_pickle=allows_pickle)
     rows = [shape[0] for key, shape in shapes.items() if key.endswith(EMBEDDING_KEYS) and "lora_" not in key]
     return Adapter(
-        name=_adapter_name(mount, folder),
+        name=adapter_name(mount, folder),
         folder=folder,
         base_reference=str(config.get("base_model_name_or_path") or ""),
         embedding_rows=max(rows, default=None),
@@ -432,7 +432,7 @@ def _check_base_folder(folder: Path, *, allows_pickle: bool) -> None:
     raise LoadError(f"the base model {folder} has no *.safetensors: was it pushed completely?")
 
 
-def _adapter_name(mount: Path, folder: Path) -> str:
+def adapter_name(mount: Path, folder: Path) -> str:
     """Return an adapter's path under `models`, without the last part if that is `adapter`."""
     try:
         parts = folder.relative_to(mount / MODELS).parts

@@ -161,6 +161,11 @@ class AdmissionQueue:
         """Return when no slot is taken and no request waits."""
         await self._idle.wait()
 
+    def position(self, admission: Admission) -> int | None:
+        """Return a waiting request's place in the queue, from 1; None if it does not wait."""
+        places = enumerate(_in_order(self._waiting), 1)
+        return next((place for place, each in places if each is admission), None)
+
     def review(self) -> None:
         """Admit what there is room for by now, and reject what will not end within the time limit.
 
@@ -369,6 +374,11 @@ class Admission:
     def is_admitted(self) -> bool:
         """Return whether the request has, or had, its slots."""
         return self.admitted_at is not None
+
+    @property
+    def position(self) -> int | None:
+        """Return its place in the queue, from 1; None if it does not wait."""
+        return None if self.is_admitted or self._is_released else self._queue.position(self)
 
     @property
     def tokens_each(self) -> float:

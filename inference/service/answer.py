@@ -36,6 +36,7 @@ class Answer:
 
     def __init__(self, running: RunningRequest) -> None:
         self._prompt_tokens = running.prepared.prompt_tokens
+        self._admission = running.admission
         self._choices = tuple(Choice(index, running) for index in range(len(running.prepared.generations)))
         self._pumps: tuple[asyncio.Task[None], ...] = ()
 
@@ -58,6 +59,11 @@ class Answer:
             sum(choice.completion_tokens for choice in self._choices),
             sum(choice.reasoning_tokens for choice in self._choices),
         )
+
+    @property
+    def queue_position(self) -> int | None:
+        """Return the request's place in the queue, from 1; None if it does not wait."""
+        return self._admission.position
 
     def close(self) -> None:
         """Stop generating and free the slots; idempotent. Iteration ends."""

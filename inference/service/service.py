@@ -19,7 +19,7 @@ from inference.service.lifecycle import RequestLifecycle
 from inference.service.preparation import check_choices, encode, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from inference.engines.protocol import Engine, ServedModel
     from inference.errors import LoadError
@@ -42,7 +42,6 @@ class Service:
 
     Attributes:
         adapter_generation: The generation of the share's index of adapters that is served; empty if none is.
-        on_models_changed: Called when other models are served than before.
         queue: The queue that requests wait in for their slots.
         is_engine_replaced: Whether another engine takes the place of one that is dead.
         observers: The receivers of request lifecycle events.
@@ -59,7 +58,6 @@ class Service:
             limits.request_timeout_s,
         )
         self.adapter_generation = ""
-        self.on_models_changed: Callable[[], None] = lambda: None
         self.is_engine_replaced = False
         self.observers: list[Observer] = []
         self.phase = "starting"
@@ -101,12 +99,10 @@ class Service:
         index = names.index(model.name) if model.name in names else 0
         adapters[index : index + (model.name in names)] = [model]
         self._models = {each.name: each for each in (base, *adapters)}
-        self.on_models_changed()
 
     def remove_model(self, name: str) -> None:
         """Accept no more requests for a model."""
         del self._models[name]
-        self.on_models_changed()
 
     def add_failure(self, name: str, error: LoadError) -> None:
         """List why an adapter is not served as it is on the share."""
@@ -150,7 +146,6 @@ class Service:
         self._models = {model.name: model for model in models}
         if self._state == "starting":
             self._state = "ready"
-        self.on_models_changed()
 
     def stop_serving(self) -> None:
         """Reject new requests until `begin_serving` is called again."""

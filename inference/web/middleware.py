@@ -35,15 +35,30 @@ KNOWN_PATHS: Final = frozenset({"/", "/healthz", "/readyz", "/version", METRICS_
 EXPOSED_HEADERS: Final = ("x-request-id", "Retry-After", "x-should-retry")
 """The response headers that a browser shows to a page of another origin, besides the usual ones."""
 
+CONTENT_DIRECTIVES: Final = (
+    "default-src 'self'",
+    # Gradio has scripts in its page, and compiles the templates of its components.
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+    "style-src 'self' 'unsafe-inline'",
+    "img-src 'self' data: blob:",
+    "font-src 'self' data:",
+    "connect-src 'self'",
+    "form-action 'self'",
+    "frame-src 'none'",
+    "frame-ancestors 'self'",
+    "base-uri 'self'",
+    "object-src 'none'",
+)
+"""A page loads from this server only, and sends to it only, whatever a model writes."""
+
 API_HEADERS: Final = ((b"x-content-type-options", b"nosniff"),)
 PAGE_HEADERS: Final = (
     *API_HEADERS,
     (b"x-frame-options", b"SAMEORIGIN"),
-    (b"content-security-policy", b"frame-ancestors 'self'; base-uri 'self'; object-src 'none'"),
+    (b"content-security-policy", "; ".join(CONTENT_DIRECTIVES).encode()),
     (b"referrer-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
 )
-"""No policy for scripts: Gradio's page has its own inline, and loads none from elsewhere."""
 
 
 class RequestMiddleware:

@@ -254,11 +254,14 @@ def test_a_person_chats_in_a_browser(endpoint: str, tmp_path: Path) -> None:
         complaints: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(endpoint)
-        box = page.get_by_label("Your message")
+        box = page.get_by_label("Your message", exact=True)
         box.fill(TICKET)
         box.press("Enter")
-        bot = page.locator("[data-testid='bot']").last
-        playwright.expect(bot).to_contain_text("billing", timeout=60_000)
+        # The page opens with the base model and the adapter side by side.
+        playwright.expect(page.get_by_role("article")).to_have_count(2)
+        tuned = page.get_by_role("article", name="Answer of ticket-triage")
+        playwright.expect(tuned).to_contain_text("billing", timeout=60_000)
+        playwright.expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=60_000)
         page.screenshot(path=str(tmp_path / "chat.png"))
         browser.close()
     assert complaints == []

@@ -59,7 +59,8 @@ def test_the_container_installs_nothing_else() -> None:
     # torch comes with the image.
     assert {each.name for each in ours} == {
         "transformers", "peft", "accelerate", "safetensors", "gradio", "fastapi", "uvicorn", "pydantic",
-        "llguidance", "prometheus_client", "msgspec",
+        "llguidance", "prometheus_client", "msgspec", "markdown-it-py", "mdit-py-plugins", "latex2mathml",
+        "Pygments",
     }  # fmt: skip
 
 
@@ -163,7 +164,8 @@ def test_the_vllm_image_lacks_little() -> None:
             "llguidance",
             "msgspec",
         }
-        assert names - of_vllm == {f"vllm{device}", "gradio", "peft", "accelerate"}
+        of_the_chat = {"gradio", "markdown-it-py", "mdit-py-plugins", "latex2mathml", "Pygments"}
+        assert names - of_vllm - of_the_chat == {f"vllm{device}", "peft", "accelerate"}
 
 
 def test_tracing_s_packages_are_installed_only_where_it_is_asked_for() -> None:
