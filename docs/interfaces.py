@@ -82,7 +82,7 @@ def _key_of(path: str, policy: AccessPolicy) -> str:
 
 def metrics() -> str:
     """List the metrics of the server, except those of Python and of the process."""
-    return _table(("metric", "type", "labels", "meaning"), sorted(RecordedMetrics().rows))
+    return _table(("metric", "meaning", "type", "labels"), sorted(RecordedMetrics().rows))
 
 
 class RecordedMetrics(Metrics):
@@ -107,7 +107,7 @@ class RecordedMetrics(Metrics):
         return super()._histogram(name, meaning, labels, buckets)
 
     def _record(self, name: str, kind: str, meaning: str, labels: tuple[str, ...]) -> None:
-        self.rows.append((f"`{name}`", kind, ", ".join(f"`{label}`" for label in labels), meaning))
+        self.rows.append((f"`{name}`", meaning, kind, ", ".join(f"`{label}`" for label in labels)))
 
 
 def _described(routes: Sequence[BaseRoute], prefix: str = "") -> Iterator[tuple[str, str, str]]:
