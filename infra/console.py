@@ -41,6 +41,9 @@ RowState = Literal["running", "done", "failed"]
 LINE_EVERY_S: Final = 10.0
 """How often a long transfer writes a line if there is no terminal."""
 
+_NOTICED_S: Final = 0.5
+"""From which duration on a phase of a step is worth a mention."""
+
 _RATED_BYTES: Final = 1_000_000
 """From which size on the rate of a transfer is worth showing."""
 
@@ -91,13 +94,32 @@ class Table:
 class Step:
     """A running step, which reports its progress and its outcome."""
 
-    def __init__(self, show: Callable[[str], None]) -> None:
+    def __init__(self, show: Callable[[str], None], clock: Clock = time.monotonic) -> None:
         self._show = show
+        self._clock = clock
+        self._phases: list[tuple[str, float]] = []
         self.outcome = ""
 
     def update(self, detail: str) -> None:
-        """Show a detail of the running step, such as its phase. An unchanged detail is not repeated."""
+        """Show a detail of the running step. An unchanged detail is not repeated."""
         self._show(detail)
+
+    def enter(self, phase: str, more: str = "") -> None:
+        """Show the phase that the step is in, and measure how long it is in it.
+
+        Args:
+            phase: The phase. The time is counted for each until the next one.
+            more: What changes within the phase, such as a per cent.
+        """
+        if not self._phases or self._phases[-1][0] != phase:
+            self._phases.append((phase, self._clock()))
+        self._show(f"{phase}{more}")
+
+    def phases(self) -> tuple[tuple[str, float], ...]:
+        """Return the phases so far and how many seconds each took, in order."""
+        ends = [start_s for _, start_s in self._phases[1:]] + [self._clock()]
+        pairs = zip(self._phases, ends, strict=True) if self._phases else ()
+        return tuple((phase, end_s - start_s) for (phase, start_s), end_s in pairs)
 
     def finish(self, outcome: str) -> None:
         """Set the outcome on the step's final line, such as `nothing to change`."""
@@ -156,8 +178,10 @@ class Console:
                 yield step
             except BaseException:
                 self._end("[red]✗[/red]", text, "failed", start)
+                self._show_phases(step)
                 raise
         self._end("[green]✓[/green]", text, step.outcome, start)
+        self._show_phases(step)
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
@@ -222,10 +246,17 @@ class Console:
     @contextmanager
     def _show_running(self, text: str) -> Iterator[Step]:
         if not self.is_terminal:
-            yield Step(_only_changes(lambda detail: self.info(f"  {text}: {detail}")))
+            yield Step(_only_changes(lambda detail: self.info(f"  {text}: {detail}")), self._clock)
             return
         with self._rich.status(escape(text)) as status:
-            yield Step(_detailed(status, text))
+            yield Step(_detailed(status, text), self._clock)
+
+    def _show_phases(self, step: Step) -> None:
+        """Write how long each phase of a step took, if there were several that one could notice."""
+        phases = [(phase, seconds) for phase, seconds in step.phases() if seconds >= _NOTICED_S]
+        if len(phases) > 1:
+            line = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in phases)
+            self._rich.print(f"  [dim]{escape(line)}[/dim]")
 
     @contextmanager
     def _bar(self, text: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
@@ -294,4 +325,5 @@ def _only_changes(show: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def _detailed(status: Status, text: str) -> Callable[[str], None]:
-    return lambda detail: status.update(f"{escape(text)}  [dim]{escape(detail)}[/dim]")
+    # On a line of its own: beside a long text, the end of it would be cut off.
+    return lambda detail: status.update(f"{escape(text)}\n  [dim]{escape(detail)}[/dim]")

@@ -362,7 +362,7 @@ class _Wait:
         now = "asking for new replicas" if is_starting else phase(self._baseline, self._snapshot)
         if now != self._phase or self._rollout.console.is_terminal:
             self._phase = now
-            self._step.update(f"{now} ({now_s - self._start_s:.0f} s)")
+            self._step.enter(now, f" ({now_s - self._start_s:.0f} s)")
 
     def _log(self) -> tuple[str, ...]:
         """Return the end of the log of the new replica that was restarted most often."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import sys
 from itertools import count
+from typing import Any, cast
 
 import pytest
+from rich.text import Text
 
+from infra import console as console_module
 from infra.console import Console, TableRow
 
 
@@ -168,3 +171,56 @@ def test_what_is_waited_for_is_shown_on_a_terminal_only_while_nothing_else_is(
     with console.waiting("az group show"):
         pass
     assert stream.getvalue() == ""
+
+
+def test_a_step_tells_how_long_each_phase_took(stream: io.StringIO) -> None:
+    now_s = [0.0]
+    console = Console(stream, lambda: now_s[0])
+    with console.step("wait") as step:
+        for phase, more, seconds in (
+            ("asking", "", 0.1),
+            ("installing packages", " 10 %", 4.0),
+            ("installing packages", " 90 %", 4.0),
+            ("loading", "", 2.5),
+        ):
+            step.enter(phase, more)
+            now_s[0] += seconds
+    assert stream.getvalue().splitlines() == [
+        "  wait: asking",
+        "  wait: installing packages 10 %",
+        "  wait: installing packages 90 %",
+        "  wait: loading",
+        "✓ wait  10.6 s",
+        "  installing packages 8.0 s, loading 2.5 s",
+    ]
+
+
+def test_a_step_that_fails_tells_it_too(stream: io.StringIO) -> None:
+    now_s = [0.0]
+    console = Console(stream, lambda: now_s[0])
+
+    def fail() -> None:
+        with console.step("wait") as step:
+            step.enter("installing")
+            now_s[0] += 3
+            step.enter("loading")
+            now_s[0] += 2
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    failed, phases = stream.getvalue().splitlines()[-2:]
+    assert (failed, phases) == ("✗ wait: failed  5.0 s", "  installing 3.0 s, loading 2.0 s")
+
+
+def test_a_detail_has_a_line_of_its_own_where_nothing_cuts_it_off() -> None:
+    shown: list[str] = []
+
+    class Status:
+        def update(self, text: str) -> None:
+            shown.append(Text.from_markup(text).plain)
+
+    text = "restart, and wait until 20260101T000000Z-01234567 serves"
+    console_module._detailed(cast("Any", Status()), text)("replica …58vqw runs, and is not ready yet (12 s)")
+    assert shown == [f"{text}\n  replica …58vqw runs, and is not ready yet (12 s)"]
+    assert max(map(len, shown[0].splitlines())) < 80

@@ -66,11 +66,11 @@ def test_a_failed_revision_counts_as_failed_after_a_while() -> None:
         ((OLD,), "waiting for a new replica"),
         (
             (OLD, replace(NEW, is_started=False, details="Pulling image.")),
-            "replica app--1-new is being made (Pulling image)",
+            "replica …new is being made (Pulling image)",
         ),
-        ((OLD, NEW), "replica app--1-new runs, and is not ready yet"),
-        ((OLD, replace(NEW, restart_count=1)), "replica app--1-new has ended and is started again"),
-        ((OLD, replace(NEW, is_ready=True)), "replica app--1-new is ready"),
+        ((OLD, NEW), "replica …new runs, and is not ready yet"),
+        ((OLD, replace(NEW, restart_count=1)), "replica …new has ended and is started again"),
+        ((OLD, replace(NEW, is_ready=True)), "replica …new is ready"),
     ],
 )
 def test_the_phase_of_a_restart(replicas: tuple[Replica, ...] | None, expected: str) -> None:
