@@ -78,11 +78,11 @@ async def connect(
         lambda: _Connection(hello, on_status), str(path)
     )
     try:
-        description = await connection.described
+        await connection.described
     except BaseException:
         transport.abort()
         raise
-    return RemoteEngine(connection, description, tokenizers)
+    return RemoteEngine(connection, tokenizers)
 
 
 class RemoteEngine:
@@ -90,20 +90,20 @@ class RemoteEngine:
 
     Args:
         connection: The connection, after its handshake.
-        description: What the engine serves.
-        tokenizers: Reads the tokenizers of its models.
+        tokenizers: Reads the tokenizers of the engine's models.
 
     Attributes:
         changed: Set when `description`, `is_draining` or `is_alive` has changed; whoever waits clears it.
     """
 
-    def __init__(self, connection: _Connection, description: Description, tokenizers: Tokenizers) -> None:
+    def __init__(self, connection: _Connection, tokenizers: Tokenizers) -> None:
         self.changed = asyncio.Event()
         self._tokenizers = tokenizers
         self._connection = connection
         self._is_closed = False
         self._context_tokens: dict[str, int] = {}
-        self._describe(description)
+        # There may have been a second one since the first.
+        self._describe(connection.latest or connection.described.result())
         connection.on_description = self._describe
         connection.on_change = self.changed.set
 
@@ -192,6 +192,7 @@ class _Connection(asyncio.Protocol):
 
     Attributes:
         described: The first description; fails if there will be none.
+        latest: The last description so far.
         is_open: Whether messages can be sent.
         is_draining: Whether the engine accepts no further requests.
         on_description: Called with further descriptions.
@@ -201,6 +202,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, hello: Hello, on_status: StatusCallback) -> None:
         self._loop = asyncio.get_running_loop()
         self.described: asyncio.Future[Description] = self._loop.create_future()
+        self.latest: Description | None = None
         self.is_open = False
         self.is_draining = False
         self.on_description: Callable[[Description], None] = lambda _description: None
@@ -301,11 +303,13 @@ class _Connection(asyncio.Protocol):
         match message:
             case Step():
                 self._deliver(message)
-            case Description() if self.described.done():
-                self.on_description(message)
-                self.on_change()
             case Description():
-                self.described.set_result(message)
+                self.latest = message
+                if self.described.done():
+                    self.on_description(message)
+                    self.on_change()
+                else:
+                    self.described.set_result(message)
             case Draining():
                 self.is_draining = True
                 self.on_change()

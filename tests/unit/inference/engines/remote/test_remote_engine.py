@@ -223,6 +223,18 @@ async def test_a_change_of_what_is_served_reaches_all_servers(hosted: HostedEngi
         assert server.context_tokens("new") == 300
 
 
+async def test_a_change_just_after_the_start_is_not_lost(hosted: HostedEngine) -> None:
+    statuses: list[handshake.EngineStatus] = []
+    connecting = asyncio.create_task(connect(hosted.path, "", hosted.tokenizers, statuses.append))
+    await until(lambda: bool(statuses))
+    hosted.serve()
+    hosted.engine.contexts = {"m": 100, "n": 200, "new": 300}
+    hosted.host.describe(description_of(hosted.engine))
+    server = await connecting
+    hosted.servers.append(server)
+    assert server.context_tokens("new") == 300
+
+
 async def test_another_version_is_refused_at_both_ends_with_the_releases(
     hosted: HostedEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
