@@ -9,23 +9,18 @@ verbs, `invoke --help VERB` one of them.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json as json_format
 import os
 import sys
-import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from invoke import Context, Exit, Task, task
+from invoke import Context, Exit
 
-from infra.errors import FjarrError
-from infra.wording import name_stage
+from infra.command_line import check_arguments, default_stage, verb
+from infra.command_line import show as _show
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from infra.config.settings import Flags
     from infra.release.lock import LockAccess
     from infra.session import Session
@@ -33,10 +28,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 HAS_CHANGES = 10
 REQUIREMENT_UNMET = 4
-INTERRUPTED = 130
-BUG = 70
 
-STAGE = "the target: azure (the default), local (the embedded Azure), or a stage of infra/stages.toml"
+STAGE = "the target: azure, local (the embedded Azure), or a stage of infra/stages.toml; FJARR_STAGE sets it"
 JSON = "print one JSON document on stdout and nothing else"
 TARGET = {
     "subscription": "the Azure subscription, by id or name",
@@ -52,51 +45,6 @@ MOUNT = "the folder where the share is mounted on this machine, to write to it t
 BAKE = "how many seconds to watch the release after the proof: a crash then still turns it back (default: 15)"
 LOCK_WAIT = "wait while another command holds the deploy lock, at most so many seconds (default: an hour)"
 WAIT = "how many seconds to wait for the release to serve (default: 600 on local, 2400 on azure)"
-
-
-def verb(**options: object) -> Callable[[Callable[..., None]], object]:
-    """Return a decorator that makes a function an Invoke task.
-
-    The task shows a `FjarrError` as a message and an exit code.
-    """
-
-    def decorate(body: Callable[..., None]) -> object:
-        return task(auto_shortflags=False, **options)(_reporting(body))
-
-    return decorate
-
-
-def _reporting(body: Callable[..., None]) -> Callable[..., None]:
-    """Convert a `FjarrError` to Invoke's exit without a traceback; anything else is a bug and shows one."""
-
-    @functools.wraps(body)
-    def run(*arguments: object, **flags: object) -> None:
-        try:
-            body(*arguments, **flags)
-        except Exit:
-            raise  # the exit code of a result, such as that of a plan with changes
-        except FjarrError as error:
-            raise Exit(_for_stage(str(error), body, flags), error.exit_code) from error
-        except BrokenPipeError:
-            # The reader of a pipe, such as `head`, has ended. Python's own last flush must not fail as well.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except KeyboardInterrupt:
-            raise Exit("interrupted", INTERRUPTED) from None
-        except Exception:  # noqa: BLE001  # a bug must show its whole traceback
-            raise Exit(f"{traceback.format_exc()}error: this is a bug in Fjarr", BUG) from None
-
-    return run
-
-
-def _for_stage(text: str, body: Callable[..., None], flags: dict[str, object]) -> str:
-    """Return a message whose commands are for the stage that the verb was for, unless it is the default."""
-    parameter = inspect.signature(body).parameters.get("stage")
-    stage = flags.get("stage")
-    if parameter is None or stage is None or stage == parameter.default:
-        return text
-    tasks = (each for each in globals().values() if isinstance(each, Task))
-    verbs = (each.name for each in tasks if "stage" in inspect.signature(each.body).parameters)
-    return name_stage(text, str(stage), verbs)
 
 
 @verb(
@@ -518,6 +466,41 @@ def secret(
         _show(remove_secret(session, str(name), timeout_s), json)
 
 
+@verb(
+    name="stage",
+    # Invoke has no optional positional arguments, and `stage list` has no name.
+    positional=["action"] if "list" in sys.argv else ["action", "name"],
+    help={"action": "list or show", "name": "the stage to show", "json": JSON},
+)
+def stage_(_: Context, action: str, name: str | None = None, json: bool = False) -> None:
+    """List the stages, or show one: where it is, and the settings that are kept for it."""
+    from infra.verbs.stage import check_action, list_stages, show_stage
+
+    if check_action(action) == "list":
+        _show(list_stages(ROOT, default_stage(os.environ)), json)
+    else:
+        _show(show_stage(ROOT, name or default_stage(os.environ)), json)
+
+
+@verb(
+    positional=["action"],
+    help={
+        "action": "env: print what a shell needs to use az and the SDKs with the local cloud",
+        "stage": STAGE,
+        "json": JSON,
+    },
+)
+def cloud(_: Context, action: str, stage: str = "local", json: bool = False) -> None:
+    """Use the local cloud from a shell: eval "$(invoke cloud env)".
+
+    The variables point az and the Azure SDKs at the local cloud, with its credentials.
+    """
+    from infra.verbs.cloud import check_action, find_environment
+
+    check_action(action)
+    _show(find_environment(_open(stage, starts=False)), json)
+
+
 @verb(help={"stage": STAGE, "json": JSON})
 def pause(_: Context, stage: str = "azure", json: bool = False) -> None:
     """Stop the replicas, and the bill for them; all data stays.
@@ -745,16 +728,6 @@ def upgrade(
     _show(run_upgrade(runner, Console(), source=source, target=to, base=base), json)
 
 
-class Result(Protocol):
-    """The result of a verb, printable as text and as JSON."""
-
-    def to_json(self) -> dict[str, object]:
-        """Return the document for `--json`."""
-
-    def to_text(self) -> str:
-        """Return the lines to print without `--json`."""
-
-
 def _open(stage: str, *, starts: bool = True, needs_az: bool = True, mount: str | None = None) -> Session:
     from infra.console import Console
     from infra.session import open_session, with_mount
@@ -781,5 +754,4 @@ def _flags(
     return Flags(subscription, resource_group, location, tuple(parameters or ()), tuple(unset or ()))
 
 
-def _show(result: Result, is_json: bool) -> None:
-    print(json_format.dumps(result.to_json(), indent=2) if is_json else result.to_text())
+check_arguments(sys.argv, sys.modules[__name__])

@@ -22,7 +22,7 @@ from inference.web.api import make_api
 from inference.web.application import ChatPage, Identity, StatusHandlers, make_routes
 from inference.web.extensions.adapters import AdapterAdministration
 from inference.web.keyring import Keyring
-from infra import errors
+from infra import command_line, errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,8 +37,8 @@ KINDS: Final = {bool: "", int: "N", float: "X", str: "TEXT", list: "TEXT"}
 EXIT_CODES: Final = {
     0: "done",
     tasks.HAS_CHANGES: "`provision --dry-run`: the plan has changes",
-    tasks.BUG: "a bug in Fjarr, with its traceback",
-    tasks.INTERRUPTED: "interrupted with Ctrl-C",
+    command_line.BUG: "a bug in Fjarr, with its traceback",
+    command_line.INTERRUPTED: "interrupted with Ctrl-C",
 }
 """The exit codes that no error class has."""
 
@@ -145,7 +145,9 @@ def _flag(argument: Argument) -> tuple[str, str, str]:
     names = " ".join((f"`--{argument.name.replace('_', '-')}", *([kind] if kind else []))) + "`"
     default = argument.default
     shown = f"`{default}`" if default and not isinstance(default, list) else ""
-    return names, shown, (argument.help or "").replace("|", "\\|")
+    # The default has a column of its own.
+    meaning = (argument.help or "").removesuffix(f" (default: {argument.default})")
+    return names, shown, meaning.replace("|", "\\|")
 
 
 def _summary(documented: object) -> str:

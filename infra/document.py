@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from infra.errors import UsageError
 
@@ -19,6 +20,32 @@ if TYPE_CHECKING:
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 """Any JSON value."""
+
+_TOO_DEEP: Final = "it is nested too deeply"
+
+
+def load_json(text: str | bytes, **options: Any) -> Any:  # noqa: ANN401  # as json.loads, whose options it takes
+    """Parse JSON. Everything of the pipeline that parses text uses this, so that no input is a bug.
+
+    Raises:
+        ValueError: It is no JSON, is not UTF-8, or is nested more deeply than Python's parser allows.
+    """
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+
+
+def load_toml(text: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises:
+        ValueError: It is no TOML, or is nested more deeply than Python's parser allows.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
 
 
 def read_object(path: Path, *, hint: str | None = None) -> dict[str, Json]:
@@ -43,7 +70,8 @@ def read_object(path: Path, *, hint: str | None = None) -> dict[str, Json]:
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist", hint=hint) from None
     except (ValueError, OSError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read as JSON: {error}") from error
+        why = _TOO_DEEP if isinstance(error, RecursionError) else error
+        raise UsageError(f"{path} cannot be read as JSON: {why}") from error
     if not isinstance(document, dict):
         raise UsageError(f"{path} must contain one JSON object")
     if repeated:

@@ -23,7 +23,7 @@ from infra.az.commands import MINIMUM_VERSION, Group, cloud_register, cloud_set,
 from infra.az.resource_manager import ResourceManager, find_endpoint
 from infra.clock import SystemClock
 from infra.config.endpoint import InferenceConfig, read_config
-from infra.config.stage import Stage, load_stage
+from infra.config.stage import Stage, load_stage, load_stages
 from infra.document import read_object, write_atomic
 from infra.errors import ToolError, UsageError
 from infra.process import Command, Runner
@@ -114,6 +114,10 @@ class Session:
         Raises:
             UsageError: The stage is not provisioned, or the file is invalid.
         """
+        if not self.stage.config_path.exists():
+            for name in running_stages(self.root):
+                what = f"stage {self.stage.name} is not provisioned"
+                raise UsageError(what, hint=f"stage {name} is up: add --stage {name}")
         return read_config(self.stage.config_path)
 
     def group(self) -> Group:
@@ -176,15 +180,29 @@ def cloud_state(root: Path, stage: Stage) -> Path:
 
 
 def read_cloud(state: Path) -> LocalCloud | None:
-    """Return the embedded Azure that runs with this state folder, or None if none is running."""
-    path = state / _DESCRIPTOR
-    if not path.exists():
+    """Return the embedded Azure that runs with this state folder, or None if none is running.
+
+    The descriptor of one that runs is whole. A damaged one is like none: a start writes it again.
+    """
+    try:
+        document = read_object(state / _DESCRIPTOR)
+    except UsageError:
         return None
-    document = read_object(path)
     names = ("resource_manager", "tenant_id", "client_id", "client_secret", "subscription_id", "cloud_name")
-    values = {name: str(document[name]) for name in names}
-    cloud = LocalCloud(ca_bundle=Path(str(document["ca_bundle"])), **values)
+    values = {name: str(document.get(name) or "") for name in (*names, "ca_bundle")}
+    if not all(values.values()):
+        return None
+    cloud = LocalCloud(ca_bundle=Path(values.pop("ca_bundle")), **values)
     return cloud if _is_listening(cloud.resource_manager) else None
+
+
+def running_stages(root: Path) -> tuple[str, ...]:
+    """Return the names of the local stages that are provisioned and whose embedded Azure runs."""
+    return tuple(
+        stage.name
+        for stage in load_stages(root)
+        if stage.is_local and stage.config_path.exists() and read_cloud(cloud_state(root, stage))
+    )
 
 
 def local_environment(base: Mapping[str, str], config_dir: Path, ca_bundle: Path | None) -> dict[str, str]:
@@ -258,7 +276,7 @@ def _check_local_packages(stage: Stage) -> None:
 def _sign_in(session: Session, cloud: LocalCloud, config_dir: Path) -> None:
     """Sign az in to the embedded Azure, unless it is signed in to this one already."""
     stamp = config_dir / _STAMP
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == cloud.fingerprint:
+    if _contains(stamp, cloud.fingerprint):
         return
     with session.console.step("sign az in to the local cloud"):
         shutil.rmtree(config_dir, ignore_errors=True)
@@ -280,16 +298,21 @@ def _check_az(session: Session) -> None:
     stamp = session.stage.state_dir / "az-checked"
     program = session.runner.resolve(version())
     identity = f"{shlex.join(program)} {Path(program[0]).stat().st_mtime_ns} {MINIMUM_VERSION}"
-    if not stamp.exists() or stamp.read_text(encoding="utf-8") != identity:
+    if not _contains(stamp, identity):
         session.az.check_version()
         write_atomic(stamp, identity)
 
 
+def _contains(stamp: Path, text: str) -> bool:
+    """Return whether a file exists and has exactly this text."""
+    return stamp.is_file() and stamp.read_bytes() == text.encode()
+
+
 def _is_listening(address: str) -> bool:
     """Return whether a process listens at an address on this machine."""
-    parts = urlsplit(address)
     try:
+        parts = urlsplit(address)
         with socket.create_connection((parts.hostname or "", parts.port or 443), timeout=2):
             return True
-    except OSError:
+    except (OSError, ValueError):  # nobody listens, or it is no address
         return False

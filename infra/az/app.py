@@ -5,7 +5,6 @@ Only `restart` and `activate` change anything. `infra.az.revision` interprets th
 
 from __future__ import annotations
 
-import json
 import urllib.error
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from infra.az.commands import (
 )
 from infra.az.errors import AzureRejectedError
 from infra.az.revision import FailedAdapter, NoResponse, Replica, Revision, Snapshot, VersionResponse
+from infra.document import load_json
 from infra.errors import FjarrError, RemoteError
 from infra.network import open_url
 
@@ -149,7 +149,7 @@ def fetch_version(endpoint_url: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> Ve
 def parse_version(body: bytes) -> VersionResponse | NoResponse:
     """Parse a response of `/version`."""
     try:
-        document = json.loads(body)
+        document = load_json(body)
     except ValueError:
         return NoResponse("/version does not answer with JSON")
     if not isinstance(document, dict):

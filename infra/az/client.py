@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from infra.az.commands import INSTALL_HINT, MINIMUM_VERSION, access_token, versi
 from infra.az.direct import find_direct
 from infra.az.errors import NotFoundError, classify
 from infra.az.resource_manager import UnreachableError
+from infra.document import load_json
 from infra.errors import FjarrError, RemoteError, ToolError
 from infra.process import redact
 from infra.wording import last_lines
@@ -78,7 +78,7 @@ class Az:
         try:
             with self._console.waiting("az account get-access-token") if self._console else nullcontext():
                 completed = self._runner.run(access_token(subscription))
-            token = json.loads(completed.stdout)["accessToken"] if completed.exit_code == 0 else None
+            token = load_json(completed.stdout)["accessToken"] if completed.exit_code == 0 else None
         except (ValueError, KeyError, TypeError, FjarrError) as error:
             raise UnreachableError("az gave no token") from error
         if not isinstance(token, str):
@@ -144,7 +144,7 @@ def _parse_output(command: Command, stdout: str) -> Json:
     if not stdout.strip():
         return None
     try:
-        answer: Json = json.loads(stdout)
+        answer: Json = load_json(stdout)
     except ValueError:
         details = last_lines(redact(stdout, command.secrets))
         raise RemoteError("az did not answer with JSON", command=command.line, details=details) from None

@@ -6,13 +6,12 @@ TimeStamp and Log; a system record TimeStamp, Type, RevisionName, ReplicaName, M
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from infra.document import Json, as_object
+from infra.document import Json, as_object, load_json
 
 Kind = Literal["console", "system"]
 
@@ -55,7 +54,7 @@ def parse_record(line: bytes, kind: Kind, replica: str) -> LogRecord | None:
     if not text.strip():
         return None
     try:
-        document: Json = json.loads(text)
+        document: Json = load_json(text)
     except ValueError:
         return LogRecord("", kind, replica, text)
     record = as_object(document)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import configparser
 import functools
-import json
 import os
 import ssl
 import threading
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from infra.az.errors import AzureRejectedError, NotFoundError, innermost_cause, is_not_found
-from infra.document import Json, as_object
+from infra.document import Json, as_object, load_json
 from infra.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ class ResourceManager:
             token = self._token(subscription)
             status, headers, body = self._open(method, address, token)
             if status < 400:  # noqa: PLR2004 - from here on, errors
-                return json.loads(body) if body.strip() else None
+                return load_json(body) if body.strip() else None
             if status == _UNAUTHORIZED and not is_renewed:
                 is_renewed = True
                 self._forget(subscription)
@@ -167,7 +166,7 @@ def _pause(headers: Mapping[str, str], pause_s: float) -> float:
 
 def _rejected(status: int, body: bytes, command: str) -> RemoteError:
     try:
-        cause = innermost_cause(json.loads(body))
+        cause = innermost_cause(load_json(body))
     except ValueError:
         cause = None
     if cause is None:

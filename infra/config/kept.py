@@ -6,7 +6,6 @@ A person can read, edit and commit that file; comments and order stay as they ar
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +15,7 @@ from tomlkit.items import InlineTable, Table
 
 from infra.config.settings import MAPS, Flags, from_flags
 from infra.config.stage import STAGES_PATH
-from infra.document import as_object, write_atomic
+from infra.document import as_object, load_toml, write_atomic
 from infra.errors import UsageError
 from infra.wording import did_you_mean
 
@@ -154,7 +153,7 @@ def edited(text: str, stage: str, edits: Collection[Edit]) -> str:
     """
     line_end = "\r\n" if "\r\n" in text else "\n"
     document = tomlkit.parse(text.replace("\r\n", "\n"))
-    wanted = tomllib.loads(text)
+    wanted = load_toml(text)
     had_parameters = _PARAMETERS in wanted[stage]
     for edit in edits:
         _apply(document, (stage, *edit.path), edit.value)
@@ -164,7 +163,7 @@ def edited(text: str, stage: str, edits: Collection[Edit]) -> str:
     if isinstance(made, Table) and not had_parameters:
         made.add(tomlkit.nl())  # a blank line before the table that follows
     changed = tomlkit.dumps(document).rstrip("\n").replace("\n", line_end) + line_end
-    if tomllib.loads(changed) != wanted:
+    if load_toml(changed) != wanted:
         raise ValueError(f"write the table of stage {stage!r} as [{stage}] and [{stage}.{_PARAMETERS}]")
     return changed
 

@@ -15,7 +15,7 @@ from infra.az.limits import parameter_problems, template_problems
 from infra.config.template import effective_values
 from infra.config.templates import load_schema, render, validate
 from infra.config.variables import variable_problems
-from infra.document import Json, as_object
+from infra.document import Json, as_object, load_json
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def render_parameters(settings: Settings, template: Template) -> str:
     _check_names(template)
     values = {name: _value(settings, name) for name in template.names}
     text = render(TEMPLATE, {"parameters": values})
-    problems = _schema_problems(json.loads(text), settings)
+    problems = _schema_problems(load_json(text), settings)
     faulty = {place.partition(":")[0].partition(".")[0] for place in problems}
     problems += variable_problems(settings, template)
     problems += parameter_problems(effective_values(values, template), faulty)

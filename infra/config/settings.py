@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from infra.az.names import PREFIXES, Names, default_name, resource_suffix
 from infra.config.stage import STAGES_PATH
 from infra.config.templates import validate
-from infra.document import Json, as_object, read_object
+from infra.document import Json, as_object, load_json, read_object
 from infra.errors import UsageError
 from infra.wording import did_you_mean
 
@@ -352,7 +352,7 @@ def _flag_setting(flag: str, texts: Collection[str]) -> Setting | str:
     if name in texts:
         return Setting(name, text, "--set")
     try:
-        value: Json = json.loads(text)
+        value: Json = load_json(text)
     except ValueError:
         value = text
     if value is None:

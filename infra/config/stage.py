@@ -5,11 +5,11 @@ A stage is a value. This module does not access Azure, and it does not interpret
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from infra.document import load_toml
 from infra.errors import UsageError
 from infra.wording import did_you_mean
 
@@ -73,13 +73,27 @@ def load_stage(root: Path, name: str) -> Stage:
     return _stage(root, name, tables[name])
 
 
+def load_stages(root: Path) -> tuple[Stage, ...]:
+    """Return all stages, in the order of the file.
+
+    Raises:
+        UsageError: The file is invalid.
+    """
+    return tuple(_stage(root, name, table) for name, table in _read_tables(root / STAGES_PATH).items())
+
+
 def _read_tables(path: Path) -> dict[str, Json]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return load_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         hint = "run invoke from the folder of the project, with the file as the repository has it"
         raise UsageError(f"{path} does not exist", hint=hint) from None
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        hint = "save it as UTF-8"
+        raise UsageError(f"{STAGES_PATH} is not UTF-8: {error}", hint=hint) from error
+    except ValueError as error:
         raise UsageError(f"{STAGES_PATH} is not TOML: {error}") from error
 
 

@@ -130,7 +130,7 @@ def is_edited(root: Path) -> bool:
     source, recorded = root / BICEP, root / SOURCE_DIGEST
     if not source.exists():
         return False
-    digest = recorded.read_text(encoding="utf-8").split() if recorded.exists() else []
+    digest = recorded.read_text(encoding="utf-8", errors="replace").split() if recorded.is_file() else []
     return digest[:1] != [source_digest(source)]
 
 

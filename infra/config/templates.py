@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 
+from infra.document import load_json
 from infra.wording import did_you_mean
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def validate(schema: str, document: Json) -> tuple[Problem, ...]:
 
 def load_schema(name: str) -> dict[str, Json]:
     """Return a schema: `X` for `templates/X.schema.json`."""
-    return cast("dict[str, Json]", json.loads((FOLDER / f"{name}.schema.json").read_text(encoding="utf-8")))
+    return cast("dict[str, Json]", load_json((FOLDER / f"{name}.schema.json").read_text(encoding="utf-8")))
 
 
 @cache

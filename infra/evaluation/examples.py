@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from infra.document import load_json
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                yield number, json.loads(line)
+                yield number, load_json(line)
             except ValueError as error:
                 yield number, f"not valid JSON: {error}"
 

@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from infra.document import load_json
 from infra.evaluation.asking import Endpoint, describe, make_client
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def write_question(example: Example, answer: Answer) -> str:
 def read_judgement(text: str) -> Judgement:
     """Read a judge's reply: JSON, or a text in which the score is named."""
     try:
-        document = json.loads(text[text.index("{") : text.rindex("}") + 1])
+        document = load_json(text[text.index("{") : text.rindex("}") + 1])
         score, reason = document["score"], str(document.get("reason", ""))
     except (ValueError, KeyError, TypeError, AttributeError):
         score, reason = None, text

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from infra.document import load_json
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def _parse(text: str) -> Any:  # noqa: ANN401 - JSON is of any type
         raise ValueError(constant)
 
     try:
-        return json.loads(text, parse_constant=reject, parse_float=_read_float)
+        return load_json(text, parse_constant=reject, parse_float=_read_float)
     except (ValueError, RecursionError):
         return None
 

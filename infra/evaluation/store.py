@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, fields
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
+from infra.document import load_json
 from infra.evaluation.asking import Answer
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class AnswerStore:
 
     def _read(self, line: str) -> None:
         try:
-            document: Any = json.loads(line)
+            document: Any = load_json(line)
             key = document.pop(KEY)
             if document.keys() == _NAMES:
                 self._answers[key] = Answer(**document)

@@ -9,11 +9,12 @@ format's own description.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
+
+from infra.document import load_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -139,7 +140,7 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if length > size_bytes - LENGTH_BYTES:
             raise ValueError("it is no safetensors file, or is cut off in its header")
-        header = json.loads(file.read(length))
+        header = load_json(file.read(length))
     begin = LENGTH_BYTES + length
     try:
         tensors = {

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+from infra.document import load_json
 from infra.models.upload import MANIFEST
 from infra.models.weights import ADAPTER_CONFIG, MODELS
 
@@ -105,7 +106,7 @@ def update_index(share: Share, without: str = "") -> AdapterIndex:
 def is_indexed(share: Share, folder: str) -> bool:
     """Return whether the share's index lists the adapter in a folder."""
     try:
-        document = json.loads(share.read(ADAPTER_INDEX) or b"{}")
+        document = load_json(share.read(ADAPTER_INDEX) or b"{}")
         return any(entry["folder"] == folder for entry in document["adapters"].values())
     except (ValueError, KeyError, TypeError, AttributeError):
         return False

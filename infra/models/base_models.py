@@ -21,12 +21,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from infra.document import load_json, load_toml
 from infra.errors import FjarrError, ToolError, UsageError
 
 if TYPE_CHECKING:
@@ -106,11 +106,11 @@ def load_pinned_base(path: Path) -> PinnedBase:
         UsageError: The file is missing, or does not have the four values that pin a base model.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))["base"]
+        table = load_toml(path.read_text(encoding="utf-8"))["base"]
         base = PinnedBase(*(str(table[key]) for key in ("id", "requirement", "sha256", "file")))
     except FileNotFoundError:
         raise UsageError(f"there is no {path}", hint="run this in a clone of the repository") from None
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"cannot read the base model from {path}: {error!r}") from error
     if not re.fullmatch(r"[0-9a-f]{64}", base.sha256):
         raise UsageError(f"{path}: base.sha256 must be 64 hex digits, not {base.sha256!r}")
@@ -147,7 +147,7 @@ def ensure_base(base: PinnedBase, cache: Path, console: Console) -> Path:
 def find_damage(home: Path) -> str | None:
     """Return what is wrong with a folder in the cache, or None if every file matches its digest."""
     try:
-        digests = json.loads((home / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        digests = load_json((home / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return "it has no readable manifest"
     for name, digest in digests.items():

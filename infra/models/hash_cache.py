@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from infra.document import write_atomic
+from infra.document import load_json, write_atomic
 from infra.release.manifest import FileEntry, hash_file
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class HashCache:
 
 def _load(path: Path) -> dict[str, list[int | str]]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = load_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     if not isinstance(document, dict):

@@ -8,8 +8,9 @@ Source: the safetensors format's own description.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Final
+
+from infra.document import load_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,7 @@ def check_safetensors(path: Path) -> int:
             raise SafetensorsError("is not safetensors, or is cut off in its header")
         text = file.read(length)
     try:
-        header = json.loads(text)
+        header = load_json(text)
         tensors = [value for name, value in header.items() if name != "__metadata__"]
         end = max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:

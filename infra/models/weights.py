@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
+from infra.document import load_json
 from infra.errors import UsageError
 from infra.models.adapter_fit import find_misfit, find_non_finite, name_differs, read_tensors
 from infra.models.safetensors_header import SafetensorsError, check_safetensors
+from infra.share.names import unusable_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,7 +176,7 @@ def _read_folder(folder: Path) -> WeightFolder:
 
 def _read_config(path: Path) -> tuple[dict[str, Json], list[str]]:
     try:
-        document: Json = json.loads(path.read_text(encoding="utf-8"))
+        document: Json = load_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}, [f"{path.name} is missing"]
     except (OSError, ValueError) as error:
@@ -182,6 +185,11 @@ def _read_config(path: Path) -> tuple[dict[str, Json], list[str]]:
 
 
 def _weight_problems(weights: WeightFolder) -> list[str]:
+    unusable = unusable_names(PurePosixPath(path.name) for path in weights.files)
+    return [*unusable, *_tensor_problems(weights)]
+
+
+def _tensor_problems(weights: WeightFolder) -> list[str]:
     tensors = [path for path in weights.files if path.suffix == ".safetensors"]
     if not tensors:
         return ["it has no weights (*.safetensors)"]

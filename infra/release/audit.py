@@ -9,11 +9,12 @@ know which releases were proven:
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from infra.document import load_json
 
 if TYPE_CHECKING:
     from infra.share.protocol import Share, ShareEntry
@@ -112,7 +113,7 @@ def _parse_name(entry: ShareEntry) -> AuditEntry | None:
 
 def _with_content(entry: AuditEntry, content: bytes | None) -> AuditEntry:
     try:
-        document = json.loads(content or b"")
+        document = load_json(content or b"")
         by, reason = f"{document['holder']['owner']}@{document['holder']['host']}", document.get("reason", "")
     except (ValueError, KeyError, TypeError):
         return entry  # removed meanwhile, or damaged: its name says enough

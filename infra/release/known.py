@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from infra.document import write_atomic
+from infra.document import load_json, write_atomic
 from infra.errors import RemoteError
 from infra.release.manifest import RELEASE_ID, Release, parse_release, render_release
 
@@ -73,7 +73,7 @@ class KnownReleases:
         if self._folder is None:
             return KnownState()
         try:
-            return KnownState(**json.loads((self._folder / _STATE).read_bytes()))
+            return KnownState(**load_json((self._folder / _STATE).read_bytes()))
         except (OSError, ValueError, TypeError):
             return KnownState()
 

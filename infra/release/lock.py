@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from infra.document import load_json
 from infra.errors import FjarrError, RemoteError, UsageError, WaitTimeoutError
 from infra.release.audit import Outcome, entry_path
 from infra.release.holder import Holder, is_process_alive
@@ -370,7 +371,7 @@ def _render(record: LockRecord, reason: str = "") -> bytes:
 
 def _parse(content: bytes) -> LockRecord:
     try:
-        document = json.loads(content)
+        document = load_json(content)
         expires = document["expires"]
         return LockRecord(
             holder=Holder(**document["holder"]),

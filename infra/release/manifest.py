@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from infra.document import load_json
 from infra.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def _manifest_fields(manifest: Manifest) -> dict[str, object]:
 
 def _load(text: str | bytes, where: str) -> dict[str, object]:
     try:
-        document = json.loads(text)
+        document = load_json(text)
     except ValueError as error:
         raise _unreadable(where, f"it is not JSON ({error})") from error
     if not isinstance(document, dict):

@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from infra.az.errors import NotFoundError
-from infra.document import Json, as_object
+from infra.document import Json, as_object, load_json
 from infra.errors import UsageError
 from infra.resources.app_secrets import read_secrets
 
@@ -156,7 +156,7 @@ def fingerprint(keys: Iterable[ApiKey]) -> str:
 
 def _replaced_before(content: bytes | None) -> tuple[str, ...]:
     try:
-        document: Mapping[str, Json] = as_object(json.loads(content or b"{}"))
+        document: Mapping[str, Json] = as_object(load_json(content or b"{}"))
     except ValueError:
         return ()  # the server does not use such a file either
     replaced = document.get("replaced")

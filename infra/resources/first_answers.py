@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from infra.document import as_object
+from infra.document import as_object, load_json
 from infra.network import open_url
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def ask_models(
         started = time.monotonic()
         url, data = f"{endpoint}/v1/chat/completions", json.dumps(body).encode()
         with open_url(url, timeout_s=_TIMEOUT_S, headers=headers, data=data) as response:
-            text = _text_of(json.load(response))
+            text = _text_of(load_json(response.read()))
         yield FirstAnswer(model, text, round(time.monotonic() - started, 2))
 
 

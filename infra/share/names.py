@@ -22,13 +22,15 @@ def unusable_names(paths: Iterable[PurePosixPath]) -> Iterator[str]:
     seen: dict[str, PurePosixPath] = {}
     for path in paths:
         for reason in filter(None, map(_why_unusable, path.parts)):
-            yield f"{path}: {reason}"
+            yield f"{_shown(str(path))}: {reason}"
         twin = seen.setdefault(str(path).casefold(), path)
         if twin != path:
             yield f"{path}: differs from {twin} in case only"
 
 
 def _why_unusable(name: str) -> str | None:
+    if _shown(name) != name:
+        return f"the name {_shown(name)!r} is not UTF-8"
     bad = sorted(character for character in set(name) if character in _FORBIDDEN or ord(character) < ord(" "))
     if bad:
         return f"the name {name!r} has the character {bad[0]!r}"
@@ -39,3 +41,8 @@ def _why_unusable(name: str) -> str | None:
     if len(name) > _MAX_NAME_LENGTH:
         return f"the name {name[:20]!r}... is longer than {_MAX_NAME_LENGTH} characters"
     return None
+
+
+def _shown(name: str) -> str:
+    """Return a name as it can be printed: bytes that are not UTF-8 are surrogates in it."""
+    return name.encode("utf-8", "backslashreplace").decode()

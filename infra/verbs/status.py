@@ -6,7 +6,6 @@ own `/version`.
 
 from __future__ import annotations
 
-import json
 import urllib.error
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from infra.az.app import parse_failed_adapters
 from infra.az.commands import app_show, environment_list, replica_list, revision_list
-from infra.document import Json, as_object
+from infra.document import Json, as_object, load_json
 from infra.errors import FjarrError
 from infra.network import open_url
 from infra.resources.billing import Bill, app_bills, find_environment, is_stopped
@@ -178,7 +177,7 @@ def fetch_version(endpoint_url: str, timeout_s: float = _TIMEOUT_S) -> dict[str,
     """Ask a server's `/version`. A text says why it did not answer."""
     try:
         with open_url(f"{endpoint_url}/version", timeout_s=timeout_s) as response:
-            document = json.loads(response.read(_MAX_BYTES))
+            document = load_json(response.read(_MAX_BYTES))
     except urllib.error.HTTPError as error:
         with error:
             return f"the endpoint answers with HTTP {error.code}{_reason(error)}"

@@ -6,12 +6,12 @@ import json
 import shlex
 import sys
 import textwrap
-import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from infra.config.settings import Flags, read_handover
+from infra.document import load_toml
 from infra.errors import RemoteError, UsageError
 from infra.models.base_models import EXAMPLE
 from infra.resources.api_keys import read_keys
@@ -214,7 +214,7 @@ def _first_answers(session: Session, status: Status, prompt: str) -> tuple[First
 
 def _prompt(status: Status) -> str:
     """Return the example's own prompt if the example is served, else a general one."""
-    example = tomllib.loads((EXAMPLE / "example.toml").read_text(encoding="utf-8"))
+    example = load_toml((EXAMPLE / "example.toml").read_text(encoding="utf-8"))
     is_example = status.adapters[:1] == (example["name"],)
     return str(example.get("prompt", DEFAULT_PROMPT)) if is_example else DEFAULT_PROMPT
 

@@ -8,11 +8,11 @@ installed.
 from __future__ import annotations
 
 import re
-import tomllib
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
+from infra.document import load_toml
 from infra.errors import ToolError, UsageError
 from infra.process import Command
 from infra.wording import count
@@ -161,7 +161,7 @@ class _Git:
 
     def version(self, commit: str) -> str:
         shown = self.run("show", f"{commit}:{PROJECT}")
-        document = tomllib.loads(shown.stdout) if shown.exit_code == 0 else {}
+        document = load_toml(shown.stdout) if shown.exit_code == 0 else {}
         return str(document.get("project", {}).get("version", "unknown"))
 
     def merge(self, commit: str, message: str) -> None:

@@ -6,12 +6,13 @@ import ast
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from invoke import Collection
 
 import tasks
+from infra.command_line import for_stage
 from tests.doubles.azure_stage import REPOSITORY
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 VERBS = sorted(Collection.from_module(tasks).task_names)
-WITHOUT_STAGE = {"upgrade"}
+WITHOUT_STAGE = {"stage", "upgrade"}
 """Verbs about the project itself."""
 
 
@@ -51,13 +52,12 @@ def test_an_error_of_ours_is_a_message_and_its_exit_code() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_commands_in_a_message_are_for_its_stage() -> None:
-    status: Any = tasks.status  # a task of Invoke, which has no types
-    body = status.body
-    assert tasks._for_stage("see invoke logs", body, {"stage": "mine"}) == "see invoke logs --stage mine"
-    assert tasks._for_stage("see invoke logs", body, {"stage": "azure"}) == "see invoke logs"
+def test_the_commands_in_a_message_are_for_its_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FJARR_STAGE", raising=False)
+    assert for_stage("see invoke logs", {"stage": "mine"}) == "see invoke logs --stage mine"
+    assert for_stage("see invoke logs", {"stage": "azure"}) == "see invoke logs"
     for verb in VERBS:
-        named = tasks._for_stage(f"invoke {verb}", body, {"stage": "mine"})
+        named = for_stage(f"invoke {verb}", {"stage": "mine"})
         assert named == f"invoke {verb}{'' if verb in WITHOUT_STAGE else ' --stage mine'}"
 
 

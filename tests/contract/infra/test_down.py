@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +15,7 @@ from infra.az import commands as az
 from infra.config.settings import Flags, Settings
 from infra.errors import RemoteError
 from infra.session import cloud_state
+from infra.verbs.cloud import find_environment
 from infra.verbs.down import down
 from infra.verbs.pause import pause, resume
 from infra.verbs.provision import provision
@@ -48,6 +53,21 @@ def test_a_paused_stage_runs_nothing_and_keeps_all(place: Place) -> None:
     after = find_status(session)
     assert (after.paused, after.revision) == (False, before.revision)
     assert len(after.replicas) == 1
+
+
+def test_a_shell_with_the_environment_of_the_local_cloud_uses_it(place: Place) -> None:
+    lines = find_environment(place.open()).to_text()
+    script = f"{lines}\nexec az group list --query '[].name' --output tsv"
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.defpath}", "HOME": str(place.root)}
+    done = subprocess.run(
+        ["/bin/sh", "-e", "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.split() == ["fjarr-local"]
 
 
 def test_down_goes_on_past_what_cannot_be_deleted_and_can_be_run_again(place: Place) -> None:

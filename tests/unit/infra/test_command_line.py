@@ -1,0 +1,176 @@
+"""The command line itself: what is wrong with words and flags, help, errors as text and as JSON."""
+# ruff: noqa: ARG001, FBT001, FBT002  # the flags of a verb
+
+from __future__ import annotations
+
+import errno
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from invoke import Collection, Context, Exit
+
+from infra.command_line import argument_error, check_arguments, show, verb
+from infra.errors import RemoteError, UsageError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+class Printed:
+    """A result of a verb."""
+
+    def to_json(self) -> dict[str, object]:
+        return {"is": "json"}
+
+    def to_text(self) -> str:
+        return "a name that is not UTF-8: \udcff"
+
+
+@verb(help={"stage": "where", "count": "how many", "kind": "which (default: all)", "json": "as JSON"})
+def work(_: Context, stage: str = "azure", count: int = 3, kind: str = "all", json: bool = False) -> None:
+    """Work."""
+    raise ERRORS[stage]
+
+
+@verb(help={"json": "as JSON"})
+def look(_: Context, json: bool = False) -> None:
+    """Look, and find something wrong."""
+    show(Printed(), json)
+    raise RemoteError("something is wrong")
+
+
+ERRORS: dict[str, BaseException] = {
+    "azure": UsageError("wrong", details=("one",), hint="see invoke work"),
+    "mine": UsageError("wrong", hint="see invoke work"),
+    "unreadable": PermissionError(errno.EACCES, "Permission denied", "/a/\udcff"),
+    "bug": LookupError("a bug"),
+    "stopped": KeyboardInterrupt(),
+}
+VERBS = Collection(work, look)
+
+
+@pytest.fixture(autouse=True)
+def no_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FJARR_STAGE", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("wrok", "'wrok' is no verb; did you mean work?\nhint: invoke --list lists them"),
+        ("zzzz", "'zzzz' is no verb\nhint: invoke --list lists them"),
+        (
+            "work --stag x",
+            "--stag is no flag of invoke work; did you mean --stage?\nhint: invoke --help work lists them",
+        ),
+        (
+            "work --stag=x",
+            "--stag is no flag of invoke work; did you mean --stage?\nhint: invoke --help work lists them",
+        ),
+        ("look --stage x", "--stage is no flag of invoke look\nhint: invoke --help look lists them"),
+        ("work --stage", "--stage needs a value"),
+        ("work --count many", "--count must be a number, and 'many' is none"),
+        ("work --count=", "--count must be a number, and '' is none"),
+        ("work --count 4 look --json", ""),
+        ("--help work", ""),
+        ("work --help", ""),
+        ("--list", ""),
+        ("", ""),
+    ],
+)
+def test_what_is_wrong_with_the_arguments(line: str, message: str) -> None:
+    assert argument_error(line.split(), VERBS) == message
+    help_of_work: Any = VERBS["work"].help
+    assert help_of_work["count"] == "how many (default: 3)", "Invoke still has the help"
+
+
+def test_a_default_is_shown_once() -> None:
+    texts: Any = VERBS["work"].help
+    assert texts == {
+        "stage": "where (default: azure)",
+        "count": "how many (default: 3)",
+        "kind": "which (default: all)",
+        "json": "as JSON",
+    }
+
+
+def test_the_environment_sets_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FJARR_STAGE", "mine")
+
+    @verb(help={"stage": "where"})
+    def staged(_: Context, stage: str = "azure") -> None:
+        """Do it."""
+
+    made: Any = staged
+    assert {argument.name: argument.default for argument in made.get_arguments()} == {"stage": "mine"}
+
+
+def test_only_invokes_own_command_lines_are_checked() -> None:
+    module: ModuleType = __import__("tasks")
+    check_arguments(["/usr/bin/pytest", "wrok"], module)
+    for program in ("/x/bin/invoke", "/x/bin/inv", "C:/x/invoke.exe", "/x/site-packages/invoke/__main__.py"):
+        with pytest.raises(SystemExit) as caught:
+            check_arguments([program, "stauts"], module)
+        assert caught.value.code == 2
+
+
+def test_a_wrong_argument_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        check_arguments(["invoke", "stauts", "--json"], __import__("tasks"))
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {
+        "error": {"message": "'stauts' is no verb; did you mean status?", "exit_code": 2}
+    }
+    assert printed.err.startswith("error: 'stauts' is no verb")
+
+
+def run(stage: str, *, is_json: bool = True) -> Exit:
+    body: Any = work
+    with pytest.raises(Exit) as caught:
+        body.body(Context(), stage=stage, json=is_json)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("stage", "code", "document"),
+    [
+        ("azure", 2, {"message": "wrong", "details": ["one"], "command": None, "hint": "see invoke work"}),
+        (
+            "mine",
+            2,
+            {"message": "wrong", "details": [], "command": None, "hint": "see invoke work --stage mine"},
+        ),
+        (
+            "unreadable",
+            2,
+            {
+                "message": "/a/\udcff: Permission denied",
+                "details": [],
+                "command": None,
+                "hint": "see that you may read and write it",
+            },
+        ),
+        ("bug", 70, {"message": "this is a bug in Fjarr"}),
+        ("stopped", 130, {"message": "interrupted"}),
+    ],
+)
+def test_an_error_is_a_document_with_json(
+    capsys: pytest.CaptureFixture[str], stage: str, code: int, document: dict[str, Any]
+) -> None:
+    assert run(stage).code == code
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == {"error": {**document, "exit_code": code}}
+    assert run(stage, is_json=False).code == code
+    assert capsys.readouterr().out == ""
+
+
+def test_an_error_after_a_result_leaves_stdout_with_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    body: Any = look
+    with pytest.raises(Exit) as caught:
+        body.body(Context(), json=True)
+    assert (json.loads(capsys.readouterr().out), caught.value.code) == ({"is": "json"}, 4)
+    with pytest.raises(Exit):
+        body.body(Context(), json=False)
+    assert capsys.readouterr().out == "a name that is not UTF-8: \\udcff\n"
+    assert "\\udcff: Permission denied" in str(run("unreadable").message)
