@@ -66,7 +66,7 @@ def test_up_shows_what_both_models_answer_to_a_ticket(up_result: Ran) -> None:
     assert "turns me away" in ticket
     assert base.strip()
     assert "category" not in base
-    assert json.loads(tuned.split("\n\n")[1]).keys() == {"category", "priority"}
+    assert json.loads(tuned.strip().splitlines()[0]).keys() == {"category", "priority"}
 
 
 def test_up_shows_each_step_as_it_goes(up_result: Ran) -> None:
