@@ -38,6 +38,7 @@ LOGGER: Final = logging.getLogger("inference.engine_process")
 
 KEY_VARIABLES: Final = (API_KEYS_VARIABLE, ADMIN_KEY_VARIABLE)
 CLOSE_TIMEOUT_S: Final = 15.0
+PARENT_POLL_S: Final = 1.0
 FORCED_CLOSE_TIMEOUT_S: Final = 0.5
 """How long the engine may take to close after the second signal."""
 
@@ -108,7 +109,9 @@ class EngineProcess:
             LOGGER.error("cannot serve: %s", error)  # noqa: TRY400 - the reason says it all
             return error.exit_code
         work = asyncio.create_task(self._load_and_serve())
+        watching = asyncio.create_task(self._watch_parent(os.getppid()))
         await self._stop.wait()
+        watching.cancel()
         if self._exit_code == 0:
             await self._drain()
         work.cancel()
@@ -122,6 +125,13 @@ class EngineProcess:
         """Drain and stop at the first signal; stop at once at the second."""
         if self._stop.is_set():
             self._stop_now.set()
+        self._stop.set()
+
+    async def _watch_parent(self, parent: int) -> None:
+        """Stop when whoever started this process has ended: nobody else would, and it holds the device."""
+        while os.getppid() == parent:  # noqa: ASYNC110 - the system tells nobody
+            await asyncio.sleep(PARENT_POLL_S)
+        LOGGER.error("the process that started this one has ended")
         self._stop.set()
 
     async def _load_and_serve(self) -> None:

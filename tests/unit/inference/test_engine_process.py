@@ -376,6 +376,16 @@ def test_a_supervisor_sees_why_the_engine_has_failed(replica: Replica) -> None:
     assert engine.end() == 0
 
 
+def test_an_engine_does_not_outlive_the_process_that_started_it(replica: Replica) -> None:
+    parent = replica._start(f"import subprocess, sys; subprocess.run([sys.executable, '-c', {ENGINE!r}])", {})
+    replica.wait_for(replica.path.exists)
+    parent.process.kill()
+    # The log has an end when the last process that could write to it has one.
+    parent.end()
+    assert parent.has_line("the process that started this one has ended")
+    assert parent.lines[-1].endswith("stopped")
+
+
 def test_an_engine_that_cannot_load_says_why_and_ends(replica: Replica) -> None:
     script = "from inference import engine_process; engine_process.main()"
     engine = replica._start(script, {"FJARR_MOUNT": "/nowhere"})
