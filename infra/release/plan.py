@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from infra.release.archive import is_packable
 from infra.wording import count, readable_size
 
 if TYPE_CHECKING:
@@ -27,12 +28,21 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The difference between two releases: files to upload, files to copy on the share, files left out."""
+    """The difference between two releases: files to upload, files to copy on the share, files left out.
+
+    Attributes:
+        added: New files.
+        changed: Files with other content.
+        copies: Files that the old release has, under whatever path.
+        removed: Files of the old release that the new one has not.
+        is_packed: Whether small files are uploaded in an archive, unchanged ones too.
+    """
 
     added: tuple[FileEntry, ...]
     changed: tuple[FileEntry, ...]
     copies: tuple[Copy, ...]
     removed: tuple[str, ...]
+    is_packed: bool = False
 
     @property
     def uploads(self) -> tuple[FileEntry, ...]:
@@ -58,7 +68,9 @@ class Plan:
     def lines(self) -> tuple[str, ...]:
         """Return lines to print: totals, then one line for each file (`+` new, `~` changed, `-` left out)."""
         total = f"upload {count(len(self.uploads), 'file')} ({readable_size(self.upload_bytes)})"
-        if self.copies:
+        if self.copies and self.is_packed:
+            total += f", {len(self.copies)} are unchanged"
+        elif self.copies:
             total += f", copy {len(self.copies)} on the share ({readable_size(self.copy_bytes)})"
         if self.removed:
             total += f", leave out {len(self.removed)}"
@@ -97,4 +109,5 @@ def make_plan(local: Manifest, live: Manifest | None) -> Plan:
         changed=tuple(entry for entry in uploads if entry.path in old_paths),
         copies=tuple(copies),
         removed=tuple(sorted(old_paths - local_paths)),
+        is_packed=is_packable(local),
     )

@@ -113,7 +113,7 @@ def test_one_changed_file_in_a_thousand_costs_ten_requests(machine: Machine) -> 
     result, requests = machine.deploy()
     assert len(requests) <= 10, requests
     assert (result.has_changed, result.uploaded_files, result.previous) == (True, 1, first.release)
-    assert "upload 1 file (12 bytes), copy 999 on the share" in machine.output.getvalue()
+    assert "upload 1 file (12 bytes), 999 are unchanged" in machine.output.getvalue()
     unpacked = machine.unpacked(result.release)
     assert (unpacked / "inference" / "part0" / "module0.py").read_text() == "NUMBER = -1\n"
     assert len(list(unpacked.rglob("*.py"))) == 1000
