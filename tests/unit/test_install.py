@@ -111,7 +111,7 @@ def test_a_terminal_sees_that_a_program_still_runs(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(install, "TICK_S", 0.01)
-    monkeypatch.setattr(install.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     program = [sys.executable, "-c", "import sys; sys.exit(0)"]
     assert install._run("do it", program) == 0
     assert capsys.readouterr().err.startswith("do it.")
