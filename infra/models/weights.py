@@ -19,6 +19,7 @@ from infra.models.safetensors_header import SafetensorsError, check_safetensors
 from infra.share.names import unusable_names
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from infra.document import Json
@@ -95,17 +96,17 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(weights, config)
 
 
-def check_fit(adapter: Adapter, base: Path) -> None:
+def check_fit(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], base: str) -> None:
     """Check that an adapter's tensors belong to layers of a base model, and have their sizes.
+
+    Args:
+        adapter: The adapter.
+        shapes: The shapes of the base model's tensors; nothing is checked without any.
+        base: The base model's folder or id.
 
     Raises:
         UsageError: The adapter was trained on another base model.
     """
-    shapes = {
-        name: tensor.shape
-        for path in base.glob("*.safetensors")
-        for name, tensor in read_tensors(path).items()
-    }
     problem = find_misfit(adapter.config, _shapes_of(adapter.weights.folder), shapes)
     if problem is not None:
         raise UsageError(

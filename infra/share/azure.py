@@ -115,6 +115,14 @@ class AzureShare(Share):
         """Return the content of a small file, or None if it does not exist."""
         return self._find(f"read {path}", lambda: bytes(self._file(path).download_file().readall()), None)
 
+    def read_start(self, path: str, size_bytes: int) -> bytes | None:
+        """Return the first bytes of a file that is not empty; None if it does not exist."""
+
+        def download() -> bytes:
+            return bytes(self._file(path).download_file(offset=0, length=size_bytes).readall())
+
+        return self._find(f"read {path}", download, None)
+
     def read_all(self, paths: Sequence[str]) -> tuple[bytes | None, ...]:
         """Read small files, several at a time; None for each that does not exist."""
         return self._each(self.read, paths)

@@ -58,6 +58,15 @@ class MountedShare(Share):
             except _NOT_THERE:
                 return None
 
+    def read_start(self, path: str, size_bytes: int) -> bytes | None:
+        """Return the first bytes of a file that is not empty; None if it does not exist."""
+        with self._reporting(f"read {path}"):
+            try:
+                with (self._folder / path).open("rb") as file:
+                    return file.read(size_bytes)
+            except _NOT_THERE:
+                return None
+
     def read_all(self, paths: Sequence[str]) -> tuple[bytes | None, ...]:
         """Read files; None for each that does not exist."""
         return tuple(map(self.read, paths))

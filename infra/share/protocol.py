@@ -65,6 +65,9 @@ class Share(Protocol):
     def read(self, path: str) -> bytes | None:
         """Return the content of a small file, or None if it does not exist."""
 
+    def read_start(self, path: str, size_bytes: int) -> bytes | None:
+        """Return the first bytes of a file that is not empty; None if it does not exist."""
+
     def read_all(self, paths: Sequence[str]) -> tuple[bytes | None, ...]:
         """Read small files, several at a time; None for each that does not exist."""
 

@@ -21,6 +21,7 @@ from infra.errors import RemoteError, UsageError, WaitTimeoutError
 from infra.models.adapter_index import AdapterIndex, find_adapters, is_indexed, update_index
 from infra.models.backup import Backup, back_up, discard, restore
 from infra.models.base_models import EXAMPLE, ensure_example_base, load_pinned_base
+from infra.models.base_shapes import read_local_shapes, read_share_shapes
 from infra.models.hash_cache import HashCache
 from infra.models.hub import download_base
 from infra.models.pickup import wait_until_applied
@@ -228,7 +229,7 @@ def select_weights(root: Path, adapter: Path | None, base: str | None, console: 
     if base_folder is not None:
         read_base(base_folder)
         if found is not None:
-            check_fit(found, base_folder)
+            check_fit(found, read_local_shapes(base_folder), str(base_folder))
     if found is not None and base is not None and differs_in_name(found, base_id):
         console.warn(f"the adapter {name} was trained on {found.base}, and is pushed for {base_id}")
     return Selection(found, name, base_id, base_folder)
@@ -319,14 +320,19 @@ def newest_adapter(share: Share) -> str | None:
 
 def _resolve_base(share: Share, selection: Selection, console: Console) -> Selection:
     """Return the selection with the base model's folder, downloaded unless the share has the model."""
-    if selection.base is not None or _has_base(share, selection.base_target):
+    if selection.base is not None:
+        return selection
+    if _has_base(share, selection.base_target):
+        if selection.adapter is not None:
+            shapes = read_share_shapes(share, selection.base_target)
+            check_fit(selection.adapter, shapes, selection.base_target)
         return selection
     if selection.base_id == example_base_id():
         return replace(selection, base=ensure_example_base(console))
     folder = download_base(selection.base_id, console)
     read_base(folder)
     if selection.adapter is not None:
-        check_fit(selection.adapter, folder)
+        check_fit(selection.adapter, read_local_shapes(folder), str(folder))
     return replace(selection, base=folder)
 
 

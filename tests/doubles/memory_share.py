@@ -37,6 +37,11 @@ class MemoryShare(Share):
         with self._lock:
             return self.files.get(path)
 
+    def read_start(self, path: str, size_bytes: int) -> bytes | None:
+        """Return the first bytes of a file, or None if it does not exist."""
+        content = self.read(path)
+        return None if content is None else content[:size_bytes]
+
     def read_all(self, paths: Sequence[str]) -> tuple[bytes | None, ...]:
         """Read files, one after the other."""
         return tuple(map(self.read, paths))

@@ -55,6 +55,13 @@ def test_what_is_not_there_reads_as_none_and_lists_as_nothing(share: AzureShare)
     share.delete_tree("no/such")
 
 
+def test_the_start_of_a_file_is_read(share: AzureShare) -> None:
+    share.write("a/b", b"0123456789")
+    assert share.read_start("a/b", 4) == b"0123"
+    assert share.read_start("a/b", 100) == b"0123456789"
+    assert share.read_start("no/such", 4) is None
+
+
 def test_what_is_written_is_there_for_a_replica(share: AzureShare, folder: Path) -> None:
     share.write("CURRENT", b"one\n")
     share.write("a/b/c.json", b"")

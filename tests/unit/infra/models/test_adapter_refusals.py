@@ -10,8 +10,10 @@ import pytest
 
 from infra.console import Console
 from infra.errors import UsageError
-from infra.models.weights import read_adapter
+from infra.models.base_shapes import HEADER_BYTES, read_share_shapes
+from infra.models.weights import check_fit, read_adapter
 from infra.verbs.push import select_weights
+from tests.doubles.memory_share import MemoryShare
 from tests.doubles.model_folders import make_adapter, make_base
 
 if TYPE_CHECKING:
@@ -114,3 +116,28 @@ def test_another_name_of_the_base_is_a_warning(tmp_path: Path, trained_on: str, 
     select_weights(tmp_path, adapter, str(base), Console(log))
     warning = "warning: the adapter mine was trained on org/other, and is pushed for local/base"
     assert (warning in log.getvalue()) is is_warned
+
+
+def test_an_adapter_is_compared_with_a_base_that_only_the_share_has(tmp_path: Path) -> None:
+    share = MemoryShare()
+    folder = "model-cache/org/base"
+    share.files[f"{folder}/model.safetensors"] = adapter_file(**{"t.weight": ("BF16", (2, 2), 4 * ONE_BF16)})
+    shapes = read_share_shapes(share, folder)
+    assert shapes == {"t.weight": (2, 2)}
+    with pytest.raises(UsageError) as caught:
+        check_fit(read_adapter(make_adapter(tmp_path)), shapes, folder)
+    assert "does not fit the base model model-cache/org/base" in caught.value.message
+
+
+def test_a_header_of_any_size_is_read_and_a_damaged_file_is_no_reason_to_refuse() -> None:
+    share, many = (
+        MemoryShare(),
+        {f"layer.{number}.weight": ("BF16", (1,), ONE_BF16) for number in range(9000)},
+    )
+    content = adapter_file(**many)
+    assert int.from_bytes(content[:8], "little") > HEADER_BYTES
+    share.files["base/model-1.safetensors"] = content
+    assert read_share_shapes(share, "base") == dict.fromkeys(many, (1,))
+    for damaged in (b"", b"1234567", content[:1000], b"\xff" * 100):
+        share.files["base/model-2.safetensors"] = damaged
+        assert read_share_shapes(share, "base") == {}
