@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = ("README.md", "CONTRIBUTING.md", "docs/**/*.md")
 BLOCK: Final = re.compile(
-    r"(?:<!-- (?P<mark>[^\n]*?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE
+    r"^(?P<indent> *)(?:<!-- (?P<mark>[^\n]*?) -->\n(?P=indent))?```(?P<language>\w*)\n"
+    r"(?P<text>.*?)^(?P=indent)```",
+    re.DOTALL | re.MULTILINE,
 )
 AZURE_ONLY: Final = "azure only"
 NOT_RUN: Final = "not run: "
@@ -50,4 +53,4 @@ def shell_blocks(page: str) -> Iterator[ShellBlock]:
     """Return the blocks of shell commands in a page."""
     for found in BLOCK.finditer((ROOT / page).read_text(encoding="utf-8")):
         if found["language"] in {"sh", "bash", "console"}:
-            yield ShellBlock(page, found["mark"] or "", found["text"])
+            yield ShellBlock(page, found["mark"] or "", textwrap.dedent(found["text"]))

@@ -16,7 +16,7 @@ from invoke import Collection
 
 import tasks
 from inference.settings import SETTINGS
-from tests.doubles.pages import AZURE_ONLY, ROOT, ShellBlock, pages, shell_blocks
+from tests.doubles.pages import AZURE_ONLY, BLOCK, ROOT, ShellBlock, pages, shell_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,13 +46,27 @@ INLINE: Final = re.compile(r"`(?:\.venv/bin/)?(invoke [^`]+)`")
 
 def commands(text: str) -> Iterator[list[str]]:
     """Return the words of each command in a block."""
-    for line in text.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
+    for words in _split_lines(text.replace("\\\n", " ")):
         while words:
             end = next((number for number, word in enumerate(words) if word in {"&&", "|", ">"}), len(words))
             if words[:end]:
                 yield words[:end]
-            words = [] if words[end : end + 1] == [">"] else words[end + 1 :]
+            words = [] if words[end : end + 1] == [">"] else words[end + 1 :]  # noqa: PLW2901  # the rest
+
+
+def _split_lines(text: str) -> Iterator[list[str]]:
+    """Return the words of each line; one that ends within quotes goes on in the next."""
+    begun = ""
+    for line in text.splitlines():
+        begun += line
+        try:
+            words = shlex.split(begun, comments=True)
+        except ValueError:
+            begun += "\n"
+            continue
+        yield words
+        begun = ""
+    assert not begun, f"quotes that do not end: {begun}"
 
 
 def mistakes(words: list[str]) -> list[str]:
@@ -126,10 +140,17 @@ def test_the_tutorial_is_run() -> None:
         ("invoke provision --set environmentVariables.FJARR_X=1", "unknown setting FJARR_X"),
         ("python3 instal.py", "no file instal.py"),
         ("git pull && curll x", "unknown program curll"),
+        ("az x '{\n  1' && curll x", "unknown program curll"),
     ],
 )
 def test_a_mistake_is_found(line: str, mistake: str) -> None:
     assert [found for words in commands(line) for found in mistakes(words)] == [mistake]
+
+
+def test_a_block_in_a_list_is_found_with_its_mark() -> None:
+    text = "1. Do it:\n\n   <!-- azure only -->\n   ```sh\n   az login\n   ```\n\n```sh\ninvoke up\n```\n"
+    found = [(each["mark"], each["text"].strip()) for each in BLOCK.finditer(text)]
+    assert found == [("azure only", "az login"), (None, "invoke up")]
 
 
 def test_a_mark_belongs_to_the_block_below_it() -> None:
