@@ -183,7 +183,8 @@ def models(_: Context, stage: str = "azure", json: bool = False) -> None:
     optional=["wait"],
     help={
         "stage": STAGE,
-        "force": "create a new release and restart, even if this code is live already",
+        "force": "create a new release, even if this code is live already",
+        "restart": "replace the replicas, which gives their GPUs back, instead of the code in them",
         "plan": f"print what would change and change nothing; exit code {HAS_CHANGES} if there are changes",
         "mount": MOUNT,
         "timeout": WAIT,
@@ -197,6 +198,7 @@ def deploy(
     _: Context,
     stage: str = "azure",
     force: bool = False,
+    restart: bool = False,
     plan: bool = False,
     mount: str | None = None,
     timeout: int = 0,
@@ -205,7 +207,7 @@ def deploy(
     break_lock: bool = False,
     json: bool = False,
 ) -> None:
-    """Upload inference/ to the share as a release, restart, and wait until it serves.
+    """Upload inference/ to the share as a release, and wait until every replica has taken it over.
 
     If the new release does not serve, the previous one is restored.
     """
@@ -215,7 +217,14 @@ def deploy(
     if not plan:
         access, timeout_s = _access(wait, break_lock), timeout or None
         session = _open(stage, mount=mount)
-        deployed = run_deploy(session, force=force, timeout_s=timeout_s, access=access, bake_s=float(bake))
+        deployed = run_deploy(
+            session,
+            force=force,
+            restart=restart,
+            timeout_s=timeout_s,
+            access=access,
+            bake_s=float(bake),
+        )
         _show(deployed, json)
         return
     planned = plan_deploy(_open(stage, mount=mount))

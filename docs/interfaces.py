@@ -61,10 +61,11 @@ def exit_codes() -> str:
 def http_paths() -> str:
     """List the HTTP paths, and which of them need a key by default."""
     service = cast("Service", SimpleNamespace(observers=[]))
-    status = StatusHandlers(service, Identity("", "", "", ""), Metrics("", "", ""))
+    chat_page = ChatPage(service)
+    status = StatusHandlers(service, Identity("", "", "", ""), Metrics("", "", ""), chat_page)
     administration = AdapterAdministration(Adapters(service), Path(), has_key=False)
     api = make_api(service, 0, administration)
-    routes = make_routes(Settings(), status, api, ChatPage(service), Keyring(()))
+    routes = make_routes(Settings(), status, api, chat_page, Keyring(()))
     policy = AccessPolicy(Keyring(()), has_open_metrics=False, max_body_bytes=0, body_timeout_s=0)
     rows = [
         (f"`{methods} {path}`", _key_of(path, policy), meaning)

@@ -7,6 +7,7 @@ InferenceError
 │   ├── UnsuitedEngineError  the registry: with FJARR_ENGINE=auto it takes another engine
 │   ├── RestartRequiredError  `push`: it restarts the revision
 │   └── ProtocolVersionError  the supervisor: the server and the engine process have to be of one release
+├── TakeoverError       whoever deploys: a release cannot take over in this container
 ├── EngineError         nobody: the engine failed on a request, or died; the server logs it
 │   ├── RequestRefusedError      the client: the engine does not take this request
 │   └── ScoresError              whoever deploys or asks: the model's scores for a request are not numbers
@@ -70,6 +71,10 @@ class RestartRequiredError(LoadError):
 
 class ProtocolVersionError(LoadError):
     """The reason why a server and an engine process do not understand each other."""
+
+
+class TakeoverError(InferenceError):
+    """The reason why a release cannot take over in this container."""
 
 
 class EngineError(InferenceError):

@@ -23,6 +23,7 @@ import uvicorn
 
 from inference import VERSION
 from inference.api_keys import ADMIN_KEY_VARIABLE, API_KEYS_VARIABLE
+from inference.control import SupervisorLink
 from inference.errors import LoadError, SettingsError
 from inference.listener import inherit_or_bind
 from inference.observability.logs import set_up_logging
@@ -61,8 +62,16 @@ LOGGER: Final = logging.getLogger("inference.server")
 CONNECTION_GRACE_S: Final = 2
 """How long connections may stay open after the last answer. In practice only an open chat page's does."""
 
+RETIREMENT_S: Final = 10.0
+"""How long a server that was replaced waits for the next request on connections that are open."""
+
+PROGRESS_INTERVAL_S: Final = 0.25
+
 FORCED_CLOSE_TIMEOUT_S: Final = 0.5
 """How long the engine may take to close after the second signal."""
+
+STARTED_POLL_S: Final = 0.01
+CONNECTIONS_POLL_S: Final = 0.1
 
 KEEP_ALIVE_S: Final = 75
 """Longer than a proxy keeps an idle connection open: closing it first would race with the next request."""
@@ -109,19 +118,25 @@ class ServerProcess:
         self._chat_page = ChatPage(self._service)
         self._keyring = Keyring(settings.api_keys)
         started_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._identity = Identity(settings.release, settings.revision, settings.replica, started_at)
+        self._link = SupervisorLink()
+        self._identity = Identity(
+            settings.release, settings.revision, settings.replica, started_at, lambda: self._link.state
+        )
         self._began_s = time.monotonic()
         self._engine: Engine | None = None
         self._is_serving = asyncio.Event()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._exit_code = 0
+        self._drain_grace_s = settings.drain_grace_s
 
     async def run(self) -> int:
         """Serve, and return the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._handle_signal)
+        await self._link.connect(self._settings.control_fd)
+        self._service.holds_requests = self._link.holds_requests
         application = make_application(
             self._service,
             self._settings,
@@ -132,23 +147,42 @@ class ServerProcess:
             adapters=self._adapters,
         )
         server = _UvicornServer(configure(application))
-        serving = asyncio.create_task(server.serve([inherit_or_bind(self._settings)]))
+        serving = asyncio.create_task(self._accept(server))
         work = asyncio.create_task(self._serve_models())
+        retiring = asyncio.create_task(self._retire(server))
         changes = KeyChanges(self._settings.mount, self._settings.api_keys, self._keyring)
         following = asyncio.create_task(changes.follow())
         await self._stop.wait()
         await self._drain()
         work.cancel()
         following.cancel()
+        retiring.cancel()
         # Before the connections: a request that is cut off still sends its client an error.
         await self._close_engine()
         server.should_exit = True
         server.force_exit = self._stop_now.is_set()
-        await asyncio.gather(serving, work, following, return_exceptions=True)
+        if not self._link.may_accept.is_set():
+            serving.cancel()
+        await asyncio.gather(serving, work, following, retiring, return_exceptions=True)
         await self._flush_traces()
         if self._exit_code == 0:
             LOGGER.info("stopped")
         return self._exit_code
+
+    async def _accept(self, server: _UvicornServer) -> None:
+        """Accept connections as soon as the supervisor allows it: another server may still do so."""
+        await self._link.may_accept.wait()
+        serving = asyncio.create_task(server.serve([inherit_or_bind(self._settings)]))
+        await server.until_started()
+        self._link.send(accepting=True)
+        await serving
+
+    async def _retire(self, server: _UvicornServer) -> None:
+        """When another server has taken over: accept nothing more, complete what has begun, and stop."""
+        await self._link.is_retired.wait()
+        self._drain_grace_s = self._settings.request_timeout_s
+        await server.stop_accepting(RETIREMENT_S)
+        self._stop.set()
 
     def _handle_signal(self) -> None:
         """Drain and stop at the first signal; stop at once at the second."""
@@ -160,18 +194,28 @@ class ServerProcess:
         """Serve the models and the chat page until cancelled. An error stops the process."""
         path, settings = self._settings.engine_socket, self._settings
         watch = AdapterWatch(settings.mount, settings.adapter, self._service, self._adapters)
+        reporting = asyncio.create_task(self._report_progress())
         try:
             await watch.begin()
             serving = self._load() if path is None else self._follow(path)
             await asyncio.gather(serving, self._run_chat(), watch.run())
         except LoadError as error:
             self._fail(f"cannot serve: {error}", error.exit_code)
-        except Exception:
+        except Exception as error:
             LOGGER.exception("the server failed to start")
-            self._fail("cannot serve: see the traceback above", 1)
+            self._fail(f"cannot serve: {type(error).__name__}: {error}", 1)
+        finally:
+            reporting.cancel()
+
+    async def _report_progress(self) -> None:
+        """Report the progress of the start to the supervisor, a few times in a second."""
+        while True:
+            self._link.send(phase=self._service.phase, percent=self._service.percent)
+            await asyncio.sleep(PROGRESS_INTERVAL_S)
 
     def _fail(self, reason: str, exit_code: int) -> None:
         LOGGER.error("%s", reason)
+        self._link.send(failed=reason)
         self._exit_code = exit_code
         self._stop.set()
 
@@ -204,6 +248,7 @@ class ServerProcess:
             LOGGER.warning("%s", capacity.warning)
         self._service.begin_serving(ready.engine, ready.models, capacity, ready.failed_adapters)
         LOGGER.info("ready after %.1f s: serving %s", time.monotonic() - self._began_s, names)
+        self._link.send(engine_ready=True)
         self._is_serving.set()
 
     async def _run_chat(self) -> None:
@@ -216,6 +261,7 @@ class ServerProcess:
         async with chat.lifespan():
             self._chat_page.application = chat
             LOGGER.info("the chat page is up")
+            self._link.send(ready=True)
             await asyncio.Event().wait()
 
     def _make_chat(self) -> Chat:
@@ -229,7 +275,7 @@ class ServerProcess:
         if queue.slots_in_use or queue.waiting:
             LOGGER.info("stopping: %d requests are in flight, %d wait", queue.slots_in_use, queue.waiting)
         waits = (asyncio.create_task(queue.wait_until_idle()), asyncio.create_task(self._stop_now.wait()))
-        await asyncio.wait(waits, timeout=self._settings.drain_grace_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waits, timeout=self._drain_grace_s, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
         if queue.slots_in_use:
@@ -268,6 +314,29 @@ def configure(application: ASGIApp) -> uvicorn.Config:
 
 
 class _UvicornServer(uvicorn.Server):
+    async def until_started(self) -> None:
+        """Wait until connections are accepted."""
+        while not self.started:  # noqa: ASYNC110 - uvicorn has nothing to wait for
+            await asyncio.sleep(STARTED_POLL_S)
+
+    async def stop_accepting(self, linger_s: float) -> None:
+        """Stop accepting, and let each open connection end with its next response.
+
+        Closing an idle connection could cross with a request that is on its way, so clients get some time to
+        send it: it is answered, with `Connection: close`.
+
+        Args:
+            linger_s: How long to wait for the connections to end.
+        """
+        for server in self.servers:
+            server.close()
+        self.config.encoded_headers.append((b"connection", b"close"))
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(linger_s):
+                while self.server_state.connections:  # noqa: ASYNC110 - see above
+                    await asyncio.sleep(CONNECTIONS_POLL_S)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to `ServerProcess`, which drains first and exits with 0."""

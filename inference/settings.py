@@ -352,6 +352,13 @@ class Settings:
         "the listening socket that `inference.start` passes on; not for users",
         "none",
     )
+    control_fd: int | None = setting(
+        "FJARR_CONTROL_FD",
+        whole_number(3),
+        None,
+        "the server's channel to its supervisor; not for users",
+        "none",
+    )
     engine_socket: Path | None = setting(
         "FJARR_ENGINE_SOCKET",
         Path,

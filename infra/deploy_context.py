@@ -14,7 +14,7 @@ from infra.release.hooks import NO_HOOKS, Hooks, find_hooks
 from infra.release.known import KnownReleases
 from infra.release.lock import TAKES_FREE_LOCK, DeployLock, HeldLock, LockAccess
 from infra.release.releases import NOTHING_KNOWN
-from infra.release.rollout import Background, Rollout, in_background
+from infra.release.rollout import Rollout, in_background
 from infra.resources.file_share import open_share
 from infra.resources.log_streams import read_streams
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from infra.az.app import App
     from infra.console import Console
+    from infra.release.takeovers.outcome import Background
     from infra.session import Session
     from infra.share.protocol import Share
 

@@ -141,7 +141,7 @@ def detect_hardware() -> Hardware:
     import psutil  # noqa: PLC0415 - both are slow to import, and only the loading thread needs them
     import torch  # noqa: PLC0415
 
-    cpu_free = min(int(psutil.virtual_memory().available), _container_free_bytes())
+    cpu_free = min(int(psutil.virtual_memory().available), container_free_bytes())
     has_cpu_bf16 = multiplies_bf16()
     if not torch.cuda.is_available():
         return Hardware(None, None, 0, cpu_free, has_cpu_bf16)
@@ -291,7 +291,7 @@ def context_warning(
     )
 
 
-def _container_free_bytes() -> int:
+def container_free_bytes() -> int:
     """Return the memory that the container's limit leaves free; `sys.maxsize` without a limit.
 
     Cached files, such as the packages, count as used, but the kernel frees them when memory is needed.

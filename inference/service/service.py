@@ -7,6 +7,7 @@ answers are never logged.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
@@ -44,6 +45,7 @@ class Service:
         adapter_generation: The generation of the share's index of adapters that is served; empty if none is.
         queue: The queue that requests wait in for their slots.
         is_engine_replaced: Whether another engine takes the place of one that is dead.
+        holds_requests: While set, requests wait until the engine has started, within their time limit.
         observers: The receivers of request lifecycle events.
         phase: What the server is doing while it starts.
         percent: How far that is.
@@ -59,10 +61,12 @@ class Service:
         )
         self.adapter_generation = ""
         self.is_engine_replaced = False
+        self.holds_requests = asyncio.Event()
         self.observers: list[Observer] = []
         self.phase = "starting"
         self.percent = 0
         self._state: State = "starting"
+        self._left_start = asyncio.Event()
         self._counts_prompts = False
         self._engine: Engine | None = None
         self._models: dict[str, ServedModel] = {}
@@ -146,15 +150,18 @@ class Service:
         self._models = {model.name: model for model in models}
         if self._state == "starting":
             self._state = "ready"
+            self._left_start.set()
 
     def stop_serving(self) -> None:
         """Reject new requests until `begin_serving` is called again."""
         if self._state == "ready":
             self._state = "starting"
+            self._left_start.clear()
 
     def begin_draining(self) -> None:
         """Reject new requests from now on."""
         self._state = "draining"
+        self._left_start.set()
 
     def model(self, name: str) -> ServedModel:
         """Return a model by its name.
@@ -221,13 +228,15 @@ class Service:
         Raises:
             ApiError: If the prompt cannot be used with the model, or no model is loaded.
         """
+        await self._hold(asyncio.get_running_loop().time() + self.limits.request_timeout_s)
         encoded = await encode((request,), self.model(request.model))
         return encoded.prompts[0]
 
     async def _begin(self, requests: tuple[TextRequest, ...]) -> Answer:
         request = requests[0]
-        model = self.model(request.model)
         deadline = asyncio.get_running_loop().time() + self.limits.request_timeout_s
+        await self._hold(deadline)
+        model = self.model(request.model)
         check_choices(requests, self.queue.max_slots_per_request)
         encoded = await encode(requests, model)
         # The server may have begun to drain during the tokenization.
@@ -236,6 +245,13 @@ class Service:
         admission = self.queue.acquire(request.client, _size(prepared, counts_prompts=self._counts_prompts))
         lifecycle = RequestLifecycle(request, prepared.prompt_tokens, self.observers)
         return Answer(RunningRequest(prepared, engine, admission, lifecycle, deadline))
+
+    async def _hold(self, deadline: float) -> None:
+        """Wait until the engine has started, if requests are held for that; at most until the deadline."""
+        if self._state == "starting" and self.holds_requests.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._left_start.wait()
 
 
 def _size(prepared: PreparedRequest, *, counts_prompts: bool) -> Size:

@@ -5,7 +5,7 @@ Loading the model and ending the process are the concern of `server`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from inference import VERSION
+from inference.control import ReplicaState
 from inference.errors import NotFoundError
 from inference.observability.logs import PromptLog
 from inference.observability.metrics import Metrics
@@ -28,6 +29,8 @@ from inference.web.sign_in.middleware import SignIn
 from inference.web.sign_in.sessions import EndedSessions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from inference.observability.tracing import Tracing
@@ -68,7 +71,8 @@ def make_application(  # noqa: PLR0913 - the parts of an application
         adapters or Adapters(service), settings.mount, has_key=bool(settings.admin_key)
     )
     api = make_api(service, settings.heartbeat_s, administration)
-    routes = make_routes(settings, StatusHandlers(service, identity, metrics), api, chat_page, keyring)
+    status = StatusHandlers(service, identity, metrics, chat_page)
+    routes = make_routes(settings, status, api, chat_page, keyring)
     policy = AccessPolicy(
         keyring=keyring if settings.auth else None,
         has_open_metrics=settings.metrics != "on",
@@ -102,21 +106,24 @@ class Identity:
 
     Attributes:
         started_at: ISO 8601, UTC.
+        state: Returns what the replica's supervisor reports.
     """
 
     release: str
     revision: str
     replica: str
     started_at: str
+    state: Callable[[], ReplicaState] = ReplicaState
 
 
 class StatusHandlers:
     """The handlers of the routes for probes, deployments and monitoring."""
 
-    def __init__(self, service: Service, identity: Identity, metrics: Metrics) -> None:
+    def __init__(self, service: Service, identity: Identity, metrics: Metrics, chat_page: ChatPage) -> None:
         self._service = service
         self._identity = identity
         self._metrics = metrics
+        self._chat_page = chat_page
 
     async def healthz(self, _request: Request) -> Response:
         """Answer 200 unless the engine has failed: for liveness probes."""
@@ -127,7 +134,8 @@ class StatusHandlers:
     async def readyz(self, _request: Request) -> Response:
         """Answer 200 while requests are accepted, with the progress of the start before that."""
         service = self._service
-        if service.state == "ready":
+        # A server that holds requests has to get them.
+        if service.state == "ready" or (service.state == "starting" and service.holds_requests.is_set()):
             return JSONResponse({"status": "ready"})
         document: dict[str, Any] = {"status": service.state}
         if service.state == "starting":
@@ -136,7 +144,32 @@ class StatusHandlers:
 
     async def version(self, _request: Request) -> Response:
         """Answer with the release and the models: a deployment checks here which release is live."""
-        return JSONResponse(_version_document(self._service, self._identity))
+        service = self._service
+        # Before it serves, a server knows its progress better than the supervisor.
+        state = self._identity.state()
+        if service.state == "starting":
+            state = replace(state, phase=service.phase, percent=service.percent)
+        bases = [model.name for model in service.models if model.parent is None]
+        failed = [
+            {"name": name, "reason": reason, "needs_restart": name in service.awaiting_restart}
+            for name, reason in service.failed_adapters.items()
+        ]
+        return JSONResponse(
+            {
+                "release": self._identity.release,
+                "version": VERSION,
+                "revision": self._identity.revision,
+                "replica": self._identity.replica,
+                "started_at": self._identity.started_at,
+                "base_model": bases[0] if bases else None,
+                "adapters": [model.name for model in service.models if model.parent is not None],
+                # A release whose chat page cannot be built must not pass for one that serves.
+                "ready": service.state == "ready" and self._chat_page.application is not None,
+                **({"failed_adapters": failed} if failed else {}),
+                "adapter_generation": service.adapter_generation,
+                **state.to_json(),
+            }
+        )
 
     async def metrics(self, request: Request) -> Response:
         """Answer with the metrics, in the text format that the request accepts."""
@@ -167,26 +200,6 @@ class ChatPage:
             return Response("There is nothing here.\n", 404, media_type="text/plain")
         page = starting_page(self._service.phase, self._service.percent)
         return HTMLResponse(page, 503, headers={"Retry-After": "2"})
-
-
-def _version_document(service: Service, identity: Identity) -> dict[str, Any]:
-    bases = [model.name for model in service.models if model.parent is None]
-    failed = [
-        {"name": name, "reason": reason, "needs_restart": name in service.awaiting_restart}
-        for name, reason in service.failed_adapters.items()
-    ]
-    return {
-        "release": identity.release,
-        "version": VERSION,
-        "revision": identity.revision,
-        "replica": identity.replica,
-        "started_at": identity.started_at,
-        "base_model": bases[0] if bases else None,
-        "adapters": [model.name for model in service.models if model.parent is not None],
-        "ready": service.state == "ready",
-        **({"failed_adapters": failed} if failed else {}),
-        "adapter_generation": service.adapter_generation,
-    }
 
 
 async def _answer_not_found(request: Request, _error: Exception) -> Response:

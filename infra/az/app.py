@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 _ANSWER_TIMEOUT_S: Final = 5.0
 _ANSWER_BYTES: Final = 1 << 16
 _SHOWN_LINES: Final = 15
+_WAITING: Final = b"nothing deployed yet"
+"""How the page begins that the container's command shows until the first release. Source:
+`infra/provision/inference.bicep`."""
+
 _BUSY: Final = "ContainerAppOperationInProgress"
 _BUSY_PAUSES_S: Final = (2.0, 4.0, 8.0, 16.0, 30.0)
 
@@ -49,6 +53,9 @@ class App(Protocol):
 
     def snapshot(self, revision: str) -> Snapshot:
         """Return the current state of a revision and its replicas."""
+
+    def replicas(self, revision: str) -> tuple[Replica, ...]:
+        """Return the replicas of a revision, with a single az command."""
 
     def restart(self, revision: str) -> None:
         """Request new replicas. Returns before anything has restarted."""
@@ -100,6 +107,11 @@ class AzureApp(App):
         replicas = tuple(parse_replica(item) for item in listed) if isinstance(listed, list) else ()
         return Snapshot(parse_revision(shown), replicas)
 
+    def replicas(self, revision: str) -> tuple[Replica, ...]:
+        """Return the replicas of a revision, with a single az command."""
+        listed = self.az.run(replica_list(self.group, self.name, revision))
+        return tuple(parse_replica(item) for item in listed) if isinstance(listed, list) else ()
+
     def restart(self, revision: str) -> None:
         """Request new replicas. Retries while another operation is in progress."""
         self._retry_while_busy(revision_restart(self.group, self.name, revision))
@@ -141,7 +153,7 @@ def fetch_version(endpoint_url: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> Ve
             return parse_version(response.read(_ANSWER_BYTES))
     except urllib.error.HTTPError as error:
         with error:
-            return NoResponse(f"HTTP {error.code}")
+            return NoResponse(f"HTTP {error.code}", is_waiting=error.read(len(_WAITING)) == _WAITING)
     except (OSError, ValueError) as error:
         return NoResponse(str(getattr(error, "reason", None) or error))
 
@@ -158,13 +170,18 @@ def parse_version(body: bytes) -> VersionResponse | NoResponse:
     return VersionResponse(
         release=_text(document.get("release")),
         replica=_text(document.get("replica")),
-        started=_text(document.get("started_at")),
+        started=_text(document.get("container_started_at")) or _text(document.get("started_at")),
         is_ready=document.get("ready") is True,
         failed_adapters=parse_failed_adapters(document),
         adapters=_texts(document.get("adapters")),
         base_model=_text(document.get("base_model")),
         adapter_generation=generation if isinstance(generation, str) else None,
         server_started=_text(document.get("started_at")),
+        revision=_text(document.get("revision")),
+        wanted=wanted if isinstance(wanted := document.get("wanted_release"), str) else None,
+        phase=_text(document.get("phase")),
+        percent=percent if isinstance(percent := document.get("percent"), int) else 0,
+        error=_text(document.get("last_error")),
     )
 
 

@@ -76,12 +76,19 @@ class VersionResponse:
     """The content of a response of `/version`. Text that the server did not send is empty.
 
     Attributes:
+        started: When the container started; when its server did, if it has no supervisor.
         failed_adapters: The adapters that are not served.
         adapters: The names of the adapters that are served.
         base_model: The name of the base model.
         adapter_generation: The generation of the share's index of adapters that is served; None from a server
             that reads no index.
         server_started: When the server started, which differs once it was started again.
+        revision: The replica's revision.
+        wanted: The release that the replica has read from the share; None if it does not watch the share, so
+            that only a restart gives it another release.
+        phase: What the replica is doing.
+        percent: How far that is.
+        error: Why the wanted release does not serve there; empty if nothing has failed.
     """
 
     release: str
@@ -93,13 +100,23 @@ class VersionResponse:
     base_model: str = ""
     adapter_generation: str | None = None
     server_started: str = ""
+    revision: str = ""
+    wanted: str | None = None
+    phase: str = ""
+    percent: int = 0
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NoResponse:
-    """The reason why a request of `/version` had no usable response."""
+    """The reason why a request of `/version` had no usable response.
+
+    Attributes:
+        is_waiting: Whether the container has said that it waits for the first release.
+    """
 
     reason: str
+    is_waiting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

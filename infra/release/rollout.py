@@ -1,4 +1,4 @@
-"""The rollout of a release: restart, wait until it provably serves, or roll back to the previous one.
+"""The rollout of a release: takeover or restart, wait for the proof, or roll back to the previous release.
 
 The proof comes from inside the container: a process that was started after the restart answers `/version`
 with the release, several times in a row. The platform's state is used for two purposes only: to detect early
@@ -10,7 +10,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from infra.az.revision import (
     Baseline,
@@ -23,9 +23,20 @@ from infra.az.revision import (
     phase,
     why_not_up,
 )
-from infra.errors import FjarrError, RemoteError, WaitTimeoutError
+from infra.errors import FjarrError
 from infra.release.bake import Bake
 from infra.release.releases import set_current, set_proven
+from infra.release.takeovers.outcome import (
+    Background,
+    NotServed,
+    NotServedError,
+    OutageMeter,
+    Outcome,
+    Served,
+    failure,
+    from_error,
+)
+from infra.release.takeovers.takeover import NotWatchedError, Takeover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +46,7 @@ if TYPE_CHECKING:
     from infra.clock import Clock
     from infra.console import Console, Step
     from infra.release.lock import HeldLock
+    from infra.release.takeovers.approach import Approach
     from infra.share.protocol import Share
 
 ANSWERS: Final = 3
@@ -45,55 +57,6 @@ _FIRST_SNAPSHOT_S: Final = 4.0
 _SNAPSHOT_INTERVAL_S: Final = 8.0
 
 T = TypeVar("T")
-
-
-class Background(Protocol):
-    """Runs a call while `/version` is polled. Tests run it immediately."""
-
-    def __call__(self, call: Callable[[], T], /) -> Future[T]:
-        """Start `call`, and return the future of its result."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outage:
-    """How many `/version` requests failed during a rollout, and for how long."""
-
-    asked: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        """Return the line to print."""
-        if not self.failed:
-            return f"no outage: all of {self.asked} requests were answered"
-        return f"outage of {self.seconds:.1f} s: {self.failed} of {self.asked} requests failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A release that was seen to serve. `outage` is None if nothing served before.
-
-    Attributes:
-        failed_adapters: Why adapters are not served with it.
-    """
-
-    replica: str
-    started: str
-    outage: Outage | None
-    seconds: float
-    failed_adapters: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class NotServed:
-    """A release that does not serve: the cause, the end of its log, and whether the wait timed out."""
-
-    cause: Cause
-    log: tuple[str, ...]
-    is_timeout: bool
-
-
-Outcome: TypeAlias = Served | NotServed
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +82,28 @@ class Rollout:
         """Restart the active revision, or activate an inactive one, and wait until it serves `release`."""
         return self._prove(release, is_restarted=True)
 
+    def take_over(self, release: str, why: str = "") -> Outcome:
+        """Wait until every replica has taken over the release that the share names.
+
+        A replica that does not watch the share gets it by a restart.
+
+        Args:
+            release: The release, which `CURRENT` names already.
+            why: What the replicas do to get there.
+        """
+        takeover = Takeover(
+            self.app, self.clock, self.console, self.timeout_s, self.background, self.renew_lock
+        )
+        try:
+            served = takeover.run(release, why)
+        except NotWatchedError as error:
+            self.console.warn(f"{error}: the revision is restarted")
+            return self.restart(release)
+        except NotServedError as error:
+            return error.outcome
+        self._warn_of_adapters(served)
+        return served
+
     def wait(self, release: str) -> Outcome:
         """Wait until the active revision serves `release`, without a restart; activate an inactive one."""
         return self._prove(release, is_restarted=False)
@@ -137,18 +122,21 @@ class Rollout:
         try:
             with self.console.step(f"{verb} until {release} serves") as step:
                 served = self._run_wait(release, step, is_restarted=is_restarted)
-        except _NotServedError as error:
+        except NotServedError as error:
             return error.outcome
+        self._warn_of_adapters(served)
+        return served
+
+    def _warn_of_adapters(self, served: Served) -> None:
         for reason in served.failed_adapters:
             self.console.warn(f"an adapter is not served: {reason}")
-        return served
 
     def _run_wait(self, release: str, step: Step, *, is_restarted: bool) -> Served:
         try:
             revision, is_active = self.app.revision()
             baseline = self._baseline(revision.name, release) if is_restarted else Baseline()
         except FjarrError as error:
-            raise _NotServedError(_from_error(error)) from error
+            raise NotServedError(from_error(error)) from error
         wait = _Wait(self, revision.name, release, baseline, step)
         if not is_active:
             wait.begin(self.app.activate)
@@ -156,7 +144,7 @@ class Rollout:
             wait.begin(self.app.restart)
         outcome = wait.run()
         if isinstance(outcome, NotServed):
-            raise _NotServedError(outcome)
+            raise NotServedError(outcome)
         return outcome
 
     def _baseline(self, revision: str, release: str) -> Baseline:
@@ -170,39 +158,46 @@ class Rollout:
         return Baseline({answer.replica: 0} | restarts, answer.replica, answer.started, did_serve=did_serve)
 
 
-def switch(rollout: Rollout, share: Share, held: HeldLock, target: str, fallback: str | None) -> Served:
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A change of the live release.
+
+    Attributes:
+        target: The release to make live.
+        fallback: The release to roll back to; None if there is none.
+        approach: How the replicas get it.
+    """
+
+    target: str
+    fallback: str | None
+    approach: Approach
+
+
+def switch(rollout: Rollout, share: Share, held: HeldLock, transition: Transition) -> Served:
     """Make a release live and wait until it serves; if it does not, roll back to the previous release.
 
     Args:
-        rollout: Restarts the revision and waits.
+        rollout: Restarts the revision, or waits until its replicas have taken over.
         share: The share with both releases, finished.
         held: The deploy lock.
-        target: The release to make live.
-        fallback: The release to roll back to; None if there is none.
+        transition: What is changed.
 
     Raises:
         RemoteError: The release crashes, or Azure rejected a request; it was rolled back.
         WaitTimeoutError: The release did not serve in time; it was rolled back.
     """
+    target, approach = transition.target, transition.approach
     held.check()
     set_current(share, target)
-    outcome = rollout.restart(target)
+    outcome = rollout.restart(target) if approach.restarts else rollout.take_over(target, approach.text)
     if isinstance(outcome, Served):
         outcome = rollout.bake(target, outcome)
     if isinstance(outcome, NotServed):
         rollout.console.warn(f"{target} does not serve: {outcome.cause.reason}")
         held.check()
-        raise failure(outcome, target, _roll_back(rollout, share, fallback))
+        raise failure(outcome, target, _roll_back(rollout, share, transition))
     set_proven(share, target)
     return outcome
-
-
-def failure(outcome: NotServed, release: str, closing: str) -> FjarrError:
-    """Return the error for a release that does not serve. `closing` describes the state of the stage now."""
-    kind = WaitTimeoutError if outcome.is_timeout else RemoteError
-    log = ("its log ended with:", *(f"  {line}" for line in outcome.log)) if outcome.log else ()
-    message = f"release {release} does not serve: {outcome.cause.reason}"
-    return kind(message, details=(closing, *log), hint=outcome.cause.hint or None)
 
 
 def in_background(pool: ThreadPoolExecutor) -> Background:
@@ -224,23 +219,19 @@ def at_once(call: Callable[[], T], /) -> Future[T]:
     return future
 
 
-class _NotServedError(Exception):
-    """Carries an outcome out of a console step, so that the step is shown as failed."""
-
-    def __init__(self, outcome: NotServed) -> None:
-        super().__init__(outcome.cause.reason)
-        self.outcome = outcome
-
-
-def _roll_back(rollout: Rollout, share: Share, fallback: str | None) -> str:
+def _roll_back(rollout: Rollout, share: Share, transition: Transition) -> str:
     """Make the old release serve again, and return a line that describes the result."""
+    fallback, restarts = transition.fallback, transition.approach.restarts
     set_current(share, fallback)
     if fallback is None:
-        _restart_only(rollout)
+        if restarts:
+            _restart_only(rollout)
         return (
             "there is no release to roll back to: none is live now, and the replicas wait for the next deploy"
         )
-    outcome = rollout.restart(fallback)
+    outcome = rollout.restart(fallback) if restarts else rollout.take_over(fallback)
+    if isinstance(outcome, NotServed) and not restarts:
+        outcome = rollout.restart(fallback)
     if isinstance(outcome, NotServed):
         return f"rolled back to {fallback}, which does not serve either: {outcome.cause.reason}"
     set_proven(share, fallback)
@@ -257,11 +248,6 @@ def _restart_only(rollout: Rollout) -> None:
         rollout.console.warn(f"the replicas could not be restarted: {error.message}")
 
 
-def _from_error(error: FjarrError) -> NotServed:
-    cause = Cause(error.message, error.hint or "")
-    return NotServed(cause, error.details, isinstance(error, WaitTimeoutError))
-
-
 class _Wait:
     """The wait for one release on one revision: polls `/version` often and the platform rarely."""
 
@@ -272,7 +258,7 @@ class _Wait:
         self._baseline = baseline
         self._step = step
         self._start_s = rollout.clock.elapsed_s()
-        self._meter = _OutageMeter(self._start_s)
+        self._meter = OutageMeter(self._start_s)
         self._in_a_row = 0
         self._action: Future[None] | None = None
         self._pending_snapshot: Future[Snapshot] | None = None
@@ -325,7 +311,7 @@ class _Wait:
             try:
                 self._action.result()
             except FjarrError as error:
-                return _from_error(error)
+                return from_error(error)
         self._poll_platform(now_s)
         if self._snapshot is None:
             return None
@@ -371,29 +357,3 @@ class _Wait:
         replicas = self._baseline.new_replicas(self._snapshot) or self._snapshot.replicas
         worst = max(replicas, key=lambda replica: replica.restart_count)
         return self._rollout.app.console_tail(worst.name)
-
-
-@dataclass(slots=True)
-class _OutageMeter:
-    """Counts failed `/version` requests and the time that they span."""
-
-    last_good_s: float
-    asked: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    is_out: bool = False
-
-    def record(self, answer: VersionResponse | NoResponse, now_s: float) -> None:
-        """Record the result of one request."""
-        self.asked += 1
-        if isinstance(answer, NoResponse):
-            self.failed += 1
-            self.is_out = True
-            return
-        if self.is_out:
-            self.seconds += now_s - self.last_good_s
-        self.last_good_s, self.is_out = now_s, False
-
-    def outage(self) -> Outage:
-        """Return the outage so far."""
-        return Outage(self.asked, self.failed, self.seconds)

@@ -1,6 +1,9 @@
 """Deploy `inference/` as a release, and wait until it serves.
 
-    scan -> compare with the live release -> upload it packed -> CURRENT -> restart -> proof
+    scan -> compare with the live release -> upload it packed -> CURRENT -> takeover -> proof
+
+The replicas watch `CURRENT` and take the release over by themselves, so that a deployment keeps their model
+and their GPU. Only those that do not watch it are restarted, or all of them with `--restart`.
 
 A release that does not serve is rolled back to the previous one. A deployment that was interrupted at any
 step can be run again. A second deployment at the same time fails, and its error names the lock's holder.
@@ -23,8 +26,11 @@ from infra.release.manifest import Manifest, Origin, Release, Replaced
 from infra.release.origin import find_origin
 from infra.release.plan import Plan, make_plan
 from infra.release.releases import Live, find_fallback, find_finished, read_live
-from infra.release.rollout import NotServed, Served, failure, switch
+from infra.release.rollout import Transition, switch
 from infra.release.storing import Draft, StoredRelease, store
+from infra.release.takeovers.approach import Approach, choose_approach
+from infra.release.takeovers.change import changed_paths, find_change
+from infra.release.takeovers.outcome import NotServed, Served, failure
 from infra.release.tree import scan_tree
 from infra.wording import count, readable_size
 
@@ -49,9 +55,11 @@ class DeployResult:
         has_changed: False if this release was live already, and nothing was restarted.
         uploaded_files: The number of files that were uploaded.
         uploaded_bytes: Their size together.
-        replica: The replica that was seen to serve the release; empty if nothing was restarted.
-        seconds: The time from the restart until the release was seen to serve.
+        replica: A replica that was seen to serve the release; empty if nothing has changed.
+        seconds: The time from the change of `CURRENT` until the release was seen to serve.
         outage_s: For how long requests failed meanwhile; None if nothing served before.
+        replicas: All replicas that were seen to serve it; empty after a restart, of which one is enough.
+        is_restarted: Whether the revision was restarted.
     """
 
     release: str
@@ -62,6 +70,8 @@ class DeployResult:
     replica: str = ""
     seconds: float = 0.0
     outage_s: float | None = None
+    replicas: tuple[str, ...] = ()
+    is_restarted: bool = False
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
@@ -71,12 +81,13 @@ class DeployResult:
         """Return the lines to print without `--json`."""
         if not self.has_changed:
             return f"{self.release} is live already"
+        way = "after a restart" if self.is_restarted else "without a restart"
         rows = [
             ("release", self.release),
             ("before", self.previous or "none"),
             ("uploaded", f"{count(self.uploaded_files, 'file')}, {readable_size(self.uploaded_bytes)}"),
-            ("replica", self.replica),
-            ("took", f"{self.seconds} s from the restart to the proof"),
+            ("replica", ", ".join(self.replicas) or self.replica),
+            ("took", f"{self.seconds} s until it was proven, {way}"),
             ("outage", "" if self.outage_s is None else f"{self.outage_s} s"),
         ]
         return "\n".join(f"{name:<9} {value}" for name, value in rows if value)
@@ -84,11 +95,17 @@ class DeployResult:
 
 @dataclass(frozen=True, slots=True)
 class LocalTree:
-    """The tree to deploy. `origin` is called only when a new release is created."""
+    """The tree to deploy.
+
+    Attributes:
+        origin: Called only when a new release is created.
+        change: Returns what a change of paths calls for; None if that is not known.
+    """
 
     root: Path
     manifest: Manifest
     origin: Callable[[], Origin]
+    change: Callable[[tuple[str, ...]], str | None] = lambda _paths: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +143,11 @@ class DeployPlan:
         return "\n".join((f"a new release, {_after(self.current)}:", *self.plan.lines()))
 
 
-def deploy(
+def deploy(  # noqa: PLR0913 - the flags of the verb
     session: Session,
     *,
     force: bool = False,
+    restart: bool = False,
     timeout_s: float | None = None,
     access: LockAccess = TAKES_FREE_LOCK,
     bake_s: float = BAKE_S,
@@ -138,7 +156,8 @@ def deploy(
 
     Args:
         session: The opened stage.
-        force: Upload everything and restart, even if the same tree is live already.
+        force: Upload everything and start it anew, even if the same tree is live already.
+        restart: Restart the revision, even if its replicas could take the release over.
         timeout_s: How long to wait for the release; None for the default of the stage's cloud.
         access: How to treat the deploy lock of another holder.
         bake_s: How long to watch the release after the proof, for a crash that still turns it back.
@@ -155,8 +174,9 @@ def deploy(
             session.root,
             manifest,
             lambda: find_origin(session.runner, context.lock.holder, context.clock.now(), TREE),
+            lambda paths: find_change(session.runner, paths),
         )
-        return deploy_tree(context, tree, force=force)
+        return deploy_tree(context, tree, force=force, restart=restart)
 
 
 def plan_deploy(session: Session) -> DeployPlan:
@@ -173,9 +193,11 @@ def plan_deploy(session: Session) -> DeployPlan:
     return DeployPlan(live.current, manifest.digest, make_plan(manifest, live.manifest), is_new)
 
 
-def deploy_tree(context: DeployContext, tree: LocalTree, *, force: bool = False) -> DeployResult:
+def deploy_tree(
+    context: DeployContext, tree: LocalTree, *, force: bool = False, restart: bool = False
+) -> DeployResult:
     """Deploy a tree in an open context. The parameters are those of `deploy`."""
-    if not force and not _is_known_to_differ(context, tree.manifest):
+    if not force and not restart and not _is_known_to_differ(context, tree.manifest):
         live = read_live(context.share)
         if _is_up_to_date(live, tree.manifest, force=force):
             return _confirm_live(context, live)
@@ -184,13 +206,14 @@ def deploy_tree(context: DeployContext, tree: LocalTree, *, force: bool = False)
             live = read_live(context.share, context.known)
             facts.set(previous=live.current or "")
             if _is_up_to_date(live, tree.manifest, force=force):
-                return _confirm_live(context, live)
+                return _restart_live(context, held, live) if restart else _confirm_live(context, live)
             if held.was_broken:
                 _remove_unfinished(context)
             stored = _ensure_release(context, held, tree, live, force=force)
             held.ending.release = stored.release
             facts.set(release=stored.release)
-            served = _go_live(context, held, stored.release, live)
+            approach = _choose_approach(context, tree, live, wants_restart=restart)
+            served = _go_live(context, held, stored.release, live, approach)
             held.ending.outcome = "proven"
             _finish(context, stored.release)
         return _result(stored, live, served)
@@ -217,6 +240,8 @@ def _result(stored: StoredRelease, live: Live, served: Served) -> DeployResult:
         replica=served.replica,
         seconds=round(served.seconds, 1),
         outage_s=None if served.outage is None else round(served.outage.seconds, 1),
+        replicas=served.replicas,
+        is_restarted=not served.replicas,
     )
 
 
@@ -234,10 +259,25 @@ def _confirm_live(context: DeployContext, live: Live) -> DeployResult:
     if not (isinstance(answer, VersionResponse) and answer.is_ready and answer.release == release):
         outcome = context.rollout(None).wait(release)
         if isinstance(outcome, NotServed):
-            raise failure(
-                outcome, release, "nothing was changed; invoke deploy --force creates it again and restarts"
-            )
+            raise failure(outcome, release, "nothing was changed; invoke restart restarts it")
     return DeployResult(release, release, has_changed=False)
+
+
+def _restart_live(context: DeployContext, held: HeldLock, live: Live) -> DeployResult:
+    """Restart the revision with the release that is live already."""
+    release = str(live.current)
+    outcome = context.rollout(held).restart(release)
+    if isinstance(outcome, NotServed):
+        raise failure(outcome, release, "it is still the live one: nothing on the share was changed")
+    return replace(_result(StoredRelease(release), live, outcome), previous=release)
+
+
+def _choose_approach(context: DeployContext, tree: LocalTree, live: Live, *, wants_restart: bool) -> Approach:
+    """Return how the replicas get the release, and announce it."""
+    change = None if live.manifest is None else tree.change(changed_paths(live.manifest, tree.manifest))
+    approach = choose_approach(context.app.version(), tree.manifest, change, wants_restart=wants_restart)
+    context.console.info(approach.text)
+    return approach
 
 
 def _remove_unfinished(context: DeployContext) -> None:
@@ -277,14 +317,14 @@ def _find_replaced(context: DeployContext) -> Replaced | None:
     return Replaced(answer.release, answer.adapters)
 
 
-def _go_live(context: DeployContext, held: HeldLock, release: str, live: Live) -> Served:
+def _go_live(context: DeployContext, held: HeldLock, release: str, live: Live, approach: Approach) -> Served:
     fallback = find_fallback(context.share, live, release, context.known)
     try:
-        served = switch(context.rollout(held), context.share, held, release, fallback)
+        served = switch(context.rollout(held), context.share, held, Transition(release, fallback, approach))
     except KeyboardInterrupt:
         context.console.warn(f"interrupted: {release} may still become live; deploy again to complete it")
         raise
-    context.console.info(f"{release} serves from {served.replica}")
+    context.console.info(f"{release} serves from {', '.join(served.replicas) or served.replica}")
     if served.outage is not None:
         context.console.info(str(served.outage))
     return served

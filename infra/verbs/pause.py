@@ -13,7 +13,7 @@ from infra.clock import Clock, SystemClock
 from infra.deploy_context import open_deploy_context
 from infra.document import as_object
 from infra.release.releases import read_live
-from infra.release.rollout import NotServed, failure
+from infra.release.takeovers.outcome import NotServed, failure
 from infra.resources.billing import Bill, app_bills, find_environment, is_stopped
 from infra.resources.power import set_power
 

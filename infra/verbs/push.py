@@ -41,7 +41,7 @@ from infra.models.weights import (
 )
 from infra.release.lock import TAKES_FREE_LOCK, LockAccess
 from infra.release.releases import read_live, set_proven
-from infra.release.rollout import NotServed, failure
+from infra.release.takeovers.outcome import NotServed, failure
 from infra.wording import count, readable_size
 
 if TYPE_CHECKING:

@@ -11,11 +11,13 @@ from infra.release.audit import list_audit, proven_releases
 from infra.release.bake import BAKE_S
 from infra.release.known import KnownState
 from infra.release.lock import TAKES_FREE_LOCK, LockAccess
-from infra.release.releases import Live, is_finished, list_releases, read_live, set_proven
-from infra.release.rollout import NotServed, failure, switch
+from infra.release.releases import Live, is_finished, list_releases, read_live, read_release, set_proven
+from infra.release.rollout import Transition, switch
+from infra.release.takeovers.approach import choose_approach
+from infra.release.takeovers.outcome import NotServed, failure
 
 if TYPE_CHECKING:
-    from infra.release.rollout import Served
+    from infra.release.takeovers.outcome import Served
     from infra.session import Session
 
 
@@ -90,7 +92,12 @@ def roll_back_to(context: DeployContext, release: str = "") -> RollbackResult:
     ):
         held.ending.release = target
         fallback = live.current if live.current != target else None
-        served = switch(context.rollout(held), context.share, held, target, fallback)
+        known = read_release(context.share, target)
+        manifest = None if known is None else known.manifest
+        approach = choose_approach(context.app.version(), manifest, None, wants_restart=False)
+        context.console.info(approach.text)
+        transition = Transition(target, fallback, approach)
+        served = switch(context.rollout(held), context.share, held, transition)
         held.ending.outcome = "proven"
         context.known.set_state(KnownState(target, context.known.state.deployments))
     return _result(target, live.current, served)

@@ -22,7 +22,7 @@ from infra.errors import UsageError
 from infra.provisioning.deployment import without_revision
 from infra.provisioning.unmanaged import CONTAINER, KEYS_VARIABLE
 from infra.release.releases import read_live
-from infra.release.rollout import NotServed, failure
+from infra.release.takeovers.outcome import NotServed, failure
 from infra.resources.api_keys import SECRET_NAME
 from infra.resources.app_secrets import read_secrets, write_secrets
 from infra.resources.mount_key import KEY_VARIABLE

@@ -90,6 +90,10 @@ class MemoryApp(App):
         self._settle()
         return Snapshot(self._revision(), tuple(self._replica(process) for process in self._processes))
 
+    def replicas(self, revision: str) -> tuple[Replica, ...]:
+        """Return the current replicas."""
+        return self.snapshot(revision).replicas
+
     def restart(self, revision: str) -> None:
         """Start a new replica beside the old ones, which are removed when it is ready."""
         self._change(f"restart {revision}")

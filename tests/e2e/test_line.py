@@ -327,14 +327,20 @@ def test_a_changed_server_goes_live(clone: Clone, endpoint: str) -> None:
     after = version(endpoint)
     assert after["version"] == "9.9.9-e2e"
     assert after["release"] == ran.document["release"] != before["release"]
-    assert after["replica"] != before["replica"]
+    # The replica keeps its place, and gets another server.
+    assert after["replica"] == before["replica"]
+    assert after["started_at"] != before["started_at"]
+    assert (ran.document["replicas"], ran.document["is_restarted"]) == ([after["replica"]], False)
     assert ran.document["uploaded_files"] == 1
-    assert set(seen) == {200}, "a restart on the local cloud starts the new replica first"
+    assert set(seen) == {200}, "the old server answers until the new one does"
 
 
-def test_a_broken_server_leaves_the_old_one_serving(clone: Clone, endpoint: str, api_key: str) -> None:
+@pytest.mark.parametrize("module", ["server.py", "web/chat/page.py"])
+def test_a_broken_server_leaves_the_old_one_serving(
+    clone: Clone, endpoint: str, api_key: str, module: str
+) -> None:
     before = version(endpoint)
-    broken = clone.root / "inference" / "server.py"
+    broken = clone.root / "inference" / module
     whole = broken.read_text()
     broken.write_text('raise RuntimeError("broken on purpose")\n')
     try:
@@ -343,7 +349,9 @@ def test_a_broken_server_leaves_the_old_one_serving(clone: Clone, endpoint: str,
         broken.write_text(whole)
     assert ran.code == 4, ran
     assert "broken on purpose" in ran.stderr
-    assert version(endpoint)["release"] == before["release"]
+    after = version(endpoint)
+    assert (after["release"], after["replica"]) == (before["release"], before["replica"])
+    assert after["started_at"] == before["started_at"]
     assert set(seen) == {200}
     with openai.OpenAI(base_url=f"{endpoint}/v1", api_key=api_key) as client:
         assert client.models.list().data

@@ -65,6 +65,7 @@ def load_engine(settings, report):
     return StartedEngine(engine, (base, *others), rejected)
 
 async def no_chat(self):
+    self._chat_page.application = self._chat_page
     await asyncio.Event().wait()
 
 startup.load_engine = load_engine

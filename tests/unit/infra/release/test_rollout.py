@@ -169,7 +169,7 @@ def test_a_live_release_that_does_not_serve_any_more_is_an_error(world: World) -
     world.bad.add("one")
     with pytest.raises(RemoteError) as caught:
         world.deploy("one")
-    assert "nothing was changed; invoke deploy --force creates it again and restarts" in caught.value.details
+    assert "nothing was changed; invoke restart restarts it" in caught.value.details
 
 
 def test_an_inactive_revision_is_activated(world: World) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 import tomllib
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from inference.settings import Settings, load_settings
-from inference.start import (
+from inference.supervisor.packages import (
     Requirement,
     find_missing,
     install_command,
@@ -16,7 +17,7 @@ from inference.start import (
     requirement_files,
 )
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 KEY = "secret-key"
 
 
@@ -122,7 +123,11 @@ def test_what_quantises_is_installed_where_the_model_is_large_for_the_card(
     base.mkdir(parents=True)
     (base / "config.json").write_text("{}")
     with (base / "model.safetensors").open("wb") as file:
-        file.truncate(3 * 2**30)
+        header = json.dumps(
+            {"w": {"dtype": "BF16", "shape": [3 * 2**29], "data_offsets": [0, 3 * 2**30]}}
+        ).encode()
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 3 * 2**30)
     programs = tmp_path / "bin"
     programs.mkdir()
     if free_mib is not None:

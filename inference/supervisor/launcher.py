@@ -1,0 +1,148 @@
+"""Start the processes of a release: their commands, their environment, their packages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from inference.api_keys import ADMIN_KEY_VARIABLE, API_KEYS_VARIABLE
+from inference.errors import TakeoverError
+from inference.supervisor.child import Child, python
+from inference.supervisor.packages import find_missing, install, parse_requirements, requirement_files
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+
+    from inference.settings import Settings
+
+LOGGER: Final = logging.getLogger(__name__)
+
+ENGINE: Final = "inference/engine_process.py"
+
+PACKAGES: Final = ".packages"
+"""The folder with the packages of later releases, beside the releases on this container's disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A release on this container's disk.
+
+    Attributes:
+        release: Its id; empty for a tree that is no release.
+        folder: Its files.
+        packages: The folder with the packages that it needs in addition; None if there are none.
+    """
+
+    release: str
+    folder: Path
+    packages: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine process, and the Unix socket on which it listens."""
+
+    socket_path: Path
+    process: Child
+
+
+class Launcher(Protocol):
+    """Starts the processes of a release. Tests replace it."""
+
+    def install_first(self) -> Path | None:
+        """Install what the first release needs. Blocks.
+
+        Raises:
+            TakeoverError: If that is impossible.
+        """
+
+    def install_beside(self, folder: Path) -> Path | None:
+        """Install what a later release lacks, and return the folder of its packages. Blocks.
+
+        Raises:
+            TakeoverError: If that is impossible.
+        """
+
+    def new_socket_path(self) -> Path:
+        """Return a path for an engine's socket."""
+
+    async def start_engine(self, tree: Tree, socket_path: Path) -> Engine | None:
+        """Start a release's engine process; None if its server loads the models itself."""
+
+    async def start_server(self, tree: Tree, socket_path: Path | None, listener: socket.socket) -> Child:
+        """Start a release's server on the engine at a socket. It waits until it may accept."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLauncher(Launcher):
+    """Starts the processes of a release with this Python.
+
+    Attributes:
+        settings: The settings of the release that this supervisor belongs to.
+        environ: The environment that all processes get.
+    """
+
+    settings: Settings
+    environ: Mapping[str, str]
+
+    def install_first(self) -> Path | None:
+        """Install what the first release needs into this Python."""
+        files = requirement_files(self.settings)
+        missing = find_missing(parse_requirements("".join(path.read_text() for path in files)))
+        if missing:
+            LOGGER.info("installing packages: %s", ", ".join(missing))
+            if install(files):
+                names = ", ".join(str(path) for path in files)
+                raise TakeoverError(f"pip could not install {names}; see its output above")
+        return None
+
+    def install_beside(self, folder: Path) -> Path | None:
+        """Install what a later release lacks into a folder of its own."""
+        command = [*python("inference.supervisor.packages"), str(folder.parent / PACKAGES)]
+        environ = self.environment(folder.name, None)
+        done = subprocess.run(command, check=False, cwd=folder, env=environ, capture_output=True, text=True)
+        if done.returncode:
+            raise TakeoverError(done.stderr.strip())
+        return Path(done.stdout) if done.stdout else None
+
+    def new_socket_path(self) -> Path:
+        """Return a path for an engine's socket, in a folder of this user's."""
+        # Short: the system limits the paths of sockets to about a hundred characters.
+        return Path(tempfile.mkdtemp(prefix="fjarr-")) / "engine.sock"
+
+    async def start_engine(self, tree: Tree, socket_path: Path) -> Engine | None:
+        """Start a release's engine process; None if its server loads the models itself."""
+        if not (tree.folder / ENGINE).is_file():
+            return None
+        environ = self.environment(tree.release, tree.packages, socket_path)
+        for name in (API_KEYS_VARIABLE, ADMIN_KEY_VARIABLE):
+            environ.pop(name, None)
+        process = await Child.start(python("inference.engine_process"), tree.folder, environ)
+        return Engine(socket_path, process)
+
+    async def start_server(self, tree: Tree, socket_path: Path | None, listener: socket.socket) -> Child:
+        """Start a release's server on the engine at a socket. It waits until it may accept."""
+        environ = self.environment(tree.release, tree.packages, socket_path)
+        return await Child.start(python("inference.server"), tree.folder, environ, listener)
+
+    def environment(
+        self, release: str, packages: Path | None, engine_socket: Path | None = None
+    ) -> dict[str, str]:
+        """Return the environment of a release's process."""
+        environ = dict(self.environ)
+        if engine_socket is not None:
+            environ["FJARR_ENGINE_SOCKET"] = str(engine_socket)
+        if release:
+            environ["FJARR_RELEASE"] = release
+            # On the container's own disk, compiled files save time at the next start.
+            environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        if packages is not None:
+            path = environ.get("PYTHONPATH")
+            environ["PYTHONPATH"] = f"{packages}{os.pathsep}{path}" if path else str(packages)
+        return environ

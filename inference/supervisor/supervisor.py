@@ -1,0 +1,361 @@
+"""Start engine and server, take over each release that the share names, and start again what has crashed.
+
+A new release is copied to this container's disk and its server is started beside the old one, on the same
+engine and the same listening socket. It begins to accept when it is ready; then the old one stops accepting,
+finishes its answers and exits. If the new one does not become ready, the old one goes on, and the reason is
+reported.
+
+If the engine has to be replaced, too, the new engine is loaded beside the old one. If both do not fit, the
+old one is ended first, when the old server has finished its answers; requests wait in the new server
+meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from inference.control import ReplicaState
+from inference.errors import TakeoverError
+from inference.supervisor.crashes import CrashCounter
+from inference.supervisor.launcher import Engine, Tree
+from inference.supervisor.memory import fits_beside, measure
+from inference.supervisor.page import StartingPage
+from inference.supervisor.parts import find_change
+from inference.supervisor.processes import Instance, Processes
+from inference.supervisor.releases import fetch_release, read_current, scan_release
+from inference.supervisor.waits import first, within
+
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+    from inference.supervisor.child import Child
+    from inference.supervisor.launcher import Launcher
+
+LOGGER: Final = logging.getLogger("inference.supervisor")
+
+CHECK_S: Final = 1.0
+"""The interval at which `CURRENT` is read."""
+
+SERVER_TIMEOUT_S: Final = 300.0
+"""How long the server of another release may take until it is ready, on an engine that runs."""
+
+ENGINE_TIMEOUT_S: Final = 3600.0
+"""The same with an engine of its own, which may have to read gigabytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """The names of this replica for `/version`. `started_at` is ISO 8601, UTC."""
+
+    version: str
+    revision: str
+    name: str
+    started_at: str
+
+
+class _UnwantedError(Exception):
+    """The end of an attempt to take over that is not wanted any more."""
+
+
+class Supervisor:
+    """The first process of the container.
+
+    Args:
+        launcher: Starts the processes of a release.
+        listener: The listening socket.
+        mount: The path at which the share is mounted.
+        replica: The names of this replica.
+    """
+
+    def __init__(self, launcher: Launcher, listener: socket.socket, mount: Path, replica: Replica) -> None:
+        self._launcher = launcher
+        self._listener = listener
+        self._mount = mount
+        self._replica = replica
+        state = ReplicaState(phase="starting", percent=0, container_started_at=replica.started_at)
+        self._processes = Processes(launcher, listener, state)
+        self._crashes = CrashCounter()
+        self._engine_crashes = CrashCounter()
+        self._wanted: str | None = None
+        self._failed: str | None = None
+        self._page: StartingPage | None = None
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    async def run(self, release: str, folder: Path) -> int:
+        """Start a release, follow the share until a signal or the last crash, and return the exit code.
+
+        Args:
+            release: The release's id; empty for a tree that is no release, which nothing replaces.
+            folder: Its files on this container's disk.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._handle_signal)
+        self._processes.show(wanted_release=release or None)
+        watching = asyncio.create_task(self._watch(release)) if release else None
+        try:
+            code = await self._start(release, folder)
+            return await self._supervise() if code is None else code
+        finally:
+            if watching is not None:
+                watching.cancel()
+            self._processes.kill()
+            self._close_page()
+
+    def _handle_signal(self) -> None:
+        self._stop.set()
+        self._processes.pass_signal_on()
+
+    async def _start(self, release: str, folder: Path) -> int | None:
+        """Start the first release. Return an exit code if that is impossible."""
+        self._open_page()
+        self._processes.show("installing packages", 0)
+        installing = asyncio.create_task(asyncio.to_thread(self._launcher.install_first))
+        await first(installing, self._stop.wait())
+        if self._stop.is_set():
+            return 0
+        try:
+            tree = Tree(release, folder, installing.result())
+        except TakeoverError as error:
+            LOGGER.error("%s", error)  # noqa: TRY400 - a traceback would bury the reason
+            return 1
+        await self._start_alone(tree)
+        return None
+
+    async def _start_alone(self, tree: Tree, engine: Engine | None = None) -> None:
+        """Start a release with nothing beside it, on an engine that runs or on one of its own."""
+        engine = engine or await self._processes.start_engine(tree)
+        server = await self._processes.start_server(tree, None if engine is None else engine.socket_path)
+        self._processes.begin(Instance(tree, engine, server))
+
+    async def _supervise(self) -> int:
+        """Handle what happens until the container ends, and return the exit code."""
+        while True:
+            instance = self._require_instance()
+            server, engine = instance.server, instance.engine
+            also = [] if self._page is None else [server.accepting.wait()]
+            ends = [server.ended] if engine is None else [server.ended, engine.process.ended]
+            await first(*ends, self._stop.wait(), self._changed.wait(), *also)
+            if server.accepting.is_set():
+                self._close_page()
+            if self._stop.is_set():
+                return await self._processes.ended()
+            code = await self._react(instance)
+            if code is not None:
+                return code
+
+    async def _react(self, instance: Instance) -> int | None:
+        """Handle what has happened. Return an exit code if the container has to end."""
+        engine = instance.engine
+        if engine is not None and not engine.process.is_running:
+            return await self._recover_engine(instance, engine)
+        if not instance.server.is_running:
+            return await self._recover(instance)
+        if self._changed.is_set():
+            self._changed.clear()
+            if not self._wanted and not instance.server.ready.is_set():
+                LOGGER.error("%s was taken back before it served", instance.tree.release)
+                return 1
+            await self._follow_share()
+        return None
+
+    def _require_instance(self) -> Instance:
+        assert self._processes.instance is not None  # noqa: S101 - set before the loop
+        return self._processes.instance
+
+    async def _recover(self, instance: Instance) -> int | None:
+        """Start a server that has ended again. Return an exit code if the container has to end instead."""
+        server = instance.server
+        code, reason = await server.ended, server.explain()
+        server.kill()
+        if server.failure is not None and not server.ready.is_set():
+            LOGGER.error("the server cannot start: %s", reason)
+            return code if code > 0 else 1
+        if self._crashes.record(server.ready_s):
+            LOGGER.error("%d crashes in a row, the last one: %s", self._crashes.in_a_row, reason)
+            return code if code > 0 else 1
+        LOGGER.error("the server has crashed and is started again: %s", reason)
+        self._processes.show("starting again after a crash", 0)
+        self._open_page()
+        await self._start_alone(instance.tree, instance.engine)
+        return None
+
+    async def _recover_engine(self, instance: Instance, engine: Engine) -> int | None:
+        """Start an engine that has ended again, where its servers look for it."""
+        code, reason = await engine.process.ended, engine.process.explain()
+        await self._processes.end_engine(engine)
+        if instance.server.engine_ready_at is None:
+            LOGGER.error("the engine cannot start: %s", reason)
+            return code if code > 0 else 1
+        if self._engine_crashes.record(instance.server.engine_ready_s):
+            crashes = self._engine_crashes.in_a_row
+            LOGGER.error("%d crashes of the engine in a row, the last one: %s", crashes, reason)
+            return code if code > 0 else 1
+        LOGGER.error("the engine has crashed and is loaded again: %s", reason)
+        started = await self._processes.start_engine(instance.tree, engine.socket_path)
+        self._processes.instance = replace(instance, engine=started)
+        return None
+
+    async def _follow_share(self) -> None:
+        """Take over the release that the share names, unless it runs already or has failed here."""
+        wanted, instance = self._wanted, self._require_instance()
+        if not wanted or wanted == self._failed:
+            return
+        if wanted == instance.tree.release:
+            self._failed = None
+            self._processes.show("serving", 100, wanted_release=wanted, last_error=None)
+            return
+        LOGGER.info("the share names %s: it takes over from %s", wanted, instance.tree.release)
+        try:
+            await self._take_over(wanted, instance)
+        except _UnwantedError:
+            LOGGER.info("%s is not wanted any more", wanted)
+        except TakeoverError as error:
+            self._failed = wanted
+            LOGGER.error("%s does not serve, %s goes on: %s", wanted, instance.tree.release, error)  # noqa: TRY400
+            self._processes.show("serving", 100, last_error=f"{wanted}: {error}")
+        finally:
+            self._processes.give_up()
+
+    async def _take_over(self, release: str, old: Instance) -> None:
+        """Start a release, and let it take over once it is ready.
+
+        Raises:
+            TakeoverError: If it does not become ready.
+            _UnwantedError: If the share names another release meanwhile, or a signal came.
+        """
+        self._processes.show("copying the release", 5, wanted_release=release, last_error=None)
+        folder = await asyncio.to_thread(fetch_release, self._mount, release)
+        change = await asyncio.to_thread(
+            lambda: find_change(scan_release(old.tree.folder), scan_release(folder))
+        )
+        if change == "restart":
+            raise TakeoverError("it has no supervisor that could take over: restart the revision")
+        tree = Tree(release, folder, old.tree.packages)
+        if change == "packages":
+            self._processes.show("installing packages", 10)
+            tree = replace(tree, packages=await asyncio.to_thread(self._launcher.install_beside, folder))
+        if old.engine is None or change not in {"engine", "packages"}:
+            await self._start_beside(tree, old, old.engine)
+        elif fits_beside(await asyncio.to_thread(measure, old.engine.process.pid)):
+            engine = await self._processes.start_engine(tree)
+            try:
+                await self._start_beside(tree, old, engine)
+            except BaseException:
+                if engine is not None:
+                    await self._processes.end_engine(engine)
+                raise
+        else:
+            await self._reload(tree, old)
+        LOGGER.info("%s serves", release)
+        self._crashes, self._engine_crashes = CrashCounter(), CrashCounter()
+        await self._processes.tidy()
+
+    async def _start_beside(self, tree: Tree, old: Instance, engine: Engine | None) -> None:
+        """Start a server beside the old one, and let it take over once it is ready."""
+        self._processes.show("starting the server", 20)
+        server = await self._processes.start_server(tree, None if engine is None else engine.socket_path)
+        timeout_s = SERVER_TIMEOUT_S if engine is old.engine and engine is not None else ENGINE_TIMEOUT_S
+        await self._until_ready(server, engine, old.server, timeout_s)
+        await self._processes.let_accept(server)
+        self._close_page()
+        self._processes.adopt(Instance(tree, engine, server))
+        self._processes.retire_later(old)
+
+    async def _reload(self, tree: Tree, old: Instance) -> None:
+        """Replace the engine by one that does not fit beside it. Requests wait in the new server."""
+        path = self._launcher.new_socket_path()
+        server = await self._processes.start_server(tree, path)
+        await self._processes.let_accept(server, holds=True)
+        self._close_page()
+        self._processes.show("waiting until the answers that run are complete", 20)
+        await self._processes.retire(replace(old, engine=None))
+        if old.engine is not None:
+            await self._processes.end_engine(old.engine)
+        engine = await self._processes.start_engine(tree, path)
+        try:
+            await self._until_ready(server, engine, None, ENGINE_TIMEOUT_S)
+        except (TakeoverError, _UnwantedError):
+            if engine is not None:
+                await self._processes.end_engine(engine)
+            self._processes.give_up()
+            if not self._stop.is_set():
+                await self._start_alone(old.tree)
+            raise
+        self._processes.adopt(Instance(tree, engine, server))
+
+    async def _until_ready(
+        self, server: Child, engine: Engine | None, old: Child | None, timeout_s: float
+    ) -> None:
+        """Wait until a server is ready, and show its progress.
+
+        Raises:
+            TakeoverError: If it or its engine ends, or it takes too long.
+            _UnwantedError: If the share names another release meanwhile, or a signal came.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while not server.ready.is_set():
+            await within(
+                CHECK_S / 4, server.ready.wait(), server.ended, self._stop.wait(), self._changed.wait()
+            )
+            self._processes.show(server.phase, server.percent)
+            if old is not None and not old.is_running:
+                # It answers with its progress, where nobody else answers.
+                server.send(accept=True)
+            if not server.is_running:
+                raise TakeoverError(server.explain())
+            if engine is not None and not engine.process.is_running:
+                raise TakeoverError(engine.process.explain())
+            if self._stop.is_set() or self._changed.is_set():
+                raise _UnwantedError
+            if loop.time() > deadline:
+                raise TakeoverError(
+                    f"it is not ready after {timeout_s:.0f} s: {server.phase}, {server.percent} %"
+                )
+
+    async def _watch(self, release: str) -> None:
+        """Read `CURRENT` again and again. A share that cannot be read changes nothing."""
+        self._wanted = release
+        while True:
+            await asyncio.sleep(CHECK_S)
+            current = await asyncio.to_thread(read_current, self._mount)
+            if current is not None and current != self._wanted:
+                self._wanted, self._failed = current, None
+                self._processes.show(wanted_release=current)
+                self._changed.set()
+
+    def _open_page(self) -> None:
+        """Answer probes and `/version` until a server does."""
+        if self._page is None:
+            self._page = StartingPage(self._listener, self._version)
+            self._page.open()
+
+    def _close_page(self) -> None:
+        if self._page is not None:
+            self._page.close()
+            self._page = None
+
+    def _version(self) -> dict[str, Any]:
+        """Return the document of `/version` while no server answers. Called from other threads."""
+        instance, state = self._processes.instance, self._processes.state
+        if instance is not None and not instance.server.accepting.is_set():
+            state = replace(state, phase=instance.server.phase, percent=instance.server.percent)
+        release = instance.tree.release if instance is not None else state.wanted_release
+        return {
+            "release": release or "",
+            "version": self._replica.version,
+            "revision": self._replica.revision,
+            "replica": self._replica.name,
+            "started_at": self._replica.started_at,
+            "base_model": None,
+            "adapters": [],
+            "ready": False,
+            **state.to_json(),
+        }

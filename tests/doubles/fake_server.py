@@ -1,0 +1,75 @@
+"""A server of the standard library, which tests of the supervisor put into releases as `inference.server`.
+
+It answers every path with its release, the state that the supervisor has sent, and its pid; the path `/crash`
+ends it. The text of the file `behaviour` beside it can be: `dies`, before it is ready; `fails`, with a
+reason; `hangs`, before it is ready.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+RELEASE = os.environ.get("FJARR_RELEASE", "")
+CONTROL = socket.socket(fileno=int(os.environ["FJARR_CONTROL_FD"]))
+STATE: dict[str, Any] = {}
+
+
+def send(**message: Any) -> None:
+    CONTROL.sendall(json.dumps(message).encode() + b"\n")
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/crash":
+            os._exit(9)
+        if self.path == "/slow":
+            time.sleep(0.5)
+        body = json.dumps({"release": RELEASE, "pid": os.getpid(), "state": STATE}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def main() -> None:
+    behaviour = Path(__file__).with_name("behaviour").read_text()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if behaviour == "dies":
+        sys.exit("ModuleNotFoundError: No module named 'nowhere'")
+    if behaviour == "fails":
+        send(failed="cannot serve: there is no model")
+        sys.exit(1)
+    if behaviour == "hangs":
+        send(phase="loading", percent=40)
+        threading.Event().wait()
+    send(ready=True)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
+    server.daemon_threads = False
+    server.socket.close()
+    server.socket = socket.socket(fileno=int(os.environ["FJARR_SOCKET_FD"]))
+    for line in CONTROL.makefile():
+        message = json.loads(line)
+        STATE.update(message.get("state", {}))
+        if message.get("accept"):
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+            send(accepting=True)
+        if message.get("retire"):
+            break
+    server.shutdown()
+    server.server_close()  # waits for the requests that run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The supervisor with processes of a fake server: takeovers, failures, crashes, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from inference.supervisor import supervisor as module
+from tests.unit.inference.supervisor.conftest import ONE, THREE, TWO
+
+if TYPE_CHECKING:
+    from tests.unit.inference.supervisor.conftest import Container
+
+
+async def stop(container: Container) -> int:
+    os.kill(os.getpid(), signal.SIGTERM)
+    return await container.end()
+
+
+async def test_a_new_release_takes_over_and_the_old_one_finishes_its_answers(container: Container) -> None:
+    container.release(ONE)
+    container.release(TWO, inference__more="x = 1")
+    await container.start(ONE)
+    first = await container.serving(ONE)
+    slow = asyncio.create_task(container.ask("/slow"))
+    await asyncio.sleep(0.1)
+    container.want(TWO)
+    second = await container.serving(TWO)
+    assert (await slow)["release"] == ONE
+    assert second["pid"] != first["pid"]
+    shown = await container.until(lambda document: document["state"].get("phase") == "serving")
+    assert shown["state"] == {
+        "wanted_release": TWO, "phase": "serving", "percent": 100, "last_error": None,
+        "container_started_at": "t",
+    }  # fmt: skip
+    assert await stop(container) == 0
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("dies", "it ended with exit code 1: ModuleNotFoundError: No module named 'nowhere'"),
+        ("fails", "cannot serve: there is no model"),
+        ("hangs", "it is not ready after 1 s: loading, 40 %"),
+    ],
+)
+async def test_a_release_that_does_not_become_ready_changes_nothing_and_the_reason_is_reported(
+    container: Container, monkeypatch: pytest.MonkeyPatch, behaviour: str, reason: str
+) -> None:
+    monkeypatch.setattr(module, "ENGINE_TIMEOUT_S", 1.0)
+    container.release(ONE)
+    container.release(TWO, behaviour)
+    await container.start(ONE)
+    first = await container.serving(ONE)
+    container.want(TWO)
+    failed = await container.until(lambda document: document["state"].get("last_error") is not None)
+    assert failed["state"]["last_error"] == f"{TWO}: {reason}"
+    assert failed["state"]["wanted_release"] == TWO
+    assert failed["pid"] == first["pid"]
+    # The pointer is set back: nothing restarts, and the error is gone.
+    container.want(ONE)
+    healed = await container.until(lambda document: document["state"]["last_error"] is None)
+    assert (healed["pid"], healed["state"]["wanted_release"]) == (first["pid"], ONE)
+    # The same release may be tried again.
+    container.want(TWO)
+    await container.until(lambda document: document["state"]["last_error"] is not None)
+    assert await stop(container) == 0
+
+
+async def test_a_third_release_ends_the_attempt_with_the_second(container: Container) -> None:
+    container.release(ONE)
+    container.release(TWO, "hangs")
+    container.release(THREE)
+    await container.start(ONE)
+    await container.serving(ONE)
+    container.want(TWO)
+    await container.until(lambda document: document["state"].get("phase") == "loading")
+    container.want(THREE)
+    shown = await container.serving(THREE)
+    assert shown["state"]["last_error"] is None
+    assert await stop(container) == 0
+
+
+async def test_a_release_without_a_supervisor_asks_for_a_restart(container: Container) -> None:
+    container.release(ONE)
+    container.release(TWO)
+    folder = container.mount / "releases" / TWO
+    (folder / "inference/supervisor/__main__.py").unlink()
+    (folder / "release.json").unlink()
+    container.release(THREE)
+    await container.start(ONE)
+    await container.serving(ONE)
+    container.want(TWO)
+    shown = await container.until(lambda document: document["state"].get("last_error") is not None)
+    assert shown["state"]["last_error"].startswith(f"{TWO}: it cannot be copied from the share: ")
+    assert await stop(container) == 0
+
+
+@pytest.mark.quiet
+async def test_a_crashed_server_is_back_within_a_second(container: Container) -> None:
+    container.release(ONE)
+    await container.start(ONE)
+    first = await container.serving(ONE)
+    with pytest.raises(OSError):  # noqa: PT011 - the connection is cut, in one way or another
+        await container.ask("/crash")
+    began = asyncio.get_running_loop().time()
+    second = await container.serving(ONE)
+    assert second["pid"] != first["pid"]
+    assert asyncio.get_running_loop().time() - began < 1.0
+    assert await stop(container) == 0
+
+
+async def test_three_crashes_in_a_row_end_the_container(
+    container: Container, caplog: pytest.LogCaptureFixture
+) -> None:
+    container.release(ONE)
+    await container.start(ONE)
+    for _ in range(3):
+        await container.serving(ONE)
+        with pytest.raises(OSError):  # noqa: PT011 - see above
+            await container.ask("/crash")
+    assert await container.end() == 9
+    assert "3 crashes in a row, the last one: it ended with exit code 9" in caplog.text
+
+
+async def test_a_first_release_that_cannot_start_ends_the_container_with_its_exit_code(
+    container: Container,
+) -> None:
+    container.release(ONE, "fails")
+    await container.start(ONE)
+    assert await container.end() == 1
+
+
+async def test_a_first_release_that_is_taken_back_ends_the_container(container: Container) -> None:
+    container.release(ONE, "hangs")
+    await container.start(ONE)
+    await container.until(lambda document: document["phase"] == "loading")
+    (container.mount / "CURRENT").unlink()
+    assert await container.end() == 1
+
+
+async def test_a_share_that_cannot_be_read_changes_nothing(container: Container) -> None:
+    container.release(ONE)
+    await container.start(ONE)
+    first = await container.serving(ONE)
+    container.mount.rename(container.mount.with_name("away"))
+    await asyncio.sleep(0.2)
+    assert (await container.serving(ONE))["pid"] == first["pid"]
+    container.mount.with_name("away").rename(container.mount)
+    (container.mount / "CURRENT").write_bytes(b"")
+    await asyncio.sleep(0.2)
+    assert (await container.serving(ONE))["pid"] == first["pid"]
+    assert await stop(container) == 0
+
+
+async def test_only_the_copies_of_running_releases_stay_on_the_disk(container: Container) -> None:
+    for name in (ONE, TWO, THREE):
+        container.release(name)
+    await container.start(ONE)
+    await container.serving(ONE)
+    for name in (TWO, THREE):
+        container.want(name)
+        await container.serving(name)
+    (copies,) = container.mount.parent.glob("fjarr-releases-*")
+    async with asyncio.timeout(10):
+        while ONE in os.listdir(copies):  # noqa: ASYNC110, PTH208 - it polls the disk
+            await asyncio.sleep(0.02)
+    assert await stop(container) == 0
