@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 780}, device_scale_factor=1.5)
+        page = browser.new_page(viewport={"width": 1280, "height": 680}, device_scale_factor=1.5)
         page.set_default_timeout(TIMEOUT_MS)
         expect.set_options(timeout=TIMEOUT_MS)
         page.goto(arguments.endpoint)

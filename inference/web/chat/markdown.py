@@ -172,8 +172,10 @@ def _fence(tokens: Sequence[Token], index: int, *_: object) -> str:
 def _code(source: str, language: str) -> str:
     label = html.escape(language or "text")
     code = _highlight(source, language)
+    # JSON is read, not aligned: its lines are broken where the page is narrow.
+    kind = "code wraps" if language == "json" else "code"
     return (
-        f'<div class="code"><div class="code-head"><span>{label}</span>'
+        f'<div class="{kind}"><div class="code-head"><span>{label}</span>'
         '<button type="button" class="copy-code">Copy</button></div>'
         f'<pre tabindex="0" role="group" aria-label="Code, {label}"><code>{code}</code></pre></div>'
     )

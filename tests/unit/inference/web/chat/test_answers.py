@@ -11,6 +11,7 @@ from inference.web.chat import answers
 from inference.web.chat.answers import ask
 from inference.web.chat.conversation import Beginning, Question, Settings, Target, Turn
 from tests.doubles.chat_site import BASE, END, TUNED, make_service
+from tests.doubles.model_server import ModelServer, make_codec
 from tests.doubles.serving import until
 
 SETTINGS = Settings(temperature=0.5, top_p=0.9, max_tokens=40, seed=7)
@@ -166,3 +167,17 @@ async def test_a_server_that_ends_an_answer_says_that_it_was_stopped() -> None:
             closing[0].close()
         if report["is_over"]:
             assert report["answers"][BASE]["finish"] == "abort"
+
+
+async def test_reasoning_is_apart_from_the_answer() -> None:
+    template = (
+        "{% for message in messages %}[{{ message.role }}]"
+        "{{ message.content.split('</think>')[-1] }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]<think>\n{% endif %}"
+    )
+    server = ModelServer({"thinker": make_codec(template)})
+    server.play("thinker", "The user greets.</think>\n\n**Hello**")
+    answer = (await read(ask(server.service, question("thinker"), SETTINGS)))["answers"]["thinker"]
+    assert answer["reasoning"] == "The user greets."
+    assert answer["blocks"] == ["<p><strong>Hello</strong></p>\n"]
+    await server.close()
