@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import shlex
 import shutil
 import signal
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from infra.errors import ToolError, WaitTimeoutError
+from infra.operating_system import end_group, group_options
 from infra.wording import last_lines
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Runner:
             text=True,
             encoding="utf-8",
             errors="replace",
-            start_new_session=True,
+            **group_options(),
         )
         self._running.add(process)
         try:
@@ -141,8 +141,7 @@ class Runner:
     def end_all(self) -> None:
         """End the processes that run on other threads, as Ctrl-C does on the main thread."""
         for process in tuple(self._running):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+            end_group(process, is_forced=False)
 
     def check(self, command: Command) -> str:
         """Run a command that must succeed, and return its standard output.
@@ -190,10 +189,9 @@ def redact(text: str, secrets: tuple[str, ...]) -> str:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End a process and its children: SIGTERM first, SIGKILL if that is not enough."""
-    for signal_number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal_number)
+    """End a process and its children: by request first, by force if that is not enough."""
+    for is_forced in (False, True):
+        end_group(process, is_forced=is_forced)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=_GRACE_S)
             return

@@ -26,6 +26,7 @@ from infra.config.endpoint import InferenceConfig, read_config
 from infra.config.stage import Stage, load_stage, load_stages
 from infra.document import read_object, write_atomic
 from infra.errors import ToolError, UsageError
+from infra.operating_system import IS_WINDOWS
 from infra.process import Command, Runner
 
 if TYPE_CHECKING:
@@ -149,6 +150,9 @@ def open_session(
         ToolError: az or the embedded Azure cannot be started.
     """
     stage = load_stage(root, stage_name)
+    if stage.is_local and IS_WINDOWS:
+        what = f"stage {stage.name!r} runs a container's command with bash, which needs a Unix"
+        raise UsageError(what, hint="use WSL 2, or deploy to a stage on Azure")
     if not stage.is_local:
         runner = Runner(az_environment(os.environ), root)
         az = Az(runner, console, _connector(find_endpoint(os.environ), None))

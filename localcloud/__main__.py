@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import Final
 
 from localcloud import daemon
+from localcloud.operating_system import IS_SUPPORTED
 
 NOT_RUNNING: Final = 3
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command, and return the exit code."""
+    if not IS_SUPPORTED:
+        print("error: the local cloud needs a Unix; on Windows use WSL 2", file=sys.stderr)  # noqa: T201 - as below
+        return 1
     parsed = _parser().parse_args(arguments)
     state = Path(parsed.state)
     try:

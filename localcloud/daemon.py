@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -41,6 +40,7 @@ import psutil
 from localcloud.arm.identity import CLOUD_NAME
 from localcloud.arm.store import Store
 from localcloud.cloud import Cloud
+from localcloud.operating_system import try_lock
 from localcloud.runtime import ContainerHost
 from localcloud.server import Server
 from localcloud.tls import ca_bundle, server_context
@@ -340,12 +340,7 @@ def _wait_for_lock(state: Path) -> Iterator[bool]:
 def _lock(state: Path) -> Iterator[bool]:
     """Hold the state directory's lock if it is free; yield whether it is held."""
     with _opened(state / "lock") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        yield try_lock(file)
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -12,7 +12,6 @@ Heavy imports are deferred until a conversion is needed. This module does not ac
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from infra.document import load_json, load_toml
 from infra.errors import FjarrError, ToolError, UsageError
+from infra.operating_system import lock_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -297,11 +297,7 @@ def _locked(cache: Path, console: Console) -> Iterator[None]:
     """Hold the cache's lock, which the system releases when a process ends, however it ends."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            console.info("another process is preparing the base model: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_file(lock, lambda: console.info("another process is preparing the base model: waiting for it"))
         yield
 
 

@@ -9,6 +9,7 @@ import os
 from typing import Final
 
 from localcloud.clock import utc_now
+from localcloud.operating_system import kill_group
 from localcloud.runtime import processes
 from localcloud.runtime.logs import LineSplitter, Log
 from localcloud.runtime.spec import ConsoleRecord, Limits
@@ -94,7 +95,7 @@ class ContainerRun:
     def abandon(self) -> None:
         """Kill the container's process group at once, when this process is being cancelled."""
         if self._process.is_running:
-            processes.kill_group(self._process.pid)
+            kill_group(self._process.pid)
         self._pump.cancel()
         self._output.close()
 

@@ -20,7 +20,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -218,12 +217,6 @@ class ProcessTree:
         draft = self._ledger.with_name(f"{self._ledger.name}.new")
         draft.write_text(json.dumps(document), "utf-8")
         draft.replace(self._ledger)
-
-
-def kill_group(pid: int) -> None:
-    """Kill a process group at once, without searching for processes that left it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
 
 
 def _program(name: str) -> str:
