@@ -19,6 +19,7 @@ DOCS: Final = "docs/"
 SOURCES: Final = (
     "docs/**/*.md",
     "docs/assets/*",
+    "docs/ci/*",
     "docs/monitoring/*",
     "docs/pictures/*",
     "CHANGELOG.md",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from infra.document import Json
 
-_TIMEOUT_S: Final = 60.0
+_TIMEOUT_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import tomllib
 from pathlib import Path
@@ -133,3 +134,17 @@ def test_the_page_on_upgrades_names_the_files_that_are_merged_for_the_user() -> 
 def test_the_versions_of_the_project_and_of_the_server_are_the_same() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == VERSION
+
+
+def test_links_lead_to_files_that_the_site_has() -> None:
+    files = sources()
+    missing = []
+    for name, path in files.items():
+        if name.endswith(".md"):
+            text = rewrite_links(path.read_text(encoding="utf-8"), path.relative_to(ROOT).as_posix())
+            targets = [link.partition("#")[0] for link in LINK.findall(text) if "://" not in link]
+            found = [
+                posixpath.normpath(posixpath.join(posixpath.dirname(name), each)) for each in targets if each
+            ]
+            missing += [f"{name}: {each}" for each in found if each not in files]
+    assert missing == []
