@@ -1,8 +1,8 @@
 """A server of the standard library, which tests of the supervisor put into releases as `inference.server`.
 
-It answers every path with its release, the state that the supervisor has sent, and its pid; the path `/crash`
-ends it. The text of the file `behaviour` beside it can be: `dies`, before it is ready; `fails`, with a
-reason; `hangs`, before it is ready.
+It answers every path as the real one answers `/version`, with the state that the supervisor has sent; the
+path `/crash` ends it. The text of the file `behaviour` beside it can be: `dies`, before it is ready; `fails`,
+with a reason; `hangs`, before it is ready.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 RELEASE = os.environ.get("FJARR_RELEASE", "")
+REPLICA = os.environ.get("CONTAINER_APP_REPLICA_NAME", "")
 CONTROL = socket.socket(fileno=int(os.environ["FJARR_CONTROL_FD"]))
 STATE: dict[str, Any] = {}
 
@@ -33,7 +34,8 @@ class Handler(BaseHTTPRequestHandler):
             os._exit(9)
         if self.path == "/slow":
             time.sleep(0.5)
-        body = json.dumps({"release": RELEASE, "pid": os.getpid(), "state": STATE}).encode()
+        document = {"release": RELEASE, "replica": REPLICA, "ready": True, "pid": os.getpid(), "state": STATE}
+        body = json.dumps(STATE | document).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
