@@ -124,6 +124,7 @@ def provision(
 
 
 @verb(
+    iterable=["min"],
     optional=["wait"],
     help={
         "stage": STAGE,
@@ -132,6 +133,9 @@ def provision(
         "name": "the adapter's name on the share and in the API (default: its folder's name)",
         "mount": MOUNT,
         "remove": "the name of an adapter to remove from the share, instead of a push",
+        "gate": "a file with examples: push only if the adapter passes them beside the live one; exit code 4",
+        "min": "what --gate requires, as METRIC=NUMBER; can be repeated",
+        "not_worse_than": "what --gate compares with: live (the default without --min), or a served model",
         "timeout": WAIT,
         "wait": LOCK_WAIT,
         "break_lock": LOCK,
@@ -146,6 +150,9 @@ def push(
     name: str | None = None,
     mount: str | None = None,
     remove: str | None = None,
+    gate: str | None = None,
+    min: list[str] | None = None,
+    not_worse_than: str | None = None,
     timeout: int = 0,
     wait: str | None = None,
     break_lock: bool = False,
@@ -161,10 +168,24 @@ def push(
     from infra.verbs.push import remove as run_remove
 
     path, timeout_s, access = Path(adapter) if adapter else None, timeout or None, _access(wait, break_lock)
+    if gate is None and (min or not_worse_than):
+        raise UsageError("--min and --not-worse-than go with --gate", hint="--gate DATA.jsonl")
+    if gate is not None and remove is None:
+        from infra.verbs.gate import load_gate, push_gated
+
+        requirements = load_gate(Path(gate), min or (), not_worse_than)
+        gated = push_gated(
+            _open(stage, mount=mount), requirements, adapter=path, base=base, name=name, timeout_s=timeout_s,
+            access=access,
+        )  # fmt: skip
+        _show(gated, json)
+        if gated.pushed is None:
+            raise Exit(code=REQUIREMENT_UNMET)
+        return
     session = _open(stage, mount=mount)
     if remove is not None:
-        if adapter or base or name:
-            raise UsageError("--remove does not go with --adapter, --base and --name")
+        if adapter or base or name or gate:
+            raise UsageError("--remove does not go with --adapter, --base, --name and --gate")
         _show(run_remove(session, remove, timeout_s=timeout_s, access=access), json)
         return
     pushed = run_push(session, adapter=path, base=base, name=name, timeout_s=timeout_s, access=access)

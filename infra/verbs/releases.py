@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from infra.deploy_context import open_deploy_context
 from infra.errors import RemoteError, UsageError
+from infra.models.scores import AdapterScore, read_scores
 from infra.models.upload import find_drafts
 from infra.models.weights import MODEL_CACHE, MODELS
 from infra.release.audit import AuditEntry, list_audit, proven_releases, read_audit
@@ -18,6 +19,8 @@ from infra.resources.file_share import open_share
 from infra.wording import count
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from infra.release.known import KnownReleases
     from infra.release.manifest import Release
     from infra.session import Session
@@ -59,14 +62,19 @@ class ReleaseRow:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseList:
-    """The releases on a share, the newest first, and who holds its lock."""
+    """The releases on a share, the newest first, who holds its lock, and the scores of its adapters."""
 
     rows: tuple[ReleaseRow, ...]
     locked_by: str | None = None
+    scores: Mapping[str, AdapterScore] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
-        return {"releases": [asdict(row) for row in self.rows], "locked_by": self.locked_by}
+        return {
+            "releases": [asdict(row) for row in self.rows],
+            "locked_by": self.locked_by,
+            "scores": {name: asdict(score) for name, score in self.scores.items()},
+        }
 
     def to_text(self) -> str:
         """Return the table to print without `--json`."""
@@ -79,6 +87,7 @@ class ReleaseList:
         ]
         if not cells:
             table = ["there is no release on the share: invoke deploy makes one"]
+        table += [f"{name}: {score.to_text()}" for name, score in sorted(self.scores.items())]
         return "\n".join(table + ([f"locked by {self.locked_by}"] if self.locked_by else []))
 
 
@@ -146,7 +155,7 @@ def releases_on(share: Share, known: KnownReleases) -> ReleaseList:
         for each in reversed(ids)
     )
     lock = read_lock(share)
-    return ReleaseList(tuple(rows), None if lock is None else lock.describe())
+    return ReleaseList(tuple(rows), None if lock is None else lock.describe(), read_scores(share))
 
 
 def find_changes(session: Session, newest: int = SHOWN_CHANGES) -> AuditList:

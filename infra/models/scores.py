@@ -1,0 +1,75 @@
+"""The scores of adapters on the share: how each did when it was evaluated before it became live.
+
+    models/<name>/evaluation.json
+
+A score belongs to one version of an adapter's files. After a push of others it is no longer read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final
+
+from infra.models.adapter_index import ADAPTER_INDEX
+from infra.models.weights import MODELS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from infra.share.protocol import Share
+
+SCORE_FILE: Final = "evaluation.json"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterScore:
+    """The scores of an adapter.
+
+    Attributes:
+        data: The name of the file with the examples.
+        examples: The number of examples.
+        time: When it was evaluated, in ISO format.
+        baseline: What it was compared with.
+        scores: The mean of each metric.
+    """
+
+    data: str
+    examples: int
+    time: str
+    baseline: str
+    scores: Mapping[str, float]
+
+    def to_text(self) -> str:
+        """Return the scores as a line."""
+        scores = ", ".join(f"{metric} {score:.3f}" for metric, score in self.scores.items())
+        return f"{scores} on {self.examples} examples of {self.data}, {self.time}"
+
+
+def write_score(share: Share, name: str, score: AdapterScore) -> None:
+    """Write the score of the version of an adapter that the share's index lists."""
+    document = {"version": _versions(share).get(name, ""), **asdict(score)}
+    share.write(f"{MODELS}/{name}/{SCORE_FILE}", (json.dumps(document, indent=2) + "\n").encode())
+
+
+def read_scores(share: Share) -> dict[str, AdapterScore]:
+    """Return the scores of the adapters that the share's index lists, by name."""
+    versions = _versions(share)
+    contents = share.read_all([f"{MODELS}/{name}/{SCORE_FILE}" for name in versions])
+    found = {}
+    for (name, version), content in zip(versions.items(), contents, strict=True):
+        try:
+            document = json.loads(content or b"")
+            if document.pop("version") == version:
+                found[name] = AdapterScore(**document)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # there is none, or it is damaged
+    return found
+
+
+def _versions(share: Share) -> dict[str, str]:
+    try:
+        adapters = json.loads(share.read(ADAPTER_INDEX) or b"{}")["adapters"]
+        return {str(name): str(entry["version"]) for name, entry in adapters.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
