@@ -14,6 +14,7 @@ from infra.config.settings import Flags, read_handover
 from infra.document import load_toml
 from infra.errors import RemoteError, UsageError
 from infra.models.base_models import EXAMPLE
+from infra.models.weights import read_adapter
 from infra.resources.api_keys import read_keys
 from infra.resources.file_share import open_share
 from infra.resources.first_answers import FirstAnswer, ask_models
@@ -165,6 +166,8 @@ def up(
     Raises:
         FjarrError: A step failed. Its results are kept, and running `up` again continues from there.
     """
+    if adapter is not None:
+        read_adapter(adapter)  # what is wrong with it is known before anything is created and billed
     provisioned = provision(session, flags, is_confirmed=is_confirmed)
     if provisioned.is_paused:
         resume(session)

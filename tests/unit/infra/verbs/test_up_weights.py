@@ -67,3 +67,14 @@ def test_a_fine_tuning_step_that_has_not_ended_is_named(session: Session) -> Non
         "error: the fine-tuning step has left no adapter on the share share\n"
         "hint: run its job first, or add --adapter FOLDER"
     )
+
+
+def test_an_adapter_that_cannot_be_served_stops_up_before_anything_is_created(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up_module, "provision", lambda *_, **__: pytest.fail("it was provisioned"))
+    with pytest.raises(UsageError, match="there is no folder"):
+        up_module.up(session, adapter=session.root / "nowhere")
+    (session.root / "empty").mkdir()
+    with pytest.raises(UsageError, match="is not an adapter that can be served"):
+        up_module.up(session, adapter=session.root / "empty")
