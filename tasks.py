@@ -207,6 +207,7 @@ def models(_: Context, stage: str = "azure", json: bool = False) -> None:
         "force": "create a new release, even if this code is live already",
         "restart": "replace the replicas, which gives their GPUs back, instead of the code in them",
         "plan": f"print what would change and change nothing; exit code {HAS_CHANGES} if there are changes",
+        "watch": "deploy again whenever a file of inference/ is saved, until Ctrl-C; without --bake",
         "mount": MOUNT,
         "timeout": WAIT,
         "bake": BAKE,
@@ -221,6 +222,7 @@ def deploy(
     force: bool = False,
     restart: bool = False,
     plan: bool = False,
+    watch: bool = False,
     mount: str | None = None,
     timeout: int = 0,
     bake: int = 15,
@@ -233,11 +235,13 @@ def deploy(
     If the new release does not serve, the previous one is restored.
     """
     from infra.verbs.deploy import deploy as run_deploy
-    from infra.verbs.deploy import plan_deploy
+    from infra.verbs.deploy import plan_deploy, watch_deploy
 
     if not plan:
         access, timeout_s = _access(wait, break_lock), timeout or None
         session = _open(stage, mount=mount)
+        if watch:
+            watch_deploy(session, timeout_s=timeout_s, access=access)
         deployed = run_deploy(
             session,
             force=force,

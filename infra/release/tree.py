@@ -1,4 +1,4 @@
-"""Read the local tree that a release is made of: which files travel, and which must not.
+"""Read the local tree that a release is made of: which files travel, which must not, and when one is saved.
 
 Left out are `__pycache__`, compiled Python files, names that begin with a dot, and what `.fjarrignore` files
 name: in the project's folder and in any folder of the tree, with git's syntax. Refused are secrets, links
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pathspec import GitIgnoreSpec
 
@@ -20,9 +20,20 @@ from infra.release.secrets import is_environment_file, why_secret
 from infra.share.names import unusable_names
 from infra.wording import readable_size
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from infra.clock import Clock
+
 IGNORE_FILE: Final = ".fjarrignore"
 MAX_BYTES: Final = 100_000_000
 """The size limit of a file of a release. Weights are uploaded with `invoke push`, which resumes."""
+
+LOOK_S: Final = 0.2
+"""The time between two looks. Also how long nothing must change: an editor saves several files in a row."""
+
+Stamps: TypeAlias = frozenset[tuple[str, int, int]]
+"""The path, the modification time and the size of each file."""
 
 _HINT: Final = (
     f"name them in {IGNORE_FILE} to leave them out; or, for a file that is no secret, add a line !PATH there"
@@ -104,6 +115,28 @@ def scan_tree(folder: Path) -> Manifest:
     return Manifest(tuple(hash_file(local, str(path)) for local, path in zip(files, paths, strict=True)))
 
 
+@dataclass(frozen=True, slots=True)
+class FolderWatch:
+    """A watch over the files of a folder."""
+
+    folder: Path
+    clock: Clock
+
+    def look(self) -> Stamps:
+        """Return the stamps of all files, but for what Python compiles and what begins with a dot."""
+        return frozenset(_stamps(self.folder))
+
+    def wait(self, before: Stamps) -> Stamps:
+        """Wait until the files differ from what they were and change no more, and return their stamps."""
+        last = before
+        while True:
+            self.clock.sleep(LOOK_S)
+            now = self.look()
+            if now != before and now == last:
+                return now
+            last = now
+
+
 def _walk(folder: Path, tree: Path, outer: IgnoreRules, found: _Found) -> None:
     rules = outer.of(folder)
     for path in folder.iterdir():
@@ -147,3 +180,17 @@ def _require_real_folder(folder: Path) -> Path:
     if folder.is_symlink():
         raise UsageError(f"{folder} is a link to a folder", hint="put the folder itself there")
     return folder
+
+
+def _stamps(folder: Path) -> Iterator[tuple[str, int, int]]:
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.name == "__pycache__" or path.suffix == ".pyc":
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _stamps(path)
+            continue
+        try:
+            status = path.stat()
+        except OSError:
+            continue  # saved by a rename at this moment, or a dangling link, which the deployment reports
+        yield str(path), status.st_mtime_ns, status.st_size

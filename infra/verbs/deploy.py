@@ -12,9 +12,10 @@ step can be run again. A second deployment at the same time fails, and its error
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from infra.az.revision import VersionResponse
+from infra.clock import SystemClock
 from infra.deploy_context import DeployContext, open_deploy_context
 from infra.errors import FjarrError
 from infra.release.archive import is_packable
@@ -31,7 +32,7 @@ from infra.release.storing import Draft, StoredRelease, store
 from infra.release.takeovers.approach import Approach, choose_approach
 from infra.release.takeovers.change import changed_paths, find_change
 from infra.release.takeovers.outcome import NotServed, Served, failure
-from infra.release.tree import scan_tree
+from infra.release.tree import FolderWatch, scan_tree
 from infra.wording import count, readable_size
 
 if TYPE_CHECKING:
@@ -170,13 +171,31 @@ def deploy(  # noqa: PLR0913 - the flags of the verb
     """
     manifest = _scan(session)
     with open_deploy_context(session, timeout_s, access, bake_s) as context:
-        tree = LocalTree(
-            session.root,
-            manifest,
-            lambda: find_origin(session.runner, context.lock.holder, context.clock.now(), TREE),
-            lambda paths: find_change(session.runner, paths),
-        )
-        return deploy_tree(context, tree, force=force, restart=restart)
+        return deploy_tree(context, _local_tree(session, context, manifest), force=force, restart=restart)
+
+
+def watch_deploy(
+    session: Session, *, timeout_s: float | None = None, access: LockAccess = TAKES_FREE_LOCK
+) -> NoReturn:
+    """Deploy the local tree, and again whenever a file of it is saved, until Ctrl-C.
+
+    A failure is shown and does not end it: the release before serves on, and the next save may mend it.
+
+    Raises:
+        UsageError: The stage is not provisioned.
+        KeyboardInterrupt: The user has ended it.
+    """
+    session.require_cloud()
+    watch = FolderWatch(session.root / TREE, SystemClock())
+    with open_deploy_context(session, timeout_s, access) as context:
+        while True:
+            stamps = watch.look()
+            try:
+                result = deploy_tree(context, _local_tree(session, context, _scan(session)))
+                session.console.info(f"{result.to_text()}\nwatching {TREE}/; Ctrl-C ends it")
+            except FjarrError as error:
+                session.console.warn(f"{error}\nwatching {TREE}/ for a correction; Ctrl-C ends it")
+            watch.wait(stamps)
 
 
 def plan_deploy(session: Session) -> DeployPlan:
@@ -217,6 +236,15 @@ def deploy_tree(
             held.ending.outcome = "proven"
             _finish(context, stored.release)
         return _result(stored, live, served)
+
+
+def _local_tree(session: Session, context: DeployContext, manifest: Manifest) -> LocalTree:
+    return LocalTree(
+        session.root,
+        manifest,
+        lambda: find_origin(session.runner, context.lock.holder, context.clock.now(), TREE),
+        lambda paths: find_change(session.runner, paths),
+    )
 
 
 def _scan(session: Session) -> Manifest:
