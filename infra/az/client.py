@@ -71,6 +71,8 @@ class Az:
         manager = self._resource_manager
         assert manager is not None  # noqa: S101  # the caller has looked
         answers = [manager.send(direct.subscription, request, command.line) for request in direct.requests]
+        if direct.follow_up is not None:
+            answers.append(manager.send(direct.subscription, direct.follow_up(answers[0]), command.line))
         return direct.to_output(answers)
 
     def _get_token(self, subscription: str) -> str:

@@ -38,11 +38,13 @@ class DirectCommand:
         subscription: The subscription, for the token.
         requests: The requests, in order.
         to_output: Returns what az prints from the answers, one for each request.
+        follow_up: Returns one more request, which follows from the first answer; None if there is none.
     """
 
     subscription: str
     requests: tuple[ArmRequest, ...]
     to_output: Callable[[Sequence[Json]], Json]
+    follow_up: Callable[[Json], ArmRequest] | None = None
 
 
 def find_direct(command: Command) -> DirectCommand | None:
@@ -93,11 +95,26 @@ def _activate_revision(flags: Mapping[str, str]) -> DirectCommand:
     return _one(flags, "POST", _app_path(flags, "revisions", flags["--revision"], "activate"))
 
 
-def _list_replicas(flags: Mapping[str, str]) -> DirectCommand | None:
-    if "--revision" not in flags:
-        return None  # az asks for the latest revision first
-    request = ArmRequest("GET", _app_path(flags, "revisions", flags["--revision"], "replicas"))
-    return DirectCommand(flags["--subscription"], (request,), lambda answers: _values(answers[0]))
+def _list_replicas(flags: Mapping[str, str]) -> DirectCommand:
+    def of(revision: str) -> ArmRequest:
+        return ArmRequest("GET", _app_path(flags, "revisions", revision, "replicas"))
+
+    def of_latest(app: Json) -> ArmRequest:
+        return of(str(as_object(as_object(app).get("properties")).get("latestRevisionName")))
+
+    subscription, revision = flags["--subscription"], flags.get("--revision")
+    if revision is None:
+        show = ArmRequest("GET", _app_path(flags))
+        return DirectCommand(subscription, (show,), lambda answers: _values(answers[-1]), of_latest)
+    return DirectCommand(subscription, (of(revision),), lambda answers: _values(answers[0]))
+
+
+def _send_rest(flags: Mapping[str, str]) -> DirectCommand | None:
+    known = {"--method", "--url", "--subscription", "--output"}
+    if not flags.keys() <= known or not flags.get("--url", "").startswith("/subscriptions/"):
+        return None
+    method = flags.get("--method", "get").upper()
+    return _one(flags, method, flags["--url"]) if method in {"GET", "POST"} else None
 
 
 def _show_connection_string(flags: Mapping[str, str]) -> DirectCommand:
@@ -134,5 +151,6 @@ _TRANSLATIONS: Final[dict[tuple[str, ...], Callable[[Mapping[str, str]], DirectC
     ("containerapp", "revision", "restart"): _restart_revision,
     ("containerapp", "revision", "activate"): _activate_revision,
     ("containerapp", "replica", "list"): _list_replicas,
+    ("rest",): _send_rest,
     ("storage", "account", "show-connection-string"): _show_connection_string,
 }

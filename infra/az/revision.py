@@ -216,12 +216,17 @@ def phase(baseline: Baseline, snapshot: Snapshot | None) -> str:
         return "waiting for a new replica"
     replica = max(new, key=lambda each: (each.is_ready, each.is_started, each.name))
     if replica.is_ready:
-        return f"replica {_tail(replica.name)} is ready"
+        return f"replica {shorten(replica.name)} is ready"
     if replica.restart_count:
-        return f"replica {_tail(replica.name)} has ended and is started again"
+        return f"replica {shorten(replica.name)} has ended and is started again"
     if replica.is_started:
-        return f"replica {_tail(replica.name)} runs, and is not ready yet"
-    return f"replica {_tail(replica.name)} is being made{_in_brackets(replica.details)}"
+        return f"replica {shorten(replica.name)} runs, and is not ready yet"
+    return f"replica {shorten(replica.name)} is being made{_in_brackets(replica.details)}"
+
+
+def shorten(name: str) -> str:
+    """Return the end of a replica's name, which tells it from the others: the rest names the revision."""
+    return f"…{name.rpartition('-')[2]}"
 
 
 def why_not_up(
@@ -255,11 +260,6 @@ def _why_not_reached(last: VersionResponse | NoResponse | None) -> Cause:
         return Cause(reason, "invoke status shows the ingress; allowedIpRanges may keep this machine out")
     release = last.release if last is not None and last.release else "an unknown release"
     return Cause(f"the app's address still answers from {release}", "old replicas may still be draining")
-
-
-def _tail(name: str) -> str:
-    """Return the end of a replica's name, which tells it from the others: the rest is the revision's name."""
-    return f"…{name.rpartition('-')[2]}"
 
 
 def _in_brackets(details: str) -> str:

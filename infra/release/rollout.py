@@ -53,6 +53,9 @@ ANSWERS: Final = 3
 """How many responses in a row the new release must give: while old replicas drain, either may respond."""
 
 _POLL_S: Final = 0.5
+_LINE_LETTERS: Final = 100
+"""How much of a log's line is shown: its end, since it begins with the time."""
+
 _FIRST_SNAPSHOT_S: Final = 4.0
 _SNAPSHOT_INTERVAL_S: Final = 8.0
 
@@ -261,7 +264,8 @@ class _Wait:
         self._meter = OutageMeter(self._start_s)
         self._in_a_row = 0
         self._action: Future[None] | None = None
-        self._pending_snapshot: Future[Snapshot] | None = None
+        self._pending_snapshot: Future[tuple[Snapshot, str]] | None = None
+        self._last_line = ""
         self._next_snapshot_s = self._start_s + _FIRST_SNAPSHOT_S
         self._snapshot: Snapshot | None = None
         self._failing_since_s: float | None = None
@@ -327,14 +331,20 @@ class _Wait:
         """Request a snapshot from the platform at intervals, without waiting for the response."""
         if self._pending_snapshot is None:
             if now_s >= self._next_snapshot_s:
-                self._pending_snapshot = self._rollout.background(
-                    lambda: self._rollout.app.snapshot(self._revision)
-                )
+                self._pending_snapshot = self._rollout.background(self._look)
         elif self._pending_snapshot.done():
             # A failed request says nothing about the release, and the next one may succeed.
             with suppress(FjarrError):
-                self._record_snapshot(self._pending_snapshot.result(), now_s)
+                snapshot, self._last_line = self._pending_snapshot.result()
+                self._record_snapshot(snapshot, now_s)
             self._pending_snapshot, self._next_snapshot_s = None, now_s + _SNAPSHOT_INTERVAL_S
+
+    def _look(self) -> tuple[Snapshot, str]:
+        """Return the platform's state, and the last line of a new replica's log, which tells its phase."""
+        snapshot = self._rollout.app.snapshot(self._revision)
+        new = [replica for replica in self._baseline.new_replicas(snapshot) if replica.is_started]
+        tail = self._rollout.app.console_tail(new[-1].name) if new else ()
+        return snapshot, tail[-1] if tail else ""
 
     def _record_snapshot(self, snapshot: Snapshot, now_s: float) -> None:
         self._snapshot = snapshot
@@ -346,9 +356,10 @@ class _Wait:
     def _show(self, now_s: float) -> None:
         is_starting = self._action is not None and not self._action.done()
         now = "asking for new replicas" if is_starting else phase(self._baseline, self._snapshot)
-        if now != self._phase or self._rollout.console.is_terminal:
-            self._phase = now
-            self._step.enter(now, f" ({now_s - self._start_s:.0f} s)")
+        line = "" if is_starting or not self._last_line else f": {self._last_line[-_LINE_LETTERS:]}"
+        if f"{now}{line}" != self._phase or self._rollout.console.is_terminal:
+            self._phase = f"{now}{line}"
+            self._step.enter(now, f" ({now_s - self._start_s:.0f} s){line}")
 
     def _log(self) -> tuple[str, ...]:
         """Return the end of the log of the new replica that was restarted most often."""

@@ -10,7 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from infra.az.revision import Baseline, Cause, NoResponse, Revision, Snapshot, VersionResponse, crash_reason
+from infra.az.revision import (
+    Baseline,
+    Cause,
+    NoResponse,
+    Revision,
+    Snapshot,
+    VersionResponse,
+    crash_reason,
+    shorten,
+)
 from infra.errors import FjarrError
 from infra.release.takeovers.outcome import NotServed, NotServedError, OutageMeter, Served
 
@@ -175,15 +184,17 @@ class _Wait:
         return NotServedError(NotServed(Cause(reason, _HINT), log, is_timeout))
 
     def _show(self, answer: VersionResponse | NoResponse, now_s: float) -> None:
+        percent = ""
         if isinstance(answer, NoResponse):
-            now = f"no answer: {answer.reason}"
+            phase = f"no answer: {answer.reason}"
         elif self._is_proof(answer):
-            now = f"replica {answer.replica} serves it"
+            phase = f"replica {shorten(answer.replica)} serves it"
         else:
-            now = f"replica {answer.replica}: {answer.phase}, {answer.percent} %"
-        if now != self.shown or self.takeover.console.is_terminal:
-            self.shown = now
-            self.step.update(f"{now} ({now_s - self.start_s:.0f} s)")
+            phase = f"replica {shorten(answer.replica)}: {answer.phase or 'starting'}"
+            percent = f", {answer.percent} %"
+        if f"{phase}{percent}" != self.shown or self.takeover.console.is_terminal:
+            self.shown = f"{phase}{percent}"
+            self.step.enter(phase, f"{percent} ({now_s - self.start_s:.0f} s)")
 
 
 def _lack(name: str, answer: VersionResponse | None, release: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra.az.commands import (
     Group,
+    app_patch,
     app_power,
     app_show,
     group_show,
@@ -49,14 +51,31 @@ def test_a_command_is_the_request_that_az_makes(command: Command, method: str, p
     "command",
     [
         group_show(GROUP),
-        app_power(GROUP, "app", "stop"),
-        replica_list(GROUP, "app"),
+        app_patch(GROUP, "app", Path("body.json")),
+        Command(("az", "rest", "--method", "put", "--url", APP, "--subscription", "sub", "--output", "json")),
+        Command(("az", "rest", "--method", "get", "--url", "https://a.example/", "--subscription", "sub")),
         Command(("az", "containerapp", "show", "--name", "app", "--output", "json")),
         Command(("az", "containerapp", "show", "--yes", "--name", "app", "--output", "json")),
     ],
 )
 def test_other_commands_are_left_to_az(command: Command) -> None:
     assert find_direct(command) is None
+
+
+def test_a_call_of_rest_is_sent_as_it_is() -> None:
+    direct = find_direct(app_power(GROUP, "app", "stop"))
+    assert direct is not None
+    assert direct.requests == (ArmRequest("POST", f"{APP}/stop?api-version=2025-07-01"),)
+
+
+def test_the_replicas_of_the_latest_revision_take_a_second_request() -> None:
+    direct = find_direct(replica_list(GROUP, "app"))
+    assert direct is not None
+    assert direct.follow_up is not None
+    assert direct.requests == (ArmRequest("GET", f"{APP}?api-version=2025-07-01"),)
+    request = direct.follow_up({"properties": {"latestRevisionName": "app--7"}})
+    assert request == ArmRequest("GET", f"{APP}/revisions/app--7/replicas?api-version=2025-07-01")
+    assert direct.to_output([{}, {"value": [1]}]) == [1]
 
 
 def test_only_active_revisions_are_listed_as_az_does() -> None:
