@@ -167,6 +167,14 @@ class Settings:
         " disk on Azure has 8 GiB: for larger models name a folder on the share",
         "`~/.cache/fjarr/merged`",
     )
+    lora_slots: int | None = setting(
+        "FJARR_LORA_SLOTS",
+        auto_or(whole_number(0, 256)),
+        None,
+        "for the engine vllm: how many adapters can be added without a restart, besides those that it starts"
+        " with. Slots cost memory on a GPU, and speed on a CPU",
+        "`auto`: 2 if adapters are separate from the base model, else 0",
+    )
     prompt_template: str | None = setting(
         "FJARR_PROMPT_TEMPLATE",
         template,

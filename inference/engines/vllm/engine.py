@@ -12,20 +12,30 @@ Source: vLLM 0.32, `v1/engine/async_llm.py`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from inference.engines.protocol import Ability, FinishReason, Increment, StartedEngine, TokenStream
 from inference.engines.served_models import make_served_model
+from inference.engines.vllm.networks import (
+    Network,
+    check_adapters,
+    check_lora,
+    make_networks,
+    reject_adapters,
+)
 from inference.engines.vllm.options import (
+    LoraSlots,
     adapter_rank,
     collective_variables,
     engine_options,
     environment_variables,
+    lora_slots,
     memory_options,
     thread_variables,
 )
@@ -44,12 +54,10 @@ from inference.errors import (
 )
 from inference.models.configuration import max_positions, read_config
 from inference.models.hardware import context_warning, detect_cores, detect_hardware
-from inference.models.merged_copies import PLATFORM_DISK_BYTES, default_folder, merge_into_copy
-from inference.models.merging import find_lora_obstacle, find_merge_obstacle
 from inference.models.placement import check_plan, describe
 from inference.models.plan import cached_token_bytes, plan_serving
+from inference.models.run_time_adapters import read_new_adapter
 from inference.models.tokenizers import end_token_ids, read_adapter_tokenizer, read_tokenizer
-from inference.models.weights import Adapter, BaseModel, RejectedAdapter, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,6 +70,7 @@ if TYPE_CHECKING:
     from inference.engines.protocol import GenerationRequest, ProgressCallback, ServedModel, TokenLogprobs
     from inference.models.hardware import Cores
     from inference.models.plan import Model, ServingPlan
+    from inference.models.weights import BaseModel, Weights
     from inference.settings import Settings
 
 LOGGER: Final = logging.getLogger(__name__)
@@ -88,21 +97,6 @@ class BaseMetadata:
     tokenizer: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
-    """Weights that one engine of vLLM serves.
-
-    Attributes:
-        base: The base, or its copy with an adapter merged.
-        models: The names of the models that are served with it.
-        adapters: The adapters that are applied beside its weights.
-    """
-
-    base: BaseModel
-    models: tuple[str, ...]
-    adapters: tuple[Adapter, ...] = ()
-
-
 def start_engine(weights: Weights, settings: Settings, report: ProgressCallback) -> StartedEngine:
     """Start vLLM on the weights.
 
@@ -124,14 +118,15 @@ def start_engine(weights: Weights, settings: Settings, report: ProgressCallback)
         raise UnsuitedEngineError(plan.reason)
     check_plan(plan, model, hardware, settings)
     os.environ.update(_parallel_variables(plan, cores, settings))
-    networks = _make_networks(weights, plan, settings, report)
-    _check_adapters(networks, model)
+    networks = make_networks(weights, plan, settings, report)
+    check_adapters(networks, model)
+    slots = lora_slots(networks[-1].adapters, settings, plan.placement.device)
     llms: list[AsyncLLM] = []
     try:
         for index, network in enumerate(networks):
             report("starting vLLM", 30 + 50 * index // len(networks))
-            part = Weights(network.base, network.adapters)
-            options = engine_options(part, settings, plan, positions)
+            own_slots = slots if network is networks[-1] else None
+            options = engine_options(network.base, settings, plan, positions, own_slots)
             options |= memory_options(plan, model, hardware, settings, len(networks), is_main=index == 0)
             llms.append(_start(options, network.base))
             _warn_of_small_context(llms[-1], network, model, plan, settings)
@@ -140,65 +135,102 @@ def start_engine(weights: Weights, settings: Settings, report: ProgressCallback)
             llm.shutdown(CLOSE_TIMEOUT_S)
         raise
     rejected = {adapter.name: adapter.reason for adapter in weights.rejected}
-    return StartedEngine(VllmEngine(tuple(zip(networks, llms, strict=True)), served), served, rejected)
+    reader = AdapterReader(weights.base, metadata, settings)
+    engine = VllmEngine(tuple(zip(networks, llms, strict=True)), served, slots, reader)
+    return StartedEngine(engine, served, rejected)
 
 
-def reject_adapters(weights: Weights, tokenizer: Any, settings: Settings) -> Weights:  # noqa: ANN401 - transformers publishes no types
-    """Leave out the adapters that vLLM can neither merge nor apply: loading one would end its processes.
+@dataclass(frozen=True, slots=True)
+class AdapterReader:
+    """What is needed to read an adapter for a running engine.
 
-    Raises:
-        UnsuitedEngineError: If there is one, and the settings leave the engine open.
+    Attributes:
+        source: The base's files.
+        metadata: The base's configuration and tokenizer.
     """
-    merges = settings.merge_adapters == "on" or (
-        settings.merge_adapters == "auto" and len(weights.adapters) == 1
-    )
-    kept: list[Adapter] = []
-    rejected: list[RejectedAdapter] = []
-    for adapter in weights.adapters:
-        try:
-            read_adapter_tokenizer(tokenizer, adapter, settings)
-            if not merges or find_merge_obstacle(weights.base, adapter):
-                _check_lora(adapter)
-            kept.append(adapter)
-        except LoadError as error:
-            if isinstance(error, UnsuitedEngineError) and settings.engine == "auto":
-                raise
-            rejected.append(RejectedAdapter(adapter.name, str(error)))
-    return replace(weights, adapters=tuple(kept), rejected=(*weights.rejected, *rejected))
+
+    source: BaseModel
+    metadata: BaseMetadata
+    settings: Settings
+
+    def read(self, name: str, folder: Path, slots: LoraSlots) -> ServedModel:
+        """Read an adapter, and return its description. For a thread.
+
+        Raises:
+            LoadError: If it does not fit.
+        """
+        adapter = read_new_adapter(name, folder, self.source, self.settings)
+        check_lora(adapter)
+        rank = adapter_rank(adapter)
+        if rank > slots.max_rank:
+            raise RestartRequiredError(
+                f"the adapter {name} has a rank of more than {slots.max_rank}, which vLLM was started for"
+            )
+        tokenizer = read_adapter_tokenizer(self.metadata.tokenizer, adapter, self.settings)
+        ends = end_token_ids(self.metadata.generation_config, tokenizer)
+        return make_served_model(name, self.source.name, tokenizer, ends, self.settings)
 
 
-def _check_lora(adapter: Adapter) -> None:
-    obstacle = find_lora_obstacle(adapter)
-    if obstacle:
-        raise UnsuitedEngineError(f"{obstacle}, which vLLM does not support: set FJARR_ENGINE=transformers")
-    adapter_rank(adapter)
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """How vLLM serves a model.
+
+    Attributes:
+        lora_request: The adapter's slot; None for the base and for a merged adapter.
+    """
+
+    llm: AsyncLLM
+    lora_request: LoRARequest | None
+    end_token_ids: frozenset[int]
 
 
 class VllmEngine:
     """The engine `vllm`: one engine of vLLM for each network.
 
+    An adapter that is added while requests run gets a slot of the base's engine. vLLM reserves the slots when
+    it starts, so that another number or a higher rank needs a restart.
+
     Args:
-        parts: The networks with vLLM's engines.
+        parts: The networks with vLLM's engines, the base's last.
         models: The base and the adapters; adapters have a parent.
+        slots: The slots of the base's engine; None if it has none.
+        reader: Reads adapters that are added later; None if none can be.
     """
 
-    def __init__(self, parts: Sequence[tuple[Network, AsyncLLM]], models: Sequence[ServedModel]) -> None:
+    def __init__(
+        self,
+        parts: Sequence[tuple[Network, AsyncLLM]],
+        models: Sequence[ServedModel],
+        slots: LoraSlots | None = None,
+        reader: AdapterReader | None = None,
+    ) -> None:
+        self._slots = slots
+        self._reader = reader
+        self._adding = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
         self._llms = tuple(llm for _, llm in parts)
-        self._llm_by_model = {name: llm for network, llm in parts for name in network.models}
-        self._end_token_ids = {model.name: model.end_token_ids for model in models}
-        self._context_tokens = {
-            name: int(llm.model_config.max_model_len) for name, llm in self._llm_by_model.items()
-        }
-        self._lora_requests: dict[str, LoRARequest] = {}
-        for network, _ in parts:
-            self._lora_requests |= _lora_requests(network.adapters)
-        self._open: dict[TokenStream, asyncio.Task[None]] = {}
+        self._base_llm = self._llms[-1]
+        self._numbers = itertools.count(1)
+        ends = {model.name: model.end_token_ids for model in models}
+        self._routes: dict[str, Route] = {}
+        for network, llm in parts:
+            folders = {adapter.name: adapter.folder for adapter in network.adapters}
+            for name in network.models:
+                request = self._make_lora_request(name, folders[name]) if name in folders else None
+                self._routes[name] = Route(llm, request, ends[name])
+        self._base = parts[-1][0].models[0]
+        self._used_slots = len(parts[-1][0].adapters)
+        self._open: dict[TokenStream, tuple[Route, asyncio.Task[None]]] = {}
         self._is_closed = False
 
     @property
     def abilities(self) -> frozenset[Ability]:
-        """Return the optional features that this engine supports: all of them."""
-        return ABILITIES
+        """Return the optional features that this engine supports: all of them, but for a fault of vLLM.
+
+        On a CPU with slots, log-probabilities of a prompt end vLLM 0.32's process.
+        """
+        has_fault = self._slots is not None and self._slots.is_on_cpu
+        return ABILITIES - {"prompt_logprobs"} if has_fault else ABILITIES
 
     @property
     def is_alive(self) -> bool:
@@ -212,50 +244,108 @@ class VllmEngine:
 
     def context_tokens(self, model: str) -> int:
         """Return the smaller of the model's context and the cache."""
-        return self._context_tokens[model]
+        return int(self._routes[model].llm.model_config.max_model_len)
 
     def submit(self, request: GenerationRequest) -> TokenStream:
         """Pass a request to vLLM."""
         if not self.is_alive:
             raise EngineError("the engine has stopped")
+        route = self._routes[request.model]
         try:
-            parameters = sampling_parameters(request, self._end_token_ids[request.model])
+            parameters = sampling_parameters(request, route.end_token_ids)
         except (ValueError, TypeError, client_error_class()) as error:
             raise RequestRefusedError(f"vLLM does not take the request: {error}") from error
         stream = TokenStream(lambda: self._cancel(stream))
-        task = asyncio.get_running_loop().create_task(self._generate(request, parameters, stream))
-        self._open[stream] = task
+        task = asyncio.get_running_loop().create_task(self._generate(request, route, parameters, stream))
+        self._open[stream] = (route, task)
         task.add_done_callback(lambda _: self._open.pop(stream))
         return stream
 
     async def add_adapter(self, name: str, folder: Path) -> ServedModel:
-        """Refuse: this engine loads adapters when it starts."""
-        raise RestartRequiredError(f"the adapter {name} in {folder} is loaded when the engine starts")
+        """Load an adapter into a free slot of the base's engine."""
+        async with self._adding:
+            if not self.is_alive:
+                raise EngineError("the engine has stopped")
+            if self._slots is None or self._reader is None:
+                raise RestartRequiredError(
+                    f"the adapter {name} needs a slot, and vLLM was started without any: FJARR_LORA_SLOTS"
+                    " sets how many there are"
+                )
+            if self._used_slots >= self._slots.count:
+                raise RestartRequiredError(
+                    f"the adapter {name} needs a slot, and all {self._slots.count} of vLLM are in use"
+                )
+            model = await asyncio.to_thread(self._reader.read, name, folder, self._slots)
+            request = self._make_lora_request(name, folder)
+            await self._load(request)
+            self._used_slots += 1
+            replaced = self._routes.get(name)
+            self._routes[name] = Route(self._base_llm, request, model.end_token_ids)
+            LOGGER.info("adapter %s: added, beside the base's weights", name)
+        if replaced is not None:
+            task = asyncio.get_running_loop().create_task(self._retire(replaced))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        return model
 
     async def remove_adapter(self, name: str) -> None:
-        """Refuse: this engine keeps its adapters until it ends."""
-        raise RestartRequiredError(f"the adapter {name} is served until the engine ends")
+        """Free an adapter's slot, or end its engine if it was merged."""
+        if name == self._base:
+            raise KeyError(name)
+        await self._retire(self._routes.pop(name))
+        LOGGER.info("adapter %s: removed", name)
 
     async def close(self) -> None:
         """Stop vLLM's processes; open requests end with an error."""
         self._is_closed = True
-        for stream, task in self._open.items():
+        tasks = [task for _, task in self._open.values()]
+        for stream in self._open:
             stream.fail(EngineError("the engine has stopped"))
+        for task in (*tasks, *self._retiring):
             task.cancel()
-        await asyncio.gather(*self._open.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, *self._retiring, return_exceptions=True)
         await asyncio.gather(*(asyncio.to_thread(llm.shutdown, CLOSE_TIMEOUT_S) for llm in self._llms))
 
     def _cancel(self, stream: TokenStream) -> None:
-        self._open[stream].cancel()
+        self._open[stream][1].cancel()
+
+    def _make_lora_request(self, name: str, folder: Path) -> LoRARequest:
+        """Return a request for a slot. vLLM knows cached prompts by its name, which is never used again."""
+        from vllm.lora.request import LoRARequest  # noqa: PLC0415 - takes seconds, and only this engine has it
+
+        number = next(self._numbers)
+        return LoRARequest(f"{name}#{number}", number, str(folder))
+
+    async def _load(self, request: LoRARequest) -> None:
+        try:
+            is_loaded = await self._base_llm.add_lora(request)
+        except Exception as error:
+            if not self.is_alive:
+                raise EngineError(f"the engine failed: {error}") from error
+            # vLLM passes on what its worker raised, as another type.
+            raise LoadError(f"vLLM cannot load the adapter in {request.lora_path}: {error}") from error
+        if not is_loaded:
+            raise LoadError(f"vLLM did not load the adapter in {request.lora_path}")
+
+    async def _retire(self, route: Route) -> None:
+        """Unload a model once its requests have ended."""
+        while tasks := [task for used, task in self._open.values() if used is route]:
+            await asyncio.wait(tasks)
+        if self._is_closed:
+            return
+        if route.lora_request is not None:
+            await route.llm.remove_lora(route.lora_request.lora_int_id)
+            self._used_slots -= 1
+            return
+        self._llms = tuple(llm for llm in self._llms if llm is not route.llm)
+        await asyncio.to_thread(route.llm.shutdown, CLOSE_TIMEOUT_S)
 
     async def _generate(
-        self, request: GenerationRequest, parameters: SamplingParams, stream: TokenStream
+        self, request: GenerationRequest, route: Route, parameters: SamplingParams, stream: TokenStream
     ) -> None:
         """Move a request's tokens from vLLM to its stream. Cancelling the task drops the request."""
         prompt = {"type": "token", "prompt_token_ids": list(request.prompt_token_ids)}
-        outputs = self._llm_by_model[request.model].generate(
-            prompt, parameters, request.request_id, lora_request=self._lora_requests.get(request.model)
-        )
+        outputs = route.llm.generate(prompt, parameters, request.request_id, lora_request=route.lora_request)
         try:
             async for output in outputs:
                 (completion,) = output.outputs
@@ -307,43 +397,6 @@ def _served_models(weights: Weights, metadata: BaseMetadata, settings: Settings)
     return served
 
 
-def _make_networks(
-    weights: Weights, plan: ServingPlan, settings: Settings, report: ProgressCallback
-) -> tuple[Network, ...]:
-    """Merge the adapters into copies if the plan says so, and return the networks, the main one first."""
-    merged, unmerged = list[Network](), list[Adapter]()
-    folder = settings.merge_folder or default_folder()
-    is_on_platform = bool(settings.replica) and not folder.is_relative_to(settings.mount)
-    limit = PLATFORM_DISK_BYTES if is_on_platform else None
-    for adapter in weights.adapters:
-        copy = None
-        if plan.placement.merge_adapters:
-            report("merging the adapters", 20)
-            copy = merge_into_copy(
-                weights.base, adapter, plan.placement.dtype, folder, disk_limit_bytes=limit
-            )
-        if copy is None:
-            unmerged.append(adapter)
-            LOGGER.info("adapter %s: beside the base's weights", adapter.name)
-        else:
-            merged.append(Network(BaseModel(adapter.name, str(copy)), (adapter.name,)))
-            LOGGER.info("adapter %s: merged, in a network of its own", adapter.name)
-    names = (weights.base.name, *(adapter.name for adapter in unmerged))
-    return (*merged, Network(weights.base, names, tuple(unmerged)))
-
-
-def _check_adapters(networks: Sequence[Network], model: Model) -> None:
-    """Check that vLLM can apply the adapters that are not merged.
-
-    Raises:
-        UnsuitedEngineError: If it cannot.
-    """
-    if model.lora_obstacle and any(network.adapters for network in networks):
-        raise UnsuitedEngineError(
-            f"{model.lora_obstacle}, which vLLM does not support: set FJARR_ENGINE=transformers"
-        )
-
-
 def _parallel_variables(plan: ServingPlan, cores: Cores, settings: Settings) -> dict[str, str]:
     if plan.cards == 1:
         return {}
@@ -364,15 +417,6 @@ def _warn_of_small_context(
     warning = context_warning(network.models[0], known, max_model_len, token_bytes, 1)
     if warning is not None:
         LOGGER.warning("%s", warning)
-
-
-def _lora_requests(adapters: Sequence[Adapter]) -> dict[str, LoRARequest]:
-    from vllm.lora.request import LoRARequest  # noqa: PLC0415 - takes seconds, and only this engine has it
-
-    return {
-        adapter.name: LoRARequest(adapter.name, number, str(adapter.folder))
-        for number, adapter in enumerate(adapters, 1)
-    }
 
 
 def _start(options: dict[str, Any], base: BaseModel) -> AsyncLLM:

@@ -6,6 +6,7 @@ and `lora/punica_wrapper/punica_cpu.py`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from inference.engines.catalogue import batch_limit, has_package
@@ -22,9 +23,11 @@ from inference.models.plan import (
 from inference.models.weights import is_pickled
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from inference.models.hardware import Cores, Hardware
     from inference.models.plan import Model, ServingPlan
-    from inference.models.weights import Adapter, BaseModel, Weights
+    from inference.models.weights import Adapter, BaseModel
     from inference.settings import Settings
 
 FEW_CORES: Final = 4
@@ -35,6 +38,12 @@ CPU_BLOCK_TOKENS: Final = 128
 
 SHARED_MEMORY_BYTES: Final = 2**30
 """The size of /dev/shm that NCCL finds enough."""
+
+SPARE_SLOTS: Final = 2
+"""How many adapters can be added if there are slots anyway, and the settings say nothing."""
+
+SPARE_RANK: Final = 32
+"""The rank of adapters that can be added, if none is there from which to take it."""
 
 MAX_LOGPROBS: Final = 20
 """The maximum number of top log-probabilities a request may ask for, as in OpenAI's API."""
@@ -61,14 +70,56 @@ def environment_variables(cores: Cores, threads: int | None, *, is_local: bool) 
     return found | thread_variables(cores, threads, 1)
 
 
-def engine_options(weights: Weights, settings: Settings, plan: ServingPlan, positions: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class LoraSlots:
+    """The places for adapters beside a base's weights.
+
+    Attributes:
+        count: How many adapters can be loaded at once.
+        max_rank: The rank that they may have.
+        is_on_cpu: Whether the base is on a CPU.
+    """
+
+    count: int
+    max_rank: int
+    is_on_cpu: bool
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of vLLM's engine."""
+        # On a CPU, vLLM applies the last slot's adapter to the base's rows of a batch with adapters: the last
+        # slot has to stay empty.
+        slots = self.count + self.is_on_cpu
+        return {"enable_lora": True, "max_loras": slots, "max_lora_rank": self.max_rank}
+
+
+def lora_slots(adapters: Sequence[Adapter], settings: Settings, device: str) -> LoraSlots | None:
+    """Return the slots to start with: for the adapters that are loaded, and for some that may be added.
+
+    Without adapters there are none unless the settings say so: they cost memory on a GPU, and speed on a CPU.
+
+    Raises:
+        UnsuitedEngineError: If an adapter fits no slot.
+    """
+    spare = settings.lora_slots
+    if spare is None:
+        spare = SPARE_SLOTS if adapters else 0
+    if not adapters and not spare:
+        return None
+    rank = max(map(adapter_rank, adapters), default=SPARE_RANK)
+    return LoraSlots(len(adapters) + spare, rank, device == "cpu")
+
+
+def engine_options(
+    base: BaseModel, settings: Settings, plan: ServingPlan, positions: int, slots: LoraSlots | None = None
+) -> dict[str, Any]:
     """Return the arguments of vLLM's engine, except for the sizes of its memory.
 
     Args:
-        weights: The network's base, and the adapters that are applied beside it.
+        base: The network's base.
         settings: The server's settings.
         plan: How the model is served.
         positions: The number of positions that the model supports.
+        slots: The places for adapters; None if there are none.
 
     Raises:
         LoadError: If vLLM does not support a setting or an adapter.
@@ -88,11 +139,11 @@ def engine_options(weights: Weights, settings: Settings, plan: ServingPlan, posi
     # -1: as many positions as the model supports and the cache holds.
     limit = -1 if settings.max_context_tokens is None else min(settings.max_context_tokens, positions)
     options: dict[str, Any] = {
-        "model": weights.base.source,
+        "model": base.source,
         "trust_remote_code": settings.trust_remote_code,
         "dtype": placement.dtype,
         "quantization": "bitsandbytes" if is_quantized else None,
-        "load_format": "bitsandbytes" if is_quantized else _load_format(weights.base, settings),
+        "load_format": "bitsandbytes" if is_quantized else _load_format(base, settings),
         "max_model_len": limit,
         "max_num_seqs": batch_limit(settings.max_concurrent, "vllm", placement.device),
         "tensor_parallel_size": plan.cards,
@@ -101,12 +152,8 @@ def engine_options(weights: Weights, settings: Settings, plan: ServingPlan, posi
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
-    if weights.adapters:
-        # On a CPU, vLLM applies the last slot's adapter to the base's rows of a batch with adapters: the last
-        # slot has to stay empty.
-        slots = len(weights.adapters) + (placement.device == "cpu")
-        rank = max(map(adapter_rank, weights.adapters))
-        options |= {"enable_lora": True, "max_loras": slots, "max_lora_rank": rank}
+    if slots is not None:
+        options |= slots.options()
     return options
 
 

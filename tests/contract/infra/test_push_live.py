@@ -34,7 +34,7 @@ from tests.doubles.tiny import BASE, save_adapter, save_base, word_tokenizer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from infra.az.revision import NoResponse, Revision, Snapshot, VersionResponse
+    from infra.az.revision import NoResponse, Replica, Revision, Snapshot, VersionResponse
     from infra.share.azure import AzureShare
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -59,6 +59,9 @@ class ServerApp(App):
         raise AssertionError("there is nothing to restart")
 
     def snapshot(self, revision: str) -> Snapshot:
+        raise AssertionError(revision)
+
+    def replicas(self, revision: str) -> tuple[Replica, ...]:
         raise AssertionError(revision)
 
     def restart(self, revision: str) -> None:

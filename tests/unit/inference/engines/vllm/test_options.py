@@ -8,9 +8,11 @@ from inference.engines.catalogue import has_package
 from inference.engines.vllm.options import (
     CPU_BLOCK_TOKENS,
     MAX_LOGPROBS,
+    LoraSlots,
     collective_variables,
     engine_options,
     environment_variables,
+    lora_slots,
     memory_options,
     thread_variables,
 )
@@ -42,8 +44,7 @@ A100 = Hardware(
 
 
 def test_vllm_uses_llguidance_for_grammars_and_has_a_tokenizer_for_it() -> None:
-    weights = Weights(BaseModel("org/base", "/share/base"), ())
-    options = engine_options(weights, Settings(), CPU, 8192)
+    options = engine_options(BaseModel("org/base", "/share/base"), Settings(), CPU, 8192)
     assert options["structured_outputs_config"] == {"backend": "guidance"}
     assert options["max_logprobs"] == MAX_LOGPROBS == 20
     assert not options.get("skip_tokenizer_init")
@@ -113,8 +114,10 @@ def test_on_a_cpu_a_merged_adapter_and_its_base_share_what_their_weights_leave()
 
 
 def test_a_model_is_split_over_the_cards_of_the_plan() -> None:
-    assert engine_options(BARE, Settings(), CARD, 8192)["tensor_parallel_size"] == 1
-    assert engine_options(BARE, Settings(), planned(CARD.placement, 4), 8192)["tensor_parallel_size"] == 4
+    assert engine_options(BARE.base, Settings(), CARD, 8192)["tensor_parallel_size"] == 1
+    assert (
+        engine_options(BARE.base, Settings(), planned(CARD.placement, 4), 8192)["tensor_parallel_size"] == 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,27 +141,27 @@ def test_cards_do_without_shared_memory_where_a_container_has_little() -> None:
 
 
 def test_vllm_loads_safetensors_only_and_runs_no_code_of_a_model() -> None:
-    options = engine_options(BARE, Settings(max_concurrent=7), CPU, 8192)
+    options = engine_options(BARE.base, Settings(max_concurrent=7), CPU, 8192)
     assert (options["load_format"], options["trust_remote_code"]) == ("safetensors", False)
     assert (options["model"], options["max_num_seqs"]) == ("/share/base", 7)
     assert "enable_lora" not in options
 
 
 def test_the_context_is_the_model_s_unless_the_setting_is_less() -> None:
-    assert engine_options(BARE, Settings(), CPU, 8192)["max_model_len"] == -1
-    assert engine_options(BARE, Settings(max_context_tokens=100), CPU, 8192)["max_model_len"] == 100
-    assert engine_options(BARE, Settings(max_context_tokens=9999), CPU, 8192)["max_model_len"] == 8192
+    assert engine_options(BARE.base, Settings(), CPU, 8192)["max_model_len"] == -1
+    assert engine_options(BARE.base, Settings(max_context_tokens=100), CPU, 8192)["max_model_len"] == 100
+    assert engine_options(BARE.base, Settings(max_context_tokens=9999), CPU, 8192)["max_model_len"] == 8192
 
 
 def test_vllm_refuses_what_it_cannot_do() -> None:
     with pytest.raises(LoadError, match="FJARR_QUANTIZATION=nf4, or FJARR_ENGINE=transformers"):
-        engine_options(BARE, Settings(), planned(Placement("cuda", "bfloat16", "int8")), 8192)
+        engine_options(BARE.base, Settings(), planned(Placement("cuda", "bfloat16", "int8")), 8192)
 
 
 @pytest.mark.skipif(has_package("vllm_bnb_plugin"), reason="the plugin is installed")
 def test_vllm_without_its_plugin_has_no_nf4() -> None:
     with pytest.raises(LoadError) as caught:
-        engine_options(BARE, Settings(), planned(Placement("cuda", "bfloat16", "nf4")), 8192)
+        engine_options(BARE.base, Settings(), planned(Placement("cuda", "bfloat16", "nf4")), 8192)
     assert str(caught.value) == (
         "vLLM quantises to nf4 with its plugin vllm-bnb-plugin, which is not installed: install it with: pip"
         " install vllm-bnb-plugin, or set FJARR_ENGINE=transformers"
@@ -167,7 +170,7 @@ def test_vllm_without_its_plugin_has_no_nf4() -> None:
 
 def test_vllm_may_load_pickles_and_run_a_model_s_code_where_the_settings_say_so(tmp_path: Path) -> None:
     allowed = Settings(allow_pickle=True, trust_remote_code=True)
-    pickled = Weights(BaseModel("org/base", str(tmp_path)))
+    pickled = BaseModel("org/base", str(tmp_path))
     (tmp_path / "pytorch_model.bin").touch()
     options = engine_options(pickled, allowed, CPU, 8192)
     assert (options["load_format"], options["trust_remote_code"]) == ("hf", True)
@@ -181,15 +184,27 @@ def lora(name: str, rank: int) -> Adapter:
 
 
 @pytest.mark.skipif(not has_package("vllm"), reason="vLLM is not installed: run nox -s vllm")
-def test_vllm_has_a_slot_for_each_adapter_and_room_for_the_largest_rank() -> None:
-    weights = Weights(BARE.base, (lora("one", 4), lora("two", 24), lora("three", 16)))
-    on_cpu, on_card = (engine_options(weights, Settings(), each, 8192) for each in (CPU, CARD))
-    assert (on_cpu["max_loras"], on_cpu["max_lora_rank"]) == (4, 32)
-    assert (on_card["max_loras"], on_card["max_lora_rank"]) == (3, 32)
+def test_vllm_has_a_slot_for_each_adapter_and_some_more_and_room_for_the_largest_rank() -> None:
+    adapters = (lora("one", 4), lora("two", 24), lora("three", 16))
+    slots = lora_slots(adapters, Settings(), "cpu")
+    assert slots == LoraSlots(count=5, max_rank=32, is_on_cpu=True)
+    options = engine_options(BARE.base, Settings(), CPU, 8192, slots)
+    # The last slot has to stay empty on a CPU.
+    assert (options["max_loras"], options["max_lora_rank"]) == (6, 32)
+    slots = lora_slots(adapters, Settings(lora_slots=0), "cuda")
+    assert slots is not None
+    assert engine_options(BARE.base, Settings(), CARD, 8192, slots)["max_loras"] == 3
+
+
+def test_vllm_without_adapters_has_slots_only_if_the_settings_say_so() -> None:
+    assert lora_slots((), Settings(), "cuda") is None
+    assert lora_slots((), Settings(lora_slots=0), "cuda") is None
+    assert lora_slots((), Settings(lora_slots=4), "cuda") == LoraSlots(4, 32, is_on_cpu=False)
+    assert "enable_lora" not in engine_options(BARE.base, Settings(), CARD, 8192)
 
 
 @pytest.mark.skipif(not has_package("vllm"), reason="vLLM is not installed: run nox -s vllm")
 def test_vllm_refuses_an_adapter_with_embeddings() -> None:
     adapter = Adapter("mine", Path("/share/mine"), "org/base", 258, has_tokenizer=False)
     with pytest.raises(LoadError, match="mine carries embeddings"):
-        engine_options(Weights(BARE.base, (adapter,)), Settings(), CPU, 8192)
+        lora_slots((adapter,), Settings(), "cpu")

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 from inference.engines.protocol import GenerationRequest, Sampling, ServedModel
-from inference.engines.vllm.engine import Network, VllmEngine, reject_adapters
-from inference.errors import RequestRefusedError, UnsuitedEngineError
+from inference.engines.vllm.engine import ABILITIES, VllmEngine
+from inference.engines.vllm.networks import Network, reject_adapters
+from inference.engines.vllm.options import LoraSlots
+from inference.errors import RequestRefusedError, RestartRequiredError, UnsuitedEngineError
 from inference.models.weights import Adapter, BaseModel, Weights
 from inference.settings import Settings
 from tests.doubles.byte_codec import ByteCodec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 
 class ClientError(Exception):
@@ -110,3 +112,19 @@ def test_an_adapter_that_vllm_does_not_support_is_left_out_and_the_others_are_se
     # Where the settings leave the engine open, the other one serves them all.
     with pytest.raises(UnsuitedEngineError, match="the adapter dora is more than low-rank updates"):
         reject_adapters(weights, None, Settings(engine="auto"))
+
+
+def test_what_would_end_vllm_s_process_is_no_ability_of_the_engine() -> None:
+    llm: Any = SimpleNamespace(**LLM)
+    on_cpu, on_card = (
+        VllmEngine([(NETWORK, llm)], [SERVED], LoraSlots(2, 8, is_on_cpu=is_on_cpu))
+        for is_on_cpu in (True, False)
+    )
+    assert ABILITIES - on_cpu.abilities == {"prompt_logprobs"}
+    assert on_card.abilities == VllmEngine([(NETWORK, llm)], [SERVED]).abilities == ABILITIES
+
+
+async def test_an_adapter_without_a_free_slot_needs_a_restart() -> None:
+    llm: Any = SimpleNamespace(**LLM)
+    with pytest.raises(RestartRequiredError, match="FJARR_LORA_SLOTS sets how many there are"):
+        await VllmEngine([(NETWORK, llm)], [SERVED]).add_adapter("new", Path("/share/models/new/adapter"))
