@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from infra.az.revision import VersionResponse
 from infra.deploy_context import open_deploy_context
 from infra.errors import RemoteError, UsageError
 from infra.models.scores import AdapterScore, read_scores
@@ -14,6 +15,7 @@ from infra.models.weights import MODEL_CACHE, MODELS
 from infra.release.audit import AuditEntry, list_audit, proven_releases, read_audit
 from infra.release.cleaning import KEPT, find_surplus, prune, remove_unfinished
 from infra.release.lock import TAKES_FREE_LOCK, LockAccess, read_lock
+from infra.release.manifest import Replaced
 from infra.release.releases import list_releases, read_live, read_releases
 from infra.resources.file_share import open_share
 from infra.wording import count
@@ -41,7 +43,7 @@ class ReleaseRow:
         author: Who made it, as `user@host`.
         commit: The commit that it was made from; None without git.
         is_dirty: Whether the tree had changes that were not committed; None without git.
-        adapters: The adapters that were served with it when the next release was made; None if not known.
+        adapters: The adapters that are served with it, or were when the next one was made; None if not known.
         files: The number of its files.
         is_proven: Whether it was seen to serve.
         is_live: Whether replicas start from it.
@@ -137,11 +139,21 @@ def find_releases(session: Session) -> ReleaseList:
     """
     session.require_cloud()
     with open_deploy_context(session, None) as context:
-        return releases_on(context.share, context.known)
+        answer = context.app.version()
+        served = None
+        if isinstance(answer, VersionResponse) and answer.is_ready:
+            served = Replaced(answer.release, answer.adapters)
+        return releases_on(context.share, context.known, served)
 
 
-def releases_on(share: Share, known: KnownReleases) -> ReleaseList:
-    """Return the releases on an open share."""
+def releases_on(share: Share, known: KnownReleases, served: Replaced | None = None) -> ReleaseList:
+    """Return the releases on an open share.
+
+    Args:
+        share: The share.
+        known: The releases that this machine knows.
+        served: What is served now; None if nothing is.
+    """
     live, ids = read_live(share, known), list_releases(share)
     proven = {*proven_releases(list_audit(share)), live.proven}
     found = dict(zip(ids, read_releases(share, ids, known), strict=True))
@@ -150,6 +162,8 @@ def releases_on(share: Share, known: KnownReleases) -> ReleaseList:
         for each in found.values()
         if each is not None and each.origin.replaced is not None
     }
+    if served is not None:
+        adapters[served.release] = served.adapters
     rows = (
         _row(each, found[each], adapters.get(each), is_proven=each in proven, is_live=each == live.current)
         for each in reversed(ids)

@@ -9,6 +9,7 @@ import pytest
 from infra.errors import RemoteError
 from infra.release.cleaning import find_surplus, prune
 from infra.release.known import KnownReleases
+from infra.release.manifest import Replaced
 from infra.release.releases import read_live
 from infra.verbs.releases import AuditList, PruneResult, ReleaseList, releases_on
 from infra.verbs.rollback import roll_back_to
@@ -63,6 +64,13 @@ def test_every_release_says_what_it_is(stage: DeployedStage) -> None:
     assert lines[4].split() == ["20250101T000000Z-01234567", "damaged", "or", "unfinished"]
     assert lines[-1].startswith("locked by ida on laptop: holidays, since")
     assert found.to_json()["locked_by"]
+
+
+def test_the_live_release_has_the_adapters_that_are_served_now(stage: DeployedStage) -> None:
+    one = stage.deploy("one").release
+    two = stage.deploy("two").release
+    found = releases_on(stage.share, KnownReleases(), Replaced(two, ("tickets",)))
+    assert [(row.release, row.adapters) for row in found.rows] == [(two, ("tickets",)), (one, ())]
 
 
 def test_an_empty_share_says_what_to_do(stage: DeployedStage) -> None:
