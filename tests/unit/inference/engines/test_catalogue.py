@@ -16,7 +16,7 @@ from inference.engines.catalogue import (
     quantization_requirements,
 )
 from inference.settings import load_settings
-from inference.start import parse_requirements
+from inference.supervisor.packages import parse_requirements
 
 
 @pytest.mark.parametrize(

@@ -165,4 +165,4 @@ def test_files_that_were_read_are_no_memory_in_use(
     (tmp_path / "memory.current").write_text("500")
     (tmp_path / "memory.stat").write_text(stat)
     monkeypatch.setattr(hardware, "_CGROUP", tmp_path)
-    assert hardware._container_free_bytes() == free
+    assert hardware.container_free_bytes() == free

@@ -14,7 +14,7 @@ import pytest
 
 from inference.listener import bind
 from inference.settings import Settings
-from inference.start import StartingPage
+from inference.supervisor.page import StartingPage
 from tests.doubles.tiny import BASE
 from tests.doubles.transformers_engine import ROOT, TUNED
 
@@ -145,7 +145,8 @@ def test_bad_settings_end_the_process_before_anything_else(start: Callable[..., 
 def test_the_port_answers_while_packages_are_installed() -> None:
     listener = bind(Settings(host="127.0.0.1", port=0, auth=False))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with StartingPage(listener):
+    document = {"phase": "installing packages", "percent": 0}
+    with StartingPage(listener, lambda: document):
         assert httpx.get(url + "/healthz").status_code == 200
         ready = httpx.get(url + "/readyz")
         assert ready.status_code == 503
