@@ -35,6 +35,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/slow":
             time.sleep(0.5)
         document = {"release": RELEASE, "replica": REPLICA, "ready": True, "pid": os.getpid(), "state": STATE}
+        document["engine"] = os.environ.get("FJARR_ENGINE_SOCKET", "")
         body = json.dumps(STATE | document).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -56,7 +57,7 @@ def main() -> None:
     if behaviour == "hangs":
         send(phase="loading", percent=40)
         threading.Event().wait()
-    send(ready=True)
+    send(ready=True, engine_ready=True)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
     server.daemon_threads = False
     server.socket.close()

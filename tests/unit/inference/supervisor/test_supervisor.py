@@ -170,3 +170,39 @@ async def test_only_the_copies_of_running_releases_stay_on_the_disk(container: C
         while ONE in os.listdir(copies):  # noqa: ASYNC110, PTH208 - it polls the disk
             await asyncio.sleep(0.02)
     assert await stop(container) == 0
+
+
+ENGINE = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); signal.pause()\n"
+
+
+@pytest.mark.parametrize("fits", [True, False])
+async def test_engine_code_reloads_the_engine_beside_the_old_one_or_after_it(
+    container: Container, monkeypatch: pytest.MonkeyPatch, *, fits: bool
+) -> None:
+    monkeypatch.setattr(module, "fits_beside", lambda _use: fits)
+    container.release(ONE, inference__engine_process=ENGINE)
+    container.release(TWO, inference__engine_process=ENGINE, inference__more="x = 1")
+    container.release(THREE, inference__engine_process=ENGINE + "# changed\n")
+    await container.start(ONE)
+    first = await container.serving(ONE)
+    container.want(TWO)
+    second = await container.serving(TWO)
+    # Server code only: the same engine, at the same socket.
+    assert second["engine"] == first["engine"] != ""
+    slow = asyncio.create_task(container.ask("/slow"))
+    await asyncio.sleep(0.1)
+    container.want(THREE)
+    third = await container.serving(THREE)
+    assert (await slow)["release"] == TWO
+    assert third["engine"] != first["engine"]
+    assert await stop(container) == 0
+
+
+async def test_a_crashed_engine_is_started_again_and_the_third_crash_ends_the_container(
+    container: Container, caplog: pytest.LogCaptureFixture
+) -> None:
+    crash = "import os, time; time.sleep(0.2); os._exit(7)\n"
+    container.release(ONE, inference__engine_process=crash)
+    await container.start(ONE)
+    assert await container.end() == 7
+    assert "3 crashes of the engine in a row, the last one: it ended with exit code 7" in caplog.text
