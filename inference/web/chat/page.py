@@ -209,6 +209,9 @@ def make_blocks(handlers: Handlers) -> gradio.Blocks:
             outputs=conversation,
             # The admission queue limits how many requests run at once, together with the API's.
             concurrency_limit=None,
+            # With "once", Gradio ignores a question if it takes the one before for unanswered, as it does
+            # after a connection was lost.
+            trigger_mode="multiple",
             show_progress="hidden",
             api_visibility="private",
         )

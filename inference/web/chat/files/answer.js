@@ -169,7 +169,7 @@ class AnswerView {
     const detail = make("p", { class: "fj-token-detail", "aria-live": "polite" }, "Point at a token, or use the arrow keys, to see what else was likely.");
     const nodes = this.tokens.map((token, position) => make("span", {
       class: "fj-token", "data-level": level(token.probability), onmouseenter: () => show(position), onclick: () => show(position),
-    }, token.is_special ? "⏹" : token.text));
+    }, token.is_special ? "[end]" : token.text));
     let current = -1;
     const show = (position) => {
       nodes[current]?.classList.remove("fj-chosen");
@@ -177,7 +177,7 @@ class AnswerView {
       nodes[current].classList.add("fj-chosen");
       const token = this.tokens[position];
       const others = token.top.filter((each) => each.text !== token.text).slice(0, 4).map((each) => `${quoted(each)} ${percent(each.probability)}`);
-      detail.textContent = `${quoted(token)} ${percent(token.probability)}${others.length ? `, before ${others.join(", ")}` : ""}`;
+      detail.textContent = `${quoted(token)} ${percent(token.probability)}${others.length ? `; likely too: ${others.join(", ")}` : ""}`;
     };
     const list = make("div", { class: "fj-tokens", dir: "auto", tabindex: "0", role: "group", "aria-label": "Tokens by probability", onkeydown: (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity }[event.key];

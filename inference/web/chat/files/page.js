@@ -7,6 +7,11 @@ const isServed = (name) => about.models.some((model) => model.name === name);
 
 const SILENCE_MS = 15000;
 
+// Gradio's id of the process that serves the page; null while there is none.
+async function readServerId() {
+  return fetch("/gradio_api/app_id").then((answer) => answer.json()).then((found) => String(found.app_id)).catch(() => null);
+}
+
 class Page {
   constructor() {
     this.conversation = newConversation();
@@ -18,6 +23,7 @@ class Page {
 
   async start() {
     await this.learn();
+    this.serverId = await readServerId();
     this.picked = this.firstPick();
     byId("fj-sign-out").hidden = !about.has_sign_in;
     setUpComposer(this);
@@ -33,6 +39,7 @@ class Page {
     document.addEventListener("visibilitychange", () => this.learnAgain());
     byId("fj-app").dataset.ready = "yes";
     if (window.matchMedia("(pointer: fine)").matches) byId("fj-message").focus();
+    this.resume();
   }
 
   // Ask which models there are. While they are replaced there are none.
@@ -147,7 +154,7 @@ class Page {
     this.composer.put(turn.user);
   }
 
-  ask(turn, targets) {
+  ask(turn, targets, isResumed = false) {
     if (this.run || !targets.length) return;
     this.run = { id: newId(), turn, models: targets.map((target) => target.model), heard: Date.now(), reports: 0 };
     for (const { model, continues } of targets) {
@@ -163,6 +170,27 @@ class Page {
     saveConversation(this.conversation);
     const index = this.conversation.turns.indexOf(turn);
     trigger("ask", { question: { run: this.run.id, turns: wireTurns(this.conversation, index), targets } });
+    if (!isResumed) this.checkServer(turn, targets, this.run);
+  }
+
+  // After a restart or a deployment, load the page anew and ask there: the stream of this one has ended.
+  async checkServer(turn, targets, run) {
+    const now = await readServerId();
+    if (this.run !== run || run.reports) return;
+    if (!now) this.end("error", "The server does not answer. It may be restarting: try again in a moment.");
+    else if (now !== this.serverId) {
+      sessionStorage.setItem("fjarr.resume", JSON.stringify({ turn: turn.id, targets }));
+      this.run = null;
+      location.reload();
+    }
+  }
+
+  resume() {
+    const kept = JSON.parse(sessionStorage.getItem("fjarr.resume") || "null");
+    sessionStorage.removeItem("fjarr.resume");
+    const turn = this.conversation.turns.at(-1);
+    if (!kept || !turn || turn.id !== kept.turn) return;
+    this.ask(turn, kept.targets.filter((target) => isServed(target.model)), true);
   }
 
   apply(report) {

@@ -325,3 +325,25 @@ def test_conversations_outlive_the_page_and_the_server(mount: Path, context: Bro
         )
     finally:
         site.close()
+
+
+def test_an_open_page_asks_the_server_s_successor(mount: Path, context: BrowserContext) -> None:
+    site: Any = ChatSite(mount, auth=False, chat_sign_in=False)
+    try:
+        page = context.new_page()
+        page.goto(site.url)
+        expect(page.get_by_label("Your message", exact=True)).to_be_visible()
+        only(page, TUNED)
+        site.play(b"Before", (END,))
+        ask(page, "First")
+        expect(answer_of(page, "tickets")).to_contain_text("complete")
+        site.close()
+        site = ChatSite(mount, port=site.port, auth=False, chat_sign_in=False)
+        site.play(b"After", (END,))
+        site.play(b"After", (END,))
+        ask(page, "Second")
+        expect(answer_of(page, "tickets")).to_contain_text("After")
+        expect(page.locator(".fj-bubble")).to_have_count(2)
+        assert prompts(site)[-1] == "user: First\nassistant: Before\nuser: Second\nassistant: "
+    finally:
+        site.close()
