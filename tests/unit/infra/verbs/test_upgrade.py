@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 REPOSITORY: Final = Path(__file__).resolve().parents[4]
 STAGES: Final = "infra/stages.toml"
 PARAMETERS: Final = "infra/provision/inference.parameters.json"
-CHAT: Final = "inference/web/chat.py"
+CHAT: Final = "inference/web/chat/page.py"
 FILES: Final = (
     STAGES,
     PARAMETERS,
