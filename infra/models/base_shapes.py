@@ -6,9 +6,9 @@ JSON.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Final
 
+from infra.document import load_json
 from infra.models.adapter_fit import LENGTH_BYTES, read_tensors
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _read_header(share: Share, path: str) -> Mapping[str, tuple[int, ...]] | Non
     if end > len(start):
         start = share.read_start(path, end) or b""
     try:
-        header = json.loads(start[LENGTH_BYTES:end])
+        header = load_json(start[LENGTH_BYTES:end])
         return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

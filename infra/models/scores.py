@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
+from infra.document import load_json
 from infra.models.adapter_index import ADAPTER_INDEX
 from infra.models.weights import MODELS
 
@@ -59,7 +60,7 @@ def read_scores(share: Share) -> dict[str, AdapterScore]:
     found = {}
     for (name, version), content in zip(versions.items(), contents, strict=True):
         try:
-            document = json.loads(content or b"")
+            document = load_json(content or b"")
             if document.pop("version") == version:
                 found[name] = AdapterScore(**document)
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -69,7 +70,7 @@ def read_scores(share: Share) -> dict[str, AdapterScore]:
 
 def _versions(share: Share) -> dict[str, str]:
     try:
-        adapters = json.loads(share.read(ADAPTER_INDEX) or b"{}")["adapters"]
+        adapters = load_json(share.read(ADAPTER_INDEX) or b"{}")["adapters"]
         return {str(name): str(entry["version"]) for name, entry in adapters.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
