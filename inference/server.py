@@ -128,6 +128,7 @@ class ServerProcess:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._exit_code = 0
+        self._signals = 0
         self._drain_grace_s = settings.drain_grace_s
 
     async def run(self) -> int:
@@ -185,9 +186,15 @@ class ServerProcess:
         self._stop.set()
 
     def _handle_signal(self) -> None:
-        """Drain and stop at the first signal; stop at once at the second."""
-        if self._stop.is_set():
+        """Drain and stop at the first signal; stop at once at the second.
+
+        A server that was replaced drains already, for longer than the container may take to end.
+        """
+        self._signals += 1
+        if self._signals > 1:
             self._stop_now.set()
+        elif self._stop.is_set():
+            asyncio.get_running_loop().call_later(self._settings.drain_grace_s, self._stop_now.set)
         self._stop.set()
 
     async def _serve_models(self) -> None:
@@ -279,7 +286,7 @@ class ServerProcess:
         for wait in waits:
             wait.cancel()
         if queue.slots_in_use:
-            reason = "a second signal came" if self._stop_now.is_set() else "the grace is over"
+            reason = "a second signal came" if self._signals > 1 else "the grace is over"
             LOGGER.warning("%s: %d requests are cut off", reason, queue.slots_in_use)
 
     async def _close_engine(self) -> None:

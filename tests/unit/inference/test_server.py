@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from inference.api_keys import hide_keys
-from inference.settings import load_settings
+from inference.server import ServerProcess
+from inference.settings import Settings, load_settings
 from tests.unit.inference.observability.test_tracing import Collector
 
 if TYPE_CHECKING:
@@ -271,3 +273,21 @@ def test_an_adapter_that_cannot_be_served_is_named_and_the_others_are_served(
     assert error["message"] == f"The model 'alien' is not served: {alien}."
     assert running.ask("/v1/completions", {"model": "fine", "prompt": "x", "max_tokens": 1})[0] == 200
     assert any(line.endswith(f"an adapter is not served: {alien}") for line in running.lines)
+
+
+async def test_a_replaced_server_takes_the_first_signal_for_the_first() -> None:
+    process = ServerProcess(Settings(auth=False, chat_sign_in=False, drain_grace_s=0.01))
+    process._stop.set()  # another server has taken over, and this one drains
+    process._handle_signal()
+    assert not process._stop_now.is_set()
+    # The container ends soon, and this server with it.
+    async with asyncio.timeout(5):
+        await process._stop_now.wait()
+
+
+async def test_the_second_signal_ends_a_replaced_server_at_once() -> None:
+    process = ServerProcess(Settings(auth=False, chat_sign_in=False))
+    process._stop.set()
+    process._handle_signal()
+    process._handle_signal()
+    assert process._stop_now.is_set()
