@@ -194,7 +194,8 @@ def test_the_base_is_shown_one_example_of_each_category_and_all_priorities() -> 
 def test_the_adapter_is_small_and_nothing_but_safetensors() -> None:
     files = {path.name: path.stat().st_size for path in ADAPTER.iterdir()}
 
-    assert set(files) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    weights = {"adapter_config.json", "adapter_model.safetensors"}
+    assert set(files) == weights | {"README.md", "chat-examples.json"}
     assert sum(files.values()) < 6_000_000
 
 
