@@ -68,7 +68,10 @@ def find_folder(settings: Settings, listener: socket.socket) -> Path:
             return fetch_release(settings.mount, settings.release)
     except TakeoverError as error:
         LOGGER.warning("%s: %s; it is started as it is", settings.release, error)
-        return Path(shutil.copytree(here, copies / settings.release))
+        # The package alone: a folder that is no release may have anything beside it.
+        folder = copies / settings.release
+        shutil.copytree(here / "inference", folder / "inference", dirs_exist_ok=True)
+        return folder
 
 
 def version_document(settings: Settings) -> dict[str, Any]:

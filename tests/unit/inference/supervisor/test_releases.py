@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from inference.errors import TakeoverError
+from inference.settings import Settings
+from inference.start import find_folder
 from inference.supervisor.releases import READS, fetch_release, read_current, remove_others, scan_release
 
 if TYPE_CHECKING:
@@ -47,6 +50,21 @@ def test_a_missing_pointer_differs_from_a_missing_share(mount: Path) -> None:
     assert read_current(mount / "gone") is None
     (mount / "CURRENT").mkdir()
     assert read_current(mount) is None
+
+
+def test_of_a_folder_that_is_no_release_the_package_alone_is_copied(
+    mount: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a clone"
+    for path in ("inference/server.py", ".venv/lib/torch.py"):
+        (folder / path).parent.mkdir(parents=True)
+        (folder / path).write_text("one")
+    monkeypatch.chdir(folder)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        copied = find_folder(Settings(mount=mount / "gone", release=RELEASE), listener)
+    assert [path.name for path in copied.iterdir()] == ["inference"]
+    assert (copied / "inference/server.py").read_text() == "one"
+    assert not copied.is_relative_to(folder)
 
 
 def test_a_release_is_copied_once(mount: Path) -> None:
