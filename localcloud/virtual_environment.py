@@ -13,7 +13,7 @@ import os
 import sys
 import venv
 from functools import cache
-from importlib.util import find_spec
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +32,7 @@ def create(folder: Path) -> None:
     venv.EnvBuilder(symlinks=os.name != "nt", with_pip=False).create(folder)
     (packages,) = folder.glob("lib/python*/site-packages")
     lines = [f"import site; site.addsitedir({path!r})" for path in _package_folders()]
-    if find_spec("pip") is None:
+    if not _has_pip():
         lines += map(str, Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl"))
     (packages / SITE_FILE).write_text("".join(f"{line}\n" for line in lines), "utf-8")
     programs = folder / "bin"
@@ -44,6 +44,14 @@ def create(folder: Path) -> None:
         _write_program(programs / name, _LAUNCHER + body)
     for name, target in _binaries().items():
         (programs / name).symlink_to(target)
+
+
+def _has_pip() -> bool:
+    # Not `find_spec`: setuptools' hook for pip replaces distutils, and warns if that is imported already.
+    try:
+        return bool(metadata.version("pip"))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def _package_folders() -> list[str]:

@@ -39,19 +39,25 @@ class Obstacle:
     assignment: str
 
 
-def account_request(name: str, location: str) -> str:
-    """Return the body of the request about a storage account as the template creates it."""
+def account_request(name: str, location: str, *, is_nfs: bool = False) -> str:
+    """Return the body of the request about a storage account as the template creates it.
+
+    Args:
+        name: The account's name.
+        location: Its region.
+        is_nfs: Whether its share is mounted over NFS, which needs no shared key.
+    """
     content = {
         "type": _TYPE,
         "name": name,
         "location": location,
-        "sku": {"name": "Standard_LRS"},
-        "kind": "StorageV2",
+        "sku": {"name": "Premium_LRS" if is_nfs else "Standard_LRS"},
+        "kind": "FileStorage" if is_nfs else "StorageV2",
         "properties": {
             "allowBlobPublicAccess": False,
-            _SHARED_KEYS: True,
+            _SHARED_KEYS: not is_nfs,
             "minimumTlsVersion": "TLS1_2",
-            "supportsHttpsTrafficOnly": True,
+            "supportsHttpsTrafficOnly": not is_nfs,
         },
     }
     return json.dumps({"resourceDetails": {"resourceContent": content, "apiVersion": _API_VERSION}})

@@ -68,6 +68,7 @@ def subject_of(  # noqa: PLR0913, PLR0917  # each is read elsewhere
             environments=0 if deployed.environment else 1,
             is_running=_runs_on(deployed, profile.name),
         ),
+        is_nfs=values["shareProtocol"] == "NFS",
     )
 
 

@@ -60,6 +60,7 @@ class Subject:
         has_environment: Whether the group has it.
         new_profile_type: The type of the workload profile to create; empty if none has to be created.
         need: The quota that is needed at the peak.
+        is_nfs: Whether the share is mounted over NFS, without a shared key.
     """
 
     group: Group
@@ -71,6 +72,7 @@ class Subject:
     has_environment: bool
     new_profile_type: str
     need: Need
+    is_nfs: bool = False
 
     @property
     def scope(self) -> str:
@@ -337,7 +339,7 @@ def _account_name(session: Session, subject: Subject) -> tuple[Check, ...]:
 
 
 def _policy(session: Session, subject: Subject) -> tuple[Check, ...]:
-    request = account_request(subject.account, subject.location)
+    request = account_request(subject.account, subject.location, is_nfs=subject.is_nfs)
     command = policy_check(subject.scope, request, subject.group.subscription)
     answer = _answer(session, command)
     if isinstance(answer, FjarrError):
@@ -347,7 +349,7 @@ def _policy(session: Session, subject: Subject) -> tuple[Check, ...]:
         found = "no policy of the subscription forbids them; one of a management group would not show here"
         return (ok("shared keys", found),)
     found = "; ".join(f"{each.assignment} ({each.effect})" for each in obstacles[:_MAX_SHOWN])
-    remedy = "ask for an exemption of the resource group: a share is mounted by the storage account's key"
+    remedy = "ask for an exemption of the resource group, or set shareProtocol to NFS, which needs no key"
     return (blocked("shared keys", f"a policy is in the way: {found}", remedy),)
 
 

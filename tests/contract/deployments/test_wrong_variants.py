@@ -222,12 +222,12 @@ ACCEPTED: tuple[tuple[str, str, Any, str], ...] = (
 )  # fmt: skip
 
 
-def changed(resource: str, path: str, value: Any) -> str:
+def changed(arm: ArmClient, resource: str, path: str, value: Any) -> str:
     """Return the body of a deployment of the template with one value of a resource changed."""
     template = deepcopy(TEMPLATE)
-    if resource == APP:
-        # The compiled template computes the app from the parameters; a variant changes what it computes.
-        template["resources"][APP]["properties"] |= deepcopy(_computed_properties())
+    # The compiled template computes resources from the parameters; a variant changes what it computes.
+    for name, properties in deepcopy(_computed_properties(arm.subscription)).items():
+        template["resources"][name]["properties"] = properties
     target: Any = template["resources"][resource]
     *parts, last = path.split(".")
     for part in parts:
@@ -241,13 +241,18 @@ def changed(resource: str, path: str, value: Any) -> str:
 
 
 @cache
-def _computed_properties() -> dict[str, Any]:
-    """Return what the template computes from `PARAMETERS` for the app, but for the ids of other resources."""
-    scope = Scope("00000000-0000-0000-0000-000000000000", "tenant", "fjarr", "swedencentral", "d")
+def _computed_properties(subscription: str) -> dict[str, Any]:
+    """Return the properties that the template computes from `PARAMETERS`, by the resource's name in it."""
+    scope = Scope(subscription.rpartition("/")[2], "tenant", "rg", "swedencentral", "d")
     parameters = {name: {"value": given} for name, given in PARAMETERS.items()}
-    deployment = Deployment(load_template(json.dumps(TEMPLATE)), parameters, scope)
-    (app,) = (planned for planned in deployment.plan() if planned.type == "Microsoft.App/containerApps")
-    return {name: app.body["properties"][name] for name in ("configuration", "template")}
+    planned = Deployment(load_template(json.dumps(TEMPLATE)), parameters, scope).plan()
+    types = {name: each["type"] for name, each in TEMPLATE["resources"].items()}
+    return {
+        name: each.body["properties"]
+        for each in planned
+        for name, kind in types.items()
+        if each.type == kind and "properties" in each.body
+    }
 
 
 def _inside(target: Any, part: str) -> Any:
@@ -278,7 +283,7 @@ async def test_a_wrong_variant_is_rejected(
     arm: ArmClient, resource: str, path: str, value: Any, code: str
 ) -> None:
     await arm.make_group()
-    rejected = await arm.request("POST", f"{URL}/validate?{V}", changed(resource, path, value))
+    rejected = await arm.request("POST", f"{URL}/validate?{V}", changed(arm, resource, path, value))
     assert rejected.status in {400, 404, 501}
     assert code in codes(rejected.body["error"])
 
@@ -288,19 +293,19 @@ async def test_what_is_accepted_has_a_reason(
     arm: ArmClient, resource: str, path: str, value: Any, reason: str
 ) -> None:
     await arm.make_group()
-    accepted = await arm.request("POST", f"{URL}/validate?{V}", changed(resource, path, value))
+    accepted = await arm.request("POST", f"{URL}/validate?{V}", changed(arm, resource, path, value))
     assert accepted.status == 200, reason
 
 
 async def test_the_template_itself_is_valid(arm: ArmClient) -> None:
     await arm.make_group()
-    body = changed(ACCOUNT, "kind", "StorageV2")
+    body = changed(arm, ACCOUNT, "kind", "StorageV2")
     assert (await arm.request("POST", f"{URL}/validate?{V}", body)).status == 200
 
 
 async def test_all_errors_of_a_template_are_reported_at_once(arm: ArmClient) -> None:
     await arm.make_group()
-    document = json.loads(changed(ACCOUNT, "kind", "StorageV9"))
+    document = json.loads(changed(arm, ACCOUNT, "kind", "StorageV9"))
     resources = document["properties"]["template"]["resources"]
     resources["workspace"]["properties"]["retentionInDays"] = 1
     resources["workspace"]["tags"] = MANY

@@ -26,8 +26,13 @@ FINITE = {torch.float64: 1.7e308, torch.float32: 3.4e38, torch.bfloat16: 3.38e38
 
 
 def test_the_pipeline_s_module_is_the_same() -> None:
-    ours, theirs = (ROOT / package / "models" / "adapter_fit.py" for package in ("inference", "infra"))
-    assert ours.read_text() == theirs.read_text()
+    ours, theirs = (
+        (ROOT / package / "models" / "adapter_fit.py").read_text() for package in ("inference", "infra")
+    )
+    # The pipeline parses all JSON in one place, which limits its depth.
+    theirs = theirs.replace("from infra.document import load_json\n\n", "")
+    theirs = theirs.replace("load_json(", "json.loads(")
+    assert ours.replace("import json\n", "") == theirs
 
 
 def test_an_adapter_that_fits() -> None:

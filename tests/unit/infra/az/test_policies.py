@@ -10,7 +10,7 @@ import pytest
 
 from infra.az.policies import Obstacle, account_request, find_obstacles
 
-TEMPLATE = Path(__file__).parents[4] / "infra/provision/inference.json"
+SNAPSHOTS = Path(__file__).parents[3] / "snapshots/inference"
 KEYS = {"evaluatedExpressions": [{"path": "properties.allowSharedKeyAccess", "result": "True"}]}
 TAGS = {"evaluatedExpressions": [{"path": "tags.owner", "result": "False"}]}
 
@@ -50,12 +50,13 @@ def test_an_answer_without_evaluations_has_none(nothing: Any) -> None:
     assert find_obstacles(nothing) == ()
 
 
-def test_the_request_is_about_the_account_of_the_template() -> None:
-    template = json.loads(TEMPLATE.read_text(encoding="utf-8"))
+@pytest.mark.parametrize(("case", "is_nfs"), [("defaults", False), ("nfs", True)])
+def test_the_request_is_about_the_account_of_the_template(case: str, *, is_nfs: bool) -> None:
+    snapshot: Any = json.loads((SNAPSHOTS / f"{case}.snapshot.json").read_text(encoding="utf-8"))
     account = next(
-        each for each in template["resources"].values() if each["type"] == "Microsoft.Storage/storageAccounts"
+        each for each in snapshot["predictedResources"] if each["type"] == "Microsoft.Storage/storageAccounts"
     )
-    details = json.loads(account_request("acct", "westeurope"))["resourceDetails"]
+    details = json.loads(account_request("acct", "westeurope", is_nfs=is_nfs))["resourceDetails"]
     content = details["resourceContent"]
     assert details["apiVersion"] == account["apiVersion"]
     assert (content["sku"], content["kind"]) == (account["sku"], account["kind"])

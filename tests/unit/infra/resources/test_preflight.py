@@ -177,7 +177,7 @@ def test_the_checks_run_at_the_same_time(session: Session, az: ScriptedAz) -> No
                 }
             },
             "shared keys: a policy is in the way: /nokeys (Deny)",
-            "ask for an exemption of the resource group: a share is mounted by the storage account's key",
+            "ask for an exemption of the resource group, or set shareProtocol to NFS, which needs no key",
         ),
     ],
 )
