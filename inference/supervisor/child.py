@@ -30,6 +30,10 @@ LOGGED: Final = " ERROR "
 """What the lines of logged errors contain, after their time."""
 
 KILL_AFTER_S: Final = 10.0
+READ_AFTER_S: Final = 1.0
+"""How long output and messages are read after the end of the process: what it has left behind may keep the
+other end open."""
+
 _CHUNK_BYTES: Final = 1 << 16
 _STDERR: Final = 2
 
@@ -143,18 +147,22 @@ class Child:
         reader.start()
         code = self._process.wait()
         # A process that it has left behind may keep the pipe open.
-        reader.join(1)
+        reader.join(READ_AFTER_S)
+        if not reader.is_alive():
+            self._process.stdout.close()
+        settling = self._settle(code)
+        try:
+            asyncio.run_coroutine_threadsafe(settling, loop)
+        except RuntimeError:  # the loop is closed: nobody waits for the end
+            settling.close()
 
-        def settle() -> None:
-            if not reader.is_alive() and self._process.stdout is not None:
-                self._process.stdout.close()
-            if self._channel is not None:
-                self._channel.close()
-            if not self.ended.done():
-                self.ended.set_result(code)
-
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle)
+    async def _settle(self, code: int) -> None:
+        """Make the end of the process known, once its last messages are read: they may give the reason."""
+        if self._channel is not None and self._following is not None:
+            await asyncio.wait({self._following}, timeout=READ_AFTER_S)
+            self._following.cancel()
+        if not self.ended.done():
+            self.ended.set_result(code)
 
     def _pass_output_on(self, output: int) -> None:
         while chunk := os.read(output, _CHUNK_BYTES):
@@ -164,17 +172,23 @@ class Child:
 
     async def _follow(self) -> None:
         assert self._channel is not None  # noqa: S101 - followed only if there is one
-        async for message in self._channel:
-            self.phase = message.get("phase", self.phase)
-            self.percent = message.get("percent", self.percent)
-            self.failure = message.get("failed", self.failure)
-            if message.get("ready"):
-                self._ready_at = self._ready_at or asyncio.get_running_loop().time()
-                self.ready.set()
-            if message.get("engine_ready"):
-                self.engine_ready_at = asyncio.get_running_loop().time()
-            if message.get("accepting"):
-                self.accepting.set()
+        try:
+            async for message in self._channel:
+                self._take(message)
+        finally:
+            self._channel.close()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        self.phase = message.get("phase", self.phase)
+        self.percent = message.get("percent", self.percent)
+        self.failure = message.get("failed", self.failure)
+        if message.get("ready"):
+            self._ready_at = self._ready_at or asyncio.get_running_loop().time()
+            self.ready.set()
+        if message.get("engine_ready"):
+            self.engine_ready_at = asyncio.get_running_loop().time()
+        if message.get("accepting"):
+            self.accepting.set()
 
 
 def last_words(output: str) -> str:
