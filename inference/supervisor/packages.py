@@ -17,7 +17,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -119,8 +118,20 @@ def find_missing(requirements: tuple[Requirement, ...]) -> tuple[str, ...]:
 
 def install(files: tuple[Path, ...]) -> int:
     """Install the requirements with pip, whose output goes to the log. Return its exit code."""
-    command = install_command(files, has_pip=find_spec("pip") is not None, uv=shutil.which("uv"))
+    command = install_command(files, has_pip=has_pip(), uv=shutil.which("uv"))
     return subprocess.run(command, check=False).returncode
+
+
+def has_pip() -> bool:
+    """Return whether this Python has pip.
+
+    Not by `find_spec`: setuptools' hook takes the look at pip for its start, and gives way to the standard
+    library's distutils from then on.
+    """
+    try:
+        return bool(metadata.version("pip"))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def install_command(files: tuple[Path, ...], *, has_pip: bool, uv: str | None) -> list[str]:
@@ -150,14 +161,14 @@ def install_beside(files: tuple[Path, ...], packages: Path) -> Path:
     target = packages / digest[:16]
     if target.is_dir():
         return target
-    has_pip, uv = find_spec("pip") is not None, shutil.which("uv")
-    resolved = _run(resolve_command(files, has_pip=has_pip, uv=uv))
-    distributions = read_report(resolved.stdout) if has_pip else read_plan(resolved.stderr)
+    uses_pip, uv = has_pip(), shutil.which("uv")
+    resolved = _run(resolve_command(files, has_pip=uses_pip, uv=uv))
+    distributions = read_report(resolved.stdout) if uses_pip else read_plan(resolved.stderr)
     draft = packages / f".{target.name}.tmp"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     if distributions:
-        _run(target_command(distributions, draft, has_pip=has_pip, uv=uv))
+        _run(target_command(distributions, draft, has_pip=uses_pip, uv=uv))
     draft.rename(target)
     return target
 

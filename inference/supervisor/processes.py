@@ -161,6 +161,8 @@ class Processes:
         await asyncio.gather(*(server.ended for server in tuple(self._retiring)))
         if self.instance.engine is not None:
             await self.end_engine(self.instance.engine)
+        if code == -signal.SIGTERM and self._is_stopping:
+            return 0  # it had only just been started, and did not handle the signal yet
         return code if code >= 0 else 128 - code
 
     def kill(self) -> None:

@@ -11,13 +11,13 @@ import sys
 import urllib.error
 import urllib.request
 import zipfile
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from inference.errors import TakeoverError
 from inference.supervisor.packages import (
+    has_pip,
     install_beside,
     read_plan,
     read_report,
@@ -29,7 +29,7 @@ from inference.supervisor.page import StartingPage
 if TYPE_CHECKING:
     from pathlib import Path
 
-HAS_INSTALLER = find_spec("pip") is not None or shutil.which("uv") is not None
+HAS_INSTALLER = has_pip() or shutil.which("uv") is not None
 NEEDS_INSTALLER = pytest.mark.skipif(not HAS_INSTALLER, reason="there is neither pip nor uv")
 
 
@@ -99,11 +99,11 @@ def test_pip_s_report_and_uv_s_plan_say_what_would_be_installed() -> None:
 
 def test_both_installers_resolve_first_and_then_install_without_dependencies(tmp_path: Path) -> None:
     file = tmp_path / "r.txt"
-    for has_pip, uv in ((True, "/bin/uv"), (True, None), (False, "/bin/uv")):
-        resolve = resolve_command((file,), has_pip=has_pip, uv=uv)
+    for uses_pip, uv in ((True, "/bin/uv"), (True, None), (False, "/bin/uv")):
+        resolve = resolve_command((file,), has_pip=uses_pip, uv=uv)
         assert "--dry-run" in resolve
         assert resolve[-2:] == ["-r", str(file)]
-        install = target_command(("a==1",), tmp_path, has_pip=has_pip, uv=uv)
+        install = target_command(("a==1",), tmp_path, has_pip=uses_pip, uv=uv)
         assert install[-4:] == ["--no-deps", "--target", str(tmp_path), "a==1"]
         assert (install[0] == "/bin/uv") is (resolve[0] == "/bin/uv") is not has_pip
 

@@ -18,6 +18,8 @@ from inference.supervisor.page import StartingPage
 from tests.doubles.tiny import BASE
 from tests.doubles.transformers_engine import ROOT, TUNED
 
+RELEASE = "20260101T000000Z-0123abcd"
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -40,15 +42,18 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        (mount / "CURRENT").write_text(f"{RELEASE}\n")
+        (mount / "tmp").mkdir(exist_ok=True)
         environ = {
             "PATH": os.environ["PATH"],
+            "TMPDIR": str(mount / "tmp"),
             "HOME": str(mount),
             "FJARR_MOUNT": str(mount),
             "FJARR_HOST": "127.0.0.1",
             "CONTAINER_APP_PORT": self.url.rpartition(":")[2],
             "FJARR_API_KEYS": "k",
             "FJARR_ADAPTER": "models/mine",
-            "FJARR_RELEASE": "20260101T000000Z-0123abcd",
+            "FJARR_RELEASE": RELEASE,
             "FJARR_THREADS": "1",
         } | environ
         self.process = subprocess.Popen(
