@@ -111,6 +111,16 @@ class ChatSite:
         waiting = asyncio.run_coroutine_threadsafe(self.service.queue.wait_until_idle(), self._loop)
         waiting.result(30)
 
+    def wait_for_request(self, number: int) -> None:
+        """Return when the engine has received so many requests."""
+
+        async def received() -> None:
+            async with asyncio.timeout(30):
+                while len(self.engine.requests) < number:  # noqa: ASYNC110 - the engine is a double
+                    await asyncio.sleep(0.01)
+
+        asyncio.run_coroutine_threadsafe(received(), self._loop).result(31)
+
     def close(self) -> None:
         """Stop serving."""
         self._server.should_exit = True

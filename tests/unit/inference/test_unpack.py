@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -187,7 +188,7 @@ def test_a_command_of_the_users_own_finds_the_unpacked_release(tmp_path: Path) -
     unpacks = Path(unpack.__file__).read_bytes()
     files = {"inference/__init__.py": b"", "inference/unpack.py": unpacks, "run.sh": b"echo $(pwd) runs\n"}
     folder = write(pack(tmp_path / ID, files, {}), {STARTER: unpacks})
-    command = f'cd "$({sys.executable} -m inference.unpack)" && sh run.sh'
+    command = f'cd "$({shlex.quote(sys.executable)} -m inference.unpack)" && sh run.sh'
     environment = {"TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]}
     done = subprocess.run(
         ["sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=True

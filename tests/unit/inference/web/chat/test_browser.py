@@ -89,6 +89,7 @@ def test_a_question_after_a_stop_before_the_first_token_is_one_of_its_own(site: 
     site.play(asyncio.Event())
     ask(page, "First")
     expect(page.get_by_text("Waiting for the first token")).to_be_visible()
+    site.wait_for_request(1)  # the page shows that it waits before the request is under way
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Stopped before the first token.")).to_be_visible()
     site.wait_until_empty()
