@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,11 @@ from infra.share.protocol import ShareEntry, Upload
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+needs_rsync = pytest.mark.skipif(
+    shutil.which("rsync") is None, reason="rsync is not installed: apt install rsync"
+)
 
 
 @pytest.fixture
@@ -92,6 +98,7 @@ def test_files_are_renamed_copied_and_deleted(share: MountedShare) -> None:
     assert share.read("c/d") is None
 
 
+@needs_rsync
 def test_rsync_copies_files_and_goes_on_where_it_was_interrupted(
     share: MountedShare, folder: Path, tmp_path: Path
 ) -> None:
@@ -108,6 +115,7 @@ def test_rsync_copies_files_and_goes_on_where_it_was_interrupted(
     assert (share.read("n"), resumed, sizes) == (b"12", 401_000, [len(content), len(content), 2])
 
 
+@needs_rsync
 def test_a_file_of_the_same_size_and_time_is_compared(
     share: MountedShare, folder: Path, tmp_path: Path
 ) -> None:
@@ -126,5 +134,9 @@ def test_errors_say_where_and_what_to_do(share: MountedShare, folder: Path, tmp_
     (folder / "file").write_bytes(b"")
     with pytest.raises(RemoteError, match=f"cannot write file/x on the share at {folder}"):
         share.write("file/x", b"")
+
+
+@needs_rsync
+def test_a_copy_that_fails_names_both_files(share: MountedShare, tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="rsync could not copy"):
         share.upload([Upload("x", tmp_path / "gone")], lambda _: None)
