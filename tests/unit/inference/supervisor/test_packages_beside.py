@@ -105,7 +105,7 @@ def test_both_installers_resolve_first_and_then_install_without_dependencies(tmp
         assert resolve[-2:] == ["-r", str(file)]
         install = target_command(("a==1",), tmp_path, has_pip=uses_pip, uv=uv)
         assert install[-4:] == ["--no-deps", "--target", str(tmp_path), "a==1"]
-        assert (install[0] == "/bin/uv") is (resolve[0] == "/bin/uv") is not has_pip
+        assert (install[0] == "/bin/uv") is (resolve[0] == "/bin/uv") is not uses_pip
 
 
 def test_the_page_answers_while_nobody_else_does() -> None:
