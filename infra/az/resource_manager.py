@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import configparser
 import functools
-import os
-import ssl
 import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from infra.az.errors import AzureRejectedError, NotFoundError, innermost_cause, is_not_found
 from infra.document import Json, as_object, load_json
 from infra.errors import RemoteError
+from infra.network import make_opener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,7 +37,6 @@ _PAUSES_S: Final = (1.0, 2.0, 4.0)
 _TRANSIENT: Final = frozenset({429, 500, 502, 503, 504})
 _UNAUTHORIZED: Final = 401
 _MAX_PAGES: Final = 100
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class UnreachableError(Exception):
@@ -51,7 +48,7 @@ class ResourceManager:
 
     Args:
         endpoint: Its address.
-        ca_bundle: The certificates to trust; None for the machine's own.
+        ca_bundle: The certificates to trust; None for the environment's, else the system's.
         get_token: Returns an access token for a subscription.
         clock: Waits between attempts.
     """
@@ -64,7 +61,7 @@ class ResourceManager:
         self._clock = clock
         self._tokens: dict[str, str] = {}
         self._tokens_lock = threading.Lock()
-        self._ca_bundle = ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE")
+        self._ca_bundle = ca_bundle
 
     def send(self, subscription: str, request: ArmRequest, command: str) -> Json:
         """Send a request, and return its answer; the pages of a list are put together.
@@ -112,11 +109,7 @@ class ResourceManager:
 
     @functools.cached_property
     def _opener(self) -> urllib.request.OpenerDirector:
-        is_local = urlsplit(self._endpoint).hostname in _LOOPBACK
-        return urllib.request.build_opener(
-            urllib.request.ProxyHandler({} if is_local else None),
-            urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=self._ca_bundle)),
-        )
+        return make_opener(self._endpoint, self._ca_bundle)
 
     def _open(self, method: str, address: str, token: str) -> tuple[int, Mapping[str, str], bytes]:
         data = b"" if method == "POST" else None
