@@ -24,7 +24,7 @@ from inference.engines.remote.handshake import EngineStatus
 from inference.engines.remote.host import EngineHost
 from inference.engines.remote.messages import Description, describe_model
 from inference.errors import LoadError, SettingsError
-from inference.observability.logs import set_up_logging
+from inference.observability.logs import log_unusable, set_up_logging
 from inference.settings import Settings, load_settings
 from inference.startup import SWITCH_INTERVAL_S, prepare_engine, set_library_defaults
 
@@ -49,9 +49,7 @@ def main() -> NoReturn:
     try:
         settings, path = load_engine_settings(os.environ)
     except SettingsError as error:
-        for problem in error.problems:
-            LOGGER.error("%s", problem)  # noqa: TRY400 - a traceback would bury the problems
-        LOGGER.error("the settings cannot be used")  # noqa: TRY400 - see above
+        log_unusable(LOGGER, error)
         sys.exit(error.exit_code)
     for variable in KEY_VARIABLES:
         os.environ.pop(variable, None)
@@ -128,8 +126,8 @@ class EngineProcess:
         self._stop.set()
 
     async def _watch_parent(self, parent: int) -> None:
-        """Stop when whoever started this process has ended: nobody else would, and it holds the device."""
-        while os.getppid() == parent:  # noqa: ASYNC110 - the system tells nobody
+        """Stop when the parent process has ended: this one would keep the device's memory for ever."""
+        while os.getppid() == parent:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(PARENT_POLL_S)
         LOGGER.error("the process that started this one has ended")
         self._stop.set()

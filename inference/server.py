@@ -26,7 +26,7 @@ from inference.api_keys import ADMIN_KEY_VARIABLE, API_KEYS_VARIABLE
 from inference.control import SupervisorLink
 from inference.errors import LoadError, SettingsError
 from inference.listener import inherit_or_bind
-from inference.observability.logs import set_up_logging
+from inference.observability.logs import log_unusable, set_up_logging
 from inference.observability.tracing import FLUSH_S, Tracing, make_tracing
 from inference.service.adapter_watch import AdapterWatch
 from inference.service.adapters import Adapters
@@ -88,9 +88,7 @@ def main() -> NoReturn:
         set_up_logging(settings.log_format, settings.log_level)
         tracing = make_tracing(settings, VERSION)
     except SettingsError as error:
-        for problem in error.problems:
-            LOGGER.error("%s", problem)  # noqa: TRY400 - a traceback would bury the problems
-        LOGGER.error("the settings cannot be used")  # noqa: TRY400 - see above
+        log_unusable(LOGGER, error)
         sys.exit(error.exit_code)
     set_library_defaults()
     if settings.engine_socket is not None:

@@ -23,7 +23,7 @@ from inference.api_keys import ADMIN_KEY_VARIABLE, hide_keys  # noqa: E402 - see
 from inference.control import ReplicaState  # noqa: E402 - see above
 from inference.errors import SettingsError, TakeoverError  # noqa: E402 - see above
 from inference.listener import bind  # noqa: E402 - see above
-from inference.observability.logs import set_up_logging  # noqa: E402 - see above
+from inference.observability.logs import log_unusable, set_up_logging  # noqa: E402 - see above
 from inference.settings import Settings, load_settings  # noqa: E402 - see above
 from inference.supervisor.page import StartingPage  # noqa: E402 - see above
 from inference.supervisor.releases import fetch_release  # noqa: E402 - see above
@@ -41,12 +41,14 @@ def main() -> NoReturn:
     try:
         settings = load_settings(os.environ)
     except SettingsError as error:
-        _exit("the settings cannot be used", error.problems, error.exit_code)
+        log_unusable(LOGGER, error)
+        raise SystemExit(error.exit_code) from None
     set_up_logging(settings.log_format, settings.log_level)
     try:
         listener = bind(settings)
     except OSError as error:
-        _exit(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", (), 1)
+        LOGGER.error("cannot listen on %s:%d: %s", settings.host, settings.port, error.strerror)  # noqa: TRY400 - the reason is enough
+        raise SystemExit(1) from None
     # The server needs the digests of the keys only, and pip needs neither. Both inherit this environment.
     hide_keys(os.environ, settings.api_keys)
     hide_keys(os.environ, settings.admin_key, ADMIN_KEY_VARIABLE)
@@ -95,13 +97,6 @@ def become_supervisor(listener: socket.socket, folder: Path) -> NoReturn:
     environ = os.environ | {"FJARR_SOCKET_FD": str(listener.fileno()), "PYTHONDONTWRITEBYTECODE": "1"}
     os.chdir(folder)
     os.execve(sys.executable, [sys.executable, "-m", "inference.supervisor"], environ)  # noqa: S606 - a fixed argv
-
-
-def _exit(text: str, problems: tuple[str, ...], exit_code: int) -> NoReturn:
-    for problem in problems:
-        LOGGER.error("%s", problem)
-    LOGGER.error("%s", text)
-    raise SystemExit(exit_code)
 
 
 if __name__ == "__main__":

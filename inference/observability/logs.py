@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from inference.service.lifecycle import REQUEST_CONTEXT
 
 if TYPE_CHECKING:
-    from inference.errors import ApiError
+    from inference.errors import ApiError, SettingsError
     from inference.service.lifecycle import RequestLifecycle
     from inference.service.requests import Prompt, TextRequest
 
@@ -39,6 +39,13 @@ def set_up_logging(log_format: str = "text", level: str = "info") -> None:
     logging.getLogger("inference").setLevel(number)
     for name in VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
+
+
+def log_unusable(logger: logging.Logger, error: SettingsError) -> None:
+    """Log everything that is wrong with the settings, without a traceback, which would bury it."""
+    for problem in error.problems:
+        logger.error("%s", problem)
+    logger.error("the settings cannot be used")
 
 
 class TextFormatter(logging.Formatter):
