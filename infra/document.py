@@ -85,6 +85,11 @@ def as_object(value: Json) -> dict[str, Json]:
     return value if isinstance(value, dict) else {}
 
 
+def as_objects(value: Json) -> list[dict[str, Json]]:
+    """Return the objects of a JSON list; none for anything else."""
+    return [as_object(each) for each in value] if isinstance(value, list) else []
+
+
 def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Write a text file in one step, with these permissions from the start; create its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal
 
 from infra.az.errors import ErrorCause, innermost_cause
-from infra.document import Json, as_object
+from infra.document import Json, as_object, as_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +91,7 @@ def failure_cause(deployment: Json) -> ErrorCause:
 
 
 def _rows(answer: Json, now: datetime) -> Iterator[tuple[datetime, str, ResourceProgress]]:
-    for operation in map(as_object, answer if isinstance(answer, list) else []):
+    for operation in as_objects(answer):
         properties = as_object(operation.get("properties"))
         target = as_object(properties.get("targetResource"))
         if properties.get("provisioningOperation") != "Create" or not target.get("id"):

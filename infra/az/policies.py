@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from infra.document import Json, as_object
+from infra.document import Json, as_object, as_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,7 @@ def find_obstacles(answer: Json) -> tuple[Obstacle, ...]:
 
 def _obstacles(answer: Json) -> Iterator[Obstacle]:
     evaluations = as_object(as_object(answer).get("contentEvaluationResult")).get("policyEvaluations")
-    for evaluation in map(as_object, evaluations if isinstance(evaluations, list) else []):
+    for evaluation in as_objects(evaluations):
         if evaluation.get("evaluationResult") != "NonCompliant":
             continue
         effect = str(as_object(evaluation.get("effectDetails")).get("policyEffect")).capitalize()

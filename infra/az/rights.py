@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from infra.document import Json, as_object
+from infra.document import Json, as_object, as_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,7 +55,7 @@ class Permission:
 def parse_permissions(answer: Json) -> tuple[Permission, ...]:
     """Parse the list of an account's permissions at a scope."""
     listed = as_object(answer).get("value")
-    entries = map(as_object, listed if isinstance(listed, list) else [])
+    entries = as_objects(listed)
     return tuple(
         Permission(_texts(entry.get("actions")), _texts(entry.get("notActions"))) for entry in entries
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from infra.az.commands import group_show
 from infra.az.quotas import Need
-from infra.document import Json, as_object
+from infra.document import Json, as_object, as_objects
 from infra.provisioning.profile import plan_profile
 from infra.resources.inventory import ACCOUNT, ManagedResource, find
 from infra.resources.preflight import Subject
@@ -80,7 +80,7 @@ def _existing_profile(values: Mapping[str, Json], deployed: Deployed) -> dict[st
     """Return the app's profile in the environment, as az shows it; empty if there is none."""
     listed = as_object(deployed.environment.get("properties")).get("workloadProfiles")
     name = str(values["workloadProfileName"]).casefold()
-    for profile in map(as_object, listed if isinstance(listed, list) else []):
+    for profile in as_objects(listed):
         if str(profile.get("name")).casefold() == name:
             return profile
     return {}

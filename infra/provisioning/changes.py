@@ -14,25 +14,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from infra.az.operations import KINDS
 from infra.config.kept import is_secret_name
-from infra.document import Json, as_object
+from infra.document import Json, as_object, as_objects
 from infra.process import REDACTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Action = Literal["create", "change", "remove"]
-
-KINDS: Final = {
-    "microsoft.storage/storageaccounts": "storage account",
-    "microsoft.storage/storageaccounts/fileservices": "file service",
-    "microsoft.storage/storageaccounts/fileservices/shares": "file share",
-    "microsoft.operationalinsights/workspaces": "workspace",
-    "microsoft.app/managedenvironments": "environment",
-    "microsoft.app/managedenvironments/storages": "environment storage",
-    "microsoft.app/containerapps": "container app",
-}
-"""The words for the types of the template's resources."""
 
 APP_KIND: Final = "container app"
 STORAGE_KIND: Final = "environment storage"
@@ -181,7 +171,7 @@ def _property_changes(change: dict[str, Json]) -> Iterator[PropertyChange]:
 
 
 def _delta_changes(delta: Json, prefix: str, documents: tuple[Json, Json]) -> Iterator[PropertyChange]:
-    for entry in map(as_object, delta if isinstance(delta, list) else []):
+    for entry in as_objects(delta):
         path, children = f"{prefix}{entry.get('path')}", entry.get("children")
         old, new = entry.get("before"), entry.get("after")
         kind = entry.get("propertyChangeType")

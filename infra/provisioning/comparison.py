@@ -158,10 +158,10 @@ def _with_unseen(changes: tuple[ResourceChange, ...], wanted: Wanted) -> tuple[R
     deployed, extra = wanted.deployed, []
     if not deployed.app:
         return changes
-    key, asked = deployed.secrets.get(SECRET_NAME, {}).get("value"), wanted.asked.text("apiKey")
-    new = merge_keys(str(key or ""), asked or "")
-    if asked and set(parse_keys(new)) != set(parse_keys(str(key or ""))):
-        extra.append(PropertyChange(f"configuration.secrets[{SECRET_NAME}].value", key, new))
+    keys, asked = deployed.api_keys, wanted.asked.text("apiKey")
+    new = merge_keys(keys, asked or "")
+    if asked and set(parse_keys(new)) != set(parse_keys(keys)):
+        extra.append(PropertyChange(f"configuration.secrets[{SECRET_NAME}].value", keys or None, new))
     state = deployed.app_properties.get("provisioningState")
     if state != "Succeeded":
         extra.append(PropertyChange("provisioningState", state, "Succeeded"))

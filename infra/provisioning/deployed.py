@@ -16,7 +16,8 @@ from infra.az.commands import (
 )
 from infra.az.errors import AzureRejectedError
 from infra.az.operations import is_active
-from infra.document import Json, as_object
+from infra.document import Json, as_object, as_objects
+from infra.resources.api_keys import SECRET_NAME
 from infra.resources.app_secrets import has_secrets, read_secrets
 from infra.resources.mount_key import key_state, mounted_digest, parse_keys
 
@@ -60,6 +61,11 @@ class Deployed:
         """Return the properties of the app."""
         return as_object(self.app.get("properties"))
 
+    @property
+    def api_keys(self) -> str:
+        """Return the text of the app's API keys; empty if it has none, or has them in a Key Vault. Secret."""
+        return str(self.secrets.get(SECRET_NAME, {}).get("value") or "")
+
 
 def read_deployed(session: Session, group: Group, names: Names) -> Deployed:
     """Read what is deployed.
@@ -85,7 +91,7 @@ def read_deployed(session: Session, group: Group, names: Names) -> Deployed:
         has_group=resources is not None,
         app=app,
         environment=as_object(environment),
-        resources=tuple(map(as_object, resources)) if isinstance(resources, list) else (),
+        resources=tuple(as_objects(resources)),
         last_parameters=_parameters(last),
         secrets={} if secrets is None else secrets.result(),
         key_state=state,

@@ -10,7 +10,7 @@ from infra.config.inputs import read_inputs
 from infra.config.kept import current_values, kept_name
 from infra.config.parameters import DIGEST_TAG, digest, render_parameters
 from infra.config.template import BICEP, COMPILED, is_edited
-from infra.document import Json, as_object
+from infra.document import Json, as_object, as_objects
 from infra.errors import RemoteError, UsageError
 from infra.provisioning.changes import APP_KIND, ResourceChange
 from infra.provisioning.comparison import Wanted, compare
@@ -19,7 +19,7 @@ from infra.provisioning.network import check_network
 from infra.provisioning.plan import ProvisionPlan
 from infra.provisioning.profile import ProfilePlan, plan_profile
 from infra.provisioning.unmanaged import Unmanaged, find_unmanaged
-from infra.resources.api_keys import SECRET_NAME, merge_keys, new_key
+from infra.resources.api_keys import merge_keys, new_key
 from infra.resources.container_apps_environment import Change, profile_changes, requested_profile
 from infra.resources.deployments import deployments
 from infra.resources.inventory import (
@@ -221,7 +221,7 @@ def _api_key(wanted: Wanted) -> str:
         return ""
     if wanted.asked.text("apiKeyVaultUrl"):
         return ""
-    known = str(wanted.deployed.secrets.get(SECRET_NAME, {}).get("value") or "")
+    known = wanted.deployed.api_keys
     asked = wanted.asked.text("apiKey")
     return (merge_keys(known, asked) if asked else known) or new_key()
 
@@ -237,7 +237,7 @@ def _environment_changes(wanted: Wanted, *, is_managed: bool) -> tuple[Change, .
 def _profile(wanted: Wanted) -> ProfilePlan:
     values = wanted.values
     listed = as_object(wanted.deployed.environment.get("properties")).get("workloadProfiles")
-    profiles = [as_object(each) for each in listed] if isinstance(listed, list) else []
+    profiles = as_objects(listed)
     name = str(values["workloadProfileName"]).casefold()
     existing = next((each for each in profiles if str(each.get("name")).casefold() == name), {})
     return plan_profile(values, existing)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 from infra.az.limits import OWN_TAG_PREFIX
 from infra.config.kept import is_secret_name
-from infra.document import Json, as_object
+from infra.document import Json, as_object, as_objects
 from infra.errors import RemoteError
 from infra.resources.api_keys import SECRET_NAME
 from infra.resources.mount_key import KEY_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Mapping
 
     from infra.config.template import Template
 
@@ -109,7 +109,7 @@ def find_unmanaged(
     properties = as_object(app.get("properties"))
     configuration, body = as_object(properties.get("configuration")), as_object(properties.get("template"))
     ingress, scale = as_object(configuration.get("ingress")), as_object(body.get("scale"))
-    containers = _objects(body.get("containers"))
+    containers = as_objects(body.get("containers"))
     server = next((each for each in containers if each.get("name") == CONTAINER), {})
     variables = {
         *template.own_variables,
@@ -126,7 +126,7 @@ def find_unmanaged(
         "ingress": _others("ingress", ingress),
         "ipSecurityRestrictions": [
             rule
-            for rule in _objects(ingress.get("ipSecurityRestrictions"))
+            for rule in as_objects(ingress.get("ipSecurityRestrictions"))
             if not str(rule.get("name")).startswith(RANGE_PREFIX)
         ],
         "template": _others("template", body),
@@ -142,7 +142,7 @@ def find_unmanaged(
         "variables": _named(server.get("env"), variables),
         "volumeMounts": _named(server.get("volumeMounts"), {_VOLUME}, "volumeName"),
     }
-    listed = _objects(configuration.get("secrets"))
+    listed = as_objects(configuration.get("secrets"))
     others = [str(each.get("name")) for each in listed if each.get("name") != SECRET_NAME]
     return Unmanaged(
         {name: value for name, value in parts.items() if value},
@@ -151,7 +151,7 @@ def find_unmanaged(
 
 
 def _rule_names(parameters: Mapping[str, Json]) -> set[Json]:
-    return {_SCALE_RULE, *(rule.get("name") for rule in _objects(parameters.get("scaleRules")))}
+    return {_SCALE_RULE, *(rule.get("name") for rule in as_objects(parameters.get("scaleRules")))}
 
 
 def _tags(app: Mapping[str, Json], last: Mapping[str, Json], wanted: Mapping[str, Json]) -> dict[str, Json]:
@@ -188,7 +188,7 @@ def _identity(identity: Mapping[str, Json], own: Collection[str]) -> dict[str, J
 def _configuration(configuration: Mapping[str, Json], own_registries: Collection[Json]) -> dict[str, Json]:
     others = _others("configuration", configuration)
     registries: list[Json] = [
-        each for each in _objects(others.pop("registries", [])) if each.get("server") not in own_registries
+        each for each in as_objects(others.pop("registries", [])) if each.get("server") not in own_registries
     ]
     return {**others, **({"registries": registries} if registries else {})}
 
@@ -207,11 +207,7 @@ def _without_nulls(value: Mapping[str, Json], left_out: Collection[str]) -> dict
 
 
 def _named(entries: Json, own: Collection[Json], key: str = "name") -> list[Json]:
-    return [_without_nulls(each, ()) for each in _objects(entries) if each.get(key) not in own]
-
-
-def _objects(value: Json) -> Iterable[dict[str, Json]]:
-    return [as_object(each) for each in value] if isinstance(value, list) else []
+    return [_without_nulls(each, ()) for each in as_objects(entries) if each.get(key) not in own]
 
 
 def _secret(name: str, secret: Mapping[str, Json]) -> dict[str, Json]:

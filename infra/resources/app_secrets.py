@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from infra.az.commands import app_patch, app_secret_list
-from infra.document import Json, as_object, private_file
+from infra.document import Json, as_object, as_objects, private_file
 
 if TYPE_CHECKING:
     from infra.az.client import Az
@@ -34,7 +34,7 @@ def read_secrets(az: Az, group: Group, app: str) -> dict[str, dict[str, Json]]:
         RemoteError: Azure rejects the request; `NotFoundError` if there is no such app.
     """
     listed = az.run(app_secret_list(group, app))
-    entries = map(as_object, listed if isinstance(listed, list) else [])
+    entries = as_objects(listed)
     return {
         str(entry.get("name")): {key: value for key, value in entry.items() if key != "name" and value}
         for entry in entries

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
-from infra.document import Json, as_object
+from infra.document import Json, as_object, as_objects
 from infra.wording import count
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def is_stopped(app: Mapping[str, Json]) -> bool:
 def find_environment(listed: Json, app: Mapping[str, Json]) -> dict[str, Json]:
     """Return the environment of an app from those that az lists; empty if it is not among them."""
     wanted = str(as_object(app.get("properties")).get("environmentId")).casefold()
-    environments = map(as_object, listed if isinstance(listed, list) else [])
+    environments = as_objects(listed)
     return next((each for each in environments if str(each.get("id")).casefold() == wanted), {})
 
 
@@ -134,7 +134,7 @@ def _environment_bills(environment: Mapping[str, Json]) -> tuple[Bill, ...]:
 
 def _profiles(environment: Mapping[str, Json]) -> list[dict[str, Json]]:
     listed = as_object(environment.get("properties")).get("workloadProfiles")
-    return [as_object(each) for each in listed] if isinstance(listed, list) else []
+    return as_objects(listed)
 
 
 def _number(value: Json) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from infra.az.commands import resource_list
-from infra.document import Json, as_object, read_object, write_atomic
+from infra.document import Json, as_object, as_objects, read_object, write_atomic
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class ManagedResource:
 def list_resources(session: Session, group: Group) -> tuple[dict[str, Json], ...]:
     """List all resources of a group."""
     listed = session.az.run(resource_list(group))
-    return tuple(as_object(item) for item in listed) if isinstance(listed, list) else ()
+    return tuple(as_objects(listed))
 
 
 def find(resources: tuple[dict[str, Json], ...], wanted: ManagedResource) -> dict[str, Json]:

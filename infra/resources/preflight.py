@@ -28,7 +28,7 @@ from infra.az.commands import (
 from infra.az.policies import account_request, find_obstacles
 from infra.az.quotas import Need, environment_checks, parse_usages, region_checks
 from infra.az.rights import ACTIONS, ENVIRONMENT_ACTIONS, GROUP_ACTION, missing_actions, parse_permissions
-from infra.document import Json, as_object
+from infra.document import Json, as_object, as_objects
 from infra.errors import FjarrError, RemoteError, UsageError
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def _sign_in(
 def _providers(answer: Json | FjarrError, subscription: str) -> tuple[Check, ...]:
     if isinstance(answer, FjarrError):
         return (unknown("resource providers", answer.message),)
-    listed = map(as_object, answer if isinstance(answer, list) else [])
+    listed = as_objects(answer)
     states = {str(each.get("namespace")).casefold(): str(each.get("state")) for each in listed}
     return tuple(_provider(each, states.get(each.casefold(), "unknown"), subscription) for each in NAMESPACES)
 
@@ -299,7 +299,7 @@ def _region(session: Session, subject: Subject) -> tuple[Check, ...]:
     answer = _answer(session, command)
     if isinstance(answer, FjarrError):
         return (unknown(name, answer.message),)
-    offered = [str(as_object(item).get("name")) for item in answer] if isinstance(answer, list) else []
+    offered = [str(item.get("name")) for item in as_objects(answer)]
     if kind in offered:
         return (ok(name, f"{kind} is offered"),)
     gpus = [each for each in offered if "GPU" in each or each.startswith("NC")]

@@ -19,7 +19,7 @@ from infra.errors import RemoteError, UsageError
 from infra.provisioning.acceptance import subject_of_plan
 from infra.provisioning.deployment import deploy, endpoint, without_revision
 from infra.provisioning.prepare import PreparedProvision, prepare
-from infra.resources.api_keys import SECRET_NAME, parse_keys, publish_keys
+from infra.resources.api_keys import parse_keys, publish_keys
 from infra.resources.billing import is_stopped
 from infra.resources.file_share import open_share
 from infra.resources.inventory import MANAGED_TAG, record_managed
@@ -170,7 +170,7 @@ def _perform(session: Session, prepared: PreparedProvision) -> InferenceConfig:
 
 def _publish_keys(session: Session, prepared: PreparedProvision, config: InferenceConfig) -> None:
     """Tell replicas that go on running that the API keys have changed."""
-    before = parse_keys(str(prepared.wanted.deployed.secrets.get(SECRET_NAME, {}).get("value") or ""))
+    before = parse_keys(prepared.wanted.deployed.api_keys)
     after = parse_keys(prepared.settings.text("apiKey") or "")
     if before and after and set(before) != set(after):
         write_config(session.stage.config_path, config)  # it says where the share is

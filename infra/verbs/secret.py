@@ -17,7 +17,7 @@ from infra.az.commands import Group, app_show, environment_show
 from infra.config.template import COMPILED, CONSUMPTION, read_template
 from infra.config.variables import RESERVED
 from infra.deploy_context import open_deploy_context
-from infra.document import Json, as_object
+from infra.document import Json, as_object, as_objects
 from infra.errors import UsageError
 from infra.provisioning.deployment import without_revision
 from infra.provisioning.unmanaged import CONTAINER, KEYS_VARIABLE
@@ -29,8 +29,6 @@ from infra.resources.mount_key import KEY_VARIABLE
 from infra.wording import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from infra.config.template import Template
     from infra.session import Session
 
@@ -282,12 +280,8 @@ def _fills_its_profile(session: Session, app: _App) -> bool:
         return False
     parts = str(app.properties.get("environmentId") or app.properties.get("managedEnvironmentId")).split("/")
     shown = as_object(session.az.find(environment_show(Group(parts[2], parts[4]), parts[-1])))
-    for profile in _objects(as_object(shown.get("properties")).get("workloadProfiles")):
+    for profile in as_objects(as_object(shown.get("properties")).get("workloadProfiles")):
         if str(profile.get("name")).casefold() == name.casefold():
             most = profile.get("maximumCount")
             return isinstance(most, int) and most < 2  # noqa: PLR2004  # the old revision's node and the new one's
     return False
-
-
-def _objects(value: Json) -> Iterable[dict[str, Json]]:
-    return map(as_object, value if isinstance(value, list) else [])

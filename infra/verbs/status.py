@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from infra.az.app import parse_failed_adapters
 from infra.az.commands import app_show, environment_list, replica_list, revision_list
-from infra.document import Json, as_object, load_json
+from infra.document import Json, as_object, as_objects, load_json
 from infra.errors import FjarrError
 from infra.network import open_url
 from infra.resources.billing import Bill, app_bills, find_environment, is_stopped
@@ -195,7 +195,7 @@ def _reason(error: urllib.error.HTTPError) -> str:
 
 
 def _newest(revisions: Json) -> dict[str, Json]:
-    listed = [as_object(item) for item in revisions] if isinstance(revisions, list) else []
+    listed = as_objects(revisions)
     created = [(str(as_object(item.get("properties")).get("createdTime")), item) for item in listed]
     return max(created, key=lambda pair: pair[0])[1] if created else {}
 
