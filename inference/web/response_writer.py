@@ -248,7 +248,7 @@ class CompletionResponseWriter(ChunkWriter):
 
 
 def model_object(model: ServedModel, context_tokens: int) -> responses.Model:
-    """Return the object of a model, which holds so many tokens of prompt and answer together."""
+    """Return the object of a model, whose context has that many tokens, prompt and answer together."""
     return {
         "id": model.name,
         "object": "model",

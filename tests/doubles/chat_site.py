@@ -112,7 +112,7 @@ class ChatSite:
         waiting.result(30)
 
     def wait_for_request(self, number: int) -> None:
-        """Return when the engine has received so many requests."""
+        """Return when the engine has received that many requests."""
 
         async def received() -> None:
             async with asyncio.timeout(30):

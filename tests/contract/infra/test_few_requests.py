@@ -89,7 +89,7 @@ class Machine:
 
 
 def grow(root: Path, files: int) -> None:
-    """Write a tree of so many files, with the two that every tree here has."""
+    """Write a tree of that many files, with the two that every tree here has."""
     for number in range(files - 2):
         path = root / "inference" / f"part{number % 7}" / f"module{number}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
