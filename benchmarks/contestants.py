@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import secrets
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -31,6 +32,13 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 CONTEXT_TOKENS: Final = 2048
 ONE_AT_A_TIME_CLIENTS: Final = 8
 """The maximum number of clients for a server without batching: more would only measure its queue."""
+
+
+LLAMA_PARALLEL: Final = 32
+"""How many requests llama.cpp answers at once: as many as the largest load has clients."""
+
+GGUF_FORMATS: Final = {"llama-cpp": "BF16", "llama-cpp-q8": "Q8_0"}
+"""The format of the weights of each of llama.cpp's contestants: that of the others, and a usual one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,8 @@ class Setup:
         python: An interpreter with transformers and our server's packages.
         vllm_python: An interpreter with vLLM (and, for our server on vLLM, our server's packages).
         vllm_arguments: Additional arguments for bare vLLM.
+        llama_python: An interpreter with llama.cpp (`xllamacpp` and `gguf`).
+        gguf: Where the model's GGUF file for llama.cpp is, by format; empty without one.
         api_key: The API key of our server.
     """
 
@@ -82,6 +92,8 @@ class Setup:
     python: str
     vllm_python: str
     vllm_arguments: tuple[str, ...] = ()
+    llama_python: str = sys.executable
+    gguf: tuple[tuple[str, Path], ...] = ()
     api_key: str = field(default_factory=secrets.token_urlsafe, repr=False)
 
 
@@ -94,6 +106,7 @@ class HttpServer:
         needs: The modules that the launch's interpreter must have.
         has_list: Whether `/v1/models` lists the models; they are then checked before the measurement.
         max_clients: Loads with more clients are skipped.
+        lacks: Why it cannot be started, if the reason is not a module.
     """
 
     name: str
@@ -104,10 +117,11 @@ class HttpServer:
     api_key: str = field(default="", repr=False)
     has_list: bool = True
     max_clients: int | None = None
+    lacks: str | None = None
 
     def missing(self) -> str | None:
-        """Return which modules its interpreter lacks, or None."""
-        return missing_modules(self.launch.argv[0], self.needs)
+        """Return what it lacks, or None."""
+        return self.lacks or missing_modules(self.launch.argv[0], self.needs)
 
     def run(self, loads: Sequence[Load], seed: str, log: Path) -> RunResult:
         """Start the process, put each load on it, and stop it."""
@@ -166,6 +180,7 @@ def all_contestants(setup: Setup) -> tuple[Contestant, ...]:
         transformers_serve(setup, is_batching=False),
         transformers_serve(setup, is_batching=True),
         *(servers[name] for name in names),
+        *(llama_server(setup, name) for name in GGUF_FORMATS),
     )
 
 
@@ -267,6 +282,21 @@ def transformers_serve(setup: Setup, *, is_batching: bool) -> HttpServer:
         needs=("torch", "transformers", "fastapi", "uvicorn", "openai"),
         has_list=False,  # it lists the models of a download cache, which is empty here
         max_clients=None if is_batching else ONE_AT_A_TIME_CLIENTS,
+    )
+
+
+def llama_server(setup: Setup, name: str) -> HttpServer:
+    """Return llama.cpp's own server; the name is one of `GGUF_FORMATS`."""
+    data_format = GGUF_FORMATS[name]
+    file = dict(setup.gguf).get(data_format)
+    arguments = (str(file), "base", PORT, str(LLAMA_PARALLEL), str(CONTEXT_TOKENS))
+    return HttpServer(
+        name=name,
+        about=f"llama.cpp's server, weights in {data_format}",
+        launch=Launch((setup.llama_python, "-m", "benchmarks.llama_server", *arguments), ROOT),
+        models=("base",),
+        needs=("xllamacpp",),
+        lacks=None if file else "no GGUF file of the model: --gguf names one",
     )
 
 

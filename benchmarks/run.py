@@ -16,10 +16,10 @@ from typing import Final
 
 from benchmarks import processes, report
 from benchmarks.contest import Contest, Entry, Row, describe_machine, make_rows, now, run_contest
-from benchmarks.contestants import ROOT, Contestant, Setup, all_contestants, select
+from benchmarks.contestants import GGUF_FORMATS, ROOT, Contestant, Setup, all_contestants, select
 from benchmarks.load import Load
 from benchmarks.processes import StartError
-from benchmarks.weights import prepare_weights
+from benchmarks.weights import prepare_gguf, prepare_weights
 
 WORK: Final = ROOT / ".fjarr" / "bench"
 RESULTS: Final = ROOT / "benchmarks" / "results"
@@ -39,7 +39,10 @@ def main() -> int:
         return 2
     if not setup.weights.is_endless:
         _log("this model's tokenizer has no spare token: answers may end early, which the results count")
-    started_at, machine = now(), describe_machine((arguments.python, arguments.vllm_python))
+    started_at, machine = (
+        now(),
+        describe_machine((arguments.python, arguments.vllm_python, arguments.llama_python)),
+    )
     rows: tuple[Row, ...] = ()
     # Written after each measurement, so that a contest that is interrupted has results.
     for entries in run_contest(contestants, loads, arguments.rounds, WORK / "logs", _log):
@@ -87,7 +90,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    for option, whose in (("--python", "transformers"), ("--vllm-python", "vLLM")):
+    parser.add_argument("--gguf", type=Path, help="the model's GGUF file, for llama.cpp; default: none")
+    interpreters = (("--python", "transformers"), ("--vllm-python", "vLLM"), ("--llama-python", "llama.cpp"))
+    for option, whose in interpreters:
         parser.add_argument(
             option, type=_interpreter, default=sys.executable, help=f"the interpreter of {whose}"
         )
@@ -112,15 +117,29 @@ def make_setup(arguments: argparse.Namespace) -> Setup:
 
     Raises:
         ValueError: If there is no model.
-        StartError: If the adapter cannot be merged.
+        StartError: If the adapter cannot be merged, or the GGUF file cannot be read.
     """
     for folder, file in ((arguments.model, "config.json"), (arguments.adapter, "adapter_config.json")):
         if folder is not None and not (folder / file).is_file():
             raise ValueError(f"there is no {file} in {folder}")
+    if arguments.gguf is not None and not arguments.gguf.is_file():
+        raise ValueError(f"there is no file {arguments.gguf}")
     weights = prepare_weights(
         arguments.model, arguments.adapter, WORK / "weights", arguments.python, arguments.adapters
     )
-    return Setup(weights, arguments.python, arguments.vllm_python, tuple(arguments.vllm_argument))
+    files: tuple[tuple[str, Path], ...] = ()
+    if arguments.gguf is not None:
+        files = prepare_gguf(
+            arguments.gguf, tuple(GGUF_FORMATS.values()), WORK / "gguf", arguments.llama_python
+        )
+    return Setup(
+        weights,
+        arguments.python,
+        arguments.vllm_python,
+        tuple(arguments.vllm_argument),
+        arguments.llama_python,
+        files,
+    )
 
 
 def redact_paths(entry: Entry, paths: tuple[Path, ...]) -> Entry:

@@ -77,6 +77,22 @@ def prepare_weights(
     )
 
 
+def prepare_gguf(
+    source: Path, formats: Sequence[str], work: Path, python: str
+) -> tuple[tuple[str, Path], ...]:
+    """Write a GGUF file in each format, by an interpreter with `gguf`, and return them by format.
+
+    Raises:
+        StartError: If a file cannot be written.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    files = tuple((each, work / f"{each}.gguf") for each in formats)
+    for data_format, file in files:
+        command = [python, "-m", "benchmarks.gguf_copy", str(source.resolve()), str(file), data_format]
+        processes.run(command, Path.cwd(), work / "gguf.log")
+    return files
+
+
 def make_endless(model: Path, target: Path) -> bool:
     """Copy a model, by links, with an end token that it never generates; return whether there is one."""
     target.mkdir(parents=True)

@@ -126,7 +126,15 @@ def make_setup(tmp_path: Path) -> Setup:
     adapters = (("bench-1", tmp_path), ("bench-2", tmp_path))
     base, mount = Path("/bench/base"), Path("/bench/mount")
     weights = Weights(base, adapters, Path("/bench/merged"), mount, mount, mount, mount, is_endless=True)
-    return Setup(weights, "/env/bin/python", "/vllm/bin/python", ("--enforce-eager",), api_key="key")
+    return Setup(
+        weights,
+        "/env/bin/python",
+        "/vllm/bin/python",
+        ("--enforce-eager",),
+        "/llama/bin/python",
+        (("BF16", Path("/bench/BF16.gguf")),),
+        api_key="key",
+    )
 
 
 def test_all_contestants(tmp_path: Path) -> None:
@@ -135,11 +143,19 @@ def test_all_contestants(tmp_path: Path) -> None:
     assert names == [
         "generate", "transformers", "transformers-batching", "fjarr", "vllm", "fjarr-vllm",
         "fjarr-adapter", "fjarr-merged", "fjarr-adapters", "fjarr-vllm-adapter", "fjarr-vllm-adapters",
-        "vllm-adapter", "vllm-adapters",
+        "vllm-adapter", "vllm-adapters", "llama-cpp", "llama-cpp-q8",
     ]  # fmt: skip
     assert [each.name for each in select(all_contestants(setup), ["vllm", "fjarr"])] == ["vllm", "fjarr"]
     with pytest.raises(ValueError, match=r"^there is no contestant x; there are generate, transformers, "):
         select(all_contestants(setup), ["x"])
+
+
+def test_llama_cpp_takes_part_only_with_a_file_of_its_own_format(tmp_path: Path) -> None:
+    reasons = {
+        each.name: each.missing() for each in all_contestants(make_setup(tmp_path)) if "llama" in each.name
+    }
+    assert reasons["llama-cpp"] == "there is no interpreter python where the command line says"
+    assert reasons["llama-cpp-q8"] == "no GGUF file of the model: --gguf names one"
 
 
 def test_the_command_lines_of_the_other_servers(tmp_path: Path) -> None:
@@ -156,6 +172,10 @@ def test_the_command_lines_of_the_other_servers(tmp_path: Path) -> None:
         "--host", "127.0.0.1", "--port", "{port}", "--max-model-len", "2048",
         "--enable-lora", "--max-loras", "2", "--max-lora-rank", "16",
         "--lora-modules", f"bench-1={tmp_path}", f"bench-2={tmp_path}", "--enforce-eager",
+    )  # fmt: skip
+    assert commands["llama-cpp"] == (
+        "/llama/bin/python", "-m", "benchmarks.llama_server",
+        "/bench/BF16.gguf", "base", "{port}", "32", "2048",
     )  # fmt: skip
     assert commands["fjarr"] == ("/env/bin/python", "-m", "inference.server")
     assert commands["fjarr-vllm"] == ("/vllm/bin/python", "-m", "inference.server")
