@@ -32,9 +32,9 @@ async def post(served: Served, fields: str) -> Any:
     return await served.http.post("/v1/chat/completions", content=body, headers=headers)
 
 
-async def judge(field: str, number: str) -> None:
+async def judge(served: Served, field: str, number: str) -> None:
     """A number is taken, and is then one that engines can compute with, or its field is named."""
-    served = Served()
+    served.engine.requests.clear()
     served.engine.play(ENDED)
     value = f'{{"5": {number}}}' if field == "logit_bias" else number
     response = await post(served, f'"{field}": {value}')
@@ -47,17 +47,21 @@ async def judge(field: str, number: str) -> None:
         error = response.json()["error"]
         assert (response.status_code, error["type"]) == (400, "invalid_request_error")
         assert (error["param"] or "").startswith(field), error
-    await served.close()
 
 
 @pytest.mark.parametrize("field", [*FLOATS, *INTEGERS, "logit_bias"])
 def test_a_number_of_any_size_is_taken_or_refused_by_its_field(field: str) -> None:
-    @given(NUMBERS)
-    @settings(max_examples=40, deadline=None, derandomize=True, database=None)
-    def ask(number: str) -> None:
-        asyncio.run(judge(field, number))
+    # One application for all numbers, in one event loop.
+    with asyncio.Runner() as runner:
+        served = Served()
 
-    ask()
+        @given(NUMBERS)
+        @settings(max_examples=40, deadline=None, derandomize=True, database=None)
+        def ask(number: str) -> None:
+            runner.run(judge(served, field, number))
+
+        ask()
+        runner.run(served.close())
 
 
 @pytest.fixture
