@@ -56,7 +56,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly."""
-    run(session, "mypy")
+    run(session, "mypy", "--num-workers", str(min(4, os.cpu_count() or 1)))
 
 
 @nox.session
@@ -82,12 +82,13 @@ def unit(session: nox.Session) -> None:
         run(session, "pytest", *session.posargs)
         return
     tests = ("tests/unit", "tests/contract")
-    # In parallel, a file at a time, with one thread for torch in each process; then, alone, the tests that
-    # have a time limit, and those with the real az, which starts slowly beside busy processes.
-    beside = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "-m", "not quiet and not az")
+    # In parallel, a file at a time, with one thread for torch in each process. The tests with the real az,
+    # which starts slowly beside busy processes, are beside each other alone; those held to a time run alone.
+    beside = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
     coverage = ("--cov", "--cov-report=", "--cov-fail-under=0")
-    run(session, "pytest", *tests, *beside, *coverage, OMP_NUM_THREADS="1")
-    run(session, "pytest", *tests, "-m", "quiet or az", "--cov", "--cov-append", "--cov-report=term")
+    run(session, "pytest", *tests, *beside, "-m", "not quiet and not az", *coverage, OMP_NUM_THREADS="1")
+    run(session, "pytest", *tests, *beside, "-m", "az and not quiet", *coverage, "--cov-append")
+    run(session, "pytest", *tests, "-m", "quiet", "--cov", "--cov-append", "--cov-report=term")
 
 
 @nox.session

@@ -370,7 +370,7 @@ def test_a_config_written_by_hand_is_enough_to_deploy(clone: Clone, endpoint: st
     keys = json.loads(config.read_text())
     config.write_text(json.dumps(keys))
     before = version(endpoint)["release"]
-    ran = clone.invoke("deploy", "--stage", "local", "--force", "--json")
+    ran = clone.invoke("deploy", "--stage", "local", "--force", "--bake", "1", "--json")
     assert ran.code == 0, ran
     assert version(endpoint)["release"] == ran.document["release"]
     assert before
