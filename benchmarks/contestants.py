@@ -106,6 +106,7 @@ class HttpServer:
         needs: The modules that the launch's interpreter must have.
         has_list: Whether `/v1/models` lists the models; they are then checked before the measurement.
         max_clients: Loads with more clients are skipped.
+        keeps_connections: Whether it takes several requests on a connection.
         lacks: Why it cannot be started, if the reason is not a module.
     """
 
@@ -117,6 +118,7 @@ class HttpServer:
     api_key: str = field(default="", repr=False)
     has_list: bool = True
     max_clients: int | None = None
+    keeps_connections: bool = True
     lacks: str | None = None
 
     def missing(self) -> str | None:
@@ -127,7 +129,9 @@ class HttpServer:
         """Start the process, put each load on it, and stop it."""
         with processes.started(self.launch, log) as server:
             running = server.wait_until_ready()
-            target = Target(running.address, self.models, self.api_key)
+            target = Target(
+                running.address, self.models, self.api_key, keeps_connections=self.keeps_connections
+            )
             if self.has_list:
                 asyncio.run(require_models(target))
             measurements = tuple(
@@ -296,6 +300,8 @@ def llama_server(setup: Setup, name: str) -> HttpServer:
         launch=Launch((setup.llama_python, "-m", "benchmarks.llama_server", *arguments), ROOT),
         models=("base",),
         needs=("xllamacpp",),
+        # It may end a connection after an answer without saying so.
+        keeps_connections=False,
         lacks=None if file else "no GGUF file of the model: --gguf names one",
     )
 

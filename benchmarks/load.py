@@ -42,12 +42,14 @@ class Target:
         models: The models that requests name, in rotation.
         api_key: Sent as a bearer token, unless it is empty.
         fields: Additional fields of a request's body.
+        keeps_connections: Whether the server takes several requests on a connection.
     """
 
     address: str
     models: tuple[str, ...]
     api_key: str = field(default="", repr=False)
     fields: tuple[tuple[str, Any], ...] = ()
+    keeps_connections: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def _session(target: Target, time_limit_s: float) -> aiohttp.ClientSession:
         headers["Authorization"] = f"Bearer {target.api_key}"
     return aiohttp.ClientSession(
         headers=headers,
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, force_close=not target.keeps_connections),
         timeout=aiohttp.ClientTimeout(total=None, sock_read=time_limit_s),
     )
 
