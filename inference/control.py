@@ -101,6 +101,11 @@ class SupervisorLink:
         self._channel = await Channel.open(socket.socket(fileno=control_fd))
         self._following = asyncio.create_task(self._follow(self._channel))
 
+    @property
+    def is_supervised(self) -> bool:
+        """Return whether there is a supervisor."""
+        return self._channel is not None
+
     def send(self, **message: Any) -> None:  # noqa: ANN401 - JSON
         """Send a message to the supervisor, if there is one."""
         if self._channel is not None:

@@ -31,6 +31,7 @@ from inference.observability.tracing import FLUSH_S, Tracing, make_tracing
 from inference.service.adapter_watch import AdapterWatch
 from inference.service.adapters import Adapters
 from inference.service.service import Service
+from inference.service.warm_up import check_models
 from inference.settings import Settings, load_settings
 from inference.startup import (
     SWITCH_INTERVAL_S,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-    from inference.engines.protocol import Engine
+    from inference.engines.protocol import Engine, ServedModel
     from inference.startup import ReadyEngine
     from inference.web.chat.gateway import Chat
 
@@ -66,6 +67,9 @@ RETIREMENT_S: Final = 10.0
 """How long a server that was replaced waits for the next request on connections that are open."""
 
 PROGRESS_INTERVAL_S: Final = 0.25
+
+MODELS_INTERVAL_S: Final = 0.25
+"""The interval at which a supervised server looks for models that have not been checked."""
 
 FORCED_CLOSE_TIMEOUT_S: Final = 0.5
 """How long the engine may take to close after the second signal."""
@@ -203,7 +207,7 @@ class ServerProcess:
         try:
             await watch.begin()
             serving = self._load() if path is None else self._follow(path)
-            await asyncio.gather(serving, self._run_chat(), watch.run())
+            await asyncio.gather(serving, self._run_chat(), watch.run(), self._check_models())
         except LoadError as error:
             self._fail(f"cannot serve: {error}", error.exit_code)
         except Exception as error:
@@ -217,6 +221,20 @@ class ServerProcess:
         while True:
             self._link.send(phase=self._service.phase, percent=self._service.percent)
             await asyncio.sleep(PROGRESS_INTERVAL_S)
+
+    async def _check_models(self) -> None:
+        """Have models answer as soon as they are served, and tell the supervisor how that ended."""
+        if not self._link.is_supervised:
+            return
+        checked: tuple[ServedModel, ...] = ()
+        self._link.send(answers={})
+        while True:
+            models = self._service.models
+            # Compared by identity: an engine that was loaded again serves new models of the same names.
+            if self._engine is not None and list(map(id, models)) != list(map(id, checked)):
+                self._link.send(answers=await check_models(self._engine, models))
+                checked = models
+            await asyncio.sleep(MODELS_INTERVAL_S)
 
     def _fail(self, reason: str, exit_code: int) -> None:
         LOGGER.error("%s", reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from infra.az.app import AzureApp
@@ -15,6 +15,8 @@ from infra.release.known import KnownReleases
 from infra.release.lock import TAKES_FREE_LOCK, DeployLock, HeldLock, LockAccess
 from infra.release.releases import NOTHING_KNOWN
 from infra.release.rollout import Rollout, in_background
+from infra.release.takeovers.inside import InsideApp, ReplicaReports
+from infra.release.takeovers.reach import find_way
 from infra.resources.file_share import open_share
 from infra.resources.log_streams import read_streams
 
@@ -45,6 +47,7 @@ class DeployContext:
         known: The releases that this machine knows.
         hooks: The user's programs that run before and after a change.
         bake_s: How long a release is watched after the proof.
+        stage: The stage's name.
     """
 
     share: Share
@@ -57,6 +60,15 @@ class DeployContext:
     known: KnownReleases = NOTHING_KNOWN
     hooks: Hooks = NO_HOOKS
     bake_s: float = 0.0
+    stage: str = ""
+
+    def reached(self) -> DeployContext:
+        """Return this context with the app to ask, once its address was asked: see `find_way`.
+
+        Raises:
+            UsageError: The stage is paused.
+        """
+        return replace(self, app=find_way(self.app, self.share, self.clock, self.console, self.stage))
 
     def rollout(self, held: HeldLock | None) -> Rollout:
         """Return a rollout. While it waits, it renews the lock, if one is held."""
@@ -101,7 +113,7 @@ def open_deploy_context(
     ):
         yield DeployContext(
             share=share,
-            app=app,
+            app=InsideApp(app, ReplicaReports(share, clock), clock),
             lock=DeployLock(share, clock, this_process(), session.console.warn, access=access),
             clock=clock,
             console=session.console,
@@ -110,6 +122,7 @@ def open_deploy_context(
             known=KnownReleases(_known_folder(session)),
             hooks=find_hooks(session),
             bake_s=bake_s,
+            stage=session.stage.name,
         )
 
 

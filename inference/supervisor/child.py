@@ -49,6 +49,8 @@ class Child:
         accepting: Done when the process accepts connections.
         engine_ready_at: When its engine became ready last, in the event loop's time; None if it did not.
         failure: The reason that it gave for its end; None if it gave none.
+        answers: How each of its models has answered a request: None, or why it failed. None if it does not
+            check that.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], channel: Channel | None) -> None:
@@ -59,6 +61,7 @@ class Child:
         self.ready, self.accepting = asyncio.Event(), asyncio.Event()
         self.engine_ready_at: float | None = None
         self.failure: str | None = None
+        self.answers: dict[str, str | None] | None = None
         self._process = process
         self._channel = channel
         self._tail = b""
@@ -182,6 +185,7 @@ class Child:
         self.phase = message.get("phase", self.phase)
         self.percent = message.get("percent", self.percent)
         self.failure = message.get("failed", self.failure)
+        self.answers = message.get("answers", self.answers)
         if message.get("ready"):
             self._ready_at = self._ready_at or asyncio.get_running_loop().time()
             self.ready.set()

@@ -27,6 +27,7 @@ from inference.supervisor.page import StartingPage
 from inference.supervisor.parts import find_change
 from inference.supervisor.processes import Instance, Processes
 from inference.supervisor.releases import fetch_release, read_current, scan_release
+from inference.supervisor.reports import Reporter
 from inference.supervisor.waits import first, within
 
 if TYPE_CHECKING:
@@ -98,13 +99,15 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._handle_signal)
         self._processes.show(wanted_release=release or None)
+        reporter = Reporter(self._mount, self._replica.name, self._listener, self._state, self._answers)
+        reporting = asyncio.create_task(reporter.run()) if release else None
         watching = asyncio.create_task(self._watch(release)) if release else None
         try:
             code = await self._start(release, folder)
             return await self._supervise() if code is None else code
         finally:
-            if watching is not None:
-                watching.cancel()
+            for task in filter(None, (watching, reporting)):
+                task.cancel()
             self._processes.kill()
             self._close_page()
 
@@ -341,6 +344,20 @@ class Supervisor:
         if self._page is not None:
             self._page.close()
             self._page = None
+
+    def _state(self) -> dict[str, Any]:
+        """Return the document of `/version`, and what the server that serves has said of itself."""
+        instance = self._processes.instance
+        if instance is None:
+            return self._version()
+        server = instance.server
+        said = {"phase": server.phase, "percent": server.percent, "ready": server.ready.is_set()}
+        return {**self._version(), "server": said}
+
+    def _answers(self) -> dict[str, str | None] | None:
+        """Return how the models of the server that serves have answered."""
+        instance = self._processes.instance
+        return None if instance is None else instance.server.answers
 
     def _version(self) -> dict[str, Any]:
         """Return the document of `/version` while no server answers. Called from other threads."""

@@ -5,9 +5,10 @@ Only `restart` and `activate` change anything. `infra.az.revision` interprets th
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -24,7 +25,7 @@ from infra.az.errors import AzureRejectedError
 from infra.az.revision import FailedAdapter, NoResponse, Replica, Revision, Snapshot, VersionResponse
 from infra.document import load_json
 from infra.errors import FjarrError, RemoteError
-from infra.network import open_url
+from infra.network import Unreachable, explain_failure, explain_status, open_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,6 +42,8 @@ _WAITING: Final = b"nothing deployed yet"
 """How the page begins that the container's command shows until the first release. Source:
 `infra/provision/inference.bicep`."""
 
+_BLOCK_PAGE_BYTES: Final = 1 << 14
+_STOPPED: Final = frozenset({"Stopped", "Suspended"})
 _BUSY: Final = "ContainerAppOperationInProgress"
 _BUSY_PAUSES_S: Final = (2.0, 4.0, 8.0, 16.0, 30.0)
 
@@ -68,6 +71,9 @@ class App(Protocol):
 
     def console_tail(self, replica: str) -> tuple[str, ...]:
         """Return the last lines of a replica's console log."""
+
+    def is_stopped(self) -> bool:
+        """Return whether the app was stopped as a whole, as `pause` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +137,11 @@ class AzureApp(App):
         except FjarrError:
             return ()  # the log explains another error, which a missing log must not hide
 
+    def is_stopped(self) -> bool:
+        """Return whether the app was stopped as a whole, as `pause` does."""
+        shown = self.az.run(app_show(self.group, self.name))
+        return isinstance(shown, dict) and is_stopped(shown)
+
     def _retry_while_busy(self, command: Command) -> None:
         for pause_s in _BUSY_PAUSES_S:
             try:
@@ -146,16 +157,21 @@ class AzureApp(App):
 
 def fetch_version(endpoint_url: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> VersionResponse | NoResponse:
     """Request a server's `/version` once."""
+    url = f"{endpoint_url}/version"
     try:
-        with open_url(
-            f"{endpoint_url}/version", timeout_s=timeout_s, headers={"Connection": "close"}
-        ) as response:
-            return parse_version(response.read(_ANSWER_BYTES))
+        with open_url(url, timeout_s=timeout_s, headers={"Connection": "close"}) as response:
+            answer = parse_version(response.read(_ANSWER_BYTES))
     except urllib.error.HTTPError as error:
         with error:
-            return NoResponse(f"HTTP {error.code}", is_waiting=error.read(len(_WAITING)) == _WAITING)
-    except (OSError, ValueError) as error:
-        return NoResponse(str(getattr(error, "reason", None) or error))
+            body = error.read(_BLOCK_PAGE_BYTES)
+        is_waiting, blocked = body.startswith(_WAITING), explain_status(error.code, body)
+        return NoResponse(f"HTTP {error.code}", is_waiting=is_waiting, unreachable=blocked)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = str(getattr(error, "reason", None) or error) or type(error).__name__
+        return NoResponse(reason, unreachable=explain_failure(url, error))
+    if isinstance(answer, NoResponse):
+        return replace(answer, unreachable=Unreachable("foreign", answer.reason))
+    return answer
 
 
 def parse_version(body: bytes) -> VersionResponse | NoResponse:
@@ -226,6 +242,11 @@ def parse_replica(document: Json) -> Replica:
         state=_text(container.get("runningState")),
         details=_text(container.get("runningStateDetails")) or _text(properties.get("runningStateDetails")),
     )
+
+
+def is_stopped(app: Mapping[str, Json]) -> bool:
+    """Return whether an app, as az shows it, was stopped as a whole."""
+    return _properties(dict(app)).get("runningStatus") in _STOPPED
 
 
 def _properties(document: Json) -> Mapping[str, Json]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from infra.network import Unreachable
+
 CRASHES: Final = 2
 """How often a new replica's container must end to count as failed; a single end may be an accident."""
 
@@ -89,6 +91,8 @@ class VersionResponse:
         phase: What the replica is doing.
         percent: How far that is.
         error: Why the wanted release does not serve there; empty if nothing has failed.
+        unreached: Why this is the replica's report on the share, and not the answer of the app's address;
+            empty if it is that.
     """
 
     release: str
@@ -105,6 +109,7 @@ class VersionResponse:
     phase: str = ""
     percent: int = 0
     error: str = ""
+    unreached: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +118,12 @@ class NoResponse:
 
     Attributes:
         is_waiting: Whether the container has said that it waits for the first release.
+        unreachable: What keeps requests of this machine from the app; None if the app has failed.
     """
 
     reason: str
     is_waiting: bool = False
+    unreachable: Unreachable | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +237,12 @@ def shorten(name: str) -> str:
 
 
 def why_not_up(
-    baseline: Baseline, snapshot: Snapshot | None, last: VersionResponse | NoResponse | None
+    baseline: Baseline,
+    snapshot: Snapshot | None,
+    last: VersionResponse | NoResponse | None,
+    wanted: str = "",
 ) -> Cause:
-    """Return why a release is not ready in time, from the last snapshot and the last response."""
+    """Return why the release `wanted` is not ready in time, from the last snapshot and the last response."""
     if snapshot is None:
         return Cause("the platform did not say what its replicas do", "look at invoke status")
     details = snapshot.revision.details
@@ -243,7 +253,7 @@ def why_not_up(
     if not new:
         return Cause("the platform made no new replica", _CAPACITY_HINT)
     if any(replica.is_ready for replica in new):
-        return _why_not_reached(last)
+        return _why_not_reached(last, wanted)
     return _why_not_ready(max(new, key=lambda replica: replica.is_started))
 
 
@@ -254,10 +264,13 @@ def _why_not_ready(replica: Replica) -> Cause:
     return Cause(reason, _IMAGE_HINT)
 
 
-def _why_not_reached(last: VersionResponse | NoResponse | None) -> Cause:
+def _why_not_reached(last: VersionResponse | NoResponse | None, wanted: str) -> Cause:
     if isinstance(last, NoResponse):
         reason = f"the new replica is ready, but the app's address does not answer: {last.reason}"
         return Cause(reason, "invoke status shows the ingress; allowedIpRanges may keep this machine out")
+    if last is not None and last.release == wanted and not last.is_ready:
+        reason = f"replica {last.replica} answers, and is not ready: {last.phase}, {last.percent} %"
+        return Cause(reason, _SLOW_HINT)
     release = last.release if last is not None and last.release else "an unknown release"
     return Cause(f"the app's address still answers from {release}", "old replicas may still be draining")
 

@@ -27,6 +27,10 @@ BAKE_S: Final = 15.0
 SILENCE_S: Final = 8.0
 """How long `/version` may go without a good answer. A single request may fail for other reasons."""
 
+UNREACHED_S: Final = 30.0
+"""How long the address may go without a connection from here, which says nothing about the release, before
+the watch ends: neither the address nor the replicas' reports can be seen."""
+
 _POLL_S: Final = 0.5
 _SNAPSHOT_INTERVAL_S: Final = 4.0
 _HINT: Final = "correct it and deploy again; invoke logs has more"
@@ -63,20 +67,30 @@ class Bake:
             return None
         try:
             with self.console.step(f"watch {release} for {self.seconds:.0f} s") as step:
-                self._watch(release, step)
+                watch = self._watch(release, step)
         except _FailedError as error:
             return error.failure
+        if watch.unreached:
+            seen = "no replica reports on the share" if watch.is_unseen else "the replicas report from inside"
+            more = "" if watch.is_unseen else f" that they serve {release}"
+            self.console.warn(
+                f"the app's address has stopped answering from here ({watch.unreached}), and {seen}{more}; "
+                f"{release} stays live, and invoke status shows what can be seen"
+            )
         return None
 
-    def _watch(self, release: str, step: Step) -> None:
+    def _watch(self, release: str, step: Step) -> _Watch:
         start_s = self.clock.elapsed_s()
         watch = _Watch(self, release, start_s)
         while (now_s := self.clock.elapsed_s()) - start_s < self.seconds or watch.is_silent:
             watch.poll(now_s)
+            if watch.is_unseen:
+                break
             self.renew_lock()
             if self.console.is_terminal:
                 step.update(f"{max(0.0, self.seconds - (now_s - start_s)):.0f} s left")
             self.clock.sleep(_POLL_S)
+        return watch
 
 
 class _FailedError(Exception):
@@ -97,6 +111,12 @@ class _Watch:
     """When it last answered well."""
 
     is_silent: bool = False
+    unreached: str = ""
+    """Why the address does not answer from here any more."""
+
+    is_unseen: bool = False
+    """Whether neither the address nor the replicas' reports could be seen for a while."""
+
     _servers: dict[str, str] = field(default_factory=dict)
     _replicas: dict[str, int] | None = None
     _pending: Future[Snapshot] | None = None
@@ -111,8 +131,14 @@ class _Watch:
         answer = self.bake.app.version()
         reason = self._problem(answer)
         self.is_silent = reason is not None
+        if isinstance(answer, VersionResponse):
+            self.unreached = answer.unreached
+        elif answer.unreachable is not None:
+            self.unreached = answer.unreachable.reason
         if reason is None:
             self.good_s = now_s
+        elif isinstance(answer, NoResponse) and answer.unreachable is not None:
+            self.is_unseen = now_s - self.good_s >= UNREACHED_S
         elif now_s - self.good_s >= SILENCE_S:
             seconds = f"{now_s - self.good_s:.0f} s"
             raise _FailedError(Failure(Cause(f"for {seconds} after the proof, {reason}", _HINT)))

@@ -1,4 +1,4 @@
-"""Remove what is not needed on the share: unfinished and old releases, drafts, and old entries of the audit.
+"""Remove what is not needed on the share: unfinished and old releases, drafts, old reports and audit entries.
 
 Never removed: the live release, the proven one, and the last three that were seen to serve. Must be called
 with the deploy lock held.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from infra.release.archive import ARCHIVE, MANIFEST
 from infra.release.audit import list_audit, proven_releases, prune_audit
 from infra.release.releases import folder_of, is_finished, list_releases
+from infra.release.takeovers.inside import FOLDER
 
 if TYPE_CHECKING:
     from infra.release.known import KnownReleases
@@ -23,6 +24,8 @@ KEPT: Final = 10
 
 PROVEN_KEPT: Final = 3
 """How many of the releases that were last seen to serve are never removed."""
+
+REPORTS_KEPT_S: Final = 24 * 3600.0
 
 _DRAFT: Final = re.compile(r"^\..+\.tmp$|^\.lock\.broken-")
 
@@ -38,6 +41,18 @@ def remove_unfinished(share: Share, known: KnownReleases) -> tuple[str, ...]:
     for release_id in unfinished:
         share.delete_tree(folder_of(release_id))
     return unfinished
+
+
+def remove_old_reports(share: Share, now_s: float) -> None:
+    """Remove the reports of replicas that have written none for a day: most of them have ended.
+
+    Args:
+        share: The share.
+        now_s: The time, in seconds since 1970.
+    """
+    for entry in share.entries(FOLDER):
+        if not entry.is_folder and 0 < entry.modified_s < now_s - REPORTS_KEPT_S:
+            share.delete(f"{FOLDER}/{entry.name}")
 
 
 def find_surplus(share: Share, live: Live, kept: int = KEPT) -> tuple[str, ...]:

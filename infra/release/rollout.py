@@ -36,7 +36,7 @@ from infra.release.takeovers.outcome import (
     failure,
     from_error,
 )
-from infra.release.takeovers.takeover import NotWatchedError, Takeover
+from infra.release.takeovers.takeover import LINE_LETTERS, NotWatchedError, Takeover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,9 +53,6 @@ ANSWERS: Final = 3
 """How many responses in a row the new release must give: while old replicas drain, either may respond."""
 
 _POLL_S: Final = 0.5
-_LINE_LETTERS: Final = 100
-"""How much of a log's line is shown: its end, since it begins with the time."""
-
 _FIRST_SNAPSHOT_S: Final = 4.0
 _SNAPSHOT_INTERVAL_S: Final = 8.0
 
@@ -104,7 +101,7 @@ class Rollout:
             return self.restart(release)
         except NotServedError as error:
             return error.outcome
-        self._warn_of_adapters(served)
+        self._warn_of(served, release)
         return served
 
     def wait(self, release: str) -> Outcome:
@@ -127,10 +124,16 @@ class Rollout:
                 served = self._run_wait(release, step, is_restarted=is_restarted)
         except NotServedError as error:
             return error.outcome
-        self._warn_of_adapters(served)
+        self._warn_of(served, release)
         return served
 
-    def _warn_of_adapters(self, served: Served) -> None:
+    def _warn_of(self, served: Served, release: str) -> None:
+        if served.unreached:
+            self.console.warn(
+                f"the app's address does not answer from here ({served.unreached}). The replicas report from "
+                f"inside that they serve {release}, so it stays live. invoke status shows the address, and "
+                f"allowedIpRanges, HTTPS_PROXY and the network are what to look at"
+            )
         for reason in served.failed_adapters:
             self.console.warn(f"an adapter is not served: {reason}")
 
@@ -195,6 +198,8 @@ def switch(rollout: Rollout, share: Share, held: HeldLock, transition: Transitio
     outcome = rollout.restart(target) if approach.restarts else rollout.take_over(target, approach.text)
     if isinstance(outcome, Served):
         outcome = rollout.bake(target, outcome)
+    if isinstance(outcome, NotServed) and outcome.is_unseen:
+        raise failure(outcome, target, f"nothing was turned back: {target} is live, and was not proven")
     if isinstance(outcome, NotServed):
         rollout.console.warn(f"{target} does not serve: {outcome.cause.reason}")
         held.check()
@@ -290,22 +295,40 @@ class _Wait:
             self._in_a_row += 1
             return self._served(answer, now_s) if self._in_a_row >= ANSWERS else None
         self._in_a_row = 0
-        verdict = self._verdict(now_s)
+        verdict = self._report_of_failure(answer) or self._verdict(now_s)
         if verdict is None and now_s - self._start_s >= self._rollout.timeout_s:
-            cause = why_not_up(self._baseline, self._snapshot, answer)
-            late = Cause(f"not within {self._rollout.timeout_s:.0f} s: {cause.reason}", cause.hint)
-            verdict = NotServed(late, self._log(), is_timeout=True)
+            verdict = self._late(answer)
         self._show(now_s)
         return verdict
+
+    def _report_of_failure(self, answer: VersionResponse | NoResponse) -> NotServed | None:
+        """Return why the release does not serve, if a new replica itself reports that on the share."""
+        if isinstance(answer, NoResponse) or not answer.unreached or not answer.error:
+            return None
+        if answer.release != self._release or not self._baseline.is_new(answer):
+            return None
+        cause = Cause(f"replica {answer.replica}: {answer.error}", "correct it and deploy again")
+        return NotServed(cause, self._rollout.app.console_tail(answer.replica), is_timeout=False)
+
+    def _late(self, answer: VersionResponse | NoResponse) -> NotServed:
+        """Return the end of a wait that took too long."""
+        cause = why_not_up(self._baseline, self._snapshot, answer, self._release)
+        late = Cause(f"not within {self._rollout.timeout_s:.0f} s: {cause.reason}", cause.hint)
+        new = () if self._snapshot is None else self._baseline.new_replicas(self._snapshot)
+        blocked = answer.unreachable if isinstance(answer, NoResponse) else None
+        if blocked is not None and any(replica.is_ready for replica in new):
+            return NotServed(Cause(late.reason, blocked.hint), self._log(), is_timeout=True, is_unseen=True)
+        return NotServed(late, self._log(), is_timeout=True)
 
     def _is_proof(self, answer: VersionResponse) -> bool:
         return answer.is_ready and answer.release == self._release and self._baseline.is_new(answer)
 
     def _served(self, answer: VersionResponse, now_s: float) -> Served:
-        outage = self._meter.outage() if self._baseline.did_serve else None
+        unreached = answer.unreached
+        outage = self._meter.outage() if self._baseline.did_serve and not unreached else None
         seconds = now_s - self._start_s
         failed = tuple(adapter.reason for adapter in answer.failed_adapters)
-        return Served(answer.replica, answer.started, outage, seconds, failed)
+        return Served(answer.replica, answer.started, outage, seconds, failed, unreached=unreached)
 
     def _verdict(self, now_s: float) -> NotServed | None:
         """Return why the release will not serve, if that is certain."""
@@ -356,7 +379,7 @@ class _Wait:
     def _show(self, now_s: float) -> None:
         is_starting = self._action is not None and not self._action.done()
         now = "asking for new replicas" if is_starting else phase(self._baseline, self._snapshot)
-        line = "" if is_starting or not self._last_line else f": {self._last_line[-_LINE_LETTERS:]}"
+        line = "" if is_starting or not self._last_line else f": {self._last_line[-LINE_LETTERS:]}"
         if f"{now}{line}" != self._phase or self._rollout.console.is_terminal:
             self._phase = f"{now}{line}"
             self._step.enter(now, f" ({now_s - self._start_s:.0f} s){line}")

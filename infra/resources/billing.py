@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
+from infra.az.app import is_stopped
 from infra.document import Json, as_object, as_objects
 from infra.wording import count
 
@@ -30,7 +31,6 @@ _FREE: Final = frozenset(
     {"microsoft.insights/actiongroups", "microsoft.managedidentity/userassignedidentities"}
 )
 _SERVERLESS: Final = "Consumption"
-_STOPPED: Final = frozenset({"Stopped", "Suspended"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,6 @@ def resource_bill(resource_type: str) -> str:
     """Return what a resource of some type is billed for; empty if it is free."""
     known = resource_type.casefold()
     return "" if known in _FREE else _RATES.get(known, "depends on its type")
-
-
-def is_stopped(app: Mapping[str, Json]) -> bool:
-    """Return whether an app was stopped as a whole, as `pause` does."""
-    return as_object(app.get("properties")).get("runningStatus") in _STOPPED
 
 
 def find_environment(listed: Json, app: Mapping[str, Json]) -> dict[str, Json]:

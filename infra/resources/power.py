@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
+from infra.az.app import is_stopped
 from infra.az.commands import app_power, app_show
 from infra.az.errors import AzureRejectedError
 from infra.document import Json, as_object
 from infra.errors import WaitTimeoutError
-from infra.resources.billing import is_stopped
 
 if TYPE_CHECKING:
     from infra.clock import Clock

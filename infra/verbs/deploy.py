@@ -20,7 +20,7 @@ from infra.deploy_context import DeployContext, open_deploy_context
 from infra.errors import FjarrError
 from infra.release.archive import is_packable
 from infra.release.bake import BAKE_S
-from infra.release.cleaning import prune, remove_unfinished
+from infra.release.cleaning import prune, remove_old_reports, remove_unfinished
 from infra.release.known import KnownState
 from infra.release.lock import TAKES_FREE_LOCK, LockAccess
 from infra.release.manifest import Manifest, Origin, Release, Replaced
@@ -61,6 +61,8 @@ class DeployResult:
         outage_s: For how long requests failed meanwhile; None if nothing served before.
         replicas: All replicas that were seen to serve it; empty after a restart, of which one is enough.
         is_restarted: Whether the revision was restarted.
+        proof: Where it was seen to serve: at the app's `address`, or `inside` of its replicas, where the
+            address does not answer from this machine; empty if nothing has changed.
     """
 
     release: str
@@ -73,6 +75,7 @@ class DeployResult:
     outage_s: float | None = None
     replicas: tuple[str, ...] = ()
     is_restarted: bool = False
+    proof: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
@@ -90,6 +93,7 @@ class DeployResult:
             ("replica", ", ".join(self.replicas) or self.replica),
             ("took", f"{self.seconds} s until it was proven, {way}"),
             ("outage", "" if self.outage_s is None else f"{self.outage_s} s"),
+            ("proven", "from inside, by the replicas' reports" if self.proof == "inside" else ""),
         ]
         return "\n".join(f"{name:<9} {value}" for name, value in rows if value)
 
@@ -216,6 +220,7 @@ def deploy_tree(
     context: DeployContext, tree: LocalTree, *, force: bool = False, restart: bool = False
 ) -> DeployResult:
     """Deploy a tree in an open context. The parameters are those of `deploy`."""
+    context = context.reached()
     if not force and not restart and not _is_known_to_differ(context, tree.manifest):
         live = read_live(context.share)
         if _is_up_to_date(live, tree.manifest, force=force):
@@ -270,6 +275,7 @@ def _result(stored: StoredRelease, live: Live, served: Served) -> DeployResult:
         outage_s=None if served.outage is None else round(served.outage.seconds, 1),
         replicas=served.replicas,
         is_restarted=not served.replicas,
+        proof=served.proof,
     )
 
 
@@ -371,6 +377,7 @@ def _clean(context: DeployContext) -> None:
     """Remove leftovers and old releases. A failure is only a warning, since the deployment has succeeded."""
     try:
         _remove_unfinished(context)
+        remove_old_reports(context.share, context.clock.now().timestamp())
         removed = prune(context.share, read_live(context.share, context.known))
     except FjarrError as error:
         context.console.warn(f"old releases were not removed: {error.message}")

@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from infra.az.app import is_stopped
 from infra.az.commands import app_show, environment_list
 from infra.clock import Clock, SystemClock
 from infra.deploy_context import open_deploy_context
 from infra.document import as_object
 from infra.release.releases import read_live
 from infra.release.takeovers.outcome import NotServed, failure
-from infra.resources.billing import Bill, app_bills, find_environment, is_stopped
+from infra.resources.billing import Bill, app_bills, find_environment
 from infra.resources.power import set_power
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from infra.az.app import is_stopped
 from infra.az.commands import group_create
 from infra.config.endpoint import InferenceConfig, write_config
 from infra.config.kept import write_kept
@@ -20,7 +21,6 @@ from infra.provisioning.acceptance import subject_of_plan
 from infra.provisioning.deployment import deploy, endpoint, without_revision
 from infra.provisioning.prepare import PreparedProvision, prepare
 from infra.resources.api_keys import parse_keys, publish_keys
-from infra.resources.billing import is_stopped
 from infra.resources.file_share import open_share
 from infra.resources.inventory import MANAGED_TAG, record_managed
 from infra.resources.preflight import check_acceptance, require_acceptance, require_account

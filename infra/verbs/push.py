@@ -159,7 +159,8 @@ def push(  # noqa: PLR0913  # each is a flag of the verb
     selection = select_weights(session.root, adapter, base, session.console)
     selection = replace(selection, name=name or selection.name)
     hashes = HashCache(session.root / HASHES, SystemClock())
-    with open_deploy_context(session, timeout_s, access) as context:
+    with open_deploy_context(session, timeout_s, access) as opened:
+        context = opened.reached()
         selection = _resolve_base(context.share, selection, session.console)
         with session.console.step("read the weights"):
             upload_sets = load_upload_sets(selection, hashes)
@@ -187,7 +188,7 @@ def remove(
         RemoteError: Azure rejected a request.
     """
     with open_deploy_context(session, timeout_s, access) as context:
-        return remove_adapter(context, name)
+        return remove_adapter(context.reached(), name)
 
 
 def remove_adapter(context: DeployContext, name: str) -> PushResult:

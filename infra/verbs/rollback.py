@@ -31,6 +31,7 @@ class RollbackResult:
         replica: The replica that was seen to serve it.
         seconds: The time until it was seen to serve.
         outage_s: For how long requests failed meanwhile; None if nothing served before.
+        proof: Where it was seen to serve: at the app's `address`, or `inside` of its replicas.
     """
 
     release: str
@@ -38,6 +39,7 @@ class RollbackResult:
     replica: str
     seconds: float
     outage_s: float | None
+    proof: str = "address"
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
@@ -51,6 +53,7 @@ class RollbackResult:
             ("replica", self.replica),
             ("took", f"{self.seconds} s"),
             ("outage", "" if self.outage_s is None else f"{self.outage_s} s"),
+            ("proven", "from inside, by the replicas' reports" if self.proof == "inside" else ""),
         ]
         return "\n".join(f"{name:<9} {value}" for name, value in rows if value)
 
@@ -84,6 +87,7 @@ def roll_back(
 
 def roll_back_to(context: DeployContext, release: str = "") -> RollbackResult:
     """Make an earlier release live in an open context. The parameters are those of `roll_back`."""
+    context = context.reached()
     live = read_live(context.share, context.known)
     target = find_target(context, live, release)
     with (
@@ -123,6 +127,7 @@ def restart_live(context: DeployContext) -> RollbackResult:
     live = read_live(context.share, context.known)
     if live.current is None:
         raise UsageError("nothing is deployed on this stage", hint="invoke deploy")
+    context = context.reached()
     with (
         context.hooks.around("restart", release=live.current),
         context.lock.hold("restart") as held,
@@ -180,4 +185,5 @@ def _previous(context: DeployContext, live: Live, releases: tuple[str, ...]) -> 
 
 def _result(release: str, previous: str | None, served: Served) -> RollbackResult:
     outage_s = None if served.outage is None else round(served.outage.seconds, 1)
-    return RollbackResult(release, previous, served.replica, round(served.seconds, 1), outage_s)
+    seconds = round(served.seconds, 1)
+    return RollbackResult(release, previous, served.replica, seconds, outage_s, served.proof)

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from infra.az.app import parse_failed_adapters
+from infra.az.app import is_stopped, parse_failed_adapters
 from infra.az.commands import app_show, environment_list, replica_list, revision_list
 from infra.document import Json, as_object, as_objects, load_json
 from infra.errors import FjarrError
 from infra.network import open_url
-from infra.resources.billing import Bill, app_bills, find_environment, is_stopped
+from infra.resources.billing import Bill, app_bills, find_environment
 
 if TYPE_CHECKING:
     from infra.config.endpoint import InferenceConfig

@@ -2,7 +2,8 @@
 
 It answers every path as the real one answers `/version`, with the state that the supervisor has sent; the
 path `/crash` ends it. The text of the file `behaviour` beside it can be: `dies`, before it is ready; `fails`,
-with a reason; `hangs`, before it is ready.
+with a reason; `hangs`, before it is ready; `mute`, it accepts and answers nothing; `answers`, it says how its
+models have answered.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ RELEASE = os.environ.get("FJARR_RELEASE", "")
 REPLICA = os.environ.get("CONTAINER_APP_REPLICA_NAME", "")
 CONTROL = socket.socket(fileno=int(os.environ["FJARR_CONTROL_FD"]))
 STATE: dict[str, Any] = {}
+BEHAVIOUR = Path(__file__).with_name("behaviour").read_text()
 
 
 def send(**message: Any) -> None:
@@ -32,6 +34,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/crash":
             os._exit(9)
+        if BEHAVIOUR == "mute":
+            threading.Event().wait()
         if self.path == "/slow":
             time.sleep(0.5)
         document = {"release": RELEASE, "replica": REPLICA, "ready": True, "pid": os.getpid(), "state": STATE}
@@ -47,19 +51,20 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    behaviour = Path(__file__).with_name("behaviour").read_text()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    if behaviour == "dies":
+    if BEHAVIOUR == "dies":
         sys.exit("ModuleNotFoundError: No module named 'nowhere'")
-    if behaviour == "fails":
+    if BEHAVIOUR == "fails":
         send(failed="cannot serve: there is no model")
         sys.exit(1)
-    if behaviour == "hangs":
+    if BEHAVIOUR == "hangs":
         send(phase="loading", percent=40)
         threading.Event().wait()
+    if BEHAVIOUR == "answers":
+        send(answers={"base": None, "tuned": "it is broken"})
     send(ready=True, engine_ready=True)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
-    server.daemon_threads = False
+    server.daemon_threads = BEHAVIOUR == "mute"
     server.socket.close()
     server.socket = socket.socket(fileno=int(os.environ["FJARR_SOCKET_FD"]))
     for line in CONTROL.makefile():

@@ -122,6 +122,10 @@ class MemoryApp(App):
         release = next((each.release for each in self._processes if each.name == replica), "")
         return (f"{release} says goodbye",)
 
+    def is_stopped(self) -> bool:
+        """Return whether the app is paused, which this one never is."""
+        return False
+
     def stop(self) -> None:
         """Deactivate the revision, which removes its replicas."""
         self.is_active = False

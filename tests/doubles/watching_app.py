@@ -103,6 +103,10 @@ class WatchingApp(App):
         """Return the last lines of a replica's console log."""
         return (f"the log of {replica}",)
 
+    def is_stopped(self) -> bool:
+        """Return whether the app is paused, which this one never is."""
+        return False
+
     def served(self) -> set[str]:
         """Return the releases that are served now."""
         return {each.release for each in self._watchers}

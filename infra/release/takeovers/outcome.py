@@ -44,6 +44,7 @@ class Served:
     Attributes:
         failed_adapters: Why adapters are not served with it.
         replicas: The replicas that were seen to serve it, where all were asked.
+        unreached: Why it was seen from inside only; empty if the app's address has answered.
     """
 
     replica: str
@@ -52,15 +53,27 @@ class Served:
     seconds: float
     failed_adapters: tuple[str, ...] = ()
     replicas: tuple[str, ...] = ()
+    unreached: str = ""
+
+    @property
+    def proof(self) -> str:
+        """Return where the release was seen to serve: at the app's `address`, or `inside` of its replicas."""
+        return "inside" if self.unreached else "address"
 
 
 @dataclass(frozen=True, slots=True)
 class NotServed:
-    """A release that does not serve: the cause, the end of its log, and whether the wait timed out."""
+    """A release that does not serve: the cause, the end of its log, and whether the wait timed out.
+
+    Attributes:
+        is_unseen: Whether nothing is known against it: the platform calls its replicas ready, and neither the
+            app's address nor the replicas' reports could be read.
+    """
 
     cause: Cause
     log: tuple[str, ...]
     is_timeout: bool
+    is_unseen: bool = False
 
 
 Outcome: TypeAlias = Served | NotServed
@@ -78,7 +91,8 @@ def failure(outcome: NotServed, release: str, closing: str) -> FjarrError:
     """Return the error for a release that does not serve. `closing` describes the state of the stage now."""
     kind = WaitTimeoutError if outcome.is_timeout else RemoteError
     log = ("its log ended with:", *(f"  {line}" for line in outcome.log)) if outcome.log else ()
-    message = f"release {release} does not serve: {outcome.cause.reason}"
+    what = "could not be seen" if outcome.is_unseen else "does not serve"
+    message = f"release {release} {what}: {outcome.cause.reason}"
     return kind(message, details=(closing, *log), hint=outcome.cause.hint or None)
 
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from infra.console import Console, Step
     from infra.release.takeovers.outcome import Background
 
+LINE_LETTERS: Final = 100
+"""How much of a log's line is shown: its end, since it begins with the time."""
+
 _POLL_S: Final = 0.25
 _LIST_INTERVAL_S: Final = 8.0
 _HINT: Final = "invoke logs has more; --restart replaces the replicas"
@@ -92,9 +95,10 @@ class _Wait:
     listed: tuple[Replica, ...] | None = None
     shown: str = ""
     _meter: OutageMeter = field(init=False)
-    _listing: Future[tuple[Replica, ...]] | None = None
+    _listing: Future[tuple[tuple[Replica, ...], str]] | None = None
     _next_listing_s: float = 0.0
     _has_served: bool = False
+    _last_line: str = ""
 
     def __post_init__(self) -> None:
         self._meter = OutageMeter(self.start_s)
@@ -109,7 +113,7 @@ class _Wait:
         if self.listed is not None and self.listed and not self._missing():
             return self._served(now_s)
         if now_s - self.start_s >= self.takeover.timeout_s:
-            raise self._failed(self._late(answer), "", is_timeout=True)
+            raise self._late(answer)
         self._show(answer, now_s)
         return None
 
@@ -131,14 +135,20 @@ class _Wait:
             self._next_listing_s = now_s + _LIST_INTERVAL_S
             listing, self._listing = self._listing, None
             try:
-                self.listed = listing.result()
+                self.listed, self._last_line = listing.result()
             except FjarrError:
                 return  # it says nothing about the release, and the next one may succeed
             self._check_crashes(self.listed)
 
-    def _list_now(self) -> tuple[Replica, ...]:
+    def _list_now(self) -> tuple[tuple[Replica, ...], str]:
+        """Return the replicas, and the last line of the log of one that does not serve the release yet.
+
+        Reading a log takes seconds on Azure, so the first listing, which most takeovers need alone, has none.
+        """
         revision = self.revision or self.takeover.app.revision()[0].name
-        return self.takeover.app.replicas(revision)
+        late = next((each.name for each in self.listed or () if not self._is_proof(each.name)), "")
+        tail = self.takeover.app.console_tail(late) if late else ()
+        return self.takeover.app.replicas(revision), tail[-1] if tail else ""
 
     def _check_crashes(self, replicas: tuple[Replica, ...]) -> None:
         if self.baseline is None:
@@ -151,12 +161,13 @@ class _Wait:
     def _missing(self) -> tuple[str, ...]:
         """Return what each replica lacks that does not serve the release yet."""
         return tuple(
-            _lack(replica.name, self.answers.get(replica.name), self.release)
+            _lack(replica, self.answers.get(replica.name), self.release)
             for replica in self.listed or ()
-            if not self._is_proof(self.answers.get(replica.name))
+            if not self._is_proof(replica.name)
         )
 
-    def _is_proof(self, answer: VersionResponse | None) -> bool:
+    def _is_proof(self, replica: str) -> bool:
+        answer = self.answers.get(replica)
         return (
             answer is not None
             and answer.is_ready
@@ -167,17 +178,23 @@ class _Wait:
     def _served(self, now_s: float) -> Served:
         names = tuple(replica.name for replica in self.listed or ())
         last = self.answers[names[-1]]
-        outage = self._meter.outage() if self._has_served else None
+        unreached = next((answer.unreached for name in names if (answer := self.answers[name]).unreached), "")
+        outage = self._meter.outage() if self._has_served and not unreached else None
         seconds = now_s - self.start_s
         failed = tuple(adapter.reason for adapter in last.failed_adapters)
-        return Served(last.replica, last.started, outage, seconds, failed, names)
+        return Served(last.replica, last.started, outage, seconds, failed, names, unreached)
 
-    def _late(self, answer: VersionResponse | NoResponse) -> str:
-        missing = self._missing()
-        if not missing:
-            reason = answer.reason if isinstance(answer, NoResponse) else "the platform lists no replica"
-            missing = (f"the app does not serve it: {reason}",)
-        return f"not within {self.takeover.timeout_s:.0f} s: {'; '.join(missing)}"
+    def _late(self, answer: VersionResponse | NoResponse) -> NotServedError:
+        """Return the end of a wait that took too long."""
+        reason = answer.reason if isinstance(answer, NoResponse) else "the platform lists no replica"
+        missing = self._missing() or (f"the app does not serve it: {reason}",)
+        if isinstance(answer, NoResponse) and self.listed and not self.answers:
+            missing = (*missing, f"the app's address did not answer: {reason}")
+        why = f"not within {self.takeover.timeout_s:.0f} s: {'; '.join(missing)}"
+        blocked = answer.unreachable if isinstance(answer, NoResponse) else None
+        if blocked is not None and self.listed and all(replica.is_ready for replica in self.listed):
+            return NotServedError(NotServed(Cause(why, blocked.hint), (), is_timeout=True, is_unseen=True))
+        return self._failed(why, "", is_timeout=True)
 
     def _failed(self, reason: str, replica: str, *, is_timeout: bool = False) -> NotServedError:
         log = self.takeover.app.console_tail(replica) if replica else ()
@@ -187,19 +204,21 @@ class _Wait:
         percent = ""
         if isinstance(answer, NoResponse):
             phase = f"no answer: {answer.reason}"
-        elif self._is_proof(answer):
+        elif self._is_proof(answer.replica):
             phase = f"replica {shorten(answer.replica)} serves it"
         else:
             phase = f"replica {shorten(answer.replica)}: {answer.phase or 'starting'}"
             percent = f", {answer.percent} %"
-        if f"{phase}{percent}" != self.shown or self.takeover.console.is_terminal:
-            self.shown = f"{phase}{percent}"
-            self.step.enter(phase, f"{percent} ({now_s - self.start_s:.0f} s)")
+        line = f": {self._last_line[-LINE_LETTERS:]}" if self._last_line else ""
+        if f"{phase}{percent}{line}" != self.shown or self.takeover.console.is_terminal:
+            self.shown = f"{phase}{percent}{line}"
+            self.step.enter(phase, f"{percent} ({now_s - self.start_s:.0f} s){line}")
 
 
-def _lack(name: str, answer: VersionResponse | None, release: str) -> str:
+def _lack(replica: Replica, answer: VersionResponse | None, release: str) -> str:
+    name = replica.name
     if answer is None:
-        return f"replica {name} has not answered"
+        return f"replica {name} has not answered{'' if replica.is_ready else ', and is not ready'}"
     if answer.release == release:
         return f"replica {name} is not ready: {answer.phase}, {answer.percent} %"
     return f"replica {name} still serves {answer.release}: {answer.phase}, {answer.percent} %"

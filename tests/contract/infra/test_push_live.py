@@ -76,6 +76,9 @@ class ServerApp(App):
     def console_tail(self, replica: str) -> tuple[str, ...]:
         raise AssertionError(replica)
 
+    def is_stopped(self) -> bool:
+        return False
+
 
 @dataclass
 class Stage:

@@ -18,9 +18,12 @@ from infra.az.app import App, fetch_version
 from infra.az.revision import NoResponse, Replica, Revision, Snapshot, VersionResponse
 from infra.clock import SystemClock
 from infra.console import Console
+from infra.process import Runner
 from infra.release.rollout import Rollout, in_background
 from infra.release.takeovers.outcome import NotServed, Served
-from localcloud.runtime import Container, Probe, RevisionSpec
+from infra.release.takeovers.reach import find_way
+from infra.share.mounted import MountedShare
+from localcloud.runtime import Container, IngressPolicy, Probe, RevisionSpec
 from tests.doubles.containers import REVISION
 
 if TYPE_CHECKING:
@@ -86,6 +89,9 @@ class HostApp(App):
     def console_tail(self, replica: str) -> tuple[str, ...]:
         return (f"the log of {replica}",)
 
+    def is_stopped(self) -> bool:
+        return False
+
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Path:
@@ -94,7 +100,8 @@ def mount(tmp_path: Path) -> Path:
     return tmp_path / "mount"
 
 
-async def test_a_deploy_is_done_when_both_replicas_have_proven_it(bench: Any, mount: Path) -> None:
+async def start(bench: Any, mount: Path) -> HostApp:
+    """Start two replicas on the first release."""
     (mount / "CURRENT").write_text(f"{FIRST}\n")
     environ = {
         "FJARR_MOUNT": str(mount), "FJARR_HOST": "127.0.0.1", "FJARR_AUTH": "off",
@@ -105,8 +112,35 @@ async def test_a_deploy_is_done_when_both_replicas_have_proven_it(bench: Any, mo
         "main", "none", ("/bin/bash",), ("-c", COMMAND), tuple(environ.items()), probes=(probe,)
     )
     await bench.up(RevisionSpec("app", REVISION, container, 7860, 2, 10, "local.test", "app.local.test"))
+    return HostApp(bench.host, bench.url)
+
+
+async def test_a_machine_that_the_ingress_keeps_out_gets_the_proof_from_inside(
+    bench: Any, mount: Path, tmp_path: Path
+) -> None:
+    app, clock, output = await start(bench, mount), SystemClock(), io.StringIO()
     names = {replica.name for replica in bench.host.replicas(REVISION)}
-    app = HostApp(bench.host, bench.url)
+    bench.host.set_ingress_policy("app", IngressPolicy(("203.0.113.0/24",)))
+    share, console = MountedShare(mount, Runner({}, tmp_path)), Console(output)
+    inside = await asyncio.to_thread(find_way, app, share, clock, console, "prod")
+    said = "the app's address does not answer from here (HTTP 403: RBAC: access denied)"
+    assert f"warning: {said}: the proof will come from inside" in output.getvalue()
+    with ThreadPoolExecutor(2) as pool:
+        rollout = Rollout(inside, clock, console, 60.0, in_background(pool), lambda: None)
+        (mount / "CURRENT").write_text(f"{SECOND}\n")
+        served = await asyncio.to_thread(rollout.take_over, SECOND)
+        assert isinstance(served, Served)
+        assert (set(served.replicas), served.proof) == (names, "inside")
+        (mount / "CURRENT").write_text(f"{BROKEN}\n")
+        failed = await asyncio.to_thread(rollout.take_over, BROKEN)
+        assert isinstance(failed, NotServed)
+        assert "No module named 'nowhere'" in failed.cause.reason
+        assert not failed.is_unseen
+
+
+async def test_a_deploy_is_done_when_both_replicas_have_proven_it(bench: Any, mount: Path) -> None:
+    app = await start(bench, mount)
+    names = {replica.name for replica in bench.host.replicas(REVISION)}
     with ThreadPoolExecutor(2) as pool:
         rollout = Rollout(app, SystemClock(), Console(io.StringIO()), 60.0, in_background(pool), lambda: None)
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from infra.resources.billing import app_bills, find_environment, is_stopped, resource_bill
+from infra.az.app import is_stopped
+from infra.resources.billing import app_bills, find_environment, resource_bill
 
 if TYPE_CHECKING:
     from infra.document import Json
