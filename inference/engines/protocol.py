@@ -150,10 +150,13 @@ class TokenLogprobs:
     Attributes:
         chosen: That of the token that was sampled, or that the prompt has there.
         top: Pairs of token id and log-probability, the likeliest first.
+        rank: The place of `chosen` among all tokens, the likeliest first, from 1; None for a token that was
+            sampled.
     """
 
     chosen: float
     top: tuple[tuple[int, float], ...] = ()
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

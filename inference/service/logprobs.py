@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from inference.engines.protocol import TokenLogprobs
     from inference.text.codec import Token
@@ -47,6 +47,24 @@ class LogprobEntry:
     top: tuple[Logprob, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PromptLogprob:
+    """A token in one place of a prompt, and its log-probability there.
+
+    Attributes:
+        rank: Its place among all tokens, the likeliest first, from 1; None if the engine does not say it.
+    """
+
+    token_id: int
+    token: Token
+    logprob: float
+    rank: int | None
+
+
+PromptLogprobs = tuple[tuple[PromptLogprob, ...], ...]
+"""For each token of a prompt, the token itself and the likeliest ones in its place; empty for the first."""
+
+
 class LogprobLedger:
     """The entries of the tokens whose text has not been emitted yet.
 
@@ -77,5 +95,38 @@ class LogprobLedger:
         return tuple(released)
 
     def _logprob(self, token_id: int, logprob: float) -> Logprob:
-        # The order of the arguments makes NaN the minimum, too.
-        return Logprob(self._token(token_id), max(MIN_LOGPROB, logprob))
+        return Logprob(self._token(token_id), _clamp(logprob))
+
+
+def list_prompt_logprobs(
+    token_ids: Sequence[int],
+    entries: Sequence[TokenLogprobs],
+    count: int,
+    token: Callable[[int], Token],
+) -> PromptLogprobs:
+    """Return the log-probabilities of a prompt's tokens, and those of the likeliest in their places.
+
+    Args:
+        token_ids: The prompt.
+        entries: One for each of its tokens but the first.
+        count: How many of the likeliest tokens to list.
+        token: Returns a token by its id.
+    """
+    found: list[tuple[PromptLogprob, ...]] = [()]
+    for token_id, entry in zip(token_ids[1:], entries, strict=True):
+        # The prompt's own token comes first, whatever its rank.
+        ranked: dict[int, tuple[float, int | None]] = {token_id: (entry.chosen, entry.rank)}
+        for rank, (each, logprob) in enumerate(entry.top[:count], start=1):
+            ranked.setdefault(each, (logprob, rank))
+        found.append(
+            tuple(
+                PromptLogprob(each, token(each), _clamp(logprob), rank)
+                for each, (logprob, rank) in ranked.items()
+            )
+        )
+    return tuple(found)
+
+
+def _clamp(logprob: float) -> float:
+    # The order of the arguments makes NaN the minimum, too.
+    return max(MIN_LOGPROB, logprob)

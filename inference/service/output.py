@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from inference.service.logprobs import LogprobLedger
+from inference.service.logprobs import LogprobLedger, PromptLogprobs, list_prompt_logprobs
 from inference.service.requests import TextDelta, TextFinishReason
 from inference.text.detokenizer import Detokenizer, StopFinder
 from inference.text.reasoning import ReasoningParser
@@ -43,6 +43,7 @@ class OutputProcessor:
         self._stop_finder = StopFinder(request.stops, keeps_stop=request.keeps_stop)
         self._ledger = LogprobLedger(codec.token) if request.top_logprobs is not None else None
         self._decode_tokens = codec.decode
+        self._token = codec.token
         self._detokenizer = Detokenizer(codec.decode)
         self._parser: CallParser | None = None
         self._reasoning: ReasoningParser | None = None
@@ -50,6 +51,7 @@ class OutputProcessor:
         self._has_begun = False
         self._is_first = True
         self._echoed: str | None = None
+        self._prompt_logprobs: PromptLogprobs | None = None
         self._logprob_sum = 0.0
         self._new_token_ids: list[int] = []
         use = request.tool_use
@@ -62,8 +64,8 @@ class OutputProcessor:
         if self._request.max_new_tokens == 0:
             # The engine has generated a token, as it has to.
             tokens, reason, logprobs = (), "length", ()
-        if not self._has_begun and self._request.echo:
-            self._echo(increment.prompt_logprobs)
+        if not self._has_begun:
+            self._begin(increment.prompt_logprobs)
         self._has_begun = True
         self._count(tokens, logprobs)
         is_ended = reason == "stop" and bool(tokens) and tokens[-1] in self._end_token_ids
@@ -138,12 +140,21 @@ class OutputProcessor:
             text += piece
         return text
 
+    def _begin(self, logprobs: Sequence[TokenLogprobs]) -> None:
+        """Read what the first increment has about the prompt."""
+        if self._request.echo:
+            self._echo(logprobs)
+        count = self._request.prompt_logprobs
+        if count is not None:
+            self._prompt_logprobs = list_prompt_logprobs(self._prompt_token_ids, logprobs, count, self._token)
+
     def _echo(self, logprobs: Sequence[TokenLogprobs]) -> None:
         """Begin the text with the prompt, and the log-probabilities with those of its tokens."""
         detokenizer, text = Detokenizer(self._decode_tokens), ""
         if self._ledger is not None:
             for token_id, entry in zip(self._prompt_token_ids, (None, *logprobs), strict=True):
-                self._ledger.add(token_id, entry, len(text))
+                shown = None if entry is None else replace(entry, top=entry.top[: self._request.top_logprobs])
+                self._ledger.add(token_id, shown, len(text))
                 text += detokenizer.push((token_id,))
         sent = self._prompt_text
         self._echoed = self._decode_tokens(self._prompt_token_ids) if sent is None else sent
@@ -171,6 +182,7 @@ class OutputProcessor:
             else self._ledger.release(float("inf") if lists_all else emitted),
             token_ids=token_ids,
             prompt_token_ids=self._prompt_token_ids if is_first and self._request.returns_token_ids else None,
+            prompt_logprobs=self._prompt_logprobs if is_first else None,
             mean_logprob=self._logprob_sum / max(1, self.tokens)
             if is_last and self._request.best_of
             else None,

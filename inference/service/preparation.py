@@ -324,7 +324,7 @@ def _make_generations(
         top_logprobs=0 if request.top_logprobs is None and request.best_of else request.top_logprobs,
         grammar=grammar,
         stopping=request.stopping,
-        prompt_logprobs=request.top_logprobs if request.echo else None,
+        prompt_logprobs=_prompt_logprobs(request),
     )
     seed = request.sampling.seed
     if seed is None:
@@ -333,6 +333,12 @@ def _make_generations(
         replace(first, sampling=replace(request.sampling, seed=(seed + index) % SEED_MODULUS))
         for index in range(request.generated_choices)
     ]
+
+
+def _prompt_logprobs(request: TextRequest) -> int | None:
+    """Return how many of the likeliest tokens the engine lists in the place of each of the prompt's."""
+    counts = (request.prompt_logprobs, request.top_logprobs if request.echo else None)
+    return max((count for count in counts if count is not None), default=None)
 
 
 def _check_abilities(engine: Engine, request: TextRequest, generation: GenerationRequest) -> None:
@@ -368,7 +374,7 @@ def _field_of(ability: Ability, request: TextRequest) -> str:
                 else "stop_token_ids"
             )  # fmt: skip
         case "prompt_logprobs":
-            return "echo"
+            return "echo" if request.prompt_logprobs is None else "prompt_logprobs"
         case "logprobs" if request.top_logprobs is None:
             return "best_of"
         case _:

@@ -10,7 +10,7 @@ from inference.text.codec import TemplateOptions
 
 if TYPE_CHECKING:
     from inference.engines.protocol import Sampling
-    from inference.service.logprobs import LogprobEntry
+    from inference.service.logprobs import LogprobEntry, PromptLogprobs
     from inference.text.codec import Message
     from inference.text.shapes import Shape
     from inference.text.tools import ToolCall, ToolUse
@@ -90,6 +90,8 @@ class TextRequest:
         best_of: The number of answers to generate, of which the `choices` likeliest are returned; None
             generates no others.
         echo: The text begins with the prompt, and the log-probabilities with those of its tokens.
+        prompt_logprobs: How many of the likeliest tokens to list in the place of each of the prompt's, beside
+            it; None lists no log-probabilities of the prompt.
         returns_token_ids: The deltas have the token ids of prompt and answer.
         hides_reasoning: The reasoning is left out.
         shape: What the text must be; None leaves it free.
@@ -110,6 +112,7 @@ class TextRequest:
     top_logprobs: int | None = None
     best_of: int | None = None
     echo: bool = False
+    prompt_logprobs: int | None = None
     returns_token_ids: bool = False
     hides_reasoning: bool = False
     shape: Shape | None = None
@@ -147,6 +150,7 @@ class TextDelta:
         reasoning: New text of the reasoning, which comes before the answer.
         token_ids: The tokens since the last delta, if the request asked for them.
         prompt_token_ids: Those of the prompt, in the first delta of a choice, if the request asked for them.
+        prompt_logprobs: Those of the prompt, in the first delta of a choice, if the request asked for them.
         mean_logprob: That of all tokens of the choice, in the last delta, if the best are to be chosen.
     """
 
@@ -158,6 +162,7 @@ class TextDelta:
     reasoning: str = ""
     token_ids: tuple[int, ...] = ()
     prompt_token_ids: tuple[int, ...] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
     mean_logprob: float | None = None
 
     @property

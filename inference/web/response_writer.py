@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from inference.engines.protocol import ServedModel
-    from inference.service.logprobs import Logprob, LogprobEntry
+    from inference.service.logprobs import Logprob, LogprobEntry, PromptLogprobs
     from inference.service.requests import TextDelta, TextRequest, Usage
     from inference.text.tools import ToolCall
     from inference.web import responses
@@ -31,6 +31,7 @@ class ChoiceBuffer:
         self.reasoning = ""
         self.token_ids: list[int] = []
         self.prompt_token_ids: tuple[int, ...] | None = None
+        self.prompt_logprobs: PromptLogprobs | None = None
         self.mean_logprob = 0.0
         self.calls: list[ToolCall] = []
         self.logprobs: list[LogprobEntry] = []
@@ -42,6 +43,7 @@ class ChoiceBuffer:
         self.reasoning += delta.reasoning
         self.token_ids += delta.token_ids
         self.prompt_token_ids = self.prompt_token_ids or delta.prompt_token_ids
+        self.prompt_logprobs = self.prompt_logprobs or delta.prompt_logprobs
         self.mean_logprob = self.mean_logprob if delta.mean_logprob is None else delta.mean_logprob
         self.calls += (call for _, call in delta.calls)
         self.logprobs += delta.logprobs
@@ -150,6 +152,8 @@ class ChatResponseWriter(ChunkWriter):
         }
         if choices[0].prompt_token_ids is not None:
             document["prompt_token_ids"] = list(choices[0].prompt_token_ids)
+        if choices[0].prompt_logprobs is not None:
+            document["prompt_logprobs"] = prompt_logprobs_object(choices[0].prompt_logprobs)
         return document
 
     def opening(self, choices: int) -> bytes:
@@ -244,6 +248,8 @@ class CompletionResponseWriter(ChunkWriter):
         if self._has_token_ids:
             document["prompt_token_ids"] = list(choice.prompt_token_ids or ())
             document["token_ids"] = choice.token_ids
+        if choice.prompt_logprobs is not None:
+            document["prompt_logprobs"] = prompt_logprobs_object(choice.prompt_logprobs)
         return document
 
 
@@ -322,3 +328,22 @@ def _logprobs_by_text(entry: LogprobEntry) -> dict[str, float] | None:
         if each.logprob is not None:
             found.setdefault(each.token.text, each.logprob)
     return found or None
+
+
+def prompt_logprobs_object(logprobs: PromptLogprobs) -> responses.PromptLogprobs:
+    """Return what vLLM has for a prompt: for each token, log-probabilities by token id; null for the first.
+
+    Source: vLLM, `PromptLogprobs` in `logprobs.py`.
+    """
+    return [
+        {
+            str(each.token_id): {
+                "logprob": each.logprob,
+                "rank": each.rank,
+                "decoded_token": each.token.text,
+            }
+            for each in place
+        }
+        or None
+        for place in logprobs
+    ]

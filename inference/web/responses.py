@@ -134,6 +134,17 @@ class CompletionLogprobs(TypedDict):
     text_offset: list[Count]
 
 
+class PromptLogprob(TypedDict):
+    """The log-probability of a token in one place of a prompt; `rank` is its place among all, from 1."""
+
+    logprob: float
+    rank: Count | None
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""One for each token of a prompt, by token id: the token itself, and the likeliest; null for the first."""
+
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
@@ -166,6 +177,7 @@ class CompletionChoice(TypedDict):
     finish_reason: FinishReason
     prompt_token_ids: NotRequired[list[Count]]
     token_ids: NotRequired[list[Count]]
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
 class ChatDelta(TypedDict):
@@ -213,6 +225,7 @@ class ChatCompletion(ResponseHead):
     choices: Annotated[list[ChatChoice], Field(min_length=1)]
     usage: Usage
     prompt_token_ids: NotRequired[list[Count]]
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
 class Completion(ResponseHead):

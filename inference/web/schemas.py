@@ -40,6 +40,10 @@ MIN_REPETITION_PENALTY: Final = 0.01
 MAX_CHAT_LOGPROBS: Final = 20
 MAX_TEXT_LOGPROBS: Final = 5
 MAX_STOP_TOKENS: Final = 1024
+MAX_PROMPTS: Final = 2048
+"""As in OpenAI's API. A server may give fewer answers at once, and then refuses more by itself."""
+MAX_PROMPT_LOGPROBS: Final = 20
+"""As in vLLM, whose default for the server is the same."""
 DEFAULT_COMPLETION_TOKENS: Final = 16
 """The length of a completion without `max_tokens`. Source: OpenAI API reference, "Create completion"."""
 
@@ -91,6 +95,8 @@ def _read_biases(biases: dict[str, float]) -> tuple[tuple[int, float], ...]:
 def _read_prompts(prompt: object) -> tuple[TextPrompt, ...] | tuple[TokenPrompt, ...]:
     """Turn each of the four forms of a prompt into a list of prompts."""
     prompts: list[Any] = prompt if isinstance(prompt, list) else [prompt]
+    if len(prompts) > MAX_PROMPTS and not _is_token(prompts[0]):
+        raise PydanticCustomError("prompts", "a request has at most {most} prompts", {"most": MAX_PROMPTS})
     if isinstance(prompt, list) and all(_is_token(each) for each in prompts):
         return (TokenPrompt(tuple(prompts)),)
     if all(isinstance(each, str) for each in prompts):
@@ -203,6 +209,7 @@ class _GenerationFields(SamplingFields, ShapeFields):
     model: Annotated[str, Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_PROMPT_LOGPROBS)] | None = None
     return_token_ids: bool | None = None
     add_special_tokens: bool | None = None
     stream: bool | None = None
@@ -213,9 +220,11 @@ class _GenerationFields(SamplingFields, ShapeFields):
     spaces_between_special_tokens: Literal[True] | None = None
 
     @model_validator(mode="after")
-    def _check_stream_options(self) -> Self:
+    def _check_stream_fields(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise wrong("stream_options", "it goes with 'stream': true")
+        if self.prompt_logprobs is not None and self.stream:
+            raise wrong("prompt_logprobs", "it is not available with 'stream': true")
         return self
 
     @property
@@ -231,6 +240,7 @@ class _GenerationFields(SamplingFields, ShapeFields):
             "model": self.model,
             "choices": self.n or 1,
             "shape": self.shape,
+            "prompt_logprobs": self.prompt_logprobs,
             "returns_token_ids": bool(self.return_token_ids),
         }
 

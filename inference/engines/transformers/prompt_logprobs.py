@@ -110,9 +110,18 @@ def _record_span(span: PromptSpan, scores: torch.Tensor) -> None:
         torch.split(scores, ROWS_AT_ONCE), torch.split(tokens, ROWS_AT_ONCE), strict=True
     ):
         logprobs = torch.log_softmax(part.float(), dim=-1)
-        chosen = logprobs.gather(-1, next_tokens.unsqueeze(-1)).squeeze(-1).tolist()
+        chosen = logprobs.gather(-1, next_tokens.unsqueeze(-1))
+        ranks = (logprobs >= chosen).sum(dim=-1)
         top = torch.topk(logprobs, min(request.prompt_logprobs or 0, logprobs.shape[-1]))
-        pairs = zip(chosen, top.indices.tolist(), top.values.tolist(), strict=True)
-        found += (TokenLogprobs(each, tuple(zip(*likely, strict=True))) for each, *likely in pairs)
+        found += (
+            TokenLogprobs(value, tuple(zip(likely, values, strict=True)), rank)
+            for value, likely, values, rank in zip(
+                chosen.squeeze(-1).tolist(),
+                top.indices.tolist(),
+                top.values.tolist(),
+                ranks.tolist(),
+                strict=True,
+            )
+        )
     # By position: a request that was preempted is processed again.
     span.row.prompt_logprobs[span.first : span.first + len(found)] = found

@@ -83,4 +83,12 @@ def read_prompt_logprobs(
         steps: What vLLM returns with the first tokens; empty with later ones.
     """
     known = [step for step in steps or () if step is not None]
-    return read_logprobs(request.prompt_token_ids[1:], known, request.prompt_logprobs) if known else ()
+    if not known:
+        return ()
+    tokens = request.prompt_token_ids[1:]
+    return tuple(
+        replace(entry, rank=step[token].rank)
+        for token, step, entry in zip(
+            tokens, known, read_logprobs(tokens, known, request.prompt_logprobs), strict=True
+        )
+    )

@@ -648,6 +648,9 @@ async def test_logprobs_are_those_of_the_plain_network(bench: Bench, count: int)
         assert len(answer.logprobs) == len(answer.token_ids)
         for token, entry, logprobs in zip(answer.token_ids, answer.logprobs, expected, strict=True):
             assert entry.chosen == pytest.approx(logprobs[token].item(), abs=1e-3)
+            lower, upper = ((logprobs > entry.chosen + step).sum().item() for step in (1e-3, -1e-3))
+            assert entry.rank is not None
+            assert lower < entry.rank <= upper
             values = [value for _, value in entry.top]
             assert values == pytest.approx(logprobs.topk(count).values.tolist(), abs=1e-3)
             assert values == sorted(values, reverse=True)

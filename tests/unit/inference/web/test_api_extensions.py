@@ -222,7 +222,7 @@ async def test_an_echo_lists_every_token_of_prompt_and_answer(server: ModelServe
     answer = Increment((0,), "stop", (TokenLogprobs(-0.1, ((0, -0.1),)),))
     server.engine.play(with_prompt(answer if ends else scored("plain", "!", end=False), "Once"))
     prompt = list(CODECS["plain"].encode("Once"))
-    completion = await complete(server, prompt=prompt, echo=True, max_tokens=1, logprobs=1, seed=1)
+    completion = await complete(server, prompt=prompt, echo=True, max_tokens=1, logprobs=2, seed=1)
     logprobs = completion.choices[0].logprobs
     assert len(logprobs.tokens) == len(prompt) + 1
     assert logprobs.tokens[:4] == ["O", "n", "c", "e"]
@@ -230,7 +230,7 @@ async def test_an_echo_lists_every_token_of_prompt_and_answer(server: ModelServe
     assert logprobs.top_logprobs[0] is None
     assert logprobs.top_logprobs[2] == {"c": -2.5, "x": -3.5}
     assert logprobs.text_offset[:4] == [0, 1, 2, 3]
-    assert server.engine.requests[0].prompt_logprobs == 1
+    assert server.engine.requests[0].prompt_logprobs == 2
 
 
 async def test_the_best_of_several_answers_are_the_likeliest_a_token(server: ModelServer) -> None:

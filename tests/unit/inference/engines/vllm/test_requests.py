@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from inference.engines.protocol import GenerationRequest, Sampling, TokenLogprobs
-from inference.engines.vllm.requests import read_logprobs, sampling_parameters
+from inference.engines.vllm.requests import read_logprobs, read_prompt_logprobs, sampling_parameters
 
 
 @dataclass
@@ -32,6 +32,16 @@ def test_the_token_that_was_taken_is_not_among_the_likeliest_unless_it_is_one() 
 def test_what_a_grammar_forbids_is_not_told() -> None:
     step = {4: Known(0.0, 1), 5: Known(-math.inf, 2)}
     assert read_logprobs((4,), (step,), 2) == (TokenLogprobs(0.0, ((4, 0.0),)),)
+
+
+def test_a_prompt_s_own_token_has_its_rank() -> None:
+    request = GenerationRequest("r1", "base", (1, 9, 4), 8, Sampling(), prompt_logprobs=1)
+    steps = (None, {9: Known(-7.0, 120), 4: Known(-0.1, 1)}, {4: Known(-0.1, 1)})
+    assert read_prompt_logprobs(request, steps) == (
+        TokenLogprobs(-7.0, ((4, -0.1),), 120), TokenLogprobs(-0.1, ((4, -0.1),), 1),
+    )  # fmt: skip
+    # They come with the first tokens only.
+    assert read_prompt_logprobs(request, ()) == ()
 
 
 def test_nothing_is_told_to_who_did_not_ask() -> None:
