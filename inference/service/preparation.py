@@ -20,7 +20,7 @@ from inference.text.shapes import GrammarShape, JsonShape
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from inference.text.codec import Codec
+    from inference.text.codec import Codec, Message
     from inference.text.reasoning import PromptEnd
     from inference.text.tools import CallFormat, Tool, ToolUse
 
@@ -178,23 +178,32 @@ async def _make_grammar(
     Raises:
         InvalidRequestError: If a schema cannot be compiled. The error names its field.
     """
+    if request.shape is None and request.tool_use is None:
+        return None
+    # Rewriting a schema takes a while, too, during which other streams would pause.
+    return await asyncio.to_thread(_write_grammar, request, codec, call_format, prompt_end)
+
+
+def _write_grammar(
+    request: TextRequest, codec: Codec, call_format: CallFormat | None, prompt_end: PromptEnd | None
+) -> str | None:
     try:
         grammar = _grammar(request, codec, call_format, prompt_end)
-        error = None if grammar is None else await find_grammar_error(grammar)
+        error = None if grammar is None else find_grammar_error(grammar)
     except UnsupportedSchemaError as caught:
         error = str(caught)
     if error is None:
         return grammar
     for param, schema in _schemas(request):
-        schema_error = await _find_schema_error(schema)
+        schema_error = _find_schema_error(schema)
         if schema_error is not None:
             raise _schema_error(param, schema_error)
     raise _schema_error(request.shape.param if request.shape else "tools", error)
 
 
-async def _find_schema_error(schema: Mapping[str, Any]) -> str | None:
+def _find_schema_error(schema: Mapping[str, Any]) -> str | None:
     try:
-        return await find_grammar_error(grammar_of(json_rule(schema)))
+        return find_grammar_error(grammar_of(json_rule(schema)))
     except UnsupportedSchemaError as error:
         return str(error)
 
@@ -251,8 +260,9 @@ async def _encode_prompt(codec: Codec, request: TextRequest) -> tuple[int, ...]:
                     " results.",
                     param=prompt.param,
                 )
-            # Tools are long: each has a schema.
-            size = LONG_PROMPT_CHARACTERS if tools else sum(len(message.content) for message in messages)
+            # Tools are long: each has a schema. Variables of the template may be anything.
+            is_long = bool(tools or options.variables)
+            size = LONG_PROMPT_CHARACTERS if is_long else sum(map(_size_of, messages))
             try:
                 return await _run_encoder(size, lambda: codec.encode_chat(messages, tools, options))
             except InvalidRequestError as error:
@@ -266,6 +276,12 @@ async def _encode_prompt(codec: Codec, request: TextRequest) -> tuple[int, ...]:
                     f"Token ids are from 0 to {codec.vocabulary_size - 1}.", param=prompt.param
                 )
             return token_ids
+
+
+def _size_of(message: Message) -> int:
+    """Return about how many characters a message takes in a prompt."""
+    calls = sum(len(call.name) + len(call.arguments) for call in message.calls)
+    return len(message.role) + len(message.content) + len(message.reasoning or "") + calls
 
 
 def _check_unicode(prompt: Prompt, *texts: str) -> None:

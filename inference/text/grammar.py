@@ -9,7 +9,6 @@ repeatedly, so it bounds nothing; a separator is matched once.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from functools import lru_cache
@@ -65,16 +64,13 @@ def grammar_of(rule: str) -> str:
     return f"start: {rule}"
 
 
-async def find_grammar_error(grammar: str) -> str | None:
-    """Return why llguidance rejects a grammar; None if it is valid.
-
-    Validation runs in a thread, where llguidance releases the GIL, so that streams are not delayed.
-    """
+def find_grammar_error(grammar: str) -> str | None:
+    """Return why llguidance rejects a grammar; None if it is valid. Run it in a thread: it takes a while."""
     if len(grammar) > MAX_GRAMMAR_CHARACTERS:
         return f"it has {len(grammar)} characters, and {MAX_GRAMMAR_CHARACTERS} are the most"
     if SURROGATES.search(grammar):
         return "it contains a lone surrogate, which no tokenizer accepts"
-    return await asyncio.to_thread(_validate, grammar)
+    return _validate(grammar)
 
 
 @lru_cache(maxsize=256)  # clients send the same schema again and again

@@ -116,8 +116,11 @@ async def _answer_http_error(request: Request, error: HTTPException) -> Response
         # FastAPI wraps what is raised while it reads the body, such as the middleware's limit on its size.
         return await _answer_api_error(request, error.__cause__)
     path, method = request.url.path, request.method
+    is_deep = isinstance(error.__cause__, RecursionError)
     answers: dict[int, ApiError] = {
-        400: InvalidRequestError("The body is not valid JSON in UTF-8."),
+        400: InvalidRequestError(
+            "The body is nested too deeply." if is_deep else "The body is not valid JSON in UTF-8."
+        ),
         404: NotFoundError(f"There is no {path}.", code="unknown_url"),
         405: MethodNotAllowedError(f"{path} does not take {method}.", headers=error.headers or {}),
     }

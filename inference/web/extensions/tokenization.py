@@ -5,6 +5,7 @@ Source: vLLM, "OpenAI-Compatible Server", "Tokenizer API", and `entrypoints/serv
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from fastapi import Request  # noqa: TC002 - FastAPI reads the handlers' annotations
@@ -111,18 +112,22 @@ def add_tokenization_routes(api: FastAPI, service: Service) -> None:
         model = _find_model(service, body.model)
         token_ids = await service.tokenize(body.to_text_request(request_id_of(request), model))
         codec = service.model(model).codec
+        texts = None
+        if body.return_token_strs:
+            texts = await asyncio.to_thread(lambda: [codec.token(each).text for each in token_ids])
         return {
             "count": len(token_ids),
             "max_model_len": service.require_ready().context_tokens(model),
             "tokens": list(token_ids),
-            "token_strs": [codec.token(each).text for each in token_ids] if body.return_token_strs else None,
+            "token_strs": texts,
         }
 
     @api.post("/detokenize", response_description="The text.")
     async def detokenize(body: DetokenizeRequest) -> Detokenized:
         """Return the text of tokens."""
         codec = service.model(_find_model(service, body.model)).codec
-        return {"prompt": _text_of(codec, body.tokens)}
+        # Many tokens take a while, during which other streams would pause.
+        return {"prompt": await asyncio.to_thread(_text_of, codec, body.tokens)}
 
 
 def _find_model(service: Service, name: str | None) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import time
 
 import pytest
+from llguidance import LLMatcher
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from inference.engines.transformers.constraint import Constraint, Vocabulary
-from inference.errors import EngineError
+from inference.engines.transformers.constraint import FREE_S, TOKEN_S, Constraint, Vocabulary
+from inference.errors import EngineError, RequestRefusedError
+from inference.text.grammar import grammar_of, json_rule
 from tests.doubles.tiny import BYTES, byte_tokenizer
 
 ENDS = frozenset({0, 1})
@@ -29,6 +33,13 @@ def allowed(constraint: Constraint, width: int = WIDTH) -> set[str]:
 def advance(constraint: Constraint, text: str) -> None:
     for token in TOKENIZER.encode(text):
         assert constraint.allowed(WIDTH)[token], f"{text!r} may not come"
+        constraint.advance(token)
+
+
+def write(constraint: Constraint, text: str) -> None:
+    """Advance without a look at what may come."""
+    for token in TOKENIZER.encode(text):
+        constraint.allowed(WIDTH)
         constraint.advance(token)
 
 
@@ -109,3 +120,45 @@ def test_the_tokens_are_made_ready_once(monkeypatch: pytest.MonkeyPatch) -> None
     vocabulary.constrain('start: "a"')
     monkeypatch.delattr("inference.engines.transformers.constraint.from_tokenizer")
     assert allowed(vocabulary.constrain('start: "b"')) == {"b"}
+
+
+def object_grammar(optional: int) -> str:
+    """Return the grammar of an object with some optional properties."""
+    properties = {f"p{index}": {"type": "null"} for index in range(optional)}
+    return grammar_of(json_rule({"properties": properties, "type": "object"}))
+
+
+def test_an_object_may_have_a_thousand_optional_properties() -> None:
+    constraint = Vocabulary(TOKENIZER, ENDS, WIDTH).constrain(object_grammar(1000))
+    advance(constraint, '{"p9')
+    assert "9" in allowed(constraint)
+
+
+def test_what_is_too_complex_is_said_without_the_answer() -> None:
+    # The API refuses a grammar of this length.
+    constraint = Vocabulary(TOKENIZER, ENDS, WIDTH).constrain(object_grammar(5000))
+    with pytest.raises(RequestRefusedError, match=r"cannot be followed further \(it is too complex\)$"):
+        write(constraint, '{"p')
+
+
+AMBIGUOUS = 'start: x\nx: x x x | x x | "a" | "b" | ""'
+
+
+def test_a_grammar_that_takes_too_long_ends_its_answer_alone() -> None:
+    constraint = Vocabulary(TOKENIZER, ENDS, WIDTH).constrain(AMBIGUOUS)
+    began_s = time.thread_time()
+    with pytest.raises(RequestRefusedError, match=r"takes too long|it is too complex"):
+        write(constraint, "a" * 1000)
+    # Other answers of the batch wait for as long as this takes.
+    assert time.thread_time() - began_s < FREE_S + TOKEN_S * 1000
+
+
+def test_the_time_of_a_grammar_is_that_of_the_processor_and_limited() -> None:
+    ticks = itertools.count()
+    # A clock of its own.
+    matcher = LLMatcher(Vocabulary(TOKENIZER, ENDS, WIDTH)._converted(), 'start: "a"*')
+    constraint = Constraint(matcher, lambda: next(ticks) * FREE_S / 2)
+    constraint.allowed(WIDTH)
+    constraint.advance(TOKENIZER.encode("a")[0])
+    with pytest.raises(RequestRefusedError, match=r"takes too long \(1\.5 s up to token 1\): can it read"):
+        constraint.allowed(WIDTH)
