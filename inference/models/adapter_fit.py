@@ -105,6 +105,7 @@ def find_misfit(
     """
     return (
         _kind_problem(config)
+        or _rank_setting_problem(config)
         or ("its file has no tensors" if not shapes else None)
         or next(_pair_problems(shapes), None)
         or next(_rank_problems(config, shapes), None)
@@ -187,6 +188,22 @@ def _kind_problem(config: Mapping[str, Any]) -> str | None:
     return problem
 
 
+def _rank_setting_problem(config: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the ranks of a configuration, before they are compared with the tensors'."""
+    patterns = config.get("rank_pattern") or {}
+    if not isinstance(patterns, dict):
+        return "its adapter_config.json has a rank_pattern that is no object"
+    for rank in (config.get("r"), *patterns.values()):
+        if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool)):
+            return f"its adapter_config.json has the rank {rank!r}, which is no whole number"
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            return f"its adapter_config.json has a rank_pattern that is no regular expression: {error}"
+    return None
+
+
 def _pair_problems(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
     for suffixes in (LORA_SUFFIXES, EMBEDDING_LORA_SUFFIXES):
         for first, second in [*suffixes.items(), *((value, key) for key, value in suffixes.items())]:
@@ -205,7 +222,7 @@ def _rank_problems(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ..
         module = key.removesuffix(".lora_A.weight")
         second = shapes[module + ".lora_B.weight"]
         wanted = _rank_of(module, config)
-        if first[0] != wanted or second[1:2] != (wanted,):
+        if first[:1] != (wanted,) or second[1:2] != (wanted,):
             yield (
                 f"its adapter_config.json says rank {wanted}, and the tensors of {module} have the shapes"
                 f" {list(first)} and {list(second)}"

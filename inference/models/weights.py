@@ -136,8 +136,7 @@ def find_weights(
         LoadError: If there is no base to serve, it is in an unsupported format, or the adapters have
             different bases.
     """
-    found: list[Adapter] = []
-    rejected: list[RejectedAdapter] = []
+    found, rejected = list[Adapter](), list[RejectedAdapter]()
     named: list[tuple[str, str]] = []
     for folder in _folders(mount, adapters):
         name = adapter_name(mount, folder)
@@ -147,6 +146,8 @@ def find_weights(
             found.append(read_adapter(mount, folder, allows_pickle=allows_pickle))
         except LoadError as error:
             rejected.append(RejectedAdapter(name, str(error)))
+        except (KeyError, TypeError, IndexError) as error:  # a header without what belongs there
+            rejected.append(RejectedAdapter(name, f"{folder} cannot be read: {error!r}"))
     reference = base_reference or _common_base(mount, named[:1] if adapters is None else named)
     if not reference:
         missing = "; ".join(each.reason for each in rejected) or f"no adapter under {mount / MODELS}"
@@ -173,9 +174,8 @@ def find_weights(
         for name, problem in misfits.items()
         if problem is not None
     )
-    return Weights(
-        base, tuple(adapter for adapter in found if misfits[adapter.name] is None), tuple(rejected)
-    )
+    served = tuple(adapter for adapter in found if misfits[adapter.name] is None)
+    return Weights(base, served, tuple(rejected))
 
 
 def adapter_problem(adapter: Adapter, base_shapes: Shapes) -> str | None:
@@ -270,7 +270,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LoadError(f"{path} cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise LoadError(f"{path} is not a JSON object")
@@ -300,7 +300,7 @@ def read_header(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
             header: dict[str, dict[str, Any]] = json.loads(file.read(length))
         header.pop("__metadata__", None)
         return 8 + length, dict(sorted(header.items(), key=lambda item: item[1]["data_offsets"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise LoadError(f"{path} cannot be read as safetensors: {error}") from error
 
 

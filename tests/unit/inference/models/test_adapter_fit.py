@@ -102,6 +102,28 @@ def test_layers_that_only_the_loaded_network_has_are_not_judged() -> None:
             "it is an activated LoRA (alora_invocation_tokens), which is not served",
         ),
         (CONFIG, {}, "its file has no tensors"),
+        (CONFIG | {"r": "4"}, SHAPES, "its adapter_config.json has the rank '4', which is no whole number"),
+        (
+            CONFIG | {"rank_pattern": {"q_proj": True}},
+            SHAPES,
+            "its adapter_config.json has the rank True, which is no whole number",
+        ),
+        (
+            CONFIG | {"rank_pattern": ["q_proj"]},
+            SHAPES,
+            "its adapter_config.json has a rank_pattern that is no object",
+        ),
+        (
+            CONFIG | {"rank_pattern": {"(": 4}},
+            SHAPES,
+            ("its adapter_config.json has a rank_pattern that is no regular expression:"
+             " missing ), unterminated subpattern at position 0"),
+        ),
+        (
+            CONFIG,
+            {QA: (), QB: ()},
+            f"its adapter_config.json says rank 4, and the tensors of {Q} have the shapes [] and []",
+        ),
         (
             CONFIG,
             {QA: (4, 32)},

@@ -274,3 +274,41 @@ def test_a_file_that_is_not_safetensors_is_an_error(tmp_path: Path, content: byt
     path.write_bytes(content)
     with pytest.raises(LoadError, match="safetensors"):
         read_shapes(path)
+
+
+def as_header(document: object) -> bytes:
+    text = (document if isinstance(document, str) else json.dumps(document)).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(64)
+
+
+LORA_A = "base_model.model.model.layers.0.q_proj.lora_A.weight"
+WHOLE = {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("adapter_config.json", b"[" * 100_000),
+        ("adapter_config.json", b'{"peft_type": "LORA", "r": "1"}'),
+        ("adapter_config.json", b'{"peft_type": "LORA", "r": 1, "rank_pattern": {"(": 1}}'),
+        ("adapter_config.json", b'{"peft_type": "LORA", "r": 1, "rank_pattern": [1]}'),
+        ("adapter_model.safetensors", as_header('{"a":' * 50_000)),
+        ("adapter_model.safetensors", as_header({LORA_A: WHOLE | {"shape": 5}})),
+        ("adapter_model.safetensors", as_header({LORA_A: {"dtype": "F32", "data_offsets": [0, 8]}})),
+        ("adapter_model.safetensors", as_header({LORA_A: WHOLE | {"shape": []}})),
+        ("adapter_model.safetensors", as_header({"model.embed_tokens.weight": WHOLE | {"shape": []}})),
+        ("adapter_model.safetensors", as_header({LORA_A: "text"})),
+    ],
+)
+def test_whatever_is_wrong_with_one_adapter_s_files_the_others_are_served(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    make_base(tmp_path)
+    make_adapter(tmp_path, "models/good/adapter")
+    broken = make_adapter(tmp_path, "models/broken/adapter", age_s=60)
+    (broken / name).write_bytes(content)
+    weights = find_weights(tmp_path, PHI, "*")
+    assert [adapter.name for adapter in weights.adapters] == ["good"]
+    (rejected,) = weights.rejected
+    assert rejected.name == "broken"
+    assert rejected.reason
