@@ -1,7 +1,7 @@
 """Get the answers of models to examples, a number of them at once.
 
-The answers are streamed, so that the time to the first token is known. A request that fails is repeated by
-the client where that can help; one that goes on to fail is an answer with an error, and the others go on.
+The answers are streamed, so that the time to the first token is known. A request that fails is repeated where
+that can help; one that goes on to fail is an answer with an error, and the others go on.
 """
 # ruff: noqa: PLC0415 - importing the client takes most of a second, and only an evaluation needs it
 
@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from infra.errors import RemoteError, ToolError
+from infra.evaluation.tolerance import MAX_RETRIES, Dialect, find_wait_s
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from openai import AsyncOpenAI
 
     from infra.evaluation.examples import Example, Message
 
-MAX_RETRIES: Final = 4
+    Sleep = Callable[[float], Awaitable[object]]
+
 TIMEOUT_S: Final = 300.0
 MAX_LISTED: Final = 4
 
@@ -114,11 +116,14 @@ class Answer:
     completion_tokens: int = 0
 
 
-async def ask_all(
+async def ask_all(  # noqa: PLR0913 - the last three are for the caller's side
     questions: Sequence[Question],
     options: Options,
     concurrency: int,
     clock: Callable[[], float] = time.monotonic,
+    *,
+    sleep: Sleep = asyncio.sleep,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[tuple[Question, Answer]]:
     """Ask all questions, and yield each with its answer as it arrives.
 
@@ -127,27 +132,36 @@ async def ask_all(
         options: The fields of the requests.
         concurrency: The most requests at once.
         clock: The time, in seconds.
+        sleep: Waits before a request is repeated.
+        notify: Is called with what the user should know of an endpoint.
     """
     endpoints = {question.candidate.endpoint for question in questions}
-    clients = {endpoint: make_client(endpoint) for endpoint in endpoints}
+    askers = {endpoint: _Asker(endpoint, options, clock, sleep, notify) for endpoint in endpoints}
     queue = iter(questions)
-    done: asyncio.Queue[tuple[Question, Answer]] = asyncio.Queue()
+    done: asyncio.Queue[tuple[Question, Answer] | Exception] = asyncio.Queue()
 
     async def work() -> None:
         for question in queue:
-            client = clients[question.candidate.endpoint]
-            done.put_nowait((question, await _ask(client, question, options, clock)))
+            try:
+                answer = await askers[question.candidate.endpoint].ask(question)
+            except Exception as error:  # noqa: BLE001 - raised where the answers are read
+                done.put_nowait(error)
+                return
+            done.put_nowait((question, answer))
 
     workers = [asyncio.create_task(work()) for _ in range(min(concurrency, len(questions)))]
     try:
         for _ in questions:
-            yield await done.get()
+            found = await done.get()
+            if isinstance(found, Exception):
+                raise found
+            yield found
     finally:
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-        for client in clients.values():
-            await client.close()
+        for asker in askers.values():
+            await asker.close()
 
 
 async def list_models(endpoint: Endpoint) -> tuple[str, ...]:
@@ -166,7 +180,7 @@ async def list_models(endpoint: Endpoint) -> tuple[str, ...]:
     return tuple(model.id for model in sorted(models, key=lambda each: bool(getattr(each, "parent", None))))
 
 
-def make_client(endpoint: Endpoint) -> AsyncOpenAI:
+def make_client(endpoint: Endpoint, max_retries: int = MAX_RETRIES) -> AsyncOpenAI:
     """Return a client for a server.
 
     Raises:
@@ -179,7 +193,7 @@ def make_client(endpoint: Endpoint) -> AsyncOpenAI:
             "the package openai is not installed", hint="python3 install.py --extra local"
         ) from error
     return AsyncOpenAI(
-        base_url=endpoint.url, api_key=endpoint.api_key or "none", max_retries=MAX_RETRIES, timeout=TIMEOUT_S
+        base_url=endpoint.url, api_key=endpoint.api_key or "none", max_retries=max_retries, timeout=TIMEOUT_S
     )
 
 
@@ -192,38 +206,105 @@ def describe(error: Exception) -> str:
     return " ".join(text.split())
 
 
-async def _ask(
-    client: AsyncOpenAI, question: Question, options: Options, clock: Callable[[], float]
-) -> Answer:
-    import openai
+class _Asker:
+    """Asks one endpoint.
 
-    text: list[str] = []
-    first_s: float | None = None
-    finish_reason: str | None = None
-    usage: Any = None
-    error: str | None = None
-    body: dict[str, Any] = {
-        "model": question.candidate.model, "messages": list(question.messages), **options.to_json(),
-    }  # fmt: skip
-    started_s = clock()
-    try:
-        stream: Any = await client.chat.completions.create(
-            **body, stream=True, stream_options={"include_usage": True}
-        )
-        async for chunk in stream:
-            usage = chunk.usage or usage
-            for choice in chunk.choices[:1]:
-                if first_s is None and _has_text(choice.delta):
-                    first_s = clock()
-                text.append(choice.delta.content or "")
-                finish_reason = choice.finish_reason or finish_reason
-    except openai.OpenAIError as failure:
-        error = describe(failure)
-    return Answer(
-        question.candidate.name, question.example.name, "".join(text), finish_reason, error,
-        None if first_s is None else first_s - started_s, clock() - started_s,
-        usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0,
-    )  # fmt: skip
+    Args:
+        endpoint: The server.
+        options: The fields of the requests.
+        clock: The time, in seconds.
+        sleep: Waits before a request is repeated.
+        notify: Is called with what the user should know of the endpoint.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        options: Options,
+        clock: Callable[[], float],
+        sleep: Sleep,
+        notify: Callable[[str], None],
+    ) -> None:
+        # Requests are repeated here, so that no wait counts as the server's time.
+        self._client = make_client(endpoint, max_retries=0)
+        self._dialect = Dialect(lambda note: notify(f"{endpoint.url} {note}"))
+        self._options = options
+        self._clock = clock
+        self._sleep = sleep
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def ask(self, question: Question) -> Answer:
+        """Ask a question, as often as that can help. The times are those of the last request."""
+        body = {
+            "model": question.candidate.model, "messages": list(question.messages), "stream": True,
+            "stream_options": {"include_usage": True}, **self._options.to_json(),
+        }  # fmt: skip
+        failures = 0
+        while True:
+            sent = self._dialect.adapt(body)
+            answer, failure = await self._request(question, sent)
+            if failure is None:
+                return answer
+            if self._dialect.learn(failure, sent):
+                continue
+            wait_s = find_wait_s(failure, failures)
+            if wait_s is None:
+                return answer
+            failures += 1
+            await self._sleep(wait_s)
+
+    async def _request(self, question: Question, body: dict[str, Any]) -> tuple[Answer, Exception | None]:
+        """Send one request, and return its answer, with what it failed with."""
+        import openai
+
+        read, error, failure = _Stream(self._clock), None, None
+        started_s = self._clock()
+        try:
+            stream: Any = await self._client.chat.completions.create(**body)
+            async for chunk in stream:
+                read.add(chunk)
+            if read.finish_reason is None and not any(read.text):
+                error = "the server sent no answer; can it stream?"
+        except openai.OpenAIError as caught:
+            error, failure = describe(caught), caught
+        except (ValueError, TypeError, AttributeError) as caught:
+            # The client takes what the server sends for what it should be.
+            error = f"the server sent what is no part of an answer: {' '.join(str(caught).split())}"
+        answer = Answer(
+            question.candidate.name, question.example.name, "".join(read.text), read.finish_reason, error,
+            None if read.first_s is None else read.first_s - started_s, self._clock() - started_s,
+            read.count("prompt_tokens"), read.count("completion_tokens"),
+        )  # fmt: skip
+        return answer, failure
+
+
+class _Stream:
+    """What a stream has brought so far."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.text: list[str] = []
+        self.finish_reason: str | None = None
+        self.first_s: float | None = None
+        self._usage: Any = None
+        self._clock = clock
+
+    def add(self, chunk: Any) -> None:  # noqa: ANN401 - the client checks no types
+        """Add a chunk."""
+        self._usage = chunk.usage or self._usage
+        for choice in (chunk.choices or ())[:1]:
+            if choice.delta is not None:
+                if self.first_s is None and _has_text(choice.delta):
+                    self.first_s = self._clock()
+                self.text.append(choice.delta.content or "")
+            self.finish_reason = choice.finish_reason or self.finish_reason
+
+    def count(self, name: str) -> int:
+        """Return a number of tokens as the server counted them; 0 if it did not."""
+        found = getattr(self._usage, name, 0)
+        return found if isinstance(found, int) else 0
 
 
 def _has_text(delta: Any) -> bool:  # noqa: ANN401 - servers have fields that the client does not type

@@ -17,6 +17,7 @@ from infra.evaluation.results import make_row, summarize
 from infra.evaluation.store import AnswerStore, question_key
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from infra.console import Console, Step
@@ -66,7 +67,7 @@ def run(work: Work, console: Console) -> Evaluation:
     """
     _require_packages()
     with console.step("ask the models") as step:
-        answers = asyncio.run(_collect(work, _Progress(step, console.is_terminal)))
+        answers = asyncio.run(_collect(work, _Progress(step, console.is_terminal), console.warn))
     _require_answers(work, answers)
     judgements = {}
     if work.judge is not None:
@@ -109,7 +110,9 @@ class _Progress:
         self._step.finish(outcome)
 
 
-async def _collect(work: Work, progress: _Progress) -> dict[tuple[str, str], Answer]:
+async def _collect(
+    work: Work, progress: _Progress, notify: Callable[[str], None]
+) -> dict[tuple[str, str], Answer]:
     """Return the answers by candidate and example, from the store where it has them."""
     # The models take turns, so that what changes with time is the same for all.
     questions = [Question(candidate, example) for example in work.examples for candidate in work.candidates]
@@ -119,7 +122,7 @@ async def _collect(work: Work, progress: _Progress) -> dict[tuple[str, str], Ans
         kept, failures = len(answers), 0
         open_pairs = [(question, key) for question, key in pairs if _name(question) not in answers]
         key_of = {_name(question): key for question, key in open_pairs}
-        new = ask_all([question for question, _ in open_pairs], work.options, work.concurrency)
+        new = ask_all([question for question, _ in open_pairs], work.options, work.concurrency, notify=notify)
         async for question, answer in new:
             name = _name(question)
             answers[name] = answer

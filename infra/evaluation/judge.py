@@ -136,9 +136,12 @@ async def _judge(client: AsyncOpenAI, judge: Judge, example: Example, answer: An
             reply = await client.chat.completions.create(**body | {"response_format": SCHEMA})
         except openai.BadRequestError:  # the server cannot hold an answer to a schema
             reply = await client.chat.completions.create(**body)
+        return read_judgement(reply.choices[0].message.content or "")
     except openai.OpenAIError as error:
         return Judgement(None, f"the judge could not be asked: {describe(error)}")
-    return read_judgement(reply.choices[0].message.content or "")
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        # The client takes what the server sends for what it should be.
+        return Judgement(None, f"the judge sent what is no answer: {error}")
 
 
 def _text_of(message: dict[str, Any]) -> str:
