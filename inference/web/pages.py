@@ -13,9 +13,12 @@ STYLE: Final = """
 :root {
   color-scheme: light dark;
   --page: #f5f7f8; --card: #fff; --text: #16202a; --quiet: #5b6874; --line: #d5dce1; --go: #0f766e;
+  --wrong: #b42318;
 }
 @media (prefers-color-scheme: dark) {
-  :root { --page: #0b0f14; --card: #151b22; --text: #e6ebf0; --quiet: #93a1ae; --line: #2b3540; }
+  :root { --page: #0b0f14; --card: #151b22; --text: #e6ebf0; --quiet: #93a1ae; --line: #2b3540;
+    --wrong: #ff9b8e;
+  }
 }
 * { box-sizing: border-box; }
 body {
@@ -28,7 +31,7 @@ main {
 }
 h1 { font-size: 1.3rem; margin: 0 0 .25rem; }
 p { margin: 0 0 1.25rem; color: var(--quiet); font-size: .92rem; }
-p.wrong { color: #c2410c; font-weight: 600; }
+p.wrong { color: var(--wrong); font-weight: 600; }
 label { display: block; font-size: .85rem; font-weight: 600; margin: 0 0 .3rem; }
 input, button { width: 100%; font: inherit; border-radius: 8px; }
 input {

@@ -36,9 +36,14 @@ async function showCode(conversation, index, model) {
   openDialog("This request as code", { curl: code.curl, Python: code.python, JavaScript: code.javascript });
 }
 
+// JSON with lists of numbers, such as token ids, on one line.
+function readableJson(document) {
+  return JSON.stringify(document, null, 2).replace(/\[\s+(?:-?[\d.]+,?\s+)+\]/g, (list) => list.replace(/\s+/g, " "));
+}
+
 async function showJson(conversation, index, model) {
   const answer = conversation.turns[index].answers[model];
   const code = await server.snippets({ answered: wireAnswered(conversation, index, model), origin: location.origin });
   const { blocks, view, ...shown } = answer;
-  openDialog("This answer as JSON", { Answer: JSON.stringify(shown, null, 2), Request: code.error || code.json });
+  openDialog("This answer as JSON", { Answer: readableJson(shown), Request: code.error || code.json });
 }

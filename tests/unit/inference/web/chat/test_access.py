@@ -152,10 +152,18 @@ def test_axe_finds_nothing_where_something_went_wrong(
         site.close()
 
 
-def test_the_sign_in_page_too(site: ChatSite, context: BrowserContext) -> None:
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_sign_in_page_too(
+    site: ChatSite, context: BrowserContext, scheme: Literal["light", "dark"]
+) -> None:
     page = context.new_page()
+    page.emulate_media(color_scheme=scheme)
     page.goto(site.url)
     judge(page, "sign in")
+    page.get_by_label("Password").fill("another")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    judge(page, "a wrong password")
 
 
 def test_the_keyboard_alone_is_enough(site: ChatSite, page: Page) -> None:
@@ -201,3 +209,19 @@ def test_the_keyboard_alone_is_enough(site: ChatSite, page: Page) -> None:
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Settings")).to_be_focused()
     expect(page.locator("#settings")).to_be_hidden()
+
+
+def test_a_wide_table_scrolls_and_breaks_no_word(site: ChatSite, page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 860})
+    table = "| enterprise | unlimited | storage | telephone |\n|---|---|---|---|\n| a | b | c | d |\n"
+    for _ in range(2):
+        site.play(table.encode(), (END,))
+    page.get_by_label("Your message", exact=True).fill("Hello")
+    page.keyboard.press("Enter")
+    cells = page.get_by_role("columnheader")
+    expect(cells).to_have_count(8)
+    lines = cells.evaluate_all(
+        "cells => cells.map(cell => cell.getClientRects().length && cell.offsetHeight)"
+    )
+    assert set(lines) == {min(lines)}
+    assert page.locator(".scroll").first.evaluate("box => box.scrollWidth > box.clientWidth")

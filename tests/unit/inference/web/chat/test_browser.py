@@ -193,6 +193,8 @@ def test_a_request_as_code_and_an_answer_as_json(site: ChatSite, page: Page) -> 
     answer.get_by_role("button", name="Show as JSON").click()
     shown = json.loads(panel.inner_text())
     assert shown["text"] == "Hi"
+    # One line, however many there are.
+    assert '"token_ids": [ 72, 105, 256 ],' in panel.inner_text()
     assert shown["settings"]["seed"] == site.engine.requests[0].sampling.seed
 
 
