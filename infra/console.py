@@ -7,6 +7,7 @@ pipe or a file gets plain lines, one for each step. `NO_COLOR` is respected.
 from __future__ import annotations
 
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +44,10 @@ LINE_EVERY_S: Final = 10.0
 
 _NOTICED_S: Final = 0.5
 """From which duration on a phase of a step is worth a mention."""
+
+_FEWEST_COLUMNS: Final = 20
+_INDENT: Final = 4
+"""The spinner and the space before a detail, in columns."""
 
 _RATED_BYTES: Final = 1_000_000
 """From which size on the rate of a transfer is worth showing."""
@@ -249,7 +254,7 @@ class Console:
             yield Step(_only_changes(lambda detail: self.info(f"  {text}: {detail}")), self._clock)
             return
         with self._rich.status(escape(text)) as status:
-            yield Step(_detailed(status, text), self._clock)
+            yield Step(_detailed(status, text, self._rich), self._clock)
 
     def _show_phases(self, step: Step) -> None:
         """Write how long each phase of a step took, if there were several that one could notice."""
@@ -324,6 +329,12 @@ def _only_changes(show: Callable[[str], None]) -> Callable[[str], None]:
     return show_if_new
 
 
-def _detailed(status: Status, text: str) -> Callable[[str], None]:
-    # On a line of its own: beside a long text, the end of it would be cut off.
-    return lambda detail: status.update(f"{escape(text)}\n  [dim]{escape(detail)}[/dim]")
+def _detailed(status: Status, text: str, console: RichConsole) -> Callable[[str], None]:
+    """Return what shows a detail below a step, on lines of its own: what does not fit is cut off."""
+
+    def show(detail: str) -> None:
+        lines = textwrap.wrap(detail, max(_FEWEST_COLUMNS, console.width - _INDENT))
+        shown = "".join(f"\n  [dim]{escape(line)}[/dim]" for line in lines)
+        status.update(f"{escape(text)}{shown}")
+
+    return show

@@ -75,6 +75,10 @@ class App(Protocol):
     def is_stopped(self) -> bool:
         """Return whether the app was stopped as a whole, as `pause` does."""
 
+    def reports(self) -> tuple[VersionResponse, ...]:
+        """Return what the replicas report from inside, where they can be asked; never waits for an answer."""
+        return ()
+
 
 @dataclass(frozen=True, slots=True)
 class AzureApp(App):

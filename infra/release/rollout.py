@@ -36,7 +36,8 @@ from infra.release.takeovers.outcome import (
     failure,
     from_error,
 )
-from infra.release.takeovers.takeover import LINE_LETTERS, NotWatchedError, Takeover
+from infra.release.takeovers.silence import Silence, last_words
+from infra.release.takeovers.takeover import NotWatchedError, Takeover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -271,6 +272,7 @@ class _Wait:
         self._action: Future[None] | None = None
         self._pending_snapshot: Future[tuple[Snapshot, str]] | None = None
         self._last_line = ""
+        self._silence = Silence()
         self._next_snapshot_s = self._start_s + _FIRST_SNAPSHOT_S
         self._snapshot: Snapshot | None = None
         self._failing_since_s: float | None = None
@@ -291,6 +293,7 @@ class _Wait:
     def _poll(self, now_s: float) -> Outcome | None:
         answer = self._rollout.app.version()
         self._meter.record(answer, now_s)
+        self._silence.record(self._rollout.app, answer, now_s)
         if isinstance(answer, VersionResponse) and self._is_proof(answer):
             self._in_a_row += 1
             return self._served(answer, now_s) if self._in_a_row >= ANSWERS else None
@@ -312,7 +315,12 @@ class _Wait:
 
     def _late(self, answer: VersionResponse | NoResponse) -> NotServed:
         """Return the end of a wait that took too long."""
-        cause = why_not_up(self._baseline, self._snapshot, answer, self._release)
+        inside = [each for each in self._silence.inside.values() if self._baseline.is_new(each)]
+        if (behind := next((each for each in inside if not each.is_ready), None)) is not None:
+            what = behind.error or f"{behind.phase}, {behind.percent} %"
+            cause = Cause(f"replica {behind.replica} reports from inside: {what}", "invoke logs has more")
+        else:
+            cause = why_not_up(self._baseline, self._snapshot, answer, self._release)
         late = Cause(f"not within {self._rollout.timeout_s:.0f} s: {cause.reason}", cause.hint)
         new = () if self._snapshot is None else self._baseline.new_replicas(self._snapshot)
         blocked = answer.unreachable if isinstance(answer, NoResponse) else None
@@ -367,7 +375,7 @@ class _Wait:
         snapshot = self._rollout.app.snapshot(self._revision)
         new = [replica for replica in self._baseline.new_replicas(snapshot) if replica.is_started]
         tail = self._rollout.app.console_tail(new[-1].name) if new else ()
-        return snapshot, tail[-1] if tail else ""
+        return snapshot, last_words(tail)
 
     def _record_snapshot(self, snapshot: Snapshot, now_s: float) -> None:
         self._snapshot = snapshot
@@ -378,11 +386,14 @@ class _Wait:
 
     def _show(self, now_s: float) -> None:
         is_starting = self._action is not None and not self._action.done()
-        now = "asking for new replicas" if is_starting else phase(self._baseline, self._snapshot)
-        line = "" if is_starting or not self._last_line else f": {self._last_line[-LINE_LETTERS:]}"
-        if f"{now}{line}" != self._phase or self._rollout.console.is_terminal:
-            self._phase = f"{now}{line}"
-            self._step.enter(now, f" ({now_s - self._start_s:.0f} s){line}")
+        now, percent = self._silence.phase()
+        if is_starting or not now:
+            now = "asking for new replicas" if is_starting else phase(self._baseline, self._snapshot)
+            percent = ""
+        line = "" if is_starting or not self._last_line else f": {self._last_line}"
+        if f"{now}{percent}{line}" != self._phase or self._rollout.console.is_terminal:
+            self._phase = f"{now}{percent}{line}"
+            self._step.enter(now, f"{percent} ({now_s - self._start_s:.0f} s){line}")
 
     def _log(self) -> tuple[str, ...]:
         """Return the end of the log of the new replica that was restarted most often."""

@@ -79,12 +79,10 @@ def read_streams(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> tup
         UsageError: The stage is not provisioned.
         RemoteError: Azure does not return the logs.
     """
-    with session.console.step("read the logs"):
-        access = find_access(session, kinds)
-        ca_bundle = session.ca_bundle
-        records = [
-            record for source in access.sources for record in _read(source, access.token, tail, ca_bundle)
-        ]
+    access = find_access(session, kinds)
+    records = [
+        record for source in access.sources for record in _read(source, access.token, tail, session.ca_bundle)
+    ]
     return tuple(sorted(records, key=lambda record: record.time))
 
 

@@ -46,7 +46,8 @@ def read_logs(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> tuple[
         RemoteError: Azure does not return the logs.
     """
     _check_tail(tail)
-    return read_streams(session, tail=tail, kinds=kinds)
+    with session.console.step("read the logs"):
+        return read_streams(session, tail=tail, kinds=kinds)
 
 
 def follow_logs(session: Session, *, tail: int, kinds: tuple[Kind, ...]) -> Generator[LogRecord]:

@@ -2,8 +2,8 @@
 
 It answers every path as the real one answers `/version`, with the state that the supervisor has sent; the
 path `/crash` ends it. The text of the file `behaviour` beside it can be: `dies`, before it is ready; `fails`,
-with a reason; `hangs`, before it is ready; `mute`, it accepts and answers nothing; `answers`, it says how its
-models have answered.
+with a reason; `hangs`, before it is ready; `mute`, it accepts and answers nothing; `dies late`, a second
+after it accepts; `answers`, it says how its models have answered.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/slow":
             time.sleep(0.5)
         document = {"release": RELEASE, "replica": REPLICA, "ready": True, "pid": os.getpid(), "state": STATE}
+        document["started_at"] = str(os.getpid())
         document["engine"] = os.environ.get("FJARR_ENGINE_SOCKET", "")
         body = json.dumps(STATE | document).encode()
         self.send_response(200)
@@ -73,6 +74,8 @@ def main() -> None:
         if message.get("accept"):
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             send(accepting=True)
+            if BEHAVIOUR == "dies late":
+                threading.Timer(1.0, os._exit, (9,)).start()
         if message.get("retire"):
             break
     server.shutdown()

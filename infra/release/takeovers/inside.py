@@ -181,6 +181,10 @@ class InsideApp(App):
         self._blocked, self._next_try_s = answer.unreachable, now_s + RETRY_S
         return self._ask_inside()
 
+    def reports(self) -> tuple[VersionResponse, ...]:
+        """Return what the replicas report on the share, once they have answered."""
+        return self._reports.read()
+
     def _ask_inside(self) -> VersionResponse | NoResponse:
         assert self._blocked is not None  # noqa: S101 - the reason to ask inside
         reports = self._reports.read()

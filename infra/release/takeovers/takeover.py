@@ -22,6 +22,7 @@ from infra.az.revision import (
 )
 from infra.errors import FjarrError
 from infra.release.takeovers.outcome import NotServed, NotServedError, OutageMeter, Served
+from infra.release.takeovers.silence import Silence, describe, last_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from infra.clock import Clock
     from infra.console import Console, Step
     from infra.release.takeovers.outcome import Background
-
-LINE_LETTERS: Final = 100
-"""How much of a log's line is shown: its end, since it begins with the time."""
 
 _POLL_S: Final = 0.25
 _LIST_INTERVAL_S: Final = 8.0
@@ -99,6 +97,7 @@ class _Wait:
     _next_listing_s: float = 0.0
     _has_served: bool = False
     _last_line: str = ""
+    _silence: Silence = field(default_factory=Silence)
 
     def __post_init__(self) -> None:
         self._meter = OutageMeter(self.start_s)
@@ -107,13 +106,14 @@ class _Wait:
         """Request `/version` once, and return the outcome when all replicas serve the release."""
         answer = self.takeover.app.version()
         self._meter.record(answer, now_s)
+        self._silence.record(self.takeover.app, answer, now_s)
         if isinstance(answer, VersionResponse):
             self._record(answer)
         self._list(now_s)
         if self.listed is not None and self.listed and not self._missing():
             return self._served(now_s)
         if now_s - self.start_s >= self.takeover.timeout_s:
-            raise self._late(answer)
+            raise self._late(answer, now_s)
         self._show(answer, now_s)
         return None
 
@@ -148,7 +148,7 @@ class _Wait:
         revision = self.revision or self.takeover.app.revision()[0].name
         late = next((each.name for each in self.listed or () if not self._is_proof(each.name)), "")
         tail = self.takeover.app.console_tail(late) if late else ()
-        return self.takeover.app.replicas(revision), tail[-1] if tail else ""
+        return self.takeover.app.replicas(revision), last_words(tail)
 
     def _check_crashes(self, replicas: tuple[Replica, ...]) -> None:
         if self.baseline is None:
@@ -160,8 +160,9 @@ class _Wait:
 
     def _missing(self) -> tuple[str, ...]:
         """Return what each replica lacks that does not serve the release yet."""
+        answers = self.answers | self._silence.inside
         return tuple(
-            _lack(replica, self.answers.get(replica.name), self.release)
+            _lack(replica, answers.get(replica.name), self.release)
             for replica in self.listed or ()
             if not self._is_proof(replica.name)
         )
@@ -184,12 +185,13 @@ class _Wait:
         failed = tuple(adapter.reason for adapter in last.failed_adapters)
         return Served(last.replica, last.started, outage, seconds, failed, names, unreached)
 
-    def _late(self, answer: VersionResponse | NoResponse) -> NotServedError:
+    def _late(self, answer: VersionResponse | NoResponse, now_s: float) -> NotServedError:
         """Return the end of a wait that took too long."""
         reason = answer.reason if isinstance(answer, NoResponse) else "the platform lists no replica"
         missing = self._missing() or (f"the app does not serve it: {reason}",)
-        if isinstance(answer, NoResponse) and self.listed and not self.answers:
-            missing = (*missing, f"the app's address did not answer: {reason}")
+        if isinstance(answer, NoResponse) and self._silence.since_s is not None and self.listed:
+            silent_s = now_s - self._silence.since_s
+            missing = (*missing, f"the app has not answered for {silent_s:.0f} s ({reason})")
         why = f"not within {self.takeover.timeout_s:.0f} s: {'; '.join(missing)}"
         blocked = answer.unreachable if isinstance(answer, NoResponse) else None
         if blocked is not None and self.listed and all(replica.is_ready for replica in self.listed):
@@ -203,13 +205,13 @@ class _Wait:
     def _show(self, answer: VersionResponse | NoResponse, now_s: float) -> None:
         percent = ""
         if isinstance(answer, NoResponse):
-            phase = f"no answer: {answer.reason}"
+            phase, percent = self._silence.phase()
+            phase = phase or f"no answer: {answer.reason}"
         elif self._is_proof(answer.replica):
             phase = f"replica {shorten(answer.replica)} serves it"
         else:
-            phase = f"replica {shorten(answer.replica)}: {answer.phase or 'starting'}"
-            percent = f", {answer.percent} %"
-        line = f": {self._last_line[-LINE_LETTERS:]}" if self._last_line else ""
+            phase, percent = describe(answer)
+        line = f": {self._last_line}" if self._last_line else ""
         if f"{phase}{percent}{line}" != self.shown or self.takeover.console.is_terminal:
             self.shown = f"{phase}{percent}{line}"
             self.step.enter(phase, f"{percent} ({now_s - self.start_s:.0f} s){line}")
@@ -219,6 +221,8 @@ def _lack(replica: Replica, answer: VersionResponse | None, release: str) -> str
     name = replica.name
     if answer is None:
         return f"replica {name} has not answered{'' if replica.is_ready else ', and is not ready'}"
+    if answer.error:
+        return f"replica {name}: {answer.error}"
     if answer.release == release:
         return f"replica {name} is not ready: {answer.phase}, {answer.percent} %"
     return f"replica {name} still serves {answer.release}: {answer.phase}, {answer.percent} %"

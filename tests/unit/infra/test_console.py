@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any, cast
 
 import pytest
+from rich.console import Console as RichConsole
 from rich.text import Text
 
 from infra import console as console_module
@@ -221,6 +222,9 @@ def test_a_detail_has_a_line_of_its_own_where_nothing_cuts_it_off() -> None:
             shown.append(Text.from_markup(text).plain)
 
     text = "restart, and wait until 20260101T000000Z-01234567 serves"
-    console_module._detailed(cast("Any", Status()), text)("replica …58vqw runs, and is not ready yet (12 s)")
+    show = console_module._detailed(cast("Any", Status()), text, RichConsole(width=80))
+    show("replica …58vqw runs, and is not ready yet (12 s)")
     assert shown == [f"{text}\n  replica …58vqw runs, and is not ready yet (12 s)"]
-    assert max(map(len, shown[0].splitlines())) < 80
+    show(" ".join(["reading"] * 30))
+    assert shown[1].split() == [*text.split(), *["reading"] * 30]
+    assert max(len(line) for each in shown for line in each.splitlines()) < 80

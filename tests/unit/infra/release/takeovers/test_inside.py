@@ -41,7 +41,7 @@ class ReportingApp(WatchingApp):
     Attributes:
         blocked: Why its address does not answer from here; None if it does.
         answers: How the models answer inside; None if no server checks that.
-        reports: Whether the replicas report.
+        is_reporting: Whether the replicas report.
         stopped: Whether the app is paused.
     """
 
@@ -49,7 +49,7 @@ class ReportingApp(WatchingApp):
         super().__init__(share, clock, replicas=2)
         self.blocked: Unreachable | None = None
         self.answers: dict[str, str | None] | None = {"base": None}
-        self.reports = True
+        self.is_reporting = True
         self.stopped = False
         self.asked = 0
         self._files = share
@@ -70,7 +70,7 @@ class ReportingApp(WatchingApp):
         question = (self._files.read(ASKED) or b"").decode().strip()
         for _ in range(2):
             answer = super().version()
-            if self.reports and question and isinstance(answer, VersionResponse):
+            if self.is_reporting and question and isinstance(answer, VersionResponse):
                 self._files.files[f"replicas/{answer.replica}.json"] = _render(question, answer, self.answers)
 
 
@@ -241,7 +241,7 @@ def test_an_address_that_is_lost_while_the_release_is_watched_turns_nothing_back
 
 def test_an_address_that_is_lost_then_without_reports_ends_the_watch_alone(world: World) -> None:
     world.deploy("one")
-    world.bake_s, world.app.reports = 120.0, False
+    world.bake_s, world.app.is_reporting = 120.0, False
     world.clock.blocks_after_s = world.clock.elapsed_s() + 8.0
     began_s = world.clock.elapsed_s()
     result = world.deploy("two")
@@ -252,7 +252,7 @@ def test_an_address_that_is_lost_then_without_reports_ends_the_watch_alone(world
 
 def test_without_reports_an_address_that_is_lost_meanwhile_turns_nothing_back_either(world: World) -> None:
     world.deploy("one")
-    world.app.reports = False
+    world.app.is_reporting = False
     world.clock.blocks_after_s = world.clock.elapsed_s() + 2.0
     with pytest.raises(WaitTimeoutError) as raised:
         world.deploy("two")
@@ -307,7 +307,7 @@ def test_a_replica_that_has_ended_does_not_count_for_long(world: World) -> None:
     reports.read()
     world.clock.sleep(1.0)
     assert [each.replica for each in reports.read()] == ["app--1-1", "app--1-2"]
-    world.app.reports = False
+    world.app.is_reporting = False
     world.clock.sleep(ALIVE_S)
     assert reports.read() == ()
     # Nor does the report that another machine has asked for.
