@@ -24,6 +24,7 @@ from inference.engine_process import load_engine_settings
 from inference.engines.remote.handshake import Hello, hello_line, read_hello, read_status
 from inference.errors import SettingsError
 from inference.text.codec import _byte_alphabet
+from tests.doubles.measured import measured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -145,6 +146,7 @@ class Replica:
             "FJARR_PORT": str(self.port), "FJARR_API_KEYS": f"ann={KEY}", "FJARR_ADMIN_KEY": ADMIN_KEY,
             "FJARR_MOUNT": str(folder),
             "FJARR_ENGINE_SOCKET": str(self.path), "FJARR_DRAIN_GRACE_S": "20",
+            **measured(),
         }  # fmt: skip
         self.processes: list[Process] = []
 

@@ -21,6 +21,7 @@ import pytest
 from inference.api_keys import hide_keys
 from inference.server import ServerProcess
 from inference.settings import Settings, load_settings
+from tests.doubles.measured import measured
 from tests.unit.inference.observability.test_tracing import Collector
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         env = {
             "PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT),
             "FJARR_HOST": "127.0.0.1", "FJARR_PORT": str(port), "FJARR_API_KEYS": f"ann={KEY}",
-            "FJARR_DRAIN_GRACE_S": str(GRACE_S), **environ,
+            "FJARR_DRAIN_GRACE_S": str(GRACE_S), **measured(), **environ,
         }  # fmt: skip
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT], env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True
