@@ -44,6 +44,7 @@ from inference.startup import (
 )
 from inference.web.access import MAX_HEADER_BYTES
 from inference.web.application import ChatPage, Identity, make_application
+from inference.web.forwarded import ForwardedHeaders
 from inference.web.http_protocol import Protocol
 from inference.web.key_changes import KeyChanges
 from inference.web.keyring import Keyring
@@ -320,7 +321,8 @@ class ServerProcess:
 def configure(application: ASGIApp) -> uvicorn.Config:
     """Return uvicorn's configuration for the application."""
     return uvicorn.Config(
-        application,
+        # TLS ends at the ingress; the chat needs the browser's scheme, the sign-in the client's address.
+        ForwardedHeaders(application),
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -331,8 +333,7 @@ def configure(application: ASGIApp) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=CONNECTION_GRACE_S,
-        # TLS ends at the ingress, whose address is not known; the chat needs the browser's scheme.
-        forwarded_allow_ips="*",
+        proxy_headers=False,
     )
 
 

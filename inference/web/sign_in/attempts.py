@@ -69,14 +69,8 @@ class AttemptLimiter:
         self._total.give_back()
 
 
-def client_address(forwarded: str, peer: str) -> str:
-    """Return the address to count a client's attempts under.
-
-    Args:
-        forwarded: The header `X-Forwarded-For`. Its last entry is the ingress's; a client can send others.
-        peer: The address of the connection, for a request without the header.
-    """
-    text = forwarded.rpartition(",")[2].strip() or peer
+def client_address(text: str) -> str:
+    """Return what to count a client's attempts under: the address without a port, or an IPv6 network."""
     host = text.rpartition(":")[0].strip("[]") if text.count(":") == 1 or text.startswith("[") else text
     try:
         address = ip_address(host)

@@ -82,8 +82,7 @@ class SignIn:
         if request.method != "POST":
             return RedirectResponse("/", 303)
         user, password = await _read_form(request)
-        peer = request.client.host if request.client else ""
-        address = client_address(request.headers.get("x-forwarded-for", ""), peer)
+        address = client_address(request.client.host if request.client else "")
         wait_s = self._limiter.begin(address)
         if wait_s:
             return _too_many_attempts(user or USER, address, math.ceil(wait_s))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from inference.api_keys import ApiKey, digest_of
+from inference.web.forwarded import ForwardedHeaders
 from inference.web.keyring import Keyring
 from inference.web.sign_in.attempts import ADDRESS_RATE, TOTAL_RATE, AttemptLimiter, client_address
 from inference.web.sign_in.middleware import COOKIE, SignIn
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 KEYS = (ApiKey("ann", digest_of("key-one")), ApiKey("bob", digest_of("key-two")))
+NUMBERS = itertools.count()
 RIGHT = {"username": "fjarr", "password": "key-two"}
 
 
@@ -36,7 +39,7 @@ def browser(
 ) -> httpx.AsyncClient:
     """A client of a server of its own, whose share cannot be written unless there are ended sessions."""
     ended = ended or EndedSessions(Path("/nowhere/ended-sessions"))
-    application = SignIn(application, Keyring(keys), ended, limiter)
+    application = ForwardedHeaders(SignIn(application, Keyring(keys), ended, limiter))
     return httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url=url)
 
 
@@ -199,7 +202,10 @@ async def test_signing_out_without_a_session_writes_nothing(tmp_path: Path) -> N
 
 async def guess(client: httpx.AsyncClient, address: str, key: str = "wrong") -> httpx.Response:
     form = {"username": "fjarr", "password": key}
-    return await client.post("/login", data=form, headers={"X-Forwarded-For": address})
+    # A client may send the header, too, on lines of its own or not; the ingress appends to it.
+    forged = f"192.0.2.{next(NUMBERS) % 256}"
+    headers = [("X-Forwarded-For", forged), ("X-Forwarded-For", f"{forged}, {address}")]
+    return await client.post("/login", data=form, headers=headers)
 
 
 async def test_wrong_attempts_are_limited_for_each_address(caplog: pytest.LogCaptureFixture) -> None:
@@ -237,12 +243,10 @@ async def test_wrong_attempts_are_limited_in_total_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("forwarded", "address"),
+    ("text", "address"),
     [
-        ("", "192.0.2.1"),
+        ("", ""),
         ("10.0.0.1", "10.0.0.1"),
-        # A client may send the header too; the ingress appends to it.
-        ("1.1.1.1, 10.0.0.1", "10.0.0.1"),
         ("10.0.0.1:5000", "10.0.0.1"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
         ("[2001:db8:1:2::7]:443", "2001:db8:1:2::/64"),
@@ -250,8 +254,8 @@ async def test_wrong_attempts_are_limited_in_total_too() -> None:
         ("x" * 5000, "x" * 64),
     ],
 )
-def test_a_client_s_address_is_the_one_that_the_ingress_saw(forwarded: str, address: str) -> None:
-    assert client_address(forwarded, "192.0.2.1") == address
+def test_attempts_are_counted_for_an_address_without_its_port(text: str, address: str) -> None:
+    assert client_address(text) == address
 
 
 async def test_a_session_has_the_name_of_its_key() -> None:
