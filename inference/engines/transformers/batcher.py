@@ -23,7 +23,7 @@ import itertools
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
@@ -42,10 +42,12 @@ from inference.errors import EngineError, RequestRefusedError
 from inference.models.hardware import PAGE_TOKENS, CacheSize
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     from inference.engines.transformers.loading import LoadedModel
+
+T = TypeVar("T")
 
 LOGGER: Final = logging.getLogger(__name__)
 STOP_TIMEOUT_S: Final = 10.0
@@ -56,19 +58,21 @@ class SchedulingManager(ContinuousBatchingManager):  # type: ignore[misc]  # tra
 
     Attributes:
         guard: Watches the cache; None for attention that needs none.
+        is_stopping: Set when it was told to stop, after which the thread for steps may be gone.
     """
 
     guard: CacheGuard | None = None
+    is_stopping = False
 
     def __init__(self, steps: ThreadPoolExecutor, **options: Any) -> None:  # noqa: ANN401 - the base class's options
         super().__init__(**options)
         self._steps = steps
 
     def _create_batch_processor(self) -> Any:  # noqa: ANN401 - the base class's, which has no type
-        processor = self._steps.submit(super()._create_batch_processor).result()
+        processor = self._compute(super()._create_batch_processor)
         # It fills tensors, which are large if the attention uses a mask.
         prepare = processor.prepare_next_batch
-        processor.prepare_next_batch = lambda: self._steps.submit(prepare).result()
+        processor.prepare_next_batch = lambda: self._compute(prepare)
         search = processor.cache.search_prefix_match
 
         def search_unless_scored(request_id: str, token_ids: list[int]) -> int:
@@ -92,7 +96,22 @@ class SchedulingManager(ContinuousBatchingManager):  # type: ignore[misc]  # tra
         return processor
 
     def _generation_step(self) -> None:
-        self._steps.submit(super()._generation_step).result()
+        self._compute(super()._generation_step)
+
+    def _compute(self, step: Callable[[], T]) -> T:
+        """Run a part of a step in the thread for steps, and return its result.
+
+        Raises:
+            SystemExit: If that thread has been stopped. transformers logs any other error with a traceback,
+                while this one ends the thread without a word.
+        """
+        try:
+            future = self._steps.submit(step)
+        except RuntimeError:
+            if self.is_stopping:
+                raise SystemExit from None
+            raise
+        return future.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +253,7 @@ class Batcher:
 
     def stop(self) -> None:
         """Stop its thread. Takes as long as a step."""
+        self._manager.is_stopping = True
         # The manager's own `stop` also runs the garbage collector twice, which takes seconds.
         self._manager.background_thread_status.request_stop(BackgroundThreadStatus.HARD_STOP, 0)
         self._manager._wake_up_loop.set()  # noqa: SLF001 - see above
