@@ -1,6 +1,6 @@
 """The part of a replica that a file of a release belongs to, and what a change of files calls for.
 
-    supervisor   the first process, which is replaced by itself and keeps its children
+    supervisor   the first process: its new code runs from the next start of a container on
     engine       the process that holds the model: reloaded
     packages     the requirements: installed beside the present ones, then engine and server are started anew
     server       everything else: swapped on the engine that runs
@@ -75,8 +75,10 @@ def change_of(parts: Iterable[Part]) -> Change:
 
 
 def main() -> None:
-    """Print what a change of the paths on the command line calls for."""
-    sys.stdout.write(change_of(map(part_of, sys.argv[1:])) + "\n")
+    """Print what a change of the paths on the command line calls for, and whether the supervisor changes."""
+    parts = [part_of(path) for path in sys.argv[1:]]
+    words = [change_of(parts), *(["supervisor"] if "supervisor" in parts else [])]
+    sys.stdout.write(" ".join(words) + "\n")
 
 
 if __name__ == "__main__":

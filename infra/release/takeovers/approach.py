@@ -24,6 +24,10 @@ TEXTS: Final = {
     "engine": "engine code has changed: the model is loaded again in the running container",
     "packages": "packages have changed: they are installed beside the old ones, then the model is loaded",
 }
+LATER: Final = (
+    "; the supervisor's own code has changed too, and runs from the next start of a container on:"
+    " invoke restart"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,8 @@ def choose_approach(
     Args:
         answer: The present answer of `/version`.
         target: The files of the release; None if they are not known.
-        change: What the change of files calls for, one of the supervisor's words; None if it is not known.
+        change: What the change of files calls for, one of the supervisor's words, and `supervisor` if its own
+            code changes; None if it is not known.
         wants_restart: Whether the user asks for a restart.
     """
     reason = _why_restart(answer, target, wants_restart=wants_restart)
@@ -55,7 +60,15 @@ def choose_approach(
         return Approach(restarts=True, text=f"the revision is restarted, because {reason}")
     if isinstance(answer, NoResponse):
         return Approach(restarts=False, text=FIRST)
-    return Approach(restarts=False, text=TEXTS.get(change or "", TEXTS["nothing"]))
+    return Approach(restarts=False, text=_describe(change))
+
+
+def _describe(change: str | None) -> str:
+    word, *others = (change or "nothing").split()
+    if "supervisor" not in others:
+        return TEXTS.get(word, TEXTS["nothing"])
+    # A change of the supervisor alone replaces the server, too.
+    return TEXTS.get("nothing" if word == "server" else word, TEXTS["nothing"]) + LATER
 
 
 def _why_restart(

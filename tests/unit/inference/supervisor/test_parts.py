@@ -99,13 +99,14 @@ def test_the_supervisor_imports_the_standard_library_and_the_server_only() -> No
     assert done.stdout == "[]\n"
 
 
+def find_words(*paths: str) -> str:
+    command = [sys.executable, "-m", "inference.supervisor.parts", *paths]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
 def test_the_pipeline_and_the_tree_agree_on_the_supervisor_s_file_and_on_the_words() -> None:
     assert approach.SUPERVISOR == SUPERVISOR
     assert (ROOT / SUPERVISOR).is_file()
-    paths = ["inference/server.py", "inference/engines/protocol.py"]
-    done = subprocess.run(
-        [sys.executable, "-m", "inference.supervisor.parts", *paths],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.stdout == "engine\n"
+    assert find_words("inference/server.py", "inference/engines/protocol.py") == "engine\n"
+    assert find_words("inference/supervisor/child.py", "inference/start.py") == "server supervisor\n"
     assert set(approach.TEXTS) == {"nothing", "server", "engine", "packages"}
