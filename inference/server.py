@@ -48,6 +48,7 @@ from inference.web.forwarded import ForwardedHeaders
 from inference.web.http_protocol import Protocol
 from inference.web.key_changes import KeyChanges
 from inference.web.keyring import Keyring
+from inference.web.self_test import require_completions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,6 +118,7 @@ class ServerProcess:
         self._settings = settings
         self._tracing = tracing
         self._service = Service(limits_of(settings))
+        self._application: ASGIApp | None = None
         self._adapters = Adapters(self._service)
         self._chat_page = ChatPage(self._service)
         self._keyring = Keyring(settings.api_keys)
@@ -141,7 +143,7 @@ class ServerProcess:
             loop.add_signal_handler(number, self._handle_signal)
         await self._link.connect(self._settings.control_fd)
         self._service.holds_requests = self._link.holds_requests
-        application = make_application(
+        application = self._application = make_application(
             self._service,
             self._settings,
             self._identity,
@@ -280,13 +282,27 @@ class ServerProcess:
         if self._settings.engine_socket is None:
             # The import takes seconds, and would delay the loading in this process.
             await self._is_serving.wait()
-        chat = await in_thread(self._make_chat)
-        await self._is_serving.wait()
+        chat, _ = await asyncio.gather(in_thread(self._make_chat), self._test_itself())
         async with chat.lifespan():
             self._chat_page.application = chat
             LOGGER.info("the chat page is up")
             self._link.send(ready=True)
             await asyncio.Event().wait()
+
+    async def _test_itself(self) -> None:
+        """Request a completion of each model over HTTP, once there are models.
+
+        Raises:
+            LoadError: If one does not answer.
+        """
+        await self._is_serving.wait()
+        assert self._application is not None  # noqa: S101 - set before models are served
+        began_s = time.monotonic()
+        with self._keyring.lend() as key:
+            await require_completions(
+                configure(self._application), lambda: [model.name for model in self._service.models], key
+            )
+        LOGGER.info("each model has answered a completion, in %.1f s", time.monotonic() - began_s)
 
     def _make_chat(self) -> Chat:
         from inference.web.chat.page import make_chat, make_site  # noqa: PLC0415 - it imports Gradio
