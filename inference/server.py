@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import uvicorn
@@ -25,9 +26,11 @@ from inference import VERSION
 from inference.api_keys import ADMIN_KEY_VARIABLE, API_KEYS_VARIABLE
 from inference.control import SupervisorLink
 from inference.errors import LoadError, SettingsError
+from inference.imports import find_imports
 from inference.listener import inherit_or_bind
 from inference.observability.logs import log_unusable, set_up_logging
 from inference.observability.tracing import FLUSH_S, Tracing, make_tracing
+from inference.self_test import require_completions
 from inference.service.adapter_watch import AdapterWatch
 from inference.service.adapters import Adapters
 from inference.service.service import Service
@@ -48,11 +51,9 @@ from inference.web.forwarded import ForwardedHeaders
 from inference.web.http_protocol import Protocol
 from inference.web.key_changes import KeyChanges
 from inference.web.keyring import Keyring
-from inference.web.self_test import require_completions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Collection, Iterator
 
     from starlette.types import ASGIApp
 
@@ -85,6 +86,7 @@ KEEP_ALIVE_S: Final = 75
 
 def main() -> NoReturn:
     """Serve until a signal. Never returns."""
+    given = frozenset(os.environ)
     set_up_logging()
     try:
         settings = load_settings(os.environ)
@@ -102,7 +104,7 @@ def main() -> NoReturn:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     if settings.log_prompts:
         LOGGER.warning("FJARR_LOG_PROMPTS is on: prompts and answers are written to this log")
-    exit_code = asyncio.run(ServerProcess(settings, tracing).run())
+    exit_code = asyncio.run(ServerProcess(settings, tracing, given).run())
     logging.shutdown()
     # The processes of an engine that was still starting would outlive this one.
     for process in multiprocessing.active_children():
@@ -112,11 +114,20 @@ def main() -> NoReturn:
 
 
 class ServerProcess:
-    """The server, from its socket to its exit code."""
+    """The server, from its socket to its exit code.
 
-    def __init__(self, settings: Settings, tracing: Tracing | None = None) -> None:
+    Args:
+        settings: The settings.
+        tracing: Records traces; None if nothing does.
+        given: The variables that the process was started with; None for all that there are now.
+    """
+
+    def __init__(
+        self, settings: Settings, tracing: Tracing | None = None, given: Collection[str] | None = None
+    ) -> None:
         self._settings = settings
         self._tracing = tracing
+        self._given = os.environ.keys() if given is None else given
         self._service = Service(limits_of(settings))
         self._application: ASGIApp | None = None
         self._adapters = Adapters(self._service)
@@ -130,6 +141,8 @@ class ServerProcess:
         self._began_s = time.monotonic()
         self._engine: Engine | None = None
         self._is_serving = asyncio.Event()
+        self._tested_models: tuple[ServedModel, ...] = ()
+        self._is_tested = asyncio.Event()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._exit_code = 0
@@ -229,8 +242,11 @@ class ServerProcess:
         """Have models answer as soon as they are served, and tell the supervisor how that ended."""
         if not self._link.is_supervised:
             return
-        checked: tuple[ServedModel, ...] = ()
         self._link.send(answers={})
+        await self._is_tested.wait()
+        # They have answered over HTTP, which is more than is asked of those that come later.
+        checked = self._tested_models
+        self._link.send(answers={model.name: None for model in checked})
         while True:
             models = self._service.models
             # Compared by identity: an engine that was loaded again serves new models of the same names.
@@ -287,6 +303,7 @@ class ServerProcess:
             self._chat_page.application = chat
             LOGGER.info("the chat page is up")
             self._link.send(ready=True)
+            self._report_imports()
             await asyncio.Event().wait()
 
     async def _test_itself(self) -> None:
@@ -297,12 +314,20 @@ class ServerProcess:
         """
         await self._is_serving.wait()
         assert self._application is not None  # noqa: S101 - set before models are served
-        began_s = time.monotonic()
+        began_s, models = time.monotonic(), self._service.models
         with self._keyring.lend() as key:
             await require_completions(
                 configure(self._application), lambda: [model.name for model in self._service.models], key
             )
         LOGGER.info("each model has answered a completion, in %.1f s", time.monotonic() - began_s)
+        self._tested_models = models
+        self._is_tested.set()
+
+    def _report_imports(self) -> None:
+        """Report what this process has imported, so that the supervisor can start the next one sooner."""
+        environ = {name: value for name, value in os.environ.items() if name not in self._given}
+        for message in find_imports(sys.modules, Path.cwd(), environ).messages():
+            self._link.send(imports=message)
 
     def _make_chat(self) -> Chat:
         from inference.web.chat.page import make_chat, make_site  # noqa: PLC0415 - it imports Gradio

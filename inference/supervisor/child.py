@@ -15,9 +15,10 @@ import socket
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, Self
 
 from inference.control import Channel
+from inference.imports import Imports
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +39,16 @@ _CHUNK_BYTES: Final = 1 << 16
 _STDERR: Final = 2
 
 
+class Started(Protocol):
+    """What is needed of a process that was started, as `subprocess.Popen` offers it."""
+
+    pid: int
+    stdout: IO[bytes] | None
+
+    def wait(self) -> int:
+        """Wait for the end, and return the exit code; below zero, the signal that ended it."""
+
+
 class Child:
     """A child process.
 
@@ -51,9 +62,11 @@ class Child:
         failure: The reason that it gave for its end; None if it gave none.
         answers: How each of its models has answered a request: None, or why it failed. None if it does not
             check that.
+        imports: What it has imported, as far as it has reported it.
+        has_reported: Done when that report is complete.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], channel: Channel | None) -> None:
+    def __init__(self, process: Started, channel: Channel | None) -> None:
         loop = asyncio.get_running_loop()
         self.pid = process.pid
         self.ended: asyncio.Future[int] = loop.create_future()
@@ -62,6 +75,7 @@ class Child:
         self.engine_ready_at: float | None = None
         self.failure: str | None = None
         self.answers: dict[str, str | None] | None = None
+        self.imports, self.has_reported = Imports(), asyncio.Event()
         self._process = process
         self._channel = channel
         self._tail = b""
@@ -193,6 +207,10 @@ class Child:
             self.engine_ready_at = asyncio.get_running_loop().time()
         if message.get("accepting"):
             self.accepting.set()
+        if "imports" in message:
+            self.imports = self.imports.extended(message["imports"])
+            if message["imports"].get("complete"):
+                self.has_reported.set()
 
 
 def last_words(output: str) -> str:

@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Final, Protocol
 from inference.api_keys import ADMIN_KEY_VARIABLE, API_KEYS_VARIABLE
 from inference.errors import TakeoverError
 from inference.supervisor.child import Child, python
+from inference.supervisor.forks import Forks, Preload
 from inference.supervisor.packages import find_missing, install, parse_requirements, requirement_files
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
+    from inference.imports import Imports
     from inference.settings import Settings
 
 LOGGER: Final = logging.getLogger(__name__)
 
 ENGINE: Final = "inference/engine_process.py"
+SERVER: Final = "inference.server"
 
 PACKAGES: Final = ".packages"
 """The folder with the packages of later releases, beside the releases on this container's disk."""
@@ -78,6 +81,12 @@ class Launcher(Protocol):
     async def start_server(self, tree: Tree, socket_path: Path | None, listener: socket.socket) -> Child:
         """Start a release's server on the engine at a socket. It waits until it may accept."""
 
+    async def prepare(self, tree: Tree, imports: Imports) -> None:
+        """Import what a server has imported, so that the next one with these packages starts sooner."""
+
+    def close(self) -> None:
+        """End what was prepared. The processes that were started stay."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReleaseLauncher(Launcher):
@@ -86,10 +95,12 @@ class ReleaseLauncher(Launcher):
     Attributes:
         settings: The settings of the release that this supervisor belongs to.
         environ: The environment that all processes get.
+        forks: Starts servers as forks of imported libraries; None where that is impossible.
     """
 
     settings: Settings
     environ: Mapping[str, str]
+    forks: Forks | None = None
 
     def install_first(self) -> Path | None:
         """Install what the first release needs into this Python."""
@@ -120,16 +131,30 @@ class ReleaseLauncher(Launcher):
         """Start a release's engine process; None if its server loads the models itself."""
         if not (tree.folder / ENGINE).is_file():
             return None
-        environ = self.environment(tree.release, tree.packages, socket_path)
-        for name in (API_KEYS_VARIABLE, ADMIN_KEY_VARIABLE):
-            environ.pop(name, None)
+        environ = _without_keys(self.environment(tree.release, tree.packages, socket_path))
         process = await Child.start(python("inference.engine_process"), tree.folder, environ)
         return Engine(socket_path, process)
 
     async def start_server(self, tree: Tree, socket_path: Path | None, listener: socket.socket) -> Child:
         """Start a release's server on the engine at a socket. It waits until it may accept."""
         environ = self.environment(tree.release, tree.packages, socket_path)
-        return await Child.start(python("inference.server"), tree.folder, environ, listener)
+        # A server that loads the models itself imports torch, whose threads a fork would not have.
+        if self.forks is not None and socket_path is not None:
+            child = await self.forks.start(SERVER, tree.folder, environ, listener, tree.packages)
+            if child is not None:
+                return child
+        return await Child.start(python(SERVER), tree.folder, environ, listener)
+
+    async def prepare(self, tree: Tree, imports: Imports) -> None:
+        """Import what a server has imported, so that the next one with these packages starts sooner."""
+        if self.forks is not None and imports.modules:
+            environ = _without_keys(self.environment(tree.release, tree.packages))
+            await self.forks.prepare(Preload(imports, tree.packages, environ))
+
+    def close(self) -> None:
+        """End what was prepared. The processes that were started stay."""
+        if self.forks is not None:
+            self.forks.close()
 
     def environment(
         self, release: str, packages: Path | None, engine_socket: Path | None = None
@@ -146,3 +171,8 @@ class ReleaseLauncher(Launcher):
             path = environ.get("PYTHONPATH")
             environ["PYTHONPATH"] = f"{packages}{os.pathsep}{path}" if path else str(packages)
         return environ
+
+
+def _without_keys(environ: Mapping[str, str]) -> dict[str, str]:
+    keys = (API_KEYS_VARIABLE, ADMIN_KEY_VARIABLE)
+    return {name: value for name, value in environ.items() if name not in keys}

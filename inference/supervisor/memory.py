@@ -52,7 +52,7 @@ def measure(pid: int) -> MemoryUse:
     rows = _query("--query-compute-apps=pid,used_memory")
     gpu_used = sum(row[1] for row in rows if row[0] in pids)
     free = [row[0] for row in _query("--query-gpu=memory.free")]
-    return MemoryUse(_resident(pids), _free(), gpu_used * 2**20, min(free, default=0) * 2**20)
+    return MemoryUse(_resident(pids), free_bytes(), gpu_used * 2**20, min(free, default=0) * 2**20)
 
 
 def _session(leader: int) -> set[int]:
@@ -79,7 +79,7 @@ def _resident(pids: set[int]) -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE") or None
 
 
-def _free() -> int | None:
+def free_bytes() -> int | None:
     """Return the free memory of the container. Source: proc(5), `/proc/meminfo`, "MemAvailable"."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from inference.errors import TakeoverError
 from inference.supervisor.releases import remove_others
-from inference.supervisor.waits import within
+from inference.supervisor.waits import first, within
 
 if TYPE_CHECKING:
     import socket
-    from pathlib import Path
 
     from inference.control import ReplicaState
     from inference.supervisor.child import Child
     from inference.supervisor.launcher import Engine, Launcher, Tree
+
+LOGGER: Final = logging.getLogger("inference.supervisor")
 
 ACCEPT_TIMEOUT_S: Final = 30.0
 """How long a server that has started may take until it accepts connections."""
@@ -60,6 +63,7 @@ class Processes:
         self._retiring: dict[Child, Instance] = {}
         self._engines: set[Child] = set()
         self._burials: set[asyncio.Task[None]] = set()
+        self._preparing: asyncio.Task[None] | None = None
         self._is_stopping = False
 
     def show(self, phase: str | None = None, percent: int | None = None, **changes: Any) -> None:  # noqa: ANN401
@@ -111,6 +115,8 @@ class Processes:
         """Make an instance the one that serves."""
         self.instance, self._starting = instance, None
         self.show("serving", 100)
+        if instance.engine is not None:
+            self._prepare(instance)
 
     def give_up(self) -> None:
         """Kill the server that was started last, if it was not adopted."""
@@ -144,7 +150,9 @@ class Processes:
     async def tidy(self) -> None:
         """Remove the copies of releases that no process runs."""
         if self.instance is not None:
-            kept = {self.instance.tree.folder, *(each.tree.folder for each in self._retiring.values())}
+            # This process runs from the release that it was started with.
+            running = (self.instance, *self._retiring.values())
+            kept = {Path.cwd(), *(each.tree.folder for each in running)}
             await asyncio.to_thread(remove_others, self.instance.tree.folder.parent, kept)
 
     def pass_signal_on(self) -> None:
@@ -153,12 +161,21 @@ class Processes:
         for server in self._servers():
             server.signal(signal.SIGTERM)
 
-    async def ended(self) -> int:
-        """Wait until the servers have drained, each in its own time, end the engine; return the exit code."""
+    async def ended(self, timeout_s: float) -> int:
+        """Wait until the servers have drained, end the engine, and return the exit code.
+
+        Args:
+            timeout_s: How long the servers may take. They are killed then: the platform would soon kill all.
+        """
         if self.instance is None:
             return 0
+        servers = (self.instance.server, *self._retiring)
+        await asyncio.wait([server.ended for server in servers], timeout=timeout_s)
+        for server in servers:
+            if server.is_running:
+                LOGGER.error("a server has not ended within %g s after SIGTERM: it is killed", timeout_s)
+                server.kill()
         code = await self.instance.server.ended
-        await asyncio.gather(*(server.ended for server in tuple(self._retiring)))
         if self.instance.engine is not None:
             await self.end_engine(self.instance.engine)
         if code == -signal.SIGTERM and self._is_stopping:
@@ -167,8 +184,23 @@ class Processes:
 
     def kill(self) -> None:
         """Kill all that is left."""
+        if self._preparing is not None:
+            self._preparing.cancel()
+        self._launcher.close()
         for child in (*self._servers(), *self._engines):
             child.kill()
+
+    def _prepare(self, instance: Instance) -> None:
+        """Make the start of the next server sooner, from what this one has imported. In the background."""
+        if self._preparing is not None:
+            self._preparing.cancel()
+
+        async def prepare() -> None:
+            await first(instance.server.has_reported.wait(), instance.server.ended)
+            if instance.server.has_reported.is_set():
+                await self._launcher.prepare(instance.tree, instance.server.imports)
+
+        self._preparing = asyncio.create_task(prepare())
 
     def _servers(self) -> tuple[Child, ...]:
         running = () if self.instance is None else (self.instance.server,)

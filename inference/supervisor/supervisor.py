@@ -40,13 +40,20 @@ if TYPE_CHECKING:
 LOGGER: Final = logging.getLogger("inference.supervisor")
 
 CHECK_S: Final = 1.0
-"""The interval at which `CURRENT` is read."""
+"""The interval at which `CURRENT` is read. For a while after a change it is a quarter of this,
+since somebody who develops deploys again soon. Each read is a request to the share."""
+
+DEVELOPING_S: Final = 600.0
+"""How long `CURRENT` is read more often after a change."""
 
 SERVER_TIMEOUT_S: Final = 300.0
 """How long the server of another release may take until it is ready, on an engine that runs."""
 
 ENGINE_TIMEOUT_S: Final = 3600.0
 """The same with an engine of its own, which may have to read gigabytes."""
+
+STOP_TIMEOUT_S: Final = 35.0
+"""How long servers may take to end, unless the settings say another time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +78,22 @@ class Supervisor:
         listener: The listening socket.
         mount: The path at which the share is mounted.
         replica: The names of this replica.
+        stop_timeout_s: How long servers may take to end after SIGTERM.
     """
 
-    def __init__(self, launcher: Launcher, listener: socket.socket, mount: Path, replica: Replica) -> None:
+    def __init__(
+        self,
+        launcher: Launcher,
+        listener: socket.socket,
+        mount: Path,
+        replica: Replica,
+        stop_timeout_s: float = STOP_TIMEOUT_S,
+    ) -> None:
         self._launcher = launcher
         self._listener = listener
         self._mount = mount
         self._replica = replica
+        self._stop_timeout_s = stop_timeout_s
         state = ReplicaState(phase="starting", percent=0, container_started_at=replica.started_at)
         self._processes = Processes(launcher, listener, state)
         self._crashes = CrashCounter()
@@ -148,7 +164,7 @@ class Supervisor:
             if server.accepting.is_set():
                 self._close_page()
             if self._stop.is_set():
-                return await self._processes.ended()
+                return await self._processes.ended(self._stop_timeout_s)
             code = await self._react(instance)
             if code is not None:
                 return code
@@ -244,6 +260,9 @@ class Supervisor:
         if change == "packages":
             self._processes.show("installing packages", 10)
             tree = replace(tree, packages=await asyncio.to_thread(self._launcher.install_beside, folder))
+        if change in {"engine", "packages"}:
+            # Its server may need other libraries, or find them another way.
+            self._launcher.close()
         if old.engine is None or change not in {"engine", "packages"}:
             await self._start_beside(tree, old, old.engine)
         elif fits_beside(await asyncio.to_thread(measure, old.engine.process.pid)):
@@ -325,12 +344,14 @@ class Supervisor:
 
     async def _watch(self, release: str) -> None:
         """Read `CURRENT` again and again. A share that cannot be read changes nothing."""
-        self._wanted = release
+        loop = asyncio.get_running_loop()
+        self._wanted, often_until = release, 0.0
         while True:
-            await asyncio.sleep(CHECK_S)
+            await asyncio.sleep(CHECK_S / 4 if loop.time() < often_until else CHECK_S)
             current = await asyncio.to_thread(read_current, self._mount)
             if current is not None and current != self._wanted:
                 self._wanted, self._failed = current, None
+                often_until = loop.time() + DEVELOPING_S
                 self._processes.show(wanted_release=current)
                 self._changed.set()
 

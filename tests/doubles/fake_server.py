@@ -1,15 +1,23 @@
 """A server of the standard library, which tests of the supervisor put into releases as `inference.server`.
 
 It answers every path as the real one answers `/version`, with the state that the supervisor has sent; the
-path `/crash` ends it. The text of the file `behaviour` beside it can be: `dies`, before it is ready; `fails`,
-with a reason; `hangs`, before it is ready; `mute`, it accepts and answers nothing; `dies late`, a second
-after it accepts; `answers`, it says how its models have answered.
+path `/crash` ends it. The text of the file `behaviour` beside it can be:
+
+    dies           before it is ready
+    fails          with a reason
+    dies late      a second after it accepts
+    hangs          before it is ready
+    stays          whatever signal it gets
+    mute           it accepts and answers nothing
+    answers        says how its models have answered
+    reports NAME   of a library that it has imported
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -24,6 +32,16 @@ REPLICA = os.environ.get("CONTAINER_APP_REPLICA_NAME", "")
 CONTROL = socket.socket(fileno=int(os.environ["FJARR_CONTROL_FD"]))
 STATE: dict[str, Any] = {}
 BEHAVIOUR = Path(__file__).with_name("behaviour").read_text()
+PROCESS: dict[str, Any] = {
+    "parent": os.getppid(),
+    "session": os.getsid(0),
+    "preloaded": sorted({"slow_library", "numpy"} & set(sys.modules)),
+    "random": random.random(),  # noqa: S311 - to compare
+    "variables": sorted(os.environ),
+    "folder": str(Path.cwd()),
+    "path": sys.path[0],
+    "file": __file__,
+}
 
 
 def send(**message: Any) -> None:
@@ -41,6 +59,7 @@ class Handler(BaseHTTPRequestHandler):
         document = {"release": RELEASE, "replica": REPLICA, "ready": True, "pid": os.getpid(), "state": STATE}
         document["started_at"] = str(os.getpid())
         document["engine"] = os.environ.get("FJARR_ENGINE_SOCKET", "")
+        document |= PROCESS
         body = json.dumps(STATE | document).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -52,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if BEHAVIOUR == "stays" else lambda *_: os._exit(0))
     if BEHAVIOUR == "dies":
         sys.exit("ModuleNotFoundError: No module named 'nowhere'")
     if BEHAVIOUR == "fails":
@@ -64,6 +83,9 @@ def main() -> None:
     if BEHAVIOUR == "answers":
         send(answers={"base": None, "tuned": "it is broken"})
     send(ready=True, engine_ready=True)
+    if BEHAVIOUR.startswith("reports"):
+        send(imports={"modules": BEHAVIOUR.split()[1:]})
+        send(imports={"environ": {"FOR_LIBRARIES": "1"}, "blocked": ["jax"], "complete": True})
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
     server.daemon_threads = BEHAVIOUR == "mute"
     server.socket.close()

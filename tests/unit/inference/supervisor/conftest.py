@@ -15,6 +15,7 @@ import pytest
 
 from inference.settings import Settings
 from inference.supervisor import supervisor as module
+from inference.supervisor.forks import Forks  # noqa: TC001 - the fields of a dataclass
 from inference.supervisor.launcher import ReleaseLauncher
 from inference.supervisor.releases import fetch_release
 from inference.supervisor.supervisor import Replica, Supervisor
@@ -40,6 +41,9 @@ class Container:
     mount: Path
     listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
     task: asyncio.Task[int] | None = None
+    forks: Forks | None = None
+    stop_timeout_s: float = 20.0
+    environ: dict[str, str] = field(default_factory=dict)
 
     def release(self, name: str, behaviour: str = "serves", **files: str) -> None:
         """Put a release on the share."""
@@ -64,9 +68,11 @@ class Container:
     async def start(self, name: str) -> None:
         """Start the supervisor on a release, and wait until it serves."""
         self.want(name)
-        environ = {"PATH": os.environ["PATH"]}
-        launcher = FakeLauncher(Settings(mount=self.mount), environ)
-        supervisor = Supervisor(launcher, self.listener, self.mount, Replica("0", "rev", "rep", "t"))
+        environ = {"PATH": os.environ["PATH"]} | self.environ
+        launcher = FakeLauncher(Settings(mount=self.mount), environ, self.forks)
+        supervisor = Supervisor(
+            launcher, self.listener, self.mount, Replica("0", "rev", "rep", "t"), self.stop_timeout_s
+        )
         folder = await asyncio.to_thread(fetch_release, self.mount, name)
         self.task = asyncio.create_task(supervisor.run(name, folder))
 

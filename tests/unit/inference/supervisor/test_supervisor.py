@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from inference.supervisor import supervisor as module
+from inference.supervisor.releases import read_current
 from tests.unit.inference.supervisor.conftest import ONE, THREE, TWO
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.unit.inference.supervisor.conftest import Container
 
 
@@ -206,3 +210,41 @@ async def test_a_crashed_engine_is_started_again_and_the_third_crash_ends_the_co
     await container.start(ONE)
     assert await container.end() == 7
     assert "3 crashes of the engine in a row, the last one: it ended with exit code 7" in caplog.text
+
+
+async def test_a_server_that_ignores_sigterm_is_killed_before_the_platform_kills_all(
+    container: Container, caplog: pytest.LogCaptureFixture
+) -> None:
+    container.stop_timeout_s = 0.5
+    container.release(ONE, "stays")
+    await container.start(ONE)
+    await container.serving(ONE)
+    assert await stop(container) == 128 + signal.SIGKILL
+    assert "a server has not ended within 0.5 s after SIGTERM: it is killed" in caplog.text
+
+
+@pytest.mark.quiet
+async def test_the_share_is_read_more_often_for_a_while_after_a_change(
+    container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    def read(mount: Path) -> str | None:
+        reads.append(loop.time())
+        return read_current(mount)
+
+    monkeypatch.setattr(module, "read_current", read)
+    monkeypatch.setattr(module, "CHECK_S", 0.4)
+    for name in (ONE, TWO):
+        container.release(name)
+    await container.start(ONE)
+    await container.serving(ONE)
+    container.want(TWO)
+    await container.serving(TWO)
+    async with asyncio.timeout(20):
+        while len(reads) < 6:  # noqa: ASYNC110 - it waits for the share to be read
+            await asyncio.sleep(0.01)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(reads)]
+    assert min(gaps) < 0.4
+    assert await stop(container) == 0

@@ -7,22 +7,28 @@ from typing import TYPE_CHECKING
 import pytest
 from starlette.responses import JSONResponse
 
+from inference import self_test as module
 from inference.api_keys import ApiKey, digest_of
 from inference.errors import LoadError
+from inference.self_test import require_completions
 from inference.server import configure
-from inference.web import self_test as module
+from inference.service.requests import Limits
 from inference.web.keyring import Keyring
-from inference.web.self_test import require_completions
-from tests.doubles.api_server import BASE, ENDED, KEY, TUNED
+from tests.doubles.api_server import BASE, ENDED, KEY, SETTINGS, TUNED, ApiServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from tests.doubles.api_server import ApiServer
-
 COMPLETION = {"choices": [{"text": "x"}], "usage": {"completion_tokens": 1}}
+
+
+@pytest.fixture
+async def api_server() -> AsyncIterator[ApiServer]:
+    server = ApiServer(Limits(max_concurrent=2, max_waiting=1), SETTINGS)
+    yield server
+    await server.close()
 
 
 @pytest.fixture(autouse=True)
