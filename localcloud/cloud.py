@@ -26,8 +26,12 @@ from localcloud.container_apps.app_operations import Apps
 from localcloud.container_apps.apps import AppKind
 from localcloud.container_apps.environment_operations import Environments
 from localcloud.container_apps.environments import EnvironmentKind, EnvironmentStorageKind
+from localcloud.container_apps.jobs.executions import JobExecutions
+from localcloud.container_apps.jobs.kind import JobKind
+from localcloud.container_apps.jobs.operations import Jobs
 from localcloud.container_apps.log_streams import LogStreams
 from localcloud.container_apps.revisions import Revisions
+from localcloud.container_apps.volumes import Volumes
 from localcloud.deployments.deployments import Deployments
 from localcloud.errors import AzureError
 from localcloud.files import FileService
@@ -61,7 +65,10 @@ class Cloud:
         storage, insights = Storage(self.resources, is_taken), Insights(self.resources)
         self.files = FileService(state / "files", storage.account_keys)
         self.host = host or ContainerHost(state / "runtime")
-        self._revisions = Revisions(self.store, self.resources, self.host, self.files, storage.account_keys)
+        volumes = Volumes(self.resources, self.files, storage.account_keys)
+        self._revisions = Revisions(self.store, self.resources, self.host, volumes)
+        runner = self.host.executions
+        self.job_executions = JobExecutions(self.store, self.resources, runner, volumes)
         self._app_kind = AppKind(
             self.resources,
             self._operations,
@@ -80,6 +87,7 @@ class Cloud:
                 EnvironmentKind(self._get_base_url, governance.limit),
                 EnvironmentStorageKind(),
                 self._app_kind,
+                JobKind(self._operations, self.job_executions, self._get_base_url, self.identity.tenant_id),
             )
         )
         self._deployments = Deployments(self.store, self.resources, self._operations, self.identity.tenant_id)
@@ -101,6 +109,7 @@ class Cloud:
             Environments(self.resources, governance.limit),
             Apps(self.resources, self.host, self._revisions, self.tokens),
             LogStreams(self.resources, self.host, self._revisions, self.tokens),
+            Jobs(self.resources, self.job_executions, runner, self.tokens),
         ):
             part.routes(self._router)
 
@@ -108,11 +117,13 @@ class Cloud:
         """Start again what was running when the local cloud was stopped or killed."""
         self._deployments.fail_interrupted()
         await self._app_kind.restore()
+        self.job_executions.open()
 
     async def close(self) -> None:
         """Stop everything, and wait until it has stopped."""
         await self._operations.close()
         await self._revisions.close()
+        await self.job_executions.close()
         await self.host.close()
         self.store.close()
 

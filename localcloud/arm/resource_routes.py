@@ -9,7 +9,7 @@ Source: Azure Resource Manager, "Asynchronous operations"; Microsoft.App REST AP
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.operations import RETRY_AFTER, Operations, result_response, status_response
 from localcloud.arm.requests import ArmRequest, ArmResponse
@@ -20,6 +20,9 @@ from localcloud.arm.resources import Outcome, Resources
 if TYPE_CHECKING:
     from localcloud.arm.operations import Operation
     from localcloud.arm.router import Router
+
+
+_OPERATION_WORDS: Final = {"containerApp": "containerapp", "job": "containerappsjob"}
 
 
 class ResourceRoutes:
@@ -135,7 +138,7 @@ class ResourceRoutes:
 def _noun(kind: ResourceKind) -> str:
     """Return the word for a type in the paths of its operations, such as `containerappOperation`."""
     word = kind.type.rpartition("/")[2].removesuffix("s")
-    return f"{'containerapp' if word == 'containerApp' else word}Operation"
+    return f"{_OPERATION_WORDS.get(word, word)}Operation"
 
 
 def _id(operation: Operation | None) -> str:

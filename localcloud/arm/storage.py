@@ -205,9 +205,12 @@ class FileServiceKind(ResourceKind):
         if change.path.name.lower() != "default":
             message = f"The file service name '{change.path.name}' is invalid. It must be 'default'."
             yield bad_request("InvalidResourceName", message)
-        yield from _unsupported(
-            change.properties, frozenset({"shareDeleteRetentionPolicy", "cors"}), FILE_SERVICES
-        )
+        supported = frozenset({"shareDeleteRetentionPolicy", "cors", "protocolSettings"})
+        yield from _unsupported(change.properties, supported, FILE_SERVICES)
+        # A template may name the protocols without a setting, as that of the AI Toolkit does.
+        protocols = change.properties.get("protocolSettings") or {}
+        if any(any((settings or {}).values()) for settings in protocols.values()):
+            yield not_emulated("settings of the protocols of a file service")
         if (change.properties.get("cors") or {}).get("corsRules"):
             yield not_emulated("CORS rules of a file service")
 

@@ -5,7 +5,7 @@ An app runs as processes of this machine (`localcloud.runtime`). Its address is 
 
 Not emulated: images (the command runs with this machine's programs), registries (stored, not used), ingress
 over TLS, `external: false` (every app is reachable from this machine and from nowhere else),
-`allowInsecure: false` (the ingress is always plain HTTP), jobs, auth configurations, source controls,
+`allowInsecure: false` (the ingress is always plain HTTP), auth configurations, source controls,
 custom domains (stored and shown, not bound), tokens of managed identities, and everything that `rules`
 rejects as such. An operation ends when the replicas are created, not when they are ready: on Azure, too, only
 the revision's state and its responses show that. Of two apps with the same name in two groups the second is

@@ -1,4 +1,4 @@
-"""Fill in Azure's defaults for a container app, and separate its secrets. Pure.
+"""Fill in Azure's defaults for a container app or a job, and separate its secrets. Pure.
 
 Source: Microsoft.App REST API 2026-01-01, ContainerApps; recorded answers of the Azure CLI's tests.
 """
@@ -29,6 +29,33 @@ def with_defaults(properties: Json, profile: str | None) -> Json:
         "workloadProfileName": profile,
         "configuration": _configuration(properties.get("configuration") or {}),
         "template": _template(properties.get("template") or {}),
+    }
+
+
+def job_with_defaults(properties: Json, profile: str | None) -> Json:
+    """Return a job's properties with Azure's defaults, without read-only properties and secret values."""
+    configuration, template = properties.get("configuration") or {}, properties.get("template") or {}
+    kind = configuration["triggerType"]
+    triggers = {f"{word}TriggerConfig": None for word in ("manual", "schedule", "event")}
+    name = f"{kind.lower()}TriggerConfig"
+    sent = _without_nulls(configuration.get(name) or {})
+    triggers[name] = {"replicaCompletionCount": 1, "parallelism": 1} | sent
+    return {
+        "environmentId": environment_id(properties),
+        "workloadProfileName": profile,
+        "configuration": {
+            "secrets": [{"name": secret["name"]} for secret in configuration.get("secrets") or ()] or None,
+            "triggerType": kind,
+            "replicaTimeout": configuration["replicaTimeout"],
+            "replicaRetryLimit": configuration.get("replicaRetryLimit") or 0,
+            **triggers,
+            "registries": configuration.get("registries"),
+        },
+        "template": {
+            "containers": [_container(container) for container in template.get("containers") or ()],
+            "initContainers": None,
+            "volumes": _without_nulls(template.get("volumes")) or None,
+        },
     }
 
 

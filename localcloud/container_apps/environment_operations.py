@@ -16,7 +16,7 @@ from localcloud.container_apps.quotas import (
     region_usage,
     shown_usage,
 )
-from localcloud.container_apps.references import apps_in, uses_profile
+from localcloud.container_apps.references import hosted_in, uses_profile
 from localcloud.container_apps.resource_types import ENVIRONMENTS, VERSIONS
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Environments:
         value = []
         for profile in environment.properties["workloadProfiles"] or ():
             used = [
-                app for app in apps_in(environment, self._resources) if uses_profile(app, profile["name"])
+                app for app in hosted_in(environment, self._resources) if uses_profile(app, profile["name"])
             ]
             least, most = profile.get("minimumCount"), profile.get("maximumCount")
             counts = {"minimumCount": least, "maximumCount": most, "currentCount": max(len(used), least or 0)}

@@ -20,7 +20,7 @@ from localcloud.arm.regions import DISPLAY_NAMES
 from localcloud.arm.resource_kinds import Change, Resource, ResourceKind, ResourceLookup
 from localcloud.container_apps.profiles import profile_type
 from localcloud.container_apps.quotas import Limit, environment_quota_errors
-from localcloud.container_apps.references import apps_in, default_domain
+from localcloud.container_apps.references import default_domain, hosted_in, noun_of
 from localcloud.container_apps.resource_types import ENVIRONMENTS, STORAGES, VERSIONS
 from localcloud.container_apps.rules.environments import environment_errors, node_count, storage_errors
 from localcloud.container_apps.schema import schema_error
@@ -100,10 +100,11 @@ class EnvironmentKind(ResourceKind):
         return DISPLAY_NAMES[resource.location or ""]
 
     def check_removal(self, resource: Resource, lookup: ResourceLookup) -> None:
-        """Reject the deletion of an environment that still has apps."""
-        names = [app.name for app in apps_in(resource, lookup)]
-        if names:
-            message = f"The environment '{resource.name}' still has container apps: {', '.join(names)}."
+        """Reject the deletion of an environment that still has apps or jobs."""
+        hosted = hosted_in(resource, lookup)
+        if hosted:
+            names = ", ".join(f"{noun_of(found)} {found.name}" for found in hosted)
+            message = f"The environment '{resource.name}' still has container apps: {names}."
             raise AzureError(409, "ManagedEnvironmentHasContainerApps", message)
 
 

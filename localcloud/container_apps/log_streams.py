@@ -16,14 +16,14 @@ from localcloud.container_apps.resource_types import APPS
 from localcloud.errors import AzureError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
     from localcloud.arm.identity import Tokens
     from localcloud.arm.resource_kinds import Resource
     from localcloud.arm.resources import Resources
     from localcloud.arm.router import Router
     from localcloud.container_apps.revisions import Revisions
-    from localcloud.runtime import ContainerHost
+    from localcloud.runtime import ConsoleRecord, ContainerHost, SystemRecord
 
 _MAX_LINES: Final = 300
 
@@ -56,7 +56,7 @@ class LogStreams:
         if found["template"]["containers"][0]["name"] != container:
             message = f"The container '{container}' of replica '{replica}' was not found."
             raise AzureError(404, "ContainerNotFound", message)
-        tail, follow = _tail(request), _is_set(request, "follow")
+        tail, follow = tail_lines(request), is_followed(request)
         try:
             records = self._host.console_log(found["name"], replica, tail=tail, follow=follow)
         except KeyError:
@@ -68,26 +68,13 @@ class LogStreams:
                 f"[Revision: '{revision}', Replica: '{replica}']"
             ),
         )
-
-        async def lines() -> AsyncGenerator[bytes, None]:
-            for text in welcome:
-                now = utc_now().replace(tzinfo=None).isoformat()
-                yield _line(request, {"TimeStamp": now, "Log": text})
-            async for record in records:
-                yield _line(request, record.to_json())
-
-        return ArmResponse(200, stream=lines())
+        return ArmResponse(200, stream=stream_lines(request, welcome, records))
 
     async def events(self, request: ArmRequest) -> ArmResponse:
         """Handle `containerapp logs show --type system`: an app's last events, with `follow` new ones too."""
         app = self._app(request)
-        records = self._host.system_log(app.name, tail=_tail(request), follow=_is_set(request, "follow"))
-
-        async def lines() -> AsyncGenerator[bytes, None]:
-            async for record in records:
-                yield _line(request, record.to_json())
-
-        return ArmResponse(200, stream=lines())
+        records = self._host.system_log(app.name, tail=tail_lines(request), follow=is_followed(request))
+        return ArmResponse(200, stream=stream_lines(request, (), records))
 
     def _app(self, request: ArmRequest) -> Resource:
         names = request.path.names[:1]
@@ -97,7 +84,25 @@ class LogStreams:
         return app
 
 
-def _tail(request: ArmRequest) -> int:
+async def stream_lines(
+    request: ArmRequest,
+    welcome: Iterable[str],
+    records: AsyncIterator[ConsoleRecord] | AsyncIterator[SystemRecord],
+) -> AsyncGenerator[bytes, None]:
+    """Yield the lines of a log stream: those that greet the client, then the records."""
+    for text in welcome:
+        now = utc_now().replace(tzinfo=None).isoformat()
+        yield _line(request, {"TimeStamp": now, "Log": text})
+    async for record in records:
+        yield _line(request, record.to_json())
+
+
+def tail_lines(request: ArmRequest) -> int:
+    """Return how many of the last lines a request asks for.
+
+    Raises:
+        AzureError: 400 `InvalidRequestParameter`.
+    """
     text = request.query.get("taillines", "20")
     if not text.isdigit() or int(text) > _MAX_LINES:
         message = f"tailLines must be a number from 0 to {_MAX_LINES}, not '{text}'."
@@ -105,8 +110,9 @@ def _tail(request: ArmRequest) -> int:
     return int(text)
 
 
-def _is_set(request: ArmRequest, name: str) -> bool:
-    return request.query.get(name, "false").lower() == "true"
+def is_followed(request: ArmRequest) -> bool:
+    """Return whether a request asks for new lines too, as they come."""
+    return request.query.get("follow", "false").lower() == "true"
 
 
 def _line(request: ArmRequest, record: Json) -> bytes:

@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from localcloud.container_apps.profiles import CONSUMPTION, ProfileType, profile_type
-from localcloud.container_apps.resource_types import APPS
+from localcloud.container_apps.resource_types import APPS, JOBS
 from localcloud.errors import AzureError
 
 if TYPE_CHECKING:
@@ -25,8 +25,20 @@ def apps_in(environment: Resource, lookup: ResourceLookup) -> list[Resource]:
     return [app for app in lookup.of_type(APPS) if str(app.properties["environmentId"]).lower() == wanted]
 
 
+def hosted_in(environment: Resource, lookup: ResourceLookup) -> list[Resource]:
+    """Return the container apps and the jobs of an environment."""
+    wanted = environment.id.lower()
+    jobs = [job for job in lookup.of_type(JOBS) if str(job.properties["environmentId"]).lower() == wanted]
+    return apps_in(environment, lookup) + jobs
+
+
+def noun_of(resource: Resource) -> str:
+    """Return the word for an app or a job in messages."""
+    return "container app" if resource.type.lower() == APPS.lower() else "job"
+
+
 def uses_profile(app: Resource, profile: str) -> bool:
-    """Return whether an app runs on the profile of that name."""
+    """Return whether an app or a job runs on the profile of that name."""
     return str(app.properties.get("workloadProfileName") or "").lower() == profile.lower()
 
 

@@ -48,7 +48,7 @@ def revision_spec(
     return RevisionSpec(
         app=address.app,
         revision=address.revision,
-        container=_container(template, secrets, volume),
+        container=runtime_container(template, secrets, volume),
         target_port=target_port,
         # Scaling to zero is not emulated.
         replicas=max(1, template["scale"]["minReplicas"] or 0),
@@ -81,7 +81,8 @@ def _cors_policy(cors: Json) -> CorsPolicy:
     )
 
 
-def _container(template: Json, secrets: Mapping[str, str], volume: Callable[[str], Path]) -> Container:
+def runtime_container(template: Json, secrets: Mapping[str, str], volume: Callable[[str], Path]) -> Container:
+    """Return the container of an app's or a job's template, with its secrets and its directories."""
     container = template["containers"][0]
     storages = {found["name"]: found["storageName"] for found in template["volumes"] or ()}
     mounts = []

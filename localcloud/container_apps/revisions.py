@@ -16,25 +16,23 @@ import logging
 import secrets
 import string
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.clock import utc_now
 from localcloud.container_apps.defaults import same_template
 from localcloud.container_apps.references import default_domain
-from localcloud.container_apps.resource_types import STORAGES
 from localcloud.container_apps.revision_spec import RevisionAddress, revision_spec
 from localcloud.errors import AzureError
 from localcloud.runtime import RevisionNotActiveError, RevisionSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
     from localcloud.arm.requests import Json
     from localcloud.arm.resource_kinds import Resource
     from localcloud.arm.resources import Resources
     from localcloud.arm.store import Store
-    from localcloud.files import FileService
+    from localcloud.container_apps.volumes import Volumes
     from localcloud.runtime import ContainerHost
 
 _KIND: Final = "revision"
@@ -50,14 +48,12 @@ class Revisions:
         store: Store,
         resources: Resources,
         host: ContainerHost,
-        files: FileService,
-        account_keys: Callable[[str], tuple[str, ...] | None],
+        volumes: Volumes,
     ) -> None:
         self._store = store
         self._resources = resources
         self._host = host
-        self._files = files
-        self._account_keys = account_keys
+        self._volumes = volumes
         self._rollouts: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -151,10 +147,8 @@ class Revisions:
             app.name, revision["name"], f"127.0.0.1:{app.private.get('port')}", default_domain(environment)
         )
 
-        def volume(name: str) -> Path:
-            return self._directory(f"{environment.id}/{STORAGES.rpartition('/')[2]}/{name}")
-
         target_port = None if ingress is None else ingress["targetPort"]
+        volume = self._volumes.of(environment)
         return revision_spec(address, revision["template"], target_port, app.private["secrets"], volume)
 
     async def _add(self, app: Resource) -> None:
@@ -252,24 +246,6 @@ class Revisions:
         self._resources.save(updated)
         return updated
 
-    def _directory(self, storage_id: str) -> Path:
-        storage = self._resources.get(storage_id)
-        azure_file = storage.properties["azureFile"]
-        account, share = azure_file["accountName"], azure_file["shareName"]
-        keys = self._account_keys(account)
-        if keys is None:
-            return _unmountable(f"storage account '{account}' was not found")
-        if not keys:
-            return _unmountable(
-                f"permission denied: key based authentication is not permitted on storage account '{account}'"
-            )
-        if storage.private["account_key"] not in keys:
-            return _unmountable(f"permission denied: the key is none of storage account '{account}'")
-        try:
-            return self._files.share_path(account, share)
-        except KeyError:
-            return _unmountable(f"share '{share}' of storage account '{account}' was not found")
-
     def _cancel_rollout(self, app: Resource) -> None:
         rollout = self._rollouts.pop(app.id.lower(), None)
         if rollout is not None:
@@ -296,8 +272,3 @@ def _new_suffix(number: int) -> str:
         return f"{number:0{_SUFFIX_LENGTH}}"
     alphabet = string.ascii_lowercase + string.digits
     return "".join(secrets.choice(alphabet) for _ in range(_SUFFIX_LENGTH))
-
-
-def _unmountable(reason: str) -> Path:
-    """Return a path that is not a directory: the runtime fails the mount and logs the path for the app."""
-    return Path("/dev/null") / reason

@@ -25,7 +25,7 @@ _PREFIX: Final = "ContainerApp"
 
 def schema_error(noun: str, change: Change, violation: Violation) -> AzureError:
     """Return the error of a resource of Microsoft.App; `noun` names it, such as `app` or `environment`."""
-    code = "ContainerAppInvalidSchema" if noun == "app" else "ManagedEnvironmentInvalidSchema"
+    code = "ContainerAppInvalidSchema" if noun in ("app", "job") else "ManagedEnvironmentInvalidSchema"
     if violation.rule == "unknown":
         if change.api_version.endswith("-preview"):
             # The specification that is checked has no previews.
@@ -43,4 +43,6 @@ def _class_name(specified: str) -> str:
     name = specified.rpartition("/")[2]
     if name == "containerApps":
         return _PREFIX
-    return name if name.startswith((_PREFIX, "ManagedEnvironment")) else f"{_PREFIX}{name}"
+    if name == "jobs":
+        return "Job"
+    return name if name.startswith((_PREFIX, "ManagedEnvironment", "Job")) else f"{_PREFIX}{name}"

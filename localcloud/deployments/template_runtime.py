@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from localcloud.arm import insights, storage
 from localcloud.container_apps import apps
-from localcloud.container_apps.resource_types import APPS
+from localcloud.container_apps.resource_types import APPS, JOBS
 from localcloud.errors import not_emulated
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _LISTS: Final[dict[tuple[str, str], Callable[[Resource], Json]]] = {
     ("listkeys", storage.ACCOUNTS.lower()): storage.listed_keys,
     ("listkeys", insights.WORKSPACES.lower()): insights.listed_keys,
     ("listsecrets", APPS.lower()): apps.listed_secrets,
+    ("listsecrets", JOBS.lower()): apps.listed_secrets,
 }
 
 

@@ -1,4 +1,4 @@
-"""Container apps on this machine: replicas as process groups, with probes, logs, and an ingress for each app.
+"""Container apps and jobs on this machine: replicas as process groups, with probes, logs and ingresses.
 
 `ContainerHost` is the interface; the other exports are the values that it takes and returns.
 
@@ -13,6 +13,7 @@ containers. The back-off is shorter than Azure's.
 This package must not know Azure's resources. Of the rest of the local cloud it imports only the clock.
 """
 
+from localcloud.runtime.executions import Executions
 from localcloud.runtime.host import ContainerHost
 from localcloud.runtime.orphans import kill_orphans
 from localcloud.runtime.spec import (
@@ -20,6 +21,8 @@ from localcloud.runtime.spec import (
     ConsoleRecord,
     Container,
     CorsPolicy,
+    ExecutionEnd,
+    ExecutionSpec,
     IngressPolicy,
     Limits,
     Probe,
@@ -36,6 +39,9 @@ __all__ = [
     "Container",
     "ContainerHost",
     "CorsPolicy",
+    "ExecutionEnd",
+    "ExecutionSpec",
+    "Executions",
     "IngressPolicy",
     "Limits",
     "Probe",

@@ -1,4 +1,4 @@
-"""The container host: all apps, revisions and replicas of the local cloud, and their ingresses and logs.
+"""The container host: all apps, revisions, jobs and replicas of the local cloud, with ingresses and logs.
 
 It must not know Azure's resources. On disk, below its directory:
 
@@ -8,7 +8,8 @@ apps/<app>/system.log(.1)
 apps/<app>/replicas/<replica>/
   console.log(.1)              kept after the replica's end, for the newest of the app
   processes.json               while the replica may have processes
-  {scratch,home,tmp}           while the replica exists
+  {scratch,home,venv,tmp}      while the replica exists
+jobs/<job>/                    the same for the executions of a job
 ```
 """
 
@@ -20,6 +21,7 @@ import shutil
 from typing import TYPE_CHECKING, Final
 
 from localcloud.clock import utc_now
+from localcloud.runtime.executions import Executions
 from localcloud.runtime.ingress import Backend, Ingress, new_session
 from localcloud.runtime.logs import Log, console_log, system_log
 from localcloud.runtime.mounts import Mounts
@@ -37,13 +39,15 @@ from localcloud.runtime.spec import (
     RevisionState,
     SystemRecord,
 )
-from localcloud.runtime.workspace import CONSOLE, ReplicaContext
+from localcloud.runtime.workspace import CONSOLE, ReplicaContext, remove_oldest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     import aiohttp
+
+    from localcloud.runtime.workspace import Emit
 
 _STOPPED: Final = RevisionState("Stopped", "None", "")
 
@@ -88,6 +92,7 @@ class ContainerHost:
         self._mounts = Mounts(self._state)
         self._session: aiohttp.ClientSession | None = None
         self._recovery: asyncio.Task[tuple[str, ...]] | None = None
+        self.executions = Executions(self._state, self._limits, self._context, self.recover)
 
     async def recover(self) -> tuple[str, ...]:
         """Kill and remove what an earlier host left; return the names of its replicas.
@@ -193,6 +198,7 @@ class ContainerHost:
     async def close(self) -> None:
         """Stop all apps, and return when no process and no port is left."""
         await self.recover()
+        await self.executions.close()
         await asyncio.gather(*(self._end(entry) for entry in self._apps.values()))
         self._apps.clear()
         if self._session is not None:
@@ -263,15 +269,17 @@ class ContainerHost:
         async def announce(reason: str, message: str) -> None:
             await self._announce(spec, reason, message)
 
-        context = ReplicaContext(
-            directory=self._replicas_of(app.name),
+        return Revision(spec, self._context(self._replicas_of(app.name), emit), announce)
+
+    def _context(self, directory: Path, emit: Emit) -> ReplicaContext:
+        return ReplicaContext(
+            directory=directory,
             session=self._open_session(),
             mounts=self._mounts,
             limits=self._limits,
             emit=emit,
             ports=self._ports,
         )
-        return Revision(spec, context, announce)
 
     async def _announce(self, spec: RevisionSpec, reason: str, message: str) -> None:
         await self.emit(spec.app, spec.revision, reason, message)
@@ -324,14 +332,7 @@ class ContainerHost:
         """Remove the oldest logs of an app's ended replicas."""
         revisions = self._app(app).revisions.values()
         alive = {replica.name for revision in revisions for replica in revision.replicas}
-        await asyncio.to_thread(_remove_oldest, self._replicas_of(app), alive, self._limits.kept_logs)
-
-
-def _remove_oldest(directory: Path, alive: set[str], kept: int) -> None:
-    ended = [path for path in directory.glob("*") if path.name not in alive]
-    ended.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in ended[kept:]:
-        shutil.rmtree(path, ignore_errors=True)
+        await asyncio.to_thread(remove_oldest, self._replicas_of(app), alive, self._limits.kept_logs)
 
 
 def _is_replica_of(replica: str, revision: str) -> bool:

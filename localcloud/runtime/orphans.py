@@ -29,7 +29,8 @@ def kill_orphans(state: Path, timeout_s: float) -> tuple[str, ...]:
         stays for the next call.
     """
     found = []
-    for ledger in sorted(state.glob(f"apps/*/replicas/*/{LEDGER}")):
+    ledgers = [*state.glob(f"apps/*/replicas/*/{LEDGER}"), *state.glob(f"jobs/*/replicas/*/{LEDGER}")]
+    for ledger in sorted(ledgers):
         found.append(ledger.parent.name)
         tree = _tree_of(ledger)
         if stuck := tree.kill(timeout_s):

@@ -47,7 +47,7 @@ class Replica:
       anything else happens, as in a container. Nothing is left after `stop` has returned.
     - A run that ends is followed by another, after a back-off, for as long as the replica is not stopped
       (also after exit code 0: an app is meant to run), unless it listened on an address that others than
-      this machine can reach.
+      this machine can reach. A replica of a job ends with its run.
     - It is ready only while its probes succeed and its listening sockets are loopback only.
     - Its console log can be read at any time, and after its end.
 
@@ -133,6 +133,10 @@ class Replica:
             self._changed()
             self._stopping = asyncio.create_task(self._drain(), name=f"stop {self.name}")
         await asyncio.wait({self._stopping, self._task})
+
+    async def ended(self) -> None:
+        """Wait until the replica of a job has ended, and nothing of it is left."""
+        await asyncio.wait({self._task})
 
     async def _drain(self) -> None:
         if self.backend is not None:

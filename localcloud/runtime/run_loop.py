@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from localcloud.runtime import processes, sockets
 from localcloud.runtime.container_run import ContainerRun
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from localcloud.runtime.spec import ContainerState, EventType
     from localcloud.runtime.workspace import Workspace
+
+# What Kubernetes reports for a container whose command cannot be started.
+_CANNOT_START: Final = 128
 
 
 class RunLoop:
@@ -61,14 +64,18 @@ class RunLoop:
         return self._health is not None and self._health.is_ready
 
     async def run_until_stopped(self) -> None:
-        """Run the container, and start it again whenever it ends, until `stop` is set."""
+        """Run the container, and start it again whenever it ends, until `stop` is set.
+
+        A container of a job is started again only while it could not be started at all, as when a mount
+        path is taken.
+        """
         clock = asyncio.get_running_loop().time
         failures = 0
         while not self._stop.is_set():
             began = clock()
             if not await self._run_once():
                 await self._stop.wait()
-            if self._stop.is_set():
+            if self._stop.is_set() or (self._workspace.spec.runs_once and self.exit_code is not None):
                 return
             failures = self._workspace.context.limits.back_off.count(failures, clock() - began)
             await self._back_off(failures)
@@ -96,6 +103,7 @@ class RunLoop:
             return True
         except OSError as error:
             await self._fail("ContainerCreateFailure", self._cannot_start(error))
+            self.exit_code = _CANNOT_START
             return True
         try:
             cause = await self._watch(run)
@@ -138,15 +146,17 @@ class RunLoop:
 
     async def _record_end(self, code: int, survivors: list[int], cause: TerminationCause | None) -> None:
         stopped = self._stop.is_set() and cause is None
+        completed = self._workspace.spec.runs_once and code == 0 and cause is None
         reason = "Stopped" if stopped else cause.reason if cause else "ProcessExited"
+        reason = "Completed" if completed else reason
         self.exit_code = code
         self.state = "Terminated"
         self.details = f"Container terminated with exit code '{code}' and reason '{reason}'"
         if cause is not None:
             self.details += f": {cause.message}"
-        self.is_failing = not stopped
+        self.is_failing = not (stopped or completed)
         self._on_change()
-        kind: EventType = "Normal" if stopped else "Warning"
+        kind: EventType = "Warning" if self.is_failing else "Normal"
         what = f"Container '{self._workspace.spec.container.name}' was terminated"
         await self._workspace.emit(
             "ContainerTerminated", f"{what} with exit code '{code}' and reason '{reason}'", kind

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 ProbeKind = Literal["Startup", "Liveness", "Readiness"]
 ContainerState = Literal["Waiting", "Running", "Terminated"]
 RevisionRunningState = Literal["Processing", "Running", "Degraded", "Failed", "Stopped"]
+ExecutionEnd = Literal["Succeeded", "Failed", "Stopped"]
 HealthState = Literal["Healthy", "Unhealthy", "None"]
 EventType = Literal["Normal", "Warning"]
 
@@ -84,6 +85,7 @@ class RevisionSpec:
         grace_s: From SIGTERM to SIGKILL, in seconds.
         env_dns_suffix: The value of CONTAINER_APP_ENV_DNS_SUFFIX.
         hostname: The value of CONTAINER_APP_HOSTNAME.
+        runs_once: Whether it is an execution of a job, `app` its job, and a replica ends with its first run.
     """
 
     app: str
@@ -94,6 +96,43 @@ class RevisionSpec:
     grace_s: float = 30
     env_dns_suffix: str = ""
     hostname: str = ""
+    runs_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionSpec:
+    """An execution of a job: what its replicas run, and when it has succeeded or failed.
+
+    Attributes:
+        job: The job's name.
+        name: The execution's full name, such as `job-a1b2c3d`.
+        container: The container of its replicas.
+        parallelism: How many replicas run at a time, at most.
+        completions: How many replicas must end with exit code 0.
+        retry_limit: How many replicas may fail before the execution does.
+        timeout_s: How long the execution may take, in seconds.
+        env_dns_suffix: The value of CONTAINER_APP_ENV_DNS_SUFFIX.
+    """
+
+    job: str
+    name: str
+    container: Container
+    parallelism: int
+    completions: int
+    retry_limit: int
+    timeout_s: float
+    env_dns_suffix: str = ""
+
+    def replica_spec(self) -> RevisionSpec:
+        """Return what each of its replicas runs."""
+        return RevisionSpec(
+            self.job,
+            self.name,
+            self.container,
+            target_port=None,
+            env_dns_suffix=self.env_dns_suffix,
+            runs_once=True,
+        )
 
 
 @dataclass(frozen=True, slots=True)

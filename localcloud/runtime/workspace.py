@@ -22,10 +22,14 @@ if TYPE_CHECKING:
     from localcloud.runtime.mounts import Mounts
     from localcloud.runtime.spec import EventType, Limits, RevisionSpec
 
+    # Writes an event of a replica: its name, the reason, the message, the type and the count.
+    Emit = Callable[[str, str, str, EventType, int], Awaitable[None]]
+
 LEDGER: Final = "processes.json"
 CONSOLE: Final = "console.log"
 VENV: Final = "venv"
 _SUFFIX_LETTERS: Final = string.ascii_lowercase + string.digits
+_SUFFIX_LENGTH: Final = 5
 _SYSTEM_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -46,7 +50,7 @@ class ReplicaContext:
     session: aiohttp.ClientSession
     mounts: Mounts
     limits: Limits
-    emit: Callable[[str, str, str, EventType, int], Awaitable[None]]
+    emit: Emit
     ports: Callable[[], set[int]]
 
 
@@ -59,7 +63,7 @@ class Workspace:
     """
 
     def __init__(self, spec: RevisionSpec, context: ReplicaContext) -> None:
-        self.name = new_name(spec.revision)
+        self.name = execution_replica_name(spec.revision) if spec.runs_once else new_name(spec.revision)
         self.spec = spec
         self.context = context
         self.directory = context.directory / self.name
@@ -89,12 +93,16 @@ class Workspace:
             "LANG": "C.UTF-8",
         }
         platform = {
-            "CONTAINER_APP_NAME": self.spec.app,
-            "CONTAINER_APP_REVISION": self.spec.revision,
             REPLICA_VARIABLE: self.name,
-            "CONTAINER_APP_HOSTNAME": self.spec.hostname,
             "CONTAINER_APP_ENV_DNS_SUFFIX": self.spec.env_dns_suffix,
         }
+        if self.spec.runs_once:
+            platform["CONTAINER_APP_JOB_NAME"] = self.spec.app
+            platform["CONTAINER_APP_JOB_EXECUTION_NAME"] = self.spec.revision
+        else:
+            platform["CONTAINER_APP_NAME"] = self.spec.app
+            platform["CONTAINER_APP_REVISION"] = self.spec.revision
+            platform["CONTAINER_APP_HOSTNAME"] = self.spec.hostname
         if port is not None:
             platform["CONTAINER_APP_PORT"] = str(port)
         return minimal | dict(self.spec.container.env) | platform
@@ -106,8 +114,16 @@ class Workspace:
 
 def new_name(revision: str) -> str:
     """Return a new name for a replica, in Azure's form: `{revision}-{10 hex}-{5}`."""
-    suffix = "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(5))
-    return f"{revision}-{secrets.token_hex(5)}-{suffix}"
+    return f"{revision}-{secrets.token_hex(5)}-{_letters(_SUFFIX_LENGTH)}"
+
+
+def execution_replica_name(execution: str) -> str:
+    """Return a new name for a replica of a job's execution, in Azure's form: `{execution}-{5}`."""
+    return f"{execution}-{_letters(_SUFFIX_LENGTH)}"
+
+
+def _letters(count: int) -> str:
+    return "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(count))
 
 
 def create_directories(directory: Path) -> None:
@@ -130,3 +146,11 @@ def remove_directories(directory: Path) -> None:
         tmp.unlink()
     for part in ("scratch", "home", VENV):
         shutil.rmtree(directory / part, ignore_errors=True)
+
+
+def remove_oldest(directory: Path, alive: set[str], kept: int) -> None:
+    """Remove the oldest logs of ended replicas, all but `kept` of them. Blocks on the disk."""
+    ended = [path for path in directory.glob("*") if path.name not in alive]
+    ended.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in ended[kept:]:
+        shutil.rmtree(path, ignore_errors=True)

@@ -15,6 +15,8 @@ from localcloud.cloud import Cloud
 from localcloud.runtime import (
     ConsoleRecord,
     ContainerHost,
+    ExecutionEnd,
+    ExecutionSpec,
     IngressPolicy,
     ReplicaStatus,
     RevisionNotActiveError,
@@ -33,6 +35,42 @@ _LOOP_ITERATIONS = 50
 
 
 @dataclass
+class FakeExecutions:
+    """Executions that run nothing; a test sets how each of them ends."""
+
+    specs: dict[str, ExecutionSpec] = field(default_factory=dict)
+    ends: dict[str, asyncio.Future[ExecutionEnd]] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
+
+    async def run(self, spec: ExecutionSpec) -> ExecutionEnd:
+        self.specs[spec.name] = spec
+        self.ends[spec.name] = asyncio.get_running_loop().create_future()
+        return await self.ends[spec.name]
+
+    async def stop(self, execution: str) -> None:
+        self.ends[execution].set_result("Stopped")
+
+    async def remove(self, job: str) -> None:
+        self.removed.append(job)
+
+    def logged_replicas(self, job: str, execution: str) -> tuple[str, ...]:
+        del job
+        return (f"{execution}-abcde",)
+
+    def console_log(
+        self, job: str, execution: str, replica: str, *, tail: int, follow: bool
+    ) -> AsyncIterator[ConsoleRecord]:
+        del follow
+        if replica not in self.logged_replicas(job, execution):
+            raise KeyError(replica)
+        return _console(tail)
+
+    def system_log(self, job: str, *, tail: int, follow: bool) -> AsyncIterator[SystemRecord]:
+        del tail, follow
+        return _system(job)
+
+
+@dataclass
 class FakeHost:
     """A container host that runs nothing; a test sets when a revision becomes ready."""
 
@@ -46,6 +84,7 @@ class FakeHost:
     policies: dict[str, IngressPolicy] = field(default_factory=dict)
     readiness: dict[str, asyncio.Event] = field(default_factory=dict)
     hold: asyncio.Event | None = None
+    executions: FakeExecutions = field(default_factory=FakeExecutions)
 
     def is_ready(self, revision: str) -> asyncio.Event:
         return self.readiness.setdefault(revision, asyncio.Event())
@@ -119,18 +158,20 @@ class FakeHost:
         del follow
         if replica not in [found.name for found in self.replicas(revision)]:
             raise KeyError(replica)
-        return self._console(tail)
+        return _console(tail)
 
     def system_log(self, app: str, *, tail: int, follow: bool) -> AsyncIterator[SystemRecord]:
         del tail, follow
-        return self._system(app)
+        return _system(app)
 
-    async def _console(self, tail: int) -> AsyncIterator[ConsoleRecord]:
-        for number in range(tail):
-            yield ConsoleRecord(datetime(2026, 1, 2, tzinfo=UTC), f"line {number}")
 
-    async def _system(self, app: str) -> AsyncIterator[SystemRecord]:
-        yield SystemRecord(datetime(2026, 1, 2, tzinfo=UTC), "Normal", app, "", "", "ContainerStarted", "up")
+async def _console(tail: int) -> AsyncIterator[ConsoleRecord]:
+    for number in range(tail):
+        yield ConsoleRecord(datetime(2026, 1, 2, tzinfo=UTC), f"line {number}")
+
+
+async def _system(app: str) -> AsyncIterator[SystemRecord]:
+    yield SystemRecord(datetime(2026, 1, 2, tzinfo=UTC), "Normal", app, "", "", "ContainerStarted", "up")
 
 
 _STOPPED = RevisionState("Stopped", "None", "")

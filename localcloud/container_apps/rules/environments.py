@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.resource_kinds import Change, Resource, ResourceLookup, is_unknown
 from localcloud.container_apps.profiles import ProfileType, profile_type
-from localcloud.container_apps.references import apps_in, uses_profile
+from localcloud.container_apps.references import hosted_in, uses_profile
 from localcloud.container_apps.rules.ranges import duplicates
 from localcloud.errors import AzureError, bad_request, not_emulated
 from localcloud.files.names import is_account_name, is_share_name
@@ -151,10 +151,10 @@ def node_count(profile: Json, name: str) -> int:
 
 
 def _used_profile_errors(before: Resource, properties: Json, lookup: ResourceLookup) -> Iterator[AzureError]:
-    """Yield the removal, or a new type, of a profile that apps run on."""
+    """Yield the removal, or a new type, of a profile that apps or jobs run on."""
     new = {str(found.get("name")).lower(): found for found in properties.get("workloadProfiles") or ()}
     for profile in before.properties["workloadProfiles"] or ():
-        users = [app.name for app in apps_in(before, lookup) if uses_profile(app, profile["name"])]
+        users = [app.name for app in hosted_in(before, lookup) if uses_profile(app, profile["name"])]
         after = new.get(profile["name"].lower())
         kind = str(after.get("workloadProfileType")).lower() if after else None
         if users and kind != profile["workloadProfileType"].lower():

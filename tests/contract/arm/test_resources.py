@@ -135,10 +135,10 @@ async def test_versions_are_checked(arm: ArmClient) -> None:
 
 async def test_what_is_not_emulated_is_refused_by_name(arm: ArmClient) -> None:
     await arm.make_group()
-    found = await arm.request("GET", f"providers/Microsoft.App/jobs/j?{APP}")
+    found = await arm.request("GET", f"providers/Microsoft.App/sessionPools/p?{APP}")
     assert found.status == 501
     assert found.body["error"]["code"] == "NotImplementedByLocalCloud"
-    assert "/providers/Microsoft.App/jobs/j" in found.body["error"]["message"]
+    assert "/providers/Microsoft.App/sessionPools/p" in found.body["error"]["message"]
 
 
 async def test_another_subscription_does_not_exist(arm: ArmClient) -> None:
