@@ -14,6 +14,7 @@ observability   metrics, traces and logs
 service         requests: preparation, admission, generation, answers
 engines         the engine protocol, the engines that implement it, and the choice between them
 models          weights: finding, checking and loading them; the hardware they run on
+storage         large files of a share, read in parallel ranges to the local disk or into memory
 text            tokens and text: chat templates, grammars, tool calls
 settings        the environment as a value
 errors          the server's errors

@@ -11,11 +11,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from inference.api_keys import ADMIN_KEY_VARIABLE, API_KEYS_VARIABLE, ApiKey, parse_api_keys
 from inference.engines.catalogue import ENGINE_CHOICES
 from inference.errors import SettingsError
+from inference.setting_declarations import Setting, setting
 from inference.setting_parsers import (
     adapter_list,
     auto_or,
@@ -29,61 +30,11 @@ from inference.setting_parsers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-T = TypeVar("T")
+    from collections.abc import Mapping
 
 PREFIX: Final = "FJARR_"
 INGRESS_LIMIT_S: Final = 240.0
 """Azure Container Apps' ingress ends a request after this time. Source: azure-container-apps issue 597."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """How a field of `Settings` is set.
-
-    Attributes:
-        variables: The environment variables that set it; a later one overrides an earlier one.
-        parse: Turns a variable's text into the field's value; raises ValueError.
-        default: The field's value if no variable is set.
-        meaning: What the setting does, in Markdown.
-        default_text: The default in words, in Markdown, if the value alone does not explain it.
-    """
-
-    variables: tuple[str, ...]
-    parse: Callable[[str], object]
-    default: object
-    meaning: str
-    default_text: str | None
-
-    @property
-    def name(self) -> str:
-        """Return the variable that users set."""
-        return self.variables[-1]
-
-    @property
-    def shown_default(self) -> str:
-        """Return the default for the reference, in Markdown."""
-        if self.default_text is not None:
-            return self.default_text
-        if isinstance(self.default, bool):
-            return "`on`" if self.default else "`off`"
-        if isinstance(self.default, float):
-            return f"`{self.default:g}`"
-        return f"`{self.default}`" if self.default != "" else ""
-
-
-def setting(
-    variables: str | tuple[str, ...],
-    parse: Callable[[str], T],
-    default: T,
-    meaning: str,
-    default_text: str | None = None,
-) -> T:
-    """Declare a field of `Settings`. The arguments are the attributes of `Setting`."""
-    names = (variables,) if isinstance(variables, str) else variables
-    declared = Setting(names, parse, default, meaning, default_text)
-    return dataclasses.field(default=default, metadata={"setting": declared})
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +117,21 @@ class Settings:
         "for the engine vllm: where merged copies of the base model are kept, by digest. A replica's local"
         " disk on Azure has 8 GiB: for larger models name a folder on the share",
         "`~/.cache/fjarr/merged`",
+    )
+    local_weights: str = setting(
+        "FJARR_LOCAL_WEIGHTS",
+        one_of("auto", "disk", "memory", "off"),
+        "auto",
+        "where the base model is copied to before an engine loads it: `auto` copies it from a share, in"
+        " parallel ranges, to `FJARR_WEIGHTS_FOLDER` if it fits there, else into memory for as long as it"
+        " loads; `disk` and `memory` copy it from any folder; `off` reads it where it is",
+    )
+    weights_folder: Path | None = setting(
+        "FJARR_WEIGHTS_FOLDER",
+        Path,
+        None,
+        "the folder of the copies of base models, which a restart of the engine finds again",
+        "`~/.cache/fjarr/weights`",
     )
     lora_slots: int | None = setting(
         "FJARR_LORA_SLOTS",

@@ -20,8 +20,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from inference.models.disk import SPARE_DISK_BYTES
 from inference.models.merging import DTYPES, read_updates
 from inference.models.weights import list_base_files, read_header
+from inference.storage.copying import used_bytes
+from inference.storage.manifest import MANIFEST, UNFINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,13 +40,6 @@ COPIED_BYTES: Final = 8 * 2**20
 
 ROWS_BYTES: Final = 64 * 2**20
 """The size of a block of rows in float32."""
-
-SPARE_DISK_BYTES: Final = 2 * 2**30
-"""What a copy leaves free for packages and the engine's own caches."""
-
-PLATFORM_DISK_BYTES: Final = 8 * 2**30
-"""The local disk of a replica with more than one core on Azure Container Apps, which ends a replica that uses
-more; the file system reports the node's. Source: "Use storage mounts in Azure Container Apps"."""
 
 KEPT_S: Final = 7 * 24 * 3600.0
 """A copy that no start has used for this long is deleted."""
@@ -101,7 +97,7 @@ def merge_into_copy(  # noqa: PLR0913 - two models, where to, and what limits it
         need = sum(path.stat().st_size for path in list_base_files(base))
         free = shutil.disk_usage(folder).free
         if disk_limit_bytes is not None:
-            free = min(free, disk_limit_bytes - _used_bytes(folder))
+            free = min(free, disk_limit_bytes - used_bytes(folder))
         if need + SPARE_DISK_BYTES > free:
             LOGGER.warning(
                 "the adapter %s is not merged: a copy of %s takes %d MiB, and %d MiB are free in %s, of which"
@@ -136,15 +132,6 @@ def compute_digest(base: BaseModel, adapter: Adapter, dtype: str) -> str:
     for path in list_base_files(base):
         found.update(json.dumps(read_header(path)).encode())
     return found.hexdigest()[:32]
-
-
-def default_folder() -> Path:
-    """Return the folder of the merged copies, on the local disk."""
-    try:
-        return Path.home() / ".cache" / "fjarr" / "merged"
-    except RuntimeError:
-        # A user without a home, as some containers have.
-        return Path(tempfile.gettempdir()) / f"fjarr-merged-{os.getuid()}"
 
 
 def _make_copy(base: BaseModel, adapter: Adapter, dtype: str, target: Path) -> None:
@@ -227,9 +214,10 @@ def _stored_name(dtype: str) -> str:
 
 
 def _copied_files(folder: Path) -> list[Path]:
-    """Return the files of a folder but the weights, in any format."""
+    """Return the files of a folder but the weights, in any format, and what `push` keeps for itself."""
     files = (path for path in sorted(folder.iterdir()) if path.is_file())
-    return [path for path in files if path.suffix not in WEIGHT_SUFFIXES]
+    left_out = (*WEIGHT_SUFFIXES, *UNFINISHED)
+    return [path for path in files if path.suffix not in left_out and path.name != MANIFEST]
 
 
 def _delete_unused(folder: Path, now_s: float) -> None:
@@ -239,7 +227,3 @@ def _delete_unused(folder: Path, now_s: float) -> None:
         if path.is_dir() and now_s - path.stat().st_mtime > kept_s:
             LOGGER.info("deleting the merged copy %s, which was not used for long", path.name)
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _used_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from inference.engines.catalogue import has_package, quantization_requirements
 from inference.errors import LoadError
 from inference.models.configuration import bytes_per_cached_token, read_shape
-from inference.models.memory import check_memory, measure
+from inference.models.memory import check_memory, estimate, measure
 from inference.models.merging import find_lora_obstacle, find_merge_obstacle
 from inference.models.plan import Model, ServingPlan, counted, plan_serving
 
@@ -55,6 +55,18 @@ def place(weights: Weights, config: Any, hardware: Hardware, settings: Settings)
     plan = plan_serving(Model(size, shape), hardware, replace(settings, engine="transformers"))
     check_plan(plan, Model(size, shape), hardware, settings)
     return plan.placement
+
+
+def host_memory_bytes(weights: Weights, config: Any, placement: Placement, settings: Settings) -> int:  # noqa: ANN401 - see above
+    """Return how much of the machine's memory the engine transformers takes; 0 if the model is on a GPU.
+
+    Raises:
+        LoadError: If a file cannot be read.
+    """
+    if placement.device != "cpu":
+        return 0
+    size = measure(weights, bytes_per_cached_token(config, 1))
+    return estimate(size, placement, settings.kv_cache_tokens).total
 
 
 def check_plan(plan: ServingPlan, model: Model, hardware: Hardware, settings: Settings) -> None:

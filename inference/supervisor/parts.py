@@ -32,9 +32,11 @@ PARTS: Final[tuple[tuple[str, Part], ...]] = (
     ("inference/service/warm_up.py", "engine"),
     ("inference/engines/*", "engine"),
     ("inference/models/*", "engine"),
+    ("inference/storage/*", "engine"),
     ("inference/text/codec.py", "engine"),
     ("inference/settings.py", "engine"),
     ("inference/setting_parsers.py", "engine"),
+    ("inference/setting_declarations.py", "engine"),
     ("inference/errors.py", "engine"),
 )
 """Patterns of paths, in which `*` also matches slashes; the first that matches counts, and others are the

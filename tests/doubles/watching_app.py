@@ -38,6 +38,7 @@ class WatchingApp(App):
         deaf: The replicas that do not watch the share.
         silent: The replicas whose answers never arrive.
         log: Every change that the platform was asked for.
+        starting_phase: Returns what a replica does while it takes a release over.
     """
 
     def __init__(self, share: Share, clock: Clock, replicas: int = 1) -> None:
@@ -45,6 +46,7 @@ class WatchingApp(App):
         self.deaf: set[str] = set()
         self.silent: set[str] = set()
         self.log: list[str] = []
+        self.starting_phase: Callable[[], str] = lambda: "starting the server"
         self.listings = 0
         self._share = share
         self._clock = clock
@@ -95,7 +97,7 @@ class WatchingApp(App):
             is_ready=bool(replica.release),
             revision="app--1",
             wanted=None if is_deaf else replica.wanted,
-            phase="serving" if replica.release == replica.wanted else "starting the server",
+            phase="serving" if replica.release == replica.wanted else self.starting_phase(),
             error=replica.error,
         )
 

@@ -21,8 +21,9 @@ from inference.engines.transformers.lora_batch import NO_ADAPTER, LoraWeights, i
 from inference.errors import LoadError
 from inference.models.configuration import base_error, from_pretrained, max_positions, read_config
 from inference.models.hardware import choose_attention, detect_hardware
+from inference.models.local_copies import Need, local_base
 from inference.models.merging import WEIGHT_PRESERVING_INITS
-from inference.models.placement import place
+from inference.models.placement import host_memory_bytes, place
 from inference.models.tokenizers import end_token_ids, read_adapter_tokenizer, read_tokenizer
 from inference.models.weights import RejectedAdapter
 
@@ -85,11 +86,13 @@ def load_models(weights: Weights, settings: Settings, report: ProgressCallback) 
         LoadError: If the base does not fit the hardware or the packages.
     """
     _import_libraries(settings.threads)
-    report("loading the base model", 30)
     hardware = detect_hardware()
     config = read_config(weights.base, settings)
     placement = place(weights, config, hardware, settings)
-    base = load_base(weights.base, config, placement, settings)
+    need = Need(0, host_memory_bytes(weights, config, placement, settings), hardware.cpu_free_bytes)
+    with local_base(weights.base, need, settings, report) as local:
+        report("loading the base model", 30)
+        base = load_base(weights.base, config, placement, settings, local.source)
     set_attention(base.network, placement, hardware, settings)
     loaded = load_adapters(base, weights.adapters, placement, settings, report)
     limit = settings.max_context_tokens or base.context_tokens
@@ -97,7 +100,13 @@ def load_models(weights: Weights, settings: Settings, report: ProgressCallback) 
     return replace(loaded, models=tuple(models))
 
 
-def load_base(base: BaseModel, config: Any, placement: Placement, settings: Settings) -> LoadedModel:  # noqa: ANN401 - a transformers configuration, which has no useful type
+def load_base(
+    base: BaseModel,
+    config: Any,  # noqa: ANN401 - a transformers configuration, which has no useful type
+    placement: Placement,
+    settings: Settings,
+    source: str | None = None,
+) -> LoadedModel:
     """Load the base's network and tokenizer.
 
     Args:
@@ -105,6 +114,7 @@ def load_base(base: BaseModel, config: Any, placement: Placement, settings: Sett
         config: What `read_config` returned for it.
         placement: Where and how its weights are loaded.
         settings: Whether pickled weights and the model's own code are allowed.
+        source: A copy of the base's folder to load the weights from; None for the base's own.
 
     Raises:
         LoadError: If transformers cannot load it, with its reason.
@@ -127,7 +137,7 @@ def load_base(base: BaseModel, config: Any, placement: Placement, settings: Sett
         options["quantization_config"] = _quantization_config(placement)
     tokenizer = read_tokenizer(base, settings)
     network = from_pretrained(
-        AutoModelForCausalLM, base.source, settings, partial(base_error, base), **options
+        AutoModelForCausalLM, source or base.source, settings, partial(base_error, base), **options
     )
     network.requires_grad_(False)  # noqa: FBT003 - torch's own signature
     return _make_loaded_model(base.name, None, network.eval(), tokenizer)

@@ -26,7 +26,7 @@ from inference.engines.vllm.networks import (
     Network,
     check_adapters,
     check_lora,
-    make_networks,
+    local_networks,
     reject_adapters,
 )
 from inference.engines.vllm.options import (
@@ -118,18 +118,18 @@ def start_engine(weights: Weights, settings: Settings, report: ProgressCallback)
         raise UnsuitedEngineError(plan.reason)
     check_plan(plan, model, hardware, settings)
     os.environ.update(_parallel_variables(plan, cores, settings))
-    networks = make_networks(weights, plan, settings, report)
-    check_adapters(networks, model)
-    slots = lora_slots(networks[-1].adapters, settings, plan.placement.device)
     llms: list[AsyncLLM] = []
     try:
-        for index, network in enumerate(networks):
-            report("starting vLLM", 30 + 50 * index // len(networks))
-            own_slots = slots if network is networks[-1] else None
-            options = engine_options(network.base, settings, plan, positions, own_slots)
-            options |= memory_options(plan, model, hardware, settings, len(networks), is_main=index == 0)
-            llms.append(_start(options, network.base))
-            _warn_of_small_context(llms[-1], network, model, plan, settings)
+        with local_networks(weights, model, plan, settings, report) as networks:
+            check_adapters(networks, model)
+            slots = lora_slots(networks[-1].adapters, settings, plan.placement.device)
+            for index, network in enumerate(networks):
+                report("starting vLLM", 30 + 50 * index // len(networks))
+                own_slots = slots if network is networks[-1] else None
+                options = engine_options(network.base, settings, plan, positions, own_slots)
+                options |= memory_options(plan, model, hardware, settings, len(networks), is_main=index == 0)
+                llms.append(_start(options, network.base))
+                _warn_of_small_context(llms[-1], network, model, plan, settings)
     except BaseException:
         for llm in llms:
             llm.shutdown(CLOSE_TIMEOUT_S)

@@ -52,9 +52,13 @@ class Silence:
 
 
 def describe(answer: VersionResponse) -> tuple[str, str]:
-    """Return what a replica does, and how far it is, to be shown."""
-    phase = f"replica {shorten(answer.replica)}: {answer.phase or 'starting'}"
-    return phase, f", {answer.percent} %"
+    """Return what a replica does, and how far it is, to be shown.
+
+    What follows a colon in its phase changes within the phase, such as the bytes that were read.
+    """
+    name, colon, detail = (answer.phase or "starting").partition(": ")
+    phase = f"replica {shorten(answer.replica)}: {name}"
+    return phase, f"{colon}{detail}" if detail else f", {answer.percent} %"
 
 
 def last_words(log: Sequence[str]) -> str:

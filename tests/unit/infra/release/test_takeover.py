@@ -84,6 +84,18 @@ def test_a_second_one_is_proven_by_every_replica_without_a_restart(world: World)
     assert world.app.listings == 2
 
 
+def test_the_bytes_that_a_replica_reads_are_shown_within_one_phase(world: World) -> None:
+    world.deploy("one")
+    texts = [f"reading the weights: {done}.0 of 7.6 GB, {13 * done} %" for done in range(1, 4)]
+    shown = iter(texts)
+    world.app.starting_phase = lambda: next(shown, texts[-1])
+    world.deploy("two")
+    output = world.output.getvalue()
+    # The first is drawn by the look before the wait.
+    for text in texts[1:]:
+        assert f"1: {text} (" in output or f"2: {text} (" in output
+
+
 def test_the_replica_that_does_not_answer_is_named(world: World) -> None:
     world.deploy("one")
     world.app.silent.add("app--1-2")

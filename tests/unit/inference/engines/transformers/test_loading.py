@@ -116,6 +116,24 @@ class Malice:
         return (type(self._witness).touch, (self._witness,))
 
 
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_a_base_is_loaded_from_a_copy_as_from_its_own_folder(mount: Path, tmp_path: Path, place: str) -> None:
+    (before,) = load(mount)
+    settings = replace(SETTINGS, local_weights=place, weights_folder=tmp_path / "copies")
+    (after,) = load(mount, settings)
+    assert torch.equal(logits(before), logits(after))
+    # The folder of a copy in memory is gone by now, and the engine reads headers and tokenizers again.
+    assert after.tokenizer.name_or_path == str(mount / "model-cache" / BASE)
+    assert (tmp_path / "copies").exists() == (place == "disk")
+
+
+def test_a_pickled_base_is_loaded_from_a_copy_in_memory(mount: Path) -> None:
+    (before,) = load(mount)
+    pickle_base(mount)
+    (after,) = load(mount, replace(PICKLES, local_weights="memory"))
+    assert torch.equal(logits(before), logits(after))
+
+
 def test_a_pickled_base_is_loaded_where_the_setting_allows_it(mount: Path) -> None:
     (before,) = load(mount)
     pickle_base(mount)
