@@ -201,6 +201,8 @@ def describe(error: Exception) -> str:
     """Return an error of the client in one line, with the server's message if there is one."""
     body = getattr(error, "body", None)
     message = body.get("message") if isinstance(body, dict) else None
+    if message is None and body:
+        message = f"{error}: {body}"  # a body of another form than OpenAI's, which the client leaves out
     cause = error.__cause__
     text = str(message or error) + (f" ({cause})" if message is None and cause is not None else "")
     return " ".join(text.split())

@@ -71,10 +71,11 @@ class Dialect:
 
         if not isinstance(error, APIStatusError) or error.status_code not in INVALID:
             return False
-        text = str(error)
+        # The client's own text leaves out a body of another form than OpenAI's, such as FastAPI's.
+        text = f"{error} {error.body}"
         known = [name for name in (*RENAMED, *OPTIONAL) if name in body]
         named = [name for name in known if error.param == name or re.search(rf"\b{name}\b", text)]
-        if not named or not REFUSAL.search(f"{text} {error.code}"):
+        if not named or not REFUSAL.search(text):
             return False
         for name in named:
             # Requests that were sent meanwhile are refused for the same field.

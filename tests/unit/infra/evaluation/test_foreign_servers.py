@@ -56,17 +56,22 @@ class Foreign:
     Attributes:
         responses: What the next requests get.
         refused: Fields that it does not know.
+        has_own_errors: Its errors have FastAPI's form, not OpenAI's.
         bodies: What it was sent.
     """
 
     responses: list[Response] = field(default_factory=list)
     refused: frozenset[str] = frozenset()
+    has_own_errors: bool = False
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
     async def answer(self, request: Request) -> Response:
         body = await request.json()
         self.bodies.append(body)
         unknown = sorted(self.refused & body.keys())
+        if unknown and self.has_own_errors:
+            detail = [{"loc": ["body", name], "msg": "Extra inputs are not permitted"} for name in unknown]
+            return JSONResponse({"detail": detail}, 422)
         if unknown:
             return refuse(400, f"Unsupported parameter: '{unknown[0]}' is not supported with this model.")
         return self.responses.pop(0) if self.responses else events(CHUNK, "[DONE]")
@@ -109,7 +114,11 @@ class Asking:
         self.waits.append(seconds)
 
 
-async def test_fields_that_a_server_refuses_are_left_out_from_then_on(foreign: Foreign, place: str) -> None:
+@pytest.mark.parametrize("has_own_errors", [False, True])
+async def test_fields_that_a_server_refuses_are_left_out_from_then_on(
+    foreign: Foreign, place: str, *, has_own_errors: bool
+) -> None:
+    foreign.has_own_errors = has_own_errors
     foreign.refused = frozenset({"stream_options", "seed", "max_tokens", "temperature"})
     asking = Asking(place)
     answers = await asking.ask(8, seed=7)
@@ -131,6 +140,12 @@ async def test_another_error_that_names_a_field_is_no_refusal(foreign: Foreign, 
     (answer,) = await Asking(place).ask()
     assert answer.error == message
     assert len(foreign.bodies) == 1
+
+
+async def test_an_error_of_another_form_is_shown_whole(foreign: Foreign, place: str) -> None:
+    foreign.responses = [JSONResponse({"detail": "No such model"}, 404)]
+    (answer,) = await Asking(place).ask()
+    assert answer.error == "Error code: 404: {'detail': 'No such model'}"
 
 
 async def test_a_limit_of_the_rate_is_waited_for_as_long_as_the_server_says(
