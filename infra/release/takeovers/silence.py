@@ -26,7 +26,7 @@ class Silence:
 
     Attributes:
         since_s: When its first request failed; None while it answers.
-        inside: What the replicas have reported since, by their names.
+        inside: What the replicas have reported that have not answered since, by their names.
     """
 
     since_s: float | None = None
@@ -34,14 +34,18 @@ class Silence:
 
     def record(self, app: App, answer: VersionResponse | NoResponse, now_s: float) -> None:
         """Record the result of a request, and read what the replicas report if there is none for a while."""
-        if isinstance(answer, VersionResponse) or answer.is_waiting:
+        if isinstance(answer, VersionResponse):
             self.since_s = None
-            self.inside.clear()
+            self.inside.pop(answer.replica, None)
             return
         if self.since_s is None:
             self.since_s = now_s
-        if now_s - self.since_s >= ASK_AFTER_S:
-            self.inside = {report.replica: report for report in app.reports()}
+        if now_s - self.since_s >= ASK_AFTER_S and not answer.is_waiting:
+            self.ask(app)
+
+    def ask(self, app: App) -> None:
+        """Read what the replicas report."""
+        self.inside = {report.replica: report for report in app.reports()}
 
     def phase(self) -> tuple[str, str]:
         """Return what the replica that is furthest behind does, and how far it is; empty without a report."""

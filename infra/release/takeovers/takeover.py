@@ -22,7 +22,7 @@ from infra.az.revision import (
 )
 from infra.errors import FjarrError
 from infra.release.takeovers.outcome import NotServed, NotServedError, OutageMeter, Served
-from infra.release.takeovers.silence import Silence, describe, last_words
+from infra.release.takeovers.silence import ASK_AFTER_S, Silence, describe, last_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,18 +203,27 @@ class _Wait:
         return NotServedError(NotServed(Cause(reason, _HINT), log, is_timeout))
 
     def _show(self, answer: VersionResponse | NoResponse, now_s: float) -> None:
-        percent = ""
-        if isinstance(answer, NoResponse):
-            phase, percent = self._silence.phase()
-            phase = phase or f"no answer: {answer.reason}"
-        elif self._is_proof(answer.replica):
-            phase = f"replica {shorten(answer.replica)} serves it"
-        else:
-            phase, percent = describe(answer)
+        phase, percent = self._phase(answer, now_s)
         line = f": {self._last_line}" if self._last_line else ""
         if f"{phase}{percent}{line}" != self.shown or self.takeover.console.is_terminal:
             self.shown = f"{phase}{percent}{line}"
             self.step.enter(phase, f"{percent} ({now_s - self.start_s:.0f} s){line}")
+
+    def _phase(self, answer: VersionResponse | NoResponse, now_s: float) -> tuple[str, str]:
+        """Return what the replica does that is waited for, and how far it is, as text to show."""
+        if isinstance(answer, NoResponse):
+            phase, percent = self._silence.phase()
+            return phase or f"no answer: {answer.reason}", percent
+        if not self._is_proof(answer.replica):
+            return describe(answer)
+        late = next((each.name for each in self.listed or () if not self._is_proof(each.name)), None)
+        if late is None:
+            return f"replica {shorten(answer.replica)} serves it", ""
+        if late not in self.answers and now_s - self.start_s >= ASK_AFTER_S:
+            # It is not ready, so that the ingress passes it over.
+            self._silence.ask(self.takeover.app)
+        seen = self._silence.inside.get(late) or self.answers.get(late)
+        return (f"replica {shorten(late)} has not answered", "") if seen is None else describe(seen)
 
 
 def _lack(replica: Replica, answer: VersionResponse | None, release: str) -> str:

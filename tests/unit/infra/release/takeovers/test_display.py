@@ -9,7 +9,7 @@ import struct
 import termios
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fcntl import ioctl
 from typing import TYPE_CHECKING, Final
@@ -22,6 +22,7 @@ from infra.console import Console
 from infra.release.manifest import FileEntry, Manifest
 from infra.release.plan import make_plan
 from infra.release.rollout import at_once
+from infra.release.takeovers.outcome import NotServedError
 from infra.release.takeovers.silence import last_words
 from infra.release.takeovers.takeover import Takeover
 from tests.doubles.memory_share import MemoryShare
@@ -156,6 +157,29 @@ def test_a_file_gets_a_line_for_each_change(clock: ManualClock, capsys: pytest.C
     assert "replica …xk2lp: installing packages, 0 % (0 s)" in shown
     assert "replica …xk2lp: loading the base model, 29 % (29 s): INFO inference.models: reading" in shown
     assert NAME not in shown
+
+
+class SecondApp(StartingApp):
+    """An app one of whose two replicas is ready, so that the ingress passes over the other, which starts."""
+
+    def replicas(self, revision: str) -> tuple[Replica, ...]:
+        return (Replica("app--1-first", is_started=True, is_ready=True), *super().replicas(revision))
+
+    def version(self) -> VersionResponse | NoResponse:
+        return replace(self._state("serving", 100, is_ready=True), replica="app--1-first")
+
+
+def test_the_replica_that_is_waited_for_is_shown_and_named_and_not_the_one_that_serves(
+    clock: ManualClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    takeover = Takeover(SecondApp(clock), clock, Console(clock=clock.elapsed_s), 20.0, at_once, lambda: None)
+    with pytest.raises(NotServedError) as raised:
+        takeover.run(RELEASE, "")
+    shown = capsys.readouterr().err
+    assert "replica …xk2lp has not answered (0 s)" in shown
+    assert "replica …xk2lp: loading the base model, 19 % (19 s): INFO inference.models: reading" in shown
+    reason = f"not within 20 s: replica {NAME} is not ready: loading the base model, 19 %"
+    assert raised.value.outcome.cause.reason == reason
 
 
 @pytest.mark.parametrize(
