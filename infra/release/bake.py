@@ -61,8 +61,13 @@ class Bake:
     background: Callable[[Callable[[], Snapshot]], Future[Snapshot]]
     renew_lock: Callable[[], None]
 
-    def run(self, release: str) -> Failure | None:
-        """Watch a release that was just proven. Return why it has failed; None if it has not."""
+    def run(self, release: str, *, was_reached: bool = True) -> Failure | None:
+        """Watch a release that was just proven. Return why it has failed; None if it has not.
+
+        Args:
+            release: The release.
+            was_reached: Whether the app's address has answered so far. If not, no warning says so again.
+        """
         if self.seconds <= 0:
             return None
         try:
@@ -70,7 +75,7 @@ class Bake:
                 watch = self._watch(release, step)
         except _FailedError as error:
             return error.failure
-        if watch.unreached:
+        if watch.unreached and (was_reached or watch.is_unseen):
             seen = "no replica reports on the share" if watch.is_unseen else "the replicas report from inside"
             more = "" if watch.is_unseen else f" that they serve {release}"
             self.console.warn(

@@ -112,7 +112,7 @@ class Rollout:
     def bake(self, release: str, served: Served) -> Outcome:
         """Watch a release that was just proven, and return whether it still serves afterwards."""
         watch = Bake(self.app, self.clock, self.console, self.bake_s, self.background, self.renew_lock)
-        failed = watch.run(release)
+        failed = watch.run(release, was_reached=not served.unreached)
         if failed is None:
             return served
         log = self.app.console_tail(failed.replica) if failed.replica else ()

@@ -37,6 +37,8 @@ ALIVE_S: Final = 20.0
 SILENT_S: Final = 3.0
 """After this time without a connection, the replicas are asked on the share."""
 
+_CHECKING: Final = "waiting for an answer of each model"
+
 RETRY_S: Final = 10.0
 """The interval at which the address is tried again meanwhile."""
 
@@ -106,7 +108,8 @@ def parse_report(content: bytes) -> tuple[str, VersionResponse] | None:
         failed = [f"{name} does not answer: {reason}" for name, reason in answers.items() if reason]
         is_complete = models <= answers.keys() and not failed
         error = answer.error or "; ".join(failed)
-        answer = replace(answer, is_ready=answer.is_ready and is_complete, error=error)
+        phase = _CHECKING if answer.is_ready and not is_complete else answer.phase
+        answer = replace(answer, is_ready=answer.is_ready and is_complete, error=error, phase=phase)
     return asked, answer
 
 

@@ -165,6 +165,13 @@ def test_a_blocked_address_is_asked_once_and_both_replicas_prove_it_from_inside(
     assert "proven    from inside, by the replicas' reports" in result.to_text()
 
 
+def test_one_that_was_never_reached_has_not_stopped_answering(world: World) -> None:
+    world.deploy("one")
+    world.app.blocked, world.bake_s = DENIED, 15.0
+    world.deploy("two")
+    assert "has stopped answering" not in world.output.getvalue()
+
+
 def test_the_address_is_asked_before_anything_is_written(world: World) -> None:
     world.app.blocked = DENIED
     world.deploy("one")
@@ -349,3 +356,4 @@ def test_a_model_that_was_not_checked_yet_is_waited_for() -> None:
     parsed = parse_report(json.dumps(report).encode())
     assert parsed is not None
     assert (parsed[1].is_ready, parsed[1].error) == (False, "")
+    assert parsed[1].phase == "waiting for an answer of each model"
