@@ -36,7 +36,7 @@ from infra.release.takeovers.outcome import (
     failure,
     from_error,
 )
-from infra.release.takeovers.silence import Silence, last_words
+from infra.release.takeovers.silence import Silence, describe, last_words
 from infra.release.takeovers.takeover import NotWatchedError, Takeover
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ class _Wait:
         verdict = self._report_of_failure(answer) or self._verdict(now_s)
         if verdict is None and now_s - self._start_s >= self._rollout.timeout_s:
             verdict = self._late(answer)
-        self._show(now_s)
+        self._show(answer, now_s)
         return verdict
 
     def _report_of_failure(self, answer: VersionResponse | NoResponse) -> NotServed | None:
@@ -384,9 +384,12 @@ class _Wait:
         elif self._failing_since_s is None and not self._is_failure_old:
             self._failing_since_s = now_s
 
-    def _show(self, now_s: float) -> None:
+    def _show(self, answer: VersionResponse | NoResponse, now_s: float) -> None:
         is_starting = self._action is not None and not self._action.done()
-        now, percent = self._silence.phase()
+        if isinstance(answer, VersionResponse) and self._baseline.is_new(answer):
+            now, percent = describe(answer)
+        else:
+            now, percent = self._silence.phase()
         if is_starting or not now:
             now = "asking for new replicas" if is_starting else phase(self._baseline, self._snapshot)
             percent = ""

@@ -21,8 +21,8 @@ from infra.clock import ManualClock
 from infra.console import Console
 from infra.release.manifest import FileEntry, Manifest
 from infra.release.plan import make_plan
-from infra.release.rollout import at_once
-from infra.release.takeovers.outcome import NotServedError
+from infra.release.rollout import Rollout, at_once
+from infra.release.takeovers.outcome import NotServedError, Served
 from infra.release.takeovers.silence import last_words
 from infra.release.takeovers.takeover import Takeover
 from tests.doubles.memory_share import MemoryShare
@@ -86,7 +86,7 @@ class StartingApp(WatchingApp):
         self.clock = clock
 
     def replicas(self, revision: str) -> tuple[Replica, ...]:
-        assert revision == "r"
+        assert revision in {"r", "app--1"}
         return (Replica(NAME, is_started=True),)
 
     def console_tail(self, replica: str) -> tuple[str, ...]:
@@ -157,6 +157,17 @@ def test_a_file_gets_a_line_for_each_change(clock: ManualClock, capsys: pytest.C
     assert "replica …xk2lp: installing packages, 0 % (0 s)" in shown
     assert "replica …xk2lp: loading the base model, 29 % (29 s): INFO inference.models: reading" in shown
     assert NAME not in shown
+
+
+def test_a_wait_after_a_restart_shows_the_phase_from_inside_as_well(
+    clock: ManualClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = Console(clock=clock.elapsed_s)
+    outcome = Rollout(StartingApp(clock), clock, console, 60.0, at_once, lambda: None).wait(RELEASE)
+    assert isinstance(outcome, Served)
+    shown = capsys.readouterr().err
+    assert "replica …xk2lp: installing packages, 0 % (0 s)" in shown
+    assert "replica …xk2lp: loading the base model, 29 % (29 s): INFO inference.models: reading" in shown
 
 
 class SecondApp(StartingApp):
