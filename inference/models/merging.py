@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from inference.errors import LoadError
+from inference.models.adapter_folders import ADAPTER_CONFIG
 from inference.models.weights import (
-    ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     LORA_KEYS,
     list_base_files,

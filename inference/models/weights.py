@@ -18,6 +18,8 @@ from typing import Any, Final
 
 from inference.errors import LoadError
 from inference.models.adapter_fit import find_misfit, find_non_finite, name_differs
+from inference.models.adapter_folders import ADAPTER_CONFIG, adapter_name, find_selected
+from inference.models.adapter_index import MODELS
 
 LOGGER: Final = logging.getLogger(__name__)
 
@@ -25,16 +27,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 """The shapes of tensors by name."""
 
 MODEL_CACHE: Final = "model-cache"
-MODELS: Final = "models"
-ADAPTER_CONFIG: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 PICKLED_ADAPTER: Final = "adapter_model.bin"
 PICKLED_BASES: Final = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 """The files that transformers loads. Source: transformers 5.23, `modeling_utils.py`,
 `_get_resolved_checkpoint_files`."""
-
-ALL: Final = "*"
-"""The value of the setting that selects every adapter under `models`."""
 
 EMBEDDING_KEYS: Final = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 LORA_KEYS: Final = (".lora_A.weight", ".lora_B.weight")
@@ -138,7 +135,7 @@ def find_weights(
     """
     found, rejected = list[Adapter](), list[RejectedAdapter]()
     named: list[tuple[str, str]] = []
-    for folder in _folders(mount, adapters):
+    for folder in find_selected(mount, adapters):
         name = adapter_name(mount, folder)
         try:
             config = read_json_object(folder / ADAPTER_CONFIG)
@@ -194,13 +191,6 @@ def adapter_problem(adapter: Adapter, base_shapes: Shapes) -> str | None:
     except (OSError, ValueError) as error:
         return f"{ADAPTER_WEIGHTS} cannot be read: {error}"
     return None if tensor is None else f"its tensor {tensor} has NaN or infinity: was the training stable?"
-
-
-def find_adapters(mount: Path) -> tuple[Path, ...]:
-    """Return the folders named `adapter` that contain a configuration, the newest first."""
-    configs = (mount / MODELS).glob(f"**/adapter/{ADAPTER_CONFIG}")
-    newest_first = sorted(configs, key=lambda path: (path.stat().st_mtime, str(path)), reverse=True)
-    return tuple(path.parent for path in newest_first)
 
 
 def read_adapter(mount: Path, folder: Path, *, allows_pickle: bool = False) -> Adapter:
@@ -335,23 +325,6 @@ def is_pickled(base: BaseModel) -> bool:
     return base.is_local and not any(Path(base.source).glob("*.safetensors"))
 
 
-def _folders(mount: Path, adapters: str | None) -> tuple[Path, ...]:
-    """Return the adapters' folders in the order of the setting."""
-    names = [name.strip() for name in (adapters or ALL).split(",") if name.strip()]
-    if names == [ALL]:
-        return find_adapters(mount)
-    return tuple(_named_adapter(mount, name) for name in names)
-
-
-def _named_adapter(mount: Path, adapter_path: str) -> Path:
-    for folder in (mount / adapter_path, mount / adapter_path / "adapter"):
-        if (folder / ADAPTER_CONFIG).is_file():
-            return folder
-    raise LoadError(
-        f"FJARR_ADAPTER names {adapter_path!r}, but there is no {ADAPTER_CONFIG} in {mount / adapter_path}"
-    )
-
-
 def _common_base(mount: Path, adapters: Sequence[tuple[str, str]]) -> str | None:
     """Return the base that adapters name. Two names for one folder count as one base.
 
@@ -430,17 +403,6 @@ def _check_base_folder(folder: Path, *, allows_pickle: bool) -> None:
             " FJARR_ALLOW_PICKLE=on if you trust whoever made them"
         )
     raise LoadError(f"the base model {folder} has no *.safetensors: was it pushed completely?")
-
-
-def adapter_name(mount: Path, folder: Path) -> str:
-    """Return an adapter's path under `models`, without the last part if that is `adapter`."""
-    try:
-        parts = folder.relative_to(mount / MODELS).parts
-    except ValueError:
-        parts = folder.parts[-2:]
-    if parts[-1] == "adapter" and len(parts) > 1:
-        parts = parts[:-1]
-    return "/".join(parts)
 
 
 def _base_name(mount: Path, folder: Path) -> str:

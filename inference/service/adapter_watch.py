@@ -8,9 +8,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from inference.errors import InferenceError, LoadError
-from inference.models.adapter_index import AdapterIndex, read_index, selects
+from inference.models.adapter_index import AdapterIndex, IndexedAdapter, read_index, selects
+from inference.service.model_names import ModelNames
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from inference.service.adapters import Adapters
@@ -46,6 +48,8 @@ class AdapterWatch:
     async def begin(self) -> None:
         """Read the index before the adapters are loaded."""
         self._known = await self._read() or AdapterIndex()
+        # What is served is not known yet: names are looked up among what is.
+        self._service.names = ModelNames(tuple(self._selected(self._known)))
 
     async def run(self) -> None:
         """Poll until cancelled."""
@@ -76,17 +80,47 @@ class AdapterWatch:
         return index
 
     async def _apply(self, index: AdapterIndex) -> None:
-        served = {model.name for model in self._service.models}
-        for name in self._known.adapters.keys() - index.adapters.keys():
-            if name in served or name in self._service.failed_adapters:
+        service = self._service
+        wanted = {adapter.model: adapter for adapter in self._selected(index)}
+        known = {adapter.model: adapter for adapter in self._known.adapters.values()}
+        # Without an index before, what is served was found in the folders that the index lists.
+        is_first_index = not self._known.generation
+        for model, adapter in wanted.items():
+            before = known.get(model)
+            is_changed = before is not None and before.version != adapter.version
+            is_other = before is None and not is_first_index
+            if not self._is_known(model) or is_changed or is_other:
+                await self._add(model, adapter.folder)
+        service.names = ModelNames(tuple(self._served(wanted.values())))
+        kept = {adapter.model for adapter in service.names.versions} | wanted.keys()
+        for model in (known.keys() | self._hidden()) - kept:
+            if self._is_known(model):
                 with suppress(KeyError):
-                    await self._adapters.remove(name)
-        for name, entry in index.adapters.items():
-            is_new = name not in served and name not in self._service.failed_adapters
-            if selects(self._setting, entry.folder) and (is_new or self._known.adapters.get(name) != entry):
-                await self._add(name, entry.folder)
+                    await self._adapters.remove(model)
         self._known = index
-        self._service.adapter_generation = index.generation
+        service.adapter_generation = index.generation
+
+    def _selected(self, index: AdapterIndex) -> Iterator[IndexedAdapter]:
+        return (adapter for adapter in index.adapters.values() if selects(self._setting, adapter))
+
+    def _is_known(self, model: str) -> bool:
+        served = (each.name for each in self._service.models)
+        return model in served or model in self._service.failed_adapters
+
+    def _served(self, wanted: Iterable[IndexedAdapter]) -> Iterator[IndexedAdapter]:
+        """Yield the versions that are served; where one has failed, what has served under its name."""
+        served = {model.name for model in self._service.models}
+        before = {adapter.name: adapter for adapter in self._service.names.versions}
+        for adapter in wanted:
+            is_served = adapter.model in served and adapter.model not in self._service.failed_adapters
+            found = adapter if is_served else before.get(adapter.name)
+            if found is not None and found.model in served:
+                yield found
+
+    def _hidden(self) -> set[str]:
+        """Return the adapters that requests cannot name any more, since their name is that of a version."""
+        adapters = {model.name for model in self._service.models if model.parent is not None}
+        return adapters - {listed.model.name for listed in self._service.listed_models}
 
     async def _add(self, name: str, folder: str) -> None:
         try:

@@ -51,6 +51,9 @@ class Adapters:
     async def remove(self, name: str) -> None:
         """Accept no more requests for an adapter, and have it unloaded once those that run have ended.
 
+        Args:
+            name: The name under which the engine has it.
+
         Raises:
             KeyError: If there is no such adapter.
         """

@@ -124,6 +124,7 @@ def prepare(encoded: EncodedRequest, engine: Engine, default_max_new_tokens: int
         for each, token_ids in zip(encoded.requests, encoded.prompts, strict=True)
         for generation in _make_generations(
             each,
+            model.name,
             token_ids,
             _max_new_tokens(each, len(token_ids), context, default_max_new_tokens),
             encoded.grammar,
@@ -327,12 +328,12 @@ def _max_new_tokens(request: TextRequest, prompt: int, context: int, default: in
 
 
 def _make_generations(
-    request: TextRequest, token_ids: tuple[int, ...], max_new_tokens: int, grammar: str | None
+    request: TextRequest, model: str, token_ids: tuple[int, ...], max_new_tokens: int, grammar: str | None
 ) -> list[GenerationRequest]:
     """Return a generation request for each choice; they differ in their seeds only."""
     first = GenerationRequest(
         request_id=request.request_id,
-        model=request.model,
+        model=model,
         prompt_token_ids=token_ids,
         max_new_tokens=max_new_tokens,
         sampling=request.sampling,

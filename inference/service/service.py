@@ -13,10 +13,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
 from inference.errors import ApiError, NotFoundError, RestartRequiredError, UnavailableError
+from inference.models.adapter_index import split_name
 from inference.service.admission import AdmissionQueue
 from inference.service.answer import Answer, RunningRequest
 from inference.service.forecast import Forecast, Size
 from inference.service.lifecycle import RequestLifecycle
+from inference.service.model_names import ListedModel, ModelNames
 from inference.service.preparation import check_choices, encode, prepare
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class Service:
 
     Attributes:
         adapter_generation: The generation of the share's index of adapters that is served; empty if none is.
+        names: The names of models in the API.
         queue: The queue that requests wait in for their slots.
         is_engine_replaced: Whether another engine takes the place of one that is dead.
         holds_requests: While set, requests wait until the engine has started, within their time limit.
@@ -60,6 +63,7 @@ class Service:
             limits.request_timeout_s,
         )
         self.adapter_generation = ""
+        self.names = ModelNames()
         self.is_engine_replaced = False
         self.holds_requests = asyncio.Event()
         self.observers: list[Observer] = []
@@ -84,6 +88,11 @@ class Service:
     def models(self) -> tuple[ServedModel, ...]:
         """Return the models, the base first; none while loading."""
         return tuple(self._models.values())
+
+    @property
+    def listed_models(self) -> tuple[ListedModel, ...]:
+        """Return the names of the models in the API, the base first; none while loading."""
+        return self.names.list_models(self.models)
 
     @property
     def failed_adapters(self) -> Mapping[str, str]:
@@ -171,19 +180,19 @@ class Service:
             NotFoundError: If there is none of that name.
         """
         self.require_ready()
-        if name in self._failed_adapters and name not in self._models:
-            reason = self._failed_adapters[name]
+        found = self.names.find(name, self._models)
+        if found is not None:
+            return self._models[found]
+        failures = self._failed_adapters
+        reason = next((failures[each] for each in failures if name in {each, split_name(each)[0]}), None)
+        if reason is not None:
             raise NotFoundError(
                 f"The model {name!r} is not served: {reason}.", param="model", code="adapter_failed"
             )
-        if name not in self._models:
-            known = ", ".join(repr(known) for known in self._models)
-            raise NotFoundError(
-                f"The model {name!r} does not exist; there are {known}.",
-                param="model",
-                code="model_not_found",
-            )
-        return self._models[name]
+        known = ", ".join(repr(each.name) for each in self.listed_models)
+        raise NotFoundError(
+            f"The model {name!r} does not exist; there are {known}.", param="model", code="model_not_found"
+        )
 
     def require_ready(self) -> Engine:
         """Return the engine.

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from inference.errors import ApiError, InvalidRequestError, MethodNotAllowedError, NotFoundError
+from inference.service.model_names import ListedModel
 from inference.web.answering import bug_document, client_of, request_id_of, respond
 from inference.web.extensions.adapters import AdapterAdministration, add_adapter_routes
 from inference.web.extensions.tokenization import add_tokenization_routes
@@ -56,9 +57,11 @@ def make_api(service: Service, heartbeat_s: float, administration: AdapterAdmini
 
     @api.get("/models", response_description=DESCRIPTION)
     async def list_models() -> ModelList:
-        """List the base and the adapters."""
+        """List the base and the adapters, each adapter under its name and under those of its versions."""
         engine = service.require_ready()
-        models = [model_object(model, engine.context_tokens(model.name)) for model in service.models]
+        models = [
+            model_object(listed, engine.context_tokens(listed.model.name)) for listed in service.listed_models
+        ]
         document: ModelList = {"object": "list", "data": models}
         if service.failed_adapters:
             document["failed_adapters"] = [
@@ -70,7 +73,8 @@ def make_api(service: Service, heartbeat_s: float, administration: AdapterAdmini
     async def retrieve_model(name: str) -> Model:
         """Describe one model."""
         model = service.model(name)
-        return model_object(model, service.require_ready().context_tokens(model.name))
+        listed = next((each for each in service.listed_models if each.name == name), ListedModel(name, model))
+        return model_object(listed, service.require_ready().context_tokens(model.name))
 
     @api.post(
         "/chat/completions",

@@ -150,6 +150,7 @@ class StatusHandlers:
         if service.state == "starting":
             state = replace(state, phase=service.phase, percent=service.percent)
         bases = [model.name for model in service.models if model.parent is None]
+        served = {model.name for model in service.models}
         failed = [
             {"name": name, "reason": reason, "needs_restart": name in service.awaiting_restart}
             for name, reason in service.failed_adapters.items()
@@ -162,7 +163,16 @@ class StatusHandlers:
                 "replica": self._identity.replica,
                 "started_at": self._identity.started_at,
                 "base_model": bases[0] if bases else None,
-                "adapters": [model.name for model in service.models if model.parent is not None],
+                "adapters": [
+                    listed.name
+                    for listed in service.listed_models
+                    if listed.model.parent is not None and not listed.is_second_name
+                ],
+                "adapter_versions": [
+                    {"name": each.name, "version": each.number, "digest": each.version}
+                    for each in service.names.versions
+                    if service.names.find(each.name, served) is not None
+                ],
                 # A release whose chat page cannot be built must not pass for one that serves.
                 "ready": service.state == "ready" and self._chat_page.application is not None,
                 **({"failed_adapters": failed} if failed else {}),

@@ -16,8 +16,8 @@ from inference.web.event_stream import DONE, encode_event, encode_json
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from inference.engines.protocol import ServedModel
     from inference.service.logprobs import Logprob, LogprobEntry, PromptLogprobs
+    from inference.service.model_names import ListedModel
     from inference.service.requests import TextDelta, TextRequest, Usage
     from inference.text.tools import ToolCall
     from inference.web import responses
@@ -253,10 +253,11 @@ class CompletionResponseWriter(ChunkWriter):
         return document
 
 
-def model_object(model: ServedModel, context_tokens: int) -> responses.Model:
+def model_object(listed: ListedModel, context_tokens: int) -> responses.Model:
     """Return the object of a model, whose context has that many tokens, prompt and answer together."""
-    return {
-        "id": model.name,
+    model = listed.model
+    document: responses.Model = {
+        "id": listed.name,
         "object": "model",
         "created": model.created,
         "owned_by": "fjarr",
@@ -264,6 +265,9 @@ def model_object(model: ServedModel, context_tokens: int) -> responses.Model:
         "root": model.parent or model.name,
         "max_model_len": context_tokens,
     }
+    if listed.version is not None:
+        document["version"] = listed.version
+    return document
 
 
 def usage_object(usage: Usage) -> responses.Usage:

@@ -39,7 +39,10 @@ class Error(TypedDict):
 
 
 class Model(TypedDict):
-    """A model: the base, or an adapter, whose `parent` is the base."""
+    """A model: the base, or an adapter, whose `parent` is the base.
+
+    The bare name of an adapter has the number of its current version for its `version`.
+    """
 
     id: str
     object: Literal["model"]
@@ -48,6 +51,7 @@ class Model(TypedDict):
     parent: str | None
     root: str
     max_model_len: Count
+    version: NotRequired[Count]
 
 
 class FailedAdapter(TypedDict):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from inference.models.weights import MODELS, adapter_name
+from inference.models.adapter_folders import adapter_name
+from inference.models.adapter_index import MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -39,7 +40,7 @@ EXAMPLES: Final = TypeAdapter(list[Example])
 
 
 def read_examples(mount: Path, models: Collection[str]) -> list[Example]:
-    """Return the examples of the adapters that are served, a few at most.
+    """Return the examples of the adapters that are served, by their engine's names, a few at most.
 
     A file that cannot be used is left out, and logged: the page works without it.
     """

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from starlette.requests import Request  # noqa: TC002 - Gradio reads the annotations of handlers
 
 from inference.errors import ApiError
+from inference.models.adapter_index import split_name
 from inference.web.chat.answers import ask
 from inference.web.chat.conversation import MAX_COMPARED, MAX_SEED, Answered, Question, Settings, parse
 from inference.web.chat.examples import read_examples
@@ -29,10 +30,10 @@ from inference.web.chat.snippets import make_snippets
 from inference.web.chat.theme import make_theme, read_frame, read_script, read_styles
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
-    from inference.engines.protocol import ServedModel
+    from inference.service.model_names import ListedModel
     from inference.service.service import Service
     from inference.settings import Settings as ServerSettings
 
@@ -104,11 +105,11 @@ class Handlers:
 
     async def describe(self, _nothing: object = None) -> dict[str, Any]:
         """Return what the page shows before the first question: models, examples, limits."""
-        models = self.service.models
-        names = {model.name for model in models}
+        listed = tuple(each for each in self.service.listed_models if not each.is_second_name)
+        names = {each.model.name for each in listed}
         return {
-            "models": [describe_model(model) for model in models],
-            "opens_with": opening_models(models),
+            "models": [describe_model(each, listed) for each in listed],
+            "opens_with": opening_models(listed),
             "max_compared": MAX_COMPARED,
             "release": self._site.release,
             "has_sign_in": self._site.has_sign_in,
@@ -226,22 +227,27 @@ def make_blocks(handlers: Handlers) -> gradio.Blocks:
     return blocks
 
 
-def describe_model(model: ServedModel) -> dict[str, Any]:
-    """Return what the page shows of a model."""
-    is_tuned = model.parent is not None
-    return {
-        "name": model.name,
-        "label": model.name if is_tuned else model.name.rpartition("/")[2],
-        "kind": "fine-tuned" if is_tuned else "base",
-    }
+def describe_model(listed: ListedModel, others: Sequence[ListedModel] = ()) -> dict[str, Any]:
+    """Return what the page shows of a model.
+
+    Args:
+        listed: The model, and its name.
+        others: All models. A bare name is shown with its version if they have another version of it.
+    """
+    name, is_tuned = listed.name, listed.model.parent is not None
+    label = name if is_tuned else name.rpartition("/")[2]
+    has_others = any(split_name(other.name)[0] == name != other.name for other in others)
+    if has_others and listed.version is not None:
+        label = f"{name}@{listed.version}"
+    return {"name": name, "label": label, "kind": "fine-tuned" if is_tuned else "base"}
 
 
-def opening_models(models: tuple[ServedModel, ...]) -> list[str]:
+def opening_models(models: Sequence[ListedModel]) -> list[str]:
     """Return the models that are compared when the page opens: an adapter beside its base if there is one."""
-    adapter = next((model for model in models if model.parent is not None), None)
+    adapter = next((each for each in models if each.model.parent is not None), None)
     if adapter is None:
-        return [model.name for model in models[:1]]
-    return [model.name for model in models if model.name == adapter.parent] + [adapter.name]
+        return [each.name for each in models[:1]]
+    return [each.name for each in models if each.name == adapter.model.parent] + [adapter.name]
 
 
 def client_of(request: gradio.Request | Request) -> str:

@@ -22,7 +22,7 @@ from inference.errors import (
     NotFoundError,
     RestartRequiredError,
 )
-from inference.models.weights import ADAPTER_CONFIG
+from inference.models.adapter_folders import ADAPTER_CONFIG, find_named
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,10 @@ HOW_TO_ENABLE: Final = (
 
 
 class LoadAdapterRequest(BaseModel):
-    """The body of `POST /v1/load_lora_adapter`. `lora_path` is a folder of the share."""
+    """The body of `POST /v1/load_lora_adapter`.
+
+    `lora_path` is a folder of the share, or an adapter or a version by its name, such as `models/mine@2`.
+    """
 
     lora_name: Annotated[str, Field(min_length=1)]
     lora_path: Annotated[str, Field(min_length=1)]
@@ -76,7 +79,7 @@ def add_adapter_routes(api: FastAPI, service: Service, administration: AdapterAd
         service.require_ready()
         _require_key(administration)
         name = body.lora_name
-        if not body.load_inplace and any(model.name == name for model in service.models):
+        if not body.load_inplace and any(listed.name == name for listed in service.listed_models):
             raise InvalidRequestError(
                 f"The lora adapter {name!r} has already been loaded. If you want to load the adapter in"
                 " place, set 'load_inplace' to True.",
@@ -88,6 +91,8 @@ def add_adapter_routes(api: FastAPI, service: Service, administration: AdapterAd
         except LoadError as error:
             code = "needs_restart" if isinstance(error, RestartRequiredError) else "adapter_failed"
             raise InvalidRequestError(f"{error}.", param="lora_path", code=code) from error
+        # From now on the name is that of what was loaded, and not of a version that the share lists.
+        service.names = service.names.without(name)
         return f"Success: LoRA adapter '{name}' added successfully."
 
     @api.post("/unload_lora_adapter", response_class=PlainTextResponse)
@@ -96,7 +101,8 @@ def add_adapter_routes(api: FastAPI, service: Service, administration: AdapterAd
         service.require_ready()
         _require_key(administration)
         try:
-            await administration.adapters.remove(body.lora_name)
+            served = {model.name for model in service.models}
+            await administration.adapters.remove(service.names.find(body.lora_name, served) or body.lora_name)
         except KeyError:
             raise NotFoundError(
                 f"The lora adapter {body.lora_name!r} cannot be found.", param="lora_name"
@@ -110,15 +116,14 @@ def _require_key(administration: AdapterAdministration) -> None:
 
 
 def _find_folder(mount: Path, path: str) -> Path:
-    """Return the folder of an adapter on the share, by its own path or that of the folder around it."""
+    """Return the folder of an adapter on the share, by its path or by its name."""
     root = mount.resolve()
-    folder = (root / path).resolve()
-    if not folder.is_relative_to(root):
+    if not (root / path).resolve().is_relative_to(root):
         raise InvalidRequestError(
             f"{path!r} is not on the share: 'lora_path' is a folder below it, such as models/NAME.",
             param="lora_path",
         )
-    for found in (folder, folder / "adapter"):
-        if (found / ADAPTER_CONFIG).is_file():
-            return found
+    found = find_named(root, path)
+    if found:
+        return found[0]
     raise NotFoundError(f"No adapter found for {path!r}: there is no {ADAPTER_CONFIG}.", param="lora_path")

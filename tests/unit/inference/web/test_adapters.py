@@ -13,7 +13,7 @@ import pytest_asyncio
 from inference.api_keys import ApiKey, digest_of
 from inference.engines.protocol import ServedModel
 from inference.errors import LoadError, RestartRequiredError
-from inference.models.adapter_index import selects
+from inference.models.adapter_index import IndexedAdapter, selects
 from inference.service.adapter_watch import AdapterWatch
 from inference.service.adapters import Adapters
 from inference.service.requests import Limits
@@ -252,8 +252,13 @@ async def test_a_share_that_cannot_be_read_changes_nothing_and_is_reported_once(
     assert caplog.text.count("models/index.json on the share is damaged") == 1
 
 
-def test_the_setting_selects_adapters_by_their_folders() -> None:
-    assert selects(None, "models/a/adapter")
-    assert selects("*", "models/a/adapter")
-    assert selects("models/b, models/a/", "models/a/adapter")
-    assert not selects("models/b", "models/a/adapter")
+def test_the_setting_selects_adapters_by_their_folders_and_names() -> None:
+    unversioned = IndexedAdapter("a", "models/a/adapter", "1")
+    assert selects(None, unversioned)
+    assert selects("*", unversioned)
+    assert selects("models/b, models/a/", unversioned)
+    assert not selects("models/b", unversioned)
+    second = IndexedAdapter("a@2", "models/a/2/adapter", "1", 2)
+    for setting in ("models/a", "models/a/adapter", "models/a/2", "models/a/2/adapter", "models/a@2"):
+        assert selects(setting, second)
+    assert not selects("models/a/3", second)

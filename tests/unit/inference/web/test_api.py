@@ -214,7 +214,8 @@ async def test_the_version_names_release_and_models(api_server: ApiServer) -> No
     assert response.json() == {
         "release": "20260101T000000Z-0123abcd", "version": "0.1.0", "revision": "app--rev",
         "replica": "app--rev-0", "started_at": "2026-01-01T00:00:00Z", "base_model": BASE,
-        "adapters": [TUNED], "ready": False, "adapter_generation": "", "wanted_release": None,
+        "adapters": [TUNED],
+        "adapter_versions": [], "ready": False, "adapter_generation": "", "wanted_release": None,
         "phase": "serving", "percent": 100, "last_error": None, "container_started_at": None,
     }  # fmt: skip
 

@@ -11,6 +11,7 @@ import pytest
 from starlette.requests import Request
 
 from inference.engines.protocol import ServedModel
+from inference.service.model_names import ListedModel
 from inference.web.chat.gateway import Sessions
 from inference.web.chat.page import (
     Handlers,
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def model(name: str, parent: str | None = None) -> ServedModel:
-    return ServedModel(name, parent, ByteCodec(), frozenset({256}), 0)
+def model(name: str, parent: str | None = None, version: int | None = None) -> ListedModel:
+    return ListedModel(name, ServedModel(name, parent, ByteCodec(), frozenset({256}), 0), version)
 
 
 def test_the_page_opens_with_an_adapter_beside_its_base() -> None:
@@ -40,6 +41,11 @@ def test_the_page_opens_with_an_adapter_beside_its_base() -> None:
     assert opening_models(()) == []
     assert describe_model(model(BASE)) == {"name": BASE, "label": "base", "kind": "base"}
     assert describe_model(model("a/b", BASE)) == {"name": "a/b", "label": "a/b", "kind": "fine-tuned"}
+
+
+def test_a_bare_name_is_shown_with_its_version_beside_another_one() -> None:
+    listed = (model(BASE), model("mine", BASE, 3), model("mine@2", BASE, 2), model("other", BASE, 1))
+    assert [describe_model(each, listed)["label"] for each in listed] == ["base", "mine@3", "mine@2", "other"]
 
 
 async def test_the_page_is_told_what_is_served_now(tmp_path: Path) -> None:
