@@ -132,7 +132,8 @@ def provision(
         "base": "its base model: a folder, or an id on the hub (default: what the adapter names)",
         "name": "the adapter's name on the share and in the API (default: its folder's name)",
         "mount": MOUNT,
-        "remove": "the name of an adapter to remove from the share, instead of a push",
+        "remove": "an adapter to remove with all its versions, or one version NAME@NUMBER, instead of a push",
+        "keep_previous": "keep the version before live beside the new one, as NAME@NUMBER",
         "gate": "a file with examples: push only if the adapter passes them beside the live one; exit code 4",
         "min": "what --gate requires, as METRIC=NUMBER; can be repeated",
         "not_worse_than": "what --gate compares with: live (the default without --min), or a served model",
@@ -150,6 +151,7 @@ def push(
     name: str | None = None,
     mount: str | None = None,
     remove: str | None = None,
+    keep_previous: bool = False,
     gate: str | None = None,
     min: list[str] | None = None,
     not_worse_than: str | None = None,
@@ -160,8 +162,8 @@ def push(
 ) -> None:
     """Upload weights to the share: an adapter and its base model.
 
-    Uploads only files that the share does not have. A live server serves a new or changed adapter without a
-    restart where it can; another base model restarts it. Other adapters stay.
+    Each push of other files makes a new version of the adapter, which every replica serves without a restart
+    where it can; another base model restarts it. Other adapters stay.
     """
     from infra.errors import UsageError
     from infra.verbs.push import push as run_push
@@ -170,6 +172,8 @@ def push(
     path, timeout_s, access = Path(adapter) if adapter else None, timeout or None, _access(wait, break_lock)
     if gate is None and (min or not_worse_than):
         raise UsageError("--min and --not-worse-than go with --gate", hint="--gate DATA.jsonl")
+    if gate is not None and keep_previous:
+        raise UsageError("--keep-previous does not go with --gate", hint="invoke models --serve NAME@NUMBER")
     if gate is not None and remove is None:
         from infra.verbs.gate import load_gate, push_gated
 
@@ -184,20 +188,61 @@ def push(
         return
     session = _open(stage, mount=mount)
     if remove is not None:
-        if adapter or base or name or gate:
-            raise UsageError("--remove does not go with --adapter, --base, --name and --gate")
+        if adapter or base or name or gate or keep_previous:
+            flags = "--adapter, --base, --name, --gate and --keep-previous"
+            raise UsageError(f"--remove does not go with {flags}")
         _show(run_remove(session, remove, timeout_s=timeout_s, access=access), json)
         return
-    pushed = run_push(session, adapter=path, base=base, name=name, timeout_s=timeout_s, access=access)
+    pushed = run_push(
+        session, adapter=path, base=base, name=name, publication="keep" if keep_previous else "replace",
+        timeout_s=timeout_s, access=access,
+    )  # fmt: skip
     _show(pushed, json)
 
 
-@verb(help={"stage": STAGE, "json": JSON})
-def models(_: Context, stage: str = "azure", json: bool = False) -> None:
-    """List the models that are served, and the adapters that are not, with the reasons."""
-    from infra.verbs.models import find_models
+@verb(
+    optional=["wait"],
+    help={
+        "stage": STAGE,
+        "serve": "serve a version of an adapter beside the current one: NAME@NUMBER",
+        "withdraw": "stop serving a version beside the current one; it stays on the share",
+        "current": "make a version the current one, which the bare name means",
+        "all": "list the versions on the share, live or not",
+        "timeout": WAIT,
+        "wait": LOCK_WAIT,
+        "break_lock": LOCK,
+        "json": JSON,
+    },
+)
+def models(
+    _: Context,
+    stage: str = "azure",
+    serve: str | None = None,
+    withdraw: str | None = None,
+    current: str | None = None,
+    all: bool = False,
+    timeout: int = 0,
+    wait: str | None = None,
+    break_lock: bool = False,
+    json: bool = False,
+) -> None:
+    """List the models that are served, or change which versions of adapters are."""
+    from infra.errors import UsageError
+    from infra.verbs.models import Change, change_version, find_models, find_stored
 
-    _show(find_models(_open(stage, starts=False)), json)
+    flags: dict[Change, str | None] = {"serve": serve, "withdraw": withdraw, "current": current}
+    changes = [(change, reference) for change, reference in flags.items() if reference is not None]
+    if len(changes) + all > 1:
+        raise UsageError("--serve, --withdraw, --current and --all do not go together")
+    if all:
+        _show(find_stored(_open(stage, starts=False)), json)
+        return
+    if not changes:
+        _show(find_models(_open(stage, starts=False)), json)
+        return
+    ((change, reference),) = changes
+    session, access = _open(stage, starts=False), _access(wait, break_lock)
+    _show(change_version(session, change, reference, timeout_s=timeout or None, access=access), json)
 
 
 @verb(
@@ -342,7 +387,7 @@ def prune(
     break_lock: bool = False,
     json: bool = False,
 ) -> None:
-    """Remove old releases, and what interrupted deployments left."""
+    """Remove old releases and versions of adapters, and what interrupted deployments left."""
     from infra.verbs.releases import prune_releases
 
     _show(prune_releases(_open(stage, starts=False), keep, _access(wait, break_lock)), json)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from infra.az.app import AzureApp
 from infra.clock import Clock, SystemClock
+from infra.models.adapter_rollout import AdapterRollout
 from infra.release.holder import this_process
 from infra.release.hooks import NO_HOOKS, Hooks, find_hooks
 from infra.release.known import KnownReleases
@@ -76,6 +77,10 @@ class DeployContext:
         return Rollout(
             self.app, self.clock, self.console, self.timeout_s, self.background, renew_lock, self.bake_s
         )
+
+    def adapter_rollout(self, held: HeldLock) -> AdapterRollout:
+        """Return a rollout of adapters, which renews the lock while it waits."""
+        return AdapterRollout(self.share, self.rollout(held), held)
 
 
 @contextmanager

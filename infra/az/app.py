@@ -22,13 +22,21 @@ from infra.az.commands import (
     revision_show,
 )
 from infra.az.errors import AzureRejectedError
-from infra.az.revision import FailedAdapter, NoResponse, Replica, Revision, Snapshot, VersionResponse
+from infra.az.revision import (
+    FailedAdapter,
+    NoResponse,
+    Replica,
+    Revision,
+    ServedVersion,
+    Snapshot,
+    VersionResponse,
+)
 from infra.document import load_json
 from infra.errors import FjarrError, RemoteError
 from infra.network import Unreachable, explain_failure, explain_status, open_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from infra.az.client import Az
     from infra.clock import Clock
@@ -194,6 +202,7 @@ def parse_version(body: bytes) -> VersionResponse | NoResponse:
         is_ready=document.get("ready") is True,
         failed_adapters=parse_failed_adapters(document),
         adapters=_texts(document.get("adapters")),
+        adapter_versions=tuple(parse_adapter_versions(document)),
         base_model=_text(document.get("base_model")),
         adapter_generation=generation if isinstance(generation, str) else None,
         server_started=_text(document.get("started_at")),
@@ -216,6 +225,15 @@ def parse_failed_adapters(document: Mapping[str, Json]) -> tuple[FailedAdapter, 
         for entry in entries
         if isinstance(entry, dict)
     )
+
+
+def parse_adapter_versions(document: Mapping[str, Json]) -> Iterator[ServedVersion]:
+    """Yield the versions of adapters that are served, from the document of `/version`."""
+    found = document.get("adapter_versions")
+    for entry in found if isinstance(found, list) else []:
+        number = entry.get("version") if isinstance(entry, dict) else None
+        if isinstance(entry, dict) and isinstance(number, int):
+            yield ServedVersion(_text(entry.get("name")), number, _text(entry.get("digest")))
 
 
 def parse_revision(document: Json) -> Revision:

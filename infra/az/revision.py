@@ -74,6 +74,21 @@ class FailedAdapter:
 
 
 @dataclass(frozen=True, slots=True)
+class ServedVersion:
+    """A version of an adapter that a replica serves.
+
+    Attributes:
+        name: Its name in the API.
+        number: The number of the version.
+        digest: The digest that the share's index has for it.
+    """
+
+    name: str
+    number: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class VersionResponse:
     """The content of a response of `/version`. Text that the server did not send is empty.
 
@@ -81,6 +96,7 @@ class VersionResponse:
         started: When the container started; when its server did, if it has no supervisor.
         failed_adapters: The adapters that are not served.
         adapters: The names of the adapters that are served.
+        adapter_versions: The versions of adapters that are served; empty from a server that knows none.
         base_model: The name of the base model.
         adapter_generation: The generation of the share's index of adapters that is served; None from a server
             that reads no index.
@@ -101,6 +117,7 @@ class VersionResponse:
     is_ready: bool
     failed_adapters: tuple[FailedAdapter, ...] = ()
     adapters: tuple[str, ...] = ()
+    adapter_versions: tuple[ServedVersion, ...] = ()
     base_model: str = ""
     adapter_generation: str | None = None
     server_started: str = ""

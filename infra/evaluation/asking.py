@@ -165,7 +165,7 @@ async def ask_all(  # noqa: PLR0913 - the last three are for the caller's side
 
 
 async def list_models(endpoint: Endpoint) -> tuple[str, ...]:
-    """Return the models of a server, base models before the adapters on them.
+    """Return the models of a server, base models before the adapters on them, each under one name.
 
     Raises:
         RemoteError: The server does not list them.
@@ -177,7 +177,14 @@ async def list_models(endpoint: Endpoint) -> tuple[str, ...]:
             models = [model async for model in client.models.list()]
         except openai.OpenAIError as error:
             raise RemoteError(f"{endpoint.url} does not list its models: {describe(error)}") from error
-    return tuple(model.id for model in sorted(models, key=lambda each: bool(getattr(each, "parent", None))))
+    versions = {model.id: getattr(model, "version", None) for model in models}
+    once = (
+        # The current version of an adapter is listed under its bare name, too.
+        model
+        for model in models
+        if versions[model.id] is None or versions.get(model.id.rpartition("@")[0]) != versions[model.id]
+    )
+    return tuple(model.id for model in sorted(once, key=lambda each: bool(getattr(each, "parent", None))))
 
 
 def make_client(endpoint: Endpoint, max_retries: int = MAX_RETRIES) -> AsyncOpenAI:

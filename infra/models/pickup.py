@@ -1,44 +1,175 @@
-"""Wait until a live server serves the adapters that the share's index lists, without a restart."""
+"""Wait until every replica serves the adapters that the share's index lists, without a restart.
+
+Each replica reports what it serves from inside, in its answers of `/version`. A request reaches one replica
+at a time, so `/version` is requested until each replica that the platform lists has answered.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from infra.az.revision import NoResponse, VersionResponse
+from infra.errors import FjarrError, RemoteError, WaitTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Collection
+    from concurrent.futures import Future
 
-    from infra.clock import Clock
+    from infra.az.revision import FailedAdapter
+    from infra.models.adapter_index import AdapterIndex
+    from infra.release.rollout import Rollout
 
 PICKUP_TIMEOUT_S: Final = 120.0
-"""A server reads the index once a second, and an adapter from the share in seconds."""
+"""How long a replica that is ready may take: it reads the index once a second, and an adapter in seconds."""
 
-POLL_S: Final = 0.5
+POLL_S: Final = 0.25
+LIST_INTERVAL_S: Final = 8.0
+_HINT: Final = "invoke models lists what is served; invoke logs has more"
 
 
-class VersionSource(Protocol):
-    """Something that `/version` can be requested from."""
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What every replica has applied.
 
-    def version(self) -> VersionResponse | NoResponse:
-        """Request `/version`."""
+    Attributes:
+        replicas: The replicas.
+        unserved: The names that no replica serves, since the parameter adapterPath names others.
+    """
+
+    replicas: tuple[str, ...]
+    unserved: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsRestart:
+    """What only a restart can apply.
+
+    Attributes:
+        reason: Why; empty if nothing serves, or the server reads no index.
+    """
+
+    reason: str = ""
 
 
 def wait_until_applied(
-    app: VersionSource, clock: Clock, generation: str, renew_lock: Callable[[], None]
-) -> VersionResponse | None:
-    """Poll `/version` until the server has applied an index, and return its response then.
+    rollout: Rollout, index: AdapterIndex, names: Collection[str]
+) -> Applied | NeedsRestart:
+    """Wait until every replica has applied an index that was written.
 
-    None if nothing serves, the server is of a release that reads no index, or it takes too long.
+    Args:
+        rollout: The app, the clock and the time limit.
+        index: The index.
+        names: The names in the API that it has changed.
+
+    Raises:
+        RemoteError: A replica rejects an adapter; the error names both.
+        WaitTimeoutError: A replica has not applied it in time; the error names it.
     """
-    answer = app.version()
-    if isinstance(answer, NoResponse) or not answer.is_ready or answer.adapter_generation is None:
+    wait = _Wait(rollout, index, frozenset(names), rollout.clock.elapsed_s())
+    with rollout.console.step("wait until every replica serves the adapters"):
+        while (outcome := wait.poll(rollout.clock.elapsed_s())) is None:
+            rollout.renew_lock()
+            rollout.clock.sleep(POLL_S)
+    return outcome
+
+
+@dataclass(slots=True)
+class _Wait:
+    rollout: Rollout
+    index: AdapterIndex
+    names: frozenset[str]
+    start_s: float
+    answers: dict[str, VersionResponse] = field(default_factory=dict)
+    listed: tuple[str, ...] = ()
+    last: VersionResponse | NoResponse | None = None
+    _listing: Future[tuple[str, ...]] | None = None
+    _next_listing_s: float = 0.0
+
+    def poll(self, now_s: float) -> Applied | NeedsRestart | None:
+        """Request `/version` once, and return the outcome when it is known."""
+        is_first, answer = self.last is None, self.rollout.app.version()
+        self.last = answer
+        if isinstance(answer, NoResponse) or not answer.is_ready:
+            if is_first:
+                return NeedsRestart()
+        elif answer.adapter_generation is None:
+            return NeedsRestart()
+        else:
+            self.answers[answer.replica] = answer
+            failed = self._failed(answer)
+            if failed is not None and failed.needs_restart:
+                return NeedsRestart(failed.reason)
+            if failed is not None:
+                raise _rejected(answer.replica, failed)
+        self._list(now_s)
+        if self.listed and not self._missing():
+            return Applied(self.listed, self._unserved())
+        self._check_time(now_s)
         return None
-    deadline_s = clock.elapsed_s() + PICKUP_TIMEOUT_S
-    while isinstance(answer, NoResponse) or answer.adapter_generation != generation:
-        if clock.elapsed_s() > deadline_s:
+
+    def _failed(self, answer: VersionResponse) -> FailedAdapter | None:
+        """Return an adapter of this change that a replica does not serve, once it has tried."""
+        if answer.adapter_generation != self.index.generation:
             return None
-        clock.sleep(POLL_S)
-        renew_lock()
-        answer = app.version()
-    return answer
+        own = self.names & self.index.adapters.keys()
+        names = own | {self.index.id_of(name) for name in own}
+        return next((failed for failed in answer.failed_adapters if failed.name in names), None)
+
+    def _list(self, now_s: float) -> None:
+        """List the replicas at intervals, without waiting for the answer: some may come and go."""
+        if self._listing is None and self.answers and now_s >= self._next_listing_s:
+            self._listing = self.rollout.background(self._list_now)
+        if self._listing is not None and self._listing.done():
+            self._next_listing_s = now_s + LIST_INTERVAL_S
+            listing, self._listing = self._listing, None
+            try:
+                self.listed = listing.result()
+            except FjarrError:
+                return  # it says nothing about the adapters, and the next one may succeed
+
+    def _list_now(self) -> tuple[str, ...]:
+        app, known = self.rollout.app, next(iter(self.answers.values())).revision
+        return tuple(replica.name for replica in app.replicas(known or app.revision()[0].name))
+
+    def _has_applied(self, replica: str) -> bool:
+        answer = self.answers.get(replica)
+        if answer is None or answer.adapter_generation != self.index.generation:
+            return False
+        listed = self.index.adapters
+        return all(
+            served.digest == listed[served.name].version
+            for served in answer.adapter_versions
+            if served.name in listed
+        )
+
+    def _missing(self) -> tuple[str, ...]:
+        return tuple(replica for replica in self.listed if not self._has_applied(replica))
+
+    def _unserved(self) -> tuple[str, ...]:
+        served = {name for answer in self.answers.values() for name in answer.adapters}
+        return tuple(sorted(name for name in self.names & self.index.adapters.keys() if name not in served))
+
+    def _check_time(self, now_s: float) -> None:
+        waited_s, missing = now_s - self.start_s, self._missing()
+        are_stuck = bool(missing) and all(replica in self.answers for replica in missing)
+        if waited_s < (PICKUP_TIMEOUT_S if are_stuck else self.rollout.timeout_s):
+            return
+        details = tuple(map(self._describe, missing)) or ("the platform lists no replica",)
+        raise WaitTimeoutError(
+            f"not every replica serves the adapters within {waited_s:.0f} s", details=details, hint=_HINT
+        )
+
+    def _describe(self, replica: str) -> str:
+        answer = self.answers.get(replica)
+        if answer is None:
+            return f"replica {replica} has not answered"
+        return f"replica {replica} still serves what it did: {', '.join(answer.adapters) or 'no adapter'}"
+
+
+def _rejected(replica: str, failed: FailedAdapter) -> RemoteError:
+    return RemoteError(
+        f"the server rejects the adapter {failed.name}",
+        details=(f"replica {replica}: {failed.reason}",),
+        hint="correct it and push again; invoke models lists what is served",
+    )

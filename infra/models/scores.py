@@ -1,8 +1,8 @@
 """The scores of adapters on the share: how each did when it was evaluated before it became live.
 
-    models/<name>/evaluation.json
+    models/<name>/<version>/evaluation.json
 
-A score belongs to one version of an adapter's files. After a push of others it is no longer read.
+A score belongs to one version of an adapter's files.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from infra.document import load_json
-from infra.models.adapter_index import ADAPTER_INDEX
-from infra.models.weights import MODELS
+from infra.models.adapter_index import ADAPTER_INDEX, IndexedAdapter, parse_index
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,29 +47,31 @@ class AdapterScore:
 
 
 def write_score(share: Share, name: str, score: AdapterScore) -> None:
-    """Write the score of the version of an adapter that the share's index lists."""
-    document = {"version": _versions(share).get(name, ""), **asdict(score)}
-    share.write(f"{MODELS}/{name}/{SCORE_FILE}", (json.dumps(document, indent=2) + "\n").encode())
+    """Write the score of the version that is live under a name."""
+    adapter = _live(share)[name]
+    document = {"version": adapter.version, **asdict(score)}
+    share.write(_path(adapter), (json.dumps(document, indent=2) + "\n").encode())
 
 
 def read_scores(share: Share) -> dict[str, AdapterScore]:
-    """Return the scores of the adapters that the share's index lists, by name."""
-    versions = _versions(share)
-    contents = share.read_all([f"{MODELS}/{name}/{SCORE_FILE}" for name in versions])
+    """Return the scores of the adapters that are live, by name."""
+    live = _live(share)
+    contents = share.read_all([_path(adapter) for adapter in live.values()])
     found = {}
-    for (name, version), content in zip(versions.items(), contents, strict=True):
+    for (name, adapter), content in zip(live.items(), contents, strict=True):
         try:
             document = load_json(content or b"")
-            if document.pop("version") == version:
+            if document.pop("version") == adapter.version:
                 found[name] = AdapterScore(**document)
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # there is none, or it is damaged
     return found
 
 
-def _versions(share: Share) -> dict[str, str]:
-    try:
-        adapters = load_json(share.read(ADAPTER_INDEX) or b"{}")["adapters"]
-        return {str(name): str(entry["version"]) for name, entry in adapters.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}
+def _path(adapter: IndexedAdapter) -> str:
+    return f"{adapter.folder.removesuffix('/adapter')}/{SCORE_FILE}"
+
+
+def _live(share: Share) -> dict[str, IndexedAdapter]:
+    index = parse_index(share.read(ADAPTER_INDEX) or b"")
+    return {} if index is None else dict(index.adapters)

@@ -7,7 +7,7 @@ was interrupted goes on where it stopped; what earlier ones left for other conte
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from infra.errors import RemoteError, UsageError
@@ -26,7 +26,7 @@ DRAFT_SUFFIX: Final = ".uploading"
 """The suffix of a file that is being uploaded. Servers ignore such files."""
 
 PREVIOUS_SUFFIX: Final = ".previous"
-"""The suffix of a file that a push has replaced, until that is seen to serve. Servers ignore such files."""
+"""The suffix of what interrupted pushes of earlier versions left of a file that they replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +168,6 @@ def find_drafts(share: Share, folder: str, older_than_s: float) -> Iterator[str]
             yield from find_drafts(share, path, older_than_s)
         elif entry.name.endswith(DRAFT_SUFFIX) and entry.modified_s < older_than_s:
             yield path
-
-
-def resend(plan: UploadPlan, name: str) -> UploadPlan:
-    """Return the plan with one more file to upload, so that it becomes the newest of its kind."""
-    entry = next(entry for entry in plan.upload_set.manifest.files if entry.path == name)
-    return replace(plan, uploads=(*plan.uploads, entry))
 
 
 def _stamp(source: Path | bytes) -> tuple[int, int]:

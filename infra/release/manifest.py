@@ -13,7 +13,7 @@ import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from infra.document import load_json
 from infra.errors import RemoteError
@@ -63,6 +63,27 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleaseAdapter:
+    """A version of an adapter that is live with a release.
+
+    Attributes:
+        name: Its name in the API: the bare name for the current version.
+        version: The number of the version.
+        digest: Differs whenever its files differ.
+    """
+
+    name: str
+    version: int
+    digest: str
+
+    @property
+    def id(self) -> str:
+        """Return the name with the version, such as `mine@3`."""
+        own = f"@{self.version}"
+        return self.name if self.name.endswith(own) else f"{self.name}{own}"
+
+
+@dataclass(frozen=True, slots=True)
 class Replaced:
     """What was served just before a release was created: the release, and the adapters beside the base."""
 
@@ -75,7 +96,7 @@ class Origin:
     """The origin of a release: who created it, when, with which version of this tool, from which commit.
 
     `git_commit` and `is_dirty` are None where the tree is not under git. `author` is `user@host`. `replaced`
-    is None if nothing was served.
+    is None if nothing was served, and `adapters`, which were live then, if that is not known.
     """
 
     created: datetime
@@ -84,6 +105,7 @@ class Origin:
     git_commit: str | None = None
     is_dirty: bool | None = None
     replaced: Replaced | None = None
+    adapters: tuple[ReleaseAdapter, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +161,7 @@ def render_release(release: Release) -> str:
             "git_commit": origin.git_commit,
             "git_dirty": origin.is_dirty,
             "replaced": None if origin.replaced is None else asdict(origin.replaced),
+            "adapters": None if origin.adapters is None else [asdict(each) for each in origin.adapters],
             **_manifest_fields(release.manifest),
         }
     )
@@ -167,8 +190,31 @@ def parse_release(text: str | bytes, where: str) -> Release:
         git_commit=_optional(document, "git_commit", str, where),
         is_dirty=_optional(document, "git_dirty", bool, where),
         replaced=_parse_replaced(document, where),
+        adapters=None if document.get("adapters") is None else _parse_own_adapters(document, where),
     )
     return Release(_parse_files(document, where), origin)
+
+
+def parse_adapters(document: Any) -> tuple[ReleaseAdapter, ...]:  # noqa: ANN401 - JSON
+    """Parse the adapters of a document.
+
+    Raises:
+        ValueError: It has none.
+    """
+    try:
+        return tuple(
+            ReleaseAdapter(str(each["name"]), int(each["version"]), str(each["digest"]))
+            for each in document["adapters"]
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'adapters' is damaged ({error})") from error
+
+
+def _parse_own_adapters(document: Mapping[str, object], where: str) -> tuple[ReleaseAdapter, ...]:
+    try:
+        return parse_adapters(document)
+    except ValueError as error:
+        raise _unreadable(where, str(error)) from error
 
 
 def _dump(document: Mapping[str, object]) -> str:

@@ -81,6 +81,11 @@ def read_live(share: Share, known: KnownReleases = NOTHING_KNOWN) -> Live:
     return Live(current, current if is_proven else _read_id(share, PROVEN), release)
 
 
+def read_current(share: Share) -> str | None:
+    """Return the id of the live release; None if there is none."""
+    return _read_id(share, CURRENT)
+
+
 def read_release(share: Share, release_id: str, known: KnownReleases = NOTHING_KNOWN) -> Release | None:
     """Read a finished release's manifest, or None if there is no such release.
 

@@ -18,6 +18,8 @@ from infra.az.revision import VersionResponse
 from infra.clock import SystemClock
 from infra.deploy_context import DeployContext, open_deploy_context
 from infra.errors import FjarrError
+from infra.models.adapter_index import read_index
+from infra.models.records import adapters_of, adapters_served
 from infra.release.archive import is_packable
 from infra.release.bake import BAKE_S
 from infra.release.cleaning import prune, remove_old_reports, remove_unfinished
@@ -331,7 +333,7 @@ def _ensure_release(
         return StoredRelease(finished)
     base = None if force else live.current
     draft = Draft(
-        Release(tree.manifest, replace(tree.origin(), replaced=_find_replaced(context))),
+        Release(tree.manifest, _find_served(context, tree.origin())),
         base,
         make_plan(tree.manifest, live.manifest if base else None),
     )
@@ -343,12 +345,16 @@ def _ensure_release(
     return stored
 
 
-def _find_replaced(context: DeployContext) -> Replaced | None:
-    """Return what is served now, for the list of releases."""
+def _find_served(context: DeployContext, origin: Origin) -> Origin:
+    """Return the origin with what is served now, for the list of releases and for rollbacks."""
     answer = context.app.version()
     if not isinstance(answer, VersionResponse) or not answer.is_ready or not answer.release:
-        return None
-    return Replaced(answer.release, answer.adapters)
+        return replace(origin, adapters=adapters_of(read_index(context.share)))
+    adapters = adapters_served(answer)
+    if answer.adapters and not adapters:
+        # The server is of a release that knows no versions.
+        adapters = adapters_of(read_index(context.share))
+    return replace(origin, replaced=Replaced(answer.release, answer.adapters), adapters=adapters)
 
 
 def _go_live(context: DeployContext, held: HeldLock, release: str, live: Live, approach: Approach) -> Served:

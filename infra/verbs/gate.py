@@ -1,14 +1,12 @@
 """Push an adapter only if it passes an evaluation beside the live one.
 
-The adapter is pushed under another name first, and served beside what is live. Both are asked the same
-examples. If the new one passes, it is pushed under its own name; whatever happens, the other name is removed.
+The new version is served beside what is live first, as NAME@NUMBER. Both are asked the same examples. If the
+new one passes, it becomes the current version; else it is removed again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -21,9 +19,10 @@ from infra.evaluation.examples import Columns, read_examples
 from infra.evaluation.metrics import choose_metrics
 from infra.evaluation.requirements import Minimum, find_unmet, parse_minimums
 from infra.models.scores import AdapterScore, write_score
+from infra.models.selection import select_weights
 from infra.release.lock import TAKES_FREE_LOCK, LockAccess
 from infra.resources.model_endpoint import find_endpoint
-from infra.verbs.push import PushResult, push, remove, select_weights
+from infra.verbs.push import Publication, PushResult, push, remove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from infra.session import Session
 
 LIVE: Final = "live"
-SUFFIX: Final = "--candidate-"
 NEW: Final = "new"
 
 
@@ -134,12 +132,23 @@ def push_gated(  # noqa: PLR0913  # each is a flag of the verb
     if endpoint is None:
         raise UsageError("there is no stage to push to", hint="--stage NAME")
 
-    def place(target: str) -> PushResult:
-        return push(session, adapter=adapter, base=base, name=target, timeout_s=timeout_s, access=access)
+    def place(publication: Publication) -> PushResult:
+        return push(
+            session,
+            adapter=adapter,
+            base=base,
+            name=final,
+            publication=publication,
+            timeout_s=timeout_s,
+            access=access,
+        )
 
-    def take_away(target: str) -> None:
-        with suppress(UsageError):  # it is not there: its push has failed, and says why
-            remove(session, target, timeout_s=timeout_s, access=access)
+    def take_away(placed: PushResult) -> None:
+        if placed.is_new_version:
+            remove(session, placed.model, timeout_s=timeout_s, access=access)
+            return
+        with open_deploy_context(session, timeout_s, access) as context, context.lock.hold("models") as held:
+            context.adapter_rollout(held).withdraw(placed.model)
 
     folder = session.root / ".fjarr" / "evaluations" / f"gate-{final}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     result = run_gate(gate, final, endpoint, folder, session.console, place, take_away)
@@ -155,30 +164,30 @@ def run_gate(  # noqa: PLR0913, PLR0917  # all of it is what differs between a s
     endpoint: Endpoint,
     folder: Path,
     console: Console,
-    place: Callable[[str], PushResult],
-    take_away: Callable[[str], None],
+    place: Callable[[Publication], PushResult],
+    take_away: Callable[[PushResult], None],
     concurrency: int = 8,
 ) -> GatedPush:
-    """Place an adapter beside what is live, evaluate both, and place it under its name if it passes.
+    """Serve a version beside what is live, evaluate both, and make it the current one if it passes.
 
     Args:
         gate: What the adapter must reach.
-        name: Its name once it is live.
+        name: The adapter's name.
         endpoint: The server.
         folder: The folder for the report.
         console: Shows progress.
-        place: Pushes the adapter under a name.
-        take_away: Removes an adapter by its name.
+        place: Pushes the adapter: beside what is live, or as the current version.
+        take_away: Undoes the push of a version beside what is live.
         concurrency: The most requests at once.
     """
     rival = _find_rival(gate, name, asyncio.run(list_models(endpoint)), console)
-    candidate = f"{name}{SUFFIX}{secrets.token_hex(3)}"
+    placed = place("beside")
+    has_passed = False
     try:
-        place(candidate)
         work = Work(
             gate.data,
             gate.examples,
-            (Candidate(rival, rival, endpoint), Candidate(NEW, candidate, endpoint)),
+            (Candidate(rival, rival, endpoint), Candidate(NEW, placed.model, endpoint)),
             gate.metrics,
             folder,
             Options(gate.max_tokens),
@@ -189,9 +198,11 @@ def run_gate(  # noqa: PLR0913, PLR0917  # all of it is what differs between a s
         unmet = find_unmet(results, NEW, gate.minimums, not_worse=is_rival)
         results = replace(results, unmet=unmet)
         finish(results)
-        return GatedPush(results, None if unmet else place(name))
+        has_passed = not unmet
+        return GatedPush(results, place("replace") if has_passed else None)
     finally:
-        take_away(candidate)
+        if not has_passed and placed.has_changed:
+            take_away(placed)
 
 
 def make_score(results: Evaluation) -> AdapterScore:

@@ -1,55 +1,50 @@
 """Upload weights to the share: an adapter, and the base model that it was trained on.
 
-    models/<name>/adapter/         the adapter
-    models/index.json              what a server serves, written last
-    model-cache/<org>/<name>/      the base model
+    models/<name>/<version>/adapter/    a version of the adapter
+    models/index.json                   what a server serves, written last
+    model-cache/<org>/<name>/           the base model
 
 Without arguments these are the example's. Everything that can be checked on this machine is checked before
-the upload. A live server is seen to serve a new or changed adapter without a restart; where it cannot, and
-for another base model, the release is restarted. A push never takes an adapter away: `remove` does.
+the upload. Every replica is seen to serve the new version without a restart; where that is impossible, and
+for another base model, the release is restarted. What is not served is turned back, and the version before is
+current again. A push never takes another adapter away: `remove` does.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from infra.clock import SystemClock
 from infra.deploy_context import DeployContext, open_deploy_context
-from infra.errors import RemoteError, UsageError, WaitTimeoutError
-from infra.models.adapter_index import AdapterIndex, find_adapters, is_indexed, update_index
-from infra.models.backup import Backup, back_up, discard, restore
-from infra.models.base_models import EXAMPLE, ensure_example_base, load_pinned_base
-from infra.models.base_shapes import read_local_shapes, read_share_shapes
+from infra.errors import UsageError
+from infra.models.adapter_index import ADAPTER_INDEX, AdapterIndex, bare_name, read_index
 from infra.models.hash_cache import HashCache
-from infra.models.hub import download_base
-from infra.models.pickup import wait_until_applied
-from infra.models.upload import UploadPlan, UploadSet, load_upload_set, plan_upload, resend, upload
-from infra.models.weights import (
-    ADAPTER_CONFIG,
-    MODEL_CACHE,
-    MODELS,
-    Adapter,
-    adapter_name_of,
-    base_id_in,
-    base_id_of,
-    check_fit,
-    differs_in_name,
-    read_adapter,
-    read_base,
+from infra.models.selection import Selection, load_upload_sets, resolve_base, select_weights
+from infra.models.upload import UploadPlan, UploadSet, plan_upload, upload
+from infra.models.versions import (
+    AdapterVersion,
+    VersionPlan,
+    begin_version,
+    check_name,
+    delete_version,
+    find_versions,
+    finish_version,
+    plan_version,
 )
+from infra.models.weights import MODELS
 from infra.release.lock import TAKES_FREE_LOCK, LockAccess
-from infra.release.releases import read_live, set_proven
-from infra.release.takeovers.outcome import NotServed, failure
 from infra.wording import count, readable_size
 
 if TYPE_CHECKING:
-    from infra.az.revision import VersionResponse
-    from infra.console import Console
+    from pathlib import Path
+
     from infra.release.lock import HeldLock
     from infra.session import Session
-    from infra.share.protocol import Share
+
+Publication = Literal["replace", "keep", "beside"]
+"""How a version goes live: as the current one in place of the one before, which stays live with `keep`; or
+beside the current one."""
 
 HASHES: Final = ".fjarr/hashes.json"
 """The cache of the digests of local weights, relative to the project."""
@@ -68,6 +63,11 @@ class PushResult:
         is_restarted: Whether a live release was restarted and seen to serve since.
         is_live: Whether a live release was seen to serve the change without a restart.
         removed: The adapter's folder that was removed from the share; empty if none was.
+        model: The version, by its name in the API, such as `mine@3`; empty if only a base was pushed.
+        version: Its number; 0 if only a base was pushed.
+        is_new_version: Whether the share did not have it before.
+        kept: The version before, if it stays live beside the new one; else empty.
+        replicas: The replicas that were seen to serve it.
     """
 
     adapter: str
@@ -78,6 +78,11 @@ class PushResult:
     is_restarted: bool = False
     is_live: bool = False
     removed: str = ""
+    model: str = ""
+    version: int = 0
+    is_new_version: bool = False
+    kept: str = ""
+    replicas: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
@@ -86,6 +91,7 @@ class PushResult:
     def to_text(self) -> str:
         """Return the lines to print without `--json`."""
         rows = [("adapter", self.adapter), ("base", self.base), ("removed", self.removed)]
+        rows += [("version", self.model), ("kept", self.kept)]
         serving = "with the next deploy"
         if self.is_live:
             serving = "since now, without a restart"
@@ -93,41 +99,11 @@ class PushResult:
             serving = "since a restart"
         if self.removed:
             rows.append(("serving", f"the others, {serving}"))
-        elif self.has_changed:
-            rows.append(
-                ("uploaded", f"{count(self.uploaded_files, 'file')}, {readable_size(self.uploaded_bytes)}")
-            )
-            rows.append(("serving", serving))
         else:
-            rows.append(("uploaded", "nothing: the share has it all"))
+            sent = f"{count(self.uploaded_files, 'file')}, {readable_size(self.uploaded_bytes)}"
+            rows.append(("uploaded", sent if self.uploaded_files else "nothing: the share has it all"))
+            rows += [("serving", serving)] if self.has_changed else []
         return "\n".join(f"{name:<9} {value}" for name, value in rows if value)
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The weights to push.
-
-    Attributes:
-        adapter: The adapter; None if only a base is pushed.
-        name: The adapter's name on the share.
-        base_id: The base model's id, `<org>/<name>`.
-        base: The base model's folder on this machine; None if there is none, or the share has it already.
-    """
-
-    adapter: Adapter | None
-    name: str
-    base_id: str
-    base: Path | None
-
-    @property
-    def adapter_target(self) -> str:
-        """Return the adapter's folder on the share."""
-        return f"{MODELS}/{self.name}/adapter" if self.adapter is not None else ""
-
-    @property
-    def base_target(self) -> str:
-        """Return the base model's folder on the share."""
-        return f"{MODEL_CACHE}/{self.base_id}"
 
 
 def push(  # noqa: PLR0913  # each is a flag of the verb
@@ -137,35 +113,40 @@ def push(  # noqa: PLR0913  # each is a flag of the verb
     base: str | None = None,
     name: str | None = None,
     restarts: bool = True,
+    publication: Publication = "replace",
     timeout_s: float | None = None,
     access: LockAccess = TAKES_FREE_LOCK,
 ) -> PushResult:
-    """Upload weights to a stage's share, and restart a live release to load them.
+    """Upload weights to a stage's share, and see every replica of a live release serve them.
 
     Args:
         session: The opened stage.
         adapter: The adapter's folder; None for the example's, or for none if only `base` is given.
         base: The base model: a folder, or an id on the hub; None for what the adapter names.
         name: The adapter's name on the share; None for its folder's.
-        restarts: Whether to restart a live release when something changed.
+        restarts: Whether a live release is waited for, and restarted where that is needed.
+        publication: How the version goes live.
         timeout_s: How long to wait for it; None for the default of the stage's cloud.
         access: How to treat the deploy lock of another holder.
 
     Raises:
         UsageError: The weights cannot be served as they are; the details list the problems.
-        RemoteError: Azure rejected a request, or the live release crashes with the new weights.
-        WaitTimeoutError: The live release did not serve with the new weights in time.
+        RemoteError: Azure rejected a request, or a replica rejects the adapter or crashes with it; the
+            version before is current again.
+        WaitTimeoutError: A replica did not serve it in time; the version before is current again.
     """
+    if name is not None:
+        check_name(name)
     selection = select_weights(session.root, adapter, base, session.console)
     selection = replace(selection, name=name or selection.name)
     hashes = HashCache(session.root / HASHES, SystemClock())
     with open_deploy_context(session, timeout_s, access) as opened:
         context = opened.reached()
-        selection = _resolve_base(context.share, selection, session.console)
+        selection = resolve_base(context.share, selection, session.console)
         with session.console.step("read the weights"):
             upload_sets = load_upload_sets(selection, hashes)
             hashes.save()
-        return push_upload_sets(context, selection, upload_sets, restarts=restarts)
+        return push_upload_sets(context, selection, upload_sets, restarts=restarts, publication=publication)
 
 
 def remove(
@@ -192,82 +173,62 @@ def remove(
 
 
 def remove_adapter(context: DeployContext, name: str) -> PushResult:
-    """Remove an adapter from an open context's share."""
-    there = {found.name: found.folder for found in find_adapters(context.share)}
-    if name not in there:
-        known = ", ".join(sorted(there)) or "none"
+    """Remove an adapter with all its versions, or one version such as `mine@2`, from a context's share."""
+    before = read_index(context.share)
+    versions = find_versions(context.share, bare_name(name))
+    removed = tuple(version for version in versions if name in {version.name, version.id})
+    if not removed:
+        known = ", ".join(sorted(before.adapters)) or "none"
         raise UsageError(f"there is no adapter {name!r} on the share", hint=f"the share has: {known}")
-    folder = there[name]
-    if len(there) == 1:
+    current = before.adapters.get(bare_name(name))
+    is_all = len(removed) == len(versions)
+    if not is_all and current is not None and current.folder == removed[0].folder:
+        raise UsageError(
+            f"{name} is the current version, and there are others",
+            hint=f"make another one current with invoke models --current, or push --remove {bare_name(name)}",
+        )
+    after = before.without({version.folder for version in removed})
+    if not after.adapters:
         context.console.warn(
             f"{name} is the last adapter: a server starts without one only if the parameter baseModel is set"
         )
+    folder = f"{MODELS}/{bare_name(name)}" if len(removed) > 1 else removed[0].folder
     with context.hooks.around("push", removed=folder), context.lock.hold("push") as held:
-        index = update_index(context.share, without=folder)
-        is_live = read_live(context.share).current is not None and (
-            _wait_until_applied(context, held, index) is not None
-        )
-        # The configuration first: a server finds an adapter by it.
-        context.share.delete(f"{folder}/{ADAPTER_CONFIG}")
-        context.share.delete_tree(folder)
-        is_restarted = not is_live and _restart(context, held)
+        rollout = context.adapter_rollout(held)
+        is_served = any(map(before.is_live, removed))
+        is_live = is_served and rollout.apply(after)
+        for version in removed:
+            delete_version(context.share, version)
+        is_restarted = is_served and not is_live and rollout.restart("it was started without the adapter")
     return PushResult("", "", has_changed=True, is_restarted=is_restarted, is_live=is_live, removed=folder)
 
 
-def select_weights(root: Path, adapter: Path | None, base: str | None, console: Console) -> Selection:
-    """Return the weights to push, checked as far as they are on this machine.
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a push has to do.
 
-    Raises:
-        UsageError: The weights cannot be served as they are, or their base model is not known.
+    Attributes:
+        base: What the share lacks of the base model; None if none is pushed.
+        adapter: The version, and what the share lacks of it; None if only a base is pushed.
+        before: What is live.
+        after: What is to be live.
     """
-    if adapter is None and base is None:
-        folder = EXAMPLE / "adapter"
-        return Selection(read_adapter(folder), EXAMPLE.name, example_base_id(), ensure_example_base(console))
-    found = None if adapter is None else read_adapter(adapter)
-    name = "" if adapter is None else adapter_name_of(adapter)
-    reference = base or (found.base if found is not None else "")
-    base_id, base_folder = locate_base(reference, root)
-    if base_folder is not None:
-        read_base(base_folder)
-        if found is not None:
-            check_fit(found, read_local_shapes(base_folder), str(base_folder))
-    if found is not None and base is not None and differs_in_name(found, base_id):
-        console.warn(f"the adapter {name} was trained on {found.base}, and is pushed for {base_id}")
-    return Selection(found, name, base_id, base_folder)
 
+    base: UploadPlan | None
+    adapter: VersionPlan | None
+    before: AdapterIndex
+    after: AdapterIndex
 
-def locate_base(reference: str, root: Path) -> tuple[str, Path | None]:
-    """Return the id of a base model from its name or path, and its folder if it is on this machine.
+    @property
+    def plans(self) -> tuple[UploadPlan, ...]:
+        """Return the uploads, the base first."""
+        plans = (self.base, None if self.adapter is None else self.adapter.upload)
+        return tuple(plan for plan in plans if plan is not None and plan.has_changes)
 
-    Raises:
-        UsageError: The reference is neither a folder on this machine nor an id.
-    """
-    base_id = base_id_in(reference)
-    for folder in (Path(reference).expanduser(), root / reference):
-        if reference and folder.is_dir():
-            return base_id or base_id_of(folder), folder
-    if base_id is None:
-        what = f"the base model {reference!r} is neither a folder on this machine nor an id on the hub"
-        raise UsageError(what, hint="add --base FOLDER, or --base ORG/NAME")
-    return base_id, None
-
-
-def example_base_id() -> str:
-    """Return the id of the example's base model."""
-    return load_pinned_base(EXAMPLE / "example.toml").id
-
-
-def load_upload_sets(selection: Selection, hashes: HashCache) -> tuple[UploadSet, ...]:
-    """Return the upload sets, the base first: an adapter without its base cannot be served."""
-    upload_sets = []
-    if selection.base is not None:
-        upload_sets.append(load_upload_set(selection.base_target, read_base(selection.base), hashes))
-    if selection.adapter is not None:
-        config = {ADAPTER_CONFIG: selection.adapter.config_for(selection.base_id)}
-        upload_sets.append(
-            load_upload_set(selection.adapter_target, selection.adapter.weights, hashes, config)
-        )
-    return tuple(upload_sets)
+    @property
+    def has_changes(self) -> bool:
+        """Return whether the share would change."""
+        return bool(self.plans) or self.after != self.before
 
 
 def push_upload_sets(
@@ -276,87 +237,95 @@ def push_upload_sets(
     upload_sets: tuple[UploadSet, ...],
     *,
     restarts: bool = True,
+    publication: Publication = "replace",
 ) -> PushResult:
-    """Upload to an open context's share, and see a live release serve what that changed."""
-    target = selection.adapter_target
-    is_known = selection.adapter is None or is_indexed(context.share, target)
-    if is_known and not any(plan.has_changes for plan in _plan(context.share, selection, upload_sets)):
+    """Upload to an open context's share, and see every replica of a live release serve what that changed."""
+    work = _plan(context, selection, upload_sets, publication)
+    if not work.has_changes and context.share.read(ADAPTER_INDEX) == work.after.render():
         context.console.info("the share has these weights already: nothing to upload")
-        return PushResult(selection.adapter_target, selection.base_target, has_changed=False)
+        return _result(selection, work, has_changed=False)
+    folder = "" if work.adapter is None else work.adapter.version.folder
     with (
-        context.hooks.around("push", adapter=selection.adapter_target, base=selection.base_target),
+        context.hooks.around("push", adapter=folder, base=selection.base_target),
         context.lock.hold("push") as held,
     ):
-        plans = _plan(context.share, selection, upload_sets)
-        backups = tuple(filter(None, (back_up(context.share, plan) for plan in plans)))
-        for plan in plans:
+        work = _plan(context, selection, upload_sets, publication)
+        new = None if work.adapter is None or not work.adapter.is_new else work.adapter.version
+        if new is not None:
+            begin_version(context.share, new)
+        for plan in work.plans:
             _upload(context, held, plan)
-        index = update_index(context.share)
-        has_new_base = selection.base is not None and plans[0].has_changes
-        try:
-            is_live = restarts and not has_new_base and _is_served(context, held, selection, index)
-            is_restarted = restarts and not is_live and _restart(context, held)
-        except (RemoteError, WaitTimeoutError) as error:
-            closing = _turn_back(context, held, backups)
-            details = (closing, *error.details)
-            raise type(error)(error.message, details=details, hint=error.hint) from error
-        for backup in backups:
-            discard(context.share, backup)
-    return PushResult(
-        selection.adapter_target,
-        selection.base_target,
-        has_changed=True,
-        uploaded_files=sum(len(plan.uploads) for plan in plans),
-        uploaded_bytes=sum(plan.upload_bytes for plan in plans),
-        is_restarted=is_restarted,
-        is_live=is_live,
+        if new is not None:
+            finish_version(context.share, new)
+        has_new_base = work.base is not None and work.base.has_changes
+        rollout = context.adapter_rollout(held)
+        outcome = rollout.switch(work.before, work.after, new, restarts=restarts, must_restart=has_new_base)
+    result = _result(selection, work, has_changed=True)
+    return replace(
+        result, is_live=outcome.is_live, is_restarted=outcome.is_restarted, replicas=outcome.replicas
     )
 
 
-def newest_adapter(share: Share) -> str | None:
-    """Return the folder of the adapter that a server lists first: the one configured last."""
-    found = [(adapter.modified_s, adapter.folder) for adapter in find_adapters(share)]
-    return max(found, default=(0.0, None))[1]
+def _plan(
+    context: DeployContext, selection: Selection, upload_sets: tuple[UploadSet, ...], publication: Publication
+) -> _Work:
+    """Compare with the share: what it lacks, and which version of the adapter is to be live."""
+    share, before = context.share, read_index(context.share)
+    base = plan_upload(share, upload_sets[0]) if selection.base is not None else None
+    if selection.adapter is None:
+        return _Work(base, None, before, before)
+    now, holder = context.clock.now().isoformat(), context.lock.holder
+    draft = AdapterVersion(
+        selection.name,
+        before.numbers.get(selection.name, 0) + 1,
+        upload_sets[-1].manifest.digest,
+        now,
+        f"{holder.owner}@{holder.host}",
+    )
+    plan = plan_version(share, upload_sets[-1], draft, before.adapters)
+    return _Work(base, plan, before, _choose_live(before, plan.version, now, publication))
 
 
-def _resolve_base(share: Share, selection: Selection, console: Console) -> Selection:
-    """Return the selection with the base model's folder, downloaded unless the share has the model."""
-    if selection.base is not None:
-        return selection
-    if _has_base(share, selection.base_target):
-        if selection.adapter is not None:
-            shapes = read_share_shapes(share, selection.base_target)
-            check_fit(selection.adapter, shapes, selection.base_target)
-        return selection
-    if selection.base_id == example_base_id():
-        return replace(selection, base=ensure_example_base(console))
-    folder = download_base(selection.base_id, console)
-    read_base(folder)
-    if selection.adapter is not None:
-        check_fit(selection.adapter, read_local_shapes(folder), str(folder))
-    return replace(selection, base=folder)
+def _choose_live(
+    before: AdapterIndex, version: AdapterVersion, now: str, publication: Publication
+) -> AdapterIndex:
+    """Return what is to be live after the push of a version."""
+    if publication == "beside":
+        return before if before.is_live(version) else before.with_live(version, now)
+    current = before.adapters.get(version.name)
+    if current is not None and current.folder == version.folder and before.newest == version.name:
+        return before
+    return before.with_current(version, now, keeps_previous=publication == "keep")
 
 
-def _has_base(share: Share, target: str) -> bool:
-    names = {entry.name for entry in share.entries(target)}
-    return "config.json" in names and any(name.endswith(".safetensors") for name in names)
-
-
-def _plan(share: Share, selection: Selection, upload_sets: tuple[UploadSet, ...]) -> tuple[UploadPlan, ...]:
-    """Plan the uploads. If the adapter is there but not the newest, its configuration is sent again."""
-    plans = tuple(plan_upload(share, upload_set) for upload_set in upload_sets)
-    if (
-        selection.adapter is None
-        or plans[-1].has_changes
-        or newest_adapter(share) == selection.adapter_target
-    ):
-        return plans
-    return (*plans[:-1], resend(plans[-1], ADAPTER_CONFIG))
+def _result(selection: Selection, work: _Work, *, has_changed: bool) -> PushResult:
+    result = PushResult(
+        "",
+        selection.base_target,
+        has_changed,
+        sum(len(plan.uploads) for plan in work.plans),
+        sum(plan.upload_bytes for plan in work.plans),
+    )
+    if work.adapter is None:
+        return result
+    version = work.adapter.version
+    previous = work.before.adapters.get(version.name)
+    is_kept = (
+        previous is not None
+        and previous.folder != version.folder
+        and any(each.folder == previous.folder for each in work.after.adapters.values())
+    )
+    return replace(
+        result,
+        adapter=version.folder,
+        model=version.id,
+        version=version.number,
+        is_new_version=work.adapter.is_new,
+        kept=work.before.id_of(version.name) if is_kept else "",
+    )
 
 
 def _upload(context: DeployContext, held: HeldLock, plan: UploadPlan) -> None:
-    if not plan.has_changes:
-        return
     target, uploads = plan.upload_set.target, plan.uploads
     with context.console.progress(
         f"upload {count(len(uploads), 'file')} to {target}", plan.upload_bytes
@@ -369,73 +338,3 @@ def _upload(context: DeployContext, held: HeldLock, plan: UploadPlan) -> None:
         resumed_bytes = upload(context.share, plan, advance_and_renew)
     if resumed_bytes:
         context.console.info(f"  {readable_size(resumed_bytes)} were there already, from an interrupted push")
-
-
-def _is_served(context: DeployContext, held: HeldLock, selection: Selection, index: AdapterIndex) -> bool:
-    """Return whether a live server serves the adapter without a restart, which it may not be able to.
-
-    Raises:
-        RemoteError: The server has rejected the adapter.
-    """
-    if selection.adapter is None or read_live(context.share).current is None:
-        return False
-    answer = _wait_until_applied(context, held, index)
-    if answer is None:
-        return False
-    name = selection.name
-    failed = next((each for each in answer.failed_adapters if each.name == name), None)
-    if failed is not None and failed.needs_restart:
-        context.console.info(f"a restart is needed: {failed.reason}")
-        return False
-    if failed is not None:
-        raise RemoteError(
-            f"the server rejects the adapter {name}",
-            details=(failed.reason,),
-            hint="correct it and push again; invoke models lists what is served",
-        )
-    if name not in answer.adapters:
-        context.console.warn(
-            f"{name} is on the share and is not served: the parameter adapterPath names others"
-        )
-    return True
-
-
-def _turn_back(context: DeployContext, held: HeldLock, backups: tuple[Backup, ...]) -> str:
-    """Bring back the adapter that was there before, and return a line that describes the state."""
-    if not backups:
-        return "the new base model is on the share; push another to replace it"
-    held.check()
-    for backup in backups:
-        restore(context.share, backup)
-    index = update_index(context.share)
-    is_new = any(backup.is_of_a_new_adapter for backup in backups)
-    what = "the adapter was removed from the share again" if is_new else "the adapter before is back"
-    live = read_live(context.share).current
-    if live is None or _wait_until_applied(context, held, index) is not None:
-        return f"turned back: {what}"
-    outcome = context.rollout(held).restart(live)
-    if isinstance(outcome, NotServed):
-        return f"turned back: {what}, but {live} does not serve: {outcome.cause.reason}"
-    return f"turned back: {what}, and {live} serves again"
-
-
-def _wait_until_applied(
-    context: DeployContext, held: HeldLock, index: AdapterIndex
-) -> VersionResponse | None:
-    with context.console.step("wait until the server has noticed"):
-        return wait_until_applied(context.app, context.clock, index.generation, held.renew)
-
-
-def _restart(context: DeployContext, held: HeldLock) -> bool:
-    """Restart a live release, and wait until it serves with the new weights. Return False if none is live."""
-    live = read_live(context.share)
-    if live.current is None:
-        return False
-    held.check()
-    outcome = context.rollout(held).restart(live.current)
-    if isinstance(outcome, NotServed):
-        raise failure(outcome, live.current, "it was started with the new weights")
-    set_proven(context.share, live.current)
-    if outcome.outage is not None:
-        context.console.info(str(outcome.outage))
-    return True

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from infra.az.revision import VersionResponse
 from infra.deploy_context import open_deploy_context
 from infra.errors import RemoteError, UsageError
+from infra.models.adapter_index import read_index
+from infra.models.records import read_adapters
 from infra.models.scores import AdapterScore, read_scores
 from infra.models.upload import find_drafts
+from infra.models.versions import VERSION_DRAFT, delete_version, find_versions
 from infra.models.weights import MODEL_CACHE, MODELS
 from infra.release.audit import AuditEntry, list_audit, proven_releases, read_audit
 from infra.release.cleaning import KEPT, find_surplus, prune, remove_unfinished
 from infra.release.lock import TAKES_FREE_LOCK, LockAccess, read_lock
-from infra.release.manifest import Replaced
+from infra.release.manifest import ReleaseAdapter, Replaced
 from infra.release.releases import list_releases, read_live, read_releases
 from infra.resources.file_share import open_share
 from infra.wording import count
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from infra.share.protocol import Share
 
 SHOWN_CHANGES: Final = 20
+VERSIONS_KEPT: Final = 3
+"""How many of the newest versions of an adapter `prune` never removes."""
+
 DRAFTS_STAY: Final = timedelta(days=1)
 """How long an interrupted push can be resumed, once somebody prunes."""
 
@@ -44,6 +50,7 @@ class ReleaseRow:
         commit: The commit that it was made from; None without git.
         is_dirty: Whether the tree had changes that were not committed; None without git.
         adapters: The adapters that are served with it, or were when the next one was made; None if not known.
+        adapter_versions: Their versions; None if they are not known.
         files: The number of its files.
         is_proven: Whether it was seen to serve.
         is_live: Whether replicas start from it.
@@ -60,6 +67,7 @@ class ReleaseRow:
     is_proven: bool = False
     is_live: bool = False
     is_finished: bool = True
+    adapter_versions: tuple[ReleaseAdapter, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +121,7 @@ class PruneResult:
     """What was removed, and how many releases are left.
 
     Attributes:
-        removed: The releases, oldest first, and the files of interrupted pushes.
+        removed: The releases, oldest first, the versions of adapters, and the files of interrupted pushes.
         kept: The number of releases that are left.
     """
 
@@ -164,8 +172,14 @@ def releases_on(share: Share, known: KnownReleases, served: Replaced | None = No
     }
     if served is not None:
         adapters[served.release] = served.adapters
+    versions = dict(zip(ids, read_adapters(share, tuple(found.items())), strict=True))
     rows = (
-        _row(each, found[each], adapters.get(each), is_proven=each in proven, is_live=each == live.current)
+        replace(
+            _row(
+                each, found[each], adapters.get(each), is_proven=each in proven, is_live=each == live.current
+            ),
+            adapter_versions=versions[each],
+        )
         for each in reversed(ids)
     )
     lock = read_lock(share)
@@ -206,12 +220,33 @@ def prune_releases(session: Session, keep: int = KEPT, access: LockAccess = TAKE
             surplus = find_surplus(context.share, live, keep)
             step.update(count(len(surplus), "release"))
             removed += prune(context.share, live, keep)
+            removed += prune_versions(context.share, context.known)
             until_s = (context.clock.now() - DRAFTS_STAY).timestamp()
             for folder in (MODELS, MODEL_CACHE):
                 for path in tuple(find_drafts(context.share, folder, until_s)):
+                    if path.endswith(f"/{VERSION_DRAFT}"):
+                        context.share.delete_tree(path.removesuffix(f"/{VERSION_DRAFT}"))
                     context.share.delete(path)
                     removed += (path,)
         return PruneResult(removed, len(list_releases(context.share)))
+
+
+def prune_versions(share: Share, known: KnownReleases) -> tuple[str, ...]:
+    """Remove versions of adapters, and return them.
+
+    What is live stays, what a release on the share was proven with, the newest `VERSIONS_KEPT` of each name,
+    and what was there before adapters had versions.
+    """
+    index, ids = read_index(share), list_releases(share)
+    releases = tuple(zip(ids, read_releases(share, ids, known), strict=True))
+    needed = {each.id for adapters in read_adapters(share, releases) for each in adapters or ()}
+    removed = []
+    for name in sorted(index.numbers):
+        for version in find_versions(share, name)[:-VERSIONS_KEPT]:
+            if version.id not in needed and not index.is_live(version) and not version.is_unversioned:
+                delete_version(share, version)
+                removed.append(version.id)
+    return tuple(removed)
 
 
 def _row(
@@ -246,4 +281,6 @@ def _cells(row: ReleaseRow) -> tuple[str, ...]:
     elif row.is_proven:
         states.append("proven")
     adapters = "" if row.adapters is None else ", ".join(row.adapters) or "none"
+    if row.adapter_versions:
+        adapters = ", ".join(each.id for each in row.adapter_versions)
     return (row.release, row.author, commit, adapters, ", ".join(states))

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from infra.deploy_context import DeployContext, open_deploy_context
-from infra.errors import UsageError
+from infra.errors import FjarrError, RemoteError, UsageError, WaitTimeoutError
+from infra.models.adapter_index import AdapterIndex, read_index, write_index
+from infra.models.records import adapters_of, read_adapters, restore, write_record
 from infra.release.audit import list_audit, proven_releases
 from infra.release.bake import BAKE_S
 from infra.release.known import KnownState
@@ -17,6 +19,8 @@ from infra.release.takeovers.approach import choose_approach
 from infra.release.takeovers.outcome import NotServed, failure
 
 if TYPE_CHECKING:
+    from infra.release.lock import HeldLock
+    from infra.release.manifest import Release
     from infra.release.takeovers.outcome import Served
     from infra.session import Session
 
@@ -32,6 +36,7 @@ class RollbackResult:
         seconds: The time until it was seen to serve.
         outage_s: For how long requests failed meanwhile; None if nothing served before.
         proof: Where it was seen to serve: at the app's `address`, or `inside` of its replicas.
+        adapters: The versions of adapters that are live with it; not listed after a restart.
     """
 
     release: str
@@ -40,6 +45,7 @@ class RollbackResult:
     seconds: float
     outage_s: float | None
     proof: str = "address"
+    adapters: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
@@ -50,6 +56,7 @@ class RollbackResult:
         rows = [
             ("release", self.release),
             ("before", "" if self.previous == self.release else self.previous or "none"),
+            ("adapters", ", ".join(self.adapters)),
             ("replica", self.replica),
             ("took", f"{self.seconds} s"),
             ("outage", "" if self.outage_s is None else f"{self.outage_s} s"),
@@ -97,14 +104,56 @@ def roll_back_to(context: DeployContext, release: str = "") -> RollbackResult:
         held.ending.release = target
         fallback = live.current if live.current != target else None
         known = read_release(context.share, target)
+        before, after = _find_adapters(context, target, known)
         manifest = None if known is None else known.manifest
         approach = choose_approach(context.app.version(), manifest, None, wants_restart=False)
         context.console.info(approach.text)
         transition = Transition(target, fallback, approach)
-        served = switch(context.rollout(held), context.share, held, transition)
+        # A release and its adapters are one unit: what starts the release finds the adapters that it had.
+        write_index(context.share, after)
+        try:
+            served = switch(context.rollout(held), context.share, held, transition)
+        except FjarrError:
+            write_index(context.share, before)
+            raise
+        _prove_adapters(context, held, target, before, after)
         held.ending.outcome = "proven"
         context.known.set_state(KnownState(target, context.known.state.deployments))
-    return _result(target, live.current, served)
+    return _result(target, live.current, served, tuple(each.id for each in adapters_of(after)))
+
+
+def _find_adapters(
+    context: DeployContext, target: str, release: Release | None
+) -> tuple[AdapterIndex, AdapterIndex]:
+    """Return what is live, and what was live with a release, as far as that is known and on the share."""
+    before = read_index(context.share)
+    (adapters,) = read_adapters(context.share, [(target, release)])
+    if adapters is None:
+        context.console.info(f"the adapters of {target} are not known: those that are live stay")
+        return before, before
+    after, gone = restore(context.share, adapters, before)
+    if gone:
+        context.console.warn(f"not on the share any more: {', '.join(gone)}; what is live instead stays")
+    if after != before:
+        names = ", ".join(each.id for each in adapters_of(after)) or "none"
+        context.console.info(f"with the adapters that it had: {names}")
+    return before, after
+
+
+def _prove_adapters(
+    context: DeployContext, held: HeldLock, target: str, before: AdapterIndex, after: AdapterIndex
+) -> None:
+    """Wait until every replica serves the adapters of a release that was seen to serve."""
+    rollout, names = context.adapter_rollout(held), after.changed_names(before)
+    if not names:
+        return
+    try:
+        rollout.prove(after, names)
+    except (RemoteError, WaitTimeoutError) as error:
+        rollout.apply(before)
+        closing = f"{target} is live, with the adapters that were live before"
+        raise type(error)(error.message, details=(closing, *error.details), hint=error.hint) from error
+    write_record(context.share, target, after)
 
 
 def restart(
@@ -183,7 +232,9 @@ def _previous(context: DeployContext, live: Live, releases: tuple[str, ...]) -> 
     return target
 
 
-def _result(release: str, previous: str | None, served: Served) -> RollbackResult:
+def _result(
+    release: str, previous: str | None, served: Served, adapters: tuple[str, ...] = ()
+) -> RollbackResult:
     outage_s = None if served.outage is None else round(served.outage.seconds, 1)
     seconds = round(served.seconds, 1)
-    return RollbackResult(release, previous, served.replica, seconds, outage_s, served.proof)
+    return RollbackResult(release, previous, served.replica, seconds, outage_s, served.proof, adapters)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from infra.config.settings import Flags, read_handover
 from infra.document import load_toml
 from infra.errors import RemoteError, UsageError
+from infra.models.adapter_index import read_index
 from infra.models.base_models import EXAMPLE
 from infra.models.weights import read_adapter
 from infra.resources.api_keys import read_keys
@@ -21,7 +22,7 @@ from infra.resources.first_answers import FirstAnswer, ask_models
 from infra.verbs.deploy import deploy
 from infra.verbs.pause import resume
 from infra.verbs.provision import provision
-from infra.verbs.push import newest_adapter, push
+from infra.verbs.push import push
 from infra.verbs.status import Status, find_status
 
 if TYPE_CHECKING:
@@ -191,8 +192,8 @@ def _needs_example(session: Session) -> bool:
         UsageError: The share is the fine-tuning step's, which has left no adapter there yet.
     """
     with open_share(session) as share:
-        newest = newest_adapter(share)
-    if newest is not None and newest != f"models/{EXAMPLE.name}/adapter":
+        newest = read_index(share).newest
+    if newest is not None and newest != EXAMPLE.name:
         session.console.info(f"serving {newest}, which is on the share already")
         return False
     handover = read_handover(session.root)

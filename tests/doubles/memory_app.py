@@ -14,7 +14,15 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from infra.az.app import App
-from infra.az.revision import FailedAdapter, NoResponse, Replica, Revision, Snapshot, VersionResponse
+from infra.az.revision import (
+    FailedAdapter,
+    NoResponse,
+    Replica,
+    Revision,
+    ServedVersion,
+    Snapshot,
+    VersionResponse,
+)
 from infra.errors import RemoteError
 from infra.models.adapter_index import ADAPTER_INDEX
 from infra.release.releases import CURRENT
@@ -58,7 +66,7 @@ class MemoryApp(App):
         before_change: Called with each change before it is made. If it raises, the change is not made.
         log: Every change, in order.
         adapters: The adapters that every server serves.
-        failed_adapters: The adapters that are not served.
+        failed_adapters: The adapters that are not served; those that need a restart are after one.
         reads_index: Whether the servers serve what the share's index of adapters lists, without a restart.
         revision_details: Returns the details of the revision; it is reported as failed while there are some.
     """
@@ -97,6 +105,7 @@ class MemoryApp(App):
     def restart(self, revision: str) -> None:
         """Start a new replica beside the old ones, which are removed when it is ready."""
         self._change(f"restart {revision}")
+        self.failed_adapters = tuple(each for each in self.failed_adapters if not each.needs_restart)
         self._settle()
         self._start_replica()
 
@@ -134,8 +143,16 @@ class MemoryApp(App):
     def _apply_index(self, answer: VersionResponse) -> VersionResponse:
         index = json.loads(self._share.read(ADAPTER_INDEX) or b'{"generation": "", "adapters": {}}')
         failed = {adapter.name for adapter in self.failed_adapters}
-        adapters = tuple(name for name in index["adapters"] if name not in failed)
-        return replace(answer, adapters=adapters, adapter_generation=index["generation"])
+        served = {name: each for name, each in index["adapters"].items() if name not in failed}
+        versions = tuple(
+            ServedVersion(name, each["number"], each["version"]) for name, each in served.items()
+        )
+        return replace(
+            answer,
+            adapters=tuple(served),
+            adapter_versions=versions,
+            adapter_generation=index["generation"],
+        )
 
     def _change(self, change: str) -> None:
         self.before_change(change)

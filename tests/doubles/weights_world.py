@@ -10,12 +10,13 @@ from infra.clock import ManualClock
 from infra.console import Console
 from infra.deploy_context import DeployContext
 from infra.models.hash_cache import HashCache
+from infra.models.selection import Selection, load_upload_sets
 from infra.models.weights import read_adapter
 from infra.release.holder import Holder
 from infra.release.lock import DeployLock
 from infra.release.releases import set_current, set_proven
 from infra.release.rollout import at_once
-from infra.verbs.push import PushResult, Selection, load_upload_sets, push_upload_sets
+from infra.verbs.push import Publication, PushResult, push_upload_sets
 from tests.doubles.memory_app import MemoryApp
 from tests.doubles.memory_share import MemoryShare
 from tests.doubles.model_folders import NOW
@@ -59,11 +60,22 @@ class World:
         return DeployContext(self.share, self.app, lock, self.clock, console, at_once, timeout_s=300.0)
 
     def push(
-        self, adapter: Path, base: Path | None, name: str = "mine", *, restarts: bool = True
+        self,
+        adapter: Path,
+        base: Path | None,
+        name: str = "mine",
+        *,
+        restarts: bool = True,
+        publication: Publication = "replace",
     ) -> PushResult:
-        """Push an adapter, and a base if the share does not have it."""
+        """Push an adapter, and a base if the share does not have it. A second passes before."""
+        self.clock.sleep(1)
         selection = Selection(read_adapter(adapter), name, "org/base", base)
         hashes = HashCache(self.root / "hashes.json", self.clock)
         return push_upload_sets(
-            self.open(), selection, load_upload_sets(selection, hashes), restarts=restarts
+            self.open(),
+            selection,
+            load_upload_sets(selection, hashes),
+            restarts=restarts,
+            publication=publication,
         )

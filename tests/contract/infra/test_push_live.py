@@ -19,26 +19,31 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from infra.az.app import App, fetch_version
+from infra.az.revision import Replica
 from infra.clock import SystemClock
 from infra.console import Console
 from infra.deploy_context import DeployContext
+from infra.errors import RemoteError
 from infra.models.hash_cache import HashCache
+from infra.models.selection import Selection, load_upload_sets
 from infra.models.weights import read_adapter
 from infra.release.holder import Holder
 from infra.release.lock import DeployLock
 from infra.release.releases import set_current
 from infra.release.rollout import at_once
-from infra.verbs.push import PushResult, Selection, load_upload_sets, push_upload_sets, remove_adapter
+from infra.verbs.models import change_version_in
+from infra.verbs.push import Publication, PushResult, push_upload_sets, remove_adapter
 from tests.doubles.tiny import BASE, save_adapter, save_base, word_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from infra.az.revision import NoResponse, Replica, Revision, Snapshot, VersionResponse
+    from infra.az.revision import NoResponse, Revision, Snapshot, VersionResponse
     from infra.share.azure import AzureShare
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 RELEASE = "20260101T120000Z-0123abcd"
+REVISION, REPLICA = "app--1", "app--1-1"
 PATIENCE_S = 120.0
 KEY = "key"
 
@@ -62,7 +67,8 @@ class ServerApp(App):
         raise AssertionError(revision)
 
     def replicas(self, revision: str) -> tuple[Replica, ...]:
-        raise AssertionError(revision)
+        assert revision == REVISION
+        return (Replica(REPLICA, is_started=True, is_ready=True),)
 
     def restart(self, revision: str) -> None:
         raise AssertionError(revision)
@@ -93,11 +99,12 @@ class Stage:
         lock = DeployLock(self.share, clock, Holder("ida", "laptop", 1, 0.0, "machine"), console.warn)
         return DeployContext(self.share, self.app, lock, clock, console, at_once, timeout_s=60.0)
 
-    def push(self, name: str) -> PushResult:
+    def push(self, name: str, publication: Publication = "replace") -> PushResult:
         folder = self.source / "models" / name / "adapter"
         selection = Selection(read_adapter(folder), name, BASE, self.source / "model-cache" / BASE)
         hashes = HashCache(self.source / "hashes.json", SystemClock())
-        return push_upload_sets(self.open(), selection, load_upload_sets(selection, hashes))
+        upload_sets = load_upload_sets(selection, hashes)
+        return push_upload_sets(self.open(), selection, upload_sets, publication=publication)
 
     def ask(self, model: str) -> tuple[int, Any]:
         """Return the status and the text of a completion, or the code of its error."""
@@ -114,6 +121,12 @@ class Stage:
             with error:
                 return error.code, json.load(error)["error"]["code"]
 
+    def list_models(self) -> dict[str, int | None]:
+        """Return the names in the API, and the version that each means."""
+        url, headers = f"{self.app.url}/v1/models", {"Authorization": f"Bearer {KEY}"}
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as response:
+            return {model["id"]: model.get("version") for model in json.load(response)["data"]}
+
 
 @contextmanager
 def serving(mount: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
@@ -124,6 +137,7 @@ def serving(mount: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         "FJARR_MOUNT": str(mount), "FJARR_HOST": "127.0.0.1", "FJARR_PORT": str(port),
         "FJARR_API_KEYS": KEY, "FJARR_RELEASE": RELEASE, "FJARR_DEVICE": "cpu", "FJARR_DTYPE": "float32",
         "FJARR_KV_CACHE_TOKENS": "4096", "FJARR_THREADS": "1",
+        "CONTAINER_APP_REVISION": REVISION, "CONTAINER_APP_REPLICA_NAME": REPLICA,
     }  # fmt: skip
     process = subprocess.Popen([sys.executable, "-m", "inference.server"], cwd=REPOSITORY, env=environ)
     with process:
@@ -160,14 +174,34 @@ def test_adapters_come_change_and_go_without_a_restart(
 
         (tmp_path / "models" / "second").rename(tmp_path / "models" / "old")
         (tmp_path / "models" / "third").rename(tmp_path / "models" / "second")
-        assert stage.push("second").is_live
+        kept = stage.push("second", "keep")
+        assert (kept.is_live, kept.model, kept.kept) == (True, "second@2", "second@1")
+        assert kept.replicas == (REPLICA,)
         changed = stage.ask("second")
         assert changed[0] == 200
         assert changed != second
+        assert (stage.ask("second@2"), stage.ask("second@1")) == (changed, second)
+        assert stage.list_models() == {
+            BASE: None, "first": 1, "first@1": 1, "second": 2, "second@2": 2, "second@1": 1,
+        }  # fmt: skip
 
-        removed = remove_adapter(stage.open(), "first")
+        change_version_in(stage.open(), "current", "second@1")
+        assert (stage.ask("second"), stage.ask("second@2")) == (second, (404, "model_not_found"))
+        change_version_in(stage.open(), "current", "second@2")
+
+        # Trained on a smaller base, which only the server can tell here.
+        save_base(tmp_path / "smaller", word_tokenizer(64), hidden=32)
+        (tmp_path / "models" / "second").rename(tmp_path / "models" / "third")
+        save_adapter(tmp_path / "smaller", "second").parent.rename(tmp_path / "models" / "second")
+        with pytest.raises(RemoteError) as caught:
+            stage.push("second")
+        assert caught.value.details[0] == "turned back: second@2 is live again"
+        assert "replica app--1-1: the adapter second@3 " in caught.value.details[1]
+        assert stage.ask("second") == changed
+
+        removed = remove_adapter(stage.open(), "first@1")
         assert (removed.is_live, removed.is_restarted) == (True, False)
         assert stage.ask("first") == (404, "model_not_found")
         assert (stage.ask("second"), stage.ask(BASE)) == (changed, base)
-        assert not (folder / "models" / "first" / "adapter").exists()
+        assert not (folder / "models" / "first" / "1").exists()
         assert process.poll() is None

@@ -11,8 +11,8 @@ import pytest
 from infra.console import Console
 from infra.errors import UsageError
 from infra.models.base_shapes import HEADER_BYTES, read_share_shapes
+from infra.models.selection import select_weights
 from infra.models.weights import check_fit, read_adapter
-from infra.verbs.push import select_weights
 from tests.doubles.memory_share import MemoryShare
 from tests.doubles.model_folders import make_adapter, make_base
 

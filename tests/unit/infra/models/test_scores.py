@@ -13,7 +13,7 @@ SCORE = AdapterScore("heldout.jsonl", 300, "2026-01-02T03:04:05+00:00", "mine", 
 
 def share_with(version: str) -> MemoryShare:
     share = MemoryShare()
-    index = AdapterIndex("g", {"mine": IndexedAdapter("models/mine/adapter", version)})
+    index = AdapterIndex({"mine": IndexedAdapter("models/mine/adapter", version)})
     share.write(ADAPTER_INDEX, index.render())
     return share
 

@@ -10,11 +10,11 @@ import pytest
 
 from infra.console import Console
 from infra.errors import UsageError
-from infra.models.weights import adapter_name_of, base_id_of, read_adapter, read_base
-from infra.verbs.push import (
+from infra.models.selection import (
     locate_base,
     select_weights,
 )
+from infra.models.weights import adapter_name_of, base_id_of, read_adapter, read_base
 from tests.doubles.model_folders import make_adapter, make_base, tensors
 
 if TYPE_CHECKING:
@@ -141,10 +141,7 @@ def test_a_choice_is_judged_before_anything_travels(tmp_path: Path) -> None:
     adapter, base = make_adapter(tmp_path / "mine" / "adapter"), make_base(tmp_path / "base")
     selected = select_weights(tmp_path, adapter, str(base), Console(io.StringIO()))
     assert (selected.name, selected.base_id, selected.base) == ("mine", "local/base", base)
-    assert (selected.adapter_target, selected.base_target) == (
-        "models/mine/adapter",
-        "model-cache/local/base",
-    )
+    assert selected.base_target == "model-cache/local/base"
     (base / "model.safetensors").write_bytes(b"")
     with pytest.raises(UsageError, match="is not a base model that can be served"):
         select_weights(tmp_path, adapter, str(base), Console(io.StringIO()))

@@ -15,8 +15,8 @@ from inference.service.requests import Limits
 from infra.console import Console
 from infra.errors import RemoteError, UsageError
 from infra.evaluation.asking import Endpoint
-from infra.verbs.gate import SUFFIX, load_gate, make_score, run_gate
-from infra.verbs.push import PushResult
+from infra.verbs.gate import load_gate, make_score, run_gate
+from infra.verbs.push import Publication, PushResult
 from tests.doubles.byte_codec import ByteCodec
 from tests.doubles.openai_server import BASE, END, OpenaiServer, listening
 
@@ -42,20 +42,32 @@ class Stage:
     def __init__(self, served: Sequence[str]) -> None:
         self.server = OpenaiServer(Limits(max_concurrent=8, max_waiting=64))
         self.log: list[str] = []
+        self.name, self.candidate = "mine", "mine@2"
         self.names = list(served)
         self.answers: dict[str, list[str]] = {}
         self._announce()
 
-    def place(self, name: str) -> PushResult:
-        self.log.append(f"place {name.partition(SUFFIX)[0]}{'*' if SUFFIX in name else ''}")
-        self.names += [] if name in self.names else [name]
+    def place(self, publication: Publication) -> PushResult:
+        self.log.append(publication)
+        if publication == "beside":
+            self.names.append(self.candidate)
+        else:
+            self.names.remove(self.candidate)
+            self.names += [] if self.name in self.names else [self.name]
         self._announce()
-        return PushResult(f"models/{name}/adapter", "model-cache/org/base", has_changed=True, is_live=True)
+        return PushResult(
+            f"models/{self.name}/2/adapter",
+            "model-cache/org/base",
+            has_changed=True,
+            is_live=True,
+            model=self.candidate,
+            is_new_version=True,
+        )
 
-    def take_away(self, name: str) -> None:
-        assert SUFFIX in name
-        self.log.append("take away *")
-        self.names.remove(name)
+    def take_away(self, placed: PushResult) -> None:
+        assert placed.model == self.candidate
+        self.log.append("take away")
+        self.names.remove(self.candidate)
         self._announce()
 
     def say(self, old: Sequence[str], new: Sequence[str]) -> None:
@@ -78,6 +90,7 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 async def run(stage: Stage, folder: Path, rival: str | None, *minimums: str, name: str = "mine") -> Any:
+    stage.name, stage.candidate = name, f"{name}@2"
     data = folder / "sums.jsonl"
     data.write_text("".join(json.dumps({"prompt": q, "expected": a}) + "\n" for q, a in QUESTIONS))
     gate = replace(load_gate(data, minimums, rival), max_tokens=20)
@@ -90,11 +103,11 @@ async def run(stage: Stage, folder: Path, rival: str | None, *minimums: str, nam
 async def test_an_adapter_that_is_as_good_becomes_live(stage: Stage, tmp_path: Path) -> None:
     stage.say(RIGHT, RIGHT)
     result = await run(stage, tmp_path, None)
-    assert stage.log == ["place mine*", "place mine", "take away *"]
+    assert stage.log == ["beside", "replace"]
     assert stage.names == ["mine"]
     assert [model.name for model in result.evaluation.models] == ["mine", "new"]
     document = result.to_json()
-    assert (document["has_passed"], document["adapter"]) == (True, "models/mine/adapter")
+    assert (document["has_passed"], document["adapter"]) == (True, "models/mine/2/adapter")
     assert result.to_text().endswith("serving   since now, without a restart")
     score = make_score(result.evaluation)
     assert (score.data, score.examples, score.baseline) == ("sums.jsonl", 6, "mine")
@@ -104,7 +117,7 @@ async def test_an_adapter_that_is_as_good_becomes_live(stage: Stage, tmp_path: P
 async def test_a_worse_adapter_changes_nothing(stage: Stage, tmp_path: Path) -> None:
     stage.say(RIGHT, WRONG)
     result = await run(stage, tmp_path, None)
-    assert stage.log == ["place mine*", "take away *"]
+    assert stage.log == ["beside", "take away"]
     assert stage.names == ["mine"]
     assert result.pushed is None
     assert "exact_match of new is lower than that of mine" in result.evaluation.unmet[0]
@@ -153,7 +166,7 @@ async def test_the_candidate_is_taken_away_whatever_happens(
     stage.say(RIGHT, [])
     with pytest.raises(RemoteError, match="no request for"):
         await run(stage, tmp_path, None)
-    assert stage.log == ["place mine*", "take away *"]
+    assert stage.log == ["beside", "take away"]
 
 
 def test_a_requirement_on_an_unknown_metric_is_found_before_anything_is_pushed(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from infra.errors import RemoteError, UsageError
+from infra.models.adapter_index import read_index
 from infra.models.hash_cache import HashCache
-from infra.models.upload import MANIFEST, PREVIOUS_SUFFIX, find_drafts, load_upload_set, plan_upload
+from infra.models.upload import MANIFEST, find_drafts, load_upload_set, plan_upload
 from infra.models.weights import read_base
-from infra.verbs.push import newest_adapter
 from tests.doubles.memory_app import Behaviour
 from tests.doubles.memory_share import MemoryShare
 from tests.doubles.model_folders import make_adapter, make_base, tensors
@@ -34,8 +34,9 @@ def test_weights_travel_base_first_and_under_other_names_until_all_are_there(wor
     assert result.uploaded_files == 5
     assert not result.is_restarted
     changes = [change for change in world.share.log if ".lock" not in change and "audit/" not in change]
-    base, adapter = "model-cache/org/base", "models/mine/adapter"
+    base, adapter = "model-cache/org/base", "models/mine/1/adapter"
     assert changes == [
+        "write models/mine/1/version.json.uploading",
         f"upload {base}/config.json.uploading",
         f"upload {base}/model.safetensors.uploading",
         f"upload {base}/tokenizer.json.uploading",
@@ -50,6 +51,7 @@ def test_weights_travel_base_first_and_under_other_names_until_all_are_there(wor
         f"move {adapter}/adapter_model.safetensors",
         f"move {adapter}/adapter_config.json",
         f"write {adapter}/{MANIFEST}",
+        "move models/mine/1/version.json",
         "write models/index.json",
     ]
 
@@ -64,23 +66,14 @@ def test_the_same_again_travels_not_at_all_and_needs_no_lock(world: World) -> No
     assert again.to_text().endswith("uploaded  nothing: the share has it all")
 
 
-def test_only_what_changed_travels_and_what_is_gone_goes(world: World) -> None:
-    (world.root / "adapter" / "tokenizer.json").write_text("{}")
-    world.push(world.root / "adapter", world.root / "base")
-    make_adapter(world.root / "adapter", text="trained further")
-    (world.root / "adapter" / "tokenizer.json").unlink()
-    result = world.push(world.root / "adapter", world.root / "base")
-    assert result.uploaded_files == 1
-    assert "models/mine/adapter/tokenizer.json" not in world.share.files
-    assert world.share.files["models/mine/adapter/adapter_model.safetensors"] == tensors("trained further")
-
-
-def test_what_the_fine_tuning_step_left_in_the_folder_stays(world: World) -> None:
-    world.share.files["models/mine/adapter/training_args.bin"] = b"x"
-    world.share.files["models/mine/adapter/adapter_model.safetensors"] = b"old"
-    assert world.push(world.root / "adapter", None).uploaded_files == 2
-    assert world.share.files["models/mine/adapter/training_args.bin"] == b"x"
-    assert world.share.files["models/mine/adapter/adapter_model.safetensors"] == tensors("adapter")
+def test_what_the_fine_tuning_step_left_is_the_first_version_and_stays(world: World) -> None:
+    left = {"training_args.bin": b"x", "adapter_config.json": b"{}", "adapter_model.safetensors": b"old"}
+    world.share.files |= {f"models/mine/adapter/{name}": content for name, content in left.items()}
+    result = world.push(world.root / "adapter", None)
+    assert (result.model, result.uploaded_files) == ("mine@2", 2)
+    for name, content in left.items():
+        assert world.share.files[f"models/mine/adapter/{name}"] == content
+    assert world.share.files["models/mine/2/adapter/adapter_model.safetensors"] == tensors("adapter")
 
 
 def test_a_file_that_somebody_removed_or_cut_on_the_share_travels_again(world: World) -> None:
@@ -92,7 +85,7 @@ def test_a_file_that_somebody_removed_or_cut_on_the_share_travels_again(world: W
 
 def test_a_damaged_manifest_on_the_share_costs_an_upload(world: World) -> None:
     world.push(world.root / "adapter", None)
-    world.share.files[f"models/mine/adapter/{MANIFEST}"] = b"{"
+    world.share.files[f"models/mine/1/adapter/{MANIFEST}"] = b"{"
     assert world.push(world.root / "adapter", None).uploaded_files == 2
 
 
@@ -100,10 +93,10 @@ def test_an_adapter_that_was_pushed_before_another_becomes_the_newest_again(worl
     make_adapter(world.root / "other", text="other")
     world.push(world.root / "adapter", None)
     world.push(world.root / "other", None, name="other")
-    assert newest_adapter(world.share) == "models/other/adapter"
+    assert read_index(world.share).newest == "other"
     again = world.push(world.root / "adapter", None)
-    assert again.uploaded_files == 1
-    assert newest_adapter(world.share) == "models/mine/adapter"
+    assert (again.has_changed, again.uploaded_files) == (True, 0)
+    assert read_index(world.share).newest == "mine"
 
 
 def test_a_live_release_is_restarted_and_must_serve(world: World) -> None:
@@ -132,20 +125,18 @@ def crash_with(world: World, weights: bytes) -> None:
 
 def test_an_adapter_that_the_live_release_crashes_with_is_turned_back(world: World) -> None:
     world.go_live()
-    (world.root / "adapter" / "tokenizer.json").write_text("{}")
     world.push(world.root / "adapter", world.root / "base")
-    served = adapters(world)
+    served, parsed = adapters(world), read_index(world.share)
     make_adapter(world.root / "adapter", text="trained further")
-    (world.root / "adapter" / "tokenizer.json").unlink()
     crash_with(world, tensors("trained further"))
     with pytest.raises(RemoteError, match=f"release {LIVE} does not serve") as caught:
         world.push(world.root / "adapter", world.root / "base")
-    assert caught.value.details[0] == f"turned back: the adapter before is back, and {LIVE} serves again"
-    assert adapters(world) == served
+    assert caught.value.details[0] == f"turned back: mine@1 is live again, and {LIVE} serves again"
+    assert adapters(world).keys() == served.keys()
+    assert read_index(world.share).adapters == parsed.adapters
     assert ".lock" not in world.share.files
     world.app.behaviour = lambda _release: Behaviour.SERVE
-    assert world.push(world.root / "adapter", world.root / "base").uploaded_files == 1
-    assert not [path for path in world.share.files if path.endswith(PREVIOUS_SUFFIX)]
+    assert world.push(world.root / "adapter", world.root / "base").model == "mine@3"
 
 
 def test_a_new_adapter_that_the_live_release_crashes_with_is_removed_again(world: World) -> None:
@@ -153,7 +144,7 @@ def test_a_new_adapter_that_the_live_release_crashes_with_is_removed_again(world
     crash_with(world, tensors("adapter"))
     with pytest.raises(RemoteError) as caught:
         world.push(world.root / "adapter", None)
-    closing = f"turned back: the adapter was removed from the share again, and {LIVE} serves again"
+    closing = f"turned back: mine is not live, and {LIVE} serves again"
     assert caught.value.details[0] == closing
     assert set(adapters(world)) == {"models/index.json"}
 
@@ -164,7 +155,7 @@ def test_a_release_that_does_not_serve_without_it_either_is_reported(world: Worl
     with pytest.raises(RemoteError) as caught:
         world.push(world.root / "adapter", None)
     assert caught.value.details[0].startswith(
-        f"turned back: the adapter was removed from the share again, but {LIVE} does not serve: the cont"
+        f"turned back: mine is not live, but {LIVE} does not serve: the cont"
     )
 
 
@@ -194,9 +185,10 @@ def test_cut_short_at_any_step_a_push_can_simply_be_run_again(world: World) -> N
             was_killed = False
         world.share.before_change = lambda _change: None
         world.push(world.root / "adapter", world.root / "base")
-        assert world.share.files["models/mine/adapter/adapter_model.safetensors"] == tensors(
+        assert world.share.files["models/mine/2/adapter/adapter_model.safetensors"] == tensors(
             "longer than it was"
         )
+        assert read_index(world.share).adapters["mine"].folder == "models/mine/2/adapter"
         assert world.share.files["model-cache/org/base/model.safetensors"] == tensors(
             "BASE", is_adapter=False
         )
@@ -204,27 +196,6 @@ def test_cut_short_at_any_step_a_push_can_simply_be_run_again(world: World) -> N
         if not was_killed:
             assert step > 8
             return
-
-
-def test_cut_short_in_the_middle_the_old_weights_travel_again_whatever_the_sizes(world: World) -> None:
-    """Between two renames the folder is a mixture; going back to the old files must not trust it."""
-    world.push(world.root / "adapter", None)
-    make_adapter(world.root / "adapter", text="ADAPTER")
-
-    def die(change: str) -> None:
-        if change == "move models/mine/adapter/adapter_config.json":
-            raise KilledError
-
-    (world.root / "adapter" / "adapter_config.json").write_text(
-        '{"base_model_name_or_path": "org/base", "peft_type": "lora", "r": 1}'
-    )
-    world.share.before_change = die
-    with pytest.raises(KilledError):
-        world.push(world.root / "adapter", None)
-    world.share.before_change = lambda _change: None
-    make_adapter(world.root / "adapter")
-    world.push(world.root / "adapter", None)
-    assert world.share.files["models/mine/adapter/adapter_model.safetensors"] == tensors("adapter")
 
 
 def test_a_plan_knows_its_bytes(world: World) -> None:
@@ -243,10 +214,10 @@ def test_what_interrupted_pushes_left_is_removed(world: World) -> None:
 
 def test_leftovers_beside_complete_weights_are_removed_too(world: World) -> None:
     world.push(world.root / "adapter", world.root / "base")
-    world.share.files["models/mine/adapter/old.safetensors.uploading"] = b"half"
+    world.share.files["models/mine/1/adapter/old.safetensors.uploading"] = b"half"
     result = world.push(world.root / "adapter", world.root / "base")
     assert (result.has_changed, result.uploaded_files) == (True, 0)
-    assert "models/mine/adapter/old.safetensors.uploading" not in world.share.files
+    assert "models/mine/1/adapter/old.safetensors.uploading" not in world.share.files
 
 
 def test_weights_that_change_while_they_travel_are_not_served(world: World) -> None:
@@ -259,7 +230,9 @@ def test_weights_that_change_while_they_travel_are_not_served(world: World) -> N
             make_adapter(world.root / "adapter", text="trained further and further")
 
     world.share.before_change = train_on
-    with pytest.raises(UsageError, match=r"adapter_model\.safetensors changed while .*mine/adapter were upl"):
+    with pytest.raises(
+        UsageError, match=r"adapter_model\.safetensors changed while .*mine/2/adapter were upl"
+    ):
         world.push(world.root / "adapter", world.root / "base")
     for path, content in served.items():
         if path.startswith(("models/", "model-cache/")):

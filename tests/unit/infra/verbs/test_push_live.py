@@ -41,13 +41,13 @@ def test_a_new_adapter_is_served_beside_the_others_without_a_restart(world: Worl
     assert (result.is_live, result.is_restarted, world.app.log) == (True, False, [])
     assert result.to_text().endswith("serving   since now, without a restart")
     assert sorted(index(world)["adapters"]) == ["mine", "other"]
-    assert "models/mine/adapter/adapter_config.json" in world.share.files
+    assert "models/mine/1/adapter/adapter_config.json" in world.share.files
 
 
 def test_the_server_reads_the_index_that_a_push_writes(world: World) -> None:
     world.push(world.root / "adapter", None, name="deep/other")
     read = parse_index(world.share.files["models/index.json"])
-    assert read.adapters["deep/other"].folder == "models/deep/other/adapter"
+    assert read.adapters["deep/other"].folder == "models/deep/other/1/adapter"
     assert read.generation == index(world)["generation"]
 
 
@@ -104,12 +104,12 @@ def test_an_adapter_that_the_server_rejects_is_an_error_and_nothing_restarts(wor
         world.push(world.root / "adapter", None, name="other")
     assert caught.value.message == "the server rejects the adapter other"
     assert caught.value.details == (
-        "turned back: the adapter was removed from the share again",
-        "the adapter other does not fit org/base: no",
+        "turned back: other is not live",
+        "replica app--1-2: the adapter other does not fit org/base: no",
     )
     assert caught.value.hint == "correct it and push again; invoke models lists what is served"
     assert not [path for path in world.share.files if path.startswith("models/other/")]
-    assert b"other" not in world.share.files["models/index.json"]
+    assert "other" not in index(world)["adapters"]
     assert world.app.log == []
     assert ".lock" not in world.share.files
 
@@ -118,13 +118,13 @@ def test_an_adapter_is_removed_from_the_server_before_the_share(world: World) ->
     world.push(world.root / "adapter", None, name="other")
     world.share.log.clear()
     result = remove_adapter(world.open(), "mine")
-    assert (result.removed, result.is_live, result.is_restarted) == ("models/mine/adapter", True, False)
+    assert (result.removed, result.is_live, result.is_restarted) == ("models/mine/1/adapter", True, False)
     changes = [change for change in world.share.log if ".lock" not in change]
-    assert changes[:2] == ["write models/index.json", "delete models/mine/adapter/adapter_config.json"]
+    assert changes[:2] == ["write models/index.json", "delete models/mine/1/version.json"]
     assert list(index(world)["adapters"]) == ["other"]
     assert not [path for path in world.share.files if path.startswith("models/mine")]
     assert result.to_text().splitlines() == [
-        "removed   models/mine/adapter",
+        "removed   models/mine/1/adapter",
         "serving   the others, since now, without a restart",
     ]
 
