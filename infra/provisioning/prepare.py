@@ -20,7 +20,12 @@ from infra.provisioning.plan import ProvisionPlan
 from infra.provisioning.profile import ProfilePlan, plan_profile
 from infra.provisioning.unmanaged import Unmanaged, find_unmanaged
 from infra.resources.api_keys import merge_keys, new_key
-from infra.resources.container_apps_environment import Change, profile_changes, requested_profile
+from infra.resources.container_apps_environment import (
+    Change,
+    profile_changes,
+    replaces_revision,
+    requested_profile,
+)
 from infra.resources.deployments import deployments
 from infra.resources.inventory import (
     ACCOUNT,
@@ -245,15 +250,10 @@ def _profile(wanted: Wanted) -> ProfilePlan:
 
 def _replaces_revision(changes: tuple[ResourceChange, ...], deployed: Deployed, profile: ProfilePlan) -> bool:
     """Tell whether a new revision is made that does not fit beside the one that runs."""
-    if profile.is_serverless or not profile.max_nodes or not deployed.app:
-        return False
-    if str(deployed.app_properties.get("workloadProfileName")).casefold() != profile.name.casefold():
-        return False
     properties = [each for change in changes if change.kind == APP_KIND for each in change.properties]
-    scale = as_object(as_object(deployed.app_properties.get("template")).get("scale"))
-    running = scale.get("minReplicas")
-    needed = (running if isinstance(running, int) else 1) + max(profile.min_replicas, 1)
-    return needed > profile.max_nodes and any(each.path.startswith("template.") for each in properties)
+    is_new = bool(deployed.app) and any(each.path.startswith("template.") for each in properties)
+    app = deployed.app_properties
+    return is_new and replaces_revision(app, profile.name, profile.max_nodes, profile.min_replicas)
 
 
 def _region(name: Json) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from infra.az.commands import Group, workload_profile_add, workload_profile_update
 from infra.az.limits import CONSUMPTION
-from infra.document import Json, as_object
+from infra.document import Json, as_object, as_objects
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -116,6 +116,38 @@ def profile_changes(
     command = workload_profile_add(group, name, requested.name, requested.kind, requested.maximum_count)
     after: dict[str, Json] = {"type": requested.kind, "maximumCount": requested.maximum_count}
     return (Change(text, command, f"workloadProfiles[{requested.name}]", None, after),)
+
+
+def replaces_revision(app: Mapping[str, Json], name: str, max_nodes: int | None, min_replicas: int) -> bool:
+    """Return whether a new revision of an app does not fit beside the one that runs.
+
+    On a dedicated profile each replica needs a node, and a revision that starts needs its own.
+
+    Args:
+        app: The properties of the app that runs.
+        name: The profile of the new revision.
+        max_nodes: The most nodes of that profile; None or 0 for one that has no such limit.
+        min_replicas: The replicas of the new revision; it starts with one at least.
+    """
+    if not max_nodes or str(app.get("workloadProfileName")).casefold() != name.casefold():
+        return False
+    # An app that scales to zero may run a replica at the moment.
+    return max(least_replicas(app), 1) + max(min_replicas, 1) > max_nodes
+
+
+def least_replicas(app: Mapping[str, Json]) -> int:
+    """Return the number of replicas that an app runs at least; one for an app that does not tell."""
+    least = as_object(as_object(app.get("template")).get("scale")).get("minReplicas")
+    return least if isinstance(least, int) else 1
+
+
+def profile_max_nodes(environment: Mapping[str, Json], name: str) -> int | None:
+    """Return the most nodes of an environment's profile; None for one without, as serverless ones are."""
+    for profile in as_objects(as_object(environment.get("properties")).get("workloadProfiles")):
+        if str(profile.get("name")).casefold() == name.casefold():
+            most = profile.get("maximumCount")
+            return most if isinstance(most, int) else None
+    return None
 
 
 def _existing(

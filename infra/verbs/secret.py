@@ -17,7 +17,7 @@ from infra.az.commands import Group, app_show, environment_show
 from infra.config.template import COMPILED, CONSUMPTION, read_template
 from infra.config.variables import RESERVED
 from infra.deploy_context import open_deploy_context
-from infra.document import Json, as_object, as_objects
+from infra.document import Json, as_object
 from infra.errors import UsageError
 from infra.provisioning.deployment import without_revision
 from infra.provisioning.unmanaged import CONTAINER, KEYS_VARIABLE
@@ -25,6 +25,7 @@ from infra.release.releases import read_live
 from infra.release.takeovers.outcome import NotServed, failure
 from infra.resources.api_keys import SECRET_NAME
 from infra.resources.app_secrets import read_secrets, write_secrets
+from infra.resources.container_apps_environment import least_replicas, profile_max_nodes, replaces_revision
 from infra.resources.mount_key import KEY_VARIABLE
 from infra.wording import did_you_mean
 
@@ -244,7 +245,7 @@ def _write_revision(
     revision = str(app.properties.get("latestRevisionName") or "")
     replaced = (
         without_revision(session, app.group, app.name, revision)
-        if revision and _fills_its_profile(session, app)
+        if revision and _replaces_revision(session, app)
         else nullcontext()
     )
     with replaced, session.console.step(step):
@@ -273,15 +274,11 @@ def _restart(session: Session, timeout_s: float | None) -> Effect:
     return "restart"
 
 
-def _fills_its_profile(session: Session, app: _App) -> bool:
-    """Return whether a second revision does not fit beside the one that runs, because of the nodes."""
+def _replaces_revision(session: Session, app: _App) -> bool:
     name = str(app.properties.get("workloadProfileName") or CONSUMPTION)
     if name == CONSUMPTION:
         return False
     parts = str(app.properties.get("environmentId") or app.properties.get("managedEnvironmentId")).split("/")
-    shown = as_object(session.az.find(environment_show(Group(parts[2], parts[4]), parts[-1])))
-    for profile in as_objects(as_object(shown.get("properties")).get("workloadProfiles")):
-        if str(profile.get("name")).casefold() == name.casefold():
-            most = profile.get("maximumCount")
-            return isinstance(most, int) and most < 2  # noqa: PLR2004  # the old revision's node and the new one's
-    return False
+    environment = as_object(session.az.find(environment_show(Group(parts[2], parts[4]), parts[-1])))
+    nodes = profile_max_nodes(environment, name)
+    return replaces_revision(app.properties, name, nodes, least_replicas(app.properties))
