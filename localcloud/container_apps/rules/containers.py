@@ -1,9 +1,10 @@
 """What Azure rejects in the containers of an app: names, variables, probes, mounts, CPU and memory. Pure.
 
-Not found in public material, and therefore plausible rather than quoted: the codes for periods, timeouts and
-ports of probes, and for variables and mounts that are defined twice.
+Not found in public material, and therefore plausible rather than quoted: the codes for periods, timeouts,
+ports and headers of probes, for variables and mounts that are defined twice, and for what is no image.
 
-Source: microsoft/aspire#1779 (variables), hashicorp/terraform-provider-azurerm#29419 (mount paths),
+Source: microsoft/azure-container-apps#1691 (the format of images), Kubernetes (headers of probes),
+microsoft/aspire#1779 (variables), hashicorp/terraform-provider-azurerm#29419 (mount paths),
 microsoft/vscode-azurecontainerapps#19 (container names); the platform's messages in other public issues.
 """
 
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 
 _NAME: Final = re.compile(r"(?=.{1,63}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _VARIABLE: Final = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
+# A reference as Docker defines it: a registry, a path of at most 255 characters in all, a tag, a digest.
+_IMAGE: Final = re.compile(
+    r"(?=[^:@]{1,255}([:@]|$))(?:[a-zA-Z0-9][-.a-zA-Z0-9]*(?::\d+)?/)?"
+    r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"
+    r"(?::\w[-.\w]{0,127})?(?:@[a-zA-Z0-9]+:[0-9a-fA-F]{32,})?"
+)
+_HEADER: Final = re.compile(r"[-A-Za-z0-9]+")
+_HTTP_HEADER: Final = "a valid HTTP header must consist of alphanumeric characters or '-'"
 _MEMORY: Final = re.compile(r"(\d+(?:\.\d{1,2})?)Gi")
 _PROBE_RANGES: Final = {
     "initialDelaySeconds": (0, 60),
@@ -52,11 +61,18 @@ def container_errors(app: str, containers: Iterable[Json]) -> Iterator[AzureErro
         name = str(container.get("name") or "")
         if not _NAME.fullmatch(name):
             yield template_error("template.containers", name, RFC_1123)
-        if not container.get("image"):
-            message = f"Container with name '{name}' must have an 'Image' property specified."
-            yield bad_request("ContainerAppImageRequired", message)
+        yield from _image_errors(name, container.get("image"))
         yield from _variable_errors(container)
         yield from _probe_errors(container)
+
+
+def _image_errors(container: str, image: str | None) -> Iterator[AzureError]:
+    if not image:
+        message = f"Container with name '{container}' must have an 'Image' property specified."
+        yield bad_request("ContainerAppImageRequired", message)
+    elif not is_unknown(image) and not _IMAGE.fullmatch(image):
+        field = f"template.containers.{container}.image"
+        yield template_error(field, image, f"could not parse reference: {image}")
 
 
 def _variable_errors(container: Json) -> Iterator[AzureError]:
@@ -110,6 +126,10 @@ def _one_probe_errors(probe: Json, kind: str, where: str) -> Iterator[AzureError
 
 
 def _target_errors(target: Json, where: str) -> Iterator[AzureError]:
+    for header in target.get("httpHeaders") or ():
+        name = str(header.get("name") or "")
+        if not is_unknown(name) and not _HEADER.fullmatch(name):
+            yield template_error("template.containers.probes.httpGet.httpHeaders.name", name, _HTTP_HEADER)
     # A port that is missing is against the specification, which reports it.
     if target.get("port") is not None:
         yield from port_errors(target["port"], f"{where}'s port")

@@ -47,7 +47,8 @@ REGISTRIES = "properties.configuration.registries"
 SECRETS = "properties.configuration.secrets"
 PROFILE = "properties.workloadProfiles.0"
 INGRESS = "properties.configuration.ingress"
-PROBE = f"{CONTAINER}.probes.0"
+PROBES = f"{CONTAINER}.probes"
+PROBE = f"{PROBES}.0"
 
 VARIANTS: tuple[tuple[str, str, Any, str], ...] = (
     # The storage account.
@@ -198,12 +199,17 @@ VARIANTS: tuple[tuple[str, str, Any, str], ...] = (
     (APP, f"{SPEC}.volumes.0.name", "Share.1", "InvalidParameterValueInContainerTemplate"),
     (APP, f"{SPEC}.volumes.0.storageName", "none", "ManagedEnvironmentStorageNotFound"),
     (APP, f"{SPEC}.volumes.0.storageType", "Nfs", "ContainerAppInvalidSchema"),
+    (APP, f"{CONTAINER}.image", "Not An Image", "InvalidParameterValueInContainerTemplate"),
+    (APP, f"{CONTAINER}.image", "example.io/Upper/case:1", "InvalidParameterValueInContainerTemplate"),
+    (APP, f"{CONTAINER}.image", "x" * 256, "InvalidParameterValueInContainerTemplate"),
+    (APP, f"{PROBES}.2.httpGet.httpHeaders.0.name", "A B", "InvalidParameterValueInContainerTemplate"),
     (APP, f"{SPEC}.contaners", [], "ContainerAppInvalidSchema"),
 )  # fmt: skip
 
 ACCEPTED: tuple[tuple[str, str, Any, str], ...] = (
     (WORKSPACE, "properties.sku.name", "Standard", "only old subscriptions have it"),
     (APP, f"{CONTAINER}.image", "docker.io/none/none:none", "images are not pulled"),
+    (APP, f"{CONTAINER}.image", f"localhost:5000/a__b/c.d@sha256:{'0' * 64}", "images are not pulled"),
     (APP, f"{CONTAINER}.env.0.secretRef", "api-key", "a value beside it: not known"),
     (APP, REGISTRIES, [{"server": "s", "identity": "system"}], "not used"),
     (
