@@ -110,7 +110,9 @@ def find_unmanaged(
     configuration, body = as_object(properties.get("configuration")), as_object(properties.get("template"))
     ingress, scale = as_object(configuration.get("ingress")), as_object(body.get("scale"))
     containers = as_objects(body.get("containers"))
-    server = next((each for each in containers if each.get("name") == CONTAINER), {})
+    server = _server(str(app.get("name")), containers)
+    others = [each for each in containers if each is not server]
+    own_volumes = _own_volumes(server, others, str(wanted.get("mountPath")))
     variables = {
         *template.own_variables,
         KEYS_VARIABLE,
@@ -130,24 +132,39 @@ def find_unmanaged(
             if not str(rule.get("name")).startswith(RANGE_PREFIX)
         ],
         "template": _others("template", body),
-        "containers": [
-            _without_nulls(each, _READ_ONLY_PARTS["container"])
-            for each in containers
-            if each.get("name") != CONTAINER
-        ],
-        "volumes": _named(body.get("volumes"), {_VOLUME}),
+        "containers": [_without_nulls(each, _READ_ONLY_PARTS["container"]) for each in others],
+        "volumes": _named(body.get("volumes"), own_volumes),
         "scale": _others("scale", scale),
         "scaleRules": _named(scale.get("rules"), _rule_names(last) | _rule_names(wanted)),
         "container": _others("container", server),
         "variables": _named(server.get("env"), variables),
-        "volumeMounts": _named(server.get("volumeMounts"), {_VOLUME}, "volumeName"),
+        "volumeMounts": _named(server.get("volumeMounts"), own_volumes, "volumeName"),
     }
     listed = as_objects(configuration.get("secrets"))
-    others = [str(each.get("name")) for each in listed if each.get("name") != SECRET_NAME]
+    names = [str(each.get("name")) for each in listed if each.get("name") != SECRET_NAME]
     return Unmanaged(
         {name: value for name, value in parts.items() if value},
-        {name: _secret(name, secrets.get(name, {})) for name in others},
+        {name: _secret(name, secrets.get(name, {})) for name in names},
     )
+
+
+def _server(app: str, containers: list[dict[str, Json]]) -> dict[str, Json]:
+    """Return the container that the template's takes the place of; empty if the app has none.
+
+    In an app that the AI Toolkit's template made, the server's container has the name of the app.
+    """
+    named = {str(each.get("name")): each for each in containers}
+    return named.get(CONTAINER) or named.get(app) or {}
+
+
+def _own_volumes(
+    server: Mapping[str, Json], others: Collection[Mapping[str, Json]], mount_path: str
+) -> set[Json]:
+    """Return the volumes that the template replaces: its own, and the AI Toolkit's with the same share."""
+    mounts = as_objects(server.get("volumeMounts"))
+    found = {mount.get("volumeName") for mount in mounts if mount.get("mountPath") == mount_path}
+    kept = {mount.get("volumeName") for each in others for mount in as_objects(each.get("volumeMounts"))}
+    return {_VOLUME, *(found - kept)}
 
 
 def _rule_names(parameters: Mapping[str, Json]) -> set[Json]:

@@ -180,3 +180,30 @@ def test_secrets_are_passed_on_with_their_values_or_their_vault() -> None:
 def test_a_secret_that_cannot_be_read_is_not_lost_silently() -> None:
     with pytest.raises(RemoteError, match="the secret 'mine' of the app cannot be read, and would be lost"):
         find(app(configuration={"secrets": [{"name": "mine"}]}))
+
+
+@pytest.mark.parametrize(("mounted_by_sidecar", "kept"), [(False, None), (True, "datavolume")])
+def test_the_server_of_the_ai_toolkits_app_is_replaced_and_what_was_added_to_it_stays(
+    *, mounted_by_sidecar: bool, kept: str | None
+) -> None:
+    sidecar = {
+        "name": "sidecar",
+        "image": "y",
+        "volumeMounts": [{"volumeName": "datavolume", "mountPath": "/x"}],
+    }
+    shown = app(
+        container={
+            "name": "aiacaappabcde",
+            "env": [{"name": "HF_HOME", "value": "/cache"}],
+            "volumeMounts": [{"volumeName": "datavolume", "mountPath": "/mount"}],
+        },
+        template={
+            "volumes": [{"name": "datavolume", "storageName": "s", "storageType": "AzureFile"}],
+            "sidecars": [sidecar] if mounted_by_sidecar else [],
+        },
+    )
+    shown["name"] = "aiacaappabcde"
+    parts: dict[str, Any] = dict(find(shown, wanted={"mountPath": "/mount"}).parts)
+    assert [each["name"] for each in parts.get("containers", [])] == ["sidecar"] * mounted_by_sidecar
+    assert [each["name"] for each in parts.get("volumes", [])] == [kept] * mounted_by_sidecar
+    assert parts["variables"] == [{"name": "HF_HOME", "value": "/cache"}]
