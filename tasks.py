@@ -807,6 +807,22 @@ def upgrade(
     _show(run_upgrade(runner, Console(), source=source, target=to, base=base), json)
 
 
+@verb(
+    help={
+        "upgrade": "take the newest versions that the requirements allow, but for those in constraints.txt",
+        "json": JSON,
+    },
+)
+def relock(_: Context, upgrade: bool = False, json: bool = False) -> None:
+    """Make the locks of the server's packages anew, after a change of inference/requirements*.txt."""
+    from infra.console import Console
+    from infra.process import Runner
+    from infra.verbs.relock import make_locks
+
+    runner = Runner(dict(os.environ), ROOT)
+    _show(make_locks(runner, Console(), ROOT, upgrade=upgrade), json)
+
+
 def _open(stage: str, *, starts: bool = True, needs_az: bool = True, mount: str | None = None) -> Session:
     from infra.console import Console
     from infra.session import open_session, with_mount

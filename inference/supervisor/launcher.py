@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from inference.api_keys import ADMIN_KEY_VARIABLE, API_KEYS_VARIABLE
 from inference.errors import TakeoverError
+from inference.packages.provision import path_entries, provide_packages
 from inference.supervisor.child import Child, python
 from inference.supervisor.forks import Forks, Preload
-from inference.supervisor.packages import find_missing, install, parse_requirements, requirement_files
+from inference.unpack import ReleaseError, local_folder
 
 if TYPE_CHECKING:
     import socket
@@ -59,14 +60,14 @@ class Launcher(Protocol):
     """Starts the processes of a release. Tests replace it."""
 
     def install_first(self) -> Path | None:
-        """Install what the first release needs. Blocks.
+        """Provide the packages that the first release needs, and return their folder. Blocks.
 
         Raises:
             TakeoverError: If that is impossible.
         """
 
     def install_beside(self, folder: Path) -> Path | None:
-        """Install what a later release lacks, and return the folder of its packages. Blocks.
+        """Provide the packages that a later release needs, and return their folder. Blocks.
 
         Raises:
             TakeoverError: If that is impossible.
@@ -103,23 +104,22 @@ class ReleaseLauncher(Launcher):
     forks: Forks | None = None
 
     def install_first(self) -> Path | None:
-        """Install what the first release needs into this Python."""
-        files = requirement_files(self.settings)
-        missing = find_missing(parse_requirements("".join(path.read_text() for path in files)))
-        if missing:
-            LOGGER.info("installing packages: %s", ", ".join(missing))
-            if install(files):
-                names = ", ".join(str(path) for path in files)
-                raise TakeoverError(f"pip could not install {names}; see its output above")
-        return None
+        """Provide the packages that the first release needs, and return their folder."""
+        try:
+            return provide_packages(self.settings, local_folder() / PACKAGES)
+        except (ReleaseError, OSError) as error:
+            raise TakeoverError(f"its packages cannot be installed: {error}") from error
 
     def install_beside(self, folder: Path) -> Path | None:
-        """Install what a later release lacks into a folder of its own."""
+        """Provide the packages that a later release needs, and return their folder."""
         command = [*python("inference.supervisor.packages"), str(folder.parent / PACKAGES)]
         environ = self.environment(folder.name, None)
         done = subprocess.run(command, check=False, cwd=folder, env=environ, capture_output=True, text=True)
+        lines = done.stderr.splitlines()
         if done.returncode:
-            raise TakeoverError(done.stderr.strip())
+            raise TakeoverError(lines[-1] if lines else f"its packages: exit code {done.returncode}")
+        for line in lines:
+            LOGGER.info("%s: %s", folder.name, line)
         return Path(done.stdout) if done.stdout else None
 
     def new_socket_path(self) -> Path:
@@ -168,8 +168,10 @@ class ReleaseLauncher(Launcher):
             # On the container's own disk, compiled files save time at the next start.
             environ.pop("PYTHONDONTWRITEBYTECODE", None)
         if packages is not None:
-            path = environ.get("PYTHONPATH")
-            environ["PYTHONPATH"] = f"{packages}{os.pathsep}{path}" if path else str(packages)
+            own = path_entries(packages)
+            environ["PYTHONPATH"] = os.pathsep.join(filter(None, (*own, environ.get("PYTHONPATH"))))
+            programs = str(packages / "bin")
+            environ["PATH"] = os.pathsep.join(filter(None, (environ.get("PATH"), programs)))
         return environ
 
 

@@ -24,6 +24,7 @@ Change = Literal["nothing", "server", "engine", "packages", "restart"]
 PARTS: Final[tuple[tuple[str, Part], ...]] = (
     ("inference/start.py", "supervisor"),
     ("inference/supervisor/*", "supervisor"),
+    ("inference/packages/*", "supervisor"),
     ("inference/listener.py", "supervisor"),
     ("inference/requirements*.txt", "packages"),
     ("inference/engine_process.py", "engine"),

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from inference.errors import TakeoverError
+from inference.packages.provision import remove_packages
+from inference.supervisor.launcher import PACKAGES
 from inference.supervisor.releases import remove_others
 from inference.supervisor.waits import first, within
 
@@ -148,12 +150,14 @@ class Processes:
         burial.add_done_callback(self._burials.discard)
 
     async def tidy(self) -> None:
-        """Remove the copies of releases that no process runs."""
+        """Remove the copies of releases that no process runs, and their packages."""
         if self.instance is not None:
+            trees = [self.instance.tree, *(each.tree for each in self._retiring.values())]
+            copies, used = self.instance.tree.folder.parent, [each.packages for each in trees]
             # This process runs from the release that it was started with.
-            running = (self.instance, *self._retiring.values())
-            kept = {Path.cwd(), *(each.tree.folder for each in running)}
-            await asyncio.to_thread(remove_others, self.instance.tree.folder.parent, kept)
+            kept = {Path.cwd(), *(each.folder for each in trees)}
+            await asyncio.to_thread(remove_others, copies, kept)
+            await asyncio.to_thread(remove_packages, copies / PACKAGES, [each for each in used if each])
 
     def pass_signal_on(self) -> None:
         """Send SIGTERM to every server: the first lets it drain, the second ends it at once."""

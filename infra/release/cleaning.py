@@ -1,7 +1,7 @@
-"""Remove what is not needed on the share: unfinished and old releases, drafts, old reports and audit entries.
+"""Remove what is not needed on the share: old releases, unfinished ones, packages, drafts, reports, audits.
 
-Never removed: the live release, the proven one, and the last three that were seen to serve. Must be called
-with the deploy lock held.
+Never removed: the live release, the proven one, the last three that were seen to serve, and the packages of
+any release that stays. Must be called with the deploy lock held.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from infra.release.archive import ARCHIVE, MANIFEST
 from infra.release.audit import list_audit, proven_releases, prune_audit
-from infra.release.releases import folder_of, is_finished, list_releases
+from infra.release.releases import NOTHING_KNOWN, folder_of, is_finished, list_releases, read_releases
 from infra.release.takeovers.inside import FOLDER
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ PROVEN_KEPT: Final = 3
 
 REPORTS_KEPT_S: Final = 24 * 3600.0
 
+PACKAGES: Final = "packages"
+"""The folder of archives of installed packages: `packages/<digest of a lock>/`, which replicas write."""
+
+_DIGEST: Final = re.compile(r"^[0-9a-f]{64}$")
 _DRAFT: Final = re.compile(r"^\..+\.tmp$|^\.lock\.broken-")
 
 
@@ -78,4 +82,20 @@ def prune(share: Share, live: Live, kept: int = KEPT) -> tuple[str, ...]:
             share.delete(f"{folder_of(release_id)}/{name}")
         share.delete_tree(folder_of(release_id))
     prune_audit(share)
+    return surplus
+
+
+def prune_packages(share: Share, known: KnownReleases = NOTHING_KNOWN) -> tuple[str, ...]:
+    """Remove the archives of packages that no release on the share needs. Return the digests of their locks.
+
+    Nothing is removed while a release cannot be read: it may need any of them.
+    """
+    stored = [each.name for each in share.entries(PACKAGES) if each.is_folder and _DIGEST.match(each.name)]
+    releases = read_releases(share, list_releases(share), known) if stored else ()
+    if any(release is None for release in releases):
+        return ()
+    needed = {digest for release in releases if release for digest in release.manifest.locks.values()}
+    surplus = tuple(digest for digest in stored if digest not in needed)
+    for digest in surplus:
+        share.delete_tree(f"{PACKAGES}/{digest}")
     return surplus

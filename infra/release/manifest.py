@@ -12,6 +12,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 1
 """The version of the JSON format. A reader rejects a newer one."""
+
+LOCK_NAMES: Final = "*/requirements*.lock.txt"
+"""The locks of packages in a release: a replica installs exactly what one of them has."""
 
 RELEASE_ID: Final = re.compile(r"^\d{8}T\d{6}Z-[0-9a-f]{8}$")
 """A release's id: the time of its creation (UTC), and the first digits of its content's digest."""
@@ -54,6 +58,11 @@ class Manifest:
     def size_bytes(self) -> int:
         """Return the size of all files together."""
         return sum(entry.size_bytes for entry in self.files)
+
+    @property
+    def locks(self) -> dict[str, str]:
+        """Return the digests of the locks of packages by their paths; archives are found by them."""
+        return {each.path: each.sha256 for each in self.files if fnmatchcase(each.path, LOCK_NAMES)}
 
     @property
     def digest(self) -> str:
@@ -162,6 +171,7 @@ def render_release(release: Release) -> str:
             "git_dirty": origin.is_dirty,
             "replaced": None if origin.replaced is None else asdict(origin.replaced),
             "adapters": None if origin.adapters is None else [asdict(each) for each in origin.adapters],
+            "locks": release.manifest.locks,
             **_manifest_fields(release.manifest),
         }
     )

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from infra.az.revision import VersionResponse
 from infra.clock import SystemClock
+from infra.config.package_locks import require_current
 from infra.deploy_context import DeployContext, open_deploy_context
 from infra.errors import FjarrError
 from infra.models.adapter_index import read_index
 from infra.models.records import adapters_of, adapters_served
 from infra.release.archive import is_packable
 from infra.release.bake import BAKE_S
-from infra.release.cleaning import prune, remove_old_reports, remove_unfinished
+from infra.release.cleaning import prune, prune_packages, remove_old_reports, remove_unfinished
 from infra.release.known import KnownState
 from infra.release.lock import TAKES_FREE_LOCK, LockAccess
 from infra.release.manifest import Manifest, Origin, Release, Replaced
@@ -255,6 +256,7 @@ def _local_tree(session: Session, context: DeployContext, manifest: Manifest) ->
 
 
 def _scan(session: Session) -> Manifest:
+    require_current(session.root / TREE)
     with session.console.step(f"read {TREE}/"):
         return scan_tree(session.root / TREE)
 
@@ -385,6 +387,7 @@ def _clean(context: DeployContext) -> None:
         _remove_unfinished(context)
         remove_old_reports(context.share, context.clock.now().timestamp())
         removed = prune(context.share, read_live(context.share, context.known))
+        prune_packages(context.share, context.known)
     except FjarrError as error:
         context.console.warn(f"old releases were not removed: {error.message}")
         return

@@ -16,7 +16,14 @@ from infra.models.upload import find_drafts
 from infra.models.versions import VERSION_DRAFT, delete_version, find_versions
 from infra.models.weights import MODEL_CACHE, MODELS
 from infra.release.audit import AuditEntry, list_audit, proven_releases, read_audit
-from infra.release.cleaning import KEPT, find_surplus, prune, remove_unfinished
+from infra.release.cleaning import (
+    KEPT,
+    PACKAGES,
+    find_surplus,
+    prune,
+    prune_packages,
+    remove_unfinished,
+)
 from infra.release.lock import TAKES_FREE_LOCK, LockAccess, read_lock
 from infra.release.manifest import ReleaseAdapter, Replaced
 from infra.release.releases import list_releases, read_live, read_releases
@@ -121,7 +128,8 @@ class PruneResult:
     """What was removed, and how many releases are left.
 
     Attributes:
-        removed: The releases, oldest first, the versions of adapters, and the files of interrupted pushes.
+        removed: The releases, oldest first, versions of adapters, archives of packages, and the files of
+            interrupted pushes.
         kept: The number of releases that are left.
     """
 
@@ -221,6 +229,8 @@ def prune_releases(session: Session, keep: int = KEPT, access: LockAccess = TAKE
             step.update(count(len(surplus), "release"))
             removed += prune(context.share, live, keep)
             removed += prune_versions(context.share, context.known)
+            packages = prune_packages(context.share, context.known)
+            removed += tuple(f"{PACKAGES}/{digest}" for digest in packages)
             until_s = (context.clock.now() - DRAFTS_STAY).timestamp()
             for folder in (MODELS, MODEL_CACHE):
                 for path in tuple(find_drafts(context.share, folder, until_s)):

@@ -35,6 +35,7 @@ TAG: Final = re.compile(r"refs/tags/(v\d+(?:\.\d+)*)$")
 
 NEXT_STEPS: Final = (
     (("pyproject.toml", "constraints.txt"), "python3 install.py"),
+    (("inference/requirements",), "invoke relock"),
     (("infra/provision/inference.bicep",), "invoke provision"),
     (("inference/",), "invoke deploy"),
 )

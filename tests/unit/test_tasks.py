@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 VERBS = sorted(Collection.from_module(tasks).task_names)
-WITHOUT_STAGE = {"stage", "upgrade"}
+WITHOUT_STAGE = {"relock", "stage", "upgrade"}
 """Verbs about the project itself."""
 
 

@@ -15,8 +15,8 @@ from inference.engines.catalogue import (
     engine_requirements,
     quantization_requirements,
 )
+from inference.packages.requirements import parse_requirements
 from inference.settings import load_settings
-from inference.supervisor.packages import parse_requirements
 
 
 @pytest.mark.parametrize(

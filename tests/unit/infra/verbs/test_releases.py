@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from infra.errors import RemoteError
-from infra.release.cleaning import find_surplus, prune
+from infra.release.cleaning import find_surplus, prune, prune_packages
 from infra.release.known import KnownReleases
 from infra.release.manifest import Replaced
-from infra.release.releases import read_live
+from infra.release.releases import read_live, read_release
 from infra.verbs.releases import AuditList, PruneResult, ReleaseList, releases_on
 from infra.verbs.rollback import roll_back_to
 from tests.doubles.deployed_stage import DeployedStage
@@ -103,3 +103,22 @@ def test_the_result_names_what_was_removed() -> None:
     result = PruneResult(("20250101T000000Z-01234567",), 3)
     assert result.to_text() == "removed 20250101T000000Z-01234567\n3 releases on the share"
     assert PruneResult((), 1).to_text() == "1 release on the share"
+
+
+def test_packages_stay_as_long_as_a_release_needs_them(stage: DeployedStage) -> None:
+    digests = []
+    lock = stage.root / "inference" / "requirements.lock.txt"
+    for number in range(2):
+        lock.parent.mkdir(exist_ok=True)
+        lock.write_text(f"uv==1.{number}\n")
+        release = stage.deploy(f"text {number}").release
+        (digest,) = set(read_release(stage.share, release).manifest.locks.values())  # type: ignore[union-attr]
+        digests.append(digest)
+        stage.share.files[f"packages/{digest}/a-b.tar.gz"] = b"an archive"
+    stage.share.files["packages/" + "0" * 64 + "/a-b.tar.gz"] = b"of a release that is gone"
+    stage.share.files["releases/20250101T000000Z-01234567/inference/x.py"] = b""
+    assert prune_packages(stage.share) == ()  # a release that cannot be read may need any of them
+    del stage.share.files["releases/20250101T000000Z-01234567/inference/x.py"]
+    assert prune_packages(stage.share) == ("0" * 64,)
+    stored = {path.split("/")[1] for path in stage.share.files if path.startswith("packages/")}
+    assert stored == set(digests)

@@ -1,21 +1,19 @@
 from __future__ import annotations
 
 import json
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from inference.settings import Settings, load_settings
-from inference.supervisor.packages import (
+from inference.packages.requirements import (
     Requirement,
     find_missing,
-    install_command,
     parse_requirements,
     query_gpu_bytes,
     requirement_files,
 )
+from inference.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[4]
 KEY = "secret-key"
@@ -143,16 +141,6 @@ def test_two_cards_hold_what_one_does_not(monkeypatch: pytest.MonkeyPatch, tmp_p
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert query_gpu_bytes() == 161_000 * 2**20
-
-
-def test_an_image_with_uv_alone_is_installed_into_with_uv() -> None:
-    files = (Path("/r/a.txt"), Path("/r/b.txt"))
-    assert install_command(files, has_pip=False, uv="/bin/uv")[:5] == [
-        "/bin/uv", "pip", "install", "--python", sys.executable,
-    ]  # fmt: skip
-    assert install_command(files, has_pip=False, uv="/bin/uv")[-4:] == ["-r", "/r/a.txt", "-r", "/r/b.txt"]
-    for uv in (None, "/bin/uv"):
-        assert install_command(files, has_pip=True, uv=uv)[:4] == [sys.executable, "-m", "pip", "install"]
 
 
 def test_the_vllm_image_lacks_little() -> None:
