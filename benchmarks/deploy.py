@@ -176,17 +176,19 @@ def main() -> None:
     parser.add_argument("--stage", default="local")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, default=2)
+    parser.add_argument("--change", action="append", choices=CHANGES, help="measure this alone; repeatable")
     options = parser.parse_args()
+    changes = {name: CHANGES[name] for name in options.change or CHANGES}
     session = open_session(ROOT, options.stage, Console())
     config = session.config()
     keys = read_keys(session.az, session.group(), config.aca_app_name)
     load = Load(config.endpoint_url, keys[0].value)
-    originals = {path: (ROOT / path).read_text() for paths, _ in CHANGES.values() for path in paths}
-    measured: dict[str, list[Measured]] = {name: [] for name in CHANGES}
+    originals = {path: (ROOT / path).read_text() for paths, _ in changes.values() for path in paths}
+    measured: dict[str, list[Measured]] = {name: [] for name in changes}
     load.start(options.clients)
     try:
         for _ in range(options.rounds):
-            for name, (paths, restart) in CHANGES.items():
+            for name, (paths, restart) in changes.items():
                 measured[name].append(measure(options.stage, paths, load, restart=restart))
                 print(name, measured[name][-1], flush=True)
     finally:
