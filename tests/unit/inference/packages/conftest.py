@@ -95,7 +95,15 @@ class Index:
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
+def index(whole_index: Index, monkeypatch: pytest.MonkeyPatch) -> Index:
+    """Return the index, whose packages are neither compiled nor compared, as each takes a process."""
+    monkeypatch.setattr(provision, "compile_packages", lambda _packages: None)
+    monkeypatch.setattr(provision, "_find_conflicts", lambda _packages: ())
+    return whole_index
+
+
+@pytest.fixture
+def whole_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
     index = Index(tmp_path)
     index.wheels.mkdir()
     (tmp_path / "mount").mkdir()

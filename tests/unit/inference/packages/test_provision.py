@@ -38,7 +38,8 @@ def test_nothing_is_installed_where_nothing_is_missing(index: Index, monkeypatch
     assert not index.packages.exists()
 
 
-def test_what_is_missing_is_installed_with_what_it_needs_and_nothing_else(index: Index) -> None:
+def test_what_is_missing_is_installed_with_what_it_needs_and_nothing_else(whole_index: Index) -> None:
+    index = whole_index
     index.add("fjarr-probe", requires="fjarr-part,pydantic>=2")
     index.add("fjarr-part", via="fjarr-probe")
     index.add("pydantic", "99.0", via="fjarr-probe")
@@ -51,8 +52,9 @@ def test_what_is_missing_is_installed_with_what_it_needs_and_nothing_else(index:
 
 
 def test_a_replica_unpacks_what_another_has_installed_and_reaches_no_index(
-    index: Index, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    whole_index: Index, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    index = whole_index
     index.add("fjarr-probe")
     index.require("fjarr-probe>=1")
     first = index.provide()
@@ -160,7 +162,8 @@ def test_a_rollback_finds_the_packages_of_the_release_before(
     assert imported(folder) == "1.0"
 
 
-def test_a_version_of_the_image_that_does_not_fit_is_replaced_by_the_lock_s(index: Index) -> None:
+def test_a_version_of_the_image_that_does_not_fit_is_replaced_by_the_lock_s(whole_index: Index) -> None:
+    index = whole_index
     index.add("fjarr-probe", requires="pydantic>=99")
     index.add("pydantic", "99.0", requires="fjarr-part", via="fjarr-probe")
     index.add("fjarr-part", via="pydantic")
