@@ -252,7 +252,7 @@ class AdmissionQueue:
             timeline = self._timeline(token_s)
             wait_s = timeline.find_start(first.size.slots if first else 1)
         return OverloadedError(
-            f"{self._slots_in_use} answers are being written and {self.waiting} requests wait, which is all"
+            f"Answers being written: {self._slots_in_use}, requests waiting: {self.waiting}, which is all"
             " this server takes. Try again shortly.",
             headers={"Retry-After": _retry_after(wait_s)},
         )
@@ -260,7 +260,7 @@ class AdmissionQueue:
     def _too_slow_error(self, late_s: float) -> OverloadedError:
         retry_after = _retry_after(late_s)
         return OverloadedError(
-            f"{self._slots_in_use} answers are being written and {self.waiting} requests wait, so this one"
+            f"Answers being written: {self._slots_in_use}, requests waiting: {self.waiting}, so this one"
             f" would not end within the {self._timeout_s:g} s that a request may take. Try again in"
             f" {retry_after} s, or ask for fewer tokens.",
             headers={"Retry-After": retry_after},

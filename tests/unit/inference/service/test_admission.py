@@ -86,7 +86,7 @@ def test_a_full_queue_rejects_a_new_request_of_its_only_key() -> None:
     with pytest.raises(OverloadedError) as caught:
         queue.acquire("ann")
     assert caught.value.message == (
-        "1 answers are being written and 2 requests wait, which is all this server takes. Try again shortly."
+        "Answers being written: 1, requests waiting: 2, which is all this server takes. Try again shortly."
     )
     assert caught.value.code == "rate_limit_exceeded"
 
@@ -186,7 +186,7 @@ def test_a_request_that_would_not_end_in_time_is_rejected_when_it_arrives() -> N
     with pytest.raises(OverloadedError) as caught:
         queue.acquire("ann", long)
     assert caught.value.message == (
-        "2 answers are being written and 2 requests wait, so this one would not end within the 100 s that a"
+        "Answers being written: 2, requests waiting: 2, so this one would not end within the 100 s that a"
         " request may take. Try again in 50 s, or ask for fewer tokens."
     )
     assert caught.value.headers == {"Retry-After": "50"}
