@@ -117,7 +117,7 @@ class Cloud:
         """Start again what was running when the local cloud was stopped or killed."""
         self._deployments.fail_interrupted()
         await self._app_kind.restore()
-        self.job_executions.open()
+        await self.job_executions.open()
 
     async def close(self) -> None:
         """Stop everything, and wait until it has stopped."""

@@ -41,6 +41,10 @@ class FakeExecutions:
     specs: dict[str, ExecutionSpec] = field(default_factory=dict)
     ends: dict[str, asyncio.Future[ExecutionEnd]] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
+    recoveries: int = 0
+
+    async def recover(self) -> None:
+        self.recoveries += 1
 
     async def run(self, spec: ExecutionSpec) -> ExecutionEnd:
         self.specs[spec.name] = spec

@@ -119,12 +119,15 @@ class JobExecutions:
             self._store.delete(_KIND, _key(job, record["name"]))
         await self._runner.remove(job.name)
 
-    def open(self) -> None:
-        """Record that the executions of an earlier daemon have ended, and begin to follow the schedules."""
-        for job in self._resources.of_type(JOBS):
-            for record in self.of(job):
-                if record["status"] == _RUNNING:
-                    self._end(job, record, "Failed")
+    async def open(self) -> None:
+        """End the executions of an earlier daemon, and begin to follow the schedules."""
+        jobs = self._resources.of_type(JOBS)
+        interrupted = [(job, each) for job in jobs for each in self.of(job) if each["status"] == _RUNNING]
+        if interrupted:
+            # Their processes may still run, if that daemon was killed.
+            await self._runner.recover()
+        for job, record in interrupted:
+            self._end(job, record, "Failed")
         self._timer = asyncio.create_task(self._follow_schedules(), name="schedules of jobs")
 
     async def close(self) -> None:

@@ -43,8 +43,9 @@ class Executions:
         self._state = state
         self._limits = limits
         self._context = context
-        self._recover = recover
+        self.recover = recover
         self._running: dict[str, Execution] = {}
+        self._starting: set[str] = set()
         self._logs: dict[str, Log[SystemRecord]] = {}
 
     async def run(self, spec: ExecutionSpec) -> ExecutionEnd:
@@ -52,7 +53,8 @@ class Executions:
 
         The replicas of an execution that has ended are forgotten, all but their logs.
         """
-        await self._recover()
+        self._starting.add(spec.name)
+        await self.recover()
         directory = self._directory_of(spec.job) / "replicas"
         await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
         alive = {replica.name for found in self._running.values() for replica in found.replicas}
@@ -66,6 +68,9 @@ class Executions:
         async def announce(reason: str, message: str, kind: EventType) -> None:
             await emit("", reason, message, kind, 1)
 
+        if spec.name not in self._starting:
+            return "Stopped"
+        self._starting.discard(spec.name)
         execution = Execution(spec, self._context(directory, emit), announce)
         self._running[spec.name] = execution
         try:
@@ -75,7 +80,11 @@ class Executions:
             del self._running[spec.name]
 
     async def stop(self, execution: str) -> None:
-        """Stop an execution, and return when nothing of it is left; do nothing if it does not run."""
+        """Stop an execution, and return when nothing of it is left; do nothing if it does not run.
+
+        One that is about to start does not start.
+        """
+        self._starting.discard(execution)
         found = self._running.get(execution)
         if found is not None:
             await found.stop()

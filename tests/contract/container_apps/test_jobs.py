@@ -198,6 +198,7 @@ async def test_an_execution_does_not_survive_a_restart(arm: ArmClient, reopen: R
     await again.cloud.open()
     found = (await execution(again, name)).body["properties"]
     assert (found["status"], found["endTime"] is not None) == ("Failed", True)
+    assert again.host.executions.recoveries == 1, "its processes may still run"
     await again.cloud.close()
 
 

@@ -126,6 +126,16 @@ async def test_a_stop_ends_every_process(host: ContainerHost) -> None:
     await host.executions.stop("job-abcdefg")
 
 
+async def test_a_stop_before_the_start_prevents_it(host: ContainerHost, tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    ended = asyncio.create_task(host.executions.run(spec(f"touch '{touched}'")))
+    await asyncio.sleep(0)
+    await host.executions.stop("job-abcdefg")
+    assert await ended == "Stopped"
+    assert not touched.exists()
+    assert await host.executions.run(spec(f"touch '{touched}'")) == "Succeeded"
+
+
 async def test_a_command_that_is_not_there_fails_and_says_so(host: ContainerHost) -> None:
     container = Container("tune", "image", ("/no/such/program",))
     assert await host.executions.run(spec("", container=container)) == "Failed"
