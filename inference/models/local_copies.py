@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -63,6 +63,7 @@ class Situation:
         disk_reserved: What the engine will write to the same disk.
         memory_free: The free memory of the machine.
         memory_reserved: What the engine will take of it while it loads.
+        failed: Where a copy could not be written.
     """
 
     source: Storage
@@ -74,6 +75,7 @@ class Situation:
     disk_reserved: int
     memory_free: int
     memory_reserved: int
+    failed: frozenset[Place] = frozenset()
 
     @property
     def disk_short(self) -> int:
@@ -183,46 +185,77 @@ def list_files(base: BaseModel) -> tuple[StoredFile, ...]:
 def _bring(
     stack: ExitStack, base: BaseModel, need: Need, settings: Settings, progress: _Progress
 ) -> Path | None:
-    """Return the folder of a copy, which lasts as long as the stack; None if there is to be none."""
-    files, folder = list_files(base), weights_folder(settings)
-    copies, key = CopyFolder(folder), compute_key(files)
-    situation = _measure(base, files, copies.look(key), need, settings)
-    choice = choose_place(settings.local_weights, situation)
-    if choice.place == "share":
-        is_slow = settings.local_weights != "off" and situation.source == "network"
-        LOGGER.log(
-            logging.WARNING if is_slow else logging.INFO,
-            "%s is read where it is, because %s", base.name, choice.reason,
-        )  # fmt: skip
-        return None
-    LOGGER.info("%s is copied to %s, because %s", base.name, choice.place, choice.reason)
-    progress.total = situation.total
-    reading = Reading(stack.enter_context(FileSource()), progress.advance)
-    if choice.place == "memory":
-        memory = stack.enter_context(MemoryCopy())
-        memory.read(files, reading)
-        progress.log(base.name)
-        return memory.folder
+    """Return the folder of a copy, which lasts as long as the stack; None if there is to be none.
 
+    Raises:
+        OSError: If the settings ask for a copy that cannot be written.
+    """
+    files, copies = list_files(base), CopyFolder(weights_folder(settings))
+    key = compute_key(files)
+    situation = _measure(base, files, copies.look(key), need, settings)
+    while True:
+        choice = choose_place(settings.local_weights, situation)
+        if choice.place == "share":
+            is_slow = settings.local_weights != "off" and situation.source == "network"
+            level = logging.WARNING if is_slow else logging.INFO
+            LOGGER.log(level, "%s is read where it is, because %s", base.name, choice.reason)
+            return None
+        LOGGER.info("%s is copied to %s, because %s", base.name, choice.place, choice.reason)
+        progress.begin(base.name, situation.total)
+        try:
+            if choice.place == "disk":
+                return _copy_to_disk(stack, files, copies, key, situation.disk_short, progress)
+            return _copy_to_memory(stack, files, progress)
+        except OSError as error:
+            if settings.local_weights != "auto":
+                raise
+            LOGGER.warning("%s cannot be copied to %s: %s", base.name, choice.place, error)
+            situation = replace(situation, failed=situation.failed | {choice.place})
+
+
+def _copy_to_disk(  # noqa: PLR0913, PLR0917 - what is copied, where to, and what has to go for it
+    stack: ExitStack,
+    files: Sequence[StoredFile],
+    copies: CopyFolder,
+    key: str,
+    short: int,
+    progress: _Progress,
+) -> Path:
     def make(target: Path) -> None:
-        for name in copies.make_room(key, situation.disk_short):
+        for name in copies.make_room(key, short):
             LOGGER.info("the copy %s is removed: nothing uses it, and the disk is short", name)
-        copy_to_disk(files, target, reading)
-        progress.log(base.name)
+        try:
+            with FileSource() as source:
+                copy_to_disk(files, target, Reading(source, progress.advance))
+        except OSError:
+            # The disk is full, or cannot be written: what is there would only be in the way.
+            copies.discard(key)
+            raise
+        progress.log()
 
     return stack.enter_context(copies.held(key, make))
+
+
+def _copy_to_memory(stack: ExitStack, files: Sequence[StoredFile], progress: _Progress) -> Path:
+    memory = stack.enter_context(MemoryCopy())
+    with FileSource() as source:
+        memory.read(files, Reading(source, progress.advance))
+    progress.log()
+    return memory.folder
 
 
 def _measure(
     base: BaseModel, files: Sequence[StoredFile], room: Room, need: Need, settings: Settings
 ) -> Situation:
-    folder = weights_folder(settings)
+    folder, disk_free = weights_folder(settings), 0
+    with suppress(OSError):  # a disk that cannot be looked at has no room
+        disk_free = free_disk_bytes(folder, settings)
     return Situation(
         source=detect_storage(Path(base.source)),
         target=detect_storage(folder),
         total=sum(file.size_bytes for file in files),
         there=room.there,
-        disk_free=free_disk_bytes(folder, settings),
+        disk_free=disk_free,
         removable=room.removable,
         disk_reserved=need.disk,
         memory_free=need.memory_free,
@@ -231,6 +264,8 @@ def _measure(
 
 
 def _disk_obstacle(situation: Situation) -> str:
+    if "disk" in situation.failed:
+        return "the local disk cannot be written"
     if situation.there >= situation.total:
         return ""
     if situation.target == "network":
@@ -243,6 +278,8 @@ def _disk_obstacle(situation: Situation) -> str:
 
 
 def _memory_obstacle(situation: Situation) -> str:
+    if "memory" in situation.failed:
+        return "no memory can be written"
     if not hasattr(os, "memfd_create"):
         return "this system has no files in memory"
     short = situation.memory_short
@@ -250,18 +287,19 @@ def _memory_obstacle(situation: Situation) -> str:
 
 
 class _Progress:
-    """The progress of a copy, as a phase of the start.
-
-    Attributes:
-        total: The number of bytes to read.
-    """
+    """The progress of a copy, as a phase of the start."""
 
     def __init__(self, report: Callable[[str, int], object], clock: Callable[[], float]) -> None:
-        self.total = 0
         self._report = report
         self._clock = clock
-        self._start_s = self._shown_s = self._logged_s = clock()
-        self._done = 0
+        self._name = ""
+        self._total = self._done = 0
+        self._start_s = self._shown_s = self._logged_s = 0.0
+
+    def begin(self, name: str, total: int) -> None:
+        """Begin to count the bytes of a copy."""
+        self._name, self._total, self._done = name, total, 0
+        self._start_s = self._shown_s = self._logged_s = self._clock()
 
     def advance(self, size_bytes: int) -> None:
         """Count bytes, and report now and then."""
@@ -269,21 +307,21 @@ class _Progress:
         now_s = self._clock()
         if now_s - self._shown_s >= REPORT_INTERVAL_S:
             self._shown_s = now_s
-            share = self._done / max(1, self.total)
+            share = self._done / max(1, self._total)
             percent = FIRST_PERCENT + int((LAST_PERCENT - FIRST_PERCENT) * share)
-            done, total = self._done / 1e9, self.total / 1e9
+            done, total = self._done / 1e9, self._total / 1e9
             text = f"{PHASE}: {done:.1f} of {total:.1f} GB, {100 * share:.0f} %"
             self._report(text, percent)
             if now_s - self._logged_s >= LOG_INTERVAL_S:
                 self._logged_s = now_s
                 LOGGER.info("%s", text)
 
-    def log(self, name: str) -> None:
+    def log(self) -> None:
         """Write how long it took."""
         seconds = self._clock() - self._start_s
         LOGGER.info(
             "%s: %.0f MB in %.1f s, %.0f MB/s",
-            name, self._done / 1e6, seconds, self._done / 1e6 / max(seconds, 1e-3),
+            self._name, self._done / 1e6, seconds, self._done / 1e6 / max(seconds, 1e-3),
         )  # fmt: skip
 
 

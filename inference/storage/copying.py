@@ -293,6 +293,10 @@ class CopyFolder:
                 removed.append(path.name)
         return tuple(removed)
 
+    def discard(self, key: str) -> None:
+        """Remove what an incomplete copy has left."""
+        shutil.rmtree(self.folder / (key + PARTIAL), ignore_errors=True)
+
     @contextlib.contextmanager
     def held(self, key: str, make: Callable[[Path], object]) -> Iterator[Path]:
         """Keep a copy from being removed while the body runs, after making it if there is none.
@@ -365,5 +369,6 @@ def _is_unused(path: Path) -> bool:
     try:
         with _lock(path, fcntl.LOCK_EX):
             return True
-    except BlockingIOError:
+    except OSError:
+        # Another process holds it, or the folder is of another user.
         return False

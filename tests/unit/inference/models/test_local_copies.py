@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -217,12 +218,38 @@ def test_another_base_s_copy_is_removed_only_if_the_disk_is_short(
 
 
 @pytest.mark.usefixtures("on_a_share")
-def test_a_disk_that_cannot_be_written_is_an_error_that_says_what_to_do(
-    base: BaseModel, settings: Settings, tmp_path: Path
+def test_where_the_disk_cannot_be_written_a_base_is_read_into_memory(
+    base: BaseModel, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "copies").write_text("a file")
+    assert bring(base, settings)[1] == COPIED
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert record.getMessage().startswith("org/base cannot be copied to disk: ")
     with pytest.raises(LoadError, match=r"org/base cannot be copied from .*FJARR_LOCAL_WEIGHTS=off reads it"):
-        bring(base, settings)
+        bring(base, replace(settings, local_weights="disk"))
+
+
+@pytest.mark.usefixtures("on_a_share")
+def test_a_disk_that_is_full_in_the_middle_is_cleared_and_with_no_memory_the_share_is_left(
+    base: BaseModel, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fill(_files: object, target: Path, _reading: object) -> None:
+        (target.parent / f"{target.name}.partial").mkdir()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def refuse(_name: str) -> int:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    nowhere = "the local disk cannot be written, and no memory can be written"
+    monkeypatch.setattr(local_copies, "copy_to_disk", fill)
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    assert bring(base, settings)[0] is base
+    assert [path.suffix for path in weights_folder(settings).iterdir()] == [".lock"]
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        "org/base cannot be copied to disk: [Errno 28] No space left on device",
+        "org/base cannot be copied to memory: [Errno 12] Cannot allocate memory",
+        f"org/base is read where it is, because {nowhere}",
+    ]
 
 
 @pytest.mark.usefixtures("on_a_share")
