@@ -1,4 +1,4 @@
-"""The real supervisor, engine and server: sixteen clients stream across five changes of release."""
+"""The real supervisor, engine and server: sixteen clients stream across six changes of release."""
 
 from __future__ import annotations
 
@@ -177,13 +177,17 @@ def container(tmp_path: Path) -> Iterator[Container]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux shows a process's children")
-def test_no_request_fails_and_no_stream_breaks_across_five_changes(container: Container) -> None:
+def test_no_request_fails_and_no_stream_breaks_across_six_changes(container: Container) -> None:
     container.release(1)
     container.release(2, web__pages="\n# other server code\n")
     container.release(3, web__chat__page="\nimport a_module_that_does_not_exist\n")
     container.release(4, service__answer="\n# other server code\n")
     container.release(5, engines__protocol="\n# other engine code\n")
     container.release(6, engines__protocol="\n# other engine code\n", web__api="\n# and server code\n")
+    # It starts, and builds its chat page; only completions fail.
+    container.release(
+        7, engines__protocol="\n# other engine code\n", service__service="\nService.begin = None\n"
+    )
     container.start(1)
     container.wait_for(ready=True)
     engines = container.engines()
@@ -192,12 +196,16 @@ def test_no_request_fails_and_no_stream_breaks_across_five_changes(container: Co
     for thread in threads:
         thread.start()
     try:
-        for number in (2, 3, 4, 5, 6):
+        for number in (2, 3, 4, 5, 7, 6):
             container.want(number)
             if number == 3:
                 failed = container.wait_for(wanted_release=release_id(3), last_error=lambda error: error)
                 assert "a_module_that_does_not_exist" in failed["last_error"]
                 assert failed["release"] == release_id(2)
+            elif number == 7:
+                failed = container.wait_for(wanted_release=release_id(7), last_error=lambda error: error)
+                assert "answers no completion: status 500" in failed["last_error"]
+                assert failed["release"] == release_id(5)
             else:
                 container.wait_for(release=release_id(number), ready=True, last_error=None)
             if number == 4:
