@@ -386,7 +386,9 @@ class _Wait:
 
     def _show(self, answer: VersionResponse | NoResponse, now_s: float) -> None:
         is_starting = self._action is not None and not self._action.done()
-        if isinstance(answer, VersionResponse) and self._baseline.is_new(answer):
+        # What a replica of another release says about itself is no progress of this one.
+        is_of_release = isinstance(answer, VersionResponse) and answer.release == self._release
+        if isinstance(answer, VersionResponse) and is_of_release and self._baseline.is_new(answer):
             now, percent = describe(answer)
         else:
             now, percent = self._silence.phase()

@@ -25,6 +25,7 @@ PROGRAMS: Final = {
     "az",
     "cd",
     "docker",
+    "eval",
     "exec",
     "export",
     "git",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PROTOCOL: Final = "fjarr-engine"
-VERSION: Final = 1
+VERSION: Final = 2
 """The version of the messages. It changes with every change of them; a test compares their schema."""
 
 MAX_LINE_BYTES: Final = 64 * 1024

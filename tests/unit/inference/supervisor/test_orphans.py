@@ -27,7 +27,7 @@ def until(holds):
         time.sleep(0.01)
 
 assert adopt_orphans()
-leaves = "import os, subprocess, sys; print(subprocess.Popen(['true']).pid)"
+leaves = "import os; print(os.posix_spawnp('true', ['true'], os.environ))"
 left = int(subprocess.check_output([sys.executable, "-c", leaves], start_new_session=True))
 waited_for = subprocess.Popen(["false"])
 until(lambda: open(f"/proc/{waited_for.pid}/stat").read().rpartition(")")[2].split()[0] == "Z")

@@ -18,7 +18,7 @@ from inference.engines.remote.messages import (
     frame,
 )
 
-SCHEMAS = {1: "40c3bd11a41dbb92"}
+SCHEMAS = {1: "40c3bd11a41dbb92", 2: "8eb15476d8495f9f"}
 """The digest of the messages' schema in each version of the protocol."""
 
 
