@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final, Literal
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console as RichConsole
 from rich.console import Group
 from rich.live import Live
@@ -49,6 +50,18 @@ _FEWEST_COLUMNS: Final = 20
 _INDENT: Final = 4
 """The spinner and the space before a detail, in columns."""
 
+_ECHO: Final = 2
+"""The `^C` that a terminal writes after a live line, in columns.
+
+In the next line it would move the cursor, and a part of what was live would stay on the screen.
+"""
+
+_AROUND_TITLE: Final = 2 + _ECHO
+"""The spinner and the space before a title, in columns."""
+
+_AROUND_TEXT: Final = 6 + _ECHO
+"""The indent and the mark before the text of a row, and the space after it, in columns."""
+
 _RATED_BYTES: Final = 1_000_000
 """From which size on the rate of a transfer is worth showing."""
 
@@ -67,10 +80,12 @@ class TableRow:
     state: RowState
     seconds: float
 
-    def markup(self, more_s: float = 0.0) -> str:
-        """Return the row as markup, `more_s` seconds later."""
+    def markup(self, more_s: float = 0.0, columns: int | None = None) -> str:
+        """Return the row as markup, `more_s` seconds later. Its text is cut to fit in `columns`, if given."""
         seconds = self.seconds + (more_s if self.state == "running" else 0.0)
-        return f"  {_MARKS[self.state]} {escape(self.text)}  [dim]{seconds:.1f} s[/dim]"
+        time_text = f"{seconds:.1f} s"
+        text = self.text if columns is None else _fitted(self.text, columns - len(time_text) - _AROUND_TEXT)
+        return f"  {_MARKS[self.state]} {escape(text)}  [dim]{time_text}[/dim]"
 
 
 class Table:
@@ -181,8 +196,8 @@ class Console:
         with self._counted(), self._show_running(text) as step:
             try:
                 yield step
-            except BaseException:
-                self._end("[red]✗[/red]", text, "failed", start)
+            except BaseException as error:
+                self._end("[red]✗[/red]", text, _outcome(error), start)
                 self._show_phases(step)
                 raise
         self._end("[green]✓[/green]", text, step.outcome, start)
@@ -192,7 +207,7 @@ class Console:
     def waiting(self, text: str) -> Iterator[None]:
         """Show on a terminal what the body waits for, if nothing else is shown meanwhile. Leaves no line."""
         if self.is_terminal and self._live_count == 0:
-            with self._counted(), self._rich.status(escape(text)):
+            with self._counted(), self._rich.status(self._title(text)):
                 yield
         else:
             yield
@@ -204,20 +219,24 @@ class Console:
         with self._counted(), self._bar(text, total_bytes) as advance:
             try:
                 yield advance
-            except BaseException:
-                self._end("[red]✗[/red]", text, "failed", start)
+            except BaseException as error:
+                self._end("[red]✗[/red]", text, _outcome(error), start)
                 raise
         self._end("[green]✓[/green]", text, readable_size(total_bytes), start, total_bytes)
 
     @contextmanager
     def table(self, text: str) -> Iterator[Table]:
-        """Show a live table while the body runs, then its rows and one line with the duration of it all."""
+        """Show a live table while the body runs, then its rows and one line with the duration of it all.
+
+        While the table is live, what is too long for its line is cut in the middle. The rows that stay are
+        whole, so that names can be copied.
+        """
         start = self._clock()
         try:
             with self._counted(), self._show_table(text) as table:
                 yield table
-        except BaseException:
-            self._end("[red]✗[/red]", text, "failed", start)
+        except BaseException as error:
+            self._end("[red]✗[/red]", text, _outcome(error), start)
             raise
         self._end("[green]✓[/green]", text, "", start)
 
@@ -235,11 +254,12 @@ class Console:
         if not self.is_terminal:
             yield Table(lambda row: self._rich.print(row.markup()), self._clock)
             return
-        table, spinner = Table(lambda _: None, self._clock), Spinner("dots", escape(text))
+        table, spinner = Table(lambda _: None, self._clock), Spinner("dots")
 
         def render() -> RenderableType:
-            more_s = self._clock() - table.shown_at_s
-            return Group(spinner, *(Text.from_markup(row.markup(more_s)) for row in table.rows))
+            more_s, columns = self._clock() - table.shown_at_s, self._rich.width
+            spinner.update(text=self._title(text))
+            return Group(spinner, *(Text.from_markup(row.markup(more_s, columns)) for row in table.rows))
 
         try:
             with Live(get_renderable=render, console=self._rich, transient=True):
@@ -253,8 +273,12 @@ class Console:
         if not self.is_terminal:
             yield Step(_only_changes(lambda detail: self.info(f"  {text}: {detail}")), self._clock)
             return
-        with self._rich.status(escape(text)) as status:
-            yield Step(_detailed(status, text, self._rich), self._clock)
+        with self._rich.status(self._title(text)) as status:
+            yield Step(_detailed(status, self._title(text), self._rich), self._clock)
+
+    def _title(self, text: str) -> str:
+        """Return the markup of a title beside a spinner, cut to fit in one line."""
+        return escape(_fitted(text, self._rich.width - _AROUND_TITLE))
 
     def _show_phases(self, step: Step) -> None:
         """Write how long each phase of a step took, if there were several that one could notice."""
@@ -317,6 +341,23 @@ class _Transfer:
         self._show(line)
 
 
+def _outcome(error: BaseException) -> str:
+    """Return the outcome of what an exception has ended."""
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
+def _fitted(text: str, columns: int) -> str:
+    """Return a text in at most `columns` columns: what is too long loses its middle.
+
+    The start has the kind of a resource, and the end of its name is what it differs in from others.
+    """
+    if cell_len(text) <= columns:
+        return text
+    kept = max(columns - 1, 0)
+    end = kept * 2 // 5
+    return f"{set_cell_size(text, kept - end)}…{set_cell_size(text[::-1], end)[::-1]}"
+
+
 def _only_changes(show: Callable[[str], None]) -> Callable[[str], None]:
     last = ""
 
@@ -329,12 +370,12 @@ def _only_changes(show: Callable[[str], None]) -> Callable[[str], None]:
     return show_if_new
 
 
-def _detailed(status: Status, text: str, console: RichConsole) -> Callable[[str], None]:
-    """Return what shows a detail below a step, on lines of its own: what does not fit is cut off."""
+def _detailed(status: Status, title: str, console: RichConsole) -> Callable[[str], None]:
+    """Return what shows a detail on lines of its own, below a step's title: what does not fit is cut off."""
 
     def show(detail: str) -> None:
         lines = textwrap.wrap(detail, max(_FEWEST_COLUMNS, console.width - _INDENT))
         shown = "".join(f"\n  [dim]{escape(line)}[/dim]" for line in lines)
-        status.update(f"{escape(text)}{shown}")
+        status.update(f"{title}{shown}")
 
     return show

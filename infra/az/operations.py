@@ -26,8 +26,9 @@ KINDS: Final = {
     "microsoft.app/managedenvironments": "environment",
     "microsoft.app/managedenvironments/storages": "environment storage",
     "microsoft.app/containerapps": "container app",
+    "microsoft.app/jobs": "job",
 }
-"""The words for the types of the template's resources."""
+"""The words for the types of the resources of our template and of the AI Toolkit's."""
 
 _ENDED: Final = frozenset({"Succeeded", "Failed", "Canceled"})
 _FAILED: Final = frozenset({"Failed", "Canceled"})

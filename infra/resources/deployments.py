@@ -6,7 +6,8 @@ follows it instead of starting another, which Azure would refuse (409 `Deploymen
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,10 @@ _FIRST_POLL_S: Final = 5.0
 _LOCAL_INTERVAL_S: Final = 3.0
 _AZURE_INTERVAL_S: Final = 8.0
 """Between two lists. Each starts az, which takes a second or two."""
+
+
+_LOOK_INTERVAL_S: Final = 0.05
+"""How often it is looked whether az has ended."""
 
 
 class LeftRunningError(KeyboardInterrupt):
@@ -67,14 +72,15 @@ class Deployments:
             RemoteError: Another deployment was running. It has ended, and nothing of this one was sent.
             KeyboardInterrupt: The user pressed Ctrl-C; `LeftRunningError` if Azure goes on.
         """
-        with self.session.console.table(title) as table:
-            try:
-                return self._run(command, table)
-            except KeyboardInterrupt as interrupt:
-                raise self._explained(interrupt) from None
-            except AzureRejectedError as error:
-                if error.cause.code != _ACTIVE:
-                    raise
+        try:
+            with self.session.console.table(title) as table:
+                try:
+                    return self._run(command, table)
+                except AzureRejectedError as error:
+                    if error.cause.code != _ACTIVE:
+                        raise
+        except KeyboardInterrupt as interrupt:
+            raise self._explained(interrupt) from None
         self.follow()
         what = f"another deployment {self.name!r} was running; it has ended, and nothing of this one was sent"
         raise RemoteError(
@@ -90,8 +96,9 @@ class Deployments:
             KeyboardInterrupt: The user pressed Ctrl-C; `LeftRunningError` if Azure goes on.
         """
         deadline_s = self.clock.elapsed_s() + TIMEOUT_S
-        with self.session.console.table(f"follow the deployment {self.name} to {self.group.name}") as table:
-            try:
+        title = f"follow the deployment {self.name} to {self.group.name}"
+        try:
+            with self.session.console.table(title) as table:
                 while is_active(deployment := self._poll(table)):
                     if self.clock.elapsed_s() > deadline_s:
                         hint = f"it may be stuck; this cancels it: {self._cancel_line()}"
@@ -99,22 +106,25 @@ class Deployments:
                             f"the deployment {self.name!r} did not end in an hour", hint=hint
                         )
                     self.clock.sleep(self.interval_s)
-            except KeyboardInterrupt as interrupt:
-                raise self._explained(interrupt) from None
-            if has_failed(deployment):
-                command = deployment_show(self.group, self.name).line
-                cause = failure_cause(deployment)
-                raise AzureRejectedError("the deployment that was followed failed", cause, command=command)
-        return deployment
+                if has_failed(deployment):
+                    command = deployment_show(self.group, self.name).line
+                    cause = failure_cause(deployment)
+                    raise AzureRejectedError(
+                        "the deployment that was followed failed", cause, command=command
+                    )
+                return deployment
+        except KeyboardInterrupt as interrupt:
+            raise self._explained(interrupt) from None
 
     def _run(self, command: Command, table: Table) -> Json:
         with ThreadPoolExecutor(1, thread_name_prefix="az") as beside:
             running = beside.submit(self.session.az.run, command)
+            ended = _ended(running)
             try:
-                _wait(running, self.first_poll_s)
-                while not running.done():
+                _wait(ended, self.first_poll_s)
+                while not ended:
                     self._show_operations(table)
-                    _wait(running, self.interval_s)
+                    _wait(ended, self.interval_s)
                 if table.rows:
                     self._show_operations(table)
             except BaseException:
@@ -126,7 +136,9 @@ class Deployments:
     def _poll(self, table: Table) -> Json:
         with ThreadPoolExecutor(1, thread_name_prefix="az") as beside:
             shown = beside.submit(self.session.az.run, deployment_show(self.group, self.name))
+            ended = _ended(shown)
             self._show_operations(table)
+            _wait(ended, TIMEOUT_S)
             return shown.result()
 
     def _show_operations(self, table: Table) -> None:
@@ -163,8 +175,22 @@ def deployments(session: Session, group: Group, name: str, clock: Clock | None =
     return Deployments(session, group, name, clock or SystemClock(), _FIRST_POLL_S, interval_s)
 
 
-def _wait(running: Future[Json], seconds: float) -> None:
-    wait([running], timeout=seconds)
+def _ended(running: Future[Json]) -> list[Future[Json]]:
+    """Return a list that has the future as soon as it has ended."""
+    ended: list[Future[Json]] = []
+    running.add_done_callback(ended.append)
+    return ended
+
+
+def _wait(ended: list[Future[Json]], seconds: float) -> None:
+    """Wait until there is an entry, at most for some seconds.
+
+    A Ctrl-C in `futures.wait` can leave the future's lock taken, and then its thread never ends: seen once in
+    about fifty. Here no lock is taken.
+    """
+    deadline_s = time.monotonic() + seconds
+    while not ended and (left_s := deadline_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, _LOOK_INTERVAL_S))
 
 
 def _row(progress: ResourceProgress) -> TableRow:

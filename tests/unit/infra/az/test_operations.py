@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra.az.errors import ErrorCause
-from infra.az.operations import failure_cause, has_failed, is_active, parse_operations
+from infra.az.operations import KINDS, failure_cause, has_failed, is_active, parse_operations
+from infra.config.template import COMPILED
+from tests.doubles.toolkit_project import fine_tuning_template
 
+REPOSITORY = Path(__file__).resolve().parents[4]
 NOW = datetime(2026, 1, 1, 12, 1, 0, tzinfo=UTC)
 
 
@@ -46,6 +51,23 @@ def test_resources_are_listed_in_the_order_in_which_they_began() -> None:
         ("container app x", "failed", 0.0),
         ("container app late", "running", 10.4),
     ]
+
+
+def resource_types(part: Any) -> set[str]:
+    """Return the types of all resources in a compiled template, those of nested templates included."""
+    if isinstance(part, list):
+        return {type_ for each in part for type_ in resource_types(each)}
+    if not isinstance(part, dict):
+        return set()
+    own = {str(part["type"]).casefold()} if {"type", "apiVersion"} <= part.keys() else set()
+    return own | resource_types(list(part.values()))
+
+
+def test_each_resource_of_our_template_and_of_the_fine_tuning_step_has_a_word_for_its_kind() -> None:
+    ours = resource_types(json.loads((REPOSITORY / COMPILED).read_text(encoding="utf-8")))
+    fine_tuning = resource_types(fine_tuning_template())
+    assert ("microsoft.app/containerapps" in ours, "microsoft.app/jobs" in fine_tuning) == (True, True)
+    assert ours | fine_tuning == KINDS.keys()
 
 
 def test_the_last_operation_of_a_resource_counts() -> None:

@@ -148,7 +148,9 @@ def test_after_ctrl_c_it_is_said_whether_azure_goes_on(world: World, shown: Any,
     with pytest.raises(KeyboardInterrupt):
         world.deployments.run(CREATE, "deploy it")
     assert world.is_over.is_set()  # az was ended
-    assert world.stream.getvalue().splitlines()[0] == said
+    *_, outcome, last = world.stream.getvalue().splitlines()
+    assert outcome.startswith("✗ deploy it: interrupted  ")
+    assert last == said
 
 
 def test_another_deployment_that_runs_is_followed_instead(world: World) -> None:
