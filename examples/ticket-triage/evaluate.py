@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))  # for infra
 
 from tickets import CATEGORIES, HERE, PRIORITIES, Ticket, read_tickets
 
+from infra.command_line import INTERRUPTED
 from infra.console import Console
 from infra.evaluation.asking import Candidate, Endpoint, Options
 from infra.evaluation.evaluation import Work, finish, run
@@ -291,17 +292,23 @@ def fill_readme(text: str, results: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, then write `results.json` and README.md's tables."""
     options = _options()
-    measure = Measure(_find_endpoint(options), REPORTS / f"{TUNED}-{time.time():.0f}", options.every)
+    folder = REPORTS / f"{TUNED}-{time.time():.0f}"
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     started = time.monotonic()
-    results["tuned"] = measure_tuned(measure)
-    if not options.tuned:
-        results["base"] = measure_base(measure)
+    try:
+        measure = Measure(_find_endpoint(options), folder, options.every)
+        results["tuned"] = measure_tuned(measure)
+        if not options.tuned:
+            results["base"] = measure_base(measure)
+    except KeyboardInterrupt:
+        kept = f"the answers so far are in {folder}" if folder.exists() else "there are no answers yet"
+        print(f"interrupted: {kept}; {RESULTS.name} and README.md are unchanged", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     README.write_text(fill_readme(README.read_text(encoding="utf-8"), results), encoding="utf-8")
     print(f"\n{results_table(results)}\n")
     print(f"wrote {RESULTS.name} and README.md after {time.monotonic() - started:.0f} s")
-    print(f"every reply is in the reports in {measure.folder}")
+    print(f"every reply is in the reports in {folder}")
 
 
 def _read_object(text: str) -> Answer:
