@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route, request_response
 
 from inference import VERSION
 from inference.control import ReplicaState
@@ -29,13 +29,15 @@ from inference.web.sign_in.middleware import SignIn
 from inference.web.sign_in.sessions import EndedSessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from inference.observability.tracing import Tracing
     from inference.service.service import Service
     from inference.settings import Settings
+
+READ_METHODS: Final = ("GET", "HEAD")
 
 ENDED_SESSIONS_FOLDER: Final = "ended-sessions"
 """The folder on the share with a file for each session that was signed out."""
@@ -91,13 +93,33 @@ def make_routes(
     """Return the application's routes."""
     ended_sessions = EndedSessions(settings.mount / ENDED_SESSIONS_FOLDER)
     return [
-        Route("/healthz", status.healthz),
-        Route("/readyz", status.readyz),
-        Route("/version", status.version),
-        *([Route(METRICS_PATH, status.metrics)] if settings.metrics != "off" else []),
+        Route("/healthz", ReadOnly(status.healthz)),
+        Route("/readyz", ReadOnly(status.readyz)),
+        Route("/version", ReadOnly(status.version)),
+        *([Route(METRICS_PATH, ReadOnly(status.metrics))] if settings.metrics != "off" else []),
         Mount(API_PATH, api),
         Mount("/", SignIn(chat_page, keyring, ended_sessions) if settings.chat_sign_in else chat_page),
     ]
+
+
+class ReadOnly:
+    """A handler of GET and HEAD, which answers 405 to other methods. An ASGI application.
+
+    A route that is limited to methods passes the others on to the chat page below it, which answers 404.
+    """
+
+    def __init__(self, handler: Callable[[Request], Awaitable[Response]]) -> None:
+        self.__doc__ = handler.__doc__  # the reference describes each path by it
+        self._application = request_response(handler)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["method"] in READ_METHODS:
+            await self._application(scope, receive, send)
+            return
+        text = f"{scope['path']} does not take {scope['method']}.\n"
+        response = PlainTextResponse(text, 405, {"Allow": ", ".join(READ_METHODS)})
+        await response(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)

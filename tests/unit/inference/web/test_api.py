@@ -220,6 +220,17 @@ async def test_the_version_names_release_and_models(api_server: ApiServer) -> No
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/version", "/metrics"])
+async def test_what_can_only_be_read_takes_no_other_method(api_server: ApiServer, path: str) -> None:
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"):
+        refused = await api_server.http.request(method, path)
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+        assert refused.text == f"{path} does not take {method}.\n"
+    read, head = await api_server.http.get(path), await api_server.http.head(path)
+    assert (read.status_code, head.status_code) == (200, 200)
+    assert (bool(read.content), head.content) == (True, b"")
+
+
 async def test_a_request_id_comes_back(api_server: ApiServer) -> None:
     api_server.engine.play(ENDED)
     response = await api_server.http.post(
