@@ -1,7 +1,7 @@
 """Show what a stage serves now.
 
 Nothing is cached: revisions and replicas are queried from Azure, the release and the models from the server's
-own `/version`.
+own `/version`. Where this machine cannot reach that, the replicas' reports on the share are shown.
 """
 
 from __future__ import annotations
@@ -13,19 +13,28 @@ from typing import TYPE_CHECKING, Final
 
 from infra.az.app import is_stopped, parse_failed_adapters
 from infra.az.commands import app_show, environment_list, replica_list, revision_list
+from infra.clock import SystemClock
 from infra.document import Json, as_object, as_objects, load_json
 from infra.errors import FjarrError
-from infra.network import open_url
+from infra.network import explain_failure, explain_status, open_url
+from infra.release.takeovers.inside import ReplicaReports
+from infra.release.takeovers.reach import WAIT_S
 from infra.resources.billing import Bill, app_bills, find_environment
+from infra.resources.file_share import open_share
 
 if TYPE_CHECKING:
+    from infra.az.revision import VersionResponse
+    from infra.clock import Clock
     from infra.config.endpoint import InferenceConfig
+    from infra.network import Unreachable
     from infra.session import Session
 
 _THREADS: Final = 5
 _TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 1 << 16
+_MAX_ERROR_BYTES: Final = 1 << 14
 _MAX_REASON_BYTES: Final = 200
+_POLL_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,41 @@ class ReplicaStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class InsideReport:
+    """What a replica reports on the share.
+
+    Attributes:
+        ready: Whether each model has answered a request inside of the container.
+        detail: What the replica is doing, or why it is not ready; empty if it is ready.
+    """
+
+    replica: str
+    release: str
+    ready: bool
+    base_model: str
+    adapters: tuple[str, ...]
+    detail: str
+
+    def to_text(self) -> str:
+        """Return it in one line."""
+        state = "ready" if self.ready else f"not ready: {self.detail}"
+        models = ", ".join(name for name in (self.base_model, *self.adapters) if name)
+        return f"{self.replica} serves {self.release or 'no release'}, {state}{models and f', with {models}'}"
+
+
+@dataclass(frozen=True, slots=True)
+class NoVersion:
+    """Why there is no answer of `/version`.
+
+    Attributes:
+        unreachable: What kept this machine from the server; None if the server failed.
+    """
+
+    reason: str
+    unreachable: Unreachable | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """What a stage serves.
 
@@ -57,6 +101,9 @@ class Status:
         failed_adapters: Why adapters are not served.
         paused: Whether the stage was paused.
         bills: What Azure bills; empty for a local stage, or if it is not known.
+        unreachable: Why this machine cannot reach the endpoint, which says nothing about the server; empty if
+            it can.
+        inside: What the replicas report on the share, if the endpoint cannot be reached.
     """
 
     stage: str
@@ -76,6 +123,8 @@ class Status:
     failed_adapters: tuple[str, ...] = ()
     paused: bool = False
     bills: tuple[Bill, ...] = ()
+    unreachable: str = ""
+    inside: tuple[InsideReport, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
@@ -84,23 +133,29 @@ class Status:
     def to_text(self) -> str:
         """Return the lines to print without `--json`."""
         ready = "ready" if self.ready else f"not ready: {self.detail}"
+        if self.unreachable:
+            ready = f"not reachable from here: {self.unreachable}"
+        missing = "unknown" if self.unreachable else "none"
         rows = [
             ("stage", f"{self.stage} ({self.cloud})"),
             ("endpoint", self.endpoint),
             ("state", ready),
-            ("release", self.release or "none"),
+            ("release", self.release or missing),
             ("revision", f"{self.revision or 'none'}{f' ({self.state})' if self.state else ''}"),
             ("base model", self.base_model or "unknown"),
-            ("adapters", ", ".join(self.adapters) or "none"),
+            ("adapters", ", ".join(self.adapters) or missing),
             *(("not served", reason) for reason in self.failed_adapters),
             *(("replica", _replica_text(replica)) for replica in self.replicas),
+            *(("inside", report.to_text()) for report in self.inside),
             *(("billed", bill.to_text()) for bill in self.bills),
         ]
         return "\n".join(f"{name:<11} {value}" for name, value in rows)
 
 
-def find_status(session: Session) -> Status:
+def find_status(session: Session, clock: Clock | None = None) -> Status:
     """Query Azure and the server for what a stage serves.
+
+    The replicas are asked on the share only if they run and this machine cannot reach the endpoint.
 
     Raises:
         UsageError: The stage is not provisioned.
@@ -115,8 +170,37 @@ def find_status(session: Session) -> Status:
         revisions = pool.submit(session.az.run, revision_list(group, config.aca_app_name))
         replicas = pool.submit(session.az.run, replica_list(group, config.aca_app_name))
         version = pool.submit(fetch_version, config.endpoint_url)
-        status = combine(session, revisions.result(), replicas.result(), version.result())
-        return _with_power(status, as_object(app.result()), environments.result(), config)
+        answer = version.result()
+        response = answer.reason if isinstance(answer, NoVersion) else answer
+        status = combine(session, revisions.result(), replicas.result(), response)
+        status = _with_power(status, as_object(app.result()), environments.result(), config)
+    blocked = answer.unreachable if isinstance(answer, NoVersion) else None
+    if blocked is None or status.paused or not status.replicas:
+        return status
+    inside = _ask_inside(session, clock or SystemClock(), len(status.replicas))
+    more = "" if inside else "; no replica reports on the share"
+    return replace(status, unreachable=f"{blocked.reason}; {blocked.hint}{more}", inside=inside)
+
+
+def _ask_inside(session: Session, clock: Clock, count: int) -> tuple[InsideReport, ...]:
+    """Return the reports of the replicas on the share; empty if there are none, or it cannot be read."""
+    with session.console.step("ask the replicas on the share"):
+        try:
+            with open_share(session, clock) as share:
+                reports, end_s = ReplicaReports(share, clock), clock.elapsed_s() + WAIT_S
+                while len(found := reports.read()) < count and clock.elapsed_s() < end_s:
+                    clock.sleep(_POLL_S)
+        except FjarrError as error:
+            session.console.warn(f"the replicas' reports on the share cannot be read: {error.message}")
+            return ()
+    return tuple(map(_report, found))
+
+
+def _report(answer: VersionResponse) -> InsideReport:
+    detail = "" if answer.is_ready else answer.error or answer.phase or "the server is still starting"
+    return InsideReport(
+        answer.replica, answer.release, answer.is_ready, answer.base_model, answer.adapters, detail
+    )
 
 
 def _environments(session: Session) -> Json:
@@ -173,24 +257,28 @@ def stopped_status(session: Session) -> Status:
     return combine(session, [], [], "the local cloud is stopped")
 
 
-def fetch_version(endpoint_url: str, timeout_s: float = _TIMEOUT_S) -> dict[str, Json] | str:
-    """Ask a server's `/version`. A text says why it did not answer."""
+def fetch_version(endpoint_url: str, timeout_s: float = _TIMEOUT_S) -> dict[str, Json] | NoVersion:
+    """Ask a server's `/version`, and return the document or why there is none."""
+    url = f"{endpoint_url}/version"
     try:
-        with open_url(f"{endpoint_url}/version", timeout_s=timeout_s) as response:
+        with open_url(url, timeout_s=timeout_s) as response:
             document = load_json(response.read(_MAX_BYTES))
     except urllib.error.HTTPError as error:
         with error:
-            return f"the endpoint answers with HTTP {error.code}{_reason(error)}"
+            body = error.read(_MAX_ERROR_BYTES)
+            reason = f"the endpoint answers with HTTP {error.code}{_reason(error, body)}"
+            return NoVersion(reason, explain_status(error.code, body))
     except (OSError, ValueError) as error:
-        return f"the endpoint does not answer: {getattr(error, 'reason', None) or error}"
-    return document if isinstance(document, dict) else "the endpoint is not a server of ours"
+        reason = f"the endpoint does not answer: {getattr(error, 'reason', None) or error}"
+        return NoVersion(reason, explain_failure(url, error))
+    return document if isinstance(document, dict) else NoVersion("the endpoint is not a server of ours")
 
 
-def _reason(error: urllib.error.HTTPError) -> str:
+def _reason(error: urllib.error.HTTPError, body: bytes) -> str:
     """Return the reason in an error response: plain text, from an ingress and before the first deploy."""
     if not str(error.headers.get("Content-Type")).startswith("text/plain"):
         return ""
-    first_line, *_ = error.read(_MAX_REASON_BYTES).decode(errors="replace").strip().splitlines() or [""]
+    first_line, *_ = body[:_MAX_REASON_BYTES].decode(errors="replace").strip().splitlines() or [""]
     return f": {first_line}" if first_line else ""
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from infra.clock import ManualClock
+from infra.release.takeovers.inside import ASKED
+from infra.verbs import status as status_module
 from infra.verbs.status import find_status
 from tests.doubles.azure_stage import GONE, VERSION, serve_at, server
+from tests.doubles.memory_share import MemoryShare
 
 if TYPE_CHECKING:
     from infra.session import Session
@@ -92,6 +99,8 @@ def test_status_of_a_stage_that_serves(session: Session, az: ScriptedAz) -> None
                 "is_running": True,
             },
         ),
+        "unreachable": "",
+        "inside": (),
     }
     assert status.to_text().splitlines()[2:] == [
         "state       ready",
@@ -184,3 +193,77 @@ def test_a_local_stage_costs_nothing(session: Session, az: ScriptedAz) -> None:
         found = find_status(replace(session, stage=replace(session.stage, cloud="local")))
     assert found.bills == ()
     assert not [line for line in az.lines if "env list" in line]
+
+
+def report(share: MemoryShare, answers: dict[str, str]) -> None:
+    """Let the share's replica answer each question with a report, once a second."""
+    write = share.write
+
+    def answer(path: str, content: bytes) -> None:
+        write(path, content)
+        if path == ASKED:
+            document = VERSION | {"asked": content.decode().strip(), "answers": answers}
+            write("replicas/app--1-aaa-bbb.json", json.dumps(document).encode())
+
+    share.write = answer  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("answers", "state"),
+    [
+        ({"org/base": "", "tuned": ""}, "ready"),
+        ({"org/base": "", "tuned": "HTTP 500"}, "not ready: tuned does not answer: HTTP 500"),
+    ],
+)
+def test_status_shows_what_replicas_report_where_the_address_keeps_this_machine_out(
+    session: Session, az: ScriptedAz, monkeypatch: pytest.MonkeyPatch, answers: dict[str, str], state: str
+) -> None:
+    az.answers |= {"containerapp revision list": REVISIONS, "containerapp replica list": REPLICAS}  # type: ignore[dict-item]  # JSON
+    share = MemoryShare()
+    report(share, answers)
+    monkeypatch.setattr(status_module, "open_share", lambda *_: nullcontext(share))
+    with server(b"RBAC: access denied", status=403) as endpoint:
+        serve_at(session, endpoint)
+        status = find_status(session, ManualClock(datetime(2026, 1, 1, tzinfo=UTC)))
+    reason = (
+        "HTTP 403: RBAC: access denied; allowedIpRanges, or a proxy, keeps this machine out: allow it, "
+        "or run this elsewhere"
+    )
+    assert (status.ready, status.release, status.unreachable) == (False, None, reason)
+    (inside,) = status.inside
+    assert inside.ready is (state == "ready")
+    lines = status.to_text().splitlines()
+    assert f"state       not reachable from here: {reason}" in lines
+    serves = f"app--1-aaa-bbb serves {VERSION['release']}, {state}, with org/base, tuned"
+    assert f"inside      {serves}" in lines
+    assert {"release     unknown", "base model  unknown", "adapters    unknown"} <= set(lines)
+
+
+def test_status_says_that_no_replica_reports(
+    session: Session, az: ScriptedAz, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    az.answers |= {"containerapp revision list": REVISIONS, "containerapp replica list": REPLICAS}  # type: ignore[dict-item]  # JSON
+    monkeypatch.setattr(status_module, "open_share", lambda *_: nullcontext(MemoryShare()))
+    with server(b"no", status=403) as endpoint:
+        serve_at(session, endpoint)
+        status = find_status(session, ManualClock(datetime(2026, 1, 1, tzinfo=UTC)))
+    assert status.inside == ()
+    assert status.unreachable.endswith("; no replica reports on the share")
+
+
+def test_status_asks_nothing_on_the_share_while_the_address_answers_or_no_replica_runs(
+    session: Session, az: ScriptedAz, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the share was opened")
+
+    monkeypatch.setattr(status_module, "open_share", refuse)
+    az.answers |= {"containerapp revision list": REVISIONS, "containerapp replica list": REPLICAS}  # type: ignore[dict-item]  # JSON
+    for body, code in ((VERSION, 200), (b"starting", 503)):
+        with server(body, code) as endpoint:
+            serve_at(session, endpoint)
+            assert find_status(session).unreachable == ""
+    az.answers["containerapp replica list"] = []
+    with server(b"no", 403) as endpoint:
+        serve_at(session, endpoint)
+        assert find_status(session).inside == ()
