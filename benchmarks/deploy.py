@@ -1,11 +1,12 @@
 # ruff: noqa: T201 - the result of a command line goes to stdout
-"""Time deployments to a running local stage, under load: a code change, an engine change, a restart.
+"""Time changes of a running local stage, under load: of code, an adapter or the engine, and a restart.
 
     python -m benchmarks.deploy --stage local --rounds 3
 
 Clients stream answers all the while, and each deployment counts what failed for them. The tree is changed by
 comments at the end of modules, and restored at the end. The seconds are those from the change of `CURRENT`
-until the release is proven; the whole command also reads, packs and uploads the tree.
+until the release is proven; the whole command also reads, packs and uploads the tree. An adapter is pushed
+with the same weights and other metadata, and its seconds are those of the whole command.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import shutil
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -21,14 +24,16 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 
 import openai
+from safetensors.torch import load_file, save_file
 
 from infra.console import Console
 from infra.resources.api_keys import read_keys
 from infra.session import open_session
 from infra.verbs.deploy import deploy
+from infra.verbs.push import push, remove
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from infra.process import Command, Completed
     from infra.session import Session
@@ -36,12 +41,47 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parents[1]
 TOKENS: Final = 32
 
-CHANGES: Final = {
-    "code change": (("inference/web/pages.py",), False),
-    "engine change": (("inference/engines/protocol.py",), False),
-    "code change, --restart": (("inference/web/pages.py",), True),
+ADAPTER: Final = ROOT / "examples" / "ticket-triage" / "adapter"
+ADAPTER_NAME: Final = "bench"
+WEIGHTS: Final = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class CodeChange:
+    """A comment at the end of a module, and a deployment, which restarts the revision or does not."""
+
+    path: str
+    restart: bool = False
+
+    def apply(self, session: Session) -> float:
+        """Change the module and deploy; return how long the proof took, in seconds."""
+        with (ROOT / self.path).open("a", encoding="utf-8") as file:
+            file.write(f"# {time.time_ns()}\n")
+        return deploy(session, restart=self.restart, bake_s=0).seconds
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterChange:
+    """A new version of an adapter, and a push of it."""
+
+    def apply(self, session: Session) -> float:
+        """Make the version and push it; return how long that took, in seconds."""
+        with tempfile.TemporaryDirectory() as folder:
+            adapter = Path(folder) / ADAPTER_NAME
+            shutil.copytree(ADAPTER, adapter)
+            metadata = {"format": "pt", "made": str(time.time_ns())}
+            save_file(load_file(ADAPTER / WEIGHTS), adapter / WEIGHTS, metadata)
+            began_s = time.monotonic()
+            push(session, adapter=adapter)
+            return time.monotonic() - began_s
+
+
+CHANGES: Final[dict[str, CodeChange | AdapterChange]] = {
+    "code change": CodeChange("inference/web/pages.py"),
+    "adapter change": AdapterChange(),
+    "engine change": CodeChange("inference/engines/protocol.py"),
+    "code change, --restart": CodeChange("inference/web/pages.py", restart=True),
 }
-"""The files that each kind of deployment changes, and whether it restarts the revision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +173,8 @@ def count_az(session: Session) -> list[str]:
     return started
 
 
-def measure(stage: str, paths: Sequence[str], load: Load, *, restart: bool) -> Measured:
-    """Change files, deploy, and return what it took."""
-    for path in paths:
-        with (ROOT / path).open("a", encoding="utf-8") as file:
-            file.write(f"# {time.time_ns()}\n")
+def measure(stage: str, change: CodeChange | AdapterChange, load: Load) -> Measured:
+    """Make a change, and return what it took."""
     logger, requests = logging.getLogger("azure.core.pipeline.policies.http_logging_policy"), Requests()
     logger.setLevel(logging.INFO)
     logger.addHandler(requests)
@@ -145,12 +182,12 @@ def measure(stage: str, paths: Sequence[str], load: Load, *, restart: bool) -> M
     az_starts = count_az(session)
     complete, failed, began_s = load.complete, load.failed, time.monotonic()
     try:
-        result = deploy(session, restart=restart, bake_s=0)
+        proven_s = change.apply(session)
     finally:
         logger.removeHandler(requests)
     command_s = time.monotonic() - began_s
     return Measured(
-        result.seconds,
+        proven_s,
         command_s,
         load.complete - complete,
         load.failed - failed,
@@ -183,18 +220,21 @@ def main() -> None:
     config = session.config()
     keys = read_keys(session.az, session.group(), config.aca_app_name)
     load = Load(config.endpoint_url, keys[0].value)
-    originals = {path: (ROOT / path).read_text() for paths, _ in changes.values() for path in paths}
+    paths = {change.path for change in changes.values() if isinstance(change, CodeChange)}
+    originals = {path: (ROOT / path).read_text() for path in paths}
     measured: dict[str, list[Measured]] = {name: [] for name in changes}
     load.start(options.clients)
     try:
         for _ in range(options.rounds):
-            for name, (paths, restart) in changes.items():
-                measured[name].append(measure(options.stage, paths, load, restart=restart))
+            for name, change in changes.items():
+                measured[name].append(measure(options.stage, change, load))
                 print(name, measured[name][-1], flush=True)
     finally:
         load.stop()
         for path, text in originals.items():
             (ROOT / path).write_text(text)
+        if measured.get("adapter change"):
+            remove(session, ADAPTER_NAME)
     print("\n".join(rows(measured)))
 
 
