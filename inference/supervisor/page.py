@@ -44,6 +44,9 @@ class StartingPage:
 
     def open(self) -> None:
         """Begin to accept."""
+        # A server that starts accepts on the same socket. Where it took the connection that woke this thread,
+        # a blocking call would wait for the next one, and `close` for that.
+        self._server.socket.settimeout(0)
         self._thread.start()
 
     def close(self) -> None:
