@@ -29,7 +29,7 @@ from localcloud.arm.resource_kinds import Change, Resource, ResourceKind, Resour
 from localcloud.container_apps.defaults import secret_values, with_defaults
 from localcloud.container_apps.identities import identity_errors, shown_identity
 from localcloud.container_apps.quotas import Limit, app_quota_errors
-from localcloud.container_apps.references import environment_id, find_profile
+from localcloud.container_apps.references import environment_id, profile_name
 from localcloud.container_apps.resource_types import APPS, VERSIONS
 from localcloud.container_apps.revision_spec import ingress_policy
 from localcloud.container_apps.rules.apps import app_errors
@@ -99,10 +99,7 @@ class AppKind(ResourceKind):
     def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
         """Return the app with Azure's defaults; the values of its secrets are private."""
         stored = before.private if before else {}
-        environment = lookup.find(environment_id(change.properties))
-        profile = change.properties.get("workloadProfileName")
-        if environment is not None:
-            profile, _ = find_profile(environment, profile)
+        profile = profile_name(change.properties, lookup)
         after = self.skeleton(change, before)
         identity = shown_identity(after.id, change.body.get("identity"), self._tenant_id)
         after = replace(after, top=after.top | {"identity": identity})

@@ -63,3 +63,9 @@ def default_domain(environment: Resource) -> str:
     """Return the environment's domain, in the form that Azure generates; it does not resolve."""
     digest = hashlib.sha256(environment.id.lower().encode()).hexdigest()[:8]
     return f"local-{digest}.{environment.location}.azurecontainerapps.localhost"
+
+
+def profile_name(properties: Json, lookup: ResourceLookup) -> str | None:
+    """Return the workload profile that an app or a job runs on, with its environment's default."""
+    environment, name = lookup.find(environment_id(properties)), properties.get("workloadProfileName")
+    return name if environment is None else find_profile(environment, name)[0]

@@ -10,7 +10,7 @@ from localcloud.arm.resource_kinds import Change, Resource, ResourceKind, Resour
 from localcloud.container_apps.defaults import job_with_defaults, secret_values
 from localcloud.container_apps.identities import identity_errors, shown_identity
 from localcloud.container_apps.jobs.rules import job_errors
-from localcloud.container_apps.references import environment_id, find_profile
+from localcloud.container_apps.references import profile_name
 from localcloud.container_apps.resource_types import JOBS, VERSIONS
 from localcloud.container_apps.schema import schema_error
 from localcloud.errors import AzureError, not_emulated
@@ -61,10 +61,7 @@ class JobKind(ResourceKind):
     def build(self, change: Change, before: Resource | None, lookup: ResourceLookup) -> Resource:
         """Return the job with Azure's defaults; the values of its secrets are private."""
         stored = before.private if before else {}
-        environment = lookup.find(environment_id(change.properties))
-        profile = change.properties.get("workloadProfileName")
-        if environment is not None:
-            profile, _ = find_profile(environment, profile)
+        profile = profile_name(change.properties, lookup)
         after = self.skeleton(change, before)
         identity = shown_identity(after.id, change.body.get("identity"), self._tenant_id)
         values = secret_values(change.properties, stored.get("secrets", {}))

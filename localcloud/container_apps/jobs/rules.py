@@ -6,13 +6,12 @@ material: they are plausible, not quoted.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.resource_kinds import is_unknown
 from localcloud.container_apps.jobs.schedule import Schedule
 from localcloud.container_apps.rules.containers import container_errors, resource_errors
-from localcloud.container_apps.rules.hosting import environment_errors, volume_errors
+from localcloud.container_apps.rules.hosting import environment_errors, name_errors, volume_errors
 from localcloud.container_apps.rules.ranges import is_within
 from localcloud.container_apps.rules.secrets import (
     reference_errors,
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from localcloud.arm.resource_kinds import Resource, ResourceLookup
     from localcloud.errors import AzureError
 
-_NAME: Final = re.compile(r"(?=.{2,32}$)[a-z](?!.*--)[-a-z0-9]*[a-z0-9]")
 _MAX: Final = 2**31 - 1
 _COUNTS: Final = ("parallelism", "replicaCompletionCount")
 
@@ -45,13 +43,7 @@ def job_errors(
         before: The stored job, None if it is new.
         lookup: Where its environment and storages are looked up.
     """
-    if not _NAME.fullmatch(name):
-        yield bad_request(
-            "ContainerAppJobInvalidName",
-            f"Invalid Job name '{name}'. A name must consist of lower case alphanumeric characters or '-', "
-            "start with an alphabetic character, and end with an alphanumeric character and cannot have "
-            "'--'. The length must be between 2 and 32 characters inclusive.",
-        )
+    yield from name_errors(name, "Job", "ContainerAppJobInvalidName")
     properties = body.get("properties") or {}
     configuration, template = properties.get("configuration") or {}, properties.get("template") or {}
     containers = template.get("containers") or []

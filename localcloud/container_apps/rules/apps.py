@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from localcloud.arm.resource_kinds import is_unknown
 from localcloud.container_apps.rules.containers import container_errors, resource_errors
-from localcloud.container_apps.rules.hosting import environment_errors, volume_errors
+from localcloud.container_apps.rules.hosting import environment_errors, name_errors, volume_errors
 from localcloud.container_apps.rules.ingress import ingress_errors
 from localcloud.container_apps.rules.ranges import duplicates, is_within
 from localcloud.container_apps.rules.secrets import (
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from localcloud.arm.requests import Json
     from localcloud.arm.resource_kinds import Resource, ResourceLookup
 
-_APP_NAME: Final = re.compile(r"(?=.{2,32}$)[a-z](?!.*--)[-a-z0-9]*[a-z0-9]")
 _SUFFIX: Final = re.compile(r"[a-z0-9](?!.*-{2})([-a-z0-9]*[a-z0-9])?")
 _MAX_REVISION_NAME: Final = 54
 _MAX_REPLICAS: Final = 1_000
@@ -54,13 +53,7 @@ def app_errors(
         before: The stored app, None if it is new.
         lookup: Where its environment and storages are looked up.
     """
-    if not _APP_NAME.fullmatch(name):
-        yield bad_request(
-            "ContainerAppInvalidName",
-            f"Invalid ContainerApp name '{name}'. A name must consist of lower case alphanumeric characters "
-            "or '-', start with an alphabetic character, and end with an alphanumeric character and cannot "
-            "have '--'. The length must be between 2 and 32 characters inclusive.",
-        )
+    yield from name_errors(name, "ContainerApp", "ContainerAppInvalidName")
     properties = body.get("properties") or {}
     configuration, template = properties.get("configuration") or {}, properties.get("template") or {}
     containers = template.get("containers") or []

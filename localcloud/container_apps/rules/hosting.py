@@ -1,8 +1,9 @@
-"""What Azure rejects in an app or a job because of its environment, and in its volumes. Pure."""
+"""What Azure rejects in the name and the volumes of an app or a job, and because of its environment. Pure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.resource_ids import parse_path
 from localcloud.arm.resource_kinds import is_unknown
@@ -22,6 +23,20 @@ if TYPE_CHECKING:
 
     from localcloud.arm.requests import Json
     from localcloud.arm.resource_kinds import Resource, ResourceLookup
+
+
+_NAME: Final = re.compile(r"(?=.{2,32}$)[a-z](?!.*--)[-a-z0-9]*[a-z0-9]")
+
+
+def name_errors(name: str, kind: str, code: str) -> Iterator[AzureError]:
+    """Yield an invalid name of an app or a job, with Azure's word for the kind and its error code."""
+    if not _NAME.fullmatch(name):
+        yield bad_request(
+            code,
+            f"Invalid {kind} name '{name}'. A name must consist of lower case alphanumeric characters or "
+            "'-', start with an alphabetic character, and end with an alphanumeric character and cannot have "
+            "'--'. The length must be between 2 and 32 characters inclusive.",
+        )
 
 
 def environment_errors(
