@@ -308,7 +308,7 @@ class _Wait:
         """Return why the release does not serve, if a new replica itself reports that on the share."""
         if isinstance(answer, NoResponse) or not answer.unreached or not answer.error:
             return None
-        if answer.release != self._release or not self._baseline.is_new(answer):
+        if not self._is_new(answer):
             return None
         cause = Cause(f"replica {answer.replica}: {answer.error}", "correct it and deploy again")
         return NotServed(cause, self._rollout.app.console_tail(answer.replica), is_timeout=False)
@@ -329,7 +329,11 @@ class _Wait:
         return NotServed(late, self._log(), is_timeout=True)
 
     def _is_proof(self, answer: VersionResponse) -> bool:
-        return answer.is_ready and answer.release == self._release and self._baseline.is_new(answer)
+        return answer.is_ready and self._is_new(answer)
+
+    def _is_new(self, answer: VersionResponse) -> bool:
+        """Return whether a replica of this wait's release has answered, and none from before it."""
+        return answer.release == self._release and self._baseline.is_new(answer)
 
     def _served(self, answer: VersionResponse, now_s: float) -> Served:
         unreached = answer.unreached
@@ -386,12 +390,10 @@ class _Wait:
 
     def _show(self, answer: VersionResponse | NoResponse, now_s: float) -> None:
         is_starting = self._action is not None and not self._action.done()
+        now, percent = self._silence.phase()
         # What a replica of another release says about itself is no progress of this one.
-        is_of_release = isinstance(answer, VersionResponse) and answer.release == self._release
-        if isinstance(answer, VersionResponse) and is_of_release and self._baseline.is_new(answer):
+        if isinstance(answer, VersionResponse) and self._is_new(answer):
             now, percent = describe(answer)
-        else:
-            now, percent = self._silence.phase()
         if is_starting or not now:
             now = "asking for new replicas" if is_starting else phase(self._baseline, self._snapshot)
             percent = ""
