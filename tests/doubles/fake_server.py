@@ -56,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
             threading.Event().wait()
         if self.path == "/slow":
             time.sleep(0.5)
-        document = {"release": RELEASE, "replica": REPLICA, "ready": True, "pid": os.getpid(), "state": STATE}
+        document = {"release": RELEASE, "replica": REPLICA, "ready": True, "pid": os.getpid()}
         document["started_at"] = str(os.getpid())
         document["engine"] = os.environ.get("FJARR_ENGINE_SOCKET", "")
         document |= PROCESS

@@ -186,6 +186,7 @@ async def test_log_lines_of_a_request_bear_its_trace(
     await served.close()
 
 
+@pytest.mark.quiet
 async def test_a_dead_collector_costs_requests_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

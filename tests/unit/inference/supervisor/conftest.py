@@ -107,6 +107,15 @@ class Container:
         """Wait until a release's server answers."""
         return await self.until(lambda document: "pid" in document and document["release"] == name)
 
+    async def crash(self) -> None:
+        """End the server. The supervisor may answer before it, in the moment in which both accept."""
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await self.ask("/crash")
+                except OSError:  # the connection is cut, in one way or another
+                    return
+
     async def end(self) -> int:
         assert self.task is not None
         async with asyncio.timeout(20):

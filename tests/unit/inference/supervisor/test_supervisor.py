@@ -36,11 +36,12 @@ async def test_a_new_release_takes_over_and_the_old_one_finishes_its_answers(con
     second = await container.serving(TWO)
     assert (await slow)["release"] == ONE
     assert second["pid"] != first["pid"]
-    shown = await container.until(lambda document: document["state"].get("phase") == "serving")
-    assert shown["state"] == {
+    shown = await container.until(lambda document: document.get("phase") == "serving")
+    state = {
         "wanted_release": TWO, "phase": "serving", "percent": 100, "last_error": None,
         "container_started_at": "t",
     }  # fmt: skip
+    assert shown.items() >= state.items()
     assert await stop(container) == 0
 
 
@@ -61,17 +62,17 @@ async def test_a_release_that_does_not_become_ready_changes_nothing_and_the_reas
     await container.start(ONE)
     first = await container.serving(ONE)
     container.want(TWO)
-    failed = await container.until(lambda document: document["state"].get("last_error") is not None)
-    assert failed["state"]["last_error"] == f"{TWO}: {reason}"
-    assert failed["state"]["wanted_release"] == TWO
+    failed = await container.until(lambda document: document.get("last_error") is not None)
+    assert failed["last_error"] == f"{TWO}: {reason}"
+    assert failed["wanted_release"] == TWO
     assert failed["pid"] == first["pid"]
     # The pointer is set back: nothing restarts, and the error is gone.
     container.want(ONE)
-    healed = await container.until(lambda document: document["state"]["last_error"] is None)
-    assert (healed["pid"], healed["state"]["wanted_release"]) == (first["pid"], ONE)
+    healed = await container.until(lambda document: document["last_error"] is None)
+    assert (healed["pid"], healed["wanted_release"]) == (first["pid"], ONE)
     # The same release may be tried again.
     container.want(TWO)
-    await container.until(lambda document: document["state"]["last_error"] is not None)
+    await container.until(lambda document: document["last_error"] is not None)
     assert await stop(container) == 0
 
 
@@ -82,10 +83,10 @@ async def test_a_third_release_ends_the_attempt_with_the_second(container: Conta
     await container.start(ONE)
     await container.serving(ONE)
     container.want(TWO)
-    await container.until(lambda document: document["state"].get("phase") == "loading")
+    await container.until(lambda document: document.get("phase") == "loading")
     container.want(THREE)
     shown = await container.serving(THREE)
-    assert shown["state"]["last_error"] is None
+    assert shown["last_error"] is None
     assert await stop(container) == 0
 
 
@@ -99,8 +100,8 @@ async def test_a_release_without_a_supervisor_asks_for_a_restart(container: Cont
     await container.start(ONE)
     await container.serving(ONE)
     container.want(TWO)
-    shown = await container.until(lambda document: document["state"].get("last_error") is not None)
-    assert shown["state"]["last_error"].startswith(f"{TWO}: it cannot be copied from the share: ")
+    shown = await container.until(lambda document: document.get("last_error") is not None)
+    assert shown["last_error"].startswith(f"{TWO}: it cannot be copied from the share: ")
     assert await stop(container) == 0
 
 
@@ -109,8 +110,7 @@ async def test_a_crashed_server_is_back_within_a_second(container: Container) ->
     container.release(ONE)
     await container.start(ONE)
     first = await container.serving(ONE)
-    with pytest.raises(OSError):  # noqa: PT011 - the connection is cut, in one way or another
-        await container.ask("/crash")
+    await container.crash()
     began = asyncio.get_running_loop().time()
     second = await container.serving(ONE)
     assert second["pid"] != first["pid"]
@@ -125,8 +125,7 @@ async def test_three_crashes_in_a_row_end_the_container(
     await container.start(ONE)
     for _ in range(3):
         await container.serving(ONE)
-        with pytest.raises(OSError):  # noqa: PT011 - see above
-            await container.ask("/crash")
+        await container.crash()
     assert await container.end() == 9
     assert "3 crashes in a row, the last one: it ended with exit code 9" in caplog.text
 
