@@ -286,4 +286,8 @@ def _fail(what: str, hint: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\ninterrupted; run this again: what was downloaded is kept", file=sys.stderr)
+        sys.exit(130)

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
+from benchmarks import command_line
 from inference.engines.protocol import Ability, GenerationRequest, Increment, Sampling, TokenStream
 from inference.engines.remote.engine import connect
 from inference.engines.remote.host import EngineHost
@@ -137,9 +138,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.crossing", description="Measure the cost of the engine's socket."
     )
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=command_line.count, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--steps", type=command_line.count, default=1000)
+    parser.add_argument("--rounds", type=command_line.count, default=5)
     arguments = parser.parse_args()
     print("rows  directly  through the socket  difference, in microseconds a step")
     for rows in arguments.rows:
@@ -148,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 import openai
 from safetensors.torch import load_file, save_file
 
+from benchmarks import command_line
 from infra.console import Console
 from infra.resources.api_keys import read_keys
 from infra.session import open_session
@@ -211,8 +212,8 @@ def main() -> None:
     """Measure each kind of deployment in turn, for a number of rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stage", default="local")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--clients", type=int, default=2)
+    parser.add_argument("--rounds", type=command_line.count, default=3)
+    parser.add_argument("--clients", type=command_line.count, default=2)
     parser.add_argument("--change", action="append", choices=CHANGES, help="measure this alone; repeatable")
     options = parser.parse_args()
     changes = {name: CHANGES[name] for name in options.change or CHANGES}
@@ -239,4 +240,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks import processes
+from benchmarks import command_line, processes
 from benchmarks.contest import describe_machine, now
 from benchmarks.contestants import ROOT
 
@@ -233,7 +233,9 @@ def _read(path: Path | None) -> Any:  # noqa: ANN401 - JSON
 def main() -> int:
     """Run the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks/gpu.sh", description="Measure both engines on a GPU.")
-    parser.add_argument("--model", type=Path, required=True, help="a folder of safetensors")
+    parser.add_argument(
+        "--model", type=command_line.model_folder, required=True, help="a folder of safetensors"
+    )
     parser.add_argument("--adapter", type=Path, default=EXAMPLE_ADAPTER, help="a LoRA adapter's folder")
     parser.add_argument("--cpu", action="store_true", help="a trial on a CPU, with smaller loads")
     parser.add_argument("--limit-s", type=float, default=LIMIT_S)
@@ -276,4 +278,4 @@ def _log(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -14,12 +14,14 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from benchmarks import command_line
 from benchmarks.measures import Measurement, summarize
 from benchmarks.prompts import make_prompts
 from benchmarks.sse import RawResponse, read_sample
@@ -182,9 +184,11 @@ def _parse_arguments() -> argparse.Namespace:
         required=True,
         help="may be repeated: requests name the models in rotation",
     )
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--requests", type=int, default=None, help="default: two a client, at least eight")
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--clients", type=command_line.count, nargs="+", default=[1, 8, 32])
+    parser.add_argument(
+        "--requests", type=command_line.count, default=None, help="default: two a client, at least eight"
+    )
+    parser.add_argument("--max-tokens", type=command_line.count, default=64)
     parser.add_argument("--warm-up", type=int, default=None, help="requests; default: one a client")
     parser.add_argument("--seed", default="load")
     parser.add_argument(
@@ -195,8 +199,8 @@ def _parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    """Run the loads that the command line asks for, and print their measurements as JSON."""
+def main() -> int:
+    """Run the loads of the command line, print their measurements as JSON, and return the exit code."""
     arguments = _parse_arguments()
     key = os.environ.get(arguments.api_key_variable, "")
     target = Target(arguments.address.rstrip("/"), tuple(arguments.model), key)
@@ -207,7 +211,12 @@ def main() -> None:
         load = Load(clients, requests, arguments.max_tokens, warm_up)
         measurements.append(asyncio.run(run_load(target, load, f"{arguments.seed}-{clients}")))
     print(json.dumps([asdict(measurement) for measurement in measurements], indent=2))
+    if any(each.errors < each.requests for each in measurements):
+        return 0
+    reason = measurements[0].failures[0].reason
+    print(f"error: no request to {target.address} succeeded: {reason}", file=sys.stderr)
+    return command_line.NO_TOOL
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -14,13 +14,13 @@ import argparse
 import io
 import json
 import shutil
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from benchmarks import command_line
 from inference.packages.archives import HashingReader, pack, unpack
 from inference.packages.installers import install_packages
 from inference.packages.lockfile import normalize, read_lock
@@ -143,4 +143,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from benchmarks import command_line
 from benchmarks.slow_share import mounted, set_read_ahead
 from inference.models.local_copies import list_files
 from inference.models.weights import BaseModel
@@ -119,11 +120,13 @@ def table(size_bytes: int, seconds: dict[str, list[float]]) -> str:
 def main() -> None:
     """Measure, and print the table and the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="a folder with a base model")
+    parser.add_argument(
+        "--model", type=command_line.model_folder, required=True, help="a folder with a base model"
+    )
     parser.add_argument("--megabytes", type=float, default=100.0, help="the share's bandwidth, in MB/s")
     parser.add_argument("--milliseconds", type=float, default=5.0, help="its latency")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--rounds", type=command_line.count, default=3)
+    parser.add_argument("--threads", type=command_line.count, nargs="+", default=[1, 2, 4, 8, 16])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fjarr-model-") as name:
         # Without links, which would lead out of the mount.
@@ -138,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

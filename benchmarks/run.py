@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from benchmarks import processes, report
+from benchmarks import command_line, processes, report
 from benchmarks.contest import Contest, Entry, Row, describe_machine, make_rows, now, run_contest
 from benchmarks.contestants import GGUF_FORMATS, ROOT, Contestant, Setup, all_contestants, select
 from benchmarks.load import Load
@@ -79,17 +79,20 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="a folder of safetensors")
     parser.add_argument("--model-name", default="", help="its name in the results; default: the folder's")
     parser.add_argument("--adapter", type=Path, help="a LoRA adapter's folder; default: none takes part")
-    parser.add_argument("--adapters", type=int, default=4, help="how many are served at once")
+    parser.add_argument("--adapters", type=command_line.count, default=4, help="how many are served at once")
     parser.add_argument("--only", nargs="+", default=[], help="names of contestants; default: all")
     parser.add_argument(
         "--baseline", default="transformers-batching", help="the contestant that ratios are relative to"
     )
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--clients", type=command_line.count, nargs="+", default=[1, 8, 32])
     parser.add_argument(
-        "--requests-per-client", type=int, default=2, help="but not less than four requests a load"
+        "--requests-per-client",
+        type=command_line.count,
+        default=2,
+        help="but not less than four requests a load",
     )
-    parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max-tokens", type=command_line.count, default=64)
+    parser.add_argument("--rounds", type=command_line.count, default=3)
     parser.add_argument("--gguf", type=Path, help="the model's GGUF file, for llama.cpp; default: none")
     interpreters = (("--python", "transformers"), ("--vllm-python", "vLLM"), ("--llama-python", "llama.cpp"))
     for option, whose in interpreters:
@@ -171,4 +174,4 @@ def _log(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -14,7 +14,6 @@ import argparse
 import itertools
 import json
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -24,6 +23,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks import command_line
 from inference.engines.protocol import GenerationRequest, Sampling
 from inference.engines.transformers.constraint import Vocabulary
 from inference.engines.transformers.rows import ROW_KEY, Row
@@ -175,10 +175,10 @@ def make_table(measured: dict[int, dict[str, tuple[float, ...]]]) -> str:
 def main() -> int:
     """Run the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sampling", description="Time the sampling.")
-    parser.add_argument("--rows", type=int, nargs="+", default=[8, 32])
-    parser.add_argument("--vocabulary", type=int, default=49_152)
-    parser.add_argument("--steps", type=int, default=20, help="in a round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=command_line.count, nargs="+", default=[8, 32])
+    parser.add_argument("--vocabulary", type=command_line.count, default=49_152)
+    parser.add_argument("--steps", type=command_line.count, default=20, help="in a round")
+    parser.add_argument("--rounds", type=command_line.count, default=3)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     measured = {
@@ -190,4 +190,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

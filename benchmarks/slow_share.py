@@ -22,6 +22,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from benchmarks import command_line
+from benchmarks.processes import StartError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -122,7 +125,7 @@ def mounted(folder: Path, mount: Path, megabytes: float, milliseconds: float) ->
     """Mount a folder as a slow share while the body runs.
 
     Raises:
-        RuntimeError: If it cannot be mounted here; the message has the reason.
+        StartError: If it cannot be mounted here; the message has the reason.
     """
     mount.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "benchmarks.slow_share", str(folder), str(mount)]
@@ -134,7 +137,7 @@ def mounted(folder: Path, mount: Path, megabytes: float, milliseconds: float) ->
                 if server.poll() is not None or time.monotonic() > end_s:
                     server.kill()
                     _, reason = server.communicate()
-                    raise RuntimeError(f"a slow share cannot be mounted here: {reason.strip()[-500:]}")
+                    raise StartError(f"a slow share cannot be mounted here: {reason.strip()[-500:]}")
                 time.sleep(POLL_S)
             yield
         finally:
@@ -183,4 +186,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -13,10 +13,9 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from benchmarks import processes
+from benchmarks import command_line, processes
 from benchmarks.contestants import ROOT, Setup, fjarr_servers
 from benchmarks.measures import median_of
 from benchmarks.processes import HTTP_OK, Launch, StartError
@@ -24,6 +23,7 @@ from benchmarks.weights import prepare_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 WORK: Final = ROOT / ".fjarr" / "bench"
 POLL_S: Final = 0.02
@@ -105,9 +105,11 @@ def median_start(starts: Sequence[Start]) -> Start:
 def main() -> int:
     """Run the command line, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description="Time the start.")
-    parser.add_argument("--model", type=Path, required=True, help="a folder of safetensors")
-    parser.add_argument("--adapter", type=Path, help="a LoRA adapter's folder")
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument(
+        "--model", type=command_line.model_folder, required=True, help="a folder of safetensors"
+    )
+    parser.add_argument("--adapter", type=command_line.adapter_folder, help="a LoRA adapter's folder")
+    parser.add_argument("--runs", type=command_line.count, default=5)
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--module", default="inference.start", help="or inference.server")
     arguments = parser.parse_args()
@@ -129,4 +131,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

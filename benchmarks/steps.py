@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import command_line
 from benchmarks.prompts import make_prompts
 from benchmarks.weights import BASE_NAME, prepare_weights
 from inference.engines.catalogue import ENGINES
@@ -186,13 +187,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.steps", description="Time the engine's steps."
     )
-    parser.add_argument("--model", type=Path, required=True, help="a folder of safetensors")
-    parser.add_argument("--adapter", type=Path, help="a LoRA adapter's folder")
-    parser.add_argument("--adapters", type=int, default=4, help="how many are served at once")
+    parser.add_argument(
+        "--model", type=command_line.model_folder, required=True, help="a folder of safetensors"
+    )
+    parser.add_argument("--adapter", type=command_line.adapter_folder, help="a LoRA adapter's folder")
+    parser.add_argument("--adapters", type=command_line.count, default=4, help="how many are served at once")
     parser.add_argument("--merge", nargs="+", default=["off"], help="FJARR_MERGE_ADAPTERS, an engine each")
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=command_line.count, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--tokens", type=command_line.count, default=48)
+    parser.add_argument("--rounds", type=command_line.count, default=3)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--engine", choices=sorted(ENGINES), default="transformers")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
@@ -202,4 +205,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from benchmarks import processes
+from benchmarks import command_line, processes
 from benchmarks.contestants import ROOT, Setup, fjarr_servers
 from benchmarks.load import Load, Target, run_load
 from benchmarks.processes import Launch, StartError
@@ -190,18 +190,22 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.turns", description="Compare one process with two."
     )
-    parser.add_argument("--model", type=Path, required=True, help="a folder of safetensors")
-    parser.add_argument("--adapter", type=Path, help="a LoRA adapter's folder")
-    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--requests", type=int, default=4, help="at least one a client")
-    parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--turns", type=int, default=10)
     parser.add_argument(
-        "--threads", type=int, help="threads that compute on a CPU; with one, other load disturbs less"
+        "--model", type=command_line.model_folder, required=True, help="a folder of safetensors"
+    )
+    parser.add_argument("--adapter", type=command_line.adapter_folder, help="a LoRA adapter's folder")
+    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
+    parser.add_argument("--clients", type=command_line.count, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--requests", type=int, default=4, help="at least one a client")
+    parser.add_argument("--max-tokens", type=command_line.count, default=64)
+    parser.add_argument("--turns", type=command_line.count, default=10)
+    parser.add_argument(
+        "--threads",
+        type=command_line.count,
+        help="threads that compute on a CPU; with one, other load disturbs less",
     )
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -8,10 +8,11 @@ The endpoint is one that `invoke up --stage local` has started. Needs Playwright
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Error, expect, sync_playwright
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -34,7 +35,10 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 680}, device_scale_factor=1.5)
         page.set_default_timeout(TIMEOUT_MS)
         expect.set_options(timeout=TIMEOUT_MS)
-        page.goto(arguments.endpoint)
+        try:
+            page.goto(arguments.endpoint)
+        except Error as error:
+            sys.exit(f"error: {arguments.endpoint} shows no page: {error.message.splitlines()[0]}")
         if arguments.key:
             page.get_by_label("Password").fill(arguments.key)
             page.get_by_role("button", name="Sign in").click()

@@ -15,7 +15,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from invoke import Collection, Exit, ParseError, Program, task
 from invoke.parser import Parser, ParserContext
@@ -81,6 +81,24 @@ def show(result: Result, is_json: bool) -> None:  # noqa: FBT001  # the flag of 
     """Print a result on stdout."""
     _OUTPUT.has_document = is_json
     _write(json.dumps(result.to_json(), indent=2) if is_json else result.to_text())
+
+
+def run_script(main: Callable[[], object]) -> None:
+    """Run a script that is no verb, with the verbs' errors and exit codes.
+
+    An error is a message, and a file that cannot be used is one; anything else is a bug and shows its
+    traceback.
+    """
+    try:
+        main()
+    except FjarrError as error:
+        _end(str(error), error.exit_code)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _end(str(_file_error(error)), _USAGE)
+    except KeyboardInterrupt:
+        _end("interrupted", INTERRUPTED)
 
 
 def check_arguments(argv: list[str], tasks: ModuleType) -> None:
@@ -188,12 +206,22 @@ def _reporting(body: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             if error.filename is None:
                 raise _bug(flags) from None
-            what = f"{os.fsdecode(error.filename)}: {error.strerror}"
-            raise _exit(UsageError(what, hint="see that you may read and write it"), flags) from error
+            raise _exit(_file_error(error), flags) from error
         except Exception:  # noqa: BLE001  # a bug must show its whole traceback
             raise _bug(flags) from None
 
     return run
+
+
+def _file_error(error: OSError) -> UsageError:
+    """Return what is wrong with the file of an error that names one."""
+    what = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return UsageError(what, hint="see that you may read and write it")
+
+
+def _end(message: str, code: int) -> NoReturn:
+    sys.stderr.write(f"{_printable(message)}\n")
+    sys.exit(code)
 
 
 def _exit(error: FjarrError, flags: Mapping[str, object]) -> Exit:

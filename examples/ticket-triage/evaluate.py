@@ -31,8 +31,9 @@ sys.path.insert(0, str(ROOT))  # for infra
 
 from tickets import CATEGORIES, HERE, PRIORITIES, Ticket, read_tickets
 
-from infra.command_line import INTERRUPTED
+from infra.command_line import INTERRUPTED, run_script
 from infra.console import Console
+from infra.errors import UsageError
 from infra.evaluation.asking import Candidate, Endpoint, Options
 from infra.evaluation.evaluation import Work, finish, run
 from infra.evaluation.examples import Example, Message
@@ -328,14 +329,6 @@ def _is_same(answer: Answer, wanted: Answer) -> bool:
     return answer == wanted
 
 
-def _has_category(answer: Answer, wanted: Answer) -> bool:
-    return answer.category == wanted.category
-
-
-def _has_priority(answer: Answer, wanted: Answer) -> bool:
-    return answer.priority == wanted.priority
-
-
 def _worked_examples() -> list[Ticket]:
     """Return five tickets of the training set, one of each category, with all three priorities."""
     wanted = zip(CATEGORIES, ("high", "low", "normal", "high", "low"), strict=True)
@@ -392,8 +385,15 @@ def _find_endpoint(options: argparse.Namespace) -> Endpoint:
     session = None if options.endpoint else open_session(ROOT, options.stage, Console(), start_cloud=False)
     endpoint = find_endpoint(options.endpoint, session, os.environ.get("OPENAI_API_KEY", ""))
     if endpoint is None:
-        raise SystemExit("there is neither an address nor a stage")
+        raise UsageError("there is neither an address nor a stage", hint="--stage NAME, or --endpoint URL")
     return endpoint
+
+
+def _step(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
 
 
 def _options() -> argparse.Namespace:
@@ -403,7 +403,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tuned", action="store_true", help="measure only the adapter")
     parser.add_argument(
         "--every",
-        type=int,
+        type=_step,
         default=1,
         metavar="N",
         help="evaluate the base, which is slow, on every Nth ticket only",
@@ -412,4 +412,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

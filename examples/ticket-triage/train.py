@@ -29,9 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for infra.models.base_models
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository, for infra
 
 from tickets import HERE, Ticket, read_tickets
+
+from infra.command_line import run_script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -304,17 +306,32 @@ def _example_base() -> Path:
     return ensure_example_base()
 
 
+def _model_folder(text: str) -> Path:
+    if not Path(text, "config.json").is_file():
+        raise argparse.ArgumentTypeError(f"there is no config.json in {text}")
+    return Path(text)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
 def _options() -> argparse.Namespace:
     recipe = Recipe()
     parser = argparse.ArgumentParser(description="Train the ticket-triage adapter.")
     parser.add_argument(
-        "--base", type=Path, help="a folder with the base model; by default it is downloaded and cached"
+        "--base",
+        type=_model_folder,
+        help="a folder with the base model; by default it is downloaded and cached",
     )
     parser.add_argument(
         "--out", type=Path, default=HERE / "adapter", help="the folder to write the adapter to"
     )
-    parser.add_argument("--epochs", type=int, default=recipe.epochs)
-    parser.add_argument("--rank", type=int, default=recipe.rank)
+    parser.add_argument("--epochs", type=_count, default=recipe.epochs)
+    parser.add_argument("--rank", type=_count, default=recipe.rank)
     parser.add_argument("--learning-rate", type=float, default=recipe.learning_rate)
     parser.add_argument(
         "--dtype",
@@ -326,4 +343,4 @@ def _options() -> argparse.Namespace:
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    main()
+    run_script(main)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from invoke import Collection, Context, Exit
 
-from infra.command_line import argument_error, check_arguments, show, verb
+from infra.command_line import argument_error, check_arguments, run_script, show, verb
 from infra.errors import RemoteError, UsageError
 
 if TYPE_CHECKING:
@@ -174,3 +174,37 @@ def test_an_error_after_a_result_leaves_stdout_with_one_document(capsys: pytest.
         body.body(Context(), json=False)
     assert capsys.readouterr().out == "a name that is not UTF-8: \\udcff\n"
     assert "\\udcff: Permission denied" in str(run("unreadable").message)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UsageError("no such stage", hint="invoke up"), 2, "error: no such stage\nhint: invoke up\n"),
+        (RemoteError("it failed"), 4, "error: it failed\n"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x\udcff"),
+            2,
+            "error: /x\\udcff: Permission denied\nhint: see that you may read and write it\n",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)  # fmt: skip
+def test_a_script_ends_as_a_verb_does(
+    capsys: pytest.CaptureFixture[str], error: BaseException, code: int, message: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_script(fail)
+    assert ended.value.code == code
+    assert capsys.readouterr().err == message
+
+
+def test_a_script_s_bug_shows_its_traceback() -> None:
+    def fail() -> None:
+        raise OSError(errno.EIO, "of no file")
+
+    with pytest.raises(OSError, match="of no file"):
+        run_script(fail)
+    run_script(lambda: None)
