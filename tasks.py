@@ -760,7 +760,10 @@ def bench(
         Path(plot) if plot else None,
     )  # fmt: skip
     session = None if endpoint else _open(stage, starts=False)
-    _show(run_bench(request, Console(), session), json)
+    result = run_bench(request, Console(), session)
+    _show(result, json)
+    if result.found.is_interrupted:
+        raise KeyboardInterrupt
 
 
 @verb(

@@ -6,8 +6,9 @@ think in between.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.load import Load, run_load
@@ -71,11 +72,13 @@ class Found:
         measurements: The loads, by their number of clients.
         clients: The most clients with which the goal was met; 0 if one was too many.
         is_limit: Whether more clients were tried and were too many. If not, the server may hold more.
+        is_interrupted: Whether the search was cancelled before its end.
     """
 
     measurements: tuple[Measurement, ...]
     clients: int
     is_limit: bool
+    is_interrupted: bool = False
 
 
 async def find_users(
@@ -84,7 +87,10 @@ async def find_users(
     show: Callable[[int], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Found:
-    """Load a server step by step; `show` is called with the number of clients before each step."""
+    """Load a server step by step; `show` is called with the number of clients before each step.
+
+    A search that is cancelled after its first load returns what it has measured.
+    """
     started_s = clock()
     measured: dict[int, Measurement] = {}
     levels = iter(search.levels)
@@ -95,14 +101,21 @@ async def find_users(
         met = {clients: search.goal.is_met(measurement) for clients, measurement in measured.items()}
         return next_level(met, search.max_clients)
 
+    is_interrupted = False
     while (clients := choose()) is not None:
         if measured and clock() - started_s > search.time_limit_s:
             break
         show(clients)
         requests = max(clients, search.requests or max(MIN_REQUESTS, REQUESTS_PER_CLIENT * clients))
         load = Load(clients, requests, search.max_tokens, 0 if measured else 2, prompts=search.prompts)
-        measured[clients] = await run_load(target, load, f"users-{clients}")
-    return judge(tuple(measured.values()), search.goal)
+        try:
+            measured[clients] = await run_load(target, load, f"users-{clients}")
+        except asyncio.CancelledError:
+            if not measured:
+                raise
+            is_interrupted = True
+            break
+    return replace(judge(tuple(measured.values()), search.goal), is_interrupted=is_interrupted)
 
 
 def judge(measurements: Sequence[Measurement], goal: Goal) -> Found:

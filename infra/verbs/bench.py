@@ -112,6 +112,7 @@ class Bench:
             "goal_time_to_first_token_p95_s": self.goal_s,
             "clients": self.found.clients,
             "is_limit": self.found.is_limit,
+            "is_interrupted": self.found.is_interrupted,
             "think_time_s": self.think_time_s,
             "people": self.people,
             "loads": [asdict(each) for each in self.found.measurements],
@@ -136,6 +137,8 @@ class Bench:
         ):
             console.print(f"failed: {reason}", soft_wrap=True)
         console.print(self.sentence, soft_wrap=True)
+        if self.found.is_interrupted:
+            console.print("interrupted: the search had not ended")
         if self.plot is not None:
             console.print(f"plot: {self.plot}", soft_wrap=True)
         output = console.file

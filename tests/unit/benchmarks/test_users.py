@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,6 +52,24 @@ async def test_the_search_finds_the_limit(loads: Any, limit: int) -> None:
     assert limit - max(1, limit // users.RESOLUTION) <= found.clients <= limit
     assert len({load.clients for load in given}) == len(given)
     assert [each.clients for each in found.measurements] == sorted(load.clients for load in given)
+
+
+async def test_an_interrupted_search_keeps_what_it_has_measured(loads: Any) -> None:
+    def interrupted_at(limit: int) -> Callable[[int], Measurement]:
+        def measure(clients: int) -> Measurement:
+            if clients == limit:
+                raise asyncio.CancelledError
+            return measurement(clients, 0.1)
+
+        return measure
+
+    loads(interrupted_at(8))
+    found = await find_users(TARGET, Search(GOAL))
+    assert [each.clients for each in found.measurements] == [1, 2, 4]
+    assert (found.clients, found.is_limit, found.is_interrupted) == (4, False, True)
+    loads(interrupted_at(1))
+    with pytest.raises(asyncio.CancelledError):
+        await find_users(TARGET, Search(GOAL))
 
 
 async def test_a_server_that_holds_all_is_not_at_its_limit(loads: Any) -> None:

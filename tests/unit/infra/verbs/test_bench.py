@@ -51,6 +51,10 @@ async def test_the_loads_and_the_answer(server: OpenaiServer, address: str) -> N
     text = result.to_text()
     assert "2 clients at once: 95 % of the answers begin within 20 s, and perhaps more" in text
     assert f"{result.people} people, if each waits 30 s" in text
+    assert "interrupted" not in text
+    interrupted = replace(result, found=replace(result.found, is_interrupted=True))
+    assert "interrupted: the search had not ended" in interrupted.to_text()
+    assert interrupted.to_json()["is_interrupted"]
     assert len(server.engine.requests) == 2 + 4 + 4
     assert server.engine.requests[-1].max_new_tokens == 8
 
