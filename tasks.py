@@ -701,7 +701,7 @@ def evaluate(
         Path(data), tuple(model or ()), endpoint, key_variable, Columns(question, expected, system),
         limit or None, regex, tolerance or None, judge, Path(judge_prompt) if judge_prompt else None,
         Options(max_tokens, temperature, seed or None), concurrency, Path(resume) if resume else None,
-        tuple(min or ()), not_worse,
+        resume is not None, tuple(min or ()), not_worse,
     )  # fmt: skip
     session = _open(stage, starts=False) if request.needs_stage else None
     results = run_evaluate(request, ROOT, Console(), session)

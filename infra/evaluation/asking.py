@@ -16,7 +16,7 @@ from infra.errors import RemoteError, ToolError
 from infra.evaluation.tolerance import MAX_RETRIES, Dialect, find_wait_s
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from openai import AsyncOpenAI
 
@@ -124,7 +124,7 @@ async def ask_all(  # noqa: PLR0913 - the last three are for the caller's side
     *,
     sleep: Sleep = asyncio.sleep,
     notify: Callable[[str], None] = lambda _: None,
-) -> AsyncIterator[tuple[Question, Answer]]:
+) -> AsyncGenerator[tuple[Question, Answer], None]:
     """Ask all questions, and yield each with its answer as it arrives.
 
     Args:
@@ -283,7 +283,8 @@ class _Asker:
             # The client takes what the server sends for what it should be.
             error = f"the server sent what is no part of an answer: {' '.join(str(caught).split())}"
         answer = Answer(
-            question.candidate.name, question.example.name, "".join(read.text), read.finish_reason, error,
+            question.candidate.name, question.example.name, _whole("".join(read.text)), read.finish_reason,
+            None if error is None else _whole(error),
             None if read.first_s is None else read.first_s - started_s, self._clock() - started_s,
             read.count("prompt_tokens"), read.count("completion_tokens"),
         )  # fmt: skip
@@ -314,6 +315,11 @@ class _Stream:
         """Return a number of tokens as the server counted them; 0 if it did not."""
         found = getattr(self._usage, name, 0)
         return found if isinstance(found, int) else 0
+
+
+def _whole(text: str) -> str:
+    """Return a text that a file can hold: some servers send the two halves of a character one by one."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _has_text(delta: Any) -> bool:  # noqa: ANN401 - servers have fields that the client does not type

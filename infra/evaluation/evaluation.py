@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 DEFAULT_OPTIONS: Final = Options()
 RESULTS_FILE: Final = "results.json"
+MAX_EQUAL_FAILURES: Final = 8
+"""How often the first requests for a model may fail for one and the same reason: the others would, too."""
 SHOWN_EVERY_S: Final = {True: 0.2, False: 10.0}
 """How often progress is shown, on a terminal and elsewhere."""
 
@@ -73,6 +77,7 @@ def run(work: Work, console: Console) -> Evaluation:
     if work.judge is not None:
         with console.step(f"let {work.judge.model} judge") as step:
             judgements = asyncio.run(_judge(work, answers, _Progress(step, console.is_terminal)))
+        _require_judgements(work, tuple(judgements.values()))
     rows = []
     for example in work.examples:
         keys = [(candidate.name, example.name) for candidate in work.candidates]
@@ -119,19 +124,53 @@ async def _collect(
     with AnswerStore(work.folder) as store:
         pairs = [(question, question_key(question, work.options)) for question in questions]
         answers = {_name(question): answer for question, key in pairs if (answer := store.get(key))}
-        kept, failures = len(answers), 0
+        kept, failures = len(answers), _Failures(work, {candidate for candidate, _ in answers})
         open_pairs = [(question, key) for question, key in pairs if _name(question) not in answers]
         key_of = {_name(question): key for question, key in open_pairs}
         new = ask_all([question for question, _ in open_pairs], work.options, work.concurrency, notify=notify)
-        async for question, answer in new:
-            name = _name(question)
-            answers[name] = answer
-            store.add(key_of[name], answer)
-            failures += answer.error is not None
-            progress.show(len(answers) - kept, len(open_pairs), failures)
+        async with aclosing(new):
+            async for question, answer in new:
+                name = _name(question)
+                answers[name] = answer
+                store.add(key_of[name], answer)
+                failures.add(question.candidate, answer)
+                progress.show(len(answers) - kept, len(open_pairs), failures.count)
     parts = [f"{len(open_pairs)} answers", f"{kept} kept from before" if kept else ""]
-    progress.finish(", ".join(filter(None, [*parts, f"{failures} failed" if failures else ""])))
+    progress.finish(", ".join(filter(None, [*parts, f"{failures.count} failed" if failures.count else ""])))
     return answers
+
+
+class _Failures:
+    """The requests that failed, and whether those for a model can still succeed.
+
+    Args:
+        work: What is evaluated.
+        answering: The names of the candidates that have answered before.
+
+    Attributes:
+        count: The number of requests that failed.
+    """
+
+    def __init__(self, work: Work, answering: set[str]) -> None:
+        self.count = 0
+        self._work = work
+        self._answering = answering
+        self._reasons: Counter[tuple[str, str]] = Counter()
+
+    def add(self, candidate: Candidate, answer: Answer) -> None:
+        """Count an answer.
+
+        Raises:
+            RemoteError: All requests for the model so far have failed, often for the same reason.
+        """
+        if answer.error is None:
+            self._answering.add(candidate.name)
+            return
+        self.count += 1
+        key = (candidate.name, answer.error)
+        self._reasons[key] += 1
+        if candidate.name not in self._answering and self._reasons[key] >= MAX_EQUAL_FAILURES:
+            raise _no_answer(self._work, candidate, answer.error)
 
 
 async def _judge(
@@ -149,6 +188,8 @@ async def _judge(
 
     pairs = [(examples[example], answer) for (_, example), answer in whole.items()]
     judgements = await judge_all(work.judge, pairs, work.concurrency, advance)
+    without = sum(judgement.score is None for judgement in judgements)
+    progress.finish(f"{len(judgements)} answers" + (f", {without} without a score" if without else ""))
     return dict(zip(whole, judgements, strict=True))
 
 
@@ -161,11 +202,24 @@ def _require_answers(work: Work, answers: dict[tuple[str, str], Answer]) -> None
     for candidate in work.candidates:
         errors = [answers[candidate.name, example.name].error for example in work.examples]
         if all(errors):
-            raise RemoteError(
-                f"no request for {candidate.model!r} at {candidate.endpoint.url} succeeded",
-                details=(str(errors[0]),),
-                hint="check the name of the model and the key; --resume asks again",
-            )
+            raise _no_answer(work, candidate, str(errors[0]))
+
+
+def _no_answer(work: Work, candidate: Candidate, reason: str) -> RemoteError:
+    return RemoteError(
+        f"no request for {candidate.model!r} at {candidate.endpoint.url} succeeded",
+        details=(reason,),
+        hint=f"check the name of the model and the key; --resume {work.folder} asks what is missing",
+    )
+
+
+def _require_judgements(work: Work, judgements: tuple[Judgement, ...]) -> None:
+    if work.judge is not None and judgements and all(each.score is None for each in judgements):
+        raise RemoteError(
+            f"the judge {work.judge.model!r} at {work.judge.endpoint.url} scored no answer",
+            details=(judgements[0].reason,),
+            hint=f"check its name and the key; --resume {work.folder} asks only the judge again",
+        )
 
 
 def _require_packages() -> None:

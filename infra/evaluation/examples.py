@@ -6,6 +6,7 @@ Source: OpenAI, "Supervised fine-tuning", the chat format; openai/evals, "Buildi
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -71,7 +72,7 @@ class _RowError(Exception):
 def read_examples(
     path: Path, columns: Columns | None = None, limit: int | None = None
 ) -> tuple[Example, ...]:
-    """Read a `.csv` file, or one with a JSON object in each line.
+    """Read a `.csv` file, or one with a JSON object in each line, or with a JSON array of objects.
 
     Args:
         path: The file.
@@ -82,11 +83,13 @@ def read_examples(
         UsageError: The file is missing or empty, or an example in it cannot be used.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _decode(path.read_bytes())
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist", hint="give a file with examples, .jsonl or .csv") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} cannot be read: {error}", hint="save it in UTF-8") from error
     rows = _csv_rows(text) if path.suffix.lower() in {".csv", ".tsv"} else _json_rows(text)
     examples: list[Example] = []
     errors: list[str] = []
@@ -110,8 +113,25 @@ def read_examples(
     return tuple(examples)
 
 
+def _decode(data: bytes) -> str:
+    """Return a file's text, whose lines end with a line feed. `>` of Windows PowerShell writes UTF-16."""
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf16 else "utf-8-sig").replace("\r\n", "\n")
+
+
 def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
-    """Return the lines' objects, with their numbers; a line that is not JSON stays a text."""
+    """Return the objects with the numbers of their lines; a line that is not JSON becomes an error's text.
+
+    If the whole file is an array, the numbers are the places in it.
+    """
+    if text.lstrip().startswith("["):
+        try:
+            whole = load_json(text)
+        except ValueError:
+            whole = None
+        if isinstance(whole, list) and any(isinstance(each, dict) for each in whole):
+            yield from enumerate((each if isinstance(each, dict) else [each] for each in whole), start=1)
+            return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
@@ -121,14 +141,20 @@ def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, Any]]:
-    """Return the rows under their header. A separator other than a comma is found in the header."""
+    """Return the rows under their header. A separator other than a comma is found in the header.
+
+    An empty cell is no value, and a row of empty cells, as spreadsheets write them, is none.
+    """
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
     header = text.split("\n", 1)[0]
     separator = max((",", ";", "\t"), key=header.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, restkey="", strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         for row in reader:
-            yield reader.line_num, "it has more cells than the header" if "" in row else row
+            if any(row.pop(None, [])):
+                yield reader.line_num, "it has more cells than the header"
+            elif any(row.values()):
+                yield reader.line_num, {name.strip(): cell or None for name, cell in row.items()}
     except csv.Error as error:
         yield reader.line_num, f"not valid CSV: {error}"
 
@@ -140,6 +166,10 @@ def _read_row(name: str, row: Any, columns: Columns) -> Example:  # noqa: ANN401
         row = row["item"]  # a row of OpenAI's Evals API
     if not isinstance(row, dict):
         raise _RowError("not an object")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise _RowError("it has half of a character (a lone surrogate), which no server takes") from error
     key, question = _find(row, columns.question, INPUT_FIELDS)
     if key is None:
         raise _RowError(_missing("question", columns.question, row))
@@ -166,6 +196,8 @@ def _find(row: Mapping[str, Any], name: str | None, usual: Sequence[str]) -> tup
 
 
 def _missing(what: str, name: str | None, row: Mapping[str, Any]) -> str:
+    if name is not None and name in row:
+        return f"the field {name!r} has no value"
     wanted = f"no field {name!r}" if name is not None else f"no {what}"
     return f"{wanted}; it has {', '.join(map(repr, row)) or 'no fields'}"
 

@@ -31,6 +31,24 @@ def parse_minimums(texts: Sequence[str]) -> tuple[Minimum, ...]:
     return tuple(map(_parse_minimum, texts))
 
 
+def require_metrics(minimums: Sequence[Minimum], names: Sequence[str], data: str) -> None:
+    """Check that minimums are for metrics that an evaluation has.
+
+    Args:
+        minimums: The minimums.
+        names: The names of the metrics.
+        data: The file with the examples, which decide what is measured.
+
+    Raises:
+        UsageError: One is for another metric.
+    """
+    for minimum in minimums:
+        if minimum.metric not in names:
+            raise UsageError(
+                f"there is no metric {minimum.metric!r}", hint=f"the metrics of {data} are {', '.join(names)}"
+            )
+
+
 def find_unmet(
     evaluation: Evaluation, model: str, minimums: Sequence[Minimum], *, not_worse: bool = False
 ) -> tuple[str, ...]:
@@ -42,20 +60,14 @@ def find_unmet(
         minimums: The least mean scores.
         not_worse: Whether the model must not be worse than the baseline: no metric may be lower by more
             than chance explains.
-
-    Raises:
-        UsageError: A minimum is for a metric that the evaluation does not have.
     """
     scores = next(each for each in evaluation.models if each.name == model).scores
     unmet = []
     for minimum in minimums:
-        if minimum.metric not in scores:
-            raise UsageError(
-                f"there is no metric {minimum.metric!r}", hint=f"the metrics are {', '.join(scores)}"
-            )
-        mean = scores[minimum.metric].mean
-        if mean < minimum.value:
-            unmet.append(f"{minimum.metric} of {model} is {mean:.3f}, and must be at least {minimum.value:g}")
+        found = scores.get(minimum.metric)
+        if found is None or found.mean < minimum.value:
+            is_now = "unknown" if found is None else f"{found.mean:.3f}"
+            unmet.append(f"{minimum.metric} of {model} is {is_now}, and must be at least {minimum.value:g}")
     for each in evaluation.comparisons if not_worse else ():
         found = each.comparison
         if each.model == model and found.difference < 0 and found.is_significant:

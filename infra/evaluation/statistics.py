@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 CONFIDENCE: Final = 0.95
 Z: Final = 1.959964
 """The 97.5 % quantile of the normal distribution."""
+SMALL: Final = 20
+"""With fewer scores, Student's t has the interval: the bootstrap's is too narrow for few scores."""
+
 RESAMPLES: Final = 9999
 SEED: Final = 0
 
@@ -70,7 +74,7 @@ class Comparison:
 def estimate(scores: Sequence[float]) -> Estimate:
     """Return the mean of at least one score, with its interval.
 
-    Shares get Wilson's interval, other scores the bias-corrected bootstrap.
+    Shares get Wilson's interval, other scores the bias-corrected bootstrap, and a few of them Student's t.
     """
     mean = math.fsum(scores) / len(scores)
     if _are_binary(scores):
@@ -78,7 +82,7 @@ def estimate(scores: Sequence[float]) -> Estimate:
 
         interval = binomtest(round(math.fsum(scores)), len(scores)).proportion_ci(CONFIDENCE, method="wilson")
         return Estimate(mean, float(interval.low), float(interval.high), len(scores))
-    low, high = _bootstrap(scores)
+    low, high = _interval(scores)
     return Estimate(mean, max(0.0, low), min(1.0, high), len(scores))
 
 
@@ -86,8 +90,8 @@ def compare(baseline: Sequence[float], model: Sequence[float]) -> Comparison:
     """Compare the scores of two models for the same examples, at least one.
 
     Right-or-wrong scores get McNemar's exact test, and the interval of Agresti and Min for the difference of
-    paired shares, which holds for few examples too; other scores a sign-flip permutation test and the
-    bootstrap.
+    paired shares, which holds for few examples too; other scores a sign-flip permutation test, and the
+    interval of `estimate`.
 
     Source: A. Agresti, Y. Min, "Simple improved confidence intervals for comparing matched proportions",
     Statistics in Medicine 24 (2005).
@@ -100,7 +104,7 @@ def compare(baseline: Sequence[float], model: Sequence[float]) -> Comparison:
         low, high = _paired_interval(better, worse, count)
         p_value = _mcnemar(better, worse)
     else:
-        low, high = _bootstrap(differences)
+        low, high = _interval(differences)
         p_value = _sign_flip(differences)
     return Comparison(mean, max(-1.0, low), min(1.0, high), p_value, better, worse, count)
 
@@ -122,12 +126,27 @@ def _mcnemar(better: int, worse: int) -> float:
     return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the interval of the mean of scores that are not only 0 and 1."""
+    if len(values) == 1:
+        return -math.inf, math.inf
+    if min(values) == max(values):
+        return values[0], values[0]
+    return _student(values) if len(values) < SMALL else _bootstrap(values)
+
+
+def _student(values: Sequence[float]) -> tuple[float, float]:
+    from scipy.stats import t
+
+    mean, count = fmean(values), len(values)
+    half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * stdev(values) / math.sqrt(count)
+    return mean - half, mean + half
+
+
 def _bootstrap(values: Sequence[float]) -> tuple[float, float]:
     import numpy as np
     from scipy.stats import DegenerateDataWarning, bootstrap
 
-    if min(values) == max(values):
-        return values[0], values[0]
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         # The bias correction does not exist for a few values that are nearly the same; then it is left out.
         warnings.simplefilter("ignore", DegenerateDataWarning)

@@ -15,7 +15,9 @@ from infra.evaluation.evaluation import Work, finish, run
 from infra.evaluation.examples import Columns, read_examples
 from infra.evaluation.judge import INSTRUCTIONS, Judge
 from infra.evaluation.metrics import choose_metrics
-from infra.evaluation.requirements import find_unmet, parse_minimums
+from infra.evaluation.requirements import find_unmet, parse_minimums, require_metrics
+from infra.evaluation.results import JUDGE
+from infra.evaluation.store import ANSWERS_FILE
 from infra.resources.model_endpoint import find_endpoint, normalize_url
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class EvaluationRequest:
         options: The fields of the requests.
         concurrency: The most requests at once.
         folder: The folder for the results; None is a new one.
+        is_resumed: Whether the folder has answers already.
         minimums: The least scores, as METRIC=NUMBER.
         not_worse: Whether no model may be worse than the baseline.
     """
@@ -64,6 +67,7 @@ class EvaluationRequest:
     options: Options = field(default_factory=Options)
     concurrency: int = 8
     folder: Path | None = None
+    is_resumed: bool = False
     minimums: tuple[str, ...] = ()
     not_worse: bool = False
 
@@ -95,14 +99,15 @@ def evaluate(
         RemoteError: The endpoint does not answer.
         ToolError: A package is missing.
     """
-    if request.concurrency < 1:
-        raise UsageError("--concurrency is at least 1")
+    _check(request)
     minimums = parse_minimums(request.minimums)
     examples = read_examples(request.data, request.columns, request.limit)
     has_judge = request.judge is not None
     metrics = choose_metrics(
         examples, pattern=request.pattern, tolerance=request.tolerance, has_judge=has_judge
     )
+    names = [*([JUDGE] if has_judge else []), *(metric.name for metric in metrics)]
+    require_metrics(minimums, names, str(request.data))
     key = environment.get(request.key_variable, "")
     endpoint = find_endpoint(request.endpoint, session, key)
     work = Work(
@@ -120,6 +125,24 @@ def evaluate(
     results = replace(results, unmet=tuple(sentence for found in unmet for sentence in found))
     finish(results)
     return results
+
+
+def _check(request: EvaluationRequest) -> None:
+    numbers = (
+        ("--concurrency", request.concurrency, 1),
+        ("--max-tokens", request.options.max_tokens, 1),
+        ("--limit", request.limit or 1, 1),
+        ("--tolerance", request.tolerance or 0, 0),
+        ("--temperature", request.options.temperature, 0),
+    )
+    for flag, number, least in numbers:
+        if number < least:
+            raise UsageError(f"{flag} is at least {least}")
+    if request.is_resumed and not (request.folder and (request.folder / ANSWERS_FILE).is_file()):
+        raise UsageError(
+            f"--resume {request.folder} has no answers of an evaluation",
+            hint=f"name the folder in {FOLDER} that has its {ANSWERS_FILE}",
+        )
 
 
 def _find_candidates(

@@ -17,7 +17,7 @@ from infra.evaluation.asking import Candidate, Endpoint, Options, list_models
 from infra.evaluation.evaluation import Work, finish, run
 from infra.evaluation.examples import Columns, read_examples
 from infra.evaluation.metrics import choose_metrics
-from infra.evaluation.requirements import Minimum, find_unmet, parse_minimums
+from infra.evaluation.requirements import Minimum, find_unmet, parse_minimums, require_metrics
 from infra.models.scores import AdapterScore, write_score
 from infra.models.selection import select_weights
 from infra.release.lock import TAKES_FREE_LOCK, LockAccess
@@ -92,10 +92,7 @@ def load_gate(data: Path, minimums: Sequence[str], rival: str | None, max_tokens
     parsed = parse_minimums(minimums)
     chosen = rival if rival is not None or parsed else LIVE
     metrics = choose_metrics(examples)
-    unknown = [each.metric for each in parsed if each.metric not in {metric.name for metric in metrics}]
-    if unknown:
-        names = ", ".join(metric.name for metric in metrics)
-        raise UsageError(f"there is no metric {unknown[0]!r}", hint=f"the metrics of {data} are {names}")
+    require_metrics(parsed, [metric.name for metric in metrics], str(data))
     return Gate(data.name, examples, metrics, parsed, chosen, max_tokens)
 
 
