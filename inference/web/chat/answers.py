@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from inference.service.service import Service
     from inference.web.chat.conversation import Question, Settings, Target
 
+FAILED: Final = "The server failed while it answered; its log says why."
+
 REPORT_S: Final = 0.08
 """The time between two reports. More of them take time from the engine, and nobody reads faster."""
 
@@ -61,6 +63,7 @@ class Progress:
     def report(self) -> dict[str, Any]:
         """Return what the page shows of it."""
         is_over = self.finish is not None
+        kept_tokens = len(self.target.continues.token_ids) if self.target.continues else 0
         return {
             "state": "done" if is_over else "waiting" if self.first_at is None else "running",
             "place": self.place,
@@ -71,17 +74,32 @@ class Progress:
             "error": self.error,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
+            "new_tokens": max(0, self.completion_tokens - kept_tokens),
             "first_token_s": None if self.first_at is None else round(self.first_at - self.begun_at, 4),
-            "tokens_per_s": self._tokens_per_s(),
+            "tokens_per_s": self._tokens_per_s(kept_tokens),
             "token_ids": self.token_ids if is_over else [],
         }
 
-    def _tokens_per_s(self) -> float | None:
+    def _tokens_per_s(self, kept_tokens: int) -> float | None:
         """Return the pace after the first token; None while there is none to measure."""
-        new = self.completion_tokens - (len(self.target.continues.token_ids) if self.target.continues else 0)
+        new = self.completion_tokens - kept_tokens
         if self.first_at is None or self.last_at is None or self.last_at <= self.first_at or new < 2:  # noqa: PLR2004 - a pace is between two
             return None
         return round((new - 1) / (self.last_at - self.first_at), 2)
+
+
+def refuse(question: Question, reason: str) -> dict[str, Any]:
+    """Return the only report on a question that is not put to its models.
+
+    Args:
+        question: The question.
+        reason: Why, for the user.
+    """
+    answers = {}
+    for target in question.targets:
+        kept = "" if target.continues is None else target.continues.text
+        answers[target.model] = Progress(target, kept, finish="error", error=reason).report()
+    return {"run": question.run, "settings": None, "is_over": True, "elapsed_s": 0.0, "answers": answers}
 
 
 async def ask(
@@ -147,7 +165,7 @@ async def _generate(  # noqa: PLR0913, PLR0917 - called in one place
     track: Callable[[Answer], AbstractContextManager[None]],
     client: str,
 ) -> None:
-    """Generate one answer into its progress. An error becomes a part of it."""
+    """Generate one answer into its progress. An error becomes a part of it; a bug is raised as well."""
     target = progress.target
     progress.begun_at = time.monotonic()
     kept = target.continues
@@ -173,6 +191,9 @@ async def _generate(  # noqa: PLR0913, PLR0917 - called in one place
             progress.finish = "abort"
     except ApiError as error:
         progress.finish, progress.error = "error", error.message
+    except Exception:
+        progress.finish, progress.error = "error", FAILED
+        raise
     finally:
         progress.place = None
         changed.set()

@@ -107,6 +107,28 @@ def parse(kind: type[R], document: Any) -> R:  # noqa: ANN401 - it comes from th
         raise InvalidRequestError(f"The chat page sent {field}, and: {first['msg']}.") from error
 
 
+SETTING_LABELS: Final = {
+    "system_prompt": "System prompt", "temperature": "Temperature", "top_p": "Top p", "max_tokens": "Length",
+    "seed": "Seed",
+}  # fmt: skip
+"""The settings as the page names them."""
+
+
+def parse_settings(document: dict[str, Any]) -> Settings:
+    """Return the settings of the page's controls.
+
+    Raises:
+        InvalidRequestError: If one cannot be used; the message names it as the page does.
+    """
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = first["msg"].removeprefix("Input should be ")
+        label = SETTING_LABELS[str(first["loc"][0])]
+        raise InvalidRequestError(f"{label} must be {reason}: see Settings.") from error
+
+
 def messages_for(model: str, turns: tuple[Turn, ...], system_prompt: str = "") -> tuple[Message, ...]:
     """Return what a model is prompted with: the turns with its own answers, and the last question.
 

@@ -47,7 +47,7 @@ class Feedback:
         """
         with self._lock:
             lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []
-            kept = [line for line in lines if json.loads(line).get("id") != answered.id]
+            kept = [line for line in lines if _id_of(line) != answered.id]
             if is_good is not None:
                 line = self._line(answered, is_good=is_good, at=at or datetime.now(UTC))
                 # In ASCII: some readers end a line at other characters than a line feed, too.
@@ -70,3 +70,12 @@ class Feedback:
             "release": self._release,
             "at": at.isoformat(timespec="seconds"),
         }
+
+
+def _id_of(line: str) -> object:
+    """Return the id of a line's answer; None where the line is not of this server."""
+    try:
+        document = json.loads(line)
+    except ValueError:
+        return None
+    return document.get("id") if isinstance(document, dict) else None

@@ -19,8 +19,15 @@ from starlette.requests import Request  # noqa: TC002 - Gradio reads the annotat
 
 from inference.errors import ApiError
 from inference.models.adapter_index import split_name
-from inference.web.chat.answers import ask
-from inference.web.chat.conversation import MAX_COMPARED, MAX_SEED, Answered, Question, Settings, parse
+from inference.web.chat.answers import ask, refuse
+from inference.web.chat.conversation import (
+    MAX_COMPARED,
+    MAX_SEED,
+    Answered,
+    Question,
+    parse,
+    parse_settings,
+)
 from inference.web.chat.examples import read_examples
 from inference.web.chat.feedback import Feedback
 from inference.web.chat.gateway import Chat, Sessions
@@ -121,30 +128,33 @@ class Handlers:
 
     async def ask(  # noqa: PLR0913, PLR0917 - Gradio passes one argument per control
         self,
-        system_prompt: str,
-        temperature: float,
-        top_p: float,
-        max_tokens: int,
-        seed: float | None,
+        system_prompt: Any,  # noqa: ANN401 - as the browser sends them
+        temperature: Any,  # noqa: ANN401
+        top_p: Any,  # noqa: ANN401
+        max_tokens: Any,  # noqa: ANN401
+        seed: Any,  # noqa: ANN401
         event: gradio.EventData,
         request: gradio.Request,
     ) -> AsyncIterator[dict[str, Any]]:
         """Put the question of an event to its models, and yield reports on their answers."""
         try:
             question = parse(Question, event.question)
-            settings = parse(
-                Settings,
+        except ApiError as error:
+            raise gradio.Error(error.message, title="Not sent", print_exception=False) from error
+        try:
+            settings = parse_settings(
                 {
                     "system_prompt": system_prompt or "",
                     "temperature": temperature,
                     "top_p": top_p,
-                    "max_tokens": int(max_tokens),
+                    "max_tokens": max_tokens,
                     # Models that are compared get the same seed, and any answer can be repeated.
-                    "seed": secrets.randbelow(MAX_SEED) if seed is None else int(seed),
-                },
+                    "seed": secrets.randbelow(MAX_SEED) if seed is None else seed,
+                }
             )
         except ApiError as error:
-            raise gradio.Error(error.message, title="Not sent", print_exception=False) from error
+            yield refuse(question, error.message)
+            return
         track = partial(self._sessions.track, request.session_hash or "")
         async for report in ask(self.service, question, settings, track, client_of(request)):
             yield report
@@ -208,6 +218,8 @@ def make_blocks(handlers: Handlers) -> gradio.Blocks:
             handlers.ask,
             inputs=controls,
             outputs=conversation,
+            # Gradio would reject a value out of bounds by a notice that the conversation does not see.
+            preprocess=False,
             # The admission queue limits how many requests run at once, together with the API's.
             concurrency_limit=None,
             # With "once", Gradio ignores a question if it takes the one before for unanswered, as it does

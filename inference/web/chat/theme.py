@@ -9,13 +9,19 @@ import gradio
 
 FILES: Final = Path(__file__).parent / "files"
 
-SCRIPTS: Final = ("dom", "store", "dialogs", "answer", "turn", "composer", "history", "page")
-"""The page's scripts, in the order in which they are put together: each uses those before it."""
+SCRIPTS: Final = (
+    "dom", "calls", "store", "versions", "dialogs", "answer", "turn", "log", "welcome", "composer", "history",
+    "page",
+)  # fmt: skip
+"""The page's scripts, in the order in which they are put together; the last one begins."""
+
+STYLES: Final = ("layout", "messages", "media")
+"""The page's style sheets; each may change what those before it say."""
 
 
 def read_styles() -> str:
     """Return the page's style sheet."""
-    return "\n".join((FILES / name).read_text(encoding="utf-8") for name in ("layout.css", "messages.css"))
+    return "\n".join((FILES / f"{name}.css").read_text(encoding="utf-8") for name in STYLES)
 
 
 def read_frame() -> str:

@@ -82,12 +82,16 @@ class AnswerView {
       ? make("button", { type: "button", class: "fj-button", onclick: () => this.turnView.page.continueAnswer(this.turnView, this.model) }, "Continue") : null;
     const again = answer.finish === "error" && this.turnView.isLast()
       ? make("button", { type: "button", class: "fj-button", onclick: () => this.turnView.page.regenerate(this.turnView, this.model) }, "Try again") : null;
+    const signIn = answer.error === TROUBLE.signedOut && this.turnView.isLast()
+      ? make("button", { type: "button", class: "fj-button", onclick: () => this.turnView.signIn() }, "Sign in") : null;
     const text = answer.error || this._ending(answer);
     if (!text) return null;
-    return { key: `${text}${Boolean(goOn)}${Boolean(again)}`, parts: [make("span", {}, text), goOn, again].filter(Boolean) };
+    const buttons = signIn ? [signIn] : [goOn, again].filter(Boolean);
+    return { key: [text, ...buttons.map((button) => button.textContent)].join(), parts: [make("span", {}, text), ...buttons] };
   }
 
   _ending(answer) {
+    if (this._isContextFull(answer)) return `Cut off after ${counted(answer.completion_tokens, "token")}: the conversation fills the model's context.`;
     if (answer.finish === "length") return `Cut off after ${counted(answer.completion_tokens, "token")}, the length that Settings allow.`;
     if (answer.finish === "stop" && !answer.text.trim()) return "An empty answer: the model ended it at once.";
     if (answer.finish === "interrupted") return answer.text ? "Interrupted: the connection or the page was closed." : "Interrupted before the first token. Not a part of the conversation.";
@@ -96,14 +100,19 @@ class AnswerView {
   }
 
   canContinue(answer) {
-    return this.turnView.isLast() && Boolean(answer.text) && ["length", "abort", "interrupted"].includes(answer.finish)
-      && isServed(this.model);
+    return this.turnView.isLast() && Boolean(answer.text) && ["length", "abort", "interrupted", "error"].includes(answer.finish)
+      && isServed(this.model) && !this._isContextFull(answer);
+  }
+
+  _isContextFull(answer) {
+    return answer.finish === "length" && Boolean(answer.settings) && answer.new_tokens < answer.settings.max_tokens;
   }
 
   _updateActions(answer, isOver) {
     const { page, turn } = this.turnView;
     const isRunning = Boolean(page.run);
-    const key = `${isOver}${isRunning}${this.turnView.isLast()}${answer.rating}${Boolean(this.tokens)}`;
+    const versions = versionsOf(turn, this.model);
+    const key = [isOver, isRunning, this.turnView.isLast(), answer.rating, Boolean(this.tokens), versions.length].join();
     if (key === this.actionsKey) return;
     const focused = this.actions.contains(document.activeElement) ? document.activeElement.dataset.action : null;
     this.actionsKey = key;
@@ -114,7 +123,7 @@ class AnswerView {
     const buttons = [
       ["copy", "Copy", (event) => copyText(this.answer.text, event.currentTarget), answer.text],
       ["again", "Regenerate", () => page.regenerate(this.turnView, this.model), this.turnView.isLast() && served && !isRunning],
-      ["chance", "Token probabilities", () => this.toggleTokens(), served && answer.token_ids && answer.token_ids.length],
+      ["chance", "Token probabilities", () => this.toggleTokens(), served && !answer.lacks_tokens && answer.token_ids && answer.token_ids.length],
       ["code", "Show as code", () => showCode(conversation, index(), this.model), answer.settings],
       ["json", "Show as JSON", () => showJson(conversation, index(), this.model), answer.settings],
       ["good", "Good answer", () => this.rate(true), about.has_feedback && answer.text],
@@ -123,15 +132,28 @@ class AnswerView {
       const pressed = { good: answer.rating === true, bad: answer.rating === false, chance: Boolean(this.tokens) }[name];
       return iconButton(name, label, act, { "data-action": name, ...(pressed === undefined ? {} : { "aria-pressed": String(pressed) }) });
     });
-    this.actions.replaceChildren(...buttons);
+    const canSwitch = versions.length > 1 && this.turnView.isLast() && !isRunning;
+    this.actions.replaceChildren(...(canSwitch ? [this._versionSwitch(versions)] : []), ...buttons);
     if (focused) this.actions.querySelector(`[data-action="${focused}"]`)?.focus();
+  }
+
+  _versionSwitch(versions) {
+    const { page } = this.turnView;
+    const at = versions.indexOf(this.answer);
+    const step = (name, label, to) => iconButton(name, label, async () => {
+      await page.showVersion(this.turnView, this.model, versions[to]);
+      const { actions } = page.views.at(-1).answers.find((view) => view.model === this.model);
+      (actions.querySelector(`[data-action="${name}"]:enabled`) || actions.querySelector(".fj-versions :enabled"))?.focus();
+    }, { "data-action": name, disabled: !versions[to] });
+    return make("span", { class: "fj-versions", role: "group", "aria-label": "Answers to this question" },
+      step("earlier", "Earlier answer", at - 1), make("span", {}, `${at + 1} of ${versions.length}`), step("later", "Later answer", at + 1));
   }
 
   async rate(isGood) {
     const { page, turn } = this.turnView;
     const answer = this.answer;
     const wanted = answer.rating === isGood ? null : isGood;
-    const result = await server.rate({ answered: wireAnswered(page.conversation, page.conversation.turns.indexOf(turn), this.model), is_good: wanted });
+    const result = await call("rate", { answered: wireAnswered(page.conversation, page.conversation.turns.indexOf(turn), this.model), is_good: wanted });
     if (result.error) { announce(result.error); this.warn(result.error); return; }
     if (wanted === null) delete answer.rating; else answer.rating = wanted;
     saveConversation(page.conversation);
@@ -155,7 +177,7 @@ class AnswerView {
       this.note.hidden = false;
       this.note.dataset.kind = "waiting";
       this.note.replaceChildren(make("span", {}, "Computing the probabilities"));
-      const found = await server.probabilities(wireAnswered(page.conversation, page.conversation.turns.indexOf(turn), this.model));
+      const found = await call("probabilities", wireAnswered(page.conversation, page.conversation.turns.indexOf(turn), this.model));
       this.noteKey = null;
       this._updateNote(this.answer, true);
       if (found.error) { this.warn(found.error); return; }

@@ -1,5 +1,14 @@
 // The message box, and the choice of the models that a message is put to.
 
+const DRAFT = "fjarr.draft";
+
+// Safari ends a composition before the key that ended it, and marks that key by this code alone.
+const COMPOSING = 229;
+
+function isSending(event) {
+  return event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== COMPOSING;
+}
+
 function setUpComposer(page) {
   const message = byId("fj-message");
   const grow = () => {
@@ -7,24 +16,36 @@ function setUpComposer(page) {
     message.style.height = `${Math.min(message.scrollHeight, 240)}px`;
     byId("fj-send").disabled = !message.value.trim() || !page.picked.length;
   };
+  // What is written survives a reload.
+  const keepDraft = () => { try { sessionStorage.setItem(DRAFT, message.value); } catch { /* the page works without */ } };
   const send = () => {
     // Neither a blank message nor a second one while answers are coming.
     if (page.run || !message.value.trim() || !page.picked.length) return;
     const text = message.value;
     message.value = "";
+    keepDraft();
     grow();
     page.send(text);
   };
-  message.addEventListener("input", grow);
+  message.addEventListener("input", () => { keepDraft(); grow(); });
   message.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
+    if (isSending(event)) { event.preventDefault(); send(); }
     if (event.key === "Escape" && page.run) page.stop();
   });
   byId("fj-composer").addEventListener("submit", (event) => { event.preventDefault(); send(); });
   byId("fj-stop").addEventListener("click", () => { page.stop(); message.focus(); });
   byId("fj-send").append(icon("send"));
   byId("fj-stop").append(icon("stop"));
-  page.composer = { grow, put: (text) => { message.value = text; grow(); message.focus(); } };
+  const put = (text) => {
+    // What is being written is not lost.
+    message.value = message.value.trim() ? `${text}\n\n${message.value}` : text;
+    keepDraft();
+    grow();
+    message.focus();
+  };
+  page.composer = { grow, put };
+  message.value = sessionStorage.getItem(DRAFT) || "";
+  grow();
 }
 
 function showModels(page) {
@@ -37,7 +58,7 @@ function pick(page, models) {
   page.picked = models;
   try { localStorage.setItem("fjarr.models", JSON.stringify(models)); } catch { /* the page works without */ }
   showModels(page);
-  page.showWelcome();
+  showWelcome(page);
   page.composer.grow();
 }
 

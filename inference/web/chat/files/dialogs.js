@@ -31,8 +31,8 @@ function openDialog(title, tabs) {
 }
 
 async function showCode(conversation, index, model) {
-  const code = await server.snippets({ answered: wireAnswered(conversation, index, model), origin: location.origin });
-  if (code.error) { announce(code.error); return; }
+  const code = await call("snippets", { answered: wireAnswered(conversation, index, model), origin: location.origin });
+  if (code.error) { openDialog("This request as code", { Error: code.error }); return; }
   openDialog("This request as code", { curl: code.curl, Python: code.python, JavaScript: code.javascript });
 }
 
@@ -43,7 +43,7 @@ function readableJson(document) {
 
 async function showJson(conversation, index, model) {
   const answer = conversation.turns[index].answers[model];
-  const code = await server.snippets({ answered: wireAnswered(conversation, index, model), origin: location.origin });
+  const code = await call("snippets", { answered: wireAnswered(conversation, index, model), origin: location.origin });
   const { blocks, view, ...shown } = answer;
   openDialog("This answer as JSON", { Answer: readableJson(shown), Request: code.error || code.json });
 }

@@ -20,6 +20,9 @@ const ICONS = {
   sliders: "M4 7h9M19 7h1M4 17h1M11 17h9M16 4.5v5M8 14.5v5",
   send: "M12 19V5M6 11l6-6 6 6",
   stop: "M7 7h10v10H7z",
+  down: "M12 5v14M6 13l6 6 6-6",
+  earlier: "M15 6l-6 6 6 6",
+  later: "M9 6l6 6-6 6",
   copy: "M9 9h10v11H9zM5 15V4h10",
   edit: "M4 20h4L19 9l-4-4L4 16z",
   again: "M20 11a8 8 0 1 0-2.3 6.3M20 5v6h-6",
@@ -33,6 +36,11 @@ const ICONS = {
   close: "M6 6l12 12M18 6L6 18",
   check: "M5 13l4 4L19 7",
 };
+
+// A text as it was written, as HTML.
+function plainBlock(text) {
+  return make("p", { class: "fj-plain" }, text).outerHTML;
+}
 
 function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");

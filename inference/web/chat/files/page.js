@@ -6,11 +6,7 @@ const modelOf = (name) => about.models.find((model) => model.name === name) || {
 const isServed = (name) => about.models.some((model) => model.name === name);
 
 const SILENCE_MS = 15000;
-
-// Gradio's id of the process that serves the page; null while there is none.
-async function readServerId() {
-  return fetch("/gradio_api/app_id").then((answer) => answer.json()).then((found) => String(found.app_id)).catch(() => null);
-}
+const RESUME = "fjarr.resume";
 
 class Page {
   constructor() {
@@ -22,8 +18,9 @@ class Page {
   }
 
   async start() {
+    this.log = new Log();
     await this.learn();
-    this.serverId = await readServerId();
+    this.serverId = (await findServer()).id;
     this.picked = this.firstPick();
     byId("fj-sign-out").hidden = !about.has_sign_in;
     setUpComposer(this);
@@ -37,6 +34,8 @@ class Page {
     watch("value", () => this.apply(props.value));
     setInterval(() => this.checkSilence(), 1000);
     document.addEventListener("visibilitychange", () => this.learnAgain());
+    window.addEventListener("storage", (event) => this.adopt(event.key));
+    window.addEventListener("pagehide", () => { if (this.run) saveConversation(this.conversation); });
     byId("fj-app").dataset.ready = "yes";
     if (window.matchMedia("(pointer: fine)").matches) byId("fj-message").focus();
     this.resume();
@@ -45,9 +44,10 @@ class Page {
   // Ask which models there are. While they are replaced there are none.
   async learn() {
     for (;;) {
-      about = await server.describe(null).catch(() => about);
+      const found = await call("describe");
+      if (!found.error) about = found;
       if (about && about.models.length) break;
-      byId("fj-facts").textContent = "The model is starting";
+      byId("fj-facts").textContent = found.error || "The model is starting";
       await new Promise((done) => setTimeout(done, 1000));
     }
     const labels = (kind) => about.models.filter((model) => model.kind === kind).map((model) => model.label).join(", ");
@@ -78,17 +78,30 @@ class Page {
   }
 
   async open(conversation) {
-    if (this.run) this.stop();
+    this.stop();
     this.conversation = conversation;
-    const answers = conversation.turns.flatMap((turn) => Object.values(turn.answers)).filter((answer) => !answer.blocks);
-    if (answers.length) {
-      const rendered = await server.render(answers.map((answer) => answer.text));
-      answers.forEach((answer, index) => { answer.blocks = rendered[index]; });
-    }
+    await this.render(answersOf(conversation));
     if (conversation !== this.conversation) return;
     if (conversation.turns.length) setCurrent(conversation.id);
     this.rebuild();
-    this.scroll(true);
+    this.log.scrollToEnd();
+  }
+
+  async render(answers) {
+    const missing = answers.filter((answer) => !answer.blocks);
+    if (!missing.length) return;
+    const rendered = await call("render", missing.map((answer) => answer.text));
+    // What cannot be rendered now is shown as it was written.
+    missing.forEach((answer, index) => { answer.blocks = rendered.error ? [plainBlock(answer.text)] : rendered[index]; });
+  }
+
+  // Another page of this browser has gone on with this conversation.
+  async adopt(key) {
+    showHistory(this);
+    const found = readConversation(this.conversation.id);
+    if (key !== keyOf(this.conversation) || this.run || !found || found.stamp === this.conversation.stamp) return;
+    if (isComing(found) || this.views.some((view) => view.isEdited)) return;
+    await this.open(found);
   }
 
   rebuild() {
@@ -102,24 +115,8 @@ class Page {
     const isRunning = Boolean(this.run);
     byId("fj-stop").hidden = !isRunning;
     byId("fj-send").hidden = isRunning;
-    this.showWelcome();
+    showWelcome(this);
     showHistory(this);
-  }
-
-  showWelcome() {
-    const welcome = byId("fj-welcome");
-    welcome.hidden = this.conversation.turns.length > 0;
-    if (welcome.hidden) return;
-    const labels = this.picked.map((name) => modelOf(name).label);
-    const kinds = new Set(this.picked.map((name) => modelOf(name).kind));
-    const title = kinds.size > 1 ? "See what fine-tuning changed" : labels.length > 1 ? "Compare the models" : "Ask the model";
-    const text = labels.length > 1
-      ? `Ask once: ${new Intl.ListFormat("en").format(labels)} answer side by side, with the same settings and the same seed.`
-      : labels.length ? `${labels[0]} answers. Nothing leaves this server.` : "Choose a model below.";
-    welcome.replaceChildren(make("h2", {}, title), make("p", {}, text),
-      about.examples.length ? make("ul", { class: "fj-examples", "aria-label": "Examples" }, about.examples.map((example) => make("li", {},
-        make("button", { type: "button", onclick: () => { if (!this.run && this.picked.length) this.send(example.message); } },
-          example.title && make("strong", { dir: "auto" }, example.title), make("span", { dir: "auto" }, example.message))))) : "");
   }
 
   send(text) {
@@ -130,6 +127,8 @@ class Page {
 
   askAgain(view, text) {
     const index = this.conversation.turns.indexOf(view.turn);
+    // What followed the edited message stays, in a conversation of its own.
+    if (!view.isLast()) this.conversation = branchOf(this.conversation);
     this.conversation.turns.length = index;
     const models = view.turn.models.filter(isServed);
     const turn = { id: newId(), user: text, models: models.length ? models : [...this.picked], answers: {} };
@@ -142,9 +141,17 @@ class Page {
     this.ask(view.turn, (model ? [model] : view.turn.models.filter(isServed)).map((name) => ({ model: name })));
   }
 
+  async showVersion(view, model, answer) {
+    setAnswer(view.turn, model, answer);
+    saveConversation(this.conversation);
+    await this.render([answer]);
+    this.rebuild();
+    const versions = versionsOf(view.turn, model);
+    announce(`Answer ${versions.indexOf(answer) + 1} of ${versions.length}`);
+  }
+
   continueAnswer(view, model) {
-    const { text, token_ids: ids } = view.turn.answers[model];
-    this.ask(view.turn, [{ model, continues: { text, token_ids: ids || [] } }]);
+    this.ask(view.turn, [continuationOf(view.turn, model)]);
   }
 
   undo() {
@@ -156,38 +163,37 @@ class Page {
 
   ask(turn, targets, isResumed = false) {
     if (this.run || !targets.length) return;
-    this.run = { id: newId(), turn, models: targets.map((target) => target.model), heard: Date.now(), reports: 0 };
-    for (const { model, continues } of targets) {
-      const before = turn.answers[model];
-      turn.answers[model] = {
-        id: newId(), state: "waiting", text: continues ? continues.text : "", blocks: continues ? before.blocks : [], reasoning: "",
-        completion_tokens: 0, finish: null, error: null, token_ids: continues ? continues.token_ids : [], asked: Date.now(),
-      };
-    }
-    this.rebuild();
-    this.scroll(true);
-    announce(`Asked ${new Intl.ListFormat("en").format(this.run.models.map((name) => modelOf(name).label))}`);
+    this.run = { id: newId(), turn, targets, models: targets.map((target) => target.model), heard: Date.now(), reports: 0 };
+    for (const { model, continues } of targets) setAnswer(turn, model, waitingAnswer(continues, turn.answers[model]));
     saveConversation(this.conversation);
+    this.rebuild();
+    this.log.scrollToEnd();
+    announce(`Asked ${new Intl.ListFormat("en").format(this.run.models.map((name) => modelOf(name).label))}`);
     const index = this.conversation.turns.indexOf(turn);
     trigger("ask", { question: { run: this.run.id, turns: wireTurns(this.conversation, index), targets } });
-    if (!isResumed) this.checkServer(turn, targets, this.run);
+    if (!isResumed) this.checkServer(this.run);
   }
 
   // After a restart or a deployment, load the page anew and ask there: the stream of this one has ended.
-  async checkServer(turn, targets, run) {
-    const now = await readServerId();
+  async checkServer(run) {
+    const { id, status } = await findServer();
     if (this.run !== run || run.reports) return;
-    if (!now) this.end("error", "The server does not answer. It may be restarting: try again in a moment.");
-    else if (now !== this.serverId) {
-      sessionStorage.setItem("fjarr.resume", JSON.stringify({ turn: turn.id, targets }));
+    if (!id) this.end("error", troubleOf(status));
+    else if (id !== this.serverId) {
       this.run = null;
-      location.reload();
+      this.reload(run.turn, run.targets);
     }
   }
 
+  // Load the page anew, if need be through the sign-in, and ask there.
+  reload(turn, targets) {
+    try { sessionStorage.setItem(RESUME, JSON.stringify({ turn: turn.id, targets })); } catch { /* the user asks again */ }
+    location.reload();
+  }
+
   resume() {
-    const kept = JSON.parse(sessionStorage.getItem("fjarr.resume") || "null");
-    sessionStorage.removeItem("fjarr.resume");
+    const kept = JSON.parse(sessionStorage.getItem(RESUME) || "null");
+    sessionStorage.removeItem(RESUME);
     const turn = this.conversation.turns.at(-1);
     if (!kept || !turn || turn.id !== kept.turn) return;
     this.ask(turn, kept.targets.filter((target) => isServed(target.model)), true);
@@ -208,13 +214,11 @@ class Page {
       Object.assign(turn.answers[model], answer, { settings: report.settings });
     }
     if (report.is_over) this.finish();
-    else this.viewOf(turn)?.update();
-    this.scroll(false);
-    this.keep();
-  }
-
-  viewOf(turn) {
-    return this.views.find((view) => view.turn === turn);
+    else {
+      this.views.find((view) => view.turn === turn)?.update();
+      this.keep();
+    }
+    this.log.follow();
   }
 
   // Save while answers come, but not with every report.
@@ -242,21 +246,18 @@ class Page {
   finish() {
     const { turn } = this.run;
     this.run = null;
+    clearTimeout(this.keeping);
+    this.keeping = null;
     saveConversation(this.conversation);
     this.refresh();
     announce(turn.models.map((model) => `${modelOf(model).label}: ${endOf(turn.answers[model]).toLowerCase()}`).join(". "));
   }
 
-  checkSilence() {
-    if (this.run && Date.now() - this.run.heard > SILENCE_MS) {
-      this.end("error", "The server no longer answers. It may be restarting: try again in a moment.");
-    }
-  }
-
-  scroll(isForced) {
-    const log = byId("fj-log");
-    const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 120;
-    if (isForced || isAtEnd) requestAnimationFrame(() => { log.scrollTop = log.scrollHeight; });
+  async checkSilence() {
+    const { run } = this;
+    if (!run || Date.now() - run.heard <= SILENCE_MS) return;
+    const { id, status } = await findServer();
+    if (this.run === run) this.end("error", id ? TROUBLE.cut : troubleOf(status));
   }
 }
 

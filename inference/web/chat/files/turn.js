@@ -1,7 +1,15 @@
 // One turn: the question, and the answers to it side by side.
 
+const LONG_LINES = 16;
+const LONG_CHARACTERS = 1600;
+
+function isLong(text) {
+  return text.length > LONG_CHARACTERS || text.split("\n").length > LONG_LINES;
+}
+
 class TurnView {
   constructor(page, turn) {
+    this.isFolded = isLong(turn.user);
     this.page = page;
     this.turn = turn;
     this.question = make("div", { class: "fj-question" });
@@ -14,6 +22,12 @@ class TurnView {
 
   isLast() {
     return this.page.conversation.turns.at(-1) === this.turn;
+  }
+
+  // The page asks after the sign-in what could not be asked.
+  signIn() {
+    const failed = this.turn.models.filter((model) => this.turn.answers[model]?.error === TROUBLE.signedOut);
+    this.page.reload(this.turn, failed.map((model) => continuationOf(this.turn, model)));
   }
 
   update() {
@@ -33,8 +47,21 @@ class TurnView {
       isIdle && iconButton("edit", "Edit and ask again", () => this.edit()),
       isIdle && this.isLast() && turn.models.length > 1 && iconButton("again", "Regenerate all answers", () => page.regenerate(this)),
       isIdle && this.isLast() && iconButton("undo", "Undo: take the message back", () => page.undo()));
-    this.question.replaceChildren(make("div", { class: "fj-bubble", dir: "auto" }, make("span", { class: "fj-sr", dir: "ltr" }, "You: "), turn.user), actions);
+    const bubble = make("div", { class: "fj-bubble", dir: "auto", "data-folded": String(this.isFolded) }, make("span", { class: "fj-sr", dir: "ltr" }, "You: "), turn.user);
+    this.question.replaceChildren(bubble, ...(isLong(turn.user) ? [this._foldButton(bubble)] : []), actions);
     if (focused) actions.firstChild.focus();
+  }
+
+  _foldButton(bubble) {
+    const lines = this.turn.user.split("\n").length;
+    const label = () => (this.isFolded ? `Show all${lines > LONG_LINES ? ` ${counted(lines, "line")}` : ""}` : "Show less");
+    const button = make("button", { type: "button", class: "fj-fold", "aria-expanded": String(!this.isFolded), onclick: () => {
+      this.isFolded = !this.isFolded;
+      bubble.dataset.folded = String(this.isFolded);
+      button.setAttribute("aria-expanded", String(!this.isFolded));
+      button.textContent = label();
+    } }, label());
+    return button;
   }
 
   edit() {
@@ -47,7 +74,7 @@ class TurnView {
     };
     area.addEventListener("keydown", (event) => {
       if (event.key === "Escape") { this.showQuestion(); this.question.querySelector("button").focus(); }
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); save(); }
+      if (isSending(event)) { event.preventDefault(); save(); }
     });
     this.question.replaceChildren(make("form", { class: "fj-edit", onsubmit: (event) => { event.preventDefault(); save(); } }, area,
       make("div", { class: "fj-row" },

@@ -225,3 +225,22 @@ def test_a_wide_table_scrolls_and_breaks_no_word(site: ChatSite, page: Page) -> 
     )
     assert set(lines) == {min(lines)}
     assert page.locator(".scroll").first.evaluate("box => box.scrollWidth > box.clientWidth")
+
+
+def test_the_page_does_without_backgrounds_and_prints_the_whole_conversation(
+    site: ChatSite, page: Page
+) -> None:
+    for _ in range(2):
+        site.play(b"\n\n".join(b"word" for _ in range(60)), (END,))
+    page.get_by_label("Your message", exact=True).fill("Hello")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("article").last).to_contain_text("complete")
+    page.emulate_media(forced_colors="active")
+    border = "node => getComputedStyle(node).borderTopStyle"
+    assert page.locator(".fj-bubble").evaluate(border) == "solid"
+    judge(page, "forced colours")
+
+    page.emulate_media(forced_colors="none", media="print")
+    expect(page.locator("#fj-composer")).to_be_hidden()
+    assert page.locator("#fj-log").evaluate("log => log.scrollHeight <= log.clientHeight")
+    assert page.evaluate("document.body.scrollHeight > innerHeight")

@@ -8,7 +8,7 @@ import pytest
 from inference.engines.protocol import Sampling
 from inference.service.requests import Limits
 from inference.web.chat import answers
-from inference.web.chat.answers import ask
+from inference.web.chat.answers import ask, refuse
 from inference.web.chat.conversation import Beginning, Question, Settings, Target, Turn
 from tests.doubles.chat_site import BASE, END, TUNED, make_service
 from tests.doubles.model_server import ModelServer, make_codec
@@ -80,13 +80,13 @@ async def test_an_answer_that_is_cut_off_is_continued() -> None:
     service, engine = make_service()
     engine.play(b"Once upon a time there was a long, long, long text")
     cut = (await read(ask(service, question(BASE), SETTINGS)))["answers"][BASE]
-    assert (cut["finish"], cut["completion_tokens"]) == ("length", 40)
+    assert (cut["finish"], cut["completion_tokens"], cut["new_tokens"]) == ("length", 40, 40)
 
     engine.play(b" ever after", (END,))
     beginning = Beginning(text=cut["text"], token_ids=tuple(cut["token_ids"]))
     whole = (await read(ask(service, question(BASE, continues=beginning), SETTINGS)))["answers"][BASE]
     assert whole["text"] == cut["text"] + " ever after"
-    assert (whole["finish"], whole["completion_tokens"]) == ("stop", 52)
+    assert (whole["finish"], whole["completion_tokens"], whole["new_tokens"]) == ("stop", 52, 12)
     prompt = bytes(engine.requests[1].prompt_token_ids)
     assert prompt == b"user: Hello\nassistant: " + cut["text"].encode()
 
@@ -120,6 +120,34 @@ async def test_an_error_of_one_model_leaves_the_other_s_answer() -> None:
     assert last["answers"][BASE]["text"] == "Hi"
     assert last["answers"]["gone"]["finish"] == "error"
     assert "The model 'gone' does not exist" in last["answers"]["gone"]["error"]
+
+
+async def test_a_question_that_is_refused_keeps_the_text_that_was_to_be_continued() -> None:
+    report = refuse(question(BASE, continues=Beginning(text="Once", token_ids=(1, 2))), "No.")
+    answer = report["answers"][BASE]
+    assert (report["run"], report["is_over"], report["settings"]) == ("r1", True, None)
+    assert (answer["state"], answer["finish"], answer["error"], answer["text"]) == (
+        "done", "error", "No.", "Once",
+    )  # fmt: skip
+
+
+async def test_a_bug_ends_the_answer_and_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    service, _ = make_service()
+    monkeypatch.setattr(answers, "prompt_for", fail)
+    reports: list[dict[str, Any]] = []
+
+    async def read_all() -> None:
+        async for report in ask(service, question(BASE), SETTINGS):
+            reports.append(report)  # noqa: PERF401 - the reports before the error count
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        await read_all()
+    answer = reports[-1]["answers"][BASE]
+    assert reports[-1]["is_over"]
+    assert (answer["state"], answer["error"]) == ("done", answers.FAILED)
 
 
 async def test_the_chat_is_under_the_same_limits_as_the_api() -> None:

@@ -320,6 +320,7 @@ def test_conversations_outlive_the_page_and_the_server(mount: Path, context: Bro
         expect(page.locator(".fj-bubble")).to_have_count(0)
         page.get_by_role("navigation").get_by_role("button", name="Remember this", exact=False).first.click()
         expect(page.locator(".fj-bubble")).to_have_count(2)
+        page.once("dialog", lambda dialog: dialog.accept())
         page.get_by_role("button", name="Delete “Remember this”").click()
         expect(page.locator(".fj-bubble")).to_have_count(0)
         assert (

@@ -13,6 +13,7 @@ from inference.web.chat.conversation import (
     Turn,
     messages_for,
     parse,
+    parse_settings,
     prompt_for,
 )
 
@@ -77,3 +78,22 @@ def test_a_blank_message_is_not_sent(blank: str) -> None:
 def test_what_the_page_never_sends_is_rejected_by_its_field(kind: Any, document: Any, error: str) -> None:
     with pytest.raises(InvalidRequestError, match=f"The chat page sent {error}, and: "):
         parse(kind, document)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("temperature", 9, "Temperature must be less than or equal to 2: see Settings."),
+        ("max_tokens", None, "Length must be a valid integer: see Settings."),
+        ("top_p", "x", "Top p must be a valid number, unable to parse string as a number: see Settings."),
+        ("seed", -1, "Seed must be greater than or equal to 0: see Settings."),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named_as_on_the_page(
+    name: str, value: object, message: str
+) -> None:
+    settings = {"system_prompt": "", "temperature": 0, "top_p": 1, "max_tokens": 5, "seed": 7}
+    assert parse_settings(settings) == Settings.model_validate(settings)
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_settings(settings | {name: value})
+    assert caught.value.message == message

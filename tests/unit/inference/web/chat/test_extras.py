@@ -151,6 +151,16 @@ def test_a_thumb_is_a_line_of_training_data(tmp_path: Path) -> None:
     ]
 
 
+def test_a_line_that_somebody_else_has_written_stays(tmp_path: Path) -> None:
+    path = tmp_path / "feedback" / "replica-1.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"id": "a1", "torn\n[1]\n')
+    Feedback(tmp_path, "replica-1", "r1").keep(ANSWERED, is_good=True)
+    *others, line = path.read_text().splitlines()
+    assert others == ['{"id": "a1", "torn', "[1]"]
+    assert json.loads(line)["id"] == "a1"
+
+
 def test_a_thumb_can_be_changed_and_taken_back(tmp_path: Path) -> None:
     feedback = Feedback(tmp_path, "replica-1", "r1")
     other = ANSWERED.model_copy(update={"id": "a2"})
