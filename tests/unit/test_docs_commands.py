@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PROGRAMS: Final = {
     "az",
     "cd",
+    "curl",
     "docker",
     "eval",
     "exec",
@@ -142,6 +143,7 @@ def test_the_tutorial_is_run() -> None:
         ("python3 instal.py", "no file instal.py"),
         ("git pull && curll x", "unknown program curll"),
         ("az x '{\n  1' && curll x", "unknown program curll"),
+        ("curl -d '{\n  1\n}' && curll x", "unknown program curll"),
     ],
 )
 def test_a_mistake_is_found(line: str, mistake: str) -> None:
