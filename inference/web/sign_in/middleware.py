@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from inference.web.pages import sign_in_page
 from inference.web.sign_in.attempts import AttemptLimiter, client_address
@@ -135,4 +135,5 @@ def _too_many_attempts(user: str, address: str, wait_s: int) -> Response:
 def _require_sign_in(scope: Scope) -> Response:
     if scope["path"] == "/" and scope["method"] in {"GET", "HEAD"}:
         return HTMLResponse(sign_in_page(USER), 401)
-    return PlainTextResponse("Sign in first.\n", 401)
+    # In the form of Gradio's own errors, which the page shows.
+    return JSONResponse({"detail": "Sign in first."}, 401)
