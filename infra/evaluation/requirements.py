@@ -64,9 +64,9 @@ def find_unmet(
     scores = next(each for each in evaluation.models if each.name == model).scores
     unmet = []
     for minimum in minimums:
-        found = scores.get(minimum.metric)
-        if found is None or found.mean < minimum.value:
-            is_now = "unknown" if found is None else f"{found.mean:.3f}"
+        score = scores.get(minimum.metric)
+        if score is None or score.mean < minimum.value:
+            is_now = "unknown" if score is None else f"{score.mean:.3f}"
             unmet.append(f"{minimum.metric} of {model} is {is_now}, and must be at least {minimum.value:g}")
     for each in evaluation.comparisons if not_worse else ():
         found = each.comparison

@@ -11,6 +11,7 @@ import pytest
 
 from infra.command_line import INTERRUPTED, run_script
 from infra.evaluation import evaluation
+from infra.evaluation.asking import ask_all
 
 if TYPE_CHECKING:
     from infra.evaluation.evaluation import Work
@@ -77,7 +78,7 @@ def test_a_server_that_is_not_there_is_named(
 
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--endpoint", "http://127.0.0.1:9", "--tuned"])
     monkeypatch.setattr(evaluate, "REPORTS", tmp_path)
-    monkeypatch.setattr(evaluation, "ask_all", partial(evaluation.ask_all, sleep=no_wait))
+    monkeypatch.setattr(evaluation, "ask_all", partial(ask_all, sleep=no_wait))
     before = evaluate.RESULTS.read_bytes(), evaluate.README.read_bytes()
     with pytest.raises(SystemExit) as ended:
         run_script(evaluate.main)

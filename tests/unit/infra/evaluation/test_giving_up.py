@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from infra.errors import RemoteError, UsageError
 from infra.evaluation import evaluation
-from infra.evaluation.asking import Options
+from infra.evaluation.asking import Options, ask_all
 from infra.evaluation.evaluation import MAX_EQUAL_FAILURES
 from infra.verbs.evaluate import EvaluationRequest, evaluate
 from tests.doubles.openai_server import listening
@@ -103,8 +103,6 @@ async def test_an_interrupt_loses_no_answer(  # noqa: PLR0913, PLR0917
     shown: io.StringIO,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ask_all = evaluation.ask_all
-
     async def interrupted(*arguments: Any, **options: Any) -> AsyncIterator[Any]:
         number = 0
         async for found in ask_all(*arguments, **options):
