@@ -24,7 +24,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -42,6 +41,7 @@ from localcloud.arm.store import Store
 from localcloud.cloud import Cloud
 from localcloud.operating_system import try_lock
 from localcloud.runtime import ContainerHost
+from localcloud.runtime.sockets import free_port, is_free
 from localcloud.server import Server
 from localcloud.tls import ca_bundle, server_context
 
@@ -253,32 +253,15 @@ def _choose_port(state: Path) -> int:
     store = Store(state / "cloud.db")
     try:
         stored = store.get(_SETTINGS, _PORT)
-        if stored is not None and _is_free(int(stored["port"])):
+        if stored is not None and is_free(int(stored["port"])):
             return int(stored["port"])
         if stored is not None:
             LOGGER.warning("port %s is taken: another one is chosen, and addresses change", stored["port"])
-        port = _free_port()
+        port = free_port()
         store.put(_SETTINGS, _PORT, {"port": port})
         return port
     finally:
         store.close()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _read_descriptor(state: Path) -> Descriptor | None:

@@ -1,4 +1,4 @@
-"""Free loopback ports for replicas, and the addresses that their processes listen on."""
+"""Free loopback ports, and the addresses that their processes listen on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 # Below the ephemeral ports of Linux (32768 and up) and macOS (49152 and up): an outgoing connection could
-# take a replica's port before a slow server binds it.
+# take a replica's port before a slow server binds it, or the cloud's own between two starts.
 _PORTS: Final = range(20000, 30000)
 _TRIES: Final = 200
 

@@ -33,7 +33,7 @@ SERVER = [
     "exec python3 -m http.server $CONTAINER_APP_PORT --bind 127.0.0.1",
 ]
 RESTRICTION = ("--rule-name", "r", "--action", "Allow", "--ip-address", "127.0.0.0/8")
-READY_TIMEOUT_S = 60
+READY_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ def test_the_app_answers_and_is_shown(deployed: Az) -> None:
     app = deployed.json("containerapp", "show", *GROUP, "-n", "app")
     wait_until_ready(deployed)
     host = app["properties"]["configuration"]["ingress"]["fqdn"]
-    with urllib.request.urlopen(f"http://{host}/healthz", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{host}/healthz", timeout=60) as answer:
         assert answer.status == 200
     assert [found["name"] for found in deployed.json("containerapp", "list", *GROUP)] == ["app"]
     secret = deployed.json("containerapp", "secret", "show", *GROUP, "-n", "app", "--secret-name", "api-key")
@@ -308,7 +308,7 @@ def test_the_group_goes_with_everything_in_it(deployed: Az) -> None:
     deployed.run("group", "delete", "-n", "fjarr-az", "-y")
     assert deployed.run("group", "exists", "-n", "fjarr-az").stdout.strip() == "false"
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(f"http://{fqdn['fqdn']}/healthz", timeout=5)
+        urllib.request.urlopen(f"http://{fqdn['fqdn']}/healthz", timeout=60)
 
 
 def test_a_provider_is_unregistered_and_registered(deployed: Az) -> None:

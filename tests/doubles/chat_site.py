@@ -89,7 +89,7 @@ class ChatSite:
         self._is_up = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(chat)))
         self._thread.start()
-        self._is_up.wait(30)
+        assert self._is_up.wait(60)
 
     def play(self, *steps: Any) -> None:
         """Queue the script of the next request."""
@@ -109,17 +109,17 @@ class ChatSite:
     def wait_until_empty(self) -> None:
         """Return when no request runs or waits."""
         waiting = asyncio.run_coroutine_threadsafe(self.service.queue.wait_until_idle(), self._loop)
-        waiting.result(30)
+        waiting.result(60)
 
     def wait_for_request(self, number: int) -> None:
         """Return when the engine has received that many requests."""
 
         async def received() -> None:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while len(self.engine.requests) < number:  # noqa: ASYNC110 - the engine is a double
                     await asyncio.sleep(0.01)
 
-        asyncio.run_coroutine_threadsafe(received(), self._loop).result(31)
+        asyncio.run_coroutine_threadsafe(received(), self._loop).result(61)
 
     def close(self) -> None:
         """Stop serving."""

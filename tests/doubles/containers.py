@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import psutil
 
 APP = "app"
 REVISION = "app--0000001"
+PATIENCE_S = 60.0
 
 
 def gone(*pids: int) -> bool:
-    """Whether processes end within a few seconds."""
-    living = []
-    for pid in pids:
-        try:
-            living.append(psutil.Process(pid))
-        except psutil.NoSuchProcess:
-            continue
-    return all(process.status() == psutil.STATUS_ZOMBIE for process in psutil.wait_procs(living, 5)[1])
+    """Whether processes end within a minute. One that nobody has reaped yet has ended, too."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    pause = threading.Event()
+    while any(map(_runs, pids)):
+        if time.monotonic() > deadline_s:
+            return False
+        pause.wait(0.02)
+    return True
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

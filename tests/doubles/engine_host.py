@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from inference.engines.protocol import Engine, ServedModel
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 END = 0
 
 

@@ -1,11 +1,12 @@
 """A server of the standard library, which tests of the supervisor put into releases as `inference.server`.
 
 It answers every path as the real one answers `/version`, with the state that the supervisor has sent; the
-path `/crash` ends it. The text of the file `behaviour` beside it can be:
+path `/crash` ends it, and of `/slow` only the head is sent before this server retires. The text of the file
+`behaviour` beside it can be:
 
     dies           before it is ready
     fails          with a reason
-    dies late      a second after it accepts
+    dies late      once there is a file `die` on the share
     hangs          before it is ready
     stays          whatever signal it gets
     mute           it accepts and answers nothing
@@ -32,6 +33,7 @@ REPLICA = os.environ.get("CONTAINER_APP_REPLICA_NAME", "")
 CONTROL = socket.socket(fileno=int(os.environ["FJARR_CONTROL_FD"]))
 STATE: dict[str, Any] = {}
 BEHAVIOUR = Path(__file__).with_name("behaviour").read_text()
+RETIRED = threading.Event()
 PROCESS: dict[str, Any] = {
     "parent": os.getppid(),
     "session": os.getsid(0),
@@ -48,14 +50,18 @@ def send(**message: Any) -> None:
     CONTROL.sendall(json.dumps(message).encode() + b"\n")
 
 
+def die_late() -> None:
+    while not Path(os.environ["FJARR_MOUNT"], "die").exists():
+        time.sleep(0.05)
+    os._exit(9)
+
+
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/crash":
             os._exit(9)
         if BEHAVIOUR == "mute":
             threading.Event().wait()
-        if self.path == "/slow":
-            time.sleep(0.5)
         document = {"release": RELEASE, "replica": REPLICA, "ready": True, "pid": os.getpid()}
         document["started_at"] = str(os.getpid())
         document["engine"] = os.environ.get("FJARR_ENGINE_SOCKET", "")
@@ -64,6 +70,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if self.path == "/slow":
+            RETIRED.wait()
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
@@ -97,8 +105,9 @@ def main() -> None:
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             send(accepting=True)
             if BEHAVIOUR == "dies late":
-                threading.Timer(1.0, os._exit, (9,)).start()
+                threading.Thread(target=die_late, daemon=True).start()
         if message.get("retire"):
+            RETIRED.set()
             break
     server.shutdown()
     server.server_close()  # waits for the requests that run

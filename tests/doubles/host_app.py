@@ -35,7 +35,7 @@ def store_release(mount: Path, release: str, behaviour: str = "serves") -> None:
     reports = folder / "inference" / "supervisor" / "reports.py"
     # A server that does not answer is to be found out soon.
     limit = "ANSWER_TIMEOUT_S: Final ="
-    reports.write_text(reports.read_text().replace(f"{limit} 5.0", f"{limit} 0.5"))
+    reports.write_text(reports.read_text().replace(f"{limit} 5.0", f"{limit} 1.0"))
     shutil.copyfile(ROOT / "tests" / "doubles" / "fake_server.py", folder / "inference" / "server.py")
     (folder / "inference" / "behaviour").write_text(behaviour)
     entries = [

@@ -45,7 +45,7 @@ class Server:
     def control(self, name: str, body: Any = None) -> Any:
         """Send a request to one of the control routes, and return the answer."""
         data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(f"{self.address}/control/{name}", data, timeout=30) as response:
+        with urllib.request.urlopen(f"{self.address}/control/{name}", data, timeout=60) as response:
             return json.load(response)
 
 
@@ -65,7 +65,7 @@ def running(kind: str, folder: Path | None = None) -> Iterator[Server]:
         assert address, "the server did not start; its messages are above"
         yield Server(address, folder)
         process.stdin.close()
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
 
 
 def call_text(name: str, **arguments: Any) -> str:

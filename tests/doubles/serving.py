@@ -90,7 +90,7 @@ class Served:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - it lets the other tasks run; no time passes
             await asyncio.sleep(0)
 
@@ -107,7 +107,7 @@ class Background:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._is_up.wait(10)
+        assert self._is_up.wait(60)
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ from infra.release.releases import set_current
 from infra.release.rollout import at_once
 from infra.verbs.models import change_version_in
 from infra.verbs.push import Publication, PushResult, push_upload_sets, remove_adapter
+from localcloud.runtime.sockets import free_port
 from tests.doubles.tiny import BASE, save_adapter, save_base, word_tokenizer
 
 if TYPE_CHECKING:
@@ -131,8 +131,7 @@ class Stage:
 @contextmanager
 def serving(mount: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Run the server on a share until it is ready."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     environ = {name: value for name, value in os.environ.items() if not name.startswith("FJARR_")} | {
         "FJARR_MOUNT": str(mount), "FJARR_HOST": "127.0.0.1", "FJARR_PORT": str(port),
         "FJARR_API_KEYS": KEY, "FJARR_RELEASE": RELEASE, "FJARR_DEVICE": "cpu", "FJARR_DTYPE": "float32",

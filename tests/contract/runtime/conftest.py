@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 APP = "app"
 REVISION = "app--0000001"
 TARGET_PORT = 7860
-PATIENCE_S = 15
+PATIENCE_S = 60
 
 LIMITS = Limits(
     back_off=BackOff(first_s=0.05, cap_s=0.2, forget_after_s=60),
@@ -28,7 +28,7 @@ LIMITS = Limits(
     inspect_running_s=0.2,
     drain_output_s=0.5,
 )
-READINESS = Probe("Readiness", "/readyz", TARGET_PORT, period_s=0.05, timeout_s=2, failure_threshold=1)
+READINESS = Probe("Readiness", "/readyz", TARGET_PORT, period_s=0.05, timeout_s=600, failure_threshold=1)
 
 # What a container does is in its environment (at its start) and in the requests that it gets.
 SERVER = r"""

@@ -63,7 +63,7 @@ class World:
         self._pool = pool
         clock = SystemClock()
         reports = ReplicaReports(MountedShare(mount, Runner({}, mount)), clock)
-        self._app = InsideApp(replace(app, timeout_s=0.3), reports, clock)
+        self._app = InsideApp(replace(app, timeout_s=2), reports, clock)
 
     def rollout(self, shown: str) -> Rollout:
         """Return a rollout that waits until a text was shown."""
@@ -98,7 +98,7 @@ async def test_a_first_release_that_is_never_ready_or_binds_and_never_answers(
 ) -> None:
     mount = tmp_path / "mount"
     store_release(mount, FIRST, behaviour)
-    world = World(await start(bench, mount, is_waited_for=False, probe_s=0.2), mount, pool)
+    world = World(await start(bench, mount, is_waited_for=False, probe_s=1), mount, pool)
     assert f"reports from inside: {shown}" in await world.wait(FIRST, f": {shown}")
 
 
@@ -108,17 +108,19 @@ async def test_takeovers_by_each_kind_of_release_that_does_not_serve(
     mount, third = tmp_path / "mount", BROKEN.replace("3", "4")
     for release, behaviour in ((FIRST, "serves"), (SECOND, "hangs"), (BROKEN, "dies late"), (third, "mute")):
         store_release(mount, release, behaviour)
-    world = World(await start(bench, mount, probe_s=0.2), mount, pool)
+    world = World(await start(bench, mount, probe_s=1), mount, pool)
     # It answers with another release than the one that was restarted.
     reason = await world.wait(SECOND, "is ready")
     assert reason == f"not within 600 s: the app's address still answers from {FIRST}"
     # It is never ready.
     reason = late(await world.take_over(SECOND, ": loading, 40 % ("))
     assert f"still serves {FIRST}: loading, 40 %" in reason
-    # It dies after it was ready.
+    # It dies after it was proven.
     served = await world.take_over(BROKEN, "never")
     assert isinstance(served, Served)
+    (mount / "die").touch()
     failed = await asyncio.to_thread(world.rollout("never").bake, BROKEN, served)
+    (mount / "die").unlink()
     assert isinstance(failed, NotServed)
     assert "after the proof" in failed.cause.reason
     # It binds, and never answers.

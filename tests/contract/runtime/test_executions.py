@@ -44,7 +44,7 @@ async def reasons(host: ContainerHost) -> list[str]:
 
 async def pid(host: ContainerHost) -> int:
     """Return the process id that the one replica prints, once it runs."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async for event in host.executions.system_log("job", tail=10, follow=True):
             if event.reason == "ContainerStarted":
                 break

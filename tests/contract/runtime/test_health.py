@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PORT = 7860
-READINESS = Probe("Readiness", "/readyz", PORT, period_s=0.05, timeout_s=2, failure_threshold=1)
+READINESS = Probe("Readiness", "/readyz", PORT, period_s=0.05, timeout_s=10, failure_threshold=1)
 
 
 async def test_restarts_a_container_whose_liveness_fails(bench: Any) -> None:
-    startup = Probe("Startup", "/healthz", PORT, period_s=0.05, timeout_s=2, failure_threshold=1000)
-    liveness = Probe("Liveness", "/healthz", PORT, period_s=0.05, timeout_s=2, failure_threshold=2)
+    startup = Probe("Startup", "/healthz", PORT, period_s=0.05, timeout_s=10, failure_threshold=1000)
+    liveness = Probe("Liveness", "/healthz", PORT, period_s=0.05, timeout_s=10, failure_threshold=2)
     await bench.up(bench.spec(startup, READINESS, liveness))
     await bench.get("/set?name=healthy&value=no")
     record = await bench.event("ReplicaUnhealthy")
@@ -29,7 +29,8 @@ async def test_restarts_a_container_whose_liveness_fails(bench: Any) -> None:
 
 
 async def test_restarts_a_container_that_never_starts_up(bench: Any) -> None:
-    startup = Probe("Startup", "/nothing", PORT, period_s=0.05, timeout_s=2, failure_threshold=4)
+    # Long enough for a shell to start on a busy machine, and to set its trap.
+    startup = Probe("Startup", "/nothing", PORT, period_s=0.05, timeout_s=10, failure_threshold=25)
     spec = bench.spec(startup, READINESS, grace_s=0.2)
     deaf = replace(spec.container, args=("-c", "trap '' TERM; sleep 600"))
     await bench.host.run(replace(spec, container=deaf))
@@ -40,7 +41,7 @@ async def test_restarts_a_container_that_never_starts_up(bench: Any) -> None:
 
 
 async def test_probes_readiness_only_after_startup(bench: Any) -> None:
-    startup = Probe("Startup", "/readyz", PORT, period_s=0.05, timeout_s=2, failure_threshold=100)
+    startup = Probe("Startup", "/readyz", PORT, period_s=0.05, timeout_s=10, failure_threshold=100)
     await bench.host.run(bench.spec(startup, READINESS, NEVER_READY="1"))
     record = await bench.event("ProbeFailed", 4)
     assert record.message.startswith("Probe of StartUp failed with ")
@@ -50,7 +51,7 @@ async def test_probes_readiness_only_after_startup(bench: Any) -> None:
 
 async def test_takes_a_tcp_connection_or_a_redirect_for_success(bench: Any) -> None:
     startup = Probe("Startup", None, PORT, period_s=0.05, failure_threshold=100)
-    readiness = Probe("Readiness", "/redirect", PORT, period_s=0.05, timeout_s=2)
+    readiness = Probe("Readiness", "/redirect", PORT, period_s=0.05, timeout_s=10)
     await bench.up(bench.spec(startup, readiness))
     assert (await bench.get("/name"))[0] == 200
 

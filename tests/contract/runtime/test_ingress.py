@@ -16,14 +16,15 @@ import aiohttp
 import psutil
 import pytest
 
-from localcloud.runtime import Probe
 from localcloud.runtime.ingress import Backend, Ingress, new_session
 from localcloud.runtime.sockets import free_port
 from localcloud.runtime.spec import Limits
+from tests.doubles.loop_clock import skip
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
+LIMIT_S = Limits().request_limit_s
 APP = "app"
 REVISION = "app--0000001"
 
@@ -61,7 +62,7 @@ async def raw(port: int, request: bytes) -> bytes:
     """Send bytes, and return everything that comes until the end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         answer = await reader.read()
     writer.close()
     return answer
@@ -145,16 +146,16 @@ async def test_answers_100_continue_itself(bench: Any) -> None:
 async def test_streams_events_one_by_one_and_at_once(bench: Any) -> None:
     await bench.up()
     delays, pieces = [], 0
-    async with bench.session.get(bench.url + "/stream?pieces=50&gap=0.01") as response:
+    async with bench.session.get(bench.url + "/stream?pieces=40&gap=0.05") as response:
         assert response.headers["Content-Type"] == "text/event-stream"
         async for piece in response.content.iter_any():
             now = time.monotonic()
             events = piece.decode().split("\n\n")[:-1]
             pieces += len(events)
             delays += [now - float(event.split()[-1]) for event in events]
-    assert pieces == 50
+    assert pieces == 40
     # Both clocks are the machine's one monotonic clock. The median leaves the machine's own hiccups out.
-    assert statistics.median(delays) < 0.01
+    assert statistics.median(delays) < 0.05
 
 
 @pytest.mark.quiet
@@ -170,42 +171,42 @@ async def test_closes_the_request_at_once_when_the_client_leaves(bench: Any, beg
     writer.close()
     line = await bench.line("client ")
     assert line.startswith("client left")
-    assert float(line.split()[-1]) - left < 0.25
+    assert float(line.split()[-1]) - left < 2
 
 
-@pytest.mark.quiet
-async def test_gives_a_request_a_limited_time(make_bench: Callable[..., Any]) -> None:
-    bench = await make_bench(request_limit_s=0.3)
+async def test_gives_a_request_a_limited_time(bench: Any) -> None:
     await bench.up()
-    began = time.monotonic()
-    assert await bench.get("/hang") == (504, "stream timeout\n")
-    assert 0.3 <= time.monotonic() - began < 2
+    asking = asyncio.create_task(bench.get("/hang"))
+    await bench.line("hanging")
+    await skip(LIMIT_S)
+    assert await asking == (504, "stream timeout\n")
     assert (await bench.line("client ")).startswith("client left")
 
 
-async def test_cuts_an_answer_that_takes_too_long_where_the_client_sees_it(
-    make_bench: Callable[..., Any],
-) -> None:
-    bench = await make_bench(request_limit_s=0.3)
+async def test_cuts_an_answer_that_takes_too_long_where_the_client_sees_it(bench: Any) -> None:
     await bench.up()
     async with bench.session.get(bench.url + "/stream?pieces=100&gap=0.05") as response:
         assert response.status == 200
+        await skip(LIMIT_S)
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
-    assert (await bench.get("/name"))[0] == 200
+    # The readiness probe may have been cut off by the same leap.
+    async with asyncio.timeout(60):
+        while (await bench.get("/name"))[0] != 200:
+            pass
 
 
-async def test_counts_the_limit_from_the_end_of_the_request_body(make_bench: Callable[..., Any]) -> None:
-    bench = await make_bench(request_limit_s=0.4)
+async def test_counts_the_limit_from_the_end_of_the_request_body(bench: Any) -> None:
     await bench.up()
 
     async def slowly() -> AsyncIterator[bytes]:
-        for _ in range(6):
-            yield b"piece"
-            await asyncio.sleep(0.1)
+        yield b"first"
+        await bench.line("got 5")
+        await skip(LIMIT_S + 1)
+        yield b"second!"
 
     async with bench.session.post(bench.url + "/echo", data=slowly()) as response:
-        assert (response.status, await response.text()) == (200, "piece" * 6)
+        assert (response.status, await response.text()) == (200, "firstsecond!")
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -236,7 +237,9 @@ async def test_sends_any_request_elsewhere_if_no_connection_was_made() -> None:
 
     server = aiohttp.web.ServerRunner(aiohttp.web.Server(echo))
     await server.setup()
-    ports = (free_port(), free_port(), free_port())
+    ports = [free_port()]
+    for _ in range(2):
+        ports.append(free_port(ports))
     await aiohttp.web.TCPSite(server, "127.0.0.1", ports[0]).start()
     backends = [Backend("works", ports[0]), Backend("gone", ports[1])]
     async with new_session(Limits()) as session:
@@ -338,14 +341,9 @@ async def test_passes_the_refusal_of_a_websocket_on(sockets: Any) -> None:
     assert caught.value.status == 403
 
 
-async def test_a_websocket_has_no_time_limit(make_bench: Callable[..., Any]) -> None:
-    bench = await make_bench(request_limit_s=0.2)
-    bench.server.write_text(WEBSOCKETS)
-    readiness = Probe("Readiness", "/readyz", 7860, period_s=0.05, timeout_s=2)
-    await bench.up(bench.spec(readiness))
-    async with bench.session.ws_connect(bench.url + "/socket") as socket:
+async def test_a_websocket_has_no_time_limit(sockets: Any) -> None:
+    async with sockets.session.ws_connect(sockets.url + "/socket") as socket:
         await socket.receive()
-        with pytest.raises(TimeoutError):
-            await socket.receive(timeout=0.5)
+        await skip(LIMIT_S + 1)
         await socket.send_str("still here")
         assert await socket.receive_str() == "still here"

@@ -30,7 +30,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 async def main(state, server, share, mount):
     host = ContainerHost(Path(state))
     port = await host.start_app("app")
-    readiness = Probe("Readiness", "/readyz", 7860, period_s=0.05, timeout_s=2)
+    readiness = Probe("Readiness", "/readyz", 7860, period_s=0.05, timeout_s=10)
     container = Container("main", "none", ("/bin/bash",), ("-c", f"exec python3 '{server}'"),
         (("CHILDREN", "1"),), (readiness,), ((Path(share), mount),))
     await host.run(RevisionSpec("app", "app--0000001", container, 7860, 1, 5))
@@ -126,7 +126,7 @@ async def test_leaves_nothing_when_its_loop_ends_in_the_middle_of_a_start(tmp_pa
     interrupted = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stderr=asyncio.subprocess.DEVNULL, env={"TMPDIR": str(tmp_path)}
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         assert await interrupted.wait() == 0
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
     replicas = {path.name for path in tmp_path.glob("state/apps/app/replicas/*")}

@@ -50,7 +50,7 @@ async def test_takes_a_replica_out_while_its_readiness_fails(bench: Any) -> None
     (replica,) = bench.host.replicas(REVISION)
     await bench.get("/set?name=ready&value=no")
     await bench.event("ProbeFailed", replica=replica.name)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while (await bench.get("/name"))[0] != 503:
             pass
     assert not bench.host.replicas(REVISION)[0].ready
@@ -156,7 +156,7 @@ async def test_kills_what_does_not_end_within_its_grace(bench: Any) -> None:
     pid = (await bench.about())["pid"]
     began = time.monotonic()
     await bench.host.stop(REVISION)
-    assert 0.3 <= time.monotonic() - began < 3
+    assert 0.3 <= time.monotonic() - began < 8
     assert gone(pid)
     assert (await bench.event("ContainerTerminated")).message.endswith("exit code '137' and reason 'Stopped'")
 

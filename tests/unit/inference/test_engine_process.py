@@ -24,6 +24,7 @@ from inference.engine_process import load_engine_settings
 from inference.engines.remote.handshake import Hello, hello_line, read_hello, read_status
 from inference.errors import SettingsError
 from inference.text.codec import _byte_alphabet
+from localcloud.runtime.sockets import free_port
 from tests.doubles.measured import measured
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ PATIENCE_S: Final = 60.0
 HELLO: Final = [{"role": "user", "content": "Hello"}]
 
 # The real process, whose start waits for a file, with an engine that generates a word every hundredth of a
-# second: forty times, or for ever if it is to ignore the end.
+# second: forty times, and the end once a file is there, or for ever if it is to ignore the end.
 ENGINE: Final = """
 import asyncio
 import itertools
@@ -59,6 +60,8 @@ class Slow(ScriptedEngine):
             await asyncio.sleep(0.01)
             stream.push(Increment(tuple(b"word ")))
             if number == 39 and not request.stopping.ignore_eos:
+                while not Path(os.environ["FINISH"]).exists():
+                    await asyncio.sleep(0.01)
                 stream.push(Increment((256,), "stop"))
                 return
 
@@ -137,15 +140,16 @@ class Replica:
 
     def __init__(self, folder: Path) -> None:
         self.gate = folder / "gate"
+        self.finish = folder / "finish"
+        self.finish.touch()
         self.path = folder / "engine.sock"
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
+        self.port = free_port()
         self.environ = {
             "PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(ROOT), "GATE": str(self.gate),
-            "TOKENIZER": str(save_tokenizer(folder)), "FJARR_HOST": "127.0.0.1",
+            "FINISH": str(self.finish), "TOKENIZER": str(save_tokenizer(folder)), "FJARR_HOST": "127.0.0.1",
             "FJARR_PORT": str(self.port), "FJARR_API_KEYS": f"ann={KEY}", "FJARR_ADMIN_KEY": ADMIN_KEY,
             "FJARR_MOUNT": str(folder),
-            "FJARR_ENGINE_SOCKET": str(self.path), "FJARR_DRAIN_GRACE_S": "20",
+            "FJARR_ENGINE_SOCKET": str(self.path), "FJARR_DRAIN_GRACE_S": "200",
             **measured(),
         }  # fmt: skip
         self.processes: list[Process] = []
@@ -244,9 +248,9 @@ def test_the_server_shows_the_engine_s_start_then_serves_without_torch(replica: 
         {"name": "broken", "reason": "it does not fit", "needs_restart": False}
     ]
     # The engine has measured its speed, and the server has not.
-    assert server.has_line("answers at once: 64, or 64 of")
+    replica.wait_for(lambda: server.has_line("answers at once: 64, or 64 of"))
     # No process knows the keys but the server.
-    assert engine.has_line("keys in the environment: []")
+    replica.wait_for(lambda: engine.has_line("keys in the environment: []"))
     replica.wait_for(lambda: server.has_line("the chat page is up"))
     server.process.send_signal(signal.SIGUSR1)
     replica.wait_for(lambda: server.has_line("imported: "))
@@ -281,7 +285,7 @@ def test_requests_of_an_engine_that_is_killed_end_with_503_and_the_next_engine_s
     replica.gate.touch()
     replica.wait_for(replica.is_ready)
     assert replica.chat()[0] == 200
-    assert server.has_line("the engine process has ended")
+    replica.wait_for(lambda: server.has_line("the engine process has ended"))
 
 
 def server_is_busy(replica: Replica) -> bool:
@@ -296,27 +300,27 @@ def test_a_second_server_takes_over_while_the_first_finishes(replica: Replica) -
     replica.gate.touch()
     engine, first = replica.start_engine(), replica.start_server()
     replica.wait_for(replica.is_ready)
+    replica.finish.unlink()
     answers: list[tuple[int, Any]] = []
     asking = threading.Thread(target=lambda: answers.append(replica.chat(model="m")))
     asking.start()
     replica.wait_for(lambda: server_is_busy(replica))
     first.process.send_signal(signal.SIGTERM)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    replica.start_server(FJARR_PORT=str(port))
+    replica.port = free_port()
+    replica.start_server(FJARR_PORT=str(replica.port))
+    replica.wait_for(replica.is_ready)
+    assert first.process.poll() is None
+    replica.finish.touch()
     asking.join(PATIENCE_S)
     assert answers[0][0] == 200
     assert first.end() == 0
-    replica.port = port
-    replica.wait_for(replica.is_ready)
     assert replica.chat()[0] == 200
     assert engine.process.poll() is None
 
 
 def test_an_adapter_that_one_server_adds_or_removes_comes_and_goes_on_all(replica: Replica) -> None:
     replica.gate.touch()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        other = listener.getsockname()[1]
+    other = free_port([replica.port])
     replica.start_engine()
     server, _ = replica.start_server(), replica.start_server(FJARR_PORT=str(other))
     ready = (200, {"status": "ready"})
@@ -348,11 +352,13 @@ def test_the_engine_finishes_what_runs_before_it_stops(replica: Replica) -> None
     replica.gate.touch()
     engine, _ = replica.start_engine(), replica.start_server()
     replica.wait_for(replica.is_ready)
+    replica.finish.unlink()
     answers: list[tuple[int, Any]] = []
     asking = threading.Thread(target=lambda: answers.append(replica.chat(model="m")))
     asking.start()
     replica.wait_for(lambda: server_is_busy(replica))
     engine.process.send_signal(signal.SIGTERM)
+    replica.finish.touch()
     asking.join(PATIENCE_S)
     assert answers[0][0] == 200
     assert engine.end() == 0

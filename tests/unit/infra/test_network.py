@@ -15,6 +15,7 @@ import trustme
 from infra.az.app import fetch_version
 from infra.az.revision import NoResponse
 from infra.network import Unreachable, explain_failure
+from localcloud.runtime.sockets import free_port
 from tests.doubles.azure_stage import server
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ask(url: str) -> Unreachable | None:
     """Return what is in the way of an app's `/version`."""
-    answer = fetch_version(url, timeout_s=5)
+    answer = fetch_version(url, timeout_s=60)
     assert isinstance(answer, NoResponse)
     return answer.unreachable
 
@@ -110,9 +111,7 @@ def test_a_response_of_the_app_or_its_ingress(status: int, body: bytes) -> None:
 
 
 def test_a_port_at_which_nobody_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    assert ask(f"http://127.0.0.1:{port}") == Unreachable("refused", "the connection was refused")
+    assert ask(f"http://127.0.0.1:{free_port()}") == Unreachable("refused", "the connection was refused")
 
 
 def test_a_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:

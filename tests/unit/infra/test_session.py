@@ -20,6 +20,7 @@ from infra.console import Console
 from infra.errors import ToolError, UsageError
 from infra.process import Completed, Runner
 from infra.session import cloud_command, cloud_state, open_session, read_cloud
+from localcloud.runtime.sockets import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,9 +143,7 @@ def test_a_verb_that_only_looks_starts_nothing(root: Path, ran: list[Command]) -
 
 
 def test_a_descriptor_whose_cloud_is_gone_counts_for_nothing(root: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    describe(root, port)
+    describe(root, free_port())
     assert read_cloud(cloud_state(root, load_stage(root, "local"))) is None
 
 

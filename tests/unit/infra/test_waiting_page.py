@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from localcloud.runtime.sockets import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SNAPSHOT = Path(__file__).parents[2] / "snapshots" / "inference" / "defaults.snapshot.json"
 NOTHING = b"nothing deployed yet: run invoke deploy\n"
-PATIENCE_S = 30
+PATIENCE_S = 60
 RELEASE = "20260101T000000Z-0a1b2c3d"
 
 
@@ -70,9 +72,7 @@ class Waiting:
 
 @pytest.fixture
 def waiting(tmp_path: Path) -> Iterator[Waiting]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {
         "PATH": os.environ["PATH"],
         "FJARR_MOUNT": str(tmp_path),

@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from inference.errors import EngineError
 from inference.service.requests import Limits
-from tests.doubles.serving import BASE, END, ENDED, KEY, TUNED, Served, until
+from tests.doubles.loop_clock import skip
+from tests.doubles.serving import BASE, END, ENDED, KEY, LIMITS, TUNED, Served, until
 
 
 async def samples_of(served: Served) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -82,12 +83,14 @@ async def test_running_and_waiting_requests_are_counted(served: Served) -> None:
     assert value(samples, "vllm:num_requests_waiting", model_name=BASE) == 0
 
 
-async def test_failures_and_timeouts_are_counted_apart_from_successes() -> None:
-    served = Served(Limits(request_timeout_s=0.05))
+async def test_failures_and_timeouts_are_counted_apart_from_successes(served: Served) -> None:
     served.engine.play(b"half", EngineError("out of memory"))
     await served.chat()
     served.engine.play(b"half", asyncio.Event())
-    await served.chat()
+    late = asyncio.create_task(served.chat())
+    await until(lambda: served.engine.running == 1)
+    await skip(LIMITS.request_timeout_s)
+    await late
     samples = await samples_of(served)
     assert value(samples, "vllm:request_success_total", finished_reason="error") == 2
     assert value(samples, "vllm:request_success_total", finished_reason="stop") is None

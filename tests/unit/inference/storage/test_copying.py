@@ -182,7 +182,7 @@ def test_of_two_engines_that_start_at_once_one_reads_and_the_other_waits(share: 
 
     def read_slowly(offset: int) -> None:
         if offset == 2000:
-            assert is_waiting.wait(5)
+            assert is_waiting.wait(60)
 
     slow = SlowSource(before=read_slowly)
 

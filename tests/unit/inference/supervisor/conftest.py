@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import http.client
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from inference.settings import Settings
+from inference.supervisor import releases
 from inference.supervisor import supervisor as module
 from inference.supervisor.forks import Forks  # noqa: TC001 - the fields of a dataclass
 from inference.supervisor.launcher import ReleaseLauncher
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 ONE, TWO, THREE = (f"2026010{number}T000000Z-0000000{number}" for number in (1, 2, 3))
 FAKE = Path(__file__).parents[3] / "doubles" / "fake_server.py"
+PATIENCE_S = 60.0
 
 
 class FakeLauncher(ReleaseLauncher):
@@ -76,13 +79,15 @@ class Container:
         folder = await asyncio.to_thread(fetch_release, self.mount, name)
         self.task = asyncio.create_task(supervisor.run(name, folder))
 
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.listener.getsockname()[1]}{path}"
+
     async def ask(self, path: str = "/") -> dict[str, Any]:
         """Return the answer of whoever answers."""
 
         def get() -> dict[str, Any]:
-            url = f"http://127.0.0.1:{self.listener.getsockname()[1]}{path}"
             try:
-                with urllib.request.urlopen(url, timeout=10) as response:
+                with urllib.request.urlopen(self.url(path), timeout=PATIENCE_S) as response:
                     document = json.loads(response.read())
             except urllib.error.HTTPError as error:
                 with error:
@@ -92,9 +97,30 @@ class Container:
 
         return await asyncio.to_thread(get)
 
+    async def begin(self) -> asyncio.Task[dict[str, Any]]:
+        """Ask the server that runs for an answer, which ends when it retires, and wait for the beginning."""
+
+        def begin() -> http.client.HTTPResponse:
+            while True:
+                try:
+                    response = urllib.request.urlopen(self.url("/slow"), timeout=PATIENCE_S)
+                except urllib.error.HTTPError as error:
+                    error.close()  # the supervisor's page answers as long as both accept
+                else:
+                    assert isinstance(response, http.client.HTTPResponse)
+                    return response
+
+        def finish(response: http.client.HTTPResponse) -> dict[str, Any]:
+            with response:
+                document = json.loads(response.read())
+            assert isinstance(document, dict)
+            return document
+
+        return asyncio.create_task(asyncio.to_thread(finish, await asyncio.to_thread(begin)))
+
     async def until(self, holds: Callable[[dict[str, Any]], bool], path: str = "/version") -> dict[str, Any]:
         """Ask until an answer is as it should be."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 assert self.task is not None
                 assert not self.task.done(), self.task.result()
@@ -109,7 +135,7 @@ class Container:
 
     async def crash(self) -> None:
         """End the server. The supervisor may answer before it, in the moment in which both accept."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 try:
                     await self.ask("/crash")
@@ -118,7 +144,7 @@ class Container:
 
     async def end(self) -> int:
         assert self.task is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             return await self.task
 
 
@@ -126,6 +152,7 @@ class Container:
 def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Container]:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(module, "CHECK_S", 0.05)
+    monkeypatch.setattr(releases, "PAUSE_S", 0.01)
     (tmp_path / "mount").mkdir()
     container = Container(tmp_path / "mount")
     yield container

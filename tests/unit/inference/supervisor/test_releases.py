@@ -10,6 +10,7 @@ import pytest
 from inference.errors import TakeoverError
 from inference.settings import Settings
 from inference.start import find_folder
+from inference.supervisor import releases
 from inference.supervisor.releases import READS, fetch_release, read_current, remove_others, scan_release
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def test_of_a_folder_that_is_no_release_the_package_alone_is_copied(
         (folder / path).parent.mkdir(parents=True)
         (folder / path).write_text("one")
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(releases, "PAUSE_S", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         copied = find_folder(Settings(mount=mount / "gone", release=RELEASE), listener)
     assert [path.name for path in copied.iterdir()] == ["inference"]

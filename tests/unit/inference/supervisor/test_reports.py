@@ -13,7 +13,7 @@ import pytest
 
 from inference.supervisor import reports as module
 from inference.supervisor.reports import ask_version
-from tests.unit.inference.supervisor.conftest import ONE, TWO
+from tests.unit.inference.supervisor.conftest import ONE, PATIENCE_S, TWO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 async def report(container: Container, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Wait for a report that is as it should be."""
     path = container.mount / "replicas" / "rep.json"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             document = json.loads(path.read_text()) if path.exists() else None
             if document is not None and holds(document):
@@ -96,10 +96,15 @@ async def test_a_server_that_accepts_and_never_answers_is_not_ready(
     container.release(ONE, "mute")
     await container.start(ONE)
     ask(container, "first")
-    found = await report(container, lambda document: document["phase"].startswith("the server"))
+    # On a busy machine the page that answers before the server may be too slow as well.
+    found = await report(
+        container,
+        lambda document: (
+            document["phase"].startswith("the server") and document.get("server", {}).get("ready", False)
+        ),
+    )
     assert not found["ready"]
     assert found["phase"] == "the server does not answer inside of the container: timed out"
-    assert found["server"]["ready"]
     await stop(container)
 
 
@@ -141,7 +146,7 @@ async def test_a_share_that_cannot_be_written_is_logged_once_and_ends_nothing(
         patch.setattr(os, "replace", fail)
         for question in ("first", "second"):
             ask(container, question)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while question not in tried:  # noqa: ASYNC110 - a thread tries it
                     await asyncio.sleep(0.01)
     ask(container, "third")

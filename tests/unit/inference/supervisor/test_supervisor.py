@@ -6,13 +6,14 @@ import asyncio
 import itertools
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from inference.supervisor import supervisor as module
 from inference.supervisor.releases import read_current
-from tests.unit.inference.supervisor.conftest import ONE, THREE, TWO
+from tests.doubles.loop_clock import skip
+from tests.unit.inference.supervisor.conftest import ONE, PATIENCE_S, THREE, TWO
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,8 +31,7 @@ async def test_a_new_release_takes_over_and_the_old_one_finishes_its_answers(con
     container.release(TWO, inference__more="x = 1")
     await container.start(ONE)
     first = await container.serving(ONE)
-    slow = asyncio.create_task(container.ask("/slow"))
-    await asyncio.sleep(0.1)
+    slow = await container.begin()
     container.want(TWO)
     second = await container.serving(TWO)
     assert (await slow)["release"] == ONE
@@ -50,29 +50,33 @@ async def test_a_new_release_takes_over_and_the_old_one_finishes_its_answers(con
     [
         ("dies", "it ended with exit code 1: ModuleNotFoundError: No module named 'nowhere'"),
         ("fails", "cannot serve: there is no model"),
-        ("hangs", "it is not ready after 1 s: loading, 40 %"),
+        ("hangs", "it is not ready after 3600 s: loading, 40 %"),
     ],
 )
 async def test_a_release_that_does_not_become_ready_changes_nothing_and_the_reason_is_reported(
-    container: Container, monkeypatch: pytest.MonkeyPatch, behaviour: str, reason: str
+    container: Container, behaviour: str, reason: str
 ) -> None:
-    monkeypatch.setattr(module, "ENGINE_TIMEOUT_S", 1.0)
+    async def fail() -> dict[str, Any]:
+        container.want(TWO)
+        if behaviour == "hangs":
+            await container.until(lambda document: document.get("phase") == "loading")
+            await skip(module.ENGINE_TIMEOUT_S)
+        return await container.until(lambda document: document.get("last_error") is not None)
+
     container.release(ONE)
     container.release(TWO, behaviour)
     await container.start(ONE)
     first = await container.serving(ONE)
-    container.want(TWO)
-    failed = await container.until(lambda document: document.get("last_error") is not None)
+    failed = await fail()
     assert failed["last_error"] == f"{TWO}: {reason}"
     assert failed["wanted_release"] == TWO
     assert failed["pid"] == first["pid"]
     # The pointer is set back: nothing restarts, and the error is gone.
     container.want(ONE)
-    healed = await container.until(lambda document: document["last_error"] is None)
+    healed = await container.until(lambda document: document.get("last_error", "") is None)
     assert (healed["pid"], healed["wanted_release"]) == (first["pid"], ONE)
     # The same release may be tried again.
-    container.want(TWO)
-    await container.until(lambda document: document["last_error"] is not None)
+    await fail()
     assert await stop(container) == 0
 
 
@@ -106,7 +110,7 @@ async def test_a_release_without_a_supervisor_asks_for_a_restart(container: Cont
 
 
 @pytest.mark.quiet
-async def test_a_crashed_server_is_back_within_a_second(container: Container) -> None:
+async def test_a_crashed_server_is_back_within_seconds(container: Container) -> None:
     container.release(ONE)
     await container.start(ONE)
     first = await container.serving(ONE)
@@ -114,7 +118,7 @@ async def test_a_crashed_server_is_back_within_a_second(container: Container) ->
     began = asyncio.get_running_loop().time()
     second = await container.serving(ONE)
     assert second["pid"] != first["pid"]
-    assert asyncio.get_running_loop().time() - began < 1.0
+    assert asyncio.get_running_loop().time() - began < 3.0
     assert await stop(container) == 0
 
 
@@ -169,7 +173,7 @@ async def test_only_the_copies_of_running_releases_stay_on_the_disk(container: C
         container.want(name)
         await container.serving(name)
     (copies,) = container.mount.parent.glob("fjarr-releases-*")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while ONE in os.listdir(copies):  # noqa: ASYNC110, PTH208 - it polls the disk
             await asyncio.sleep(0.02)
     assert await stop(container) == 0
@@ -192,8 +196,7 @@ async def test_engine_code_reloads_the_engine_beside_the_old_one_or_after_it(
     second = await container.serving(TWO)
     # Server code only: the same engine, at the same socket.
     assert second["engine"] == first["engine"] != ""
-    slow = asyncio.create_task(container.ask("/slow"))
-    await asyncio.sleep(0.1)
+    slow = await container.begin()
     container.want(THREE)
     third = await container.serving(THREE)
     assert (await slow)["release"] == TWO
@@ -241,7 +244,7 @@ async def test_the_share_is_read_more_often_for_a_while_after_a_change(
     await container.serving(ONE)
     container.want(TWO)
     await container.serving(TWO)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while len(reads) < 6:  # noqa: ASYNC110 - it waits for the share to be read
             await asyncio.sleep(0.01)
     gaps = [later - earlier for earlier, later in itertools.pairwise(reads)]

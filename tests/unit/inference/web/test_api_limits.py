@@ -12,6 +12,7 @@ import pytest
 from inference.errors import EngineError
 from inference.service.requests import Limits
 from tests.doubles.api_server import BASE, ENDED, HELLO, KEY, SETTINGS, ApiServer
+from tests.doubles.loop_clock import skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,17 +95,18 @@ async def test_a_stream_that_fails_ends_with_an_error_event(api_server: ApiServe
     assert "out of memory" not in text
 
 
-async def test_a_request_times_out() -> None:
-    api_server = ApiServer(Limits(request_timeout_s=0.05), SETTINGS)
+async def test_a_request_times_out(api_server: ApiServer) -> None:
     api_server.engine.play(b"slow", asyncio.Event())
-    response = await api_server.chat()
+    asking = asyncio.create_task(api_server.chat())
+    await until(lambda: api_server.engine.generated_tokens == 4)
+    await skip(Limits().request_timeout_s)
+    response = await asking
     assert (response.status_code, response.json()["error"]["code"]) == (503, "request_timeout")
     assert "after 4 tokens" in response.json()["error"]["message"]
     # Without it the official client would retry twice.
     assert response.headers["x-should-retry"] == "false"
     assert api_server.engine.cancelled
     assert api_server.service.queue.slots_in_use == 0
-    await api_server.close()
 
 
 async def test_an_idle_stream_sends_heartbeats(api_server: ApiServer) -> None:
@@ -146,7 +148,7 @@ async def test_a_queued_client_that_disconnects_leaves_the_queue(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - it lets the other tasks run; no time passes
             await asyncio.sleep(0)
 
@@ -177,7 +179,7 @@ class Client:
     async def wait_for(self, text: bytes) -> None:
         while text not in self.received:
             self._news.clear()
-            await asyncio.wait_for(self._news.wait(), 10)
+            await asyncio.wait_for(self._news.wait(), 60)
 
     async def _receive(self) -> dict[str, Any]:
         if self._messages:

@@ -26,7 +26,7 @@ from tests.doubles.serving import BASE, HELLO, KEY, TUNED, Background
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TIMEOUT_S = 5
+TIMEOUT_S = 60
 ERROR_SCHEMA = TypeAdapter(Error).json_schema()
 OPERATIONS = (
     ("GET", "/models"), ("GET", "/models/{name}"), ("POST", "/chat/completions"), ("POST", "/completions"),

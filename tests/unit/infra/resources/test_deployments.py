@@ -29,7 +29,7 @@ GROUP = Group("00000000-0000-0000-0000-000000000001", "my-rg")
 CREATE = deployment_create(GROUP, "inference", Path("t.json"), Path("p.json"))
 CREATED: dict[str, Any] = {"properties": {"outputs": {}}}
 SHOW, LIST, RUN = "deployment group show", "deployment operation group list", "deployment group create"
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 def state(name: str, **more: Any) -> dict[str, Any]:

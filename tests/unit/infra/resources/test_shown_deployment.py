@@ -20,7 +20,7 @@ from tests.doubles import shown_deployment
 from tests.doubles.screen import Screen
 from tests.doubles.shown_deployment import ACCOUNT, APP, ENVIRONMENT, GROUP, REPOSITORY
 
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 60.0
 CTRL_C: Final = b"\x03"
 
 

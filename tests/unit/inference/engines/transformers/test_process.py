@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import pytest
 from inference.listener import bind
 from inference.settings import Settings
 from inference.supervisor.page import StartingPage
+from localcloud.runtime.sockets import free_port
 from tests.doubles.tiny import BASE
 from tests.doubles.transformers_engine import ROOT, TUNED
 
@@ -39,9 +39,7 @@ class Server:
     """The process, started as a container starts it."""
 
     def __init__(self, mount: Path, **environ: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{free_port()}"
         (mount / "CURRENT").write_text(f"{RELEASE}\n")
         (mount / "tmp").mkdir(exist_ok=True)
         environ = {
@@ -78,7 +76,7 @@ class Server:
         """Read the log to its end and return the exit code."""
         assert self.process.stderr is not None
         self.lines += self.process.stderr.readlines()
-        return self.process.wait(30)
+        return self.process.wait(60)
 
     def close(self) -> None:
         self.process.kill()

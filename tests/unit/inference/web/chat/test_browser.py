@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 
 from inference.observability.logs import PromptLog
 from inference.service.requests import Limits
+from localcloud.runtime.sockets import free_port
 from tests.doubles.chat_site import BASE, END, KEY, RELEASE, TUNED, ChatSite
 
 if TYPE_CHECKING:
@@ -279,7 +280,7 @@ def test_from_four_models_on_they_are_lists(mount: Path, context: BrowserContext
 
 
 def test_conversations_outlive_the_page_and_the_server(mount: Path, context: BrowserContext) -> None:
-    site: Any = ChatSite(mount)
+    site: Any = ChatSite(mount, port=free_port())
     try:
         page = context.new_page()
         sign_in(page, site)
@@ -332,7 +333,7 @@ def test_conversations_outlive_the_page_and_the_server(mount: Path, context: Bro
 
 
 def test_an_open_page_asks_the_server_s_successor(mount: Path, context: BrowserContext) -> None:
-    site: Any = ChatSite(mount, auth=False, chat_sign_in=False)
+    site: Any = ChatSite(mount, port=free_port(), auth=False, chat_sign_in=False)
     try:
         page = context.new_page()
         page.goto(site.url)

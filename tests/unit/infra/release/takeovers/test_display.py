@@ -61,7 +61,7 @@ class Terminal:
         reader.start()
         with os.fdopen(self.slave, "w") as stream:
             yield Console(stream, clock)
-        reader.join(timeout=5)
+        reader.join(timeout=60)
         os.close(self.master)
 
     def text(self) -> str:
@@ -121,7 +121,7 @@ class ShowingClock(ManualClock):
         super().sleep(max(seconds, 4.0))
         for _ in range(2):
             self._terminal.drawn.clear()
-            assert self._terminal.drawn.wait(5)
+            assert self._terminal.drawn.wait(60)
 
 
 def take_over(console: Console, clock: ManualClock) -> None:
