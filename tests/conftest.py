@@ -5,18 +5,65 @@ A test that needs az has the marker `az`. A test that breaks a guard fails at on
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from platformdirs import user_cache_path
 
+_NUMBERS = itertools.count()
 _LOOPBACK = ("127.", "localhost", "::1")
 _OURS = ("AZURE_", "ARM_", "FJARR_")
 _KEPT_VARIABLES = ("AZURE_BICEP_USE_BINARY_FROM_PATH", "AZURE_BICEP_CHECK_VERSION")
+
+# What takes longest comes first, so that no process of a run in parallel is alone with it at the end.
+_LONGEST: Final = (
+    # In the run with the real az.
+    "tests/unit/inference/supervisor/test_swap.py",
+    "tests/contract/test_az.py",
+    "tests/contract/infra/test_provision.py",
+    "tests/contract/infra/test_provision_groups.py",
+    "tests/contract/infra/test_handover.py",
+    # In the run that is measured.
+    "tests/unit/inference/web/chat/test_browser.py",
+    "tests/unit/inference/web/test_fuzz.py",
+    "tests/contract/infra/test_push_live.py",
+    "tests/unit/inference/web/chat/test_access.py",
+    "tests/unit/examples/test_training.py",
+    "tests/unit/inference/test_engine_process.py",
+    "tests/contract/test_daemon.py",
+    "tests/unit/inference/engines/transformers/test_engine.py",
+    "tests/unit/inference/engines/test_conformance.py",
+    "tests/unit/inference/engines/transformers/test_process.py",
+    "tests/unit/test_monitoring.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let hypothesis try the same examples each time, without deadlines."""
+    if config.pluginmanager.hasplugin("hypothesispytest"):
+        import hypothesis  # noqa: PLC0415 - the environments of some engines have none
+
+        hypothesis.settings.register_profile(
+            "fjarr",
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=[hypothesis.HealthCheck.too_slow],
+            # What explains a failure traces every line of every example, which takes ten times as long.
+            phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink),
+        )
+        hypothesis.settings.load_profile("fjarr")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort the files that take longest to the front."""
+    places = {str(config.rootpath / path): place for place, path in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(str(item.path), len(places)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,14 +71,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where real engines compute")
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("homes")
+
+
 @pytest.fixture(autouse=True)
-def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def own_home(monkeypatch: pytest.MonkeyPatch, homes: Path) -> Path:
     """Give every test a home of its own, so that nothing of the user's is read or written.
 
     The cache of base models stays the user's: it holds downloads, checked by their digests, and no settings.
     """
     cache = os.environ.get("FJARR_CACHE_DIR") or str(user_cache_path("fjarr"))
-    home = tmp_path_factory.mktemp("home")
+    home = homes / str(next(_NUMBERS))
+    home.mkdir()
     for name in list(os.environ):
         if name.startswith(_OURS) and name not in _KEPT_VARIABLES:
             monkeypatch.delenv(name)

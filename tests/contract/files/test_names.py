@@ -99,7 +99,7 @@ def test_a_path_that_is_not_utf8_is_refused() -> None:
     assert code_of(lambda: split_url_path("/a/%ff")) == "InvalidUri"
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(name=NAMES.filter(lambda name: name == name.strip()))
 def test_any_good_name_goes_there_and_back(share: ShareClient, folder: Path, name: str) -> None:
     file = share.get_file_client(name)

@@ -40,7 +40,7 @@ def test_every_write_changes_the_etag(share: ShareClient) -> None:
     assert file.get_file_properties().etag == tags[-1]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(size=st.integers(1, 5000), data=st.data())
 def test_ranges_in_any_order_give_the_same_file(
     share: ShareClient, folder: Path, size: int, data: st.DataObject

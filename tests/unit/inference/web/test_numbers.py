@@ -56,7 +56,7 @@ def test_a_number_of_any_size_is_taken_or_refused_by_its_field(field: str) -> No
         served = Served()
 
         @given(NUMBERS)
-        @settings(max_examples=40, deadline=None, derandomize=True, database=None)
+        @settings(max_examples=40)
         def ask(number: str) -> None:
             runner.run(judge(served, field, number))
 

@@ -149,9 +149,7 @@ def test_a_temperature_of_any_size_ends_no_other_request(
 @given(st.lists(SAMPLINGS, min_size=1, max_size=12))
 @settings(
     max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_numbers_of_any_size_end_no_other_request(
     bench: Bench, expected: list[Any], samplings: list[Sampling]
