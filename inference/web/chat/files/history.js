@@ -68,7 +68,7 @@ function showHistory(page) {
   byId("fj-search").hidden = all.length < MANY;
   const words = all.length < MANY ? "" : byId("fj-search").value.trim().toLowerCase();
   const found = words ? all.filter((each) => textOf(each).includes(words)) : all;
-  byId("fj-conversations").replaceChildren(...found.map((each) => make("li", { "data-current": each.id === page.conversation.id },
+  byId("fj-conversations").replaceChildren(...found.map((each) => make("li", { "data-current": String(each.id === page.conversation.id) },
     make("button", { type: "button", class: "fj-conversation", "aria-current": each.id === page.conversation.id ? "true" : null,
       onclick: () => { const opened = loadConversation(each.id); if (opened) page.open(opened); page.closeDrawers(); } },
       make("span", { dir: "auto" }, each.title), make("time", {}, when(each.updated))),

@@ -288,6 +288,11 @@ def test_many_conversations_can_be_searched(site: ChatSite, page: Page) -> None:
         page.get_by_role("button", name="Conversations", exact=True).click()
     found = page.locator(".fj-conversation span")
     expect(found).to_have_count(6)
+    # The one that is open, the last one, is marked.
+    colors = page.locator("#fj-conversations li").evaluate_all(
+        "items => items.map(item => getComputedStyle(item).backgroundColor)"
+    )
+    assert colors[0] not in colors[1:]
     search.fill("answer 3")
     expect(found).to_have_text(["Question 3"])
     search.fill("zebra")
