@@ -1,12 +1,14 @@
 """The index of the adapters on the share that are live, which is written last: servers serve what it lists.
 
-    {"generation": "...", "numbers": {"mine": 3}, "adapters": {
+    {"generation": "...", "numbers": {"mine": 3}, "versions": {"mine": {"2": "<digest>", "3": "<digest>"}},
+     "adapters": {
         "mine": {"folder": "models/mine/3/adapter", "version": "<digest>", "number": 3, "since": "<time>"},
         "mine@2": {"folder": "models/mine/2/adapter", ...}}}
 
 A bare name is the current version's; a name with a number is another version that is live beside it.
-`numbers` has the last number of each name, so that none is given twice. A server reads the index once a
-second, and compares it with what it serves (`inference/models/adapter_index.py`).
+`numbers` has the last number of each name, so that none is given twice, and `versions` the versions on the
+share, live or not, so that a push need not look into their folders. A server reads the index once a second,
+and compares it with what it serves (`inference/models/adapter_index.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from infra.document import load_json
 from infra.models.versions import (
@@ -25,12 +27,12 @@ from infra.models.versions import (
     VERSION_MARK,
     AdapterVersion,
     digest_of,
-    find_versions,
+    parse_version,
 )
 from infra.models.weights import ADAPTER_CONFIG, MODELS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Mapping
 
     from infra.share.protocol import Share, ShareEntry
 
@@ -64,10 +66,12 @@ class AdapterIndex:
     Attributes:
         adapters: The adapters by their names in the API: the bare name for the current version.
         numbers: The last number that a version of each adapter got.
+        versions: The digests of the complete versions of each adapter, live or not, by their numbers.
     """
 
     adapters: Mapping[str, IndexedAdapter] = field(default_factory=dict)
     numbers: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
     @property
     def generation(self) -> str:
@@ -87,6 +91,10 @@ class AdapterIndex:
             "format": FORMAT,
             "generation": self.generation,
             "numbers": dict(sorted(self.numbers.items())),
+            "versions": {
+                name: {str(number): digest for number, digest in sorted(digests.items())}
+                for name, digests in sorted(self.versions.items())
+            },
             "adapters": {name: asdict(each) for name, each in sorted(self.adapters.items())},
         }
         return (json.dumps(document, indent=2) + "\n").encode()
@@ -117,22 +125,40 @@ class AdapterIndex:
         if previous is not None and previous.folder != version.folder and keeps_previous:
             adapters[f"{version.name}{VERSION_MARK}{previous.number}"] = previous
         adapters[version.name] = _indexed(version, since)
-        return replace(self, adapters=adapters).numbered(version)
+        return replace(self, adapters=adapters).numbered(version).with_stored(version)
 
     def with_live(self, version: AdapterVersion, since: str) -> AdapterIndex:
         """Return the index with one more version beside the current one of its adapter."""
         adapters = {**self.adapters, version.id: _indexed(version, since)}
-        return replace(self, adapters=adapters).numbered(version)
+        return replace(self, adapters=adapters).numbered(version).with_stored(version)
 
-    def without(self, folders: Collection[str]) -> AdapterIndex:
-        """Return the index without the versions in some folders."""
+    def without(self, removed: Collection[AdapterVersion]) -> AdapterIndex:
+        """Return the index without some versions, which leave the share."""
+        folders = {version.folder for version in removed}
+        ids = {(version.name, version.number) for version in removed if not version.is_unversioned}
         kept = {name: each for name, each in self.adapters.items() if each.folder not in folders}
+        versions = {
+            name: {number: digest for number, digest in digests.items() if (name, number) not in ids}
+            for name, digests in self.versions.items()
+        }
+        return replace(self, adapters=kept, versions={name: each for name, each in versions.items() if each})
+
+    def withdrawn(self, version: AdapterVersion) -> AdapterIndex:
+        """Return the index with a version that is not live any more, and stays on the share."""
+        kept = {name: each for name, each in self.adapters.items() if each.folder != version.folder}
         return replace(self, adapters=kept)
 
     def numbered(self, version: AdapterVersion) -> AdapterIndex:
         """Return the index after a number was given to a version."""
         last = max(self.numbers.get(version.name, 0), version.number)
         return replace(self, numbers={**self.numbers, version.name: last})
+
+    def with_stored(self, version: AdapterVersion) -> AdapterIndex:
+        """Return the index with a version among those that are complete."""
+        if version.is_unversioned or not version.digest:
+            return self
+        digests = {**self.versions.get(version.name, {}), version.number: version.digest}
+        return replace(self, versions={**self.versions, version.name: digests})
 
 
 def bare_name(name: str) -> str:
@@ -141,30 +167,70 @@ def bare_name(name: str) -> str:
     return bare if mark and bare and number.isdecimal() else name
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterScan:
+    """What a look at the adapters of a share has found.
+
+    Attributes:
+        index: The index, brought up to date with the folders.
+        content: The index as the share has it; None if there is none.
+        folders: The folders below `models` that were listed, or that the index knows.
+    """
+
+    index: AdapterIndex
+    content: bytes | None
+    folders: frozenset[str]
+
+    def has_unversioned(self, name: str) -> bool:
+        """Return whether an adapter has a folder from before adapters had versions."""
+        return f"{MODELS}/{name}/{ADAPTER_FOLDER}" in self.folders
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Return whether the index on the share lists what is live, with the numbers that were given."""
+        stored = parse_index(self.content or b"")
+        return stored is not None and (stored.adapters, stored.numbers) == (
+            self.index.adapters,
+            self.index.numbers,
+        )
+
+
 def read_index(share: Share) -> AdapterIndex:
-    """Return the index of a share, brought up to date with its folders. Nothing is written.
+    """Return the index of a share, brought up to date with its folders. Nothing is written."""
+    return scan_adapters(share).index
+
+
+def scan_adapters(share: Share) -> AdapterScan:
+    """Look at the adapters of a share.
 
     What others put there is live. What is gone is not. Without a usable index, the newest version of each
-    adapter is the current one.
+    adapter is the current one. A version that the index knows costs no request: its folder has to be there.
     """
-    found = tuple(_below(share, MODELS))
-    folders = {each.folder: each for each in found}
-    index = _read(share)
-    if index is None:
-        newest = {each.name: each for each in sorted(found, key=lambda each: each.number)}
-        index = AdapterIndex({name: each.indexed(share) for name, each in newest.items()})
-    adapters = {
-        name: folders[each.folder].refresh(share, each)
-        for name, each in index.adapters.items()
-        if each.folder in folders
-    }
-    for each in found:
+    content = share.read(ADAPTER_INDEX)
+    stored = parse_index(content or b"")
+    scan = _Scan(share, {} if stored is None else stored.versions)
+    scan.enter(MODELS)
+    known = scan.read_versions()
+    folders = {each.folder: each for each in scan.found}
+    if stored is None:
+        newest = {each.name: each for each in sorted(scan.found, key=lambda each: each.number)}
+        adapters = {name: each.indexed(share, known) for name, each in newest.items()}
+    else:
+        adapters = {
+            name: folders[each.folder].refresh(share, each)
+            for name, each in stored.adapters.items()
+            if each.folder in folders
+        }
+    for each in scan.found:
         if each.is_unversioned and each.name not in adapters:
-            adapters[each.name] = each.indexed(share)
-    numbers = dict(index.numbers)
-    for each in found:
+            adapters[each.name] = each.indexed(share, known)
+    numbers = {} if stored is None else dict(stored.numbers)
+    versions: dict[str, dict[int, str]] = {}
+    for each in scan.found:
         numbers[each.name] = max(numbers.get(each.name, 0), each.number)
-    return AdapterIndex(adapters, numbers)
+        if not each.is_unversioned and (digest := known[each.name, each.number].digest):
+            versions.setdefault(each.name, {})[each.number] = digest
+    return AdapterScan(AdapterIndex(adapters, numbers, versions), content, frozenset(scan.folders))
 
 
 def parse_index(content: bytes) -> AdapterIndex | None:
@@ -181,9 +247,20 @@ def parse_index(content: bytes) -> AdapterIndex | None:
             for name, entry in document["adapters"].items()
         }
         numbers = {str(name): int(number) for name, number in document.get("numbers", {}).items()}
-        return AdapterIndex(adapters, numbers)
+        return AdapterIndex(adapters, numbers, _parse_versions(document))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _parse_versions(document: Mapping[str, Any]) -> dict[str, dict[int, str]]:
+    """Return the versions of an index; none if they are damaged, so that their folders are looked at."""
+    try:
+        return {
+            str(name): {int(number): str(digest) for number, digest in digests.items()}
+            for name, digests in document.get("versions", {}).items()
+        }
+    except (ValueError, AttributeError):
+        return {}
 
 
 def write_index(share: Share, index: AdapterIndex) -> None:
@@ -204,13 +281,11 @@ class _Found:
     entries: tuple[ShareEntry, ...]
     is_unversioned: bool
 
-    def indexed(self, share: Share) -> IndexedAdapter:
+    def indexed(self, share: Share, known: Mapping[tuple[str, int], AdapterVersion]) -> IndexedAdapter:
         """Return the entry of the index for this folder."""
         if self.is_unversioned:
             return self.refresh(share, IndexedAdapter(self.folder, ""))
-        versions = {version.number: version for version in find_versions(share, self.name)}
-        # What is known of a version whose file is damaged is its folder.
-        version = versions.get(self.number, AdapterVersion(self.name, self.number))
+        version = known[self.name, self.number]
         return _indexed(version, version.created)
 
     def refresh(self, share: Share, listed: IndexedAdapter) -> IndexedAdapter:
@@ -221,28 +296,64 @@ class _Found:
         return replace(listed, version=digest_of(share, self.folder, self.entries), since=since)
 
 
-def _below(share: Share, folder: str) -> Iterator[_Found]:
-    entries = share.entries(folder)
-    files = {entry.name: entry for entry in entries if not entry.is_folder}
-    parent, _, last = folder.removeprefix(f"{MODELS}/").rpartition("/")
-    if parent and last.isdecimal() and VERSION_FILE in files:
-        inside = f"{folder}/{ADAPTER_FOLDER}"
-        yield _Found(parent, int(last), inside, files[VERSION_FILE].modified_s, (), is_unversioned=False)
-        return
-    if VERSION_DRAFT in files:
-        return
-    if last == ADAPTER_FOLDER and parent and ADAPTER_CONFIG in files:
-        modified_s = files[ADAPTER_CONFIG].modified_s
-        yield _Found(parent, FIRST, folder, modified_s, tuple(files.values()), is_unversioned=True)
-    for entry in entries:
-        if entry.is_folder:
-            yield from _below(share, f"{folder}/{entry.name}")
+@dataclass(slots=True)
+class _Scan:
+    """A walk through the folders with adapters.
 
+    Attributes:
+        known: The digests of versions that the index has, whose folders are not entered.
+        found: The adapters and versions.
+        folders: The folders that were entered, or are known.
+    """
 
-def _read(share: Share) -> AdapterIndex | None:
-    """Return the index as it is on the share; None if there is none, or it is damaged."""
-    content = share.read(ADAPTER_INDEX)
-    return None if content is None else parse_index(content)
+    share: Share
+    known: Mapping[str, Mapping[int, str]]
+    found: list[_Found] = field(default_factory=list)
+    folders: set[str] = field(default_factory=set)
+
+    def enter(self, folder: str) -> None:
+        """Find what is in a folder and below."""
+        self.folders.add(folder)
+        entries = self.share.entries(folder)
+        files = {entry.name: entry for entry in entries if not entry.is_folder}
+        parent, _, last = folder.removeprefix(f"{MODELS}/").rpartition("/")
+        if parent and last.isdecimal() and VERSION_FILE in files:
+            self._add_version(parent, int(last), folder)
+            return
+        if VERSION_DRAFT in files:
+            return
+        if last == ADAPTER_FOLDER and parent and ADAPTER_CONFIG in files:
+            modified_s = files[ADAPTER_CONFIG].modified_s
+            self.found.append(
+                _Found(parent, FIRST, folder, modified_s, tuple(files.values()), is_unversioned=True)
+            )
+        name = folder.partition("/")[2]
+        known = {str(number): number for number in self.known.get(name, ())}
+        for entry in entries:
+            if entry.is_folder and entry.name in known:
+                self._add_version(name, known[entry.name], f"{folder}/{entry.name}")
+            elif entry.is_folder:
+                self.enter(f"{folder}/{entry.name}")
+
+    def read_versions(self) -> dict[tuple[str, int], AdapterVersion]:
+        """Return what is known of each version: what its file says, or no more than the index has."""
+        versions = {
+            (each.name, each.number): AdapterVersion(
+                each.name, each.number, self.known.get(each.name, {}).get(each.number, "")
+            )
+            for each in self.found
+            if not each.is_unversioned
+        }
+        unknown = [key for key, version in versions.items() if not version.digest]
+        contents = self.share.read_all([f"{versions[key].root}/{VERSION_FILE}" for key in unknown])
+        for (name, number), content in zip(unknown, contents, strict=True):
+            # What is known of a version whose file is damaged is its folder.
+            versions[name, number] = parse_version(name, number, content) or versions[name, number]
+        return versions
+
+    def _add_version(self, name: str, number: int, folder: str) -> None:
+        self.folders.add(folder)
+        self.found.append(_Found(name, number, f"{folder}/{ADAPTER_FOLDER}", 0.0, (), is_unversioned=False))
 
 
 def _indexed(version: AdapterVersion, since: str) -> IndexedAdapter:

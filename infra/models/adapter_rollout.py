@@ -6,12 +6,12 @@ reported. Must be used with the deploy lock held.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from infra.az.revision import VersionResponse
 from infra.errors import RemoteError, UsageError, WaitTimeoutError
-from infra.models.adapter_index import AdapterIndex, read_index, write_index
+from infra.models.adapter_index import ADAPTER_INDEX, AdapterIndex, read_index, write_index
 from infra.models.pickup import Applied, NeedsRestart, wait_until_applied
 from infra.models.records import write_record
 from infra.models.versions import delete_version, find_version
@@ -35,11 +35,13 @@ class AdapterOutcome:
         is_live: Whether every replica was seen to serve it without a restart.
         is_restarted: Whether the live release was restarted, and seen to serve it.
         replicas: The replicas that were seen to serve it.
+        proof: Where that was seen: at the app's `address`, or `inside` of its replicas; empty if nothing was.
     """
 
     is_live: bool = False
     is_restarted: bool = False
     replicas: tuple[str, ...] = ()
+    proof: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class AdapterRollout:
             )
         if not before.is_live(version):
             raise UsageError(f"{version.id} is not live", hint="invoke models")
-        return self.switch(before, before.without({version.folder}))
+        return self.switch(before, before.withdrawn(version))
 
     def switch(
         self,
@@ -125,31 +127,42 @@ class AdapterRollout:
         """
         self.held.check()
         live = read_current(self.share)
-        write_index(self.share, after)
+        if after == before:
+            write_index(self.share, after)
+        else:
+            self.share.write(ADAPTER_INDEX, after.render())
         if live is None or not restarts:
             return AdapterOutcome()
         names = after.changed_names(before)
         try:
             outcome = self._prove(after, names, must_restart=must_restart)
+        except KeyboardInterrupt:
+            self.rollout.console.warn("interrupted: it may still become live; run the same command again")
+            raise
         except (RemoteError, WaitTimeoutError) as error:
             closing = self._turn_back(live, before, names, new)
             raise type(error)(error.message, details=(closing, *error.details), hint=error.hint) from error
         write_record(self.share, live, after)
         return outcome
 
-    def apply(self, index: AdapterIndex) -> bool:
+    def apply(self, index: AdapterIndex) -> AdapterOutcome:
         """Write an index that takes adapters away, and return whether all replicas have done so."""
         write_index(self.share, index)
         if read_current(self.share) is None:
-            return False
+            return AdapterOutcome()
         try:
-            return isinstance(wait_until_applied(self.rollout, index, ()), Applied)
+            outcome = wait_until_applied(self.rollout, index, ())
         except WaitTimeoutError as error:
             self.rollout.console.warn(f"{error.message}: {'; '.join(error.details)}")
-            return False
+            return AdapterOutcome()
+        if isinstance(outcome, NeedsRestart):
+            return AdapterOutcome()
+        return AdapterOutcome(is_live=True, replicas=outcome.replicas, proof=outcome.proof)
 
-    def restart(self, closing: str) -> bool:
-        """Restart a live release, and wait until it serves. Return False if none is live.
+    def restart(self, closing: str) -> str:
+        """Restart a live release, and wait until it serves.
+
+        Returns where that was seen, at the app's `address` or `inside`; empty if none is live.
 
         Args:
             closing: Describes the state of the stage if it does not serve.
@@ -160,7 +173,7 @@ class AdapterRollout:
         """
         live = read_current(self.share)
         if live is None:
-            return False
+            return ""
         self.held.check()
         outcome = self.rollout.restart(live)
         if isinstance(outcome, NotServed):
@@ -168,33 +181,46 @@ class AdapterRollout:
         set_proven(self.share, live)
         if outcome.outage is not None:
             self.rollout.console.info(str(outcome.outage))
-        return True
+        return outcome.proof
 
-    def prove(self, index: AdapterIndex, names: Collection[str]) -> AdapterOutcome:
+    def prove(
+        self, index: AdapterIndex, names: Collection[str], *, was_restarted: bool = True
+    ) -> AdapterOutcome:
         """Wait until every replica serves an index, after a restart or a takeover.
+
+        Args:
+            index: The index.
+            names: The names in the API that it has changed.
+            was_restarted: Whether the revision was just restarted; if not, it is where an adapter needs that.
 
         Raises:
             RemoteError: A replica rejects an adapter.
             WaitTimeoutError: A replica does not serve it in time.
         """
         outcome = wait_until_applied(self.rollout, index, names)
+        if isinstance(outcome, NeedsRestart) and outcome.reason and not was_restarted:
+            self.rollout.console.info(f"a restart is needed: {outcome.reason}")
+            return self._restart_with(index, names)
         if isinstance(outcome, NeedsRestart):
             self._check_without_index(index, names)
             return AdapterOutcome()
         self._warn_of_unserved(outcome)
-        return AdapterOutcome(replicas=outcome.replicas)
+        return AdapterOutcome(replicas=outcome.replicas, proof=outcome.proof)
 
     def _prove(self, index: AdapterIndex, names: Collection[str], *, must_restart: bool) -> AdapterOutcome:
         if not must_restart:
             outcome = wait_until_applied(self.rollout, index, names)
             if isinstance(outcome, Applied):
                 self._warn_of_unserved(outcome)
-                return AdapterOutcome(is_live=True, replicas=outcome.replicas)
+                return AdapterOutcome(is_live=True, replicas=outcome.replicas, proof=outcome.proof)
             if outcome.reason:
                 self.rollout.console.info(f"a restart is needed: {outcome.reason}")
-        self.restart("it was started with the new weights")
+        return self._restart_with(index, names)
+
+    def _restart_with(self, index: AdapterIndex, names: Collection[str]) -> AdapterOutcome:
+        proof = self.restart("it was started with the new weights")
         proven = self.prove(index, names)
-        return AdapterOutcome(is_restarted=True, replicas=proven.replicas)
+        return replace(proven, is_restarted=True, proof=proven.proof or proof)
 
     def _check_without_index(self, index: AdapterIndex, names: Collection[str]) -> None:
         """Check what a server that reads no index says of the adapters that it has loaded at its start."""

@@ -12,10 +12,10 @@ from infra.document import load_json
 from infra.models.adapter_fit import LENGTH_BYTES, read_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from infra.share.protocol import Share
+    from infra.share.protocol import Share, ShareEntry
 
 HEADER_BYTES: Final = 256 * 1024
 """What is read of a file at first; the header of a file with a thousand tensors is smaller."""
@@ -33,10 +33,16 @@ def read_local_shapes(base: Path) -> dict[str, tuple[int, ...]]:
     }
 
 
-def read_share_shapes(share: Share, folder: str) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a base model on the share; none if a file cannot be read."""
+def read_share_shapes(share: Share, folder: str, entries: Sequence[ShareEntry]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a base model on the share; none if a file cannot be read.
+
+    Args:
+        share: The share.
+        folder: The base model's folder.
+        entries: What is in it.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
-    for entry in share.entries(folder):
+    for entry in entries:
         if entry.name.endswith(SUFFIX):
             found = _read_header(share, f"{folder}/{entry.name}") if entry.size_bytes else None
             if found is None:

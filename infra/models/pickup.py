@@ -35,10 +35,12 @@ class Applied:
     Attributes:
         replicas: The replicas.
         unserved: The names that no replica serves, since the parameter adapterPath names others.
+        proof: Where that was seen: at the app's `address`, or `inside` of its replicas.
     """
 
     replicas: tuple[str, ...]
     unserved: tuple[str, ...] = ()
+    proof: str = "address"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,22 @@ def wait_until_applied(
     return outcome
 
 
+def confirm_applied(rollout: Rollout, index: AdapterIndex, names: Collection[str]) -> None:
+    """Check that an index that was written before is served, and wait for that if it is not yet.
+
+    A server that does not answer, or reads no index, says nothing about it.
+
+    Raises:
+        RemoteError: A replica rejects an adapter.
+        WaitTimeoutError: A replica has not applied it in time.
+    """
+    answer = rollout.app.version()
+    if isinstance(answer, NoResponse) or not answer.is_ready or answer.adapter_generation is None:
+        return
+    if answer.adapter_generation != index.generation or answer.failed_adapters:
+        wait_until_applied(rollout, index, names)
+
+
 @dataclass(slots=True)
 class _Wait:
     rollout: Rollout
@@ -104,7 +122,8 @@ class _Wait:
                 raise _rejected(answer.replica, failed)
         self._list(now_s)
         if self.listed and not self._missing():
-            return Applied(self.listed, self._unserved())
+            unreached = any(self.answers[replica].unreached for replica in self.listed)
+            return Applied(self.listed, self._unserved(), "inside" if unreached else "address")
         self._check_time(now_s)
         return None
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from infra.az.revision import VersionResponse
+    from infra.models.versions import AdapterVersion
     from infra.release.manifest import Release
     from infra.share.protocol import Share
 
@@ -69,14 +70,15 @@ def restore(
 ) -> tuple[AdapterIndex, tuple[str, ...]]:
     """Return the index with a release's adapters live again, and what is not on the share any more.
 
-    Adapters that the release did not have stay as they are, and so does each of which a version is gone.
+    Adapters that the release did not have stay as they are, and so does each of which a version is gone or
+    has other files by now: those of before versions can be overwritten.
     """
     names = sorted({bare_name(each.name) for each in adapters})
     after, gone = before, list[str]()
     for name in names:
         own = [each for each in adapters if bare_name(each.name) == name]
         versions = {version.number: version for version in find_versions(share, name)}
-        missing = [f"{name}@{each.version}" for each in own if each.version not in versions]
+        missing = [each.id for each in own if not _is_same(versions.get(each.version), each)]
         gone += missing
         if missing:
             continue
@@ -92,6 +94,11 @@ def restore(
             else:
                 after = after.with_live(version, since)
     return after, tuple(gone)
+
+
+def _is_same(version: AdapterVersion | None, recorded: ReleaseAdapter) -> bool:
+    """Return whether a version is there and has the files that it had. A version has no other number."""
+    return version is not None and (not recorded.digest or version.digest == recorded.digest)
 
 
 def _parse(content: bytes | None) -> tuple[ReleaseAdapter, ...] | None:

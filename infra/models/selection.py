@@ -26,9 +26,11 @@ from infra.models.weights import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from infra.console import Console
     from infra.models.hash_cache import HashCache
-    from infra.share.protocol import Share
+    from infra.share.protocol import Share, ShareEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +119,10 @@ def resolve_base(share: Share, selection: Selection, console: Console) -> Select
     """
     if selection.base is not None:
         return selection
-    if _has_base(share, selection.base_target):
+    entries = share.entries(selection.base_target)
+    if _has_base(entries):
         if selection.adapter is not None:
-            shapes = read_share_shapes(share, selection.base_target)
+            shapes = read_share_shapes(share, selection.base_target, entries)
             check_fit(selection.adapter, shapes, selection.base_target)
         return selection
     if selection.base_id == example_base_id():
@@ -131,6 +134,6 @@ def resolve_base(share: Share, selection: Selection, console: Console) -> Select
     return replace(selection, base=folder)
 
 
-def _has_base(share: Share, target: str) -> bool:
-    names = {entry.name for entry in share.entries(target)}
+def _has_base(entries: Sequence[ShareEntry]) -> bool:
+    names = {entry.name for entry in entries}
     return "config.json" in names and any(name.endswith(".safetensors") for name in names)

@@ -4,8 +4,8 @@
     models/<name>/<number>/version.json    what the version is, named so once its files are complete
     models/<name>/adapter/                 version 1, if it was there before adapters had versions
 
-What an interrupted push left has `version.json.uploading` instead. A folder with a number and neither is an
-adapter of that name.
+What an interrupted push or removal left has `version.json.uploading` instead. A folder with a number and
+neither is an adapter of that name.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Final
 
 from infra.document import load_json
 from infra.errors import RemoteError, UsageError
-from infra.models.upload import DRAFT_SUFFIX, MANIFEST, plan_upload
+from infra.models.upload import DRAFT_SUFFIX, MANIFEST, UploadPlan, plan_upload
 from infra.models.weights import ADAPTER_CONFIG, MODELS
+from infra.release.manifest import render_manifest
+from infra.share.protocol import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
-    from infra.models.upload import UploadPlan, UploadSet
-    from infra.share.protocol import Share, ShareEntry
+    from infra.models.upload import UploadSet
+    from infra.share.protocol import Advance, Share, ShareEntry
 
 VERSION_FILE: Final = "version.json"
 VERSION_DRAFT: Final = f"{VERSION_FILE}{DRAFT_SUFFIX}"
@@ -112,7 +114,7 @@ def find_versions(share: Share, name: str) -> tuple[AdapterVersion, ...]:
     found = [
         version
         for number, content in zip(numbers, contents, strict=True)
-        if (version := _parse(name, int(number), content)) is not None
+        if (version := parse_version(name, int(number), content)) is not None
     ]
     if "adapter" in folders and (version := _find_unversioned(share, name)) is not None:
         found.append(version)
@@ -149,8 +151,25 @@ class VersionPlan:
     is_new: bool
 
 
+@dataclass(frozen=True, slots=True)
+class KnownVersions:
+    """What a scan of the share has found of the versions of one adapter.
+
+    Attributes:
+        digests: The digests of those that are complete, by their numbers.
+        has_unversioned: Whether there is a folder from before adapters had versions.
+        folders: The folders below `models` that there are.
+        taken: The names of other adapters, whose folders a version cannot have.
+    """
+
+    digests: Mapping[int, str]
+    has_unversioned: bool
+    folders: Container[str]
+    taken: Container[str]
+
+
 def plan_version(
-    share: Share, upload_set: UploadSet, draft: AdapterVersion, taken: Container[str]
+    share: Share, upload_set: UploadSet, draft: AdapterVersion, known: KnownVersions
 ) -> VersionPlan:
     """Return the version with the files of an upload set: one that the share has, else the draft.
 
@@ -158,54 +177,75 @@ def plan_version(
         share: The share.
         upload_set: The files.
         draft: The version to make of them, with the least number that it may get.
-        taken: The names of other adapters, whose folders a version cannot have.
+        known: The versions that there are.
     """
-    versions = find_versions(share, draft.name)
-    for version in reversed(versions):
-        if version.digest != draft.digest and not version.is_unversioned:
+    for number in sorted(known.digests, reverse=True):
+        if known.digests[number] != draft.digest:
             continue
-        plan = plan_upload(share, replace(upload_set, target=version.folder))
-        if not version.is_unversioned or not plan.has_changes:
+        version = _find_complete(share, replace(draft, number=number))
+        if version is not None:
+            plan = plan_upload(share, replace(upload_set, target=version.folder))
             return VersionPlan(version, plan, is_new=False)
-    number = max([draft.number, *(version.number + 1 for version in versions)])
-    while f"{draft.name}/{number}" in taken:
+    unversioned = _find_unversioned(share, draft.name) if known.has_unversioned else None
+    if unversioned is not None:
+        plan = plan_upload(share, replace(upload_set, target=unversioned.folder))
+        if not plan.has_changes:
+            return VersionPlan(unversioned, plan, is_new=False)
+    number = max([draft.number, *(each + 1 for each in known.digests)])
+    while f"{draft.name}/{number}" in known.taken:
         number += 1
     version = replace(draft, number=number)
-    return VersionPlan(version, plan_upload(share, replace(upload_set, target=version.folder)), is_new=True)
+    return VersionPlan(version, _plan_new(share, upload_set, version, known.folders), is_new=True)
 
 
-def begin_version(share: Share, version: AdapterVersion) -> None:
-    """Mark the folder of a version before its files are uploaded."""
-    document = {
-        "format": FORMAT,
-        "name": version.name,
-        "version": version.number,
-        "digest": version.digest,
-        "created": version.created,
-        "author": version.author,
-    }
-    share.write(f"{version.root}/{VERSION_DRAFT}", (json.dumps(document, indent=2) + "\n").encode())
+def upload_version(share: Share, plan: VersionPlan, advance: Advance) -> int:
+    """Upload the files of a new version, and record that they are complete.
 
+    Its folder is marked until then, and nobody serves what is in it, so that files get their names at once.
+    Servers of before versions go by the configuration, which comes last.
 
-def finish_version(share: Share, version: AdapterVersion) -> None:
-    """Record that the files of a version are complete.
+    Returns the number of bytes that an interrupted upload had left on the share already.
 
     Raises:
+        UsageError: A local file was changed meanwhile. The version does not become complete.
         RemoteError: Somebody has removed it meanwhile.
     """
-    path = f"{version.root}/{VERSION_DRAFT}"
-    if not share.move(path, f"{version.root}/{VERSION_FILE}", replace=True):
-        raise RemoteError(f"{path} disappeared from the share", hint="run the same command again")
+    version, target, upload_set = plan.version, plan.version.folder, plan.upload.upload_set
+    for name in plan.upload.removed:
+        share.delete(f"{target}/{name}")
+    draft = f"{version.root}/{VERSION_DRAFT}"
+    share.upload([Upload(draft, _render(version))], lambda _size: None)
+    weights, configuration = list[Upload](), list[Upload]()
+    for entry in plan.upload.uploads:
+        file = Upload(f"{target}/{entry.path}", upload_set.sources[entry.path], entry.sha256)
+        (configuration if entry.path == ADAPTER_CONFIG else weights).append(file)
+    resumed_bytes = share.upload(weights, advance)
+    upload_set.check_unchanged()
+    share.put(f"{target}/{MANIFEST}", render_manifest(upload_set.manifest).encode())
+    share.upload(configuration, advance)
+    if not share.move(draft, f"{version.root}/{VERSION_FILE}", replace=True):
+        raise RemoteError(f"{draft} disappeared from the share", hint="run the same command again")
+    return resumed_bytes
 
 
 def delete_version(share: Share, version: AdapterVersion) -> None:
-    """Delete a version. What makes it complete goes first, so that this can be interrupted."""
+    """Delete a version.
+
+    Until nothing is left of it, it is marked as one that is being uploaded: interrupted, this leaves no
+    adapter that somebody finds.
+    """
     if version.is_unversioned:
         share.delete(f"{version.folder}/{ADAPTER_CONFIG}")
         share.delete_tree(version.folder)
-    else:
-        share.delete(f"{version.root}/{VERSION_FILE}")
-        share.delete_tree(version.root)
+        return
+    share.move(f"{version.root}/{VERSION_FILE}", f"{version.root}/{VERSION_DRAFT}", replace=True)
+    delete_draft(share, version.root)
+
+
+def delete_draft(share: Share, root: str) -> None:
+    """Delete what an interrupted push or removal left of a version: its marker last."""
+    share.delete_tree(f"{root}/adapter")
+    share.delete_tree(root)
 
 
 def digest_of(share: Share, folder: str, entries: Sequence[ShareEntry]) -> str:
@@ -217,13 +257,47 @@ def digest_of(share: Share, folder: str, entries: Sequence[ShareEntry]) -> str:
     return sha256(manifest).hexdigest()[:16]
 
 
-def _parse(name: str, number: int, content: bytes | None) -> AdapterVersion | None:
+def parse_version(name: str, number: int, content: bytes | None) -> AdapterVersion | None:
+    """Parse the file of a version; None if there is none, or it is damaged."""
     try:
         document = load_json(content or b"")
         digest, created, author = (str(document[key]) for key in ("digest", "created", "author"))
     except (ValueError, KeyError, TypeError):
-        return None  # there is none: the folder is not a version
+        return None
     return AdapterVersion(name, number, digest, created, author)
+
+
+def _render(version: AdapterVersion) -> bytes:
+    document = {
+        "format": FORMAT,
+        "name": version.name,
+        "version": version.number,
+        "digest": version.digest,
+        "created": version.created,
+        "author": version.author,
+    }
+    return (json.dumps(document, indent=2) + "\n").encode()
+
+
+def _find_complete(share: Share, expected: AdapterVersion) -> AdapterVersion | None:
+    """Return a version that the index knows, if it is still on the share with these files."""
+    content = share.read(f"{expected.root}/{VERSION_FILE}")
+    found = parse_version(expected.name, expected.number, content)
+    return found if found is not None and found.digest == expected.digest else None
+
+
+def _plan_new(
+    share: Share, upload_set: UploadSet, version: AdapterVersion, folders: Container[str]
+) -> UploadPlan:
+    """Return the upload of a new version, into whose folder an interrupted push may have written.
+
+    Its configuration is removed in any case, so that it comes last again.
+    """
+    files = upload_set.manifest.files
+    wanted = {MANIFEST, *(entry.path for entry in files)} - {ADAPTER_CONFIG}
+    there = share.entries(version.folder) if version.root in folders else ()
+    removed = tuple(entry.name for entry in there if not entry.is_folder and entry.name not in wanted)
+    return UploadPlan(replace(upload_set, target=version.folder), files, removed)
 
 
 def _find_unversioned(share: Share, name: str) -> AdapterVersion | None:

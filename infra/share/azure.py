@@ -128,8 +128,14 @@ class AzureShare(Share):
         return self._each(self.read, paths)
 
     def put(self, path: str, content: bytes) -> None:
-        """Write a small file. A reader may see it while it is written."""
-        self.upload([Upload(path, content)], lambda _size: None)
+        """Write a small file, in one request if its folder is there. A reader may see it half written."""
+        uploads = [Upload(path, content)]
+        try:
+            self._send(uploads, lambda _size: None)
+        except _MissingError:
+            with self._folders_lock:
+                self._folders.discard(str(PurePosixPath(path).parent))
+            self.upload(uploads, lambda _size: None)
 
     def write(self, path: str, content: bytes) -> None:
         """Write a small file in one step."""
@@ -165,15 +171,7 @@ class AzureShare(Share):
         The service compares each range with its checksum.
         """
         self._make_folders(item.path for item in uploads)
-        found = self._each(lambda item: self._start_file(item, advance), uploads)
-        ranges = [
-            (item, offset)
-            for item, written in zip(uploads, found, strict=True)
-            for offset in range(0, item.size_bytes, RANGE_BYTES)
-            if offset not in written.offsets
-        ]
-        self._each(lambda piece: advance(self._send_range(*piece)), ranges)
-        return sum(written.resumed_bytes for written in found)
+        return self._send(uploads, advance)
 
     def copy(self, pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
         """Copy files on the server (pairs of source and target). Return the sources that do not exist."""
@@ -183,20 +181,30 @@ class AzureShare(Share):
 
     def move(self, source: str, target: str, *, replace: bool) -> bool:
         """Rename a file in one step. Return False if the source is missing or the target must be kept."""
+        tries = 0
 
         def request() -> bool:
+            nonlocal tries
+            tries += 1
+            return rename()
+
+        def rename() -> bool:
             try:
                 self._file(source).rename_file(target, overwrite=replace)
             except HttpResponseError as error:
                 if _code(error) == _NO_PARENT and self._make_folders([target]):
-                    return request()
+                    return rename()
                 # The code for an existing target is not documented, so check whether the target exists.
                 if replace or error.status_code != 409 or self._size(target) is None:  # noqa: PLR2004  # Conflict
                     raise
                 return False
             return True
 
-        return self._find(f"rename {source} to {target}", request, missing=False)
+        is_renamed = self._find(f"rename {source} to {target}", request, None)
+        if is_renamed is None and tries > 1:
+            # If the response of a successful rename is lost, the retry does not find the source.
+            return self._request(f"look at {target}", lambda: self._size(target)) is not None
+        return bool(is_renamed)
 
     def delete(self, path: str) -> bool:
         """Delete a file. Return False if it did not exist."""
@@ -267,7 +275,7 @@ class AzureShare(Share):
         """Write content under a temporary name in the same folder, and return that path."""
         target = PurePosixPath(path)
         temporary = str(target.with_name(f".{target.name.lstrip('.')}.{secrets.token_hex(4)}.tmp"))
-        self.upload([Upload(temporary, content)], lambda _size: None)
+        self.put(temporary, content)
         return temporary
 
     def _start_file(self, item: Upload, advance: Advance) -> _Written:
@@ -327,6 +335,18 @@ class AzureShare(Share):
             if _code(error) in _MISSING_CODES or error.status_code == 404:  # noqa: PLR2004  # a HEAD has no body to say why
                 return None
             raise
+
+    def _send(self, uploads: Sequence[Upload], advance: Advance) -> int:
+        """Upload files to folders that are there."""
+        found = self._each(lambda item: self._start_file(item, advance), uploads)
+        ranges = [
+            (item, offset)
+            for item, written in zip(uploads, found, strict=True)
+            for offset in range(0, item.size_bytes, RANGE_BYTES)
+            if offset not in written.offsets
+        ]
+        self._each(lambda piece: advance(self._send_range(*piece)), ranges)
+        return sum(written.resumed_bytes for written in found)
 
     def _make_folders(self, paths: Iterable[str]) -> bool:
         """Create the folders of these files, each only once in a process. Return whether any was missing."""

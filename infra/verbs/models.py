@@ -99,6 +99,7 @@ class VersionChange:
         is_live: Whether every replica was seen to apply it without a restart.
         is_restarted: Whether the live release was restarted.
         replicas: The replicas that were seen to apply it.
+        proof: Where that was seen: at the app's `address`, or `inside` of its replicas; else empty.
     """
 
     model: str
@@ -106,6 +107,7 @@ class VersionChange:
     is_live: bool
     is_restarted: bool
     replicas: tuple[str, ...]
+    proof: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
@@ -227,7 +229,9 @@ def change_version_in(context: DeployContext, change: Change, reference: str) ->
             "withdraw": rollout.withdraw,
         }
         outcome = changes[change](reference)
-    return VersionChange(reference, change, outcome.is_live, outcome.is_restarted, outcome.replicas)
+    return VersionChange(
+        reference, change, outcome.is_live, outcome.is_restarted, outcome.replicas, outcome.proof
+    )
 
 
 def list_models(answer: VersionResponse) -> tuple[ModelStatus, ...]:

@@ -18,22 +18,33 @@ from typing import TYPE_CHECKING, Final, Literal
 from infra.clock import SystemClock
 from infra.deploy_context import DeployContext, open_deploy_context
 from infra.errors import UsageError
-from infra.models.adapter_index import ADAPTER_INDEX, AdapterIndex, bare_name, read_index
+from infra.models.adapter_index import (
+    ADAPTER_INDEX,
+    AdapterIndex,
+    AdapterScan,
+    bare_name,
+    read_index,
+    scan_adapters,
+)
+from infra.models.adapter_rollout import AdapterOutcome
 from infra.models.hash_cache import HashCache
+from infra.models.pickup import confirm_applied
+from infra.models.records import write_record
 from infra.models.selection import Selection, load_upload_sets, resolve_base, select_weights
 from infra.models.upload import UploadPlan, UploadSet, plan_upload, upload
 from infra.models.versions import (
     AdapterVersion,
+    KnownVersions,
     VersionPlan,
-    begin_version,
     check_name,
     delete_version,
     find_versions,
-    finish_version,
     plan_version,
+    upload_version,
 )
 from infra.models.weights import MODELS
 from infra.release.lock import TAKES_FREE_LOCK, LockAccess
+from infra.release.releases import read_current
 from infra.wording import count, readable_size
 
 if TYPE_CHECKING:
@@ -41,6 +52,7 @@ if TYPE_CHECKING:
 
     from infra.release.lock import HeldLock
     from infra.session import Session
+    from infra.share.protocol import Share
 
 Publication = Literal["replace", "keep", "beside"]
 """How a version goes live: as the current one in place of the one before, which stays live with `keep`; or
@@ -68,6 +80,8 @@ class PushResult:
         is_new_version: Whether the share did not have it before.
         kept: The version before, if it stays live beside the new one; else empty.
         replicas: The replicas that were seen to serve it.
+        proof: Where it was seen to serve: at the app's `address`, or `inside` of its replicas, where the
+            address does not answer from this machine; empty if nothing has changed, or nothing was live.
     """
 
     adapter: str
@@ -83,6 +97,7 @@ class PushResult:
     is_new_version: bool = False
     kept: str = ""
     replicas: tuple[str, ...] = ()
+    proof: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
@@ -103,6 +118,7 @@ class PushResult:
             sent = f"{count(self.uploaded_files, 'file')}, {readable_size(self.uploaded_bytes)}"
             rows.append(("uploaded", sent if self.uploaded_files else "nothing: the share has it all"))
             rows += [("serving", serving)] if self.has_changed else []
+        rows.append(("proven", "from inside, by the replicas' reports" if self.proof == "inside" else ""))
         return "\n".join(f"{name:<9} {value}" for name, value in rows if value)
 
 
@@ -174,8 +190,59 @@ def remove(
 
 def remove_adapter(context: DeployContext, name: str) -> PushResult:
     """Remove an adapter with all its versions, or one version such as `mine@2`, from a context's share."""
-    before = read_index(context.share)
-    versions = find_versions(context.share, bare_name(name))
+    removal = _find_removal(context.share, name)
+    folder = f"{MODELS}/{bare_name(name)}" if len(removal.versions) > 1 else removal.versions[0].folder
+    if not removal.after.adapters:
+        context.console.warn(
+            f"{name} is the last adapter: a server starts without one only if the parameter baseModel is set"
+        )
+    with context.hooks.around("push", removed=folder), context.lock.hold("push") as held:
+        # Others may have pushed before this command got the lock.
+        removal = _find_removal(context.share, name)
+        rollout, is_served = context.adapter_rollout(held), removal.is_served
+        outcome = rollout.apply(removal.after) if is_served else AdapterOutcome()
+        for version in removal.versions:
+            delete_version(context.share, version)
+        if is_served and not outcome.is_live:
+            proof = rollout.restart("it was started without the adapter")
+            outcome = AdapterOutcome(is_restarted=bool(proof), proof=proof)
+        if is_served and (live := read_current(context.share)) is not None:
+            write_record(context.share, live, removal.after)
+    return PushResult(
+        "",
+        "",
+        has_changed=True,
+        is_restarted=outcome.is_restarted,
+        is_live=outcome.is_live,
+        removed=folder,
+        replicas=outcome.replicas,
+        proof=outcome.proof,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Removal:
+    """The versions to remove.
+
+    Attributes:
+        versions: The versions.
+        after: What is live without them.
+        is_served: Whether one of them is live.
+    """
+
+    versions: tuple[AdapterVersion, ...]
+    after: AdapterIndex
+    is_served: bool
+
+
+def _find_removal(share: Share, name: str) -> _Removal:
+    """Return what has to go.
+
+    Raises:
+        UsageError: There is no such adapter, or it is the current version among others.
+    """
+    before = read_index(share)
+    versions = find_versions(share, bare_name(name))
     removed = tuple(version for version in versions if name in {version.name, version.id})
     if not removed:
         known = ", ".join(sorted(before.adapters)) or "none"
@@ -187,20 +254,7 @@ def remove_adapter(context: DeployContext, name: str) -> PushResult:
             f"{name} is the current version, and there are others",
             hint=f"make another one current with invoke models --current, or push --remove {bare_name(name)}",
         )
-    after = before.without({version.folder for version in removed})
-    if not after.adapters:
-        context.console.warn(
-            f"{name} is the last adapter: a server starts without one only if the parameter baseModel is set"
-        )
-    folder = f"{MODELS}/{bare_name(name)}" if len(removed) > 1 else removed[0].folder
-    with context.hooks.around("push", removed=folder), context.lock.hold("push") as held:
-        rollout = context.adapter_rollout(held)
-        is_served = any(map(before.is_live, removed))
-        is_live = is_served and rollout.apply(after)
-        for version in removed:
-            delete_version(context.share, version)
-        is_restarted = is_served and not is_live and rollout.restart("it was started without the adapter")
-    return PushResult("", "", has_changed=True, is_restarted=is_restarted, is_live=is_live, removed=folder)
+    return _Removal(removed, before.without(removed), any(map(before.is_live, removed)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +264,24 @@ class _Work:
     Attributes:
         base: What the share lacks of the base model; None if none is pushed.
         adapter: The version, and what the share lacks of it; None if only a base is pushed.
-        before: What is live.
+        scan: What the share has of adapters.
         after: What is to be live.
     """
 
     base: UploadPlan | None
     adapter: VersionPlan | None
-    before: AdapterIndex
+    scan: AdapterScan
     after: AdapterIndex
+
+    @property
+    def before(self) -> AdapterIndex:
+        """Return what is live."""
+        return self.scan.index
+
+    @property
+    def new(self) -> AdapterVersion | None:
+        """Return the version that the share does not have yet."""
+        return None if self.adapter is None or not self.adapter.is_new else self.adapter.version
 
     @property
     def plans(self) -> tuple[UploadPlan, ...]:
@@ -228,7 +292,7 @@ class _Work:
     @property
     def has_changes(self) -> bool:
         """Return whether the share would change."""
-        return bool(self.plans) or self.after != self.before
+        return bool(self.plans) or self.after != self.before or not self.scan.is_up_to_date
 
 
 def push_upload_sets(
@@ -241,28 +305,29 @@ def push_upload_sets(
 ) -> PushResult:
     """Upload to an open context's share, and see every replica of a live release serve what that changed."""
     work = _plan(context, selection, upload_sets, publication)
-    if not work.has_changes and context.share.read(ADAPTER_INDEX) == work.after.render():
-        context.console.info("the share has these weights already: nothing to upload")
-        return _result(selection, work, has_changed=False)
+    if not work.has_changes:
+        return _confirm(context, selection, work, restarts=restarts)
     folder = "" if work.adapter is None else work.adapter.version.folder
     with (
         context.hooks.around("push", adapter=folder, base=selection.base_target),
         context.lock.hold("push") as held,
     ):
-        work = _plan(context, selection, upload_sets, publication)
-        new = None if work.adapter is None or not work.adapter.is_new else work.adapter.version
-        if new is not None:
-            begin_version(context.share, new)
+        if not _still_holds(context, work):
+            work = _plan(context, selection, upload_sets, publication)
         for plan in work.plans:
-            _upload(context, held, plan)
-        if new is not None:
-            finish_version(context.share, new)
+            _upload(context, held, plan, None if plan is work.base else work.adapter)
         has_new_base = work.base is not None and work.base.has_changes
         rollout = context.adapter_rollout(held)
-        outcome = rollout.switch(work.before, work.after, new, restarts=restarts, must_restart=has_new_base)
+        outcome = rollout.switch(
+            work.before, work.after, work.new, restarts=restarts, must_restart=has_new_base
+        )
     result = _result(selection, work, has_changed=True)
     return replace(
-        result, is_live=outcome.is_live, is_restarted=outcome.is_restarted, replicas=outcome.replicas
+        result,
+        is_live=outcome.is_live,
+        is_restarted=outcome.is_restarted,
+        replicas=outcome.replicas,
+        proof=outcome.proof,
     )
 
 
@@ -270,11 +335,12 @@ def _plan(
     context: DeployContext, selection: Selection, upload_sets: tuple[UploadSet, ...], publication: Publication
 ) -> _Work:
     """Compare with the share: what it lacks, and which version of the adapter is to be live."""
-    share, before = context.share, read_index(context.share)
+    share, scan = context.share, scan_adapters(context.share)
     base = plan_upload(share, upload_sets[0]) if selection.base is not None else None
     if selection.adapter is None:
-        return _Work(base, None, before, before)
+        return _Work(base, None, scan, scan.index)
     now, holder = context.clock.now().isoformat(), context.lock.holder
+    before = scan.index
     draft = AdapterVersion(
         selection.name,
         before.numbers.get(selection.name, 0) + 1,
@@ -282,8 +348,27 @@ def _plan(
         now,
         f"{holder.owner}@{holder.host}",
     )
-    plan = plan_version(share, upload_sets[-1], draft, before.adapters)
-    return _Work(base, plan, before, _choose_live(before, plan.version, now, publication))
+    known = KnownVersions(
+        before.versions.get(selection.name, {}),
+        scan.has_unversioned(selection.name),
+        scan.folders,
+        before.adapters,
+    )
+    plan = plan_version(share, upload_sets[-1], draft, known)
+    return _Work(base, plan, scan, _choose_live(before, plan.version, now, publication))
+
+
+def _still_holds(context: DeployContext, work: _Work) -> bool:
+    """Return whether a plan that was made before the lock was taken is still right, in two requests.
+
+    Others may have changed the share meanwhile. That of a new version is right while the index is the same,
+    and nobody has begun a version with its number.
+    """
+    if work.base is not None or work.new is None:
+        return False
+    folder, _, number = work.new.root.rpartition("/")
+    there = {entry.name for entry in context.share.entries(folder)}
+    return number not in there and context.share.read(ADAPTER_INDEX) == work.scan.content
 
 
 def _choose_live(
@@ -296,6 +381,16 @@ def _choose_live(
     if current is not None and current.folder == version.folder and before.newest == version.name:
         return before
     return before.with_current(version, now, keeps_previous=publication == "keep")
+
+
+def _confirm(context: DeployContext, selection: Selection, work: _Work, *, restarts: bool) -> PushResult:
+    """Check that what is on the share already is served: the push before may have been interrupted."""
+    context.console.info("the share has these weights already: nothing to upload")
+    if work.adapter is not None and restarts and read_current(context.share) is not None:
+        folder = work.adapter.version.folder
+        names = {name for name, each in work.after.adapters.items() if each.folder == folder}
+        confirm_applied(context.rollout(None), work.after, names)
+    return _result(selection, work, has_changed=False)
 
 
 def _result(selection: Selection, work: _Work, *, has_changed: bool) -> PushResult:
@@ -325,7 +420,8 @@ def _result(selection: Selection, work: _Work, *, has_changed: bool) -> PushResu
     )
 
 
-def _upload(context: DeployContext, held: HeldLock, plan: UploadPlan) -> None:
+def _upload(context: DeployContext, held: HeldLock, plan: UploadPlan, version: VersionPlan | None) -> None:
+    """Upload a plan, which may be that of a version."""
     target, uploads = plan.upload_set.target, plan.uploads
     with context.console.progress(
         f"upload {count(len(uploads), 'file')} to {target}", plan.upload_bytes
@@ -335,6 +431,9 @@ def _upload(context: DeployContext, held: HeldLock, plan: UploadPlan) -> None:
             advance(size_bytes)
             held.renew()
 
-        resumed_bytes = upload(context.share, plan, advance_and_renew)
+        if version is not None and version.is_new:
+            resumed_bytes = upload_version(context.share, version, advance_and_renew)
+        else:
+            resumed_bytes = upload(context.share, plan, advance_and_renew)
     if resumed_bytes:
         context.console.info(f"  {readable_size(resumed_bytes)} were there already, from an interrupted push")

@@ -13,7 +13,7 @@ from infra.models.adapter_index import read_index
 from infra.models.records import read_adapters
 from infra.models.scores import AdapterScore, read_scores
 from infra.models.upload import find_drafts
-from infra.models.versions import VERSION_DRAFT, delete_version, find_versions
+from infra.models.versions import VERSION_DRAFT, delete_draft, delete_version, find_versions
 from infra.models.weights import MODEL_CACHE, MODELS
 from infra.release.audit import AuditEntry, list_audit, proven_releases, read_audit
 from infra.release.cleaning import (
@@ -235,7 +235,7 @@ def prune_releases(session: Session, keep: int = KEPT, access: LockAccess = TAKE
             for folder in (MODELS, MODEL_CACHE):
                 for path in tuple(find_drafts(context.share, folder, until_s)):
                     if path.endswith(f"/{VERSION_DRAFT}"):
-                        context.share.delete_tree(path.removesuffix(f"/{VERSION_DRAFT}"))
+                        delete_draft(context.share, path.removesuffix(f"/{VERSION_DRAFT}"))
                     context.share.delete(path)
                     removed += (path,)
         return PruneResult(removed, len(list_releases(context.share)))
@@ -245,11 +245,15 @@ def prune_versions(share: Share, known: KnownReleases) -> tuple[str, ...]:
     """Remove versions of adapters, and return them.
 
     What is live stays, what a release on the share was proven with, the newest `VERSIONS_KEPT` of each name,
-    and what was there before adapters had versions.
+    and what was there before adapters had versions. Nothing is removed while a release cannot be read: it may
+    need any of them.
     """
     index, ids = read_index(share), list_releases(share)
     releases = tuple(zip(ids, read_releases(share, ids, known), strict=True))
-    needed = {each.id for adapters in read_adapters(share, releases) for each in adapters or ()}
+    recorded = read_adapters(share, releases)
+    if any(release is None and own is None for (_, release), own in zip(releases, recorded, strict=True)):
+        return ()
+    needed = {each.id for adapters in recorded for each in adapters or ()}
     removed = []
     for name in sorted(index.numbers):
         for version in find_versions(share, name)[:-VERSIONS_KEPT]:

@@ -32,6 +32,7 @@ class FileServer:
         ca: The certificate to trust.
         instead: Called with each request before the service; a response that one returns is sent instead.
         requests: Method and path of every request, in order.
+        lost: Called with each request that the service has answered; if one returns True, that is lost.
     """
 
     service: FileService
@@ -39,6 +40,7 @@ class FileServer:
     ca: Path
     instead: list[Callable[[web.Request], web.Response | None]] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    lost: list[Callable[[web.Request], bool]] = field(default_factory=list)
 
 
 @contextmanager
@@ -62,7 +64,8 @@ def serve_files(folder: Path) -> Iterator[FileServer]:
         for answer in list(server.instead):
             if (response := answer(request)) is not None:
                 return response
-        return await server.service.handle(request)
+        answered = await server.service.handle(request)
+        return web.Response(status=500) if any(lose(request) for lose in server.lost) else answered
 
     async def serve() -> None:
         application = web.Application(client_max_size=8 << 20)

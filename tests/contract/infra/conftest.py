@@ -29,9 +29,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
 @pytest.fixture
 def server(running: FileServer) -> Iterator[FileServer]:
     running.instead.clear()
+    running.lost.clear()
     running.requests.clear()
     yield running
     running.instead.clear()
+    running.lost.clear()
 
 
 @pytest.fixture

@@ -363,3 +363,44 @@ def test_a_connection_string_is_taken_apart() -> None:
         "AccountKey": "aGk=",
         "FileEndpoint": "https://localhost:1/a",
     }
+
+
+def test_a_small_file_takes_one_request_where_its_folder_is_there(
+    share: AzureShare, server: FileServer, place: ShareAddress, clock: ManualClock
+) -> None:
+    share.put("a/b/c", b"1")
+    with connect(place, KEY, server.ca, clock) as other:
+        server.requests.clear()
+        other.put("a/b/d", b"2")
+        assert len(server.requests) == 1
+    share.delete_tree("a")
+    share.put("a/b/c", b"3")
+    assert share.read("a/b/c") == b"3"
+
+
+def test_a_rename_whose_answer_was_lost_is_known_by_its_target(share: AzureShare, server: FileServer) -> None:
+    share.put("draft", b"two")
+
+    def lose(request: web.Request) -> web.Response | None:
+        if "comp=rename" not in request.path_qs:
+            return None
+        server.instead.remove(lose)
+        folder = server.service.share_path(request.path.split("/")[1], "share")
+        (folder / "draft").rename(folder / "whole")
+        return refuse(500, "InternalError")(request)
+
+    server.instead.append(lose)
+    assert share.move("draft", "whole", replace=True)
+    assert share.read("whole") == b"two"
+    server.instead.append(refuse(500, "InternalError"))
+    assert not share.move("draft", "nowhere", replace=True)
+
+
+def test_of_two_renames_one_wins_although_the_service_is_busy(share: AzureShare, server: FileServer) -> None:
+    share.put("ours", b"ours")
+    share.put("theirs", b"theirs")
+    server.instead.append(refuse(503, "ServerBusy"))
+    assert share.move("theirs", "target", replace=False)
+    server.instead.append(refuse(503, "ServerBusy"))
+    assert not share.move("ours", "target", replace=False)
+    assert share.read("target") == b"theirs"

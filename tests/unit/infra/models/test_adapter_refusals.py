@@ -122,7 +122,7 @@ def test_an_adapter_is_compared_with_a_base_that_only_the_share_has(tmp_path: Pa
     share = MemoryShare()
     folder = "model-cache/org/base"
     share.files[f"{folder}/model.safetensors"] = adapter_file(**{"t.weight": ("BF16", (2, 2), 4 * ONE_BF16)})
-    shapes = read_share_shapes(share, folder)
+    shapes = read_share_shapes(share, folder, share.entries(folder))
     assert shapes == {"t.weight": (2, 2)}
     with pytest.raises(UsageError) as caught:
         check_fit(read_adapter(make_adapter(tmp_path)), shapes, folder)
@@ -137,7 +137,7 @@ def test_a_header_of_any_size_is_read_and_a_damaged_file_is_no_reason_to_refuse(
     content = adapter_file(**many)
     assert int.from_bytes(content[:8], "little") > HEADER_BYTES
     share.files["base/model-1.safetensors"] = content
-    assert read_share_shapes(share, "base") == dict.fromkeys(many, (1,))
+    assert read_share_shapes(share, "base", share.entries("base")) == dict.fromkeys(many, (1,))
     for damaged in (b"", b"1234567", content[:1000], b"\xff" * 100):
         share.files["base/model-2.safetensors"] = damaged
-        assert read_share_shapes(share, "base") == {}
+        assert read_share_shapes(share, "base", share.entries("base")) == {}

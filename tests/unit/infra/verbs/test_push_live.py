@@ -120,7 +120,7 @@ def test_an_adapter_is_removed_from_the_server_before_the_share(world: World) ->
     result = remove_adapter(world.open(), "mine")
     assert (result.removed, result.is_live, result.is_restarted) == ("models/mine/1/adapter", True, False)
     changes = [change for change in world.share.log if ".lock" not in change]
-    assert changes[:2] == ["write models/index.json", "delete models/mine/1/version.json"]
+    assert changes[:2] == ["write models/index.json", "move models/mine/1/version.json.uploading"]
     assert list(index(world)["adapters"]) == ["other"]
     assert not [path for path in world.share.files if path.startswith("models/mine")]
     assert result.to_text().splitlines() == [
