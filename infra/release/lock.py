@@ -14,7 +14,7 @@ import json
 import math
 import secrets
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -141,7 +141,7 @@ class HeldLock:
         found = _read(self._share)
         if found is None or found.token != self.record.token:
             taker = "nobody holds it now" if found is None else f"held by {found.describe()}"
-            raise RemoteError(
+            raise _TakenError(
                 f"the deploy lock was taken from this process ({taker})",
                 hint="nothing more was changed; look at invoke status, and deploy again",
             )
@@ -151,13 +151,15 @@ class HeldLock:
         """Release the lock, which becomes the audit's entry, unless another process holds it by now."""
         try:
             self.check()
-        except RemoteError:
+        except _TakenError:
             return
         path = entry_path(
             self._clock.now(), _verb(self.record), self.ending.outcome, self.ending.release, self.record.token
         )
         if self.ending.reason:
-            self._share.put(LOCK_PATH, _render(self.record, self.ending.reason))
+            # A share that is full still renames: the entry's name says enough.
+            with suppress(RemoteError):
+                self._share.put(LOCK_PATH, _render(self.record, self.ending.reason))
         self._share.move(LOCK_PATH, path, replace=True)
 
 
@@ -237,7 +239,7 @@ class DeployLock:
             held.ending.reason = error.message if isinstance(error, FjarrError) else type(error).__name__
             raise
         finally:
-            held.release()
+            self._release(held)
 
     def take_for_a_person(self, message: str) -> LockRecord:
         """Take the lock until a person releases it.
@@ -288,6 +290,18 @@ class DeployLock:
                     is_waiting = True
             self.clock.sleep(_POLL_S)
 
+    def _release(self, held: HeldLock) -> None:
+        """Release the lock. A share that fails now must not hide how the change has ended."""
+        try:
+            held.release()
+        except FjarrError as error:
+            expires = held.record.expires
+            until = "" if expires is None else f" at {expires.astimezone():%H:%M:%S}"
+            self.warn(
+                f"the deploy lock could not be released: {error.message}; it runs out{until}, and the next "
+                f"command on this machine breaks it"
+            )
+
     def _acquire(self, record: LockRecord, *, break_lock: bool = False) -> HeldLock:
         if _create(self.share, record):
             return HeldLock(self.share, self.clock, record)
@@ -310,6 +324,10 @@ class DeployLock:
         if found.holder.is_on_the_machine_of(self.holder) and not self.is_alive(found.holder):
             return "that process is gone"
         return None
+
+
+class _TakenError(RemoteError):
+    """A lock that another process has taken from this one."""
 
 
 class _HeldError(RemoteError):

@@ -1,6 +1,7 @@
 """Convert the errors of Azure Files to exceptions with a message and a hint.
 
-Source: Azure Files REST API, "File service error codes" and "Status and error codes".
+Source: Azure Files REST API, "File service error codes" and "Status and error codes"; a full share answers
+with 403 `ShareSizeLimitReached`, see the issues 1791 and 2685 of Azure/azure-storage-azcopy.
 """
 
 from __future__ import annotations
@@ -93,6 +94,10 @@ def _hint(address: ShareAddress, status: int, code: str) -> str | None:
         ),
         "ShareNotFound": "provision the stage (invoke provision), or correct FILE_SHARE_NAME in its config",
         "ShareBeingDeleted": "wait half a minute until it is gone, then provision again (invoke provision)",
+        "ShareSizeLimitReached": (
+            "the share is full: raise its limit (invoke provision --set shareQuotaGib=GIB); "
+            "invoke prune removes what is old"
+        ),
         "AccountIsDisabled": f"the storage account {address.account!r} is disabled: see the Azure portal",
     }
     if code in by_code:

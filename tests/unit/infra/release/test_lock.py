@@ -376,6 +376,21 @@ class Race:
             self.most = max(self.most, inside)
 
 
+def test_a_share_that_fails_at_the_end_does_not_hide_how_the_change_has_ended(
+    share: MemoryShare, lock_of: LockOf, warnings: list[str]
+) -> None:
+    def fail(change: str) -> None:
+        if LOCK_PATH in share.files:
+            raise RemoteError(f"cannot {change}: AuthenticationFailed")
+
+    share.before_change = fail
+    with pytest.raises(UsageError, match="the reason"), lock_of(IDA).hold("deploy"):
+        raise UsageError("the reason")
+    (warning,) = warnings
+    assert warning.startswith("the deploy lock could not be released: cannot move audit/")
+    assert "it runs out at " in warning
+
+
 def test_a_damaged_lock_says_what_to_do(share: MemoryShare, lock_of: LockOf) -> None:
     share.files[LOCK_PATH] = b"{}"
     with pytest.raises(RemoteError) as caught, lock_of(IDA).hold("deploy"):

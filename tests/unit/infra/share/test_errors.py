@@ -17,6 +17,7 @@ ADDRESS = ShareAddress("account", "share", "https://account.file.core.windows.ne
         (403, "AuthorizationFailure", "firewall of 'account'"),
         (404, "ShareNotFound", "invoke provision"),
         (409, "ShareBeingDeleted", "half a minute"),
+        (403, "ShareSizeLimitReached", "--set shareQuotaGib=GIB"),
         (409, "SharingViolation", "did not pass in several tries"),
     ],
 )
