@@ -23,6 +23,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Final, NoReturn
 
@@ -176,7 +177,7 @@ def _start_again() -> NoReturn:
         folder = local_folder()
         os.chdir(unpack_release(here, folder / here.name))
         remove_old(folder)
-    except (ReleaseError, OSError, tarfile.TarError, EOFError) as error:
+    except (ReleaseError, OSError, tarfile.TarError, EOFError, zlib.error) as error:
         raise SystemExit(f"the release {here.name} cannot be unpacked: {error}") from error
     os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - the same command again
 

@@ -108,10 +108,15 @@ class Processes:
         if not (server.accepting.is_set() and server.is_running):
             raise TakeoverError(f"its server does not accept connections: {server.explain()}")
 
-    def begin(self, instance: Instance) -> None:
-        """Let a server accept while it starts, with nothing beside it; it reports its own progress."""
+    def begin(self, instance: Instance, *, holds: bool = False) -> None:
+        """Let a server accept while it starts, with nothing beside it; it reports its own progress.
+
+        Args:
+            instance: What is started.
+            holds: Whether requests wait in the server for its engine, which runs already.
+        """
         self.adopt(instance)
-        instance.server.send(accept=True)
+        instance.server.send(hold=holds, accept=True)
 
     def adopt(self, instance: Instance) -> None:
         """Make an instance the one that serves."""

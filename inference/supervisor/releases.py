@@ -10,6 +10,7 @@ import re
 import shutil
 import tarfile
 import time
+import zlib
 from typing import TYPE_CHECKING, Final
 
 from inference.errors import TakeoverError
@@ -28,6 +29,8 @@ READS: Final = 5
 
 PAUSE_S: Final = 0.5
 
+SHOWN_CHARACTERS: Final = 60
+
 
 def read_current(mount: Path) -> str | None:
     """Return the release that the share names, empty if it names none; None if it cannot be read now."""
@@ -38,6 +41,17 @@ def read_current(mount: Path) -> str | None:
     except OSError:
         return None
     return text if RELEASE_ID.fullmatch(text) else None
+
+
+def find_damage(mount: Path) -> tuple[str, bool]:
+    """Return why `CURRENT` gives no release, and whether that is because of what it contains."""
+    try:
+        text = (mount / CURRENT).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError as error:
+        return f"{CURRENT} on the share cannot be read ({error.strerror or error})", False
+    if RELEASE_ID.fullmatch(text):
+        return f"{CURRENT} on the share could not be read for a while", False
+    return f"{CURRENT} on the share names no release ({text[:SHOWN_CHARACTERS]!r})", True
 
 
 def fetch_release(mount: Path, release: str, *, pause: Callable[[float], None] = time.sleep) -> Path:
@@ -56,7 +70,7 @@ def fetch_release(mount: Path, release: str, *, pause: Callable[[float], None] =
     while True:
         try:
             return unpack_release(source, local_folder() / release)
-        except (ReleaseError, OSError, tarfile.TarError, EOFError) as error:
+        except (ReleaseError, OSError, tarfile.TarError, EOFError, zlib.error) as error:
             if number == READS:
                 raise TakeoverError(f"it cannot be copied from the share: {error}") from error
         pause(PAUSE_S * number)

@@ -26,7 +26,7 @@ from inference.supervisor.memory import fits_beside, measure
 from inference.supervisor.page import StartingPage
 from inference.supervisor.parts import find_change
 from inference.supervisor.processes import Instance, Processes
-from inference.supervisor.releases import fetch_release, read_current, scan_release
+from inference.supervisor.releases import fetch_release, find_damage, read_current, scan_release
 from inference.supervisor.reports import Reporter
 from inference.supervisor.waits import first, within
 
@@ -51,6 +51,12 @@ SERVER_TIMEOUT_S: Final = 300.0
 
 ENGINE_TIMEOUT_S: Final = 3600.0
 """The same with an engine of its own, which may have to read gigabytes."""
+
+DAMAGED_READS: Final = 5
+"""After so many reads in a row that give no release, `CURRENT` is not just being written."""
+
+PAGE_AFTER_S: Final = 2.0
+"""How long connections may wait for a server that is started again before the page answers them."""
 
 STOP_TIMEOUT_S: Final = 35.0
 """How long servers may take to end, unless the settings say another time."""
@@ -114,7 +120,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._handle_signal)
-        self._processes.show(wanted_release=release or None)
+        self._processes.show(wanted_release=release or None, supervisor_release=release or None)
         reporter = Reporter(self._mount, self._replica.name, self._listener, self._state, self._answers)
         reporting = asyncio.create_task(reporter.run()) if release else None
         watching = asyncio.create_task(self._watch(release)) if release else None
@@ -147,20 +153,23 @@ class Supervisor:
         await self._start_alone(tree)
         return None
 
-    async def _start_alone(self, tree: Tree, engine: Engine | None = None) -> None:
+    async def _start_alone(self, tree: Tree, running: Engine | None = None) -> None:
         """Start a release with nothing beside it, on an engine that runs or on one of its own."""
-        engine = engine or await self._processes.start_engine(tree)
+        engine = running or await self._processes.start_engine(tree)
         server = await self._processes.start_server(tree, None if engine is None else engine.socket_path)
-        self._processes.begin(Instance(tree, engine, server))
+        self._processes.begin(Instance(tree, engine, server), holds=running is not None)
 
     async def _supervise(self) -> int:
         """Handle what happens until the container ends, and return the exit code."""
         while True:
             instance = self._require_instance()
             server, engine = instance.server, instance.engine
-            also = [] if self._page is None else [server.accepting.wait()]
+            also = [] if server.accepting.is_set() else [server.accepting.wait()]
             ends = [server.ended] if engine is None else [server.ended, engine.process.ended]
-            await first(*ends, self._stop.wait(), self._changed.wait(), *also)
+            timeout_s = PAGE_AFTER_S if also and self._page is None else None
+            if not await within(timeout_s, *ends, self._stop.wait(), self._changed.wait(), *also):
+                self._open_page()
+                continue
             if server.accepting.is_set():
                 self._close_page()
             if self._stop.is_set():
@@ -201,7 +210,10 @@ class Supervisor:
             return code if code > 0 else 1
         LOGGER.error("the server has crashed and is started again: %s", reason)
         self._processes.show("starting again after a crash", 0)
-        self._open_page()
+        if instance.engine is None:
+            self._open_page()
+        # Where the model is still loaded, the server is back within a second: connections wait for it in the
+        # socket's queue, and requests in the server until it has found the engine.
         await self._start_alone(instance.tree, instance.engine)
         return None
 
@@ -236,11 +248,18 @@ class Supervisor:
         except _UnwantedError:
             LOGGER.info("%s is not wanted any more", wanted)
         except TakeoverError as error:
-            self._failed = wanted
             LOGGER.error("%s does not serve, %s goes on: %s", wanted, instance.tree.release, error)  # noqa: TRY400
-            self._processes.show("serving", 100, last_error=f"{wanted}: {error}")
+            self._record_failure(wanted, str(error))
+        except Exception as error:
+            # Such as a full disk, or a process that the system does not start: what serves goes on.
+            LOGGER.exception("%s does not serve, %s goes on", wanted, instance.tree.release)
+            self._record_failure(wanted, f"{type(error).__name__}: {error}")
         finally:
             self._processes.give_up()
+
+    def _record_failure(self, release: str, reason: str) -> None:
+        self._failed = release
+        self._processes.show("serving", 100, last_error=f"{release}: {reason}")
 
     async def _take_over(self, release: str, old: Instance) -> None:
         """Start a release, and let it take over once it is ready.
@@ -277,7 +296,10 @@ class Supervisor:
             await self._reload(tree, old)
         LOGGER.info("%s serves", release)
         self._crashes, self._engine_crashes = CrashCounter(), CrashCounter()
-        await self._processes.tidy()
+        try:
+            await self._processes.tidy()
+        except OSError as error:
+            LOGGER.warning("what no process runs any more was not removed from this disk: %s", error)
 
     async def _start_beside(self, tree: Tree, old: Instance, engine: Engine | None) -> None:
         """Start a server beside the old one, and let it take over once it is ready."""
@@ -300,10 +322,11 @@ class Supervisor:
         await self._processes.retire(replace(old, engine=None))
         if old.engine is not None:
             await self._processes.end_engine(old.engine)
-        engine = await self._processes.start_engine(tree, path)
+        engine: Engine | None = None
         try:
+            engine = await self._processes.start_engine(tree, path)
             await self._until_ready(server, engine, None, ENGINE_TIMEOUT_S)
-        except (TakeoverError, _UnwantedError):
+        except Exception:
             if engine is not None:
                 await self._processes.end_engine(engine)
             self._processes.give_up()
@@ -343,17 +366,30 @@ class Supervisor:
                 )
 
     async def _watch(self, release: str) -> None:
-        """Read `CURRENT` again and again. A share that cannot be read changes nothing."""
+        """Read `CURRENT` again and again. If that gives no release, nothing changes."""
         loop = asyncio.get_running_loop()
-        self._wanted, often_until = release, 0.0
+        self._wanted, often_until, unusable = release, 0.0, 0
+        seen: str | None = release
         while True:
             await asyncio.sleep(CHECK_S / 4 if loop.time() < often_until else CHECK_S)
             current = await asyncio.to_thread(read_current, self._mount)
-            if current is not None and current != self._wanted:
-                self._wanted, self._failed = current, None
+            unusable = unusable + 1 if current is None else 0
+            if unusable == DAMAGED_READS:
+                seen = await self._report_damage(seen)
+            if current is not None and current != seen:
+                self._wanted, self._failed, seen = current, None, current
                 often_until = loop.time() + DEVELOPING_S
-                self._processes.show(wanted_release=current)
+                self._processes.show(wanted_release=current, last_error=None)
                 self._changed.set()
+
+    async def _report_damage(self, seen: str | None) -> str | None:
+        """Report what is wrong with `CURRENT`. Return what was seen of it; None if that is no release."""
+        damage, is_content = await asyncio.to_thread(find_damage, self._mount)
+        LOGGER.warning("%s; what serves goes on", damage)
+        if not is_content:
+            return seen  # a failing share is no fault of what is on it
+        self._processes.show(last_error=f"{damage}: invoke rollback or invoke deploy writes it anew")
+        return None
 
     def _open_page(self) -> None:
         """Answer probes and `/version` until a server does."""

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import tarfile
+import zlib
 from typing import TYPE_CHECKING, Final
 
 from infra.errors import RemoteError, UsageError
@@ -88,7 +89,7 @@ def read_packed_manifest(content: bytes, where: str) -> bytes:
             stream = None if member is None or member.name != MANIFEST else archive.extractfile(member)
             if stream is not None:
                 return stream.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise _damaged(where, str(error)) from error
     raise _damaged(where, f"it does not begin with {MANIFEST}")
 
