@@ -324,6 +324,7 @@ def audit(_: Context, stage: str = "azure", tail: int = 20, json: bool = False) 
     help={
         "to": "the release's id, or its beginning or end (default: the one that served before)",
         "stage": STAGE,
+        "restart": "replace the replicas, which gives their GPUs back, instead of the code in them",
         "timeout": WAIT,
         "bake": BAKE,
         "wait": LOCK_WAIT,
@@ -335,6 +336,7 @@ def rollback(
     _: Context,
     stage: str = "azure",
     to: str = "",
+    restart: bool = False,
     timeout: int = 0,
     bake: int = 15,
     wait: str | None = None,
@@ -345,7 +347,9 @@ def rollback(
     from infra.verbs.rollback import roll_back
 
     access, timeout_s = _access(wait, break_lock), timeout or None
-    rolled_back = roll_back(_open(stage), to, timeout_s=timeout_s, access=access, bake_s=float(bake))
+    rolled_back = roll_back(
+        _open(stage), to, wants_restart=restart, timeout_s=timeout_s, access=access, bake_s=float(bake)
+    )
     _show(rolled_back, json)
 
 

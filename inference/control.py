@@ -29,6 +29,8 @@ class ReplicaState:
         last_error: Why the wanted release does not serve here; None if nothing has failed.
         container_started_at: When the container started, ISO 8601 in UTC; None without a supervisor. The
             start of a server does not tell a new container from one whose release was replaced.
+        supervisor_release: The release whose supervisor runs, that of the start of the container; None
+            without a supervisor.
     """
 
     wanted_release: str | None = None
@@ -36,6 +38,7 @@ class ReplicaState:
     percent: int = 100
     last_error: str | None = None
     container_started_at: str | None = None
+    supervisor_release: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

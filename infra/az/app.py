@@ -208,6 +208,7 @@ def parse_version(body: bytes) -> VersionResponse | NoResponse:
         server_started=_text(document.get("started_at")),
         revision=_text(document.get("revision")),
         wanted=wanted if isinstance(wanted := document.get("wanted_release"), str) else None,
+        supervisor=_text(document.get("supervisor_release")),
         phase=_text(document.get("phase")),
         percent=percent if isinstance(percent := document.get("percent"), int) else 0,
         error=_text(document.get("last_error")),

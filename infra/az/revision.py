@@ -104,6 +104,7 @@ class VersionResponse:
         revision: The replica's revision.
         wanted: The release that the replica has read from the share; None if it does not watch the share, so
             that only a restart gives it another release.
+        supervisor: The release whose supervisor runs in the container; empty if that is not known.
         phase: What the replica is doing.
         percent: How far that is.
         error: Why the wanted release does not serve there; empty if nothing has failed.
@@ -123,6 +124,7 @@ class VersionResponse:
     server_started: str = ""
     revision: str = ""
     wanted: str | None = None
+    supervisor: str = ""
     phase: str = ""
     percent: int = 0
     error: str = ""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from infra.errors import RemoteError
-from infra.release.archive import ARCHIVE, MANIFEST, read_packed_manifest
+from infra.release.archive import ARCHIVE, MANIFEST, STARTER, read_packed_manifest
 from infra.release.known import KnownReleases
 from infra.release.manifest import RELEASE_ID, FileEntry, Manifest, Release, parse_release, render_release
 
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 CURRENT: Final = "CURRENT"
 PROVEN: Final = "PROVEN"
 FOLDER: Final = "releases"
+
+TREE: Final = "inference"
+"""The folder that a release contains."""
 
 NOTHING_KNOWN: Final = KnownReleases()
 
@@ -167,6 +170,14 @@ def finish_release(share: Share, release: Release) -> None:
     share.write(f"{folder_of(release.id)}/{MANIFEST}", render_release(release).encode())
 
 
+def why_none_is_live(share: Share) -> str:
+    """Return why there is no live release, as a clause."""
+    text = (share.read(CURRENT) or b"").decode(errors="replace").strip()
+    if not text:
+        return "nothing is deployed on this stage"
+    return f"{CURRENT} on the share names no release: {text[:60]!r}"
+
+
 def list_releases(share: Share) -> tuple[str, ...]:
     """Return the ids of the releases on the share, finished or not, oldest first."""
     entries = share.entries(FOLDER)
@@ -176,6 +187,12 @@ def list_releases(share: Share) -> tuple[str, ...]:
 def is_finished(share: Share, release_id: str) -> bool:
     """Return whether a release is complete, so that it can be made live."""
     return any(entry.name in {ARCHIVE, MANIFEST} for entry in share.entries(folder_of(release_id)))
+
+
+def is_startable(share: Share, release_id: str) -> bool:
+    """Return whether a replica can start a release: it is finished, and nobody has removed what starts it."""
+    names = {entry.name for entry in share.entries(folder_of(release_id))}
+    return {ARCHIVE, STARTER} <= names or {MANIFEST, TREE} <= names
 
 
 def _parse_archive(content: bytes, where: str) -> Release:

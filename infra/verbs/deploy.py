@@ -12,7 +12,7 @@ step can be run again. A second deployment at the same time fails, and its error
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from infra.az.revision import VersionResponse
 from infra.clock import SystemClock
@@ -29,11 +29,19 @@ from infra.release.lock import TAKES_FREE_LOCK, LockAccess
 from infra.release.manifest import Manifest, Origin, Release, Replaced
 from infra.release.origin import find_origin
 from infra.release.plan import Plan, make_plan
-from infra.release.releases import Live, find_fallback, find_finished, read_live
+from infra.release.releases import (
+    TREE,
+    Live,
+    find_fallback,
+    find_finished,
+    is_startable,
+    read_live,
+    read_release,
+)
 from infra.release.rollout import Transition, switch
 from infra.release.storing import Draft, StoredRelease, store
-from infra.release.takeovers.approach import Approach, choose_approach
-from infra.release.takeovers.change import changed_paths, find_change
+from infra.release.takeovers.approach import PENDING, Approach, choose_approach
+from infra.release.takeovers.change import FindChange, find_change, find_whole_change
 from infra.release.takeovers.outcome import NotServed, Served, failure
 from infra.release.tree import FolderWatch, scan_tree
 from infra.wording import count, readable_size
@@ -44,9 +52,6 @@ if TYPE_CHECKING:
 
     from infra.release.lock import HeldLock
     from infra.session import Session
-
-TREE: Final = "inference"
-"""The folder that a release contains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,8 @@ class DeployResult:
         is_restarted: Whether the revision was restarted.
         proof: Where it was seen to serve: at the app's `address`, or `inside` of its replicas, where the
             address does not answer from this machine; empty if nothing has changed.
+        is_restart_pending: Whether the supervisor's own code has changed too, which runs from the next start
+            of a container on.
     """
 
     release: str
@@ -79,6 +86,7 @@ class DeployResult:
     replicas: tuple[str, ...] = ()
     is_restarted: bool = False
     proof: str = ""
+    is_restart_pending: bool = False
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
@@ -97,6 +105,7 @@ class DeployResult:
             ("took", f"{self.seconds} s until it was proven, {way}"),
             ("outage", "" if self.outage_s is None else f"{self.outage_s} s"),
             ("proven", "from inside, by the replicas' reports" if self.proof == "inside" else ""),
+            ("restart", PENDING if self.is_restart_pending else ""),
         ]
         return "\n".join(f"{name:<9} {value}" for name, value in rows if value)
 
@@ -113,7 +122,7 @@ class LocalTree:
     root: Path
     manifest: Manifest
     origin: Callable[[], Origin]
-    change: Callable[[tuple[str, ...]], str | None] = lambda _paths: None
+    change: FindChange = lambda _paths: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +134,14 @@ class DeployPlan:
         digest: The digest of the local tree.
         plan: The difference to the live release.
         has_changes: Whether the tree is not live yet, or not proven.
+        approach: How the replicas would get it; None if nothing changes.
     """
 
     current: str | None
     digest: str
     plan: Plan
     has_changes: bool
+    approach: Approach | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
@@ -142,13 +153,17 @@ class DeployPlan:
             "modified": [entry.path for entry in self.plan.changed],
             "removed": list(self.plan.removed),
             "upload_bytes": self.plan.upload_bytes,
+            "approach": "" if self.approach is None else self.approach.text,
+            "restarts": self.approach is not None and self.approach.restarts,
+            "is_restart_pending": self.approach is not None and self.approach.is_restart_pending,
         }
 
     def to_text(self) -> str:
         """Return the lines to print without `--json`."""
         if not self.has_changes:
             return f"{self.current} is live already"
-        return "\n".join((f"a new release, {_after(self.current)}:", *self.plan.lines()))
+        approach = () if self.approach is None else (self.approach.text,)
+        return "\n".join((f"a new release, {_after(self.current)}:", *self.plan.lines(), *approach))
 
 
 def deploy(  # noqa: PLR0913 - the flags of the verb
@@ -215,8 +230,16 @@ def plan_deploy(session: Session) -> DeployPlan:
     manifest = _scan(session)
     with open_deploy_context(session, None) as context:
         live = read_live(context.share)
-    is_new = not _is_up_to_date(live, manifest, force=False)
-    return DeployPlan(live.current, manifest.digest, make_plan(manifest, live.manifest), is_new)
+        return plan_tree(context, _local_tree(session, context, manifest), live)
+
+
+def plan_tree(context: DeployContext, tree: LocalTree, live: Live) -> DeployPlan:
+    """Return what a deployment of a tree would change in an open context."""
+    plan = make_plan(tree.manifest, live.manifest)
+    if _is_on_share(context, live, tree.manifest):
+        return DeployPlan(live.current, tree.manifest.digest, plan, has_changes=False)
+    approach = _find_approach(context, tree, live, wants_restart=False)
+    return DeployPlan(live.current, tree.manifest.digest, plan, has_changes=True, approach=approach)
 
 
 def deploy_tree(
@@ -226,13 +249,13 @@ def deploy_tree(
     context = context.reached()
     if not force and not restart and not _is_known_to_differ(context, tree.manifest):
         live = read_live(context.share)
-        if _is_up_to_date(live, tree.manifest, force=force):
+        if _is_on_share(context, live, tree.manifest):
             return _confirm_live(context, live)
     with context.hooks.around("deploy", digest=tree.manifest.digest) as facts:
         with context.lock.hold("deploy") as held:
             live = read_live(context.share, context.known)
             facts.set(previous=live.current or "")
-            if _is_up_to_date(live, tree.manifest, force=force):
+            if not force and _is_on_share(context, live, tree.manifest):
                 return _restart_live(context, held, live) if restart else _confirm_live(context, live)
             if held.was_broken:
                 _remove_unfinished(context)
@@ -243,7 +266,8 @@ def deploy_tree(
             served = _go_live(context, held, stored.release, live, approach)
             held.ending.outcome = "proven"
             _finish(context, stored.release)
-        return _result(stored, live, served)
+        is_pending = approach.is_restart_pending and bool(served.replicas)
+        return replace(_result(stored, live, served), is_restart_pending=is_pending)
 
 
 def _local_tree(session: Session, context: DeployContext, manifest: Manifest) -> LocalTree:
@@ -283,8 +307,10 @@ def _result(stored: StoredRelease, live: Live, served: Served) -> DeployResult:
     )
 
 
-def _is_up_to_date(live: Live, manifest: Manifest, *, force: bool) -> bool:
-    return not force and live.is_proven and live.is_same(manifest)
+def _is_on_share(context: DeployContext, live: Live, manifest: Manifest) -> bool:
+    """Return whether a tree is live and proven, and replicas can start it: files may be gone since."""
+    is_same = live.is_proven and live.is_same(manifest)
+    return is_same and is_startable(context.share, str(live.current))
 
 
 def _confirm_live(context: DeployContext, live: Live) -> DeployResult:
@@ -312,10 +338,21 @@ def _restart_live(context: DeployContext, held: HeldLock, live: Live) -> DeployR
 
 def _choose_approach(context: DeployContext, tree: LocalTree, live: Live, *, wants_restart: bool) -> Approach:
     """Return how the replicas get the release, and announce it."""
-    change = None if live.manifest is None else tree.change(changed_paths(live.manifest, tree.manifest))
-    approach = choose_approach(context.app.version(), tree.manifest, change, wants_restart=wants_restart)
+    approach = _find_approach(context, tree, live, wants_restart=wants_restart)
     context.console.info(approach.text)
     return approach
+
+
+def _find_approach(context: DeployContext, tree: LocalTree, live: Live, *, wants_restart: bool) -> Approach:
+    answer = context.app.version()
+    change = find_whole_change(
+        live,
+        tree.manifest,
+        answer,
+        tree.change,
+        lambda each: read_release(context.share, each, context.known),
+    )
+    return choose_approach(answer, tree.manifest, change, wants_restart=wants_restart)
 
 
 def _remove_unfinished(context: DeployContext) -> None:

@@ -104,6 +104,7 @@ class Status:
         unreachable: Why this machine cannot reach the endpoint, which says nothing about the server; empty if
             it can.
         inside: What the replicas report on the share, if the endpoint cannot be reached.
+        last_error: Why a replica does not serve what the share names; empty if it does.
     """
 
     stage: str
@@ -125,6 +126,7 @@ class Status:
     bills: tuple[Bill, ...] = ()
     unreachable: str = ""
     inside: tuple[InsideReport, ...] = ()
+    last_error: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
@@ -144,6 +146,7 @@ class Status:
             ("revision", f"{self.revision or 'none'}{f' ({self.state})' if self.state else ''}"),
             ("base model", self.base_model or "unknown"),
             ("adapters", ", ".join(self.adapters) or missing),
+            *([("last error", self.last_error)] if self.last_error else []),
             *(("not served", reason) for reason in self.failed_adapters),
             *(("replica", _replica_text(replica)) for replica in self.replicas),
             *(("inside", report.to_text()) for report in self.inside),
@@ -249,6 +252,7 @@ def combine(session: Session, revisions: Json, replicas: Json, version: dict[str
         adapters=tuple(str(name) for name in adapters) if isinstance(adapters, list) else (),
         detail="" if is_ready else _text(properties.get("runningStateDetails")) or details,
         failed_adapters=tuple(failed.reason for failed in parse_failed_adapters(answer)),
+        last_error=_text(answer.get("last_error")) or "",
     )
 
 

@@ -26,8 +26,11 @@ TEXTS: Final = {
 }
 LATER: Final = (
     "; the supervisor's own code has changed too, and runs from the next start of a container on:"
-    " invoke restart"
+    " invoke restart afterwards, or --restart at once"
 )
+
+PENDING: Final = "invoke restart, for the supervisor's new code"
+"""What is left to do when a takeover has not replaced the supervisor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +40,13 @@ class Approach:
     Attributes:
         restarts: Whether the revision is restarted.
         text: What will happen, and why, for the user.
+        is_restart_pending: Whether the supervisor's own code changes too, which runs from the next start of a
+            container on.
     """
 
     restarts: bool
     text: str
+    is_restart_pending: bool = False
 
 
 def choose_approach(
@@ -60,15 +66,16 @@ def choose_approach(
         return Approach(restarts=True, text=f"the revision is restarted, because {reason}")
     if isinstance(answer, NoResponse):
         return Approach(restarts=False, text=FIRST)
-    return Approach(restarts=False, text=_describe(change))
+    return _describe(change)
 
 
-def _describe(change: str | None) -> str:
+def _describe(change: str | None) -> Approach:
     word, *others = (change or "nothing").split()
     if "supervisor" not in others:
-        return TEXTS.get(word, TEXTS["nothing"])
+        return Approach(restarts=False, text=TEXTS.get(word, TEXTS["nothing"]))
     # A change of the supervisor alone replaces the server, too.
-    return TEXTS.get("nothing" if word == "server" else word, TEXTS["nothing"]) + LATER
+    text = TEXTS.get("nothing" if word == "server" else word, TEXTS["nothing"]) + LATER
+    return Approach(restarts=False, text=text, is_restart_pending=True)
 
 
 def _why_restart(

@@ -225,3 +225,11 @@ def test_a_damaged_live_release_is_replaced(machine: Machine, tmp_path: Path) ->
 
 def test_both_sides_agree_on_the_names() -> None:
     assert (unpack.ARCHIVE, unpack.MANIFEST, unpack.STARTER) == (ARCHIVE, MANIFEST, STARTER)
+
+
+def test_a_live_release_that_somebody_damaged_is_deployed_anew(machine: Machine) -> None:
+    first, _ = machine.deploy()
+    (machine.mount / "releases" / first.release / STARTER).unlink()
+    second, _ = machine.deploy()
+    assert (second.has_changed, second.release != first.release) == (True, True)
+    assert (machine.mount / "releases" / second.release / STARTER).exists()

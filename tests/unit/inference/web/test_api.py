@@ -217,6 +217,7 @@ async def test_the_version_names_release_and_models(api_server: ApiServer) -> No
         "adapters": [TUNED],
         "adapter_versions": [], "ready": False, "adapter_generation": "", "wanted_release": None,
         "phase": "serving", "percent": 100, "last_error": None, "container_started_at": None,
+        "supervisor_release": None,
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from infra.release.releases import read_live
 from infra.release.rollout import at_once
 from infra.release.takeovers.approach import SUPERVISOR
 from infra.release.tree import scan_tree
-from infra.verbs.deploy import DeployResult, LocalTree, deploy_tree
+from infra.verbs.deploy import DeployPlan, DeployResult, LocalTree, deploy_tree, plan_tree
 from tests.doubles.memory_share import MemoryShare
 from tests.doubles.watching_app import WatchingApp
 
@@ -37,12 +37,21 @@ class World:
     share: MemoryShare = field(default_factory=MemoryShare)
     output: io.StringIO = field(default_factory=io.StringIO)
     has_supervisor: bool = True
+    words: str = "server"
     app: WatchingApp = field(init=False)
 
     def __post_init__(self) -> None:
         self.app = WatchingApp(self.share, self.clock, replicas=2)
 
     def deploy(self, text: str, *, restart: bool = False) -> DeployResult:
+        return deploy_tree(*self.prepare(text), restart=restart)
+
+    def plan(self, text: str) -> DeployPlan:
+        """Return what a deployment would change."""
+        return plan_tree(*self.prepare(text), read_live(self.share))
+
+    def prepare(self, text: str) -> tuple[DeployContext, LocalTree]:
+        """Return the context of a new command, and the tree whose server is `text`."""
         (self.root / SUPERVISOR).parent.mkdir(parents=True, exist_ok=True)
         (self.root / SUPERVISOR).unlink(missing_ok=True)
         if self.has_supervisor:
@@ -54,9 +63,9 @@ class World:
         context = DeployContext(self.share, self.app, lock, self.clock, console, at_once, timeout_s=60.0)
         origin = Origin(self.clock.now(), "ida@laptop", "0.1.0")
         tree = LocalTree(
-            self.root, scan_tree(self.root / "inference"), lambda: origin, lambda paths: f"{len(paths)}"
+            self.root, scan_tree(self.root / "inference"), lambda: origin, lambda _paths: self.words
         )
-        return deploy_tree(context, tree, restart=restart)
+        return context, tree
 
 
 @pytest.fixture
@@ -173,3 +182,30 @@ def test_a_first_release_that_fails_is_taken_back_without_a_restart(world: World
         world.deploy("one")
     assert read_live(world.share).current is None
     assert world.app.log == []
+
+
+def test_a_plan_tells_how_the_replicas_would_get_the_release(world: World) -> None:
+    first = world.plan("one")
+    assert (
+        first.to_json().items() >= {"changed": True, "restarts": False, "is_restart_pending": False}.items()
+    )
+    assert first.to_text().splitlines()[-1] == "the container that waits starts it"
+    world.deploy("one")
+    assert world.plan("one").to_json()["approach"] == ""
+    changed = world.plan("two")
+    assert changed.to_text().splitlines()[-1].startswith("only server code has changed")
+    world.words = "server supervisor"
+    late = world.plan("two")
+    assert late.to_json()["is_restart_pending"]
+    assert "invoke restart afterwards, or --restart at once" in late.to_text()
+    world.app.deaf = {"app--1-1", "app--1-2"}
+    assert world.plan("two").to_json().items() >= {"restarts": True, "is_restart_pending": False}.items()
+
+
+def test_a_supervisor_that_waits_for_a_restart_is_part_of_the_result(world: World) -> None:
+    world.deploy("one")
+    world.words = "server supervisor"
+    result = world.deploy("two")
+    assert result.is_restart_pending
+    assert result.to_text().splitlines()[-1] == "restart   invoke restart, for the supervisor's new code"
+    assert not world.deploy("three", restart=True).is_restart_pending

@@ -101,6 +101,7 @@ def test_status_of_a_stage_that_serves(session: Session, az: ScriptedAz) -> None
         ),
         "unreachable": "",
         "inside": (),
+        "last_error": "",
     }
     assert status.to_text().splitlines()[2:] == [
         "state       ready",
@@ -123,6 +124,15 @@ def test_status_says_why_an_adapter_is_not_served(session: Session, az: Scripted
         status = find_status(session)
     assert status.failed_adapters == (reason,)
     assert f"not served  {reason}" in status.to_text().splitlines()
+
+
+def test_status_says_why_a_replica_does_not_follow_the_share(session: Session, az: ScriptedAz) -> None:
+    az.answers |= {"containerapp revision list": REVISIONS, "containerapp replica list": REPLICAS}  # type: ignore[dict-item]  # JSON
+    reason = "CURRENT on the share names no release ('x'): invoke rollback or invoke deploy writes it anew"
+    with server(VERSION | {"last_error": reason}) as endpoint:
+        serve_at(session, endpoint)
+        status = find_status(session)
+    assert f"last error  {reason}" in status.to_text().splitlines()
 
 
 @pytest.mark.parametrize(
