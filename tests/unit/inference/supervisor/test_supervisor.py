@@ -207,9 +207,13 @@ async def test_engine_code_reloads_the_engine_beside_the_old_one_or_after_it(
 async def test_a_crashed_engine_is_started_again_and_the_third_crash_ends_the_container(
     container: Container, caplog: pytest.LogCaptureFixture
 ) -> None:
-    crash = "import os, time; time.sleep(0.2); os._exit(7)\n"
+    signal_file = container.mount / "crash"
+    wait = f"while not os.path.exists({str(signal_file)!r}): time.sleep(0.01)"
+    crash = f"import os, time\n{wait}\nos._exit(7)\n"
     container.release(ONE, inference__engine_process=crash)
     await container.start(ONE)
+    await container.serving(ONE)
+    signal_file.touch()
     assert await container.end() == 7
     assert "3 crashes of the engine in a row, the last one: it ended with exit code 7" in caplog.text
 
