@@ -226,18 +226,28 @@ class _Rewriter:
 
     def _hold_property_names(self, node: dict[str, Any], place: str) -> dict[str, Any]:
         """Replace `propertyNames` with a list of names, or a pattern, by properties."""
-        names = self._facts.read(node["propertyNames"]).values
+        condition = self._facts.resolve(node["propertyNames"])
+        if isinstance(condition, dict):
+            _check_kinds(condition, f"{place}/propertyNames")
+        elif not isinstance(condition, bool):
+            raise UnsupportedSchemaError("'propertyNames' has to be a schema", place)
+        facts = self._facts.read(condition)
+        names = facts.values if "string" in facts.types else ()
         rest = {key: value for key, value in node.items() if key != "propertyNames"}
         known, others = rest.get("properties", {}), rest.get("additionalProperties", True)
         if names is not None and "patternProperties" not in rest:
             listed = {name: known.get(name, others) for name in names if isinstance(name, str)}
             banned = {name: False for name in known if name not in listed}
             return {**rest, "properties": {**listed, **banned}, "additionalProperties": False}
-        condition = self._facts.resolve(node["propertyNames"])
         keys = condition.keys() - ANNOTATIONS if isinstance(condition, dict) else set()
-        if isinstance(condition, dict) and keys <= {"type"}:
+        if keys <= {"type"} and names is None:
             return rest
-        if keys <= {"pattern", "type"} and not known and "patternProperties" not in rest:
+        if (
+            "pattern" in keys
+            and keys <= {"pattern", "type"}
+            and not known
+            and "patternProperties" not in rest
+        ):
             patterns = {condition["pattern"]: others}
             return {**rest, "patternProperties": patterns, "additionalProperties": False}
         raise UnsupportedSchemaError(
