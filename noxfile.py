@@ -30,7 +30,7 @@ VLLM_TOOLS = ("peft==0.21.*", "platformdirs>=4.3", "pytest>=9", "pytest-asyncio>
 # The files of tests/clients that each environment of the session `clients` runs. Its packages, locked, are in
 # tests/clients/requirements; there are several because the clients take different releases of openai.
 CLIENTS = {
-    "agents": ("openai", "node", "langchain", "pydantic_ai", "openai_agents"),
+    "agents": ("openai", "anthropic", "node", "langchain", "pydantic_ai", "openai_agents"),
     "frameworks": ("openai", "llama_index", "autogen", "instructor"),
     "evaluations": ("openai", "litellm", "inspect_ai", "lm_eval"),
 }

@@ -186,6 +186,7 @@ class OutputProcessor:
             mean_logprob=self._logprob_sum / max(1, self.tokens)
             if is_last and self._request.best_of
             else None,
+            stop=self._stop_finder.found if is_last else None,
         )
 
     def _parse(

@@ -226,7 +226,7 @@ def _grammar(
         rule = call_format.calls_rule(use)
     elif shape is not None:
         rule = f"{shape.rule} | {call_format.calls_rule(use)}"
-    elif any(tool.is_strict for tool in use.tools):
+    elif use.allowed is not None or any(tool.is_strict for tool in use.tools):
         # Its free text may be reasoning.
         return call_format.free_grammar(use)
     if rule is None or prompt_end is None or codec.reasoning_format is None:

@@ -38,6 +38,8 @@ class ChatPrompt:
         effort: How much the model is to reason, in OpenAI's words; None leaves it to the template.
         param: The API field that the messages come from, for error messages.
         effort_param: The same for `effort`.
+        is_effort_optional: Whether an effort has no effect on a model whose template has no variable for it,
+            instead of being an error.
     """
 
     messages: tuple[Message, ...]
@@ -45,6 +47,7 @@ class ChatPrompt:
     effort: str | None = None
     param: str = "messages"
     effort_param: str = "reasoning_effort"
+    is_effort_optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,7 @@ class TextDelta:
         prompt_token_ids: Those of the prompt, in the first delta of a choice, if the request asked for them.
         prompt_logprobs: Those of the prompt, in the first delta of a choice, if the request asked for them.
         mean_logprob: That of all tokens of the choice, in the last delta, if the best are to be chosen.
+        stop: The stop string that ended the choice, in the last delta, if one did.
     """
 
     text: str
@@ -164,6 +168,7 @@ class TextDelta:
     prompt_token_ids: tuple[int, ...] | None = None
     prompt_logprobs: PromptLogprobs | None = None
     mean_logprob: float | None = None
+    stop: str | None = None
 
     @property
     def is_empty(self) -> bool:

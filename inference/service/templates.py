@@ -54,7 +54,7 @@ def _require_no_template(prompt: ChatPrompt) -> None:
         "chat_template_kwargs": bool(options.variables),
         "continue_final_message": options.continues_last,
         "add_generation_prompt": not options.is_answer_next,
-        prompt.effort_param: prompt.effort not in {None, NO_EFFORT},
+        prompt.effort_param: prompt.effort not in {None, NO_EFFORT} and not prompt.is_effort_optional,
     }
     for param, is_wanted in wanted.items():
         if is_wanted:
@@ -73,7 +73,8 @@ def _effort_variables(codec: Codec, known: frozenset[str], prompt: ChatPrompt) -
     found: dict[str, Any] = {name: effort != NO_EFFORT for name in THINKING_SWITCHES if name in known}
     if "reasoning_effort" in known:
         found["reasoning_effort"] = effort
-    if not found and (effort != NO_EFFORT or codec.reasoning_format is not None):
+    is_served = bool(found) or prompt.is_effort_optional
+    if not is_served and (effort != NO_EFFORT or codec.reasoning_format is not None):
         raise InvalidRequestError(
             f"'{prompt.effort_param}': {effort!r} is not supported by this model: its chat template has no"
             " variable for it. Leave it out.",

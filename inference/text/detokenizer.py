@@ -65,28 +65,33 @@ class StopFinder:
         keeps_stop: Emit the string that was found, too.
 
     Attributes:
-        is_found: Whether one was found; nothing more is emitted then.
+        found: The one that was found; nothing more is emitted then. None before.
     """
 
     def __init__(self, stops: Sequence[str], *, keeps_stop: bool = False) -> None:
         self._stops = tuple(stops)
         self._keeps_stop = keeps_stop
         self._held = ""
-        self.is_found = False
+        self.found: str | None = None
+
+    @property
+    def is_found(self) -> bool:
+        """Return whether one was found."""
+        return self.found is not None
 
     def push(self, text: str) -> str:
         """Add text and return what can be emitted now."""
         if self.is_found or not self._stops:
             return "" if self.is_found else text
         self._held += text
-        found = [
-            index + (len(stop) if self._keeps_stop else 0)
+        ends = [
+            (index + (len(stop) if self._keeps_stop else 0), stop)
             for stop in self._stops
             if (index := self._held.find(stop)) >= 0
         ]
-        if found:
-            self.is_found = True
-            return self._release(min(found))
+        if ends:
+            end, self.found = min(ends)
+            return self._release(end)
         return self._release(len(self._held) - longest_partial_match(self._held, self._stops))
 
     def finish(self) -> str:

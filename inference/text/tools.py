@@ -79,6 +79,7 @@ class ToolUse:
     Attributes:
         choice: With `auto` the model may call; with `required` it must.
         only: The one function to call, once; with `required`.
+        allowed: The functions that may be called; None for all of them.
         is_parallel: Whether an answer may have more than one call.
         schema_param: The API field of a tool's schema, for error messages, with `{}` for its index.
     """
@@ -86,13 +87,23 @@ class ToolUse:
     tools: tuple[Tool, ...]
     choice: Literal["auto", "required"] = "auto"
     only: str | None = None
+    allowed: frozenset[str] | None = None
     is_parallel: bool = True
     schema_param: str = "tools[{}].function.parameters"
 
     @property
     def names(self) -> frozenset[str]:
-        """Return the functions' names."""
-        return frozenset(tool.name for tool in self.tools)
+        """Return the names of the functions that may be called."""
+        return frozenset(tool.name for tool in self.callable_tools)
+
+    @property
+    def callable_tools(self) -> tuple[Tool, ...]:
+        """Return the functions that may be called."""
+        return tuple(
+            tool
+            for tool in self.tools
+            if self.only in {None, tool.name} and (self.allowed is None or tool.name in self.allowed)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +142,8 @@ class CallFormat:
 
     def calls_rule(self, use: ToolUse) -> str:
         """Return the grammar rule of an answer that consists of calls only."""
-        tools = [tool for tool in use.tools if use.only in {None, tool.name}]
         more = MAX_FORCED_CALLS - 1 if use.is_parallel and use.only is None else 0
-        objects = " | ".join(self._object_rule(tool) for tool in tools)
+        objects = " | ".join(self._object_rule(tool) for tool in use.callable_tools)
         group = f"{self._tag_rule(self.start_tag)} {self._body_rule(objects, more)}"
         if not more or not self.end_tag or self.separators:
             return group
@@ -144,7 +154,7 @@ class CallFormat:
         """Return the grammar of an answer that may call, with valid arguments for strict functions."""
         objects = " | ".join(
             self._object_rule(tool if tool.is_strict else Tool(tool.name, parameters=ANY_OBJECT))
-            for tool in use.tools
+            for tool in use.callable_tools
         )
         body = self._body_rule(objects, MAX_FORCED_CALLS - 1)
         if not self.start_tag:

@@ -14,6 +14,7 @@ from inference.errors import (
     BodyTooLargeError,
     ForbiddenError,
     HeadersTooLargeError,
+    NotFoundError,
     UnauthorizedError,
 )
 
@@ -30,6 +31,11 @@ METRICS_PATH: Final = "/metrics"
 
 ROOT_PATHS: Final = frozenset({"/tokenize", "/detokenize"})
 """Paths that are served below `API_PATH`, and also where vLLM has them."""
+
+MISPLACED_PATHS: Final = frozenset(
+    {"/chat/completions", "/completions", "/messages", "/models", "/responses"}
+)
+"""What a client requests whose base URL lacks `API_PATH`."""
 
 ADMIN_PATHS: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 """Paths that the admin key alone opens, if there is one."""
@@ -140,6 +146,20 @@ def check_head(scope: Scope) -> None:
     if len(scope["headers"]) > MAX_HEADERS or size > MAX_HEADER_BYTES:
         raise HeadersTooLargeError(
             f"There are more than {MAX_HEADERS} headers, or more than {MAX_HEADER_BYTES} bytes of them."
+        )
+
+
+def check_path(path: str) -> None:
+    """Check that a path is not one of the API's without its beginning: the chat page would ask to sign in.
+
+    Raises:
+        NotFoundError: If it is.
+    """
+    if path in MISPLACED_PATHS:
+        raise NotFoundError(
+            f"There is no {path}, but {API_PATH}{path}: the base URL of your client has to end with"
+            f" {API_PATH}.",
+            code="unknown_url",
         )
 
 

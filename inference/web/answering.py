@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
@@ -44,7 +44,8 @@ async def respond(
     """Answer requests, as a stream if there is a heartbeat for it, else with one document."""
     answer = await service.begin(*requests)
     if heartbeat_s is not None:
-        return EventStream(_stream(answer, writer, requests[0].request_id), heartbeat_s)
+        events = _stream(answer, writer, requests[0].request_id)
+        return EventStream(events, heartbeat_s, answer.close, writer.heartbeat)
     collecting = asyncio.create_task(_collect(answer, writer, requests[0]))
     disconnect = asyncio.create_task(wait_for_disconnect(http.receive))
     try:
@@ -69,23 +70,24 @@ async def _collect(answer: Answer, writer: ResponseWriter, request: TextRequest)
 
 
 async def _stream(answer: Answer, writer: ResponseWriter, request_id: str) -> AsyncIterator[bytes]:
-    opening = writer.opening(answer.choices)
     async with answer:
         try:
+            is_open, start = False, answer.usage
             async for delta in answer:
-                yield opening + writer.delta(delta)
-                opening = b""
+                opening = b"" if is_open else writer.opening(answer.choices, start)
+                is_open = True
+                yield opening + writer.delta(delta, answer.usage)
         except ApiError as error:
-            yield writer.failure(error.to_json())
+            yield writer.failure(error)
         except Exception:
             # The status is sent already, so the error goes into the stream, where the client raises it.
             LOGGER.exception("request %s: the stream broke", request_id)
-            yield writer.failure(bug_document(request_id))
+            yield writer.failure(make_bug_error(request_id))
         else:
             yield writer.closing(answer.usage)
 
 
-def bug_document(request_id: str) -> dict[str, Any]:
-    """Return the body of the answer to a request that the server has an error with."""
+def make_bug_error(request_id: str) -> ApiError:
+    """Return the error for a request that the server has an error with."""
     message = f"The server made a mistake. Its log has the details under the request id {request_id}."
-    return {"error": {"message": message, "type": "server_error", "param": None, "code": "internal_error"}}
+    return ApiError(message, code="internal_error")

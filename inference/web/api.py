@@ -17,10 +17,13 @@ from starlette.exceptions import HTTPException
 
 from inference.errors import ApiError, InvalidRequestError, MethodNotAllowedError, NotFoundError
 from inference.service.model_names import ListedModel
-from inference.web.answering import bug_document, client_of, request_id_of, respond
+from inference.web.access import API_PATH
+from inference.web.answering import client_of, make_bug_error, request_id_of, respond
 from inference.web.extensions.adapters import AdapterAdministration, add_adapter_routes
 from inference.web.extensions.tokenization import add_tokenization_routes
-from inference.web.openapi import ERROR_RESPONSES, complete_openapi, stream_response
+from inference.web.messages_api.errors import error_body
+from inference.web.messages_api.routes import add_messages_routes
+from inference.web.openapi import complete_openapi, error_responses, stream_response
 from inference.web.response_writer import (
     ChatResponseWriter,
     CompletionResponseWriter,
@@ -31,6 +34,7 @@ from inference.web.responses import (
     ChatCompletionChunk,
     Completion,
     CompletionChunk,
+    Error,
     Model,
     ModelList,
 )
@@ -46,7 +50,11 @@ DESCRIPTION: Final = "The answer."
 def make_api(service: Service, heartbeat_s: float, administration: AdapterAdministration) -> FastAPI:
     """Return the application that is mounted at `/v1`."""
     api = FastAPI(
-        title="Fjarr", docs_url=None, redoc_url=None, openapi_url="/openapi.json", responses=ERROR_RESPONSES
+        title="Fjarr",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        responses=error_responses(Error),
     )
     complete_openapi(api)
     # FastAPI types handlers by the base class alone.
@@ -85,7 +93,11 @@ def make_api(service: Service, heartbeat_s: float, administration: AdapterAdmini
     async def create_chat_completion(body: ChatCompletionRequest, request: Request) -> Response:
         """Answer a conversation."""
         text_requests = body.to_text_requests(request_id_of(request), client_of(request))
-        writer = ChatResponseWriter(text_requests[0], has_usage=body.has_usage_in_stream)
+        writer = ChatResponseWriter(
+            text_requests[0],
+            has_usage=body.has_usage_in_stream,
+            has_continuous_usage=body.has_continuous_usage,
+        )
         return await respond(service, text_requests, writer, request, heartbeat_s if body.stream else None)
 
     @api.post(
@@ -97,17 +109,22 @@ def make_api(service: Service, heartbeat_s: float, administration: AdapterAdmini
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Continue a text, or several."""
         text_requests = body.to_text_requests(request_id_of(request), client_of(request))
-        writer = CompletionResponseWriter(text_requests[0], has_usage=body.has_usage_in_stream)
+        writer = CompletionResponseWriter(
+            text_requests[0],
+            has_usage=body.has_usage_in_stream,
+            has_continuous_usage=body.has_continuous_usage,
+        )
         return await respond(service, text_requests, writer, request, heartbeat_s if body.stream else None)
 
     add_responses_routes(api, service, heartbeat_s)
+    add_messages_routes(api, service, heartbeat_s)
     add_tokenization_routes(api, service)
     add_adapter_routes(api, service, administration)
     return api
 
 
-async def _answer_api_error(_request: Request, error: ApiError) -> Response:
-    return JSONResponse(error.to_json(), error.status, error.headers)
+async def _answer_api_error(request: Request, error: ApiError) -> Response:
+    return JSONResponse(error_body(error, request.scope), error.status, error.headers)
 
 
 async def _answer_validation_error(request: Request, error: RequestValidationError) -> Response:
@@ -125,7 +142,7 @@ async def _answer_http_error(request: Request, error: HTTPException) -> Response
         400: InvalidRequestError(
             "The body is nested too deeply." if is_deep else "The body is not valid JSON in UTF-8."
         ),
-        404: NotFoundError(f"There is no {path}.", code="unknown_url"),
+        404: NotFoundError(_describe_unknown(path), code="unknown_url"),
         405: MethodNotAllowedError(f"{path} does not take {method}.", headers=error.headers or {}),
     }
     return await _answer_api_error(
@@ -134,10 +151,21 @@ async def _answer_http_error(request: Request, error: HTTPException) -> Response
 
 
 async def _answer_bug(request: Request, _error: Exception) -> Response:
-    return JSONResponse(bug_document(request_id_of(request)), 500)
+    return await _answer_api_error(request, make_bug_error(request_id_of(request)))
 
 
 def _most_helpful(error: RequestValidationError) -> dict[str, Any]:
     """Return the error to report: an unknown field explains more than the errors that follow from it."""
     errors: list[dict[str, Any]] = list(error.errors())
     return next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+
+
+def _describe_unknown(path: str) -> str:
+    """Return a sentence about a path that is not served, and what is."""
+    if path.startswith(2 * API_PATH + "/"):
+        return f"There is no {path}: your client adds {API_PATH} to a base URL that has it already."
+    return (
+        f"There is no {path}. This server generates text: POST {API_PATH}/chat/completions, /completions,"
+        f" /responses or /messages. GET {API_PATH}/models lists the models, and {API_PATH}/openapi.json all"
+        " paths."
+    )

@@ -23,6 +23,7 @@ from inference.web.access import API_PATH, METRICS_PATH, AccessPolicy
 from inference.web.api import make_api
 from inference.web.extensions.adapters import AdapterAdministration
 from inference.web.keyring import Keyring
+from inference.web.messages_api.errors import error_body
 from inference.web.middleware import RequestMiddleware
 from inference.web.pages import starting_page
 from inference.web.sign_in.middleware import SignIn
@@ -239,4 +240,4 @@ async def _answer_not_found(request: Request, _error: Exception) -> Response:
     if not request.url.path.startswith(API_PATH):
         return Response("There is nothing here.\n", 404, media_type="text/plain")
     error = NotFoundError("There is no such path.", code="unknown_url")
-    return JSONResponse(error.to_json(), error.status)
+    return JSONResponse(error_body(error, request.scope), error.status)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from starlette.responses import Response
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from starlette.types import Receive, Scope, Send
 
@@ -32,24 +32,44 @@ def encode_json(document: Mapping[str, object]) -> bytes:
 
 
 class EventStream(Response):
-    """A response of server-sent events, with comments as heartbeats when there are no events to send.
+    """A response of server-sent events, with heartbeats when there are no events to send.
 
     A disconnect is noticed by listening for it, not by a failing write: a stream that waits in the queue
     writes nothing.
+
+    Args:
+        events: The events.
+        heartbeat_s: How long nothing is sent before a heartbeat is.
+        on_end: Called when the response has ended in any way, even before the first event was requested.
+        heartbeat: What a heartbeat sends.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], heartbeat_s: float) -> None:
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        heartbeat_s: float,
+        on_end: Callable[[], None],
+        heartbeat: bytes = HEARTBEAT,
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
         self._heartbeat_s = heartbeat_s
+        self._on_end = on_end
+        self._heartbeat = heartbeat
         self._sent_at = asyncio.get_running_loop().time()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all events, or stop when the client disconnects."""
         del scope
+        try:
+            await self._run(receive, send)
+        finally:
+            self._on_end()
+
+    async def _run(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         sending = asyncio.create_task(self._send_events(send))
         others = (asyncio.create_task(wait_for_disconnect(receive)), asyncio.create_task(self._beat(send)))
@@ -72,7 +92,7 @@ class EventStream(Response):
         while True:
             quiet_s = loop.time() - self._sent_at
             if quiet_s >= self._heartbeat_s:
-                await self._send(send, HEARTBEAT, is_more=True)
+                await self._send(send, self._heartbeat, is_more=True)
                 quiet_s = 0.0
             await asyncio.sleep(self._heartbeat_s - quiet_s)
 

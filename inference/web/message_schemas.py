@@ -11,6 +11,7 @@ accept unknown fields for the same reason; what the official client, LangChain, 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -28,14 +29,15 @@ from pydantic_core import PydanticCustomError
 from inference.text.codec import Message
 from inference.text.tools import Tool, ToolCall
 
-NAMED: Final = "function "
-"""Stands before the function's name in a validated `tool_choice` of one function."""
-
 TEXT_PARTS: Final = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """The types of parts that are text, with the field that has it. Two are those of OpenAI's Responses API."""
 
 REASONING_PARTS: Final = frozenset({"thinking", "redacted_thinking", "reasoning"})
 """The types of parts that are the reasoning of an earlier answer."""
+
+
+MAX_NESTING: Final = 200
+"""Values that are sent back are nested at most this deep: pydantic writes no more than 255 levels."""
 
 
 class StrictModel(BaseModel):
@@ -98,12 +100,39 @@ def _read_part(part: object) -> str:
     )
 
 
+def write_arguments(arguments: dict[str, Any]) -> str:
+    """Return the arguments of an earlier call as text."""
+    try:
+        return json.dumps(arguments, ensure_ascii=False)
+    except RecursionError as error:
+        raise PydanticCustomError("nesting", "it is nested too deeply") from error
+
+
 def _read_arguments(arguments: object) -> object:
     """Return the arguments of an earlier call as text; a call without arguments has an empty object."""
     if isinstance(arguments, dict):
-        return json.dumps(arguments, ensure_ascii=False)
+        return write_arguments(arguments)
     is_empty = arguments is None or (isinstance(arguments, str) and not arguments.strip())
     return "{}" if is_empty else arguments
+
+
+def require_json(value: dict[str, Any]) -> dict[str, Any]:
+    """Check that a value that is sent back is JSON in UTF-8, which what Python reads need not be."""
+    level: list[Any] = [value]
+    depth = 0
+    while level:
+        depth += 1
+        children = (child for each in level for child in (each.values() if isinstance(each, dict) else each))
+        level = [child for child in children if isinstance(child, dict | list)]
+        if depth > MAX_NESTING:
+            raise PydanticCustomError("nesting", "it is nested too deeply")
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise PydanticCustomError(
+            "no_json", "it is no JSON in UTF-8: it has a lone surrogate, NaN or infinity"
+        ) from error
+    return value
 
 
 def _require_object_schema(schema: dict[str, Any]) -> dict[str, Any]:
@@ -112,22 +141,68 @@ def _require_object_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _read_tool_choice(choice: object) -> object:
-    """Replace the choice of one function by `function NAME`; leave the three words as they are."""
-    if isinstance(choice, str) and choice in {"none", "auto", "required"}:
-        return choice
-    function = choice.get("function") if isinstance(choice, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    if choice != {"type": "function", "function": {"name": name}} or not isinstance(name, str):
+@dataclass(frozen=True, slots=True)
+class ChosenTools:
+    """What a request says about the use of its tools.
+
+    Attributes:
+        only: The function that has to be called; then the mode is `required`.
+        allowed: The functions that may be called; None for all of them.
+    """
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    only: str | None = None
+    allowed: tuple[str, ...] | None = None
+
+
+def read_choice(choice: object, *, is_nested: bool) -> ChosenTools | None:
+    """Read a `tool_choice`; None if it is none.
+
+    Args:
+        choice: The value.
+        is_nested: Whether what belongs to a type is in a field of the type's name, as in chats.
+    """
+    match choice:
+        case "none":
+            return ChosenTools("none")
+        case "auto":
+            return ChosenTools()
+        case "required":
+            return ChosenTools("required")
+        case {"type": str(kind), **fields} if is_nested and fields.keys() == {kind}:
+            return _read_fields(kind, fields[kind], is_nested=True)
+        case {"type": str(kind), **fields} if not is_nested:
+            return _read_fields(kind, fields, is_nested=False)
+    return None
+
+
+def _read_fields(kind: str, fields: object, *, is_nested: bool) -> ChosenTools | None:
+    match fields:
+        case {"name": str(name), **rest} if kind == "function" and not rest:
+            return ChosenTools("required", only=name)
+        case {"mode": "auto" | "required" as mode, "tools": [_, *_] as tools, **rest} if not rest:
+            found = [read_choice(tool, is_nested=is_nested) for tool in tools]
+            names = tuple(each.only for each in found if each is not None and each.only is not None)
+            if kind == "allowed_tools" and len(names) == len(tools):
+                return ChosenTools("required" if mode == "required" else "auto", allowed=names)
+    return None
+
+
+def _read_tool_choice(choice: object) -> ChosenTools:
+    found = read_choice(choice, is_nested=True)
+    if found is None:
         raise PydanticCustomError(
             "tool_choice",
             "it is 'none', 'auto', 'required', or {'type': 'function', 'function': {'name': ...}}",
         )
-    return NAMED + name
+    return found
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 ObjectSchema = Annotated[dict[str, Any], AfterValidator(_require_object_schema)]
+EchoedObject = Annotated[dict[str, Any], AfterValidator(require_json)]
+"""An object that is sent back with the answer."""
+
 Arguments = Annotated[
     str,
     BeforeValidator(_read_arguments),
@@ -156,17 +231,25 @@ Content = Annotated[
         ]
     }),
 ]  # fmt: skip
+_FUNCTION_CHOICE: Final[dict[str, Any]] = {
+    "type": "object", "required": ["type", "function"], "properties": {
+        "type": {"const": "function"},
+        "function": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}},
+    },
+}  # fmt: skip
 ToolChoice = Annotated[
-    str,
+    ChosenTools,
     BeforeValidator(_read_tool_choice),
     WithJsonSchema({
         "anyOf": [
             {"enum": ["none", "auto", "required"]},
-            {"type": "object", "required": ["type", "function"], "properties": {
-                "type": {"const": "function"},
-                "function": {
-                    "type": "object", "required": ["name"], "properties": {"name": {"type": "string"}},
-                },
+            _FUNCTION_CHOICE,
+            {"type": "object", "required": ["type", "allowed_tools"], "properties": {
+                "type": {"const": "allowed_tools"},
+                "allowed_tools": {"type": "object", "required": ["mode", "tools"], "properties": {
+                    "mode": {"enum": ["auto", "required"]},
+                    "tools": {"type": "array", "minItems": 1, "items": _FUNCTION_CHOICE},
+                }},
             }},
         ]
     }),

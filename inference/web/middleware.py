@@ -10,13 +10,15 @@ import re
 import time
 import uuid
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 
 from inference.errors import ApiError
 from inference.service.lifecycle import REQUEST_CONTEXT, RequestContext
-from inference.web.access import API_PATH, METRICS_PATH, ROOT_PATHS, check_head
+from inference.web.access import API_PATH, METRICS_PATH, ROOT_PATHS, check_head, check_path
+from inference.web.messages_api.errors import error_body, is_messages_path
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -32,7 +34,7 @@ REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LOGGED_PATHS: Final = (API_PATH, "/version")
 KNOWN_PATHS: Final = frozenset({"/", "/healthz", "/readyz", "/version", METRICS_PATH, "/login", "/logout"})
 
-EXPOSED_HEADERS: Final = ("x-request-id", "Retry-After", "x-should-retry")
+EXPOSED_HEADERS: Final = ("x-request-id", "request-id", "Retry-After", "x-should-retry")
 """The response headers that a browser shows to a page of another origin, besides the usual ones."""
 
 CONTENT_DIRECTIVES: Final = (
@@ -116,6 +118,7 @@ class RequestMiddleware:
         context: RequestContext = scope["state"]["context"]
         try:
             check_head(scope)
+            check_path(scope["path"])
             headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
             if self._policy.requires_key(scope["path"]):
                 context.key_name = self._policy.authenticate(headers, scope["path"])
@@ -123,7 +126,8 @@ class RequestMiddleware:
             await self._application(scope, self._policy.limit_body(headers, receive, context), send)
         except ApiError as error:
             context.rejection_code = error.code
-            await JSONResponse(error.to_json(), error.status, error.headers)(scope, receive, send)
+            response = JSONResponse(error_body(error, scope), error.status, error.headers)
+            await response(scope, receive, send)
 
     def _begin_span(self, scope: Scope, headers: dict[str, str], context: RequestContext) -> Span | None:
         if self._tracing is None or not scope["path"].startswith(API_PATH):
@@ -169,9 +173,14 @@ class ResponseRecorder:
         """Send a message of the response."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = [*message.get("headers", ()), (b"x-request-id", self._request_id.encode())]
+            headers = [*message.get("headers", ()), *self._id_headers()]
             message["headers"] = [*headers, *(PAGE_HEADERS if self._is_page else API_HEADERS)]
         await self._send(message)
+
+    def _id_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers with the request's id, for which Anthropic's clients have another name."""
+        names = [b"x-request-id", *([b"request-id"] if is_messages_path(self.scope["path"]) else [])]
+        return [(name, self._request_id.encode()) for name in names]
 
 
 def _request_id(requested: str) -> str:
@@ -193,7 +202,7 @@ def _route_of(scope: Scope) -> str:
 def _log_access(context: RequestContext, response: ResponseRecorder) -> None:
     fields: dict[str, Any] = {
         "method": response.scope["method"],
-        "path": response.scope["path"],
+        "path": _on_one_line(response.scope["path"]),
         "status": response.status,
         "duration_ms": round(response.duration_s * 1000, 1),
         "key": context.key_name,
@@ -218,3 +227,8 @@ def _answer_fields(lifecycles: list[RequestLifecycle]) -> dict[str, Any]:
         "finish_reason": ",".join(dict.fromkeys(name for each in lifecycles for name in each.outcomes)),
         "time_to_first_token_s": None if first_token_s is None else round(first_token_s, 4),
     }
+
+
+def _on_one_line(path: str) -> str:
+    """Return a path for the log, in which a decoded line break must not begin a line that looks like ours."""
+    return path if path.isprintable() else quote(path)

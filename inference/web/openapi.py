@@ -12,43 +12,37 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from inference.web.access import KEY_HEADERS
+from inference.web.messages_api.documents import MessageEvent
+from inference.web.messages_api.errors import MessagesError
 from inference.web.responses import ChatCompletionChunk, CompletionChunk, Error
 from inference.web.responses_api.documents import ResponseEvent
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fastapi import FastAPI
 
 REFERENCE: Final = "#/components/schemas/{model}"
 RETRY_AFTER: Final = {
     "Retry-After": {"description": "After how many seconds to try again.", "schema": {"type": "string"}}
 }
-ERROR: Final = {"application/json": {"schema": {"$ref": REFERENCE.format(model=Error.__name__)}}}
-ERROR_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    400: {"content": ERROR, "description": "The request is invalid or unsupported."},
-    401: {"content": ERROR, "description": "The API key is missing or wrong."},
-    403: {"content": ERROR, "description": "The path needs the admin key."},
-    404: {"content": ERROR, "description": "There is no such model, or no such path."},
-    405: {"content": ERROR, "description": "The path does not support the method."},
-    408: {"content": ERROR, "description": "The body did not arrive in time."},
-    413: {"content": ERROR, "description": "The body is too large."},
-    429: {
-        "content": ERROR,
-        "description": "The queue is full, or the key has reached its limit.",
-        "headers": RETRY_AFTER,
-    },
-    431: {"content": ERROR, "description": "The first line or the headers are too large."},
-    500: {"content": ERROR, "description": "The server has an internal error."},
-    503: {
-        "content": ERROR,
-        "description": "The server starts or stops, the request has timed out, or the engine has failed.",
-        "headers": RETRY_AFTER,
-    },
+ERRORS: Final[Mapping[int, str]] = {
+    400: "The request is invalid or unsupported.",
+    401: "The API key is missing or wrong.",
+    403: "The path needs the admin key.",
+    404: "There is no such model, or no such path.",
+    405: "The path does not support the method.",
+    408: "The body did not arrive in time.",
+    413: "The body is too large.",
+    429: "The queue is full, or the key has reached its limit.",
+    431: "The first line or the headers are too large.",
+    500: "The server has an internal error.",
+    503: "The server starts or stops, the request has timed out, or the engine has failed.",
 }
-"""What any path may answer, for `FastAPI(responses=...)`.
+"""What any path may answer."""
 
-The schema is named, since FastAPI would build a validator for the model of each status of each route: four
-fifths of the time to make the application.
-"""
+RETRIED: Final = frozenset({429, 503})
+"""The statuses of requests that may succeed later."""
 
 SECURITY_SCHEMES: Final = {
     "key": {"type": "http", "scheme": "bearer"},
@@ -57,12 +51,32 @@ SECURITY_SCHEMES: Final = {
 """How a key is sent; one of them is enough."""
 
 
-def stream_response(chunk: type[Any]) -> dict[int | str, dict[str, Any]]:
+def error_responses(error: type[Any]) -> dict[int | str, dict[str, Any]]:
+    """Return the description of the errors, for the `responses` of an application or a route.
+
+    The schema is named, since FastAPI would build a validator for the model of each status of each route:
+    four fifths of the time to make the application.
+
+    Args:
+        error: The type of an error's body.
+    """
+    content = {"application/json": {"schema": {"$ref": REFERENCE.format(model=error.__name__)}}}
+    return {
+        status: {
+            "content": content,
+            "description": description,
+            **({"headers": RETRY_AFTER} if status in RETRIED else {}),
+        }
+        for status, description in ERRORS.items()
+    }
+
+
+def stream_response(chunk: type[Any], error: type[Any] = Error) -> dict[int | str, dict[str, Any]]:
     """Return the description of a stream, for a route's `responses`.
 
     The data of each event are a chunk or an error, as JSON. Streams of chunks end with `[DONE]`.
     """
-    names = (chunk.__name__, Error.__name__)
+    names = (chunk.__name__, error.__name__)
     data = {
         "type": "string",
         "contentMediaType": "application/json",
@@ -112,7 +126,9 @@ def _named_schemas() -> dict[str, Any]:
         ("chat", "serialization", TypeAdapter(ChatCompletionChunk)),
         ("completion", "serialization", TypeAdapter(CompletionChunk)),
         ("response", "serialization", TypeAdapter(ResponseEvent)),
+        ("message", "serialization", TypeAdapter(MessageEvent)),
         ("error", "serialization", TypeAdapter(Error)),
+        ("message error", "serialization", TypeAdapter(MessagesError)),
     ]
     _, document = TypeAdapter.json_schemas(adapters, ref_template=REFERENCE)
     schemas: dict[str, Any] = document["$defs"]

@@ -11,11 +11,12 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from inference.service.logprobs import MIN_LOGPROB
-from inference.web.event_stream import DONE, encode_event, encode_json
+from inference.web.event_stream import DONE, HEARTBEAT, encode_event, encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from inference.errors import ApiError
     from inference.service.logprobs import Logprob, LogprobEntry, PromptLogprobs
     from inference.service.model_names import ListedModel
     from inference.service.requests import TextDelta, TextRequest, Usage
@@ -36,6 +37,7 @@ class ChoiceBuffer:
         self.calls: list[ToolCall] = []
         self.logprobs: list[LogprobEntry] = []
         self.finish_reason: responses.FinishReason = "stop"
+        self.stop: str | None = None
 
     def add(self, delta: TextDelta) -> None:
         """Append a delta."""
@@ -48,6 +50,7 @@ class ChoiceBuffer:
         self.calls += (call for _, call in delta.calls)
         self.logprobs += delta.logprobs
         self.finish_reason = delta.finish_reason or self.finish_reason
+        self.stop = delta.stop
 
 
 def select_best(choices: Sequence[ChoiceBuffer], generated: int, count: int) -> list[ChoiceBuffer]:
@@ -66,27 +69,32 @@ def select_best(choices: Sequence[ChoiceBuffer], generated: int, count: int) -> 
 
 
 class ResponseWriter(ABC):
-    """The writer of one answer; each endpoint has a subclass with its objects."""
+    """The writer of one answer; each endpoint has a subclass with its objects.
+
+    The usage that comes with a delta is that so far.
+    """
+
+    heartbeat: ClassVar[bytes] = HEARTBEAT
 
     @abstractmethod
     def response(self, choices: Sequence[ChoiceBuffer], usage: Usage) -> Mapping[str, object]:
         """Return the body of an answer that is not streamed."""
 
-    def opening(self, choices: int) -> bytes:  # noqa: ARG002 - a chat's stream has some
+    def opening(self, choices: int, usage: Usage) -> bytes:  # noqa: ARG002 - a chat's stream has some
         """Return the events that open a stream."""
         return b""
 
     @abstractmethod
-    def delta(self, delta: TextDelta) -> bytes:
+    def delta(self, delta: TextDelta, usage: Usage) -> bytes:
         """Return the events of a delta."""
 
     @abstractmethod
     def closing(self, usage: Usage) -> bytes:
         """Return the events that end a stream."""
 
-    def failure(self, error: Mapping[str, object]) -> bytes:
-        """Return the event that ends a stream with an error, given the error's document."""
-        return encode_event(error)
+    def failure(self, error: ApiError) -> bytes:
+        """Return the event that ends a stream with an error."""
+        return encode_event(error.to_json())
 
 
 class ChunkWriter(ResponseWriter):
@@ -95,13 +103,15 @@ class ChunkWriter(ResponseWriter):
     Args:
         request: The request, or the first of several that are answered together.
         has_usage: Whether a stream ends with a chunk that holds the usage.
+        has_continuous_usage: Whether each chunk holds the usage so far.
     """
 
     id_prefix: ClassVar[str]
     chunk_name: ClassVar[str]
 
-    def __init__(self, request: TextRequest, *, has_usage: bool) -> None:
+    def __init__(self, request: TextRequest, *, has_usage: bool, has_continuous_usage: bool = False) -> None:
         self._has_usage = has_usage
+        self._has_continuous_usage = has_continuous_usage
         self._has_logprobs = request.top_logprobs is not None
         self._has_token_ids = request.returns_token_ids
         self._head: responses.ResponseHead = {
@@ -120,6 +130,11 @@ class ChunkWriter(ResponseWriter):
             return DONE
         document = {**self._head, "object": self.chunk_name, "choices": [], "usage": usage_object(usage)}
         return encode_event(document) + DONE
+
+    def _set_usage(self, usage: Usage) -> None:
+        """Set the usage of the next events, if each of them has it."""
+        if self._has_continuous_usage:
+            self._after = b'],"usage":' + encode_json(usage_object(usage)) + b"}\n\n"
 
     def _event(
         self,
@@ -156,14 +171,16 @@ class ChatResponseWriter(ChunkWriter):
             document["prompt_logprobs"] = prompt_logprobs_object(choices[0].prompt_logprobs)
         return document
 
-    def opening(self, choices: int) -> bytes:
+    def opening(self, choices: int, usage: Usage) -> bytes:
         """Return the events with the role of each choice."""
+        self._set_usage(usage)
         return b"".join(
             self._delta_event(index, {"role": "assistant", "content": ""}) for index in range(choices)
         )
 
-    def delta(self, delta: TextDelta) -> bytes:
+    def delta(self, delta: TextDelta, usage: Usage) -> bytes:
         """Return the events of a delta: one each for reasoning, text, calls and the finish reason."""
+        self._set_usage(usage)
         deltas: list[responses.ChatDelta] = []
         if delta.reasoning:
             deltas.append({"reasoning_content": delta.reasoning})
@@ -223,8 +240,9 @@ class CompletionResponseWriter(ChunkWriter):
             "usage": usage_object(usage),
         }
 
-    def delta(self, delta: TextDelta) -> bytes:
+    def delta(self, delta: TextDelta, usage: Usage) -> bytes:
         """Return the event of a delta."""
+        self._set_usage(usage)
         logprobs = _completion_logprobs(delta.logprobs) if delta.logprobs else None
         choice: responses.CompletionChunkChoice = {
             "index": delta.choice,

@@ -22,8 +22,8 @@ from inference.text.codec import TemplateOptions
 from inference.text.tools import Tool, ToolUse
 from inference.web.extensions.structured_outputs import ShapeFields
 from inference.web.message_schemas import (
-    NAMED,
     ChatMessage,
+    ChosenTools,
     Effort,
     EmptyList,
     FunctionTool,
@@ -48,8 +48,9 @@ DEFAULT_COMPLETION_TOKENS: Final = 16
 """The length of a completion without `max_tokens`. Source: OpenAI API reference, "Create completion"."""
 
 UNSUPPORTED: Final = frozenset({
-    "audio", "background", "context_management", "function_call", "functions", "modalities", "moderation",
-    "suffix", "truncation", "use_beam_search", "verbosity", "web_search_options",
+    "audio", "background", "compaction", "container", "context_management", "function_call", "functions",
+    "mcp_servers", "modalities", "moderation", "suffix", "thread", "truncation", "use_beam_search",
+    "verbosity", "web_search_options",
 })  # fmt: skip
 """Fields that are known and accept only a neutral value; the error says that they are not supported."""
 
@@ -151,7 +152,8 @@ Prompts = Annotated[
 class StreamOptions(StrictModel):
     """The options of a stream."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
     include_obfuscation: bool | None = None
 
 
@@ -230,7 +232,13 @@ class _GenerationFields(SamplingFields, ShapeFields):
     @property
     def has_usage_in_stream(self) -> bool:
         """Return whether a stream ends with the usage."""
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def has_continuous_usage(self) -> bool:
+        """Return whether each event of a stream has the usage so far."""
+        options = self.stream_options
+        return options is not None and self.has_usage_in_stream and bool(options.continuous_usage_stats)
 
     @property
     def _shared(self) -> dict[str, Any]:
@@ -359,19 +367,20 @@ class CompletionRequest(_GenerationFields):
         return None if self.best_of == (self.n or 1) else self.best_of
 
 
-def check_tools(names: list[str], choice: str | None) -> None:
-    """Check the names of the tools, and that the chosen one is among them."""
-    choice = choice or "auto"
+def check_tools(names: list[str], choice: ChosenTools | None) -> None:
+    """Check the names of the tools, and that the chosen ones are among them."""
+    choice = choice or ChosenTools()
     if len(set(names)) < len(names):
         raise wrong("tools", "two functions have the same name")
-    if choice == "required" and not names:
-        raise wrong("tool_choice", "there are no tools to choose from")
-    if choice.startswith(NAMED) and choice.removeprefix(NAMED) not in names:
+    wanted = choice.allowed or (() if choice.only is None else (choice.only,))
+    if not set(wanted) <= set(names):
         raise wrong("tool_choice", "there is no tool of this name")
+    if choice.mode == "required" and not names:
+        raise wrong("tool_choice", "there are no tools to choose from")
 
 
 def make_tool_use(
-    tools: tuple[Tool, ...], choice: str | None, *, is_parallel: bool, **options: str
+    tools: tuple[Tool, ...], choice: ChosenTools | None, *, is_parallel: bool, **options: str
 ) -> ToolUse | None:
     """Return how the model may use the tools; None if it may not, or there are none.
 
@@ -381,13 +390,14 @@ def make_tool_use(
         is_parallel: Whether an answer may have more than one call.
         options: Further fields of the result.
     """
-    choice = choice or "auto"
-    if not tools or choice == "none":
+    choice = choice or ChosenTools()
+    if not tools or choice.mode == "none":
         return None
     return ToolUse(
         tools,
-        "auto" if choice == "auto" else "required",
-        only=choice.removeprefix(NAMED) if choice.startswith(NAMED) else None,
+        choice.mode,
+        only=choice.only,
+        allowed=None if choice.allowed is None else frozenset(choice.allowed),
         is_parallel=is_parallel,
         **options,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from inference.service.requests import ChatPrompt, TextRequest
@@ -15,13 +15,16 @@ from inference.text.grammar import ANY_OBJECT
 from inference.text.shapes import JsonShape
 from inference.text.tools import Tool
 from inference.web.message_schemas import (
-    NAMED,
+    ChosenTools,
+    EchoedObject,
     Effort,
     EmptyList,
     Name,
     ObjectSchema,
     StrictModel,
     missing_field,
+    read_choice,
+    require_json,
 )
 from inference.web.responses_api.input_items import InputItems, read_messages
 from inference.web.schemas import (
@@ -43,27 +46,31 @@ def _refuse_stored(_value: object) -> object:
     )
 
 
-def _read_tool_choice(choice: object) -> object:
-    """Replace the choice of one function by `function NAME`; leave the three words as they are."""
-    if isinstance(choice, str) and choice in {"none", "auto", "required"}:
-        return choice
-    name = choice.get("name") if isinstance(choice, dict) else None
-    if choice != {"type": "function", "name": name} or not isinstance(name, str):
+def _read_tool_choice(choice: object) -> ChosenTools:
+    found = read_choice(choice, is_nested=False)
+    if found is None:
         raise PydanticCustomError(
             "tool_choice", "it is 'none', 'auto', 'required', or {'type': 'function', 'name': ...}"
         )
-    return NAMED + name
+    return found
 
 
 Stored = Annotated[Any, BeforeValidator(_refuse_stored), WithJsonSchema({"type": "null"})]
+_FUNCTION_CHOICE: Final[dict[str, Any]] = {
+    "type": "object", "required": ["type", "name"], "properties": {
+        "type": {"const": "function"}, "name": {"type": "string"},
+    },
+}  # fmt: skip
 ToolChoice = Annotated[
-    str,
+    ChosenTools,
     BeforeValidator(_read_tool_choice),
     WithJsonSchema({
         "anyOf": [
             {"enum": ["none", "auto", "required"]},
-            {"type": "object", "required": ["type", "name"], "properties": {
-                "type": {"const": "function"}, "name": {"type": "string"},
+            _FUNCTION_CHOICE,
+            {"type": "object", "required": ["type", "mode", "tools"], "properties": {
+                "type": {"const": "allowed_tools"}, "mode": {"enum": ["auto", "required"]},
+                "tools": {"type": "array", "minItems": 1, "items": _FUNCTION_CHOICE},
             }},
         ]
     }),
@@ -76,7 +83,7 @@ class FunctionTool(StrictModel):
     type: Literal["function"]
     name: Name
     description: str | None = None
-    parameters: ObjectSchema | None = None
+    parameters: Annotated[ObjectSchema, AfterValidator(require_json)] | None = None
     strict: bool | None = None
 
     def to_tool(self) -> Tool:
@@ -90,7 +97,7 @@ class TextFormat(StrictModel):
     type: Literal["text", "json_object", "json_schema"]
     name: Name | None = None
     description: str | None = None
-    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    schema_: Annotated[EchoedObject | None, Field(alias="schema")] = None
     strict: bool | None = None
 
     @model_validator(mode="after")
@@ -142,6 +149,7 @@ class ResponseRequest(SamplingFields):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     include: list[str] | None = None
+    metadata: EchoedObject | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_CHAT_LOGPROBS)] | None = None
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None

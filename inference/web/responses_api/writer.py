@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from inference.service.requests import TextDelta
+from inference.service.requests import TextDelta, Usage
 from inference.web.event_stream import encode_event
-from inference.web.message_schemas import NAMED
 from inference.web.response_writer import ChoiceBuffer, ResponseWriter, token_logprob_object
 from inference.web.responses_api.output_items import OutputBuilder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from inference.service.requests import TextRequest, Usage
+    from inference.errors import ApiError
+    from inference.service.requests import TextRequest
+    from inference.web.message_schemas import ChosenTools
     from inference.web.responses_api.documents import ResponseDocument, ResponseFailure, ResponseUsage
     from inference.web.responses_api.output_items import Event
     from inference.web.responses_api.schemas import ResponseRequest
@@ -46,17 +47,18 @@ class ResponsesWriter(ResponseWriter):
         self._output.finish()
         return self._finished_document(usage)
 
-    def opening(self, choices: int) -> bytes:
+    def opening(self, choices: int, usage: Usage) -> bytes:
         """Return the two events that open a stream."""
-        del choices
+        del choices, usage
         document = self._document("in_progress")
         return self._encode(
             {"type": "response.created", "response": document},
             {"type": "response.in_progress", "response": document},
         )
 
-    def delta(self, delta: TextDelta) -> bytes:
+    def delta(self, delta: TextDelta, usage: Usage) -> bytes:
         """Return the events of a delta."""
+        del usage
         logprobs = [token_logprob_object(entry) for entry in delta.logprobs]
         return self._encode(*self._output.add(delta, logprobs))
 
@@ -66,12 +68,13 @@ class ResponsesWriter(ResponseWriter):
         document = self._finished_document(usage)
         return self._encode(*last, {"type": f"response.{document['status']}", "response": document})
 
-    def failure(self, error: Mapping[str, object]) -> bytes:
+    def failure(self, error: ApiError) -> bytes:
         """Return the event of a response that failed."""
-        detail = error["error"]
-        message = str(detail["message"]) if isinstance(detail, dict) else ""
+        # Clients require that a response is created first, also one that failed in the queue.
+        opening = b"" if self._events_so_far else self.opening(1, Usage(0, 0))
+        message = error.to_json()["error"]["message"]
         document = self._document("failed", error={"code": "server_error", "message": message})
-        return self._encode({"type": "response.failed", "response": document})
+        return opening + self._encode({"type": "response.failed", "response": document})
 
     def _encode(self, *events: Event) -> bytes:
         encoded = b""
@@ -130,10 +133,13 @@ def _format_object(body: ResponseRequest) -> dict[str, Any]:
     )
 
 
-def _tool_choice_object(choice: str | None) -> str | dict[str, str]:
-    if choice is not None and choice.startswith(NAMED):
-        return {"type": "function", "name": choice.removeprefix(NAMED)}
-    return choice or "auto"
+def _tool_choice_object(choice: ChosenTools | None) -> str | dict[str, Any]:
+    if choice is not None and choice.only is not None:
+        return {"type": "function", "name": choice.only}
+    if choice is not None and choice.allowed is not None:
+        tools = [{"type": "function", "name": name} for name in choice.allowed]
+        return {"type": "allowed_tools", "mode": choice.mode, "tools": tools}
+    return "auto" if choice is None else choice.mode
 
 
 def _usage_object(usage: Usage) -> ResponseUsage:

@@ -36,6 +36,14 @@ async def test_a_request_s_line_has_its_facts(served: Served, caplog: pytest.Log
     assert response.headers["x-request-id"] == "abc-1"
 
 
+async def test_a_path_cannot_forge_a_line(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="inference")
+    await served.get("/v1/models/a%0A2026-01-01T00:00:00Z%20INFO%20x:%20y")
+    (line,) = lines_of(caplog, "inference.access")
+    assert line["path"] == "/v1/models/a%0A2026-01-01T00%3A00%3A00Z%20INFO%20x%3A%20y"
+    assert "\n" not in TextFormatter().format(caplog.records[-1])
+
+
 async def test_a_log_line_within_a_request_has_its_id(served: Served) -> None:
     formatted: list[str] = []
     handler = logging.Handler()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import openai
@@ -53,6 +54,26 @@ async def test_several_choices_are_streamed_side_by_side(openai_server: OpenaiSe
     assert seen[-1].usage is not None
     assert seen[-1].usage.completion_tokens == 4 + 4
     openai_server.assert_all_is_free()
+
+
+async def test_each_event_may_have_the_usage_so_far(openai_server: OpenaiServer) -> None:
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        openai_server.engine.play(b"o", b"ne", (END,))
+        prompt = {"messages": HELLO} if "chat" in path else {"prompt": "Hello"}
+        response = await openai_server.http.post(
+            path,
+            json={
+                "model": BASE, "stream": True, **prompt,
+                "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            },
+        )  # fmt: skip
+        *events, done = response.text.removesuffix("\n\n").split("\n\n")
+        usages = [json.loads(event.removeprefix("data: "))["usage"] for event in events]
+        assert done == "data: [DONE]"
+        counts = [usage["completion_tokens"] for usage in usages]
+        assert (counts[-1], sorted(counts), {1, 3, 4} <= set(counts)) == (4, counts, True)
+        length = len(openai_server.engine.requests[-1].prompt_token_ids)
+        assert {usage["prompt_tokens"] for usage in usages} == {length}
 
 
 async def test_choices_that_do_not_fit_into_the_queue_leave_nothing_behind(

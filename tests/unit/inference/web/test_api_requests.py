@@ -184,13 +184,31 @@ async def test_an_invalid_body_is_rejected(
 
 async def test_errors_have_one_shape_everywhere(api_server: ApiServer) -> None:
     missing = await api_server.http.get("/v1/assistants")
-    assert (missing.status_code, missing.json()["error"]["message"]) == (404, "There is no /v1/assistants.")
+    assert missing.status_code == 404
+    assert missing.json()["error"]["message"].startswith(
+        "There is no /v1/assistants. This server generates text: POST /v1/chat/completions, "
+    )
     broken = await api_server.http.get("/v1/models/two%0Alines")
     assert (broken.status_code, broken.json()["error"]["code"]) == (404, "unknown_url")
     wrong_way = await api_server.http.get("/v1/chat/completions")
     assert wrong_way.status_code == 405
     assert wrong_way.headers["allow"] == "POST"
     assert wrong_way.json()["error"]["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "hint"),
+    [
+        ("POST", "/chat/completions", "but /v1/chat/completions: the base URL of your client has to end"),
+        ("GET", "/models", "but /v1/models: the base URL of your client has to end with /v1."),
+        ("POST", "/v1/v1/messages", "your client adds /v1 to a base URL that has it already."),
+        ("POST", "/v1/embeddings", "There is no /v1/embeddings. This server generates text: POST /v1/chat/"),
+    ],
+)
+async def test_a_wrong_path_is_explained(api_server: ApiServer, method: str, path: str, hint: str) -> None:
+    response = await api_server.http.request(method, path)
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "unknown_url")
+    assert hint in response.json()["error"]["message"]
 
 
 async def test_a_prompt_beyond_the_context_is_rejected_before_it_queues(api_server: ApiServer) -> None:

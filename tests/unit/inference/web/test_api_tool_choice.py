@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import openai
 import pytest
 
@@ -132,3 +134,57 @@ async def test_an_answer_is_a_call_or_what_the_format_says(tool_server: ToolServ
     assert accepts(grammar, CALL_TEXTS["hermes"])
     assert accepts(grammar, '{"sun": false}')
     assert not accepts(grammar, "Sunny.")
+
+
+def allowed(mode: str, *names: str) -> Any:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+async def test_some_of_the_functions_may_be_allowed(tool_server: ToolServer, mode: str) -> None:
+    call, other = CALL_TEXTS["hermes"], '<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>'
+    tool_server.play(call)
+    completion = await tool_server.ask(tool_choice=allowed(mode, "get_weather"))
+    assert completion.choices[0].message.tool_calls[0].function.name == "get_weather"
+    # The model is shown all of them, and cannot call the others.
+    assert "get_time" in tool_server.prompt()
+    grammar = tool_server.engine.requests[-1].grammar
+    assert accepts(grammar, call)
+    assert not accepts(grammar, other)
+    assert accepts(grammar, "Hello") == (mode == "auto")
+    tool_server.play("Hi")
+    await tool_server.ask(tool_choice=allowed(mode, "get_time", "get_weather"))
+    assert accepts(tool_server.engine.requests[-1].grammar, other)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (allowed("auto", "other"), "'tool_choice': there is no tool of this name."),
+        (allowed("auto"), "'tool_choice': it is 'none', 'auto', 'required', or {"),
+        (allowed("none", "get_time"), "'tool_choice': it is 'none', 'auto', 'required', or {"),
+        ({"type": "allowed_tools", "mode": "auto", "tools": []}, "'tool_choice': it is 'none', "),
+        ({"type": ["function"]}, "'tool_choice': it is 'none', "),
+    ],
+)
+async def test_a_choice_that_is_none_is_an_error(tool_server: ToolServer, choice: Any, message: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        await tool_server.ask(tool_choice=choice)
+    assert message in caught.value.message
+    assert tool_server.engine.requests == []
+
+
+async def test_a_response_repeats_which_functions_are_allowed(tool_server: ToolServer) -> None:
+    tool_server.play("Hi")
+    choice: Any = {
+        "type": "allowed_tools",
+        "mode": "auto",
+        "tools": [{"type": "function", "name": "get_time"}],
+    }
+    tools: Any = [{"type": "function", "name": name} for name in ("get_time", "get_weather")]
+    response = await tool_server.openai.responses.create(
+        model="hermes", input="Hi", tools=tools, tool_choice=choice
+    )
+    assert response.to_dict()["tool_choice"] == choice
+    assert not accepts(tool_server.engine.requests[-1].grammar, CALL_TEXTS["hermes"])

@@ -30,11 +30,13 @@ TIMEOUT_S = 60
 ERROR_SCHEMA = TypeAdapter(Error).json_schema()
 OPERATIONS = (
     ("GET", "/models"), ("GET", "/models/{name}"), ("POST", "/chat/completions"), ("POST", "/completions"),
-    ("POST", "/responses"), ("POST", "/tokenize"), ("POST", "/detokenize"),
+    ("POST", "/responses"), ("POST", "/messages"), ("POST", "/messages/count_tokens"), ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
 )  # fmt: skip
 PLAIN: dict[str, dict[str, Any]] = {
     "/chat/completions": {"messages": HELLO}, "/completions": {"prompt": "Once", "n": 1, "best_of": 1},
-    "/responses": {"input": "Hello"},
+    "/responses": {"input": "Hello"}, "/messages": {"messages": HELLO},
+    "/messages/count_tokens": {"messages": HELLO},
 }  # fmt: skip
 CHECKS = (
     not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance,

@@ -44,10 +44,10 @@ def validate(kind: Any, document: Any) -> None:
 def test_what_is_written_is_what_is_documented(make: type[ChunkWriter], whole: Any, chunk: Any) -> None:
     writer = make(REQUEST, has_usage=True)
     choice = ChoiceBuffer()
-    stream = writer.opening(1)
+    stream = writer.opening(1, Usage(2, 0))
     for delta in DELTAS:
         choice.add(delta)
-        stream += writer.delta(delta)
+        stream += writer.delta(delta, Usage(2, 1))
     stream += writer.closing(Usage(2, 3))
     validate(whole, writer.response([choice], Usage(2, 3)))
     *events, done = stream.decode().removesuffix("\n\n").split("\n\n")
