@@ -23,6 +23,7 @@ ENVIRONMENT = Path(".nox/fjarr").resolve()
 VLLM_ENVIRONMENT = Path(".nox/vllm").resolve()
 CLIENTS_ENVIRONMENTS = Path(".nox/clients").resolve()
 DOCS_ENVIRONMENT = Path(".nox/docs").resolve()
+ZENSICAL = str(DOCS_ENVIRONMENT / "bin" / "zensical")
 
 # What the tests of an engine need in addition to the engine.
 VLLM_TOOLS = ("peft==0.21.*", "platformdirs>=4.3", "pytest>=9", "pytest-asyncio>=1.2")
@@ -35,14 +36,16 @@ CLIENTS = {
     "evaluations": ("openai", "litellm", "inspect_ai", "lm_eval"),
 }
 
+TESTS = ("tests/unit", "tests/contract")
+
 # The environments that this run of nox has installed.
 installed: set[Path] = set()
 
 
 @nox.session
 def test(session: nox.Session) -> None:
-    """Run everything that CI runs: lint, types, docs, unit and contract tests, then the slow sessions."""
-    for name in ("lint", "types", "docs", "unit", "clients", "e2e"):
+    """Run everything that CI runs: lint, unit and contract tests, then all other sessions at once."""
+    for name in ("lint", "unit", "together"):
         session.notify(name)
 
 
@@ -55,9 +58,28 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def together(session: nox.Session) -> None:
+    """Run the end-to-end tests, which use one core at a time, and types, docs and clients beside them."""
+    install(session)
+
+    def check() -> str:
+        return "".join((check_types(session), check_docs(session), drive_all_clients(session)))
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        checked = pool.submit(check)
+        run_end_to_end(session)
+    session.log(checked.result())
+
+
+@nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly."""
-    run(session, "mypy", "--num-workers", str(min(4, os.cpu_count() or 1)))
+    session.log(check_types(session, "--num-workers", str(min(4, os.cpu_count() or 1))))
+
+
+def check_types(session: nox.Session, *arguments: str) -> str:
+    """Check types, and return what mypy prints. On a busy machine its workers give up when they start."""
+    return run(session, "mypy", *arguments, is_silent=True)
 
 
 @nox.session
@@ -66,14 +88,20 @@ def docs(session: nox.Session) -> None:
 
     With `-- serve`, show the site on this machine while the pages are edited; run it again after an edit.
     """
-    run(session, "python", "docs/generate.py")
+    session.log(check_docs(session))
+    if session.posargs:
+        session.run(ZENSICAL, *session.posargs, external=True)
+
+
+def check_docs(session: nox.Session) -> str:
+    """Check the generated parts, build the site, and return what all of it prints."""
+    checked = run(session, "python", "docs/generate.py", is_silent=True)
     python = str(DOCS_ENVIRONMENT / "bin" / "python")
-    session.run(sys.executable, "-m", "venv", str(DOCS_ENVIRONMENT), external=True)
+    session.run(sys.executable, "-m", "venv", str(DOCS_ENVIRONMENT), external=True, silent=True)
     pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
-    session.run(*pip, "-r", "docs/requirements.txt", external=True)
-    session.run(python, "docs/site.py", external=True)
-    program = str(DOCS_ENVIRONMENT / "bin" / "zensical")
-    session.run(program, *(session.posargs or ("build", "--strict")), external=True)
+    session.run(*pip, "-r", "docs/requirements.txt", external=True, silent=True)
+    session.run(python, "docs/site.py", external=True, silent=True)
+    return checked + str(session.run(ZENSICAL, "build", "--strict", external=True, silent=True))
 
 
 @nox.session
@@ -82,20 +110,37 @@ def unit(session: nox.Session) -> None:
     if session.posargs:
         run(session, "pytest", *session.posargs)
         return
-    tests = ("tests/unit", "tests/contract")
-    # In parallel, a file at a time, with one thread for torch in each process. The tests with the real az,
-    # which starts slowly beside busy processes, are beside each other alone; those held to a time run alone.
-    # Neither is measured: that slows each start of az, and what they run is covered before.
-    beside = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
+    # In parallel, a file at a time in the order of tests/conftest.py, with one thread for torch in each.
+    # What sends thousands of requests, and what runs the real az, which starts slowly beside busy processes,
+    # is beside each other alone; what is held to a time runs alone. Neither is measured: that slows each
+    # start of az, and what they run is covered before.
+    beside = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
+    alone = "quiet or az or soak"
     coverage = ("--cov", "--cov-report=term")
-    run(session, "pytest", *tests, *beside, "-m", "not quiet and not az", *coverage, OMP_NUM_THREADS="1")
-    run(session, "pytest", *tests, *beside, "-m", "az and not quiet")
-    run(session, "pytest", *tests, "-m", "quiet")
+    run(session, "pytest", *TESTS, *beside, "-m", f"not ({alone})", *coverage, OMP_NUM_THREADS="1")
+    heavy = (*files_with("az", "soak"), *beside, "-m", "(az or soak) and not quiet")
+    run(session, "pytest", *heavy, OMP_NUM_THREADS="1")
+    run(session, "pytest", *files_with("quiet"), "-m", "quiet")
+
+
+def files_with(*markers: str) -> list[str]:
+    """Return the files with tests that have one of the markers: to import all takes a quarter of a minute."""
+    return [
+        str(path)
+        for folder in TESTS
+        for path in sorted(Path(folder).rglob("test_*.py"))
+        if any(f"pytest.mark.{marker}" in path.read_text(encoding="utf-8") for marker in markers)
+    ]
 
 
 @nox.session
 def e2e(session: nox.Session) -> None:
     """Run the README's commands, with the real az, the real model and a real browser."""
+    run_end_to_end(session)
+
+
+def run_end_to_end(session: nox.Session) -> None:
+    """Run the end-to-end tests; arguments after `--` go to pytest."""
     if "CI" in os.environ and shutil.which("chromium") is None:
         session.error("the end-to-end test drives Chromium: apt-get install chromium")
     run(session, "pytest", "tests/e2e", *session.posargs)
@@ -104,12 +149,17 @@ def e2e(session: nox.Session) -> None:
 @nox.session
 def clients(session: nox.Session) -> None:
     """Drive the server with the clients that users have; arguments after `--` name environments."""
+    session.log(drive_all_clients(session))
+
+
+def drive_all_clients(session: nox.Session) -> str:
+    """Run the tests of clients in all environments, or in those that are named, and return the output."""
     install(session)
+    names = tuple(session.posargs or CLIENTS)
     # Two at a time: the packages of one are downloaded while another's tests run.
     with ThreadPoolExecutor(max_workers=2) as pool:
-        outputs = pool.map(lambda name: drive_clients(session, name), session.posargs or CLIENTS)
-        for name, output in zip(session.posargs or CLIENTS, outputs, strict=True):
-            session.log(f"{name}:\n{output}")
+        outputs = pool.map(lambda name: drive_clients(session, name), names)
+        return "".join(f"{name}:\n{output}" for name, output in zip(names, outputs, strict=True))
 
 
 def drive_clients(session: nox.Session, name: str) -> str:
@@ -161,12 +211,17 @@ def vllm(session: nox.Session) -> None:
     session.run(python, "-m", "pytest", *arguments, external=True)
 
 
-def run(session: nox.Session, program: str, *arguments: str, **environ: str) -> None:
-    """Run a program of the shared environment, with that environment first on PATH and further variables."""
+def run(session: nox.Session, program: str, *arguments: str, is_silent: bool = False, **environ: str) -> str:
+    """Run a program of the shared environment, with that environment first on PATH and further variables.
+
+    Return what it prints, if it is not shown at once.
+    """
     install(session)
     path = os.pathsep.join([str(ENVIRONMENT / "bin"), os.environ.get("PATH", "")])
     env = {"PATH": path, "VIRTUAL_ENV": str(ENVIRONMENT), **environ}
-    session.run(str(ENVIRONMENT / "bin" / program), *arguments, env=env, external=True)
+    executable = str(ENVIRONMENT / "bin" / program)
+    printed = session.run(executable, *arguments, env=env, external=True, silent=is_silent)
+    return str(printed) if is_silent else ""
 
 
 def install(session: nox.Session) -> None:

@@ -95,7 +95,7 @@ def test_up_again_changes_nothing_and_is_back_within_seconds(clone: Clone) -> No
     again = clone.invoke("up", "--stage", "local")
     after = clone.invoke("status", "--stage", "local", "--json").document
     assert again.code == 0, again
-    assert again.seconds < 30, again
+    assert again.seconds < 60, again
     assert (after["release"], after["revision"]) == (before["release"], before["revision"])
     assert [r["name"] for r in after["replicas"]] == [r["name"] for r in before["replicas"]]
 
@@ -187,12 +187,17 @@ def test_nothing_listens_beyond_loopback(clone: Clone) -> None:
         except psutil.Error:
             return False
 
+    def addresses(process: psutil.Process) -> set[str]:
+        try:
+            found = process.net_connections("inet")
+        except psutil.Error:  # it has ended meanwhile
+            return set()
+        return {each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN}
+
     ours = [process for process in psutil.process_iter() if is_ours(process)]
-    listening = [
-        c.laddr.ip for p in ours for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN
-    ]
+    listening = set().union(*map(addresses, ours))
     assert listening, "the local cloud and its replica were expected to run"
-    assert set(listening) <= {"127.0.0.1", "::1"}
+    assert listening <= {"127.0.0.1", "::1"}
 
 
 @pytest.mark.usefixtures("up_result")
@@ -249,6 +254,7 @@ def test_a_person_chats_in_a_browser(endpoint: str, tmp_path: Path) -> None:
     if not Path("/usr/bin/chromium").exists():
         pytest.skip("no Chromium on this machine: apt-get install chromium")
     with playwright.sync_playwright() as started:
+        playwright.expect.set_options(timeout=60_000)
         browser = started.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         complaints: list[str] = []
@@ -260,8 +266,8 @@ def test_a_person_chats_in_a_browser(endpoint: str, tmp_path: Path) -> None:
         # The page opens with the base model and the adapter side by side.
         playwright.expect(page.get_by_role("article")).to_have_count(2)
         tuned = page.get_by_role("article", name="Answer of ticket-triage")
-        playwright.expect(tuned).to_contain_text("billing", timeout=60_000)
-        playwright.expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=60_000)
+        playwright.expect(tuned).to_contain_text("billing")
+        playwright.expect(page.get_by_role("button", name="Send")).to_be_visible()
         page.screenshot(path=str(tmp_path / "chat.png"))
         browser.close()
     assert complaints == []
@@ -289,7 +295,7 @@ def watch(endpoint: str, until: Callable[[], bool]) -> list[int]:
     address = urlsplit(endpoint)
     pause = threading.Event()
     while not until():
-        connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=10)
+        connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60)
         try:
             connection.request("GET", "/version")
             seen.append(connection.getresponse().status)
@@ -322,7 +328,7 @@ def test_a_changed_server_goes_live(clone: Clone, endpoint: str) -> None:
     )
     assert changes == 1
     marked.write_text(text)
-    ran, seen = deploy_watched(clone, endpoint, "--json")
+    ran, seen = deploy_watched(clone, endpoint, "--bake", "2", "--json")
     assert ran.code == 0, ran
     after = version(endpoint)
     assert after["version"] == "9.9.9-e2e"
@@ -388,7 +394,7 @@ def test_down_leaves_no_process_and_no_port(clone: Clone, endpoint: str) -> None
     ]
     assert leftovers == []
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(endpoint, timeout=5)
+        urllib.request.urlopen(endpoint, timeout=60)
     assert ".fjarr" in ran.stdout + ran.stderr
 
 

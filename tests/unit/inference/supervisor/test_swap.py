@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
+from localcloud.runtime.sockets import free_port
 from tests.doubles.tiny import BASE, byte_tokenizer, save_base
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.soak
 ROOT = Path(__file__).parents[4]
 CLIENTS = 16
 TOKENS = 48
+PAUSE_S = 0.2
 LIMIT_S = 240.0
 
 
@@ -141,6 +143,8 @@ class Streams:
         # A client of the field keeps its connections open, and here it must not try again.
         with openai.OpenAI(base_url=f"{self.address}/v1", api_key="none", max_retries=0) as client:
             while not self.is_over.is_set():
+                # The clients leave the processor to the releases for some of the time.
+                self.is_over.wait(PAUSE_S)
                 try:
                     self._stream(client)
                     self.complete += 1
@@ -164,8 +168,7 @@ class Streams:
 
 @pytest.fixture
 def container(tmp_path: Path) -> Iterator[Container]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     save_base(tmp_path / "mount", byte_tokenizer("<|end|>"))
     container = Container(tmp_path, port)
     yield container

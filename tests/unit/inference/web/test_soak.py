@@ -81,7 +81,6 @@ async def send(served: Served, first: int, last: int) -> list[int]:
     return statuses
 
 
-@pytest.mark.quiet
 @pytest.mark.soak
 async def test_ten_thousand_requests_leave_nothing_behind() -> None:
     logging.getLogger("inference").setLevel(logging.CRITICAL)
