@@ -7,16 +7,17 @@ never see a part of it.
 from __future__ import annotations
 
 import json
+import math
 import os
 import tomllib
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 """Any JSON value."""
@@ -80,6 +81,33 @@ def read_object(path: Path, *, hint: str | None = None) -> dict[str, Json]:
     return document
 
 
+MAX_DEPTH: Final = 64
+"""How deeply a value of a parameter may be nested: what walks through it needs stack frames for each."""
+
+
+def json_problem(value: object, depth: int = 0) -> str:
+    """Return why a value that a user wrote cannot be sent as JSON; empty if it can.
+
+    Args:
+        value: From TOML, JSON or a command line. TOML has dates, Python's JSON has NaN and lone surrogates.
+        depth: How deep it is in another value.
+    """
+    if depth > MAX_DEPTH:
+        return _TOO_DEEP
+    if isinstance(value, dict):
+        found = (json_problem(each, depth + 1) for pair in value.items() for each in pair)
+        return next(filter(None, found), "")
+    if isinstance(value, list):
+        return next(filter(None, (json_problem(each, depth + 1) for each in value)), "")
+    if isinstance(value, str):
+        has_odd = any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value)
+        return f"{value!r} has a character that is not text" if has_odd else ""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not a number that JSON has"
+    is_json = value is None or isinstance(value, bool | int | float)
+    return "" if is_json else f"{value} is a {type(value).__name__}; write it in quotes"
+
+
 def as_object(value: Json) -> dict[str, Json]:
     """Return a JSON object as it is, and an empty one for anything else."""
     return value if isinstance(value, dict) else {}
@@ -90,15 +118,32 @@ def as_objects(value: Json) -> list[dict[str, Json]]:
     return [as_object(each) for each in value] if isinstance(value, list) else []
 
 
+def user_path(text: str) -> Path:
+    """Return the path that a user wrote: `~` is their home folder, where that can be found."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser fails if there is no such folder
+
+
 def write_atomic(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Write a text file in one step, with these permissions from the start; create its folder if needed."""
+    """Write a text file in one step, with these permissions from the start; create its folder if needed.
+
+    A link stays one: the file that it leads to is written.
+
+    Raises:
+        OSError: It cannot be written. What was there before is unchanged.
+    """
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-    draft.replace(path)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        # A full disk is reported without the name of the file.
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager

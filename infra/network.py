@@ -7,6 +7,7 @@ which OpenSSL reads `SSL_CERT_FILE`). So where az works behind an inspecting pro
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import socket
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    import http.client
     from collections.abc import Mapping
     from pathlib import Path
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _BUNDLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+FAILURES: Final = (OSError, ValueError, http.client.HTTPException)
+"""What a request can end with, from its address to the last byte of its response."""
 
 Obstacle: TypeAlias = Literal[
     "dns", "refused", "timeout", "tls", "forbidden", "hidden", "proxy-sign-in", "proxy", "foreign", "network"
@@ -57,6 +60,10 @@ Azure Container Apps"."""
 
 _TUNNEL: Final = re.compile(r"Tunnel connection failed: (\d+)")
 _SHOWN_LETTERS: Final = 60
+
+
+class NotHttpError(OSError):
+    """A response that is not of HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,11 @@ def _proxy_of(url: str) -> str:
     return proxy.rpartition("@")[2].rpartition("//")[2].rstrip("/")
 
 
+def is_on_this_machine(url: str) -> bool:
+    """Return whether an address is of this machine, which no proxy is asked for."""
+    return urlsplit(url).hostname in _LOOPBACK
+
+
 def open_url(
     url: str,
     *,
@@ -162,10 +174,22 @@ def open_url(
     Raises:
         urllib.error.HTTPError: The status is 400 or above.
         OSError: There is no connection.
-        http.client.HTTPException: The server, or a proxy, does not speak HTTP.
+        NotHttpError: What answers, a server or a proxy, does not speak HTTP. It is an OSError.
     """
     request = urllib.request.Request(url, data, dict(headers or {}))  # noqa: S310  # the scheme is the config's
-    return cast("http.client.HTTPResponse", make_opener(url, ca_bundle).open(request, timeout=timeout_s))
+    try:
+        return cast("http.client.HTTPResponse", make_opener(url, ca_bundle).open(request, timeout=timeout_s))
+    except http.client.HTTPException as error:
+        raise NotHttpError(f"what answers does not speak HTTP ({error!r})") from error
+
+
+def read_error(error: urllib.error.HTTPError, size_bytes: int = -1) -> bytes:
+    """Return the body of an error response; empty if the connection ends before."""
+    with error:
+        try:
+            return error.read(size_bytes)
+        except (OSError, http.client.HTTPException):
+            return b""
 
 
 def make_opener(url: str, ca_bundle: Path | None = None) -> urllib.request.OpenerDirector:
@@ -178,10 +202,15 @@ def make_opener(url: str, ca_bundle: Path | None = None) -> urllib.request.Opene
     Raises:
         OSError: The certificates cannot be read.
     """
-    proxies: dict[str, str] | None = {} if urlsplit(url).hostname in _LOOPBACK else None
+    proxies: dict[str, str] | None = {} if is_on_this_machine(url) else None
     return urllib.request.build_opener(
         urllib.request.ProxyHandler(proxies), urllib.request.HTTPSHandler(context=tls_context(ca_bundle))
     )
+
+
+def has_own_certificates() -> bool:
+    """Return whether the environment names the certificates to trust."""
+    return any(os.environ.get(name) for name in _BUNDLES)
 
 
 def tls_context(ca_bundle: Path | None = None) -> ssl.SSLContext:

@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 
 from infra.az.client import Az, az_environment
 from infra.az.commands import MINIMUM_VERSION, Group, cloud_register, cloud_set, login, version
-from infra.az.resource_manager import ResourceManager, find_endpoint
+from infra.az.resource_manager import ResourceManager, config_folder, find_endpoint
 from infra.clock import SystemClock
 from infra.config.endpoint import InferenceConfig, read_config
 from infra.config.stage import Stage, load_stage, load_stages
-from infra.document import read_object, write_atomic
+from infra.document import read_object, user_path, write_atomic
 from infra.errors import ToolError, UsageError
 from infra.operating_system import IS_WINDOWS
 from infra.process import Command, Runner
@@ -96,8 +96,7 @@ class Session:
         """Return whether az can build Bicep here without downloading anything."""
         if shutil.which("bicep"):
             return True
-        config_dir = Path(os.environ.get("AZURE_CONFIG_DIR") or Path.home() / ".azure")
-        return not self.stage.is_local and (config_dir / "bin" / "bicep").exists()
+        return not self.stage.is_local and (config_folder(os.environ) / "bin" / "bicep").exists()
 
     def require_cloud(self) -> None:
         """Check that the stage's cloud is reachable.
@@ -167,7 +166,7 @@ def with_mount(session: Session, folder: str | None) -> Session:
     """Return a session whose share is mounted at a folder of this machine; unchanged if there is none."""
     if folder is None:
         return session
-    return replace(session, stage=replace(session.stage, mount=Path(folder).expanduser()))
+    return replace(session, stage=replace(session.stage, mount=user_path(folder)))
 
 
 def cloud_command(root: Path, stage: Stage, verb: str) -> Command:

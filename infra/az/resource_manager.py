@@ -11,16 +11,16 @@ import functools
 import threading
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from infra.az.errors import AzureRejectedError, NotFoundError, innermost_cause, is_not_found
-from infra.document import Json, as_object, load_json
+from infra.document import Json, as_object, load_json, user_path
 from infra.errors import RemoteError
-from infra.network import make_opener
+from infra.network import FAILURES, make_opener, read_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from infra.az.direct import ArmRequest
     from infra.clock import Clock
@@ -120,9 +120,8 @@ class ResourceManager:
             with self._opener.open(request, timeout=_TIMEOUT_S) as response:
                 return response.status, dict(response.headers), response.read()
         except urllib.error.HTTPError as error:
-            with error:
-                return error.code, dict(error.headers), error.read()
-        except (OSError, ValueError) as error:
+            return error.code, dict(error.headers), read_error(error)
+        except FAILURES as error:
             raise UnreachableError(str(error)) from error
 
     def _token(self, subscription: str) -> str:
@@ -136,12 +135,16 @@ class ResourceManager:
             self._tokens.pop(subscription, None)
 
 
+def config_folder(environment: Mapping[str, str]) -> Path:
+    """Return the folder of az's own configuration."""
+    return user_path(environment.get("AZURE_CONFIG_DIR") or "~/.azure")
+
+
 def find_endpoint(environment: Mapping[str, str]) -> str | None:
     """Return the address of Resource Manager of the cloud that az uses; None for another cloud."""
-    folder = Path(environment.get("AZURE_CONFIG_DIR") or Path.home() / ".azure")
     settings = configparser.ConfigParser(interpolation=None)
     try:
-        settings.read(folder / "config", encoding="utf-8")
+        settings.read(config_folder(environment) / "config", encoding="utf-8")
     except (configparser.Error, UnicodeDecodeError):
         return None
     return ENDPOINTS.get(settings.get("cloud", "name", fallback="AzureCloud"))

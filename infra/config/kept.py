@@ -30,7 +30,13 @@ TARGETS: Final = ("subscription", "resource_group")
 """The settings of a stage that have flags of their own, and are not parameters."""
 
 _PARAMETERS: Final = "parameters"
-_SECRET_NAME: Final = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|HEADERS|(^|_)KEYS?(_|$)", re.IGNORECASE)
+_BYTE_ORDER_MARK: Final = "\ufeff"
+_SECRET_NAME: Final = re.compile(
+    r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|CONNECTION_?STRING|HEADERS|(^|_)(KEYS?|SAS|DSN)(_|$)",
+    re.IGNORECASE,
+)
+_OWN_SECRETS: Final = ("FJARR_API_KEYS", "FJARR_ADMIN_KEY")
+_PASSWORD_IN_ADDRESS: Final = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,8 @@ def kept_flags(flags: Flags, stage: Stage, texts: Collection[str], secrets: Coll
     current = current_values(stage)
     unset = {edit.path for edit in edits}
     for path, value in given:
-        if path[1:2] and (path[1] in secrets or is_secret_name(path[-1])):
+        has_password = isinstance(value, str) and _PASSWORD_IN_ADDRESS.search(value)
+        if path[1:2] and (path[1] in secrets or is_secret_name(path[-1]) or has_password):
             not_kept.append(".".join(path[1:]))
         elif current.get(path) != value or path in unset or path[:2] in unset:
             edits.append(Edit(path, value))
@@ -105,7 +112,7 @@ def is_secret_name(name: str) -> bool:
 
     The server's own settings are none, such as `FJARR_MAX_NEW_TOKENS`.
     """
-    is_own = name.startswith("FJARR_") and name != "FJARR_API_KEYS"
+    is_own = name.startswith("FJARR_") and name not in _OWN_SECRETS
     return name.isupper() and not is_own and _SECRET_NAME.search(name) is not None
 
 
@@ -139,7 +146,9 @@ def write_kept(root: Path, stage: str, kept: KeptFlags) -> None:
     path = root / STAGES_PATH
     try:
         text = path.read_bytes().decode()
-        write_atomic(path, edited(text, stage, kept.edits), mode=path.stat().st_mode & 0o777)
+        mark = _BYTE_ORDER_MARK if text.startswith(_BYTE_ORDER_MARK) else ""
+        changed = mark + edited(text.removeprefix(mark), stage, kept.edits)
+        write_atomic(path, changed, mode=path.stat().st_mode & 0o777)
     except (OSError, ValueError, TOMLKitError) as error:
         hint = f"make {STAGES_PATH} writable, or write the values there by hand and leave out the flags"
         raise UsageError(f"the flags cannot be kept in {STAGES_PATH}: {error}", hint=hint) from error

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from infra.az.names import PREFIXES, Names, default_name, resource_suffix
 from infra.config.stage import STAGES_PATH
 from infra.config.templates import validate
-from infra.document import Json, as_object, load_json, read_object
+from infra.document import Json, as_object, json_problem, load_json, read_object
 from infra.errors import UsageError
 from infra.wording import did_you_mean
 
@@ -296,6 +296,10 @@ def read_user_parameters(root: Path, file: Path = USER_PARAMETERS) -> tuple[Sett
     )
     if wrong:
         raise UsageError(f"{file} cannot be used", details=wrong)
+    problems = ((name, json_problem(entry)) for name, entry in parameters.items())
+    wrong = tuple(f"{name}: {problem}" for name, problem in problems if problem)
+    if wrong:
+        raise UsageError(f"{file} cannot be used", details=wrong)
     return _values(document, file, parameters)
 
 
@@ -347,14 +351,16 @@ def _flag_setting(flag: str, texts: Collection[str]) -> Setting | str:
     if not equals or not name:
         return f"--set {flag!r} has no name or no value"
     map_name, dot, entry = name.partition(".")
+    problem = json_problem(flag)
+    if problem:
+        return f"--set {problem}"
     if dot and entry and map_name in MAPS:
         return Setting(map_name, {entry: text}, "--set")
-    if name in texts:
-        return Setting(name, text, "--set")
     try:
-        value: Json = load_json(text)
+        value: Json = text if name in texts else load_json(text)
     except ValueError:
         value = text
+    problem = json_problem(value)
     if value is None:
-        return f"--set {flag!r} sets nothing; --unset {name} takes back a value that was kept for the stage"
-    return Setting(name, value, "--set")
+        problem = f"sets nothing; --unset {name} takes back a value that was kept for the stage"
+    return f"--set {flag!r}: {problem}" if problem else Setting(name, value, "--set")

@@ -5,11 +5,12 @@ A stage is a value. This module does not access Azure, and it does not interpret
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from infra.document import load_toml
+from infra.document import json_problem, load_toml, user_path
 from infra.errors import UsageError
 from infra.wording import did_you_mean
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 STAGES_PATH: Final = Path("infra/stages.toml")
 DEFAULT_STAGE: Final = "azure"
 CLOUDS: Final = ("azure", "local")
+_NAME: Final = re.compile(r"[^\W_][^/\\\x00-\x1f\x7f]*")
 _KEYS: Final = ("cloud", "subscription", "resource_group", "location", "mount", "parameters")
 
 
@@ -84,7 +86,7 @@ def load_stages(root: Path) -> tuple[Stage, ...]:
 
 def _read_tables(path: Path) -> dict[str, Json]:
     try:
-        return load_toml(path.read_text(encoding="utf-8"))
+        return load_toml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         hint = "run invoke from the folder of the project, with the file as the repository has it"
         raise UsageError(f"{path} does not exist", hint=hint) from None
@@ -116,12 +118,16 @@ def _stage(root: Path, name: str, table: Json) -> Stage:
         overlay=tuple((key, _expand(value, root)) for key, value in overlay.items()),
         config_path=root / "infra" / config_name if name == DEFAULT_STAGE else state_dir / config_name,
         state_dir=state_dir,
-        mount=None if _text(table.get("mount")) is None else Path(str(table["mount"])).expanduser(),
+        mount=None if _text(table.get("mount")) is None else user_path(str(table["mount"])),
     )
 
 
 def _problems(name: str, table: dict[str, Json]) -> list[str]:
-    problems = []
+    problems = (
+        []
+        if _NAME.fullmatch(name)
+        else [f"{name!r}: cannot be the name of a stage, which is a folder's, too"]
+    )
     for key, value in table.items():
         if key not in _KEYS:
             problems.append(f"{name}.{key}: no such setting{did_you_mean(key, _KEYS)}")
@@ -129,6 +135,10 @@ def _problems(name: str, table: dict[str, Json]) -> list[str]:
             problems.append(f"{name}.parameters: must be a table")
         elif key != "parameters" and not isinstance(value, str):
             problems.append(f"{name}.{key}: {value!r} must be text")
+        else:
+            given = value.items() if isinstance(value, dict) else ((None, value),)
+            places = {f"{name}.{key}" + (f".{inner}" if inner else ""): each for inner, each in given}
+            problems += [f"{place}: {why}" for place, each in places.items() if (why := json_problem(each))]
     if table.get("cloud") not in CLOUDS:
         problems.append(f"{name}.cloud: must be one of {', '.join(CLOUDS)}")
     return problems

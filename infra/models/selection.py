@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infra.document import user_path
 from infra.errors import UsageError
 from infra.models.base_models import EXAMPLE, ensure_example_base, load_pinned_base
 from infra.models.base_shapes import read_local_shapes, read_share_shapes
@@ -27,6 +27,7 @@ from infra.models.weights import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from infra.console import Console
     from infra.models.hash_cache import HashCache
@@ -84,7 +85,7 @@ def locate_base(reference: str, root: Path) -> tuple[str, Path | None]:
         UsageError: The reference is neither a folder on this machine nor an id.
     """
     base_id = base_id_in(reference)
-    for folder in (Path(reference).expanduser(), root / reference):
+    for folder in (user_path(reference), root / reference):
         if reference and folder.is_dir():
             return base_id or base_id_of(folder), folder
     if base_id is None:

@@ -9,12 +9,22 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from infra.az.errors import NotFoundError
+from infra.az.names import PREFIXES
 from infra.config.inputs import read_inputs
-from infra.config.settings import Flags, Handover, Settings, read_handover
+from infra.config.settings import (
+    Flags,
+    Handover,
+    Settings,
+    from_stage,
+    merge_known,
+    read_handover,
+    read_user_parameters,
+)
 from infra.errors import FjarrError, RemoteError, UsageError
 from infra.models.base_models import cache_folder
 from infra.provisioning.removal import Removed, perform_removal, plan_removal
@@ -205,8 +215,8 @@ def _names(session: Session, group: Group) -> Names:
     try:
         names = read_inputs(session.root, session.stage, Flags()).settings(group).names(group)
     except UsageError as error:
-        session.console.warn(f"the default names are used: {error.message}")
-        names = Settings().names(group)
+        session.console.warn(f"the parameters cannot be used, only the names in them: {error.message}")
+        names = _readable_names(session).names(group)
     if not _is_of_stage(session, group):
         return names
     config = session.config()
@@ -216,6 +226,16 @@ def _names(session: Session, group: Group) -> Names:
         storage_account=config.storage_account_name,
         file_share=config.file_share_name,
     )
+
+
+def _readable_names(session: Session) -> Settings:
+    """Return the parameters that are names, as far as they can be read."""
+    try:
+        user = read_user_parameters(session.root)
+    except UsageError:
+        user = ()
+    names, _ = merge_known((user, from_stage(session.stage)), (*PREFIXES, "resourceSuffix"))
+    return names
 
 
 def _is_of_stage(session: Session, group: Group) -> bool:
@@ -239,4 +259,9 @@ def _confirm(session: Session, removal: Removal, *, is_confirmed: bool) -> None:
 
 
 def _size_bytes(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
+    """Return the size of the files below a folder; others may remove some meanwhile."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.lstat().st_size if not path.is_dir() or path.is_symlink() else 0
+    return total

@@ -46,7 +46,17 @@ def test_what_is_kept_already_is_no_change() -> None:
     assert kept(flags, before) == {"environmentVariables.C": "d"}
 
 
-@pytest.mark.parametrize("name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "API_KEY"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "HF_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "DB_PASSWORD",
+        "API_KEY",
+        "FJARR_ADMIN_KEY",
+        "AZURE_STORAGE_CONNECTION_STRING",
+    ],
+)
 def test_a_secret_is_never_kept(name: str) -> None:
     flags = Flags(parameters=("apiKey=x", f"environmentVariables.{name}=x", "minReplicas=0"))
     found = kept_flags(flags, stage(), TEXTS, SECRETS)
@@ -143,3 +153,20 @@ def test_a_form_that_cannot_be_edited_is_an_error_and_nothing_is_written(tmp_pat
     with pytest.raises(UsageError, match=r"write the table of stage 'azure' as \[azure\]"):
         write_kept(tmp_path, "azure", flags)
     assert path.read_text() == "azure.cloud='azure'\nlocal.cloud='local'\n"
+
+
+def test_an_address_with_a_password_is_not_kept() -> None:
+    values = ("DATABASE=postgres://ida:secret@host/db", "PAGE=https://host:8080/a@b", "MAIL=ida@host")
+    found = kept_flags(
+        Flags(parameters=tuple(f"environmentVariables.{value}" for value in values)), stage(), TEXTS, SECRETS
+    )
+    assert found.not_kept == ("environmentVariables.DATABASE",)
+    assert [edit.name for edit in found.edits] == ["environmentVariables.PAGE", "environmentVariables.MAIL"]
+
+
+def test_a_byte_order_mark_stays(tmp_path: Path) -> None:
+    (tmp_path / "infra").mkdir()
+    path = tmp_path / "infra/stages.toml"
+    path.write_text("\ufeff[s]\ncloud = 'azure'\n", encoding="utf-8")
+    write_kept(tmp_path, "s", kept_flags(Flags("sub"), load_stage(tmp_path, "s"), TEXTS, SECRETS))
+    assert path.read_text(encoding="utf-8") == "\ufeff[s]\ncloud = 'azure'\nsubscription = \"sub\"\n"

@@ -154,3 +154,25 @@ def test_a_missing_config_says_how_to_get_one(tmp_path: Path) -> None:
         "provision the stage first (invoke provision), or write the file by hand, with SUBSCRIPTION_ID, "
         "RESOURCE_GROUP_NAME, STORAGE_ACCOUNT_NAME, FILE_SHARE_NAME, ACA_APP_NAME, ACA_APP_ENDPOINT"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('["../x"]\ncloud = "azure"\n', "'../x': cannot be the name of a stage, which is a folder's, too"),
+        (
+            "[s]\ncloud = 'azure'\nparameters.location = 2026-01-31\n",
+            "2026-01-31 is a date; write it in quotes",
+        ),
+        ("[s]\ncloud = 'azure'\nparameters.minReplicas = nan\n", "nan is not a number that JSON has"),
+        (
+            "[s]\ncloud = 'azure'\nsubscription = \"a\\u0000b\"\n",
+            "'a\\x00b' has a character that is not text",
+        ),
+    ],
+)
+def test_a_value_that_cannot_be_sent_anywhere(tmp_path: Path, text: str, problem: str) -> None:
+    write_stages(tmp_path, text)
+    with pytest.raises(UsageError) as caught:
+        load_stage(tmp_path, text[1:].partition("]")[0].strip('"'))
+    assert problem in caught.value.details[0]

@@ -327,3 +327,14 @@ def test_down_on_a_local_stage_keeps_the_data_and_says_where(
     assert down(local, is_purged=True).left == ()
     assert not stage.state_dir.exists()
     assert down(local).to_text() == "there was nothing to stop\nnothing is left"
+
+
+def test_names_are_those_of_the_stage_also_where_another_parameter_is_wrong(
+    session: Session, az: ScriptedAz
+) -> None:
+    Azure(az, [APP], "app:app", {})
+    session.stage.config_path.unlink()
+    overlay = (("acaAppName", "my-app"), ("minReplicas", -1))
+    session = replace(session, stage=replace(session.stage, overlay=overlay))
+    down(session, Flags(subscription=SUBSCRIPTION, resource_group="my-rg"), is_confirmed=True)
+    assert [line for line in az.lines if line.startswith("az containerapp show --name my-app ")]
