@@ -27,6 +27,7 @@ from benchmarks.prompts import make_prompts
 from benchmarks.sse import RawResponse, read_sample
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator, Sequence
 
 HTTP_OK: Final = 200
@@ -45,6 +46,8 @@ class Target:
         api_key: Sent as a bearer token, unless it is empty.
         fields: Additional fields of a request's body.
         keeps_connections: Whether the server takes several requests on a connection.
+        tls: The certificates to trust; None for the system's.
+        uses_proxies: Whether the environment's proxies are asked.
     """
 
     address: str
@@ -52,6 +55,8 @@ class Target:
     api_key: str = field(default="", repr=False)
     fields: tuple[tuple[str, Any], ...] = ()
     keeps_connections: bool = True
+    tls: ssl.SSLContext | None = None
+    uses_proxies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,10 @@ def _session(target: Target, time_limit_s: float) -> aiohttp.ClientSession:
         headers["Authorization"] = f"Bearer {target.api_key}"
     return aiohttp.ClientSession(
         headers=headers,
-        connector=aiohttp.TCPConnector(limit=0, force_close=not target.keeps_connections),
+        connector=aiohttp.TCPConnector(
+            limit=0, force_close=not target.keeps_connections, ssl=target.tls or True
+        ),
+        trust_env=target.uses_proxies,
         timeout=aiohttp.ClientTimeout(total=None, sock_read=time_limit_s),
     )
 

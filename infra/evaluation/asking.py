@@ -12,10 +12,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from infra.errors import RemoteError, ToolError
+from infra.errors import RemoteError, ToolError, UsageError
 from infra.evaluation.tolerance import MAX_RETRIES, Dialect, find_wait_s
+from infra.network import is_on_this_machine, tls_context
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from openai import AsyncOpenAI
@@ -192,16 +194,34 @@ def make_client(endpoint: Endpoint, max_retries: int = MAX_RETRIES) -> AsyncOpen
 
     Raises:
         ToolError: The client's package is not installed.
+        UsageError: The certificates to trust cannot be read.
     """
     try:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
     except ImportError as error:
         raise ToolError(
             "the package openai is not installed", hint="python3 install.py --extra local"
         ) from error
+    tls, uses_proxies = trusted_certificates(), not is_on_this_machine(endpoint.url)
     return AsyncOpenAI(
-        base_url=endpoint.url, api_key=endpoint.api_key or "none", max_retries=max_retries, timeout=TIMEOUT_S
+        base_url=endpoint.url,
+        api_key=endpoint.api_key or "none",
+        max_retries=max_retries,
+        timeout=TIMEOUT_S,
+        http_client=DefaultAsyncHttpxClient(verify=tls, trust_env=uses_proxies),
     )
+
+
+def trusted_certificates() -> ssl.SSLContext:
+    """Return the certificates that clients trust, as for every request of the pipeline.
+
+    Raises:
+        UsageError: They cannot be read.
+    """
+    try:
+        return tls_context()
+    except OSError as error:
+        raise UsageError(str(error), hint="correct REQUESTS_CA_BUNDLE") from error
 
 
 def describe(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from infra.errors import RemoteError, UsageError
+from infra.network import has_own_certificates, tls_context
 from infra.wording import first_line
 
 if TYPE_CHECKING:
@@ -32,10 +33,14 @@ def download_base(base_id: str, console: Console) -> Path:
         RemoteError: The hub cannot be reached.
     """
     # The import takes a second, and few pushes need it.
-    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub import get_session, set_client_factory, snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError  # noqa: PLC0415
 
     console.info(f"downloading {base_id} from the Hugging Face hub")
+    if has_own_certificates():
+        client = type(get_session())
+        # As the hub makes its own, with other certificates.
+        set_client_factory(lambda: client(follow_redirects=True, timeout=None, verify=tls_context()))
     try:
         return Path(snapshot_download(base_id, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED)))
     except GatedRepoError as error:

@@ -13,8 +13,9 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 
 from infra.errors import RemoteError, ToolError, UsageError
-from infra.evaluation.asking import list_models
+from infra.evaluation.asking import list_models, trusted_certificates
 from infra.evaluation.examples import read_examples
+from infra.network import is_on_this_machine
 from infra.resources.model_endpoint import find_endpoint
 
 if TYPE_CHECKING:
@@ -190,7 +191,13 @@ def bench(
         Goal(request.goal_s), request.max_clients, request.time_limit_s, request.levels, request.requests,
         request.max_tokens, prompts,
     )  # fmt: skip
-    target = Target(endpoint.url.removesuffix("/v1"), models, endpoint.api_key)
+    target = Target(
+        endpoint.url.removesuffix("/v1"),
+        models,
+        endpoint.api_key,
+        tls=trusted_certificates(),
+        uses_proxies=not is_on_this_machine(endpoint.url),
+    )
     with console.step(f"load {endpoint.url}") as step:
         found = asyncio.run(find_users(target, search, lambda clients: step.update(_plural(clients))))
     if all(each.time_to_first_token_s is None for each in found.measurements):

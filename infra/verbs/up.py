@@ -16,6 +16,7 @@ from infra.errors import RemoteError, UsageError
 from infra.models.adapter_index import read_index
 from infra.models.base_models import EXAMPLE
 from infra.models.weights import read_adapter
+from infra.network import FAILURES
 from infra.resources.api_keys import read_keys
 from infra.resources.file_share import open_share
 from infra.resources.first_answers import FirstAnswer, ask_models
@@ -211,7 +212,7 @@ def _first_answers(session: Session, status: Status, prompt: str) -> tuple[First
             keys = read_keys(session.az, session.group(), status.app)
             key = keys[0].value if keys else None
             return tuple(ask_models(status.endpoint, key, models, prompt, max_tokens=_ANSWER_TOKENS))
-    except (OSError, ValueError) as error:
+    except FAILURES as error:
         session.console.warn(f"the models were asked, and did not answer: {error}")
         return ()
 

@@ -14,7 +14,9 @@ import trustme
 
 from infra.az.app import fetch_version
 from infra.az.revision import NoResponse
-from infra.network import Unreachable, explain_failure
+from infra.network import NotHttpError, Unreachable, explain_failure, open_url, read_error
+from infra.verbs.status import NoVersion
+from infra.verbs.status import fetch_version as find_version
 from localcloud.runtime.sockets import free_port
 from tests.doubles.azure_stage import server
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 APP = "https://app.example"
 AZURES_PAGE = b"<h1>Error 404 - This Container App is stopped or does not exist.</h1>"
 DENIED = b"RBAC: access denied"
+PATIENCE_S = 30.0
 
 
 @contextmanager
@@ -193,3 +196,24 @@ def test_no_proxy_is_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     with server({"release": "r"}) as url:
         assert not isinstance(fetch_version(url), NoResponse)
+
+
+def test_what_does_not_speak_http_fails_like_any_connection() -> None:
+    with listening(lambda connection: connection.sendall(b"SSH-2.0\r\n")) as port:
+        with pytest.raises(NotHttpError, match="does not speak HTTP"):
+            open_url(f"http://127.0.0.1:{port}", timeout_s=PATIENCE_S)
+        reason = find_version(f"http://127.0.0.1:{port}").reason  # type: ignore[union-attr]  # there is no version
+    assert reason.startswith("the endpoint does not answer: what answers does not speak HTTP")
+
+
+def test_an_error_that_is_cut_off_has_no_body() -> None:
+    def cut_off(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 100\r\n\r\nupstr")
+
+    with listening(cut_off) as port:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            open_url(f"http://127.0.0.1:{port}", timeout_s=PATIENCE_S)
+        assert read_error(caught.value) in {b"", b"upstr"}
+        answer = find_version(f"http://127.0.0.1:{port}")
+    assert answer == NoVersion("the endpoint answers with HTTP 504")
