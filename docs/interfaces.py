@@ -22,7 +22,7 @@ from inference.web.api import make_api
 from inference.web.application import ChatPage, Identity, StatusHandlers, make_routes
 from inference.web.extensions.adapters import AdapterAdministration
 from inference.web.keyring import Keyring
-from infra import command_line, errors
+from infra import command_line, errors, interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -38,7 +38,8 @@ EXIT_CODES: Final = {
     0: "done",
     tasks.HAS_CHANGES: "`provision --dry-run`: the plan has changes",
     command_line.BUG: "a bug in Fjarr, with its traceback",
-    command_line.INTERRUPTED: "interrupted with Ctrl-C",
+    interrupts.INTERRUPTED: "interrupted with Ctrl-C",
+    interrupts.TERMINATED: "ended by the signal SIGTERM",
 }
 """The exit codes that no error class has."""
 

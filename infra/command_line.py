@@ -6,8 +6,11 @@ that Invoke does not know is rejected with exit code 2 and a suggestion, before 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import inspect
+import io
 import json
 import os
 import re
@@ -20,19 +23,24 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 from invoke import Collection, Exit, ParseError, Program, task
 from invoke.parser import Parser, ParserContext
 
-from infra.errors import FjarrError, UsageError
+from infra.errors import FjarrError, ToolError, UsageError
+from infra.interrupts import end_quietly, exit_code_of, interruptible, notes_of
 from infra.wording import did_you_mean, name_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import ModuleType
 
-INTERRUPTED: Final = 130
 BUG: Final = 70
 STAGE_VARIABLE: Final = "FJARR_STAGE"
 """The environment variable that sets the stage where no `--stage` is given."""
 
 _USAGE: Final = 2
+_MACHINE_ERRORS: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+)
+"""The machine has no more of something. Such an error does not name a file."""
+
 _PROGRAMS: Final = ("invoke", "inv")
 _STAGE: Final = "stage"
 _MISSING_VALUE: Final = re.compile(r"<Argument: (?P<name>[\w-]+).*> needed value")
@@ -90,15 +98,17 @@ def run_script(main: Callable[[], object]) -> None:
     traceback.
     """
     try:
-        main()
+        with interruptible():
+            main()
     except FjarrError as error:
         _end(str(error), error.exit_code)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in _MACHINE_ERRORS:
             raise
-        _end(str(_file_error(error)), _USAGE)
-    except KeyboardInterrupt:
-        _end("interrupted", INTERRUPTED)
+        explained = _machine_error(error)
+        _end(str(explained), explained.exit_code)
+    except KeyboardInterrupt as interrupt:
+        _end(_interrupted_text(notes_of(interrupt)), exit_code_of(interrupt))
 
 
 def check_arguments(argv: list[str], tasks: ModuleType) -> None:
@@ -111,6 +121,7 @@ def check_arguments(argv: list[str], tasks: ModuleType) -> None:
     program = Path(argv[0]) if argv else Path()
     if program.stem not in _PROGRAMS and program.parent.name not in _PROGRAMS:
         return
+    end_quietly()
     message = argument_error(argv[1:], Collection.from_module(tasks))
     if message:
         if "--json" in argv:
@@ -174,6 +185,8 @@ def _number_message(arguments: list[str], contexts: list[ParserContext]) -> str:
         value = text if equals else next(iter(arguments[position + 1 :]), "")
         if flag in numbers and not _is_number(value):
             return f"{flag} must be a number, and {value!r} is none"
+        if numbers.get(flag) is int and not value.strip().lstrip("+-").isdecimal():
+            return f"{flag} must be a whole number, and {value!r} is none"
     return ""
 
 
@@ -191,32 +204,28 @@ def _reporting(body: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(body)
     def run(*arguments: object, **flags: object) -> None:
         _OUTPUT.has_document = False
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has every character
         try:
-            body(*arguments, **flags)
+            _check_numbers(flags)
+            with interruptible():
+                body(*arguments, **flags)
         except Exit:
             raise  # the exit code of a result, such as that of a plan with changes
         except FjarrError as error:
             raise _exit(error, flags) from error
         except BrokenPipeError:
-            # The reader of a pipe, such as `head`, has ended. Python's own last flush must not fail as well.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except KeyboardInterrupt:
-            _show_error({"message": "interrupted", "exit_code": INTERRUPTED}, flags)
-            raise Exit("interrupted", INTERRUPTED) from None
+            _close_stdout()  # the reader of a pipe, such as `head`, has ended
+        except KeyboardInterrupt as interrupt:
+            raise _interrupted(interrupt, flags) from None
         except OSError as error:
-            if error.filename is None:
+            if error.filename is None and error.errno not in _MACHINE_ERRORS:
                 raise _bug(flags) from None
-            raise _exit(_file_error(error), flags) from error
+            raise _exit(_machine_error(error), flags) from error
         except Exception:  # noqa: BLE001  # a bug must show its whole traceback
             raise _bug(flags) from None
 
     return run
-
-
-def _file_error(error: OSError) -> UsageError:
-    """Return what is wrong with the file of an error that names one."""
-    what = f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return UsageError(what, hint="see that you may read and write it")
 
 
 def _end(message: str, code: int) -> NoReturn:
@@ -224,9 +233,44 @@ def _end(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _check_numbers(flags: Mapping[str, object]) -> None:
+    """Check that no number is negative, which none of a verb may be but the seed of a sampling.
+
+    Raises:
+        UsageError: One is, or is NaN.
+    """
+    for name, value in flags.items():
+        if isinstance(value, int | float) and not value >= 0 and name != "seed":
+            raise UsageError(f"--{name.replace('_', '-')} {value} is not a number from 0 on")
+
+
+def _machine_error(error: OSError) -> FjarrError:
+    """Return the error of a file that cannot be read or written, or of a machine that lacks something."""
+    if error.filename is None:
+        return ToolError(
+            f"this machine: {error.strerror}", hint="make room for it, and run the same command again"
+        )
+    what = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if error.errno in _MACHINE_ERRORS:
+        return ToolError(what, hint="make room for it, and run the same command again")
+    return UsageError(what, hint="see that you may read and write it")
+
+
 def _exit(error: FjarrError, flags: Mapping[str, object]) -> Exit:
     _show_error(_document(error, flags), flags)
     return Exit(_printable(for_stage(str(error), flags)), error.exit_code)
+
+
+def _interrupted(interrupt: KeyboardInterrupt, flags: Mapping[str, object]) -> Exit:
+    """Return the exit after Ctrl-C, with what goes on elsewhere."""
+    notes = [for_stage(note, flags) for note in notes_of(interrupt)]
+    code = exit_code_of(interrupt)
+    _show_error({"message": "interrupted", "details": notes, "exit_code": code}, flags)
+    return Exit(_interrupted_text(notes), code)
+
+
+def _interrupted_text(notes: Iterable[str]) -> str:
+    return "\n".join(("interrupted", *(f"  {note}" for note in notes)))
 
 
 def _bug(flags: Mapping[str, object]) -> Exit:
@@ -253,13 +297,24 @@ def _document(error: FjarrError, flags: Mapping[str, object]) -> dict[str, objec
 def _show_error(document: dict[str, object], flags: Mapping[str, object]) -> None:
     """Print an error as one line of JSON with `--json`, unless stdout has a result's document already."""
     if flags.get("json") and not _OUTPUT.has_document:
-        _write(json.dumps({"error": document}))
+        with contextlib.suppress(ToolError):  # stdout may be what failed
+            _write(json.dumps({"error": document}))
 
 
 def _write(text: str) -> None:
-    """Write the result to stdout."""
-    sys.stdout.write(f"{_printable(text)}\n")
-    sys.stdout.flush()
+    """Write the result to stdout.
+
+    Raises:
+        ToolError: It cannot be written, such as to a disk that is full.
+    """
+    try:
+        sys.stdout.write(f"{_printable(text)}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _close_stdout()
+        raise ToolError(f"the result cannot be written: {error.strerror}") from error
 
 
 def for_stage(text: str, flags: Mapping[str, object]) -> str:
@@ -293,3 +348,8 @@ def _with_defaults(texts: Mapping[str, str], signature: inspect.Signature) -> di
         is_named = "(default" in text or "the default" in text
         shown[name] = f"{text} (default: {default})" if has_default and not is_named else text
     return shown
+
+
+def _close_stdout() -> None:
+    """Discard what stdout still has: Python's own last flush must not fail as well."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

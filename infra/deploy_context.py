@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from infra.az.app import AzureApp
 from infra.clock import Clock, SystemClock
+from infra.concurrency import DaemonExecutor
 from infra.models.adapter_rollout import AdapterRollout
 from infra.release.holder import this_process
 from infra.release.hooks import NO_HOOKS, Hooks, find_hooks
@@ -114,7 +114,7 @@ def open_deploy_context(
     )
     with (
         open_share(session, clock) as share,
-        ThreadPoolExecutor(_THREADS, thread_name_prefix="az") as pool,
+        DaemonExecutor(_THREADS, "az") as pool,
     ):
         yield DeployContext(
             share=share,

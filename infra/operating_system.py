@@ -14,8 +14,6 @@ import signal
 import time
 from typing import IO, TYPE_CHECKING, Any, Final
 
-import psutil
-
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
@@ -44,6 +42,8 @@ def end_group(process: subprocess.Popen[Any], *, is_forced: bool, is_windows: bo
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL if is_forced else signal.SIGTERM)
         return
+    import psutil  # noqa: PLC0415 - every command line imports this module
+
     with contextlib.suppress(psutil.NoSuchProcess):
         leader = psutil.Process(process.pid)
         for each in (*leader.children(recursive=True), leader):

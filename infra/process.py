@@ -19,7 +19,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from infra.concurrency import check_wanted
 from infra.errors import ToolError, WaitTimeoutError
+from infra.interrupts import CHILDREN, add_note
 from infra.operating_system import end_group, group_options
 from infra.wording import last_lines
 
@@ -44,6 +46,7 @@ class Command:
         module: The Python module that is the program, where it is installed beside this Python: its launcher
             script does not start from an environment whose path has a space.
         environment: Variables that this command gets besides those of the runner.
+        goes_on: Whether Azure goes on with what it asks for when its process is ended.
     """
 
     argv: tuple[str, ...]
@@ -52,6 +55,7 @@ class Command:
     install_hint: str | None = None
     module: str | None = None
     environment: tuple[tuple[str, str], ...] = ()
+    goes_on: bool = False
 
     @property
     def line(self) -> str:
@@ -62,6 +66,11 @@ class Command:
     def name(self) -> str:
         """Return the program and its subcommand, as in `az containerapp show`: the words before the flags."""
         return " ".join(itertools.takewhile(lambda word: not word.startswith("-"), self.argv))
+
+    @property
+    def note(self) -> str:
+        """Return what to tell the user if the process is ended by Ctrl-C; empty if nothing goes on."""
+        return f"Azure may go on with {self.name}; run the same command again to see" if self.goes_on else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +103,30 @@ class Runner:
             WaitTimeoutError: It did not end in `command.timeout_s`.
         """
         argv = (*self.resolve(command), *command.argv[1:])
-        process = subprocess.Popen(
+        process = CHILDREN.start(lambda: self._start(argv, command), command.note)
+        self._running.add(process)
+        try:
+            stdout, stderr = process.communicate(timeout=command.timeout_s)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            what = f"{command.argv[0]} did not end within {command.timeout_s:g} s"
+            raise WaitTimeoutError(what, command=command.line) from None
+        except KeyboardInterrupt as interrupt:
+            _end(process)
+            if command.note:
+                add_note(interrupt, command.note)
+            raise
+        except BaseException:
+            _end(process)
+            raise
+        finally:
+            self._running.discard(process)
+            CHILDREN.forget(process)
+        return Completed(process.returncode, stdout, stderr)
+
+    def _start(self, argv: tuple[str, ...], command: Command) -> subprocess.Popen[str]:
+        check_wanted()
+        return subprocess.Popen(
             argv,
             cwd=self._folder,
             env=self._environment | dict(command.environment),
@@ -106,19 +138,6 @@ class Runner:
             errors="replace",
             **group_options(),
         )
-        self._running.add(process)
-        try:
-            stdout, stderr = process.communicate(timeout=command.timeout_s)
-        except subprocess.TimeoutExpired:
-            _end(process)
-            what = f"{command.argv[0]} did not end within {command.timeout_s:g} s"
-            raise WaitTimeoutError(what, command=command.line) from None
-        except BaseException:
-            _end(process)
-            raise
-        finally:
-            self._running.discard(process)
-        return Completed(process.returncode, stdout, stderr)
 
     def interact(self, command: Command) -> int:
         """Run a command on the user's terminal until it ends, and return its exit code.
@@ -134,7 +153,11 @@ class Runner:
         before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
         try:
             with subprocess.Popen(argv, cwd=self._folder, env=environment) as child:
-                return child.wait()
+                try:
+                    return child.wait()
+                except BaseException:
+                    child.terminate()
+                    raise
         finally:
             signal.signal(signal.SIGINT, before)
 

@@ -10,10 +10,11 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from localcloud import daemon
 from localcloud.operating_system import IS_SUPPORTED
@@ -40,6 +41,7 @@ def _run(command: str, state: Path) -> int:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         daemon.serve(state, os.environ)
     elif command == "start":
+        signal.signal(signal.SIGTERM, _raise_exit)  # a start that is interrupted leaves no daemon behind
         _print(asdict(daemon.start(state, os.environ)))
     elif command == "stop":
         _print({"stopped": daemon.stop(state)})
@@ -48,6 +50,10 @@ def _run(command: str, state: Path) -> int:
         _print({"running": False} if found is None else {"running": True, **asdict(found)})
         return NOT_RUNNING if found is None else 0
     return 0
+
+
+def _raise_exit(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _print(document: dict[str, object]) -> None:

@@ -107,6 +107,22 @@ def start(state: Path, environment: Mapping[str, str]) -> Descriptor:
             start_new_session=True,
             env={**environment, "PYTHONUNBUFFERED": "1"},
         )
+    try:
+        found = _wait_until_found(state, process, deadline)
+    except BaseException:
+        process.terminate()  # the user has interrupted the start, and nobody needs what it starts
+        raise
+    if found is not None:
+        return found
+    # Nobody would find it, and it holds the lock that the next start needs.
+    process.kill()
+    process.wait()
+    tail = "\n".join(log.read_text("utf-8", "replace").splitlines()[-_TAIL_LINES:])
+    raise DaemonError(f"the local cloud did not come up; the end of {log}:\n{tail}")
+
+
+def _wait_until_found(state: Path, process: subprocess.Popen[bytes], deadline: float) -> Descriptor | None:
+    """Return the descriptor once a daemon responds; None if `process` has ended, or it takes too long."""
     while time.monotonic() < deadline:
         found = find(state)
         if found is not None:
@@ -115,11 +131,7 @@ def start(state: Path, environment: Mapping[str, str]) -> Descriptor:
         if process.poll() is not None and not _is_locked(state):
             break
         time.sleep(_POLL_S)
-    # Nobody would find it, and it holds the lock that the next start needs.
-    process.kill()
-    process.wait()
-    tail = "\n".join(log.read_text("utf-8", "replace").splitlines()[-_TAIL_LINES:])
-    raise DaemonError(f"the local cloud did not come up; the end of {log}:\n{tail}")
+    return None
 
 
 def stop(state: Path) -> bool:
@@ -177,7 +189,7 @@ def prepare(state: Path, environment: Mapping[str, str]) -> None:
         DaemonError: It lies in a directory of the Azure CLI, which is never changed.
     """
     resolved = state.resolve()
-    azure_directories = [Path.home() / ".azure"]
+    azure_directories = [Path(os.path.expanduser("~/.azure"))]  # noqa: PTH111 - Path.home fails if there is none
     if environment.get("AZURE_CONFIG_DIR"):
         azure_directories.append(Path(environment["AZURE_CONFIG_DIR"]))
     for directory in azure_directories:

@@ -31,13 +31,14 @@ sys.path.insert(0, str(ROOT))  # for infra
 
 from tickets import CATEGORIES, HERE, PRIORITIES, Ticket, read_tickets
 
-from infra.command_line import INTERRUPTED, run_script
+from infra.command_line import run_script
 from infra.console import Console
 from infra.errors import UsageError
 from infra.evaluation.asking import Candidate, Endpoint, Options
 from infra.evaluation.evaluation import Work, finish, run
 from infra.evaluation.examples import Example, Message
 from infra.evaluation.metrics import Metric
+from infra.interrupts import INTERRUPTED
 from infra.resources.model_endpoint import find_endpoint
 
 if TYPE_CHECKING:

@@ -5,9 +5,7 @@ Only `restart` and `activate` change anything. `infra.az.revision` interprets th
 
 from __future__ import annotations
 
-import http.client
 import urllib.error
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol
@@ -31,9 +29,10 @@ from infra.az.revision import (
     Snapshot,
     VersionResponse,
 )
+from infra.concurrency import DaemonExecutor
 from infra.document import load_json
 from infra.errors import FjarrError, RemoteError
-from infra.network import Unreachable, explain_failure, explain_status, open_url
+from infra.network import FAILURES, Unreachable, explain_failure, explain_status, open_url, read_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -118,7 +117,7 @@ class AzureApp(App):
 
     def snapshot(self, revision: str) -> Snapshot:
         """Return the current state of a revision and its replicas."""
-        with ThreadPoolExecutor(1) as beside:  # an az command takes seconds, most of which is its own start
+        with DaemonExecutor(1) as beside:  # an az command takes seconds, most of which is its own start
             shown_later = beside.submit(self.az.run, revision_show(self.group, self.name, revision))
             listed = self.az.run(replica_list(self.group, self.name, revision))
             shown = shown_later.result()
@@ -174,11 +173,10 @@ def fetch_version(endpoint_url: str, timeout_s: float = _ANSWER_TIMEOUT_S) -> Ve
         with open_url(url, timeout_s=timeout_s, headers={"Connection": "close"}) as response:
             answer = parse_version(response.read(_ANSWER_BYTES))
     except urllib.error.HTTPError as error:
-        with error:
-            body = error.read(_BLOCK_PAGE_BYTES)
+        body = read_error(error, _BLOCK_PAGE_BYTES)
         is_waiting, blocked = body.startswith(_WAITING), explain_status(error.code, body)
         return NoResponse(f"HTTP {error.code}", is_waiting=is_waiting, unreachable=blocked)
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except FAILURES as error:
         reason = str(getattr(error, "reason", None) or error) or type(error).__name__
         return NoResponse(reason, unreachable=explain_failure(url, error))
     if isinstance(answer, NoResponse):

@@ -57,10 +57,12 @@ class Group:
         return ("--resource-group", self.name, "--subscription", self.subscription)
 
 
-def az(*arguments: str, secrets: tuple[str, ...] = (), timeout_s: float = 300.0) -> Command:
-    """Return an az command that prints JSON."""
+def az(
+    *arguments: str, secrets: tuple[str, ...] = (), timeout_s: float = 300.0, goes_on: bool = False
+) -> Command:
+    """Return an az command that prints JSON; `goes_on` as for `Command`."""
     argv = ("az", *arguments, "--output", "json")
-    return Command(argv, secrets, timeout_s, install_hint=INSTALL_HINT, module="azure.cli")
+    return Command(argv, secrets, timeout_s, install_hint=INSTALL_HINT, module="azure.cli", goes_on=goes_on)
 
 
 # The tool itself, and the signed-in account.
@@ -119,7 +121,7 @@ def provider_list(subscription: str) -> Command:
 def provider_register(namespace: str, subscription: str) -> Command:
     """Register a resource provider and wait until it is registered, which takes minutes."""
     where = ("--namespace", namespace, "--subscription", subscription)
-    return az("provider", "register", *where, "--wait", timeout_s=1200)
+    return az("provider", "register", *where, "--wait", timeout_s=1200, goes_on=True)
 
 
 def permission_list(scope: str, subscription: str) -> Command:
@@ -172,7 +174,7 @@ def group_create(group: Group, location: str, tags: tuple[str, ...] = ()) -> Com
 def group_delete(group: Group) -> Command:
     """Delete a resource group with everything in it, and wait until it is gone."""
     where = ("--name", group.name, "--subscription", group.subscription)
-    return az("group", "delete", *where, "--yes", timeout_s=1800)
+    return az("group", "delete", *where, "--yes", timeout_s=1800, goes_on=True)
 
 
 def resource_list(group: Group) -> Command:
@@ -190,7 +192,7 @@ def resource_delete(group: Group, resource_type: str, name: str) -> Command:
 
     Each type has its own command: `az resource delete` does not print why a deletion failed.
     """
-    return az(*_DELETIONS[resource_type], name, *group.flags, "--yes", timeout_s=1800)
+    return az(*_DELETIONS[resource_type], name, *group.flags, "--yes", timeout_s=1800, goes_on=True)
 
 
 def deployment_create(
@@ -287,14 +289,18 @@ def workload_profile_add(
     kind = ("--workload-profile-name", profile, "--workload-profile-type", profile_type)
     nodes = () if maximum_count is None else ("--min-nodes", "0", "--max-nodes", str(maximum_count))
     where = ("--name", environment, *group.flags)
-    return az("containerapp", "env", "workload-profile", "add", *where, *kind, *nodes, timeout_s=1800)
+    return az(
+        "containerapp", "env", "workload-profile", "add", *where, *kind, *nodes, timeout_s=1800, goes_on=True
+    )
 
 
 def workload_profile_update(group: Group, environment: str, profile: str, maximum_count: int) -> Command:
     """Change the maximum number of nodes of a workload profile."""
     where = ("--name", environment, *group.flags, "--workload-profile-name", profile)
     nodes = ("--min-nodes", "0", "--max-nodes", str(maximum_count))
-    return az("containerapp", "env", "workload-profile", "update", *where, *nodes, timeout_s=1800)
+    return az(
+        "containerapp", "env", "workload-profile", "update", *where, *nodes, timeout_s=1800, goes_on=True
+    )
 
 
 def workload_profiles_supported(subscription: str, location: str) -> Command:
@@ -343,7 +349,7 @@ def app_patch(group: Group, app: str, body: Path) -> Command:
     """
     resource = f"{group.id}/providers/Microsoft.App/containerApps/{app}"
     how = ("--api-version", APP_API_VERSION, "--is-full-object", "--properties", f"@{body}")
-    return az("resource", "patch", "--ids", resource, *how)
+    return az("resource", "patch", "--ids", resource, *how, goes_on=True)
 
 
 def revision_list(group: Group, app: str) -> Command:

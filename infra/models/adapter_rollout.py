@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from infra.az.revision import VersionResponse
 from infra.errors import RemoteError, UsageError, WaitTimeoutError
+from infra.interrupts import noting
 from infra.models.adapter_index import ADAPTER_INDEX, AdapterIndex, read_index, write_index
 from infra.models.pickup import Applied, NeedsRestart, wait_until_applied
 from infra.models.records import write_record
@@ -135,10 +136,8 @@ class AdapterRollout:
             return AdapterOutcome()
         names = after.changed_names(before)
         try:
-            outcome = self._prove(after, names, must_restart=must_restart)
-        except KeyboardInterrupt:
-            self.rollout.console.warn("interrupted: it may still become live; run the same command again")
-            raise
+            with noting("it may still become live; run the same command again"):
+                outcome = self._prove(after, names, must_restart=must_restart)
         except (RemoteError, WaitTimeoutError) as error:
             closing = self._turn_back(live, before, names, new)
             raise type(error)(error.message, details=(closing, *error.details), hint=error.hint) from error

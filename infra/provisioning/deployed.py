@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +15,7 @@ from infra.az.commands import (
 )
 from infra.az.errors import AzureRejectedError
 from infra.az.operations import is_active
+from infra.concurrency import DaemonExecutor
 from infra.document import Json, as_object, as_objects
 from infra.resources.api_keys import SECRET_NAME
 from infra.resources.app_secrets import has_secrets, read_secrets
@@ -74,7 +74,7 @@ def read_deployed(session: Session, group: Group, names: Names) -> Deployed:
         RemoteError: Azure rejects a request.
         UsageError: The user is not signed in.
     """
-    with ThreadPoolExecutor(4, thread_name_prefix="az") as pool:
+    with DaemonExecutor(4, "az") as pool:
         app, environment, resources, last = pool.map(
             session.az.find,
             (

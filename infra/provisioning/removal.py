@@ -5,7 +5,6 @@ A resource that others use or keep data in stays, and so does what cannot be del
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -20,6 +19,7 @@ from infra.az.commands import (
 )
 from infra.az.errors import NotFoundError
 from infra.az.operations import is_active
+from infra.concurrency import DaemonExecutor
 from infra.document import Json, as_object
 from infra.errors import FjarrError, RemoteError
 from infra.provisioning.deployed import DEPLOYMENT
@@ -115,7 +115,7 @@ def plan_removal(session: Session, group: Group, names: Names, *, deletes_foreig
     Raises:
         FjarrError: Azure cannot be read.
     """
-    with ThreadPoolExecutor(3, thread_name_prefix="az") as pool:
+    with DaemonExecutor(3, "az") as pool:
         commands = (group_show(group), app_show(group, names.app), deployment_show(group, DEPLOYMENT))
         shown, app, deployment = pool.map(session.az.find, commands)
         if shown is None:

@@ -19,8 +19,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from infra.concurrency import DaemonExecutor
 from infra.document import load_json
 from infra.errors import FjarrError, RemoteError, UsageError, WaitTimeoutError
+from infra.interrupts import add_note
 from infra.release.audit import Outcome, entry_path
 from infra.release.holder import Holder, is_process_alive
 
@@ -39,8 +41,15 @@ FRESH: Final = timedelta(seconds=10)
 
 _RENEW_AFTER: Final = LIFETIME / 3
 _POLL_S: Final = 2.0
+_RELEASE_S: Final = 1.0
+"""How long a release may take after Ctrl-C."""
+
 _BREAK_HINT: Final = (
     "wait for it, with --wait; or, if you know that it is dead, run the same command with --break-lock"
+)
+_KEPT_NOTE: Final = (
+    "the deploy lock could not be released: the next command on this machine takes it over, on another one"
+    " --break-lock does"
 )
 _PERSON_HINT: Final = "ask them; or invoke unlock"
 
@@ -233,13 +242,18 @@ class DeployLock:
         held = self._take(message, break_lock=break_lock or self.access.breaks)
         try:
             yield held
+        except KeyboardInterrupt as interrupt:
+            held.ending = replace(held.ending, outcome="interrupted", reason=type(interrupt).__name__)
+            if not _ends_soon(lambda: self._release(held)):
+                add_note(interrupt, _KEPT_NOTE)
+            raise
         except BaseException as error:
             is_known = isinstance(error, FjarrError)
             held.ending.outcome = "failed" if is_known else "interrupted"
             held.ending.reason = error.message if isinstance(error, FjarrError) else type(error).__name__
-            raise
-        finally:
             self._release(held)
+            raise
+        self._release(held)
 
     def take_for_a_person(self, message: str) -> LockRecord:
         """Take the lock until a person releases it.
@@ -332,6 +346,19 @@ class _TakenError(RemoteError):
 
 class _HeldError(RemoteError):
     """A lock that another holder has."""
+
+
+def _ends_soon(release: Callable[[], None]) -> bool:
+    """Release a lock, unless the share does not answer: the user has pressed Ctrl-C and waits."""
+    executor = DaemonExecutor(1, "release")
+    releasing = executor.submit(release)
+    try:
+        releasing.result(_RELEASE_S)
+    except TimeoutError:
+        return False
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+    return True
 
 
 def _create(share: Share, record: LockRecord) -> bool:

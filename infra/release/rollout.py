@@ -24,6 +24,7 @@ from infra.az.revision import (
     why_not_up,
 )
 from infra.errors import FjarrError
+from infra.interrupts import noting
 from infra.release.bake import Bake
 from infra.release.releases import set_current, set_proven
 from infra.release.takeovers.outcome import (
@@ -41,7 +42,7 @@ from infra.release.takeovers.takeover import NotWatchedError, Takeover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Executor
 
     from infra.az.app import App
     from infra.clock import Clock
@@ -193,8 +194,13 @@ def switch(rollout: Rollout, share: Share, held: HeldLock, transition: Transitio
         RemoteError: The release crashes, or Azure rejected a request; it was rolled back.
         WaitTimeoutError: The release did not serve in time; it was rolled back.
     """
-    target, approach = transition.target, transition.approach
     held.check()
+    with noting(f"{transition.target} may still become live; deploy again to complete it"):
+        return _switch(rollout, share, held, transition)
+
+
+def _switch(rollout: Rollout, share: Share, held: HeldLock, transition: Transition) -> Served:
+    target, approach = transition.target, transition.approach
     set_current(share, target)
     outcome = rollout.restart(target) if approach.restarts else rollout.take_over(target, approach.text)
     if isinstance(outcome, Served):
@@ -209,7 +215,7 @@ def switch(rollout: Rollout, share: Share, held: HeldLock, transition: Transitio
     return outcome
 
 
-def in_background(pool: ThreadPoolExecutor) -> Background:
+def in_background(pool: Executor) -> Background:
     """Return a `Background` that runs calls on a pool's threads."""
 
     def run(call: Callable[[], T], /) -> Future[T]:

@@ -7,7 +7,6 @@ follows it instead of starting another, which Azure would refuse (409 `Deploymen
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,10 +14,13 @@ from infra.az.commands import deployment_cancel, deployment_operations, deployme
 from infra.az.errors import AzureRejectedError
 from infra.az.operations import failure_cause, has_failed, is_active, parse_operations
 from infra.clock import Clock, SystemClock
+from infra.concurrency import DaemonExecutor
 from infra.console import TableRow
 from infra.errors import FjarrError, RemoteError, WaitTimeoutError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from infra.az.commands import Group
     from infra.az.operations import ResourceProgress
     from infra.console import Table
@@ -38,6 +40,9 @@ _AZURE_INTERVAL_S: Final = 8.0
 
 _LOOK_INTERVAL_S: Final = 0.05
 """How often it is looked whether az has ended."""
+
+_ASK_S: Final = 0.8
+"""How long Azure may take to say whether it goes on, after Ctrl-C."""
 
 
 class LeftRunningError(KeyboardInterrupt):
@@ -117,7 +122,7 @@ class Deployments:
             raise self._explained(interrupt) from None
 
     def _run(self, command: Command, table: Table) -> Json:
-        with ThreadPoolExecutor(1, thread_name_prefix="az") as beside:
+        with DaemonExecutor(1, "az") as beside:
             running = beside.submit(self.session.az.run, command)
             ended = _ended(running)
             try:
@@ -134,7 +139,7 @@ class Deployments:
             return running.result()
 
     def _poll(self, table: Table) -> Json:
-        with ThreadPoolExecutor(1, thread_name_prefix="az") as beside:
+        with DaemonExecutor(1, "az") as beside:
             shown = beside.submit(self.session.az.run, deployment_show(self.group, self.name))
             ended = _ended(shown)
             self._show_operations(table)
@@ -149,21 +154,29 @@ class Deployments:
         table.show(tuple(_row(each) for each in parse_operations(answer, self.clock.now())))
 
     def _explained(self, interrupt: KeyboardInterrupt) -> KeyboardInterrupt:
-        """Tell whether Azure goes on, and return the exception that says so."""
-        try:
-            goes_on = is_active(self.session.az.find(deployment_show(self.group, self.name)))
-        except FjarrError as error:
-            self.session.console.warn(f"interrupted; Azure may go on, it could not be asked: {error.message}")
-            return LeftRunningError()
-        if not goes_on:
+        """Tell whether Azure goes on, if it answers at once, and return the exception that says so."""
+        goes_on = self._find_out()
+        if goes_on is False:
             self.session.console.warn(f"interrupted; Azure runs no deployment {self.name}")
             return interrupt
         stage = self.session.stage.name
         self.session.console.warn(
-            f"interrupted; Azure goes on with the deployment {self.name}: invoke provision --stage {stage} "
+            f"interrupted; Azure {'goes' if goes_on else 'may go'} on with the deployment {self.name}: "
+            f"invoke provision --stage {stage} "
             f"follows it, and this cancels it: {self._cancel_line()}"
         )
         return LeftRunningError()
+
+    def _find_out(self) -> bool | None:
+        """Return whether the deployment runs; None if Azure does not answer soon: the user waits."""
+        executor = DaemonExecutor(1, "az")
+        shown = executor.submit(self.session.az.find, deployment_show(self.group, self.name))
+        try:
+            return is_active(shown.result(_ASK_S))
+        except (TimeoutError, FjarrError):
+            return None
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
 
     def _cancel_line(self) -> str:
         return deployment_cancel(self.group, self.name).line.removesuffix(" --output json")

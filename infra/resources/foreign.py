@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from infra.az.commands import resource_show, storage_list
+from infra.concurrency import DaemonExecutor
 from infra.document import Json, as_object
 from infra.errors import FjarrError
 
@@ -36,7 +36,7 @@ def find_foreign_data(session: Session, group: Group, account: str, share: str) 
         account: The account.
         share: The share of the stage.
     """
-    with ThreadPoolExecutor(len(SERVICES), thread_name_prefix="az") as pool:
+    with DaemonExecutor(len(SERVICES), "az") as pool:
         listed = pool.map(lambda kind: _list(session, group, account, kind), SERVICES)
         found = [each for kind in listed for each in kind if each != f"the file share {share}"]
     rest = len(found) - _SHOWN
@@ -56,7 +56,7 @@ def find_users(
     hosted = [each for each in others if str(each.get("type")).casefold() in _HOSTED]
     if not hosted:
         return ()
-    with ThreadPoolExecutor(len(hosted), thread_name_prefix="az") as pool:
+    with DaemonExecutor(len(hosted), "az") as pool:
         shown = pool.map(lambda each: session.az.find(resource_show(str(each["id"]))), hosted)
         environments = [as_object(as_object(each).get("properties")).get("environmentId") for each in shown]
     return tuple(

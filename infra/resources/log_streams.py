@@ -7,24 +7,24 @@ reconnects whenever the stream ends, without repeating or losing a line that the
 
 from __future__ import annotations
 
-import http.client
 import queue
 import threading
 import time
 import urllib.error
 import urllib.parse
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from infra.az.commands import app_log_token, app_show, replica_list
 from infra.az.log_records import Kind, LogRecord, ShownRecords, parse_record
+from infra.concurrency import DaemonExecutor
 from infra.document import Json, as_object
 from infra.errors import RemoteError
-from infra.network import open_url
+from infra.network import FAILURES, open_url
 
 if TYPE_CHECKING:
+    import http.client
     from collections.abc import Generator, Iterator
     from pathlib import Path
 
@@ -121,7 +121,7 @@ def find_access(session: Session, kinds: tuple[Kind, ...]) -> LogAccess:
     """
     config, group = session.config(), session.group()
     session.require_cloud()
-    with ThreadPoolExecutor(3) as pool:
+    with DaemonExecutor(3) as pool:
         shown = pool.submit(session.az.run, app_show(group, config.aca_app_name))
         answered = pool.submit(session.az.run, app_log_token(group, config.aca_app_name))
         listed = pool.submit(session.az.run, replica_list(group, config.aca_app_name))
@@ -159,7 +159,7 @@ def _read(source: LogStream, token: str, tail: int, ca_bundle: Path | None) -> l
             if error.code == 404:  # noqa: PLR2004  # Not Found: the replica was removed meanwhile
                 return []
             raise RemoteError(f"the {source.kind} log cannot be read: HTTP {error.code}") from error
-    except OSError as error:
+    except FAILURES as error:
         raise RemoteError(f"the {source.kind} log cannot be read: {error}") from error
     return [record for record in records if record is not None]
 
@@ -201,7 +201,7 @@ class _Follower(threading.Thread):
         """Read until stopped. The end of a stream is not an error: it is reopened."""
         while not self._stopped.is_set():
             # Rejected, disconnected, or silent for too long.
-            with suppress(OSError, http.client.HTTPException):
+            with suppress(*FAILURES):
                 self._read()
             self._lines.put(None)
             self._stopped.wait(_RECONNECT_PAUSE_S)

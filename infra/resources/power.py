@@ -9,6 +9,7 @@ from infra.az.commands import app_power, app_show
 from infra.az.errors import AzureRejectedError
 from infra.document import Json, as_object
 from infra.errors import WaitTimeoutError
+from infra.interrupts import noting
 
 if TYPE_CHECKING:
     from infra.clock import Clock
@@ -38,11 +39,12 @@ def set_power(session: Session, action: Literal["start", "stop"], clock: Clock) 
             if error.cause.code != _BUSY or clock.elapsed_s() > deadline_s:
                 raise
         clock.sleep(_POLL_S)
-    while not _is_done(app := as_object(session.az.run(app_show(group, name))), action):
-        if clock.elapsed_s() > deadline_s:
-            what = f"Azure did not {action} the app {name!r} in {TIMEOUT_S:g} s"
-            raise WaitTimeoutError(what, command=command.line, hint="invoke status shows its state")
-        clock.sleep(_POLL_S)
+    with noting(f"Azure goes on to {action} the app {name!r}: invoke status shows its state"):
+        while not _is_done(app := as_object(session.az.run(app_show(group, name))), action):
+            if clock.elapsed_s() > deadline_s:
+                what = f"Azure did not {action} the app {name!r} in {TIMEOUT_S:g} s"
+                raise WaitTimeoutError(what, command=command.line, hint="invoke status shows its state")
+            clock.sleep(_POLL_S)
     return app
 
 

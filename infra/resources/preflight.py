@@ -8,7 +8,6 @@ stops nothing.
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +27,7 @@ from infra.az.commands import (
 from infra.az.policies import account_request, find_obstacles
 from infra.az.quotas import Need, environment_checks, parse_usages, region_checks
 from infra.az.rights import ACTIONS, ENVIRONMENT_ACTIONS, GROUP_ACTION, missing_actions, parse_permissions
+from infra.concurrency import DaemonExecutor
 from infra.document import Json, as_object, as_objects
 from infra.errors import FjarrError, RemoteError, UsageError
 
@@ -159,7 +159,7 @@ def is_signed_out_by(account: tuple[Check, ...]) -> bool:
 
 def check_account(session: Session, subscription: str) -> tuple[Check, ...]:
     """Check the sign-in, the tenant, the subscription and the resource providers."""
-    with ThreadPoolExecutor(2, thread_name_prefix="az") as pool:
+    with DaemonExecutor(2, "az") as pool:
         account = pool.submit(_answer, session, account_show(subscription))
         providers = pool.submit(_answer, session, provider_list(subscription))
     signed_in = _sign_in(account.result(), providers.result(), subscription)
@@ -181,7 +181,7 @@ def check_plan(session: Session, subject: Subject) -> tuple[Check, ...]:
         checks.append(_account_name)
     if subject.account and subject.location:
         checks.append(_policy)
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="az") as pool:
+    with DaemonExecutor(_THREADS, "az") as pool:
         found = list(pool.map(lambda check: check(session, subject), checks))
     return tuple(check for group in found for check in group)
 
@@ -204,7 +204,7 @@ def _may_register(session: Session, namespaces: tuple[str, ...], *, is_confirmed
 def _register(session: Session, subscription: str, namespaces: tuple[str, ...]) -> None:
     with (
         session.console.step(f"register {', '.join(namespaces)}"),
-        ThreadPoolExecutor(len(namespaces), thread_name_prefix="az") as pool,
+        DaemonExecutor(len(namespaces), "az") as pool,
     ):
         list(pool.map(lambda name: session.az.run(provider_register(name, subscription)), namespaces))
 

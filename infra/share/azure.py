@@ -11,7 +11,6 @@ import base64
 import hashlib
 import secrets
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError
 from azure.storage.fileshare import ShareClient, ShareFileClient
 
+from infra.concurrency import DaemonExecutor
 from infra.errors import RemoteError, UsageError
 from infra.share.errors import ShareAddress, is_tls_failure, is_transient, rejected_error, unreachable_error
 from infra.share.protocol import RANGE_BYTES, Advance, Share, ShareEntry, Upload
@@ -260,7 +260,7 @@ class AzureShare(Share):
         """Apply a function to every item, several at a time. After a failure no further item is started."""
         if not items:
             return ()
-        with ThreadPoolExecutor(min(_THREADS, len(items)), thread_name_prefix="share") as pool:
+        with DaemonExecutor(min(_THREADS, len(items)), "share") as pool:
             futures = [pool.submit(work, item) for item in items]
             try:
                 return tuple(future.result() for future in futures)

@@ -398,11 +398,7 @@ def _find_served(context: DeployContext, origin: Origin) -> Origin:
 
 def _go_live(context: DeployContext, held: HeldLock, release: str, live: Live, approach: Approach) -> Served:
     fallback = find_fallback(context.share, live, release, context.known)
-    try:
-        served = switch(context.rollout(held), context.share, held, Transition(release, fallback, approach))
-    except KeyboardInterrupt:
-        context.console.warn(f"interrupted: {release} may still become live; deploy again to complete it")
-        raise
+    served = switch(context.rollout(held), context.share, held, Transition(release, fallback, approach))
     context.console.info(f"{release} serves from {', '.join(served.replicas) or served.replica}")
     if served.outage is not None:
         context.console.info(str(served.outage))

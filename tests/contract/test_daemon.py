@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -72,6 +73,30 @@ def test_a_daemon_that_is_still_starting_is_waited_for_and_stopped(state: Path) 
         assert starting.poll() is None
     assert daemon.stop(state)
     assert starting.wait(timeout=60) == 0
+    assert daemon.find(state) is None
+
+
+NEVER_FOUND = """
+import sys
+from localcloud import daemon
+from localcloud.__main__ import main
+
+daemon.find = lambda _: None
+sys.exit(main(["start", "--state", sys.argv[1]]))
+"""
+
+
+def test_a_start_that_is_interrupted_leaves_no_daemon_behind(state: Path) -> None:
+    starting = subprocess.Popen([sys.executable, "-c", NEVER_FOUND, str(state)], cwd=ROOT)
+    pause = threading.Event()
+    while (found := daemon.find(state)) is None:
+        assert starting.poll() is None
+        pause.wait(0.05)
+    running = psutil.Process(found.pid)
+    starting.terminate()
+    assert starting.wait(timeout=60) == 128 + signal.SIGTERM
+    psutil.wait_procs([running], timeout=60)
+    assert not running.is_running() or running.status() == psutil.STATUS_ZOMBIE
     assert daemon.find(state) is None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -142,6 +143,9 @@ def interrupted(share: AzureShare, tmp_path: Path) -> Upload:
         patch.setattr("infra.share.azure._THREADS", 1)
         with pytest.raises(KeyboardInterrupt):
             share.upload([item], stop)
+    for thread in threading.enumerate():
+        if thread.name.startswith("share-"):
+            thread.join()  # the range that was under way, for which an interrupted process does not wait
     return item
 
 

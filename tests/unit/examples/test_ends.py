@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from infra.command_line import INTERRUPTED, run_script
+from infra.command_line import run_script
+from infra.interrupts import INTERRUPTED
 from infra.evaluation import evaluation
 from infra.evaluation.asking import ask_all
 

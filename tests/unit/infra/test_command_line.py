@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import os
+import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +18,8 @@ from infra.command_line import argument_error, check_arguments, run_script, show
 from infra.errors import RemoteError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
     from types import ModuleType
 
 
@@ -72,6 +78,7 @@ def no_stage(monkeypatch: pytest.MonkeyPatch) -> None:
         ("work --stage", "--stage needs a value"),
         ("work --count many", "--count must be a number, and 'many' is none"),
         ("work --count=", "--count must be a number, and '' is none"),
+        ("work --count 1.5", "--count must be a whole number, and '1.5' is none"),
         ("work --count 4 look --json", ""),
         ("--help work", ""),
         ("work --help", ""),
@@ -106,6 +113,7 @@ def test_the_environment_sets_the_stage(monkeypatch: pytest.MonkeyPatch) -> None
     assert {argument.name: argument.default for argument in made.get_arguments()} == {"stage": "mine"}
 
 
+@pytest.mark.usefixtures("signals")
 def test_only_invokes_own_command_lines_are_checked() -> None:
     module: ModuleType = __import__("tasks")
     check_arguments(["/usr/bin/pytest", "wrok"], module)
@@ -115,6 +123,7 @@ def test_only_invokes_own_command_lines_are_checked() -> None:
         assert caught.value.code == 2
 
 
+@pytest.mark.usefixtures("signals")
 def test_a_wrong_argument_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         check_arguments(["invoke", "stauts", "--json"], __import__("tasks"))
@@ -152,7 +161,7 @@ def run(stage: str, *, is_json: bool = True) -> Exit:
             },
         ),
         ("bug", 70, {"message": "this is a bug in Fjarr"}),
-        ("stopped", 130, {"message": "interrupted"}),
+        ("stopped", 130, {"message": "interrupted", "details": []}),
     ],
 )
 def test_an_error_is_a_document_with_json(
@@ -208,3 +217,91 @@ def test_a_script_s_bug_shows_its_traceback() -> None:
     with pytest.raises(OSError, match="of no file"):
         run_script(fail)
     run_script(lambda: None)
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Set the signals' handlers again as they were: the check of a command line sets its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def perform(made: Any, **flags: Any) -> None:
+    """Call a verb as Invoke does."""
+    made(Context(), **flags)
+
+
+@verb(help={"count": "how many", "seed": "the seed", "warmth": "how warm"})
+def take(_: Context, count: int = 3, seed: int = 0, warmth: float = 1.0, json: bool = False) -> None:
+    """Take numbers."""
+    show(Printed(), json)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"count": -1}, "error: --count -1 is not a number from 0 on"),
+        ({"warmth": float("nan")}, "error: --warmth nan is not a number from 0 on"),
+    ],
+)
+def test_numbers_that_no_verb_takes(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(Exit) as caught:
+        perform(take, **flags)
+    assert (caught.value.code, caught.value.message) == (2, message)
+    perform(take, seed=-1, count=0)
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (FULL, 3, "error: this machine: No space left on device"),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a"),
+            3,
+            "error: /a: No space left on device",
+        ),
+    ],
+)
+def test_a_machine_that_lacks_something_is_no_bug(error: OSError, code: int, message: str) -> None:
+    ERRORS["full"] = error
+    with pytest.raises(Exit) as caught:
+        perform(work, stage="full")
+    assert caught.value.code == code
+    text = caught.value.message or ""
+    assert text.splitlines()[0] == message
+
+
+class FullStream(io.TextIOWrapper):
+    """A stream to a disk that is full."""
+
+    def write(self, _: str) -> int:
+        raise FULL
+
+
+@pytest.mark.parametrize("is_json", [True, False])
+def test_a_result_that_cannot_be_written_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_json: bool
+) -> None:
+    with (tmp_path / "out").open("wb", buffering=0) as raw:
+        monkeypatch.setattr(sys, "stdout", FullStream(io.BufferedWriter(raw)))
+        with pytest.raises(Exit) as caught:
+            perform(take, json=is_json)
+        monkeypatch.undo()
+    assert caught.value.code == 3
+    assert caught.value.message == "error: the result cannot be written: No space left on device"
+
+
+def test_a_terminal_without_the_characters_of_a_result_shows_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with out.open("w", encoding="ascii") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        perform(take)
+        monkeypatch.undo()
+    assert out.read_text() == "a name that is not UTF-8: \\udcff\n"

@@ -138,7 +138,11 @@ def test_an_error_is_the_deployments_own(world: World) -> None:
         ),
         (
             RemoteError("no network"),
-            "warning: interrupted; Azure may go on, it could not be asked: no network",
+            (
+                "warning: interrupted; Azure may go on with the deployment inference: invoke provision "
+                "--stage azure follows it, and this cancels it: az deployment group cancel --name inference "
+                f"{' '.join(GROUP.flags)}"
+            ),
         ),
     ],
 )
