@@ -36,11 +36,29 @@ from inference.models.plan import (  # noqa: E402
     fits_plan,
     plan_serving,
 )
-from inference.setting_parsers import switch  # noqa: E402
+from inference.setting_parsers import adapter_list, origin_list, switch, template  # noqa: E402
 from inference.settings import PREFIX, SETTINGS, Settings  # noqa: E402
 from infra.config.template import BICEP, SOURCE_DIGEST, source_digest  # noqa: E402
 
 GIB = 2**30
+
+# What parsers of texts accept, as rules and patterns. A test compares them with the parsers.
+_ORIGIN = r"\s*(\*|https?://[^/?#\s,]+/*)?\s*"
+_ADAPTER = r"(?!\s*\*\s*(,|$))\s*[^\s,][^,]*"
+TEXT_RULES = {
+    adapter_list: (
+        "must be folders on the share, separated by commas, or '*'",
+        rf"^(\s*\*\s*|{_ADAPTER}(,{_ADAPTER})*)$",
+    ),
+    origin_list: (
+        "must be origins such as https://host, separated by commas, or '*'",
+        rf"^{_ORIGIN}(,{_ORIGIN})*$",
+    ),
+    template: (
+        "must have exactly one {}, where the user's message goes",
+        r"^((?!\{\})[\s\S])*\{\}((?!\{\})[\s\S])*$",
+    ),
+}
 
 
 def _card(name: str, capability: tuple[int, int], gib: int, count: int = 1) -> Hardware:
@@ -175,7 +193,7 @@ def server_settings() -> str:
 
 
 def _setting_schema(parse: Callable[[str], object]) -> dict[str, object]:
-    """Return the schema of what a parser of the server accepts, if that is a list or a range."""
+    """Return the schema of what a parser of the server accepts, if that is a list, a range or a pattern."""
     bound = inspect.getclosurevars(parse).nonlocals if inspect.isfunction(parse) else {}
     if parse is switch:
         return {"description": "must be 'on' or 'off'", "enum": ["on", "off"]}
@@ -184,6 +202,13 @@ def _setting_schema(parse: Callable[[str], object]) -> dict[str, object]:
             "description": f"must be one of {', '.join(bound['choices'])}",
             "enum": list(bound["choices"]),
         }
+    if parse in TEXT_RULES:
+        rule, pattern = TEXT_RULES[parse]
+        return {"description": rule, "type": "string", "pattern": pattern}
+    if "parse" in bound:
+        inner = _setting_schema(bound["parse"])
+        rule = str(inner.pop("description")).replace("must be", "must be 'auto' or", 1)
+        return {"description": rule, "anyOf": [{"const": "auto"}, inner]}
     if "least" not in bound:
         return {"description": "must be text", "type": "string"}
     is_whole = parse.__qualname__.startswith("whole_number")

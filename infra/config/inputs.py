@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from infra.az.limits import OWN_TAG_PREFIX
+from infra.config.contradictions import find_contradictions
 from infra.config.kept import KeptFlags, kept_flags, without_unset
 from infra.config.parameters import render_parameters
 from infra.config.settings import (
@@ -121,6 +122,7 @@ def read_inputs(
         settings, error = merge_known(layers, template.names)
         errors += [] if error is None else [error]
         errors += _own_parameters(settings)
+        errors += _contradictions(settings, template, stage)
         _collect(errors, lambda: render_parameters(settings, template), "")
     if errors:
         raise UsageError.combined(errors)
@@ -149,6 +151,14 @@ def _own_parameters(settings: Settings) -> list[UsageError]:
         details.append(f"tags: {len(tags)} are more than {MAX_TAGS}; provision adds {OWN_TAGS} of its own")
     hint = "leave it out" if len(details) == 1 else "leave them out"
     return [UsageError("a parameter cannot be set", details=tuple(details), hint=hint)] if details else []
+
+
+def _contradictions(settings: Settings, template: Template, stage: Stage) -> list[UsageError]:
+    found = find_contradictions(settings, template, is_local=stage.is_local)
+    if not found:
+        return []
+    what = "a setting of the server contradicts" if len(found) == 1 else f"{len(found)} settings contradict"
+    return [UsageError(f"{what} the deployment", details=found)]
 
 
 def _target_errors(stage: Stage, flags: Flags) -> list[UsageError]:

@@ -6,10 +6,11 @@ the server, because the pipeline does not import it.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from infra.config.templates import load_schema, validate
-from infra.document import Json, as_object
+from infra.document import Json, as_object, as_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,6 +45,18 @@ def variable_problems(settings: Settings, template: Template) -> list[str]:
     return problems
 
 
+def setting_problem(name: str, text: str) -> str:
+    """Return why the server would refuse a setting with this text; empty if it would not.
+
+    The text may be secret, and is not in the reason.
+    """
+    if not name.startswith(_PREFIX):
+        return ""
+    problems = validate(SCHEMA, {name: _typed(name, text)})
+    rules = (each.rule.rpartition(" must ") for each in problems)
+    return next((f"must {end}" if must else end for _, must, end in rules), "")
+
+
 def _broken_rules(
     given: Mapping[str, Json], settings: Settings, template: Template
 ) -> Iterator[tuple[str, str]]:
@@ -66,9 +79,10 @@ def _broken_rules(
 
 def _typed(name: str, text: str) -> Json:
     """Return a variable's text as the number that the schema asks for, if it is one."""
-    properties = as_object(load_schema(SCHEMA).get("properties"))
-    kind = as_object(properties.get(name)).get("type")
+    rule = as_object(as_object(load_schema(SCHEMA).get("properties")).get(name))
+    kinds = {each.get("type") for each in (rule, *as_objects(rule.get("anyOf")))}
     try:
-        return int(text) if kind == "integer" else float(text) if kind == "number" else text
+        number: Json = int(text) if "integer" in kinds else float(text) if "number" in kinds else text
     except ValueError:
         return text
+    return text if isinstance(number, float) and not math.isfinite(number) else number

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from infra.az.commands import Group, app_show, environment_show
 from infra.config.template import COMPILED, CONSUMPTION, read_template
-from infra.config.variables import RESERVED
+from infra.config.variables import RESERVED, setting_problem
 from infra.deploy_context import open_deploy_context
 from infra.document import Json, as_object
 from infra.errors import UsageError
@@ -161,6 +161,9 @@ def set_secret(session: Session, name: str, value: str, timeout_s: float | None 
     _check_name(name, read_template(session.root / COMPILED))
     if not value:
         raise UsageError(f"the value of {name} is empty", hint=f"invoke secret remove {name} removes it")
+    problem = setting_problem(name, value)
+    if problem:
+        raise UsageError(f"the server would not start: {name} {problem}")
     app = _read_app(session)
     secret = _secret_name(name)
     if app.secrets.get(secret) == {"value": value} and _references(app).get(name) == secret:

@@ -15,6 +15,7 @@ from infra.config.inputs import Inputs, read_inputs
 from infra.config.settings import Flags, merge_known
 from infra.config.stage import Stage, load_stage
 from infra.config.template import is_edited, read_template
+from infra.config.variables import setting_problem
 from infra.errors import UsageError
 
 REPOSITORY = Path(__file__).resolve().parents[4]
@@ -172,3 +173,31 @@ def test_the_schema_of_the_servers_settings_is_what_the_server_reads() -> None:
 def test_a_stage_without_a_parameters_file_is_enough(root: Path) -> None:
     stage: Stage = load_stage(root, "local")
     assert read_inputs(root, stage, Flags()).stage == stage
+
+
+TEXTS = ("", "auto", "on", "off", "0", "1", "3", "-1", "0.5", "240", "900", "1e3", "nan", "inf", "vllm", "x")
+LISTS = (
+    "*", " * ", "a", "a,b", "a, b", "a,,b", "a,", "*,a", "a,*", "**", "http://h", "https://h:1/", "http://h/x",
+    "http://h, https://i", "*,http://h", "{}", "{", "a {} b", "{}{}", "{{}}", "a\\n{}\nb",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [each.name for each in SETTINGS.values() if each.name.startswith("FJARR_")])
+def test_a_setting_is_refused_exactly_if_the_server_refuses_it(name: str) -> None:
+    declared = next(each for each in SETTINGS.values() if each.name == name)
+    for text in (*TEXTS, *LISTS):
+        if not text.strip():
+            continue  # the server takes an empty text as not set
+        try:
+            declared.parse(text.strip())
+            is_accepted = True
+        except ValueError:
+            # Of a list of keys, a schema cannot tell whether a name comes twice.
+            is_accepted = name in {"FJARR_ADMIN_KEY", "FJARR_API_KEYS"}
+        assert (setting_problem(name, text) == "") is is_accepted, f"{name}={text!r}"
+
+
+def test_contradictions_are_reported_with_the_other_mistakes(root: Path) -> None:
+    found = refusal(root, "gpu=none", environmentVariables={"FJARR_DEVICE": "cuda", "FJARR_ENGIN": "x"})
+    assert found.splitlines()[0] == "error: 2 things have to be corrected"
+    assert "  a setting of the server contradicts the deployment:" in found.splitlines()

@@ -134,6 +134,12 @@ def test_on_a_single_node_the_old_revision_ends_first(
     [
         ("A B", "x", "cannot be the name of an environment variable"),
         ("", "x", "cannot be the name of an environment variable"),
+        (
+            "FJARR_ADMIN_KYE",
+            "x",
+            "the server would not start: FJARR_ADMIN_KYE is not known; did you mean FJARR_ADMIN",
+        ),
+        ("FJARR_MAX_WAITING", "must-be-secret", "FJARR_MAX_WAITING must be a whole number of at least 0"),
         ("FJARR_API_KEYS", "x", "is for the API keys"),
         ("API_KEY", "x", "is for the API keys"),
         ("FJARR_BASE_MODEL", "x", "the template sets FJARR_BASE_MODEL itself"),
