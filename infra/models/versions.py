@@ -24,7 +24,7 @@ from infra.release.manifest import render_manifest
 from infra.share.protocol import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from infra.models.upload import UploadSet
     from infra.share.protocol import Advance, Share, ShareEntry
@@ -91,6 +91,31 @@ def check_name(name: str) -> str:
         what = f"{name!r} cannot be the name of an adapter: {inside!r} would be a folder inside of one"
         raise UsageError(what, hint="a number is a version, and 'adapter' the folder of its files")
     return name
+
+
+def check_case(name: str, others: Iterable[str]) -> None:
+    """Check that the name of an adapter differs from all others in more than case.
+
+    Azure Files ignores case, so that both would have one folder.
+
+    Raises:
+        UsageError: The name, or a folder in it, is that of another but for its case.
+    """
+    for other in others:
+        twins = zip(_folders_of(name), _folders_of(other), strict=False)
+        own, twin = next(((own, twin) for own, twin in twins if own != twin), ("", ""))
+        if own and own.casefold() == twin.casefold():
+            what = (
+                f"the share has {twin!r}, and {own!r} differs from it in case only, which Azure Files ignores"
+            )
+            hint = f"push it as {twin + name[len(own) :]!r}, or give it another name with --name"
+            raise UsageError(what, hint=hint)
+
+
+def _folders_of(name: str) -> tuple[str, ...]:
+    """Return a name and the names of the folders around it, the outermost first."""
+    parts = name.split("/")
+    return tuple("/".join(parts[: length + 1]) for length in range(len(parts)))
 
 
 def split_reference(reference: str) -> tuple[str, int]:
@@ -261,8 +286,11 @@ def parse_version(name: str, number: int, content: bytes | None) -> AdapterVersi
     """Parse the file of a version; None if there is none, or it is damaged."""
     try:
         document = load_json(content or b"")
+        recorded = str(document.get("name", name))
+        if recorded != name and recorded.casefold() == name.casefold():
+            return None  # the folder is of another adapter: Azure Files ignores the case of names
         digest, created, author = (str(document[key]) for key in ("digest", "created", "author"))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return AdapterVersion(name, number, digest, created, author)
 
@@ -305,4 +333,15 @@ def _find_unversioned(share: Share, name: str) -> AdapterVersion | None:
     entries = share.entries(version.folder)
     if all(entry.name != ADAPTER_CONFIG for entry in entries):
         return None
+    if not _has_exact_case(share, version.root):
+        return None  # as above
     return replace(version, digest=digest_of(share, version.folder, entries))
+
+
+def _has_exact_case(share: Share, folder: str) -> bool:
+    """Return whether a folder that exists has this very name: Azure Files ignores case."""
+    paths = _folders_of(folder)
+    return all(
+        path.rpartition("/")[2] in {entry.name for entry in share.entries(path.rpartition("/")[0])}
+        for path in paths[1:]
+    )

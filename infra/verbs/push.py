@@ -36,6 +36,7 @@ from infra.models.versions import (
     AdapterVersion,
     KnownVersions,
     VersionPlan,
+    check_case,
     check_name,
     delete_version,
     find_versions,
@@ -341,6 +342,8 @@ def _plan(
         return _Work(base, None, scan, scan.index)
     now, holder = context.clock.now().isoformat(), context.lock.holder
     before = scan.index
+    folders = (each.partition("/")[2] for each in scan.folders)  # below models/
+    check_case(selection.name, (*before.numbers, *filter(None, folders)))
     draft = AdapterVersion(
         selection.name,
         before.numbers.get(selection.name, 0) + 1,

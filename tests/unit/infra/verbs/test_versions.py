@@ -15,12 +15,14 @@ from infra.release.releases import set_current, set_proven
 from infra.verbs.models import change_version_in, list_stored
 from infra.verbs.push import PushResult, remove_adapter
 from tests.doubles.indexing_app import IndexingApp
+from tests.doubles.memory_share import MemoryShare
 from tests.doubles.model_folders import make_adapter, make_base, tensors
 from tests.doubles.weights_world import LIVE, World
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from infra.share.protocol import ShareEntry
     from infra.verbs.push import Publication
 
 REPLICAS = ("app--1-1", "app--1-2")
@@ -205,3 +207,71 @@ def test_a_name_that_would_collide_with_a_version_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["mine", "team/mine", "2024", "a.b-c_d", "v2"])
 def test_other_names_are_usable(name: str) -> None:
     assert check_name(name) == name
+
+
+class CaselessShare(MemoryShare):
+    """A share that finds names whatever their case, as Azure Files does."""
+
+    def read(self, path: str) -> bytes | None:
+        return super().read(self._known(path))
+
+    def entries(self, folder: str) -> tuple[ShareEntry, ...]:
+        return super().entries(self._known(folder))
+
+    def _known(self, path: str) -> str:
+        """Return a path as the share has it."""
+        paths = (f"{known}/" for known in self.files)
+        folded = f"{path}/".casefold()
+        return next((known[: len(path)] for known in paths if known.casefold().startswith(folded)), path)
+
+
+@pytest.fixture
+def caseless(world: World) -> World:
+    """The world, with two versions of `mine` and an adapter from before versions, `Old`."""
+    push(world, "second", publication="keep")
+    share = CaselessShare()
+    share.files = world.share.files
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        share.files[f"models/Old/adapter/{name}"] = (world.root / "adapter" / name).read_bytes()
+    world.share = share
+    return world
+
+
+@pytest.mark.parametrize(
+    ("name", "twin", "hint"),
+    [
+        ("Mine", "mine", "push it as 'mine', or give it another name with --name"),
+        ("old", "Old", "push it as 'Old', or give it another name with --name"),
+        ("MINE/b", "mine", "push it as 'mine/b', or give it another name with --name"),
+        ("Half", "half", "push it as 'half', or give it another name with --name"),
+    ],
+)
+def test_a_name_that_differs_from_another_in_case_only_is_refused(
+    caseless: World, name: str, twin: str, hint: str
+) -> None:
+    caseless.share.files["models/half/1/version.json.uploading"] = b"{}"
+    before = dict(caseless.share.files)
+    with pytest.raises(UsageError) as caught:
+        caseless.push(make_adapter(caseless.root / "adapter", text="third"), None, name=name)
+    own = name.partition("/")[0]
+    assert caught.value.message == (
+        f"the share has {twin!r}, and {own!r} differs from it in case only, which Azure Files ignores"
+    )
+    assert caught.value.hint == hint
+    assert caseless.share.files == before
+
+
+@pytest.mark.parametrize("name", ["Mine", "Mine@1", "old", "OLD"])
+def test_what_differs_in_case_is_not_what_is_removed(caseless: World, name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        remove_adapter(caseless.open(), name)
+    assert caught.value.message == f"there is no adapter {name!r} on the share"
+    assert caught.value.hint == "the share has: Old, mine, mine@1"
+    with pytest.raises(UsageError):
+        change_version_in(caseless.open(), "current", f"{name.partition('@')[0]}@1")
+
+
+def test_names_may_differ_in_more_than_case(caseless: World) -> None:
+    adapter = make_adapter(caseless.root / "adapter", text="third")
+    assert caseless.push(adapter, None, name="mines").model == "mines@1"
+    assert caseless.push(adapter, None, name="team/mine").model == "team/mine@1"
