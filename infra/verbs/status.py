@@ -7,16 +7,16 @@ own `/version`. Where this machine cannot reach that, the replicas' reports on t
 from __future__ import annotations
 
 import urllib.error
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from infra.az.app import is_stopped, parse_failed_adapters
 from infra.az.commands import app_show, environment_list, replica_list, revision_list
 from infra.clock import SystemClock
+from infra.concurrency import DaemonExecutor
 from infra.document import Json, as_object, as_objects, load_json
 from infra.errors import FjarrError
-from infra.network import explain_failure, explain_status, open_url
+from infra.network import FAILURES, explain_failure, explain_status, open_url, read_error
 from infra.release.takeovers.inside import ReplicaReports
 from infra.release.takeovers.reach import WAIT_S
 from infra.resources.billing import Bill, app_bills, find_environment
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from infra.network import Unreachable
     from infra.session import Session
 
-_THREADS: Final = 5
+_THREADS: Final = 4
 _TIMEOUT_S: Final = 10.0
+_STARTING: Final = frozenset({"Activating", "ActivationFailed", "Degraded", "Failed", "Processing"})
 _MAX_BYTES: Final = 1 << 16
 _MAX_ERROR_BYTES: Final = 1 << 14
 _MAX_REASON_BYTES: Final = 200
@@ -87,6 +88,9 @@ class NoVersion:
 
     reason: str
     unreachable: Unreachable | None = None
+
+
+_ASLEEP: Final = NoVersion("no replica runs while nobody asks: the next request starts one and waits for it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,8 @@ class Status:
 def find_status(session: Session, clock: Clock | None = None) -> Status:
     """Query Azure and the server for what a stage serves.
 
-    The replicas are asked on the share only if they run and this machine cannot reach the endpoint.
+    The replicas are asked on the share only if they run and this machine cannot reach the endpoint. An app
+    that has scaled to zero stays asleep.
 
     Raises:
         UsageError: The stage is not provisioned.
@@ -167,22 +172,32 @@ def find_status(session: Session, clock: Clock | None = None) -> Status:
     config, group = session.config(), session.group()
     if not session.is_connected:
         return stopped_status(session)
-    with session.console.step(f"query {config.aca_app_name}"), ThreadPoolExecutor(_THREADS) as pool:
-        app = pool.submit(session.az.run, app_show(group, config.aca_app_name))
+    with session.console.step(f"query {config.aca_app_name}"), DaemonExecutor(_THREADS) as pool:
+        showing = pool.submit(session.az.run, app_show(group, config.aca_app_name))
         environments = pool.submit(_environments, session)
         revisions = pool.submit(session.az.run, revision_list(group, config.aca_app_name))
-        replicas = pool.submit(session.az.run, replica_list(group, config.aca_app_name))
-        version = pool.submit(fetch_version, config.endpoint_url)
-        answer = version.result()
+        listing = pool.submit(session.az.run, replica_list(group, config.aca_app_name))
+        app, replicas = as_object(showing.result()), listing.result()
+        # A request to an app that has scaled to zero would start a replica, which bills.
+        is_asleep = _is_asleep(app, revisions.result(), replicas)
+        answer = _ASLEEP if is_asleep else fetch_version(config.endpoint_url)
         response = answer.reason if isinstance(answer, NoVersion) else answer
-        status = combine(session, revisions.result(), replicas.result(), response)
-        status = _with_power(status, as_object(app.result()), environments.result(), config)
+        status = combine(session, revisions.result(), replicas, response)
+        status = _with_power(status, app, environments.result(), config)
     blocked = answer.unreachable if isinstance(answer, NoVersion) else None
     if blocked is None or status.paused or not status.replicas:
         return status
     inside = _ask_inside(session, clock or SystemClock(), len(status.replicas))
     more = "" if inside else "; no replica reports on the share"
     return replace(status, unreachable=f"{blocked.reason}; {blocked.hint}{more}", inside=inside)
+
+
+def _is_asleep(app: dict[str, Json], revisions: Json, replicas: Json) -> bool:
+    """Return whether an app has scaled to zero: it runs no replica, needs none, and none is being started."""
+    scale = as_object(as_object(app.get("properties")).get("template")).get("scale")
+    may_sleep = isinstance(scale, dict) and not scale.get("minReplicas")
+    state = as_object(_newest(revisions).get("properties")).get("runningState")
+    return may_sleep and replicas == [] and state not in _STARTING and not is_stopped(app)
 
 
 def _ask_inside(session: Session, clock: Clock, count: int) -> tuple[InsideReport, ...]:
@@ -268,11 +283,10 @@ def fetch_version(endpoint_url: str, timeout_s: float = _TIMEOUT_S) -> dict[str,
         with open_url(url, timeout_s=timeout_s) as response:
             document = load_json(response.read(_MAX_BYTES))
     except urllib.error.HTTPError as error:
-        with error:
-            body = error.read(_MAX_ERROR_BYTES)
-            reason = f"the endpoint answers with HTTP {error.code}{_reason(error, body)}"
-            return NoVersion(reason, explain_status(error.code, body))
-    except (OSError, ValueError) as error:
+        body = read_error(error, _MAX_ERROR_BYTES)
+        reason = f"the endpoint answers with HTTP {error.code}{_reason(error, body)}"
+        return NoVersion(reason, explain_status(error.code, body))
+    except FAILURES as error:
         reason = f"the endpoint does not answer: {getattr(error, 'reason', None) or error}"
         return NoVersion(reason, explain_failure(url, error))
     return document if isinstance(document, dict) else NoVersion("the endpoint is not a server of ours")

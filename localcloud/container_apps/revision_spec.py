@@ -1,6 +1,6 @@
 """Translate a container app's template into what the runtime runs. Pure.
 
-Source: Kubernetes' defaults for probes.
+Source: Kubernetes' defaults for probes; Azure Container Apps documentation, "Set scaling rules" (cooldown).
 """
 
 from __future__ import annotations
@@ -50,12 +50,24 @@ def revision_spec(
         revision=address.revision,
         container=runtime_container(template, secrets, volume),
         target_port=target_port,
-        # Scaling to zero is not emulated.
+        # A new revision starts a replica, also if it may scale to zero.
         replicas=max(1, template["scale"]["minReplicas"] or 0),
+        idle_s=_idle_s(template["scale"], target_port),
         grace_s=_or(template["terminationGracePeriodSeconds"], _DEFAULT_GRACE_S),
         env_dns_suffix=address.dns_suffix,
         hostname=address.hostname,
     )
+
+
+def _idle_s(scale: Json, target_port: int | None) -> float | None:
+    """Return after how long without requests a revision scales to zero; None if it does not.
+
+    What other rules than those for HTTP would start again is not emulated, so there a replica goes on
+    running, as it does without an ingress.
+    """
+    are_http = all("http" in rule for rule in scale["rules"] or ())
+    may_sleep = not scale["minReplicas"] and target_port is not None and are_http
+    return float(scale["cooldownPeriod"]) if may_sleep else None
 
 
 def ingress_policy(ingress: Json) -> IngressPolicy:

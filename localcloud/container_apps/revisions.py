@@ -4,9 +4,10 @@ A revision is a named template that `localcloud.runtime` runs. In single mode a 
 traffic when it is ready, and the previous one is then deactivated. Azure keeps the old one running for about
 half a minute; the local cloud stops it at once (the runtime still drains it).
 
-Not emulated: traffic split between revisions, labels, scaling by load or to zero (an app runs as many
-replicas as `minReplicas`, at least one). In single mode a second revision can be activated by hand; it
-receives no traffic. What Azure does then was not found.
+Not emulated: traffic split between revisions, labels, scaling by load (an app runs as many replicas as
+`minReplicas`; with none, one that stops after `cooldownPeriod` without requests and starts with the next).
+In single mode a second revision can be activated by hand; it receives no traffic. What Azure does then was
+not found.
 """
 
 from __future__ import annotations

@@ -67,6 +67,12 @@ class _App:
         revision = self.revisions.get(self.served or "")
         return revision.backends if revision is not None else []
 
+    async def wake(self) -> None:
+        """Start a replica, if the app has scaled to zero, and return when it is ready."""
+        revision = self.revisions.get(self.served or "")
+        if revision is not None:
+            await revision.wake()
+
 
 class ContainerHost:
     """The container apps of one local cloud.
@@ -120,7 +126,7 @@ class ContainerHost:
         if entry.ingress is not None and entry.port is not None:
             return entry.port
         chosen = port or free_port(self._ports())
-        ingress = Ingress(app, entry.backends, self._open_session(), self._limits)
+        ingress = Ingress(app, entry.backends, self._open_session(), self._limits, entry.wake)
         await ingress.listen(chosen)
         entry.ingress, entry.port = ingress, chosen
         return chosen

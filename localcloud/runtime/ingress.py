@@ -4,7 +4,8 @@ Guarantees:
 
 - Bodies are streamed both ways as they arrive; nothing waits for a buffer to fill.
 - Requests are distributed round-robin over the ready replicas. A replica that is being stopped gets no new
-  requests, and finishes those that it has. While no replica is ready the response is 503, with a reason.
+  requests, and finishes those that it has. While no replica is ready the response is 503, with a reason;
+  a request to an app that has scaled to zero starts one and waits for it.
 - A request is retried on another replica only if none can have acted on it: no connection was made, or its
   method is safe, it has no body, and no part of a response was sent. Otherwise a replica that resets the
   connection causes a 502 (or an aborted response, if it had begun).
@@ -21,8 +22,9 @@ RFC 9110 section 7.6.1 (hop-by-hop), 9.2.1 (safe methods); Envoy's responses for
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -43,7 +45,7 @@ from localcloud.runtime.ingress_policy import (
 from localcloud.runtime.spec import IngressPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from localcloud.runtime.spec import Limits
 
@@ -72,11 +74,12 @@ _LOOPBACK: Final = "127.0.0.1"
 
 @dataclass(slots=True, eq=False)
 class Backend:
-    """A replica as the ingress sees it: its port, and its number of requests in flight."""
+    """A replica as the ingress sees it: its port, its requests in flight, and when the last one ended."""
 
     name: str
     port: int
     in_flight: int = 0
+    used_at_s: float = field(default_factory=time.monotonic)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __enter__(self) -> None:
@@ -85,6 +88,7 @@ class Backend:
 
     def __exit__(self, *_: object) -> None:
         self.in_flight -= 1
+        self.used_at_s = time.monotonic()
         if not self.in_flight:
             self._idle.set()
 
@@ -110,6 +114,7 @@ class Ingress:
         backends: Returns the ready replicas; called for each request.
         session: For the connections to replicas; shared by all apps (see `new_session`).
         limits: The request limit.
+        wake: Starts a replica of an app that has scaled to zero, and returns when it is ready.
     """
 
     def __init__(
@@ -118,11 +123,13 @@ class Ingress:
         backends: Callable[[], Sequence[Backend]],
         session: aiohttp.ClientSession,
         limits: Limits,
+        wake: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._app = app
         self._backends = backends
         self._session = session
         self._limits = limits
+        self._wake = wake
         self.policy = IngressPolicy()
         self._next_index = 0
         self._runner: web.ServerRunner | None = None
@@ -163,6 +170,11 @@ class Ingress:
         preflight = preflight_headers(self.policy, request.method, request.headers)
         if preflight is not None:
             return web.Response(headers=preflight)
+        if not await self._is_awake():
+            return _text_response(504, "stream timeout")
+        return await self._distribute(request)
+
+    async def _distribute(self, request: web.BaseRequest) -> web.StreamResponse:
         tried: list[Backend] = []
         while (backend := self._next(request, tried)) is not None:
             tried.append(backend)
@@ -176,6 +188,14 @@ class Ingress:
                     if not _may_repeat(request):
                         return _text_response(502, f"replica {backend.name} closed the connection: {reset}")
         return self._unavailable(tried)
+
+    async def _is_awake(self) -> bool:
+        """Wait until an app that has scaled to zero has a replica; False if that takes too long."""
+        with suppress(TimeoutError):
+            if self._wake is not None and not self._backends():
+                await asyncio.wait_for(self._wake(), self._limits.request_limit_s)
+            return True
+        return False
 
     def _next(self, request: web.BaseRequest, tried: list[Backend]) -> Backend | None:
         ready = {backend.name: backend for backend in self._backends() if backend not in tried}
@@ -196,15 +216,10 @@ class Ingress:
             response.set_cookie(AFFINITY_COOKIE, affinity, httponly=True)
 
     def _unavailable(self, tried: list[Backend]) -> web.Response:
+        why = " has no ready replica yet: its system log says what it waits for"
         if tried:
-            names = ", ".join(backend.name for backend in tried)
-            return _text_response(
-                503, f"container app '{self._app}': no answer from its ready replicas ({names})"
-            )
-        return _text_response(
-            503,
-            f"container app '{self._app}' has no ready replica yet: its system log says what it waits for",
-        )
+            why = f": no answer from its ready replicas ({', '.join(backend.name for backend in tried)})"
+        return _text_response(503, f"container app '{self._app}'{why}")
 
     async def _forward(self, request: web.BaseRequest, backend: Backend) -> web.StreamResponse:
         if _is_websocket(request):

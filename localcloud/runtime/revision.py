@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from localcloud.runtime.replica import Replica
@@ -39,6 +42,7 @@ class Revision:
       ready (for ever, if they never are), and are then stopped. Old replicas that were not ready, those of an
       earlier restart included, are stopped at once.
     - `stop` leaves no replica, and cancels a restart in progress.
+    - With `idle_s`, all replicas are stopped once none has had a request for so long; `wake` starts them.
 
     Args:
         spec: What to run.
@@ -55,6 +59,8 @@ class Revision:
         self._replicas: list[Replica] = []
         self._current: list[Replica] = []
         self._active = False
+        self._is_asleep = self._is_waking = False
+        self._sleeper: asyncio.Task[None] | None = None
         self._changes = _ChangeSignal()
         self._rollout: asyncio.Task[None] | None = None
         self._stops: set[asyncio.Task[None]] = set()
@@ -86,6 +92,8 @@ class Revision:
         """The revision's state, from the replicas that are meant to stay."""
         if not self.is_active:
             return RevisionState("Stopped", "None", "")
+        if self._is_asleep:
+            return RevisionState("ScaledToZero", "Healthy", "")
         ready = sum(replica.is_ready for replica in self._current)
         count = f"{ready}/{len(self._current)} replicas ready."
         if ready == len(self._current):
@@ -103,6 +111,8 @@ class Revision:
         """Adjust the number of replicas; a changed specification applies to new replicas only."""
         self.spec = spec
         self._active = True
+        if self._is_asleep:
+            return
         surplus = self._current[spec.replicas :]
         missing = spec.replicas - len(self._current)
         self._current = self._current[: spec.replicas] + [self._new() for _ in range(missing)]
@@ -110,6 +120,18 @@ class Revision:
             self._stop_soon(replica)
         if surplus or missing > 0:
             self._roll_out()
+        self._watch_idleness()
+
+    async def wake(self) -> None:
+        """Start the replicas again if they were stopped because nobody asked; wait until they are ready."""
+        if self._is_asleep:
+            self._is_asleep, self._is_waking = False, True
+            self.run(self.spec)
+            message = f"Scaled {_target(self.spec)} from 0 to {self.spec.replicas}, triggered by http"
+            await self._announce("KEDAScaleTargetActivated", message)
+        if self._is_waking:
+            with suppress(RevisionNotActiveError):
+                await self.wait_ready()
 
     def restart(self) -> None:
         """Start replacing all replicas, start-first; return at once.
@@ -119,12 +141,14 @@ class Revision:
         """
         if not self.is_active:
             raise RevisionNotActiveError(f"revision '{self.spec.revision}' is not active: activate it first")
+        self._is_asleep = False
         outgoing = [replica for replica in self._replicas if not replica.is_draining]
         self._current = [self._new() for _ in range(self.spec.replicas)]
         for replica in outgoing:
             if not replica.is_ready:
                 self._stop_soon(replica)
         self._roll_out()
+        self._watch_idleness()
 
     async def wait_ready(self) -> None:
         """Wait until all replicas that are meant to stay are ready and the others are being stopped.
@@ -139,8 +163,10 @@ class Revision:
 
     async def stop(self) -> None:
         """Stop all replicas, and return when they are gone; only their logs remain."""
-        if self._rollout is not None:
-            self._rollout.cancel()
+        for task in (self._rollout, self._sleeper):
+            if task is not None:
+                task.cancel()
+        self._is_asleep = self._is_waking = False
         self._active = False
         self._current = []
         self._changes.notify()
@@ -148,6 +174,42 @@ class Revision:
             self._stop_soon(replica)
         while self._stops:
             await asyncio.wait(set(self._stops))
+
+    def _watch_idleness(self) -> None:
+        idle_s = self.spec.idle_s
+        if idle_s is not None and (self._sleeper is None or self._sleeper.done()):
+            self._sleeper = asyncio.create_task(
+                self._sleep_when_idle(idle_s), name=f"idle {self.spec.revision}"
+            )
+
+    async def _sleep_when_idle(self, idle_s: float) -> None:
+        """Stop all replicas whenever none has had a request for `idle_s`, until the revision is stopped."""
+        while True:
+            try:
+                await self._until_idle(idle_s)
+            except RevisionNotActiveError:
+                return
+            self._is_asleep = True
+            stopped, self._current = self._current, []
+            for replica in stopped:
+                self._stop_soon(replica)
+            message = f"Deactivated {_target(self.spec)} from {len(stopped)} to 0"
+            await self._announce("KEDAScaleTargetDeactivated", message)
+            while self._is_asleep:
+                await self._changes.wait()
+
+    async def _until_idle(self, idle_s: float) -> None:
+        """Return once the replicas are ready and none has had a request for `idle_s`."""
+        await self.wait_ready()
+        since_s = time.monotonic()
+        for _ in itertools.repeat(None):
+            while busy := [backend for backend in self.backends if backend.in_flight]:
+                await busy[0].idle()
+            used_s = max([since_s, *(backend.used_at_s for backend in self.backends)])
+            if (left_s := used_s + idle_s - time.monotonic()) <= 0:
+                return
+            await asyncio.sleep(left_s)
+            await self.wait_ready()
 
     def _is_settled(self) -> bool:
         return all(
@@ -173,6 +235,7 @@ class Revision:
         for replica in self._replicas:
             if replica not in incoming:
                 self._stop_soon(replica)
+        self._is_waking = False
         if incoming:
             await self._announce("RevisionReady", f"Revision '{self.spec.revision}' is ready")
 
@@ -185,3 +248,7 @@ class Revision:
         await replica.stop()
         if replica in self._replicas:
             self._replicas.remove(replica)
+
+
+def _target(spec: RevisionSpec) -> str:
+    return f"apps/v1.Deployment k8se-apps/{spec.revision}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ProbeKind = Literal["Startup", "Liveness", "Readiness"]
 ContainerState = Literal["Waiting", "Running", "Terminated"]
-RevisionRunningState = Literal["Processing", "Running", "Degraded", "Failed", "Stopped"]
+RevisionRunningState = Literal["Processing", "Running", "ScaledToZero", "Degraded", "Failed", "Stopped"]
 ExecutionEnd = Literal["Succeeded", "Failed", "Stopped"]
 HealthState = Literal["Healthy", "Unhealthy", "None"]
 EventType = Literal["Normal", "Warning"]
@@ -82,6 +82,8 @@ class RevisionSpec:
         container: Its one container.
         target_port: The ingress's target port; None for an app without ingress.
         replicas: How many replicas to keep running; 0 is allowed.
+        idle_s: After how many seconds without requests all replicas are stopped, until the next request; None
+            if they go on running.
         grace_s: From SIGTERM to SIGKILL, in seconds.
         env_dns_suffix: The value of CONTAINER_APP_ENV_DNS_SUFFIX.
         hostname: The value of CONTAINER_APP_HOSTNAME.
@@ -97,6 +99,7 @@ class RevisionSpec:
     env_dns_suffix: str = ""
     hostname: str = ""
     runs_once: bool = False
+    idle_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

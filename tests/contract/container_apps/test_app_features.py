@@ -185,3 +185,32 @@ async def test_a_secret_is_removed_together_with_its_variable(arm: ArmClient) ->
             each["name"] for each in secrets
         }
     assert shown["template"]["containers"][0]["env"] == container["env"]
+
+
+CRON: dict[str, Any] = {"name": "c", "custom": {"type": "cron", "metadata": {"desiredReplicas": "1"}}}
+
+
+@pytest.mark.parametrize(
+    ("scale", "ingress", "idle_s"),
+    [
+        ({"minReplicas": 0, "cooldownPeriod": 60}, True, 60.0),
+        ({"minReplicas": 0, "rules": [{"name": "h", "http": {"metadata": {}}}]}, True, 300.0),
+        ({}, True, 300.0),
+        ({"minReplicas": 1, "cooldownPeriod": 60}, True, None),
+        ({"minReplicas": 0, "rules": [CRON]}, True, None),
+        ({"minReplicas": 0}, False, None),
+    ],
+)
+async def test_an_app_without_a_least_replica_sleeps_after_its_cooldown(
+    arm: ArmClient, scale: dict[str, Any], idle_s: float | None, *, ingress: bool
+) -> None:
+    await arm.make_environment()
+    body = arm.app_body()
+    body["properties"]["template"]["scale"] = scale
+    if not ingress:
+        del body["properties"]["configuration"]["ingress"]
+    created = await arm.put_app(body)
+    assert created.status in {200, 201}, created.body
+    await arm.settle()
+    (spec,) = arm.host.specs.values()
+    assert (spec.replicas, spec.idle_s) == (1, idle_s)

@@ -277,3 +277,31 @@ def test_status_asks_nothing_on_the_share_while_the_address_answers_or_no_replic
     with server(b"no", 403) as endpoint:
         serve_at(session, endpoint)
         assert find_status(session).inside == ()
+
+
+@pytest.mark.parametrize(
+    ("least", "state", "replicas", "is_asleep"),
+    [
+        (0, "ScaledToZero", [], True),
+        (None, "Running", [], True),
+        (1, "Running", [], False),
+        (0, "Activating", [], False),
+        (0, "Running", REPLICAS, False),
+    ],
+)
+def test_a_stage_that_has_scaled_to_zero_is_not_woken(  # noqa: PLR0913 - the case, and two fixtures
+    session: Session, az: ScriptedAz, least: int | None, state: str, replicas: Any, *, is_asleep: bool
+) -> None:
+    revision: Any = {"name": "app--1", "properties": {"createdTime": "2026-01-02", "runningState": state}}
+    properties: Any = {**PROPERTIES, "template": {"scale": {"minReplicas": least}}}
+    az.answers |= {
+        "containerapp show": {"name": "app", "properties": properties},
+        "containerapp revision list": [revision],
+        "containerapp replica list": replicas,
+    }
+    with server(VERSION) as endpoint:
+        serve_at(session, endpoint)
+        status = find_status(session)
+    assert status.ready is not is_asleep
+    asleep = "no replica runs while nobody asks: the next request starts one and waits for it"
+    assert status.detail == (asleep if is_asleep else "")
