@@ -307,6 +307,8 @@ def _write(text: str) -> None:
     Raises:
         ToolError: It cannot be written, such as to a disk that is full.
     """
+    if sys.stdout is None:  # as `>&-` in a shell leaves it
+        raise ToolError("there is no standard output to print the result on")
     try:
         sys.stdout.write(f"{_printable(text)}\n")
         sys.stdout.flush()

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from infra.command_line import run_script
-from infra.interrupts import INTERRUPTED
 from infra.evaluation import evaluation
 from infra.evaluation.asking import ask_all
+from infra.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
     from infra.evaluation.evaluation import Work

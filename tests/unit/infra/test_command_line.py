@@ -305,3 +305,16 @@ def test_a_terminal_without_the_characters_of_a_result_shows_their_numbers(
         perform(take)
         monkeypatch.undo()
     assert out.read_text() == "a name that is not UTF-8: \\udcff\n"
+
+
+@pytest.mark.parametrize("is_json", [True, False])
+def test_without_a_standard_output_there_is_no_result(
+    monkeypatch: pytest.MonkeyPatch, *, is_json: bool
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(Exit) as caught:
+        perform(take, json=is_json)
+    assert (caught.value.code, caught.value.message) == (
+        3,
+        "error: there is no standard output to print the result on",
+    )
