@@ -14,6 +14,7 @@ S-LoRA and Punica describe this kind of serving; they gather each row's weights,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -125,15 +126,20 @@ class BatchedLoraLinear(nn.Module):
         self.base_layer = base_layer
         self.weights = dict(weights)
         self.lora_batch = lora_batch
-        ordered = [weights[adapter_id] for adapter_id in sorted(weights)]
+        self._dtype = dtype
         self._ranks = adapter_ranks(weights)
-        self._lora_a = torch.cat([each.lora_a for each in ordered]).to(dtype)
-        self._lora_b = torch.cat([each.lora_b.t() for each in ordered]).to(dtype)
 
     @property
     def out_features(self) -> int:
         """Return the number of outputs."""
-        return self._lora_b.shape[1]
+        return next(iter(self.weights.values())).lora_b.shape[0]
+
+    @cached_property
+    def _side_by_side(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return all adapters' `lora_a` and transposed `lora_b`. Packing has no use for them."""
+        ordered = [self.weights[adapter_id] for adapter_id, _ in self._ranks]
+        lora_a = torch.cat([each.lora_a for each in ordered]).to(self._dtype)
+        return lora_a, torch.cat([each.lora_b.t() for each in ordered]).to(self._dtype)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return (..., outputs) for rows (..., inputs)."""
@@ -141,9 +147,10 @@ class BatchedLoraLinear(nn.Module):
         mask = self.lora_batch.mask(self._ranks, rows.device)
         if mask is None:
             return product
-        inner = linear(rows, self._lora_a).masked_fill_(mask, 0)
+        lora_a, lora_b = self._side_by_side
+        inner = linear(rows, lora_a).masked_fill_(mask, 0)
         # In place: nothing else refers to the product yet.
-        product.view(-1, product.shape[-1]).addmm_(inner.view(-1, inner.shape[-1]), self._lora_b)
+        product.view(-1, product.shape[-1]).addmm_(inner.view(-1, inner.shape[-1]), lora_b)
         return product
 
 
