@@ -19,10 +19,12 @@ from torch import nn
 from inference.engines.transformers import attention
 from inference.engines.transformers.adapter_checks import modules_of_peft
 from inference.engines.transformers.lora_batch import BatchedLoraLinear
-from inference.engines.transformers.packing import PackedLinear, PackedLoraLinear, Part, pack_layers
+from inference.engines.transformers.packing import Part, pack_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from inference.engines.transformers.packing import PackedLayer
 
 FUSABLE_LAYERS: Final = frozenset(
     {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
@@ -189,11 +191,11 @@ class _Packer:
 
     def __init__(self) -> None:
         # The layers are kept alive, so that no other weight gets the id of one that was released.
-        self._packed: dict[tuple[int, ...], tuple[PackedLinear | PackedLoraLinear, Sequence[nn.Module]]] = {}
+        self._packed: dict[tuple[int, ...], tuple[PackedLayer, Sequence[nn.Module]]] = {}
 
     def pack(
         self, layers: Sequence[nn.Linear | BatchedLoraLinear], orders: Sequence[torch.Tensor | slice] = ()
-    ) -> PackedLinear | PackedLoraLinear:
+    ) -> PackedLayer:
         """Return what `pack_layers` returns."""
         key = tuple(id(layer if isinstance(layer, BatchedLoraLinear) else layer.weight) for layer in layers)
         if key not in self._packed:

@@ -4,15 +4,19 @@ A layer with adapters (see `lora_batch`) becomes a single product: `lora_b` is c
 the product with `lora_a` to the inputs. With few rows, a call of the library takes as long as a small
 product, so it is called once.
 
+A weight in float32 whose numbers float16 can hold is packed in float16 and multiplied in float32. That is the
+same product from half of the bytes, which a product with few rows waits for. Models are mostly stored in
+bfloat16, and float16 holds its numbers. The adapters of such a layer stay beside it, in float32.
+
 Source: torch 2.13, `aten/src/ATen/native/mkldnn/Linear.cpp`, as torch's own inductor uses it when it freezes
-a model. The operators are not public; the version is pinned, and the engine's tests compare the answers with
-plain `generate`.
+a model, and `aten/src/ATen/native/quantized/cpu/qlinear_dynamic.cpp`. The operators are not public; the
+version is pinned, and the engine's tests compare the answers with plain `generate`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 from torch import nn
@@ -29,6 +33,13 @@ if TYPE_CHECKING:
 
 ROWS_HINT: Final = 8
 """The number of rows that the layout is chosen for; it works for any number."""
+
+LOST_BITS: Final = 0x1FFF
+"""The bits of a number in float32 that float16 has no room for."""
+
+MIN_HALF_RANGE: Final = 2.0**-8
+"""The least that the largest number of a weight in float16 must be. Numbers below 2**-17 lose some bits, at
+most 2**-25, which is then too little to matter beside float32's own rounding of the sums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +61,22 @@ class PackedLinear(nn.Module):
     """A linear layer over a packed weight; computes what `nn.Linear` does.
 
     Args:
-        weight: (outputs, inputs), packed.
+        weight: The weight, (outputs, inputs), packed.
         bias: (outputs,), if there is one.
+        out_features: The number of outputs.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(
+        self,
+        weight: Any,  # noqa: ANN401 - what the matrix library has made of it
+        bias: torch.Tensor | None,
+        out_features: int,
+    ) -> None:
         super().__init__()
-        # Not a parameter: the tensor is opaque, and only the product can read it.
+        # Not a parameter: only the product can read it.
         self._weight = weight
         self._bias = bias
-
-    @property
-    def out_features(self) -> int:
-        """Return the number of outputs."""
-        return self._weight.shape[0]
+        self.out_features = out_features
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the product with rows (..., inputs)."""
@@ -72,7 +85,23 @@ class PackedLinear(nn.Module):
         )
         return product
 
+    def sharing(self, bias: torch.Tensor | None) -> Self:
+        """Return a layer with the same weight and another bias."""
+        return type(self)(self._weight, bias, self.out_features)
+
     # Called for every product and never hooked: a module's check for hooks takes as long as a small operator.
+    __call__ = forward
+
+
+class HalfLinear(PackedLinear):
+    """The same over a weight that is packed in float16, for rows in float32."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the product with rows (..., inputs)."""
+        product: torch.Tensor = torch.ops.quantized.linear_dynamic_fp16(rows, self._weight)
+        return product if self._bias is None else product.add_(self._bias)
+
+    # As above.
     __call__ = forward
 
 
@@ -96,8 +125,8 @@ class PackedLoraLinear(nn.Module):
         lora_batch: LoraBatch,
     ) -> None:
         super().__init__()
-        self._product = PackedLinear(pack_weight(weight), bias)
-        self._lora_a = PackedLinear(pack_weight(lora_a), None)
+        self._product = PackedLinear(pack_weight(weight), bias, len(weight))
+        self._lora_a = PackedLinear(pack_weight(lora_a), None, len(lora_a))
         self._ranks = ranks
         self._columns = sum(rank for _, rank in ranks)
         self._lora_batch = lora_batch
@@ -118,6 +147,10 @@ class PackedLoraLinear(nn.Module):
     __call__ = forward
 
 
+PackedLayer = PackedLinear | PackedLoraLinear | BatchedLoraLinear
+"""What linear layers with the same inputs are packed into."""
+
+
 def can_pack(device: str, dtype: torch.dtype) -> bool:
     """Return whether this machine's matrix library multiplies packed weights of a type."""
     if device != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
@@ -131,9 +164,28 @@ def pack_weight(weight: torch.Tensor) -> torch.Tensor:
     return packed
 
 
+def fits_half(weight: torch.Tensor) -> bool:
+    """Return whether a weight is packed in float16: it is in float32, and float16 holds its numbers."""
+    if weight.dtype != torch.float32 or torch.backends.quantized.engine not in {"x86", "fbgemm"}:
+        return False
+    # NaN is not within any limits.
+    largest = max(map(abs, torch.stack(weight.aminmax()).tolist()))
+    if not MIN_HALF_RANGE <= largest <= torch.finfo(torch.float16).max:
+        return False
+    return not bool((weight.view(torch.int32) & LOST_BITS).any())
+
+
+def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
+    """Return a layer over a plain weight, (outputs, inputs), which is packed."""
+    weight = weight.detach()
+    if fits_half(weight):
+        return HalfLinear(torch.ops.quantized.linear_prepack_fp16(weight, None), bias, len(weight))
+    return PackedLinear(pack_weight(weight), bias, len(weight))
+
+
 def pack_layers(
     layers: Sequence[nn.Linear | BatchedLoraLinear], orders: Sequence[torch.Tensor | slice] = ()
-) -> PackedLinear | PackedLoraLinear:
+) -> PackedLayer:
     """Pack layers with the same inputs into one, whose outputs are theirs, concatenated.
 
     Args:
@@ -154,7 +206,7 @@ def pack_layers(
         ]
         bias = torch.cat([_reorder(each, order) for each, order in zip(biases, orders, strict=True)])
     if not with_adapters:
-        return PackedLinear(pack_weight(weight), bias)
+        return pack_linear(weight, bias)
     parts = [
         Part(str(index), each.out_features, order)
         for index, (each, order) in enumerate(zip(linears, orders, strict=True))
@@ -170,6 +222,9 @@ def pack_layers(
         )
         for adapter_id in sorted({each for layer in with_adapters for each in layer.weights})
     }
+    if fits_half(weight):
+        lora_batch = with_adapters[0].lora_batch
+        return BatchedLoraLinear(pack_linear(weight, bias), weights, lora_batch, weight.dtype)
     widened = torch.cat([weight, *(each.lora_b.to(weight.dtype) for each in weights.values())], 1)
     lora_a = torch.cat([each.lora_a for each in weights.values()]).to(weight.dtype)
     return PackedLoraLinear(widened, bias, lora_a, adapter_ranks(weights), with_adapters[0].lora_batch)
@@ -197,9 +252,9 @@ def pack(networks: Iterable[nn.Module]) -> None:
     for module, name in with_adapters:
         setattr(module, name, pack_layers([getattr(module, name)]))
     for found in plain.values():
-        weight = pack_weight(found[0][2].weight.detach())
+        packed = pack_linear(found[0][2].weight, None)
         for module, name, child in found:
-            setattr(module, name, PackedLinear(weight, child.bias))
+            setattr(module, name, packed.sharing(child.bias))
         found.clear()
 
 

@@ -60,14 +60,14 @@ NOT_LIKE = {
 }
 
 
-def network(config: Any) -> Any:
-    """Return a network with random weights, norms and biases."""
+def network(config: Any, *, is_half: bool = False) -> Any:
+    """Return a network with random weights, norms and biases; on demand such as files in bfloat16 have."""
     torch.manual_seed(4)
     made = AutoModelForCausalLM.from_config(copy.deepcopy(config)).eval().requires_grad_(requires_grad=False)
     for parameter in made.parameters():
         if parameter.dim() == 1:
             parameter.add_(torch.randn_like(parameter) * 0.3)
-    return made
+    return made.bfloat16().float() if is_half else made
 
 
 class Cache:
@@ -118,12 +118,15 @@ def step(fused: Any, cache: Cache, requests: list[tuple[list[int], int]]) -> tor
     return logits
 
 
+@pytest.mark.parametrize("is_half", [False, True], ids=["any weights", "weights from bfloat16"])
 @pytest.mark.parametrize("config", LIKES.values(), ids=LIKES.keys())
-def test_a_fused_network_computes_the_same(config: Any) -> None:
-    plain, fused = network(config), network(config)
+def test_a_fused_network_computes_the_same(config: Any, *, is_half: bool) -> None:
+    plain, fused = network(config, is_half=is_half), network(config, is_half=is_half)
     assert can_fuse_layers(fused)
     fuse_layers([fused])
     packing.pack([fused])
+    halves = [module for module in fused.modules() if isinstance(module, packing.HalfLinear)]
+    assert len(halves) == (4 * LAYERS + 1 if is_half else 0)
     attention.register()
     fused.set_attn_implementation(attention.NAME)
     torch.manual_seed(5)
