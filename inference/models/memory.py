@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from inference.errors import LoadError
@@ -15,6 +16,8 @@ from inference.models.hardware import CACHE_SHARE, MIN_CACHE_TOKENS, PAGE_TOKENS
 from inference.models.weights import EMBEDDING_KEYS, read_base_shapes, stored_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from inference.models.hardware import Hardware
     from inference.models.weights import Adapter, Shapes, Weights
 
@@ -31,6 +34,10 @@ LORA_PADDING_FACTOR: Final = 3
 """The maximum factor by which zeros enlarge the `lora_b` of unmerged adapters, where layers with the same
 inputs are packed into one."""
 
+PACKED_TOGETHER: Final = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers with the same inputs, which are packed as one on a CPU: a network that changes one copies all
+of them. Source: `engines/transformers/fused.py`."""
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterSize:
@@ -41,12 +48,17 @@ class AdapterSize:
         embeddings: In the embeddings that it replaces.
         own: In its own file.
         is_batchable: Whether it can stay unmerged in the base's network.
+        packed: In the layers that it changes and those that are packed with them, which a CPU copies.
+        tied: In those of its embeddings that are the weights of the output layer too. On a CPU the latter has
+            a packed copy.
     """
 
     layers: int
     embeddings: int
     own: int
     is_batchable: bool = False
+    packed: int = 0
+    tied: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +70,17 @@ class ModelSize:
         embeddings: Those of them that quantisation leaves unchanged.
         adapters: The adapters that are served with it.
         token: The keys and values of one token in all layers.
+        batched: The layers that batchable adapters change, and those that are packed with them. On a CPU the
+            base's network has copies of them with the adapters, and the other networks share plain ones.
+        tied: As for an adapter.
     """
 
     parameters: int
     embeddings: int
     adapters: tuple[AdapterSize, ...]
     token: int
+    batched: int = 0
+    tied: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +115,10 @@ def measure(weights: Weights, token: int) -> ModelSize:
     parameters = sum(map(math.prod, shapes.values())) or stored_bytes(weights.base) // 2
     embeddings = _count(shapes, EMBEDDING_KEYS + HEAD_KEYS)
     adapters = tuple(measure_adapter(adapter, shapes) for adapter in weights.adapters)
-    return ModelSize(parameters, embeddings, adapters, token)
+    batchable = (adapter.shapes for adapter in weights.adapters if adapter.is_batchable)
+    batched = _count_packed(chain.from_iterable(batchable), shapes)
+    tied = 0 if any(key.endswith(HEAD_KEYS) for key in shapes) else _count(shapes, EMBEDDING_KEYS)
+    return ModelSize(parameters, embeddings, adapters, token, batched, tied)
 
 
 def measure_adapter(adapter: Adapter, base: Shapes) -> AdapterSize:
@@ -120,11 +140,16 @@ def measure_adapter(adapter: Adapter, base: Shapes) -> AdapterSize:
         elif "lora_" not in key:
             embeddings += math.prod(shape)
             has_head |= key.endswith(HEAD_KEYS)
-    if adapter.embedding_rows is not None and not has_head and any(key.endswith(HEAD_KEYS) for key in base):
-        # An output layer that is not tied to the embeddings is resized with them.
-        embeddings *= 2
+    tied = 0
+    if adapter.embedding_rows is not None and not has_head:
+        if any(key.endswith(HEAD_KEYS) for key in base):
+            # An output layer that is not tied to the embeddings is resized with them.
+            embeddings *= 2
+        else:
+            tied = embeddings
     own = sum(map(math.prod, adapter.shapes.values()))
-    return AdapterSize(layers, embeddings, own, adapter.is_batchable)
+    packed = _count_packed(adapter.shapes, base)
+    return AdapterSize(layers, embeddings, own, adapter.is_batchable, packed, tied)
 
 
 def estimate(size: ModelSize, placement: Placement, wanted_tokens: int | None) -> MemoryEstimate:
@@ -144,7 +169,13 @@ def estimate(size: ModelSize, placement: Placement, wanted_tokens: int | None) -
     else:
         quantized = size.parameters - size.embeddings
         base = int(quantized * QUANTIZED_BYTES[placement.quantization]) + size.embeddings * itemsize
-    return MemoryEstimate(base, sum(_adapter_bytes(adapter, placement) for adapter in size.adapters), caches)
+    adapters = sum(_adapter_bytes(adapter, placement) for adapter in size.adapters)
+    if placement.device == "cpu":
+        base += size.tied * itemsize
+        unmerged = sum(_stays_unmerged(adapter, placement) for adapter in size.adapters)
+        if 0 < unmerged < len(size.adapters):
+            adapters += size.batched * itemsize
+    return MemoryEstimate(base, adapters, caches)
 
 
 def count_networks(size: ModelSize, placement: Placement) -> int:
@@ -243,9 +274,24 @@ def _adapter_bytes(adapter: AdapterSize, placement: Placement) -> int:
     itemsize = _itemsize(placement)
     if _stays_unmerged(adapter, placement):
         return adapter.own * LORA_PADDING_FACTOR * itemsize
+    if placement.device == "cpu":
+        return (max(adapter.layers, adapter.packed) + adapter.embeddings + adapter.tied) * itemsize
     if placement.quantization == "none":
         return (adapter.layers + adapter.embeddings) * itemsize
     return adapter.own * PEFT_LORA_BYTES + adapter.embeddings * itemsize
+
+
+def _count_packed(keys: Iterable[str], base: Shapes) -> int:
+    """Count the numbers in the base's layers that an adapter's tensors change, and those packed with them."""
+    names = {key.partition(".lora_")[0].removeprefix("base_model.model.") for key in keys if ".lora_" in key}
+    packed = {each for name in names for each in _packed_together(name)}
+    return sum(math.prod(base.get(f"{name}.weight", (0,))) for name in packed)
+
+
+def _packed_together(name: str) -> tuple[str, ...]:
+    parent, _, layer = name.rpartition(".")
+    others = next((product for product in PACKED_TOGETHER if layer in product), (layer,))
+    return tuple(f"{parent}.{other}" for other in others)
 
 
 def _count(shapes: Shapes, endings: tuple[str, ...]) -> int:

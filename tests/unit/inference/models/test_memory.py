@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from inference.errors import LoadError
 from inference.models.hardware import Hardware, Placement
@@ -13,9 +16,10 @@ from inference.models.memory import (
     check_memory,
     estimate,
     fitting_cache_tokens,
+    measure,
     measure_adapter,
 )
-from inference.models.weights import Adapter, Shapes
+from inference.models.weights import Adapter, BaseModel, Shapes, Weights
 
 GIB = 2**30
 CPU = Hardware(None, None, 0, 8 * GIB, has_cpu_bf16=False)
@@ -176,3 +180,62 @@ def test_embeddings_of_its_own_count_with_the_head_that_grows_with_them(
 ) -> None:
     shapes = {**FACTORS, "base_model.model.model.embed_tokens.weight": (260, 32), **extra}
     assert measure_adapter(adapter(shapes, 260), base).embeddings == embeddings
+
+
+LAYER: Shapes = {
+    f"model.layers.0.{name}.weight": shape
+    for name, shape in {
+        "self_attn.q_proj": (48, 32),
+        "self_attn.k_proj": (16, 32),
+        "self_attn.v_proj": (16, 32),
+        "self_attn.o_proj": (32, 48),
+    }.items()
+}
+
+
+def test_on_a_cpu_a_merged_adapter_copies_what_is_packed_with_its_layers() -> None:
+    found = measure_adapter(adapter(FACTORS), LAYER)
+    size = ModelSize(10_000, 0, (found,), 1)
+    assert (found.layers, found.packed) == (48 * 32, (48 + 16 + 16) * 32)
+    assert estimate(size, Placement("cpu", "bfloat16", "none"), None).adapters == 2 * found.packed
+    assert estimate(size, Placement("cuda", "bfloat16", "none"), None).adapters == 2 * found.layers
+
+
+def test_on_a_cpu_weights_under_batched_adapters_are_copies_if_another_network_shares_them() -> None:
+    batchable = AdapterSize(100, 0, 10, is_batchable=True)
+    other = AdapterSize(0, 70, 70)
+    unmerged = Placement("cpu", "bfloat16", "none", merge_adapters=False)
+
+    def adapters_bytes(placement: Placement, *adapters: AdapterSize) -> int:
+        return estimate(ModelSize(10_000, 0, adapters, 1, batched=150), placement, None).adapters
+
+    alone, own = adapters_bytes(unmerged, batchable), adapters_bytes(unmerged, other)
+    assert adapters_bytes(unmerged, batchable, other) == alone + own + 2 * 150
+    on_gpu = replace(unmerged, device="cuda")
+    assert adapters_bytes(on_gpu, batchable, other) == alone + own
+    merged = replace(unmerged, merge_adapters=True)
+    assert adapters_bytes(merged, batchable, other) == 2 * 100 + own
+
+
+def test_on_a_cpu_the_output_layer_has_a_copy_of_the_embeddings_that_are_its_weights() -> None:
+    cpu, cuda = Placement("cpu", "bfloat16", "none"), Placement("cuda", "bfloat16", "none")
+    shapes = {**FACTORS, "base_model.model.model.embed_tokens.weight": (260, 32)}
+    bases: tuple[Shapes, ...] = (LAYER, {"lm_head.weight": (256, 32)})
+    tied, apart = (measure_adapter(adapter(shapes, 260), base) for base in bases)
+    assert (tied.embeddings, tied.tied) == (260 * 32, 260 * 32)
+    assert (apart.embeddings, apart.tied) == (2 * 260 * 32, 0)
+    for size in (ModelSize(10_000, 0, (), 1, tied=300), ModelSize(10_000, 0, (tied,), 1)):
+        on_cpu, on_gpu = (estimate(size, placement, None) for placement in (cpu, cuda))
+        copies = size.tied + sum(each.tied + each.packed - each.layers for each in size.adapters)
+        assert on_cpu.base + on_cpu.adapters == on_gpu.base + on_gpu.adapters + 2 * copies
+
+
+def test_a_base_is_measured_with_what_its_adapters_change(tmp_path: Path) -> None:
+    base = {**LAYER, "model.embed_tokens.weight": (256, 32)}
+    save_file({key: torch.zeros(shape) for key, shape in base.items()}, tmp_path / "model.safetensors")
+    second = {key.replace("q_proj", "o_proj"): shape for key, shape in FACTORS.items()}
+    weights = Weights(BaseModel("org/base", str(tmp_path)), (adapter(FACTORS), adapter(second)))
+    size = measure(weights, 1)
+    assert size.parameters == sum(math.prod(shape) for shape in base.values())
+    assert size.batched == (48 + 16 + 16) * 32 + 32 * 48
+    assert size.tied == 256 * 32
