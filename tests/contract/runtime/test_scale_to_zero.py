@@ -14,7 +14,7 @@ from tests.doubles.containers import REVISION
 if TYPE_CHECKING:
     from localcloud.runtime import RevisionSpec
 
-IDLE_S = 0.3
+IDLE_S = 1.0
 ASLEEP = ("ScaledToZero", "Healthy", "")
 
 
@@ -47,7 +47,7 @@ async def test_a_request_in_flight_keeps_the_replica(bench: Any) -> None:
         await asyncio.sleep(0.01)
     await bench.line("hanging")
     before = (await bench.events()).count("KEDAScaleTargetDeactivated")
-    await asyncio.sleep(3 * IDLE_S)
+    await asyncio.sleep(2 * IDLE_S)
     assert (await bench.events()).count("KEDAScaleTargetDeactivated") == before
     request.cancel()
     await bench.event("KEDAScaleTargetDeactivated", before + 1)

@@ -16,6 +16,7 @@ import pytest
 
 from infra import interrupts
 from infra.interrupts import Children, TerminatedError, add_note, exit_code_of, notes_of, noting
+from tests.doubles.containers import gone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,9 +104,8 @@ def test_a_signal_ends_a_verb_with_all_its_processes(waiting: Waiting, number: i
     assert waiting.process.returncode == code
     assert stderr == f"interrupted\n  {NOTE}\n"
     assert json.loads(stdout) == {"error": {"message": "interrupted", "details": [NOTE], "exit_code": code}}
-    gone, alive = psutil.wait_procs(waiting.children, timeout=PATIENCE_S)
-    assert len(gone) == 2
-    assert not alive
+    assert len(waiting.children) == 2
+    assert gone(*(child.pid for child in waiting.children))
 
 
 @pytest.mark.quiet
