@@ -30,11 +30,10 @@ from inference.imports import find_imports
 from inference.listener import inherit_or_bind
 from inference.observability.logs import log_unusable, set_up_logging
 from inference.observability.tracing import FLUSH_S, Tracing, make_tracing
-from inference.self_test import require_completions
+from inference.self_test import SelfTest
 from inference.service.adapter_watch import AdapterWatch
 from inference.service.adapters import Adapters
 from inference.service.service import Service
-from inference.service.warm_up import check_models
 from inference.settings import Settings, load_settings
 from inference.startup import (
     SWITCH_INTERVAL_S,
@@ -57,7 +56,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-    from inference.engines.protocol import Engine, ServedModel
+    from inference.engines.protocol import Engine
     from inference.startup import ReadyEngine
     from inference.web.chat.gateway import Chat
 
@@ -72,7 +71,7 @@ RETIREMENT_S: Final = 10.0
 PROGRESS_INTERVAL_S: Final = 0.25
 
 MODELS_INTERVAL_S: Final = 0.25
-"""The interval at which a supervised server looks for models that have not been checked."""
+"""The interval at which a supervised server looks for models that have not been tested."""
 
 FORCED_CLOSE_TIMEOUT_S: Final = 0.5
 """How long the engine may take to close after the second signal."""
@@ -129,7 +128,6 @@ class ServerProcess:
         self._tracing = tracing
         self._given = os.environ.keys() if given is None else given
         self._service = Service(limits_of(settings))
-        self._application: ASGIApp | None = None
         self._adapters = Adapters(self._service)
         self._chat_page = ChatPage(self._service)
         self._keyring = Keyring(settings.api_keys)
@@ -141,7 +139,6 @@ class ServerProcess:
         self._began_s = time.monotonic()
         self._engine: Engine | None = None
         self._is_serving = asyncio.Event()
-        self._tested_models: tuple[ServedModel, ...] = ()
         self._is_tested = asyncio.Event()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -156,7 +153,7 @@ class ServerProcess:
             loop.add_signal_handler(number, self._handle_signal)
         await self._link.connect(self._settings.control_fd)
         self._service.holds_requests = self._link.holds_requests
-        application = self._application = make_application(
+        application = make_application(
             self._service,
             self._settings,
             self._identity,
@@ -167,7 +164,8 @@ class ServerProcess:
         )
         server = _UvicornServer(configure(application))
         serving = asyncio.create_task(self._accept(server))
-        work = asyncio.create_task(self._serve_models())
+        self_test = SelfTest(configure(application), lambda: self._service.models, self._keyring)
+        work = asyncio.create_task(self._serve_models(self_test))
         retiring = asyncio.create_task(self._retire(server))
         changes = KeyChanges(self._settings.mount, self._settings.api_keys, self._keyring)
         following = asyncio.create_task(changes.follow())
@@ -215,7 +213,7 @@ class ServerProcess:
             asyncio.get_running_loop().call_later(self._settings.drain_grace_s, self._stop_now.set)
         self._stop.set()
 
-    async def _serve_models(self) -> None:
+    async def _serve_models(self, self_test: SelfTest) -> None:
         """Serve the models and the chat page until cancelled. An error stops the process."""
         path, settings = self._settings.engine_socket, self._settings
         watch = AdapterWatch(settings.mount, settings.adapter, self._service, self._adapters)
@@ -223,7 +221,9 @@ class ServerProcess:
         try:
             await watch.begin()
             serving = self._load() if path is None else self._follow(path)
-            await asyncio.gather(serving, self._run_chat(), watch.run(), self._check_models())
+            await asyncio.gather(
+                serving, self._run_chat(self_test), watch.run(), self._report_answers(self_test)
+            )
         except LoadError as error:
             self._fail(f"cannot serve: {error}", error.exit_code)
         except Exception as error:
@@ -238,21 +238,16 @@ class ServerProcess:
             self._link.send(phase=self._service.phase, percent=self._service.percent)
             await asyncio.sleep(PROGRESS_INTERVAL_S)
 
-    async def _check_models(self) -> None:
-        """Have models answer as soon as they are served, and tell the supervisor how that ended."""
+    async def _report_answers(self, self_test: SelfTest) -> None:
+        """Report to the supervisor how each model answers, and test those that are served later."""
         if not self._link.is_supervised:
             return
         self._link.send(answers={})
         await self._is_tested.wait()
-        # They have answered over HTTP, which is more than is asked of those that come later.
-        checked = self._tested_models
-        self._link.send(answers={model.name: None for model in checked})
+        self._link.send(answers=self_test.answers)
         while True:
-            models = self._service.models
-            # Compared by identity: an engine that was loaded again serves new models of the same names.
-            if self._engine is not None and list(map(id, models)) != list(map(id, checked)):
-                self._link.send(answers=await check_models(self._engine, models))
-                checked = models
+            if self_test.is_due:
+                self._link.send(answers=await self_test.run())
             await asyncio.sleep(MODELS_INTERVAL_S)
 
     def _fail(self, reason: str, exit_code: int) -> None:
@@ -293,12 +288,12 @@ class ServerProcess:
         self._link.send(engine_ready=True)
         self._is_serving.set()
 
-    async def _run_chat(self) -> None:
+    async def _run_chat(self, self_test: SelfTest) -> None:
         """Serve the chat page once there are models. It asks which ones there are whenever it is opened."""
         if self._settings.engine_socket is None:
             # The import takes seconds, and would delay the loading in this process.
             await self._is_serving.wait()
-        chat, _ = await asyncio.gather(in_thread(self._make_chat), self._test_itself())
+        chat, _ = await asyncio.gather(in_thread(self._make_chat), self._require_answers(self_test))
         async with chat.lifespan():
             self._chat_page.application = chat
             LOGGER.info("the chat page is up")
@@ -306,21 +301,18 @@ class ServerProcess:
             self._report_imports()
             await asyncio.Event().wait()
 
-    async def _test_itself(self) -> None:
-        """Request a completion of each model over HTTP, once there are models.
+    async def _require_answers(self, self_test: SelfTest) -> None:
+        """Wait until there are models and each has answered a completion over HTTP.
 
         Raises:
             LoadError: If one does not answer.
         """
         await self._is_serving.wait()
-        assert self._application is not None  # noqa: S101 - set before models are served
-        began_s, models = time.monotonic(), self._service.models
-        with self._keyring.lend() as key:
-            await require_completions(
-                configure(self._application), lambda: [model.name for model in self._service.models], key
-            )
+        began_s = time.monotonic()
+        answers = await self_test.run()
+        for reason in filter(None, answers.values()):
+            raise LoadError(reason)
         LOGGER.info("each model has answered a completion, in %.1f s", time.monotonic() - began_s)
-        self._tested_models = models
         self._is_tested.set()
 
     def _report_imports(self) -> None:

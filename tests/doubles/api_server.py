@@ -12,6 +12,7 @@ from inference.engines.protocol import ServedModel
 from inference.service.service import Service
 from inference.settings import Settings
 from inference.web.application import ChatPage, Identity, make_application
+from inference.web.keyring import Keyring
 from tests.doubles.byte_codec import ByteCodec
 from tests.doubles.scripted_engine import ScriptedEngine
 
@@ -32,7 +33,10 @@ class ApiServer:
         if is_ready:
             self.start()
         identity = Identity("20260101T000000Z-0123abcd", "app--rev", "app--rev-0", "2026-01-01T00:00:00Z")
-        self.app = make_application(self.service, settings, identity, ChatPage(self.service))
+        self.keyring = Keyring(settings.api_keys)
+        self.app = make_application(
+            self.service, settings, identity, ChatPage(self.service), keyring=self.keyring
+        )
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False),
             base_url="http://server",

@@ -95,7 +95,7 @@ def show(*_):
     names = [name for name in ("torch", "gradio", "transformers") if sys.modules.get(name)]
     server.LOGGER.info("imported: %s", names)
 
-async def no_chat(self):
+async def no_chat(self, _self_test):
     await asyncio.Event().wait()
 
 signal.signal(signal.SIGUSR1, show)

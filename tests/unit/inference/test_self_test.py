@@ -9,15 +9,16 @@ from starlette.responses import JSONResponse
 
 from inference import self_test as module
 from inference.api_keys import ApiKey, digest_of
-from inference.errors import LoadError
-from inference.self_test import require_completions
+from inference.engines.protocol import ServedModel
+from inference.self_test import SelfTest
 from inference.server import configure
 from inference.service.requests import Limits
 from inference.web.keyring import Keyring
-from tests.doubles.api_server import BASE, ENDED, KEY, SETTINGS, TUNED, ApiServer
+from tests.doubles.api_server import BASE, END, ENDED, SETTINGS, TUNED, ApiServer
+from tests.doubles.byte_codec import ByteCodec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -47,13 +48,31 @@ class Answers:
         await JSONResponse(document, status)(scope, receive, send)
 
 
-async def require(application: ASGIApp, names: Iterable[str] = (BASE,)) -> None:
-    await require_completions(configure(application), lambda: names, KEY)
+def served(name: str) -> ServedModel:
+    return ServedModel(name, None, ByteCodec(), frozenset({END}), 0)
+
+
+BASE_MODEL = served(BASE)
+
+
+def make_test(
+    application: ASGIApp, models: Callable[[], tuple[ServedModel, ...]] = lambda: (BASE_MODEL,)
+) -> SelfTest:
+    return SelfTest(configure(application), models, Keyring(()))
+
+
+async def failure_of(application: ASGIApp) -> str:
+    """Return why the base does not answer."""
+    reason = (await make_test(application).run())[BASE]
+    assert reason is not None
+    return reason
 
 
 async def test_each_model_answers_a_completion_through_the_whole_server(api_server: ApiServer) -> None:
     api_server.engine.always = (ENDED,)
-    await require(api_server.app, (BASE, TUNED))
+    service = api_server.service
+    self_test = SelfTest(configure(api_server.app), lambda: service.models, api_server.keyring)
+    assert await self_test.run() == {BASE: None, TUNED: None}
     requests = api_server.engine.requests
     assert sorted(request.model for request in requests) == [BASE, TUNED]
     assert {(bytes(request.prompt_token_ids), request.max_new_tokens) for request in requests} == {
@@ -61,14 +80,31 @@ async def test_each_model_answers_a_completion_through_the_whole_server(api_serv
     }
 
 
-async def test_a_server_whose_completions_fail_is_not_ready(api_server: ApiServer) -> None:
+async def test_each_model_is_tested_once_and_what_is_loaded_again_anew() -> None:
+    models = (served("base"), served("tuned"))
+    application = Answers((200, COMPLETION), (500, {"error": "no"}), (200, COMPLETION))
+    self_test = make_test(application, lambda: models)
+    assert self_test.is_due
+    first = await self_test.run()
+    assert sorted(map(bool, first.values())) == [False, True]
+    assert not self_test.is_due
+    models = (models[0], served("tuned"), served("new"))
+    assert self_test.is_due
+    second = await self_test.run()
+    # The base keeps its answer: only the last two were asked.
+    assert second == {"base": first["base"], "tuned": None, "new": None}
+    models = ()
+    assert self_test.is_due
+    assert await self_test.run() == {}
+
+
+async def test_the_reason_is_given_for_each_model_that_does_not_answer(api_server: ApiServer) -> None:
     async def breaks(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/v1/completions":
             raise TypeError(scope["path"])
         await api_server.app(scope, receive, send)
 
-    with pytest.raises(LoadError, match="org/base answers no completion: status 500, Internal"):
-        await require(breaks)
+    assert (await failure_of(breaks)).startswith("org/base answers no completion: status 500, Internal")
 
 
 @pytest.mark.parametrize(
@@ -81,9 +117,7 @@ async def test_a_server_whose_completions_fail_is_not_ready(api_server: ApiServe
     ],
 )
 async def test_an_answer_that_is_no_completion_is_the_reason(answer: tuple[int, object], reason: str) -> None:
-    with pytest.raises(LoadError) as error:
-        await require(Answers(answer))
-    assert str(error.value).startswith(f"org/base answers no completion: {reason}")
+    assert (await failure_of(Answers(answer))).startswith(f"org/base answers no completion: {reason}")
 
 
 async def test_an_answer_that_breaks_off_is_the_reason() -> None:
@@ -91,22 +125,20 @@ async def test_an_answer_that_breaks_off_is_the_reason() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100")]})
         await send({"type": "http.response.body", "body": b"{", "more_body": True})
 
-    with pytest.raises(LoadError, match="org/base answers no completion: "):
-        await require(breaks_off)
+    assert (await failure_of(breaks_off)).startswith("org/base answers no completion: ")
 
 
 async def test_a_busy_server_is_asked_again_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    await require(Answers((503, {}), (429, {}), (200, COMPLETION)))
+    busy = Answers((503, {}), (429, {}), (200, COMPLETION))
+    assert await make_test(busy).run() == {BASE: None}
     monkeypatch.setattr(module, "BUSY_LIMIT_S", 0.0)
-    with pytest.raises(LoadError, match="status 503"):
-        await require(Answers((503, {}), (503, {})))
+    assert "status 503" in await failure_of(Answers((503, {}), (503, {})))
 
 
 async def test_a_model_that_is_removed_meanwhile_need_not_answer() -> None:
-    names = [(BASE, TUNED), (BASE,)]
-    served = Answers((404, {}))
-    served.answers = [(200, COMPLETION), (404, {})]
-    await require_completions(configure(served), lambda: names.pop(0) if len(names) > 1 else names[0], KEY)
+    states = [(served(BASE),), ()]
+    self_test = make_test(Answers((404, {})), lambda: states.pop(0) if len(states) > 1 else states[0])
+    assert await self_test.run() == {BASE: None}
 
 
 def test_a_lent_key_is_valid_while_it_is_lent() -> None:

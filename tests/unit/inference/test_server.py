@@ -71,7 +71,7 @@ def load_engine(settings, report):
     rejected = {"alien": "the adapter alien does not fit m"} if adapters else {}
     return StartedEngine(engine, (base, *others), rejected)
 
-async def no_chat(self):
+async def no_chat(self, _self_test):
     self._chat_page.application = self._chat_page
     await asyncio.Event().wait()
 
