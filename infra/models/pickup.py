@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from infra.az.revision import NoResponse, VersionResponse
-from infra.errors import FjarrError, RemoteError, WaitTimeoutError
+from infra.errors import RemoteError, WaitTimeoutError
+from infra.release.takeovers.polling import PeriodicRequest, PollLoop
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from concurrent.futures import Future
 
     from infra.az.revision import FailedAdapter
     from infra.models.adapter_index import AdapterIndex
@@ -70,10 +70,8 @@ def wait_until_applied(
     """
     wait = _Wait(rollout, index, frozenset(names), rollout.clock.elapsed_s())
     with rollout.console.step("wait until every replica serves the adapters"):
-        while (outcome := wait.poll(rollout.clock.elapsed_s())) is None:
-            rollout.renew_lock()
-            rollout.clock.sleep(POLL_S)
-    return outcome
+        loop = PollLoop[Applied | NeedsRestart](POLL_S, rollout.clock, rollout.renew_lock)
+        return loop.run(wait.poll)
 
 
 def confirm_applied(rollout: Rollout, index: AdapterIndex, names: Collection[str]) -> None:
@@ -101,8 +99,10 @@ class _Wait:
     answers: dict[str, VersionResponse] = field(default_factory=dict)
     listed: tuple[str, ...] = ()
     last: VersionResponse | NoResponse | None = None
-    _listing: Future[tuple[str, ...]] | None = None
-    _next_listing_s: float = 0.0
+    _request: PeriodicRequest[tuple[str, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._request = PeriodicRequest(self.rollout.background, self._list, LIST_INTERVAL_S)
 
     def poll(self, now_s: float) -> Applied | NeedsRestart | None:
         """Request `/version` once, and return the outcome when it is known."""
@@ -120,7 +120,8 @@ class _Wait:
                 return NeedsRestart(failed.reason)
             if failed is not None:
                 raise _rejected(answer.replica, failed)
-        self._list(now_s)
+        if self.answers and (listed := self._request.poll(now_s)) is not None:
+            self.listed = listed
         if self.listed and not self._missing():
             unreached = any(self.answers[replica].unreached for replica in self.listed)
             return Applied(self.listed, self._unserved(), "inside" if unreached else "address")
@@ -135,19 +136,7 @@ class _Wait:
         names = own | {self.index.id_of(name) for name in own}
         return next((failed for failed in answer.failed_adapters if failed.name in names), None)
 
-    def _list(self, now_s: float) -> None:
-        """List the replicas at intervals, without waiting for the answer: some may come and go."""
-        if self._listing is None and self.answers and now_s >= self._next_listing_s:
-            self._listing = self.rollout.background(self._list_now)
-        if self._listing is not None and self._listing.done():
-            self._next_listing_s = now_s + LIST_INTERVAL_S
-            listing, self._listing = self._listing, None
-            try:
-                self.listed = listing.result()
-            except FjarrError:
-                return  # it says nothing about the adapters, and the next one may succeed
-
-    def _list_now(self) -> tuple[str, ...]:
+    def _list(self) -> tuple[str, ...]:
         app, known = self.rollout.app, next(iter(self.answers.values())).revision
         return tuple(replica.name for replica in app.replicas(known or app.revision()[0].name))
 

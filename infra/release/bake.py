@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from infra.az.revision import Cause, NoResponse, VersionResponse
-from infra.errors import FjarrError
+from infra.release.takeovers.polling import PeriodicRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
 
     from infra.az.app import App
     from infra.az.revision import Replica, Snapshot
     from infra.clock import Clock
     from infra.console import Console, Step
+    from infra.release.takeovers.outcome import Background
 
 BAKE_S: Final = 15.0
 """How long a release is watched, unless a user sets another time."""
@@ -58,7 +58,7 @@ class Bake:
     clock: Clock
     console: Console
     seconds: float
-    background: Callable[[Callable[[], Snapshot]], Future[Snapshot]]
+    background: Background
     renew_lock: Callable[[], None]
 
     def run(self, release: str, *, was_reached: bool = True) -> Failure | None:
@@ -124,8 +124,10 @@ class _Watch:
 
     _servers: dict[str, str] = field(default_factory=dict)
     _replicas: dict[str, int] | None = None
-    _pending: Future[Snapshot] | None = None
-    _next_s: float = 0.0
+    _request: PeriodicRequest[Snapshot] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._request = PeriodicRequest(self.bake.background, self._take_snapshot, _SNAPSHOT_INTERVAL_S)
 
     def poll(self, now_s: float) -> None:
         """Look once.
@@ -147,7 +149,8 @@ class _Watch:
         elif now_s - self.good_s >= SILENCE_S:
             seconds = f"{now_s - self.good_s:.0f} s"
             raise _FailedError(Failure(Cause(f"for {seconds} after the proof, {reason}", _HINT)))
-        self._poll_platform(now_s)
+        if (snapshot := self._request.poll(now_s)) is not None:
+            self._compare(snapshot.replicas)
 
     def _problem(self, answer: VersionResponse | NoResponse) -> str | None:
         if isinstance(answer, NoResponse):
@@ -159,20 +162,6 @@ class _Watch:
             reason = f"the server of replica {answer.replica} crashed after the proof and was started again"
             raise _FailedError(Failure(Cause(reason, _HINT), answer.replica))
         return None if answer.is_ready else f"replica {answer.replica} was not ready any more"
-
-    def _poll_platform(self, now_s: float) -> None:
-        """Ask the platform at intervals, without waiting for its answer."""
-        if self._pending is None:
-            if now_s >= self._next_s:
-                self._pending = self.bake.background(self._take_snapshot)
-        elif self._pending.done():
-            pending, self._pending = self._pending, None
-            self._next_s = now_s + _SNAPSHOT_INTERVAL_S
-            try:
-                replicas = pending.result().replicas
-            except FjarrError:
-                return  # a failed request says nothing about the release
-            self._compare(replicas)
 
     def _take_snapshot(self) -> Snapshot:
         return self.bake.app.snapshot(self.bake.app.revision()[0].name)

@@ -7,8 +7,6 @@ that the release will not serve, and to show progress.
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -37,12 +35,13 @@ from infra.release.takeovers.outcome import (
     failure,
     from_error,
 )
+from infra.release.takeovers.polling import PeriodicRequest, PhaseLine, PollLoop
 from infra.release.takeovers.silence import Silence, describe, last_words
 from infra.release.takeovers.takeover import NotWatchedError, Takeover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
 
     from infra.az.app import App
     from infra.clock import Clock
@@ -224,16 +223,6 @@ def in_background(pool: Executor) -> Background:
     return run
 
 
-def at_once(call: Callable[[], T], /) -> Future[T]:
-    """Run a call immediately. For tests, in which threads would make the order random."""
-    future: Future[T] = Future()
-    try:
-        future.set_result(call())
-    except FjarrError as error:
-        future.set_exception(error)
-    return future
-
-
 def _roll_back(rollout: Rollout, share: Share, transition: Transition) -> str:
     """Make the old release serve again, and return a line that describes the result."""
     fallback, restarts = transition.fallback, transition.approach.restarts
@@ -271,19 +260,19 @@ class _Wait:
         self._revision = revision
         self._release = release
         self._baseline = baseline
-        self._step = step
         self._start_s = rollout.clock.elapsed_s()
         self._meter = OutageMeter(self._start_s)
         self._in_a_row = 0
         self._action: Future[None] | None = None
-        self._pending_snapshot: Future[tuple[Snapshot, str]] | None = None
         self._last_line = ""
         self._silence = Silence()
-        self._next_snapshot_s = self._start_s + _FIRST_SNAPSHOT_S
+        self._request = PeriodicRequest(
+            rollout.background, self._look, _SNAPSHOT_INTERVAL_S, self._start_s + _FIRST_SNAPSHOT_S
+        )
+        self._line = PhaseLine(step, rollout.console.is_terminal, self._start_s)
         self._snapshot: Snapshot | None = None
         self._failing_since_s: float | None = None
         self._is_failure_old = baseline.was_empty_and_failing
-        self._phase = ""
 
     def begin(self, action: Callable[[str], None]) -> None:
         """Restart or activate the revision in the background, while `/version` is polled."""
@@ -291,10 +280,7 @@ class _Wait:
 
     def run(self) -> Outcome:
         """Wait until the release serves, has failed, or the time is over."""
-        while (outcome := self._poll(self._rollout.clock.elapsed_s())) is None:
-            self._rollout.renew_lock()
-            self._rollout.clock.sleep(_POLL_S)
-        return outcome
+        return PollLoop[Outcome](_POLL_S, self._rollout.clock, self._rollout.renew_lock).run(self._poll)
 
     def _poll(self, now_s: float) -> Outcome | None:
         answer = self._rollout.app.version()
@@ -357,7 +343,9 @@ class _Wait:
                 self._action.result()
             except FjarrError as error:
                 return from_error(error)
-        self._poll_platform(now_s)
+        if (found := self._request.poll(now_s)) is not None:
+            snapshot, self._last_line = found
+            self._record_snapshot(snapshot, now_s)
         if self._snapshot is None:
             return None
         failing_s = 0.0 if self._failing_since_s is None else now_s - self._failing_since_s
@@ -367,18 +355,6 @@ class _Wait:
         return NotServed(
             Cause(reason, "correct it and deploy again; invoke logs has more"), self._log(), is_timeout=False
         )
-
-    def _poll_platform(self, now_s: float) -> None:
-        """Request a snapshot from the platform at intervals, without waiting for the response."""
-        if self._pending_snapshot is None:
-            if now_s >= self._next_snapshot_s:
-                self._pending_snapshot = self._rollout.background(self._look)
-        elif self._pending_snapshot.done():
-            # A failed request says nothing about the release, and the next one may succeed.
-            with suppress(FjarrError):
-                snapshot, self._last_line = self._pending_snapshot.result()
-                self._record_snapshot(snapshot, now_s)
-            self._pending_snapshot, self._next_snapshot_s = None, now_s + _SNAPSHOT_INTERVAL_S
 
     def _look(self) -> tuple[Snapshot, str]:
         """Return the platform's state, and the last line of a new replica's log, which tells its phase."""
@@ -403,10 +379,7 @@ class _Wait:
         if is_starting or not now:
             now = "asking for new replicas" if is_starting else phase(self._baseline, self._snapshot)
             percent = ""
-        line = "" if is_starting or not self._last_line else f": {self._last_line}"
-        if f"{now}{percent}{line}" != self._phase or self._rollout.console.is_terminal:
-            self._phase = f"{now}{percent}{line}"
-            self._step.enter(now, f"{percent} ({now_s - self._start_s:.0f} s){line}")
+        self._line.show(now, percent, "" if is_starting else self._last_line, now_s)
 
     def _log(self) -> tuple[str, ...]:
         """Return the end of the log of the new replica that was restarted most often."""

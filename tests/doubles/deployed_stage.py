@@ -15,9 +15,9 @@ from infra.release.hooks import NO_HOOKS, Hooks
 from infra.release.known import KnownReleases
 from infra.release.lock import DeployLock
 from infra.release.manifest import Origin
-from infra.release.rollout import at_once
 from infra.release.tree import scan_tree
 from infra.verbs.deploy import DeployResult, LocalTree, deploy_tree
+from tests.doubles.background import at_once
 from tests.doubles.memory_app import Behaviour, MemoryApp
 from tests.doubles.memory_share import MemoryShare
 

@@ -15,8 +15,8 @@ from infra.models.weights import read_adapter
 from infra.release.holder import Holder
 from infra.release.lock import DeployLock
 from infra.release.releases import set_current, set_proven
-from infra.release.rollout import at_once
 from infra.verbs.push import Publication, PushResult, push_upload_sets
+from tests.doubles.background import at_once
 from tests.doubles.memory_app import MemoryApp
 from tests.doubles.memory_share import MemoryShare
 from tests.doubles.model_folders import NOW

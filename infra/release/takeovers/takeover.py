@@ -20,13 +20,12 @@ from infra.az.revision import (
     crash_reason,
     shorten,
 )
-from infra.errors import FjarrError
 from infra.release.takeovers.outcome import NotServed, NotServedError, OutageMeter, Served
+from infra.release.takeovers.polling import PeriodicRequest, PhaseLine, PollLoop
 from infra.release.takeovers.silence import ASK_AFTER_S, Silence, describe, last_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
 
     from infra.az.app import App
     from infra.az.revision import Replica
@@ -75,10 +74,7 @@ class Takeover:
             wait = _Wait(self, release, step, self.clock.elapsed_s())
             if why:
                 step.update(why)
-            while (served := wait.poll(self.clock.elapsed_s())) is None:
-                self.renew_lock()
-                self.clock.sleep(_POLL_S)
-            return served
+            return PollLoop[Served](_POLL_S, self.clock, self.renew_lock).run(wait.poll)
 
 
 @dataclass(slots=True)
@@ -91,16 +87,18 @@ class _Wait:
     revision: str = ""
     baseline: Baseline | None = None
     listed: tuple[Replica, ...] | None = None
-    shown: str = ""
+    _line: PhaseLine = field(init=False)
     _meter: OutageMeter = field(init=False)
-    _listing: Future[tuple[tuple[Replica, ...], str]] | None = None
-    _next_listing_s: float = 0.0
+    _request: PeriodicRequest[tuple[tuple[Replica, ...], str]] = field(init=False)
     _has_served: bool = False
     _last_line: str = ""
     _silence: Silence = field(default_factory=Silence)
 
     def __post_init__(self) -> None:
+        takeover = self.takeover
+        self._line = PhaseLine(self.step, takeover.console.is_terminal, self.start_s)
         self._meter = OutageMeter(self.start_s)
+        self._request = PeriodicRequest(takeover.background, self._list, _LIST_INTERVAL_S)
 
     def poll(self, now_s: float) -> Served | None:
         """Request `/version` once, and return the outcome when all replicas serve the release."""
@@ -109,7 +107,9 @@ class _Wait:
         self._silence.record(self.takeover.app, answer, now_s)
         if isinstance(answer, VersionResponse):
             self._record(answer)
-        self._list(now_s)
+        if (found := self._request.poll(now_s)) is not None:
+            self.listed, self._last_line = found
+            self._check_crashes(self.listed)
         if self.listed is not None and self.listed and not self._missing():
             return self._served(now_s)
         if now_s - self.start_s >= self.takeover.timeout_s:
@@ -126,21 +126,7 @@ class _Wait:
         if answer.error and answer.wanted == self.release:
             raise self._failed(f"replica {answer.replica}: {answer.error}", answer.replica)
 
-    def _list(self, now_s: float) -> None:
-        """List the replicas at intervals, without waiting for the answer: some may come and go."""
-        if self._listing is None:
-            if now_s >= self._next_listing_s:
-                self._listing = self.takeover.background(self._list_now)
-        elif self._listing.done():
-            self._next_listing_s = now_s + _LIST_INTERVAL_S
-            listing, self._listing = self._listing, None
-            try:
-                self.listed, self._last_line = listing.result()
-            except FjarrError:
-                return  # it says nothing about the release, and the next one may succeed
-            self._check_crashes(self.listed)
-
-    def _list_now(self) -> tuple[tuple[Replica, ...], str]:
+    def _list(self) -> tuple[tuple[Replica, ...], str]:
         """Return the replicas, and the last line of the log of one that does not serve the release yet.
 
         Reading a log takes seconds on Azure, so the first listing, which most takeovers need alone, has none.
@@ -204,10 +190,7 @@ class _Wait:
 
     def _show(self, answer: VersionResponse | NoResponse, now_s: float) -> None:
         phase, percent = self._phase(answer, now_s)
-        line = f": {self._last_line}" if self._last_line else ""
-        if f"{phase}{percent}{line}" != self.shown or self.takeover.console.is_terminal:
-            self.shown = f"{phase}{percent}{line}"
-            self.step.enter(phase, f"{percent} ({now_s - self.start_s:.0f} s){line}")
+        self._line.show(phase, percent, self._last_line, now_s)
 
     def _phase(self, answer: VersionResponse | NoResponse, now_s: float) -> tuple[str, str]:
         """Return what the replica does that is waited for, and how far it is, as text to show."""

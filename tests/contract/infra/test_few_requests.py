@@ -22,10 +22,10 @@ from infra.release.known import CLEAN_EVERY, KnownReleases
 from infra.release.lock import DeployLock
 from infra.release.manifest import Origin
 from infra.release.releases import read_live, read_releases
-from infra.release.rollout import at_once
 from infra.release.tree import scan_tree
 from infra.share.protocol import RANGE_BYTES
 from infra.verbs.deploy import DeployResult, LocalTree, deploy_tree
+from tests.doubles.background import at_once
 from tests.doubles.memory_app import MemoryApp
 
 if TYPE_CHECKING:

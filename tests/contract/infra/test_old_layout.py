@@ -25,9 +25,9 @@ from infra.release.holder import Holder
 from infra.release.lock import DeployLock
 from infra.release.manifest import Origin
 from infra.release.releases import read_live
-from infra.release.rollout import at_once
 from infra.release.tree import scan_tree
 from infra.verbs.deploy import DeployResult, LocalTree, deploy_tree
+from tests.doubles.background import at_once
 from tests.doubles.memory_app import Behaviour, MemoryApp
 
 if TYPE_CHECKING:

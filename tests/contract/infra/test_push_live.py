@@ -29,10 +29,10 @@ from infra.models.weights import read_adapter
 from infra.release.holder import Holder
 from infra.release.lock import DeployLock
 from infra.release.releases import set_current
-from infra.release.rollout import at_once
 from infra.verbs.models import change_version_in
 from infra.verbs.push import Publication, PushResult, push_upload_sets, remove_adapter
 from localcloud.runtime.sockets import free_port
+from tests.doubles.background import at_once
 from tests.doubles.tiny import BASE, save_adapter, save_base, word_tokenizer
 
 if TYPE_CHECKING:

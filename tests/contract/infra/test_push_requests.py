@@ -20,9 +20,9 @@ from infra.models.weights import read_adapter
 from infra.release.holder import Holder
 from infra.release.lock import DeployLock
 from infra.release.releases import set_current, set_proven
-from infra.release.rollout import at_once
 from infra.share.azure import AzureShare, connect
 from infra.verbs.push import PushResult, push_upload_sets
+from tests.doubles.background import at_once
 from tests.doubles.file_server import KEY
 from tests.doubles.indexing_app import IndexingApp
 from tests.doubles.model_folders import make_adapter, make_base, tensors

@@ -16,7 +16,7 @@ from infra.errors import RemoteError
 from infra.release.audit import read_audit
 from infra.release.bake import SILENCE_S, Bake
 from infra.release.releases import read_live
-from infra.release.rollout import at_once
+from tests.doubles.background import at_once
 from tests.doubles.deployed_stage import DeployedStage
 from tests.doubles.memory_app import Behaviour, MemoryApp
 from tests.doubles.memory_share import MemoryShare

@@ -15,9 +15,9 @@ from infra.errors import RemoteError, WaitTimeoutError
 from infra.release.holder import Holder
 from infra.release.lock import DeployLock
 from infra.release.releases import set_current
-from infra.release.rollout import at_once
 from infra.verbs import pause as pause_module
 from infra.verbs.pause import pause, resume
+from tests.doubles.background import at_once
 from tests.doubles.memory_app import MemoryApp
 from tests.doubles.memory_share import MemoryShare
 

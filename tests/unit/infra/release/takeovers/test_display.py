@@ -21,10 +21,11 @@ from infra.clock import ManualClock
 from infra.console import Console
 from infra.release.manifest import FileEntry, Manifest
 from infra.release.plan import make_plan
-from infra.release.rollout import Rollout, at_once
+from infra.release.rollout import Rollout
 from infra.release.takeovers.outcome import NotServedError, Served
 from infra.release.takeovers.silence import last_words
 from infra.release.takeovers.takeover import Takeover
+from tests.doubles.background import at_once
 from tests.doubles.memory_share import MemoryShare
 from tests.doubles.watching_app import WatchingApp
 

@@ -20,12 +20,12 @@ from infra.release.holder import Holder
 from infra.release.lock import DeployLock
 from infra.release.manifest import Origin
 from infra.release.releases import read_live
-from infra.release.rollout import at_once
 from infra.release.takeovers.approach import SUPERVISOR
 from infra.release.takeovers.inside import ALIVE_S, ASKED, RETRY_S, InsideApp, ReplicaReports, parse_report
 from infra.release.tree import scan_tree
 from infra.verbs.deploy import DeployResult, LocalTree, deploy_tree
 from infra.verbs.rollback import restart_live, roll_back_to
+from tests.doubles.background import at_once
 from tests.doubles.memory_share import MemoryShare
 from tests.doubles.watching_app import WatchingApp
 
