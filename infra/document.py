@@ -10,6 +10,7 @@ import json
 import math
 import os
 import tomllib
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -113,9 +114,22 @@ def as_object(value: Json) -> dict[str, Json]:
     return value if isinstance(value, dict) else {}
 
 
+def object_at(document: Json | Mapping[str, Json], *names: str) -> dict[str, Json]:
+    """Return the object that names lead to, each in the object before; an empty one if there is none."""
+    found: object = document
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, dict) else {}
+
+
+def as_list(value: Json) -> list[Json]:
+    """Return a JSON list as it is, and an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
 def as_objects(value: Json) -> list[dict[str, Json]]:
-    """Return the objects of a JSON list; none for anything else."""
-    return [as_object(each) for each in value] if isinstance(value, list) else []
+    """Return the objects of a JSON list, an empty one for each other entry; none for anything else."""
+    return [as_object(each) for each in as_list(value)]
 
 
 def user_path(text: str) -> Path:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from infra.az.commands import APP_API_VERSION, STORAGE_API_VERSION
-from infra.document import Json, as_object
+from infra.document import Json, as_list, as_object, as_objects, object_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -100,7 +100,7 @@ def _list_replicas(flags: Mapping[str, str]) -> DirectCommand:
         return ArmRequest("GET", _app_path(flags, "revisions", revision, "replicas"))
 
     def of_latest(app: Json) -> ArmRequest:
-        return of(str(as_object(as_object(app).get("properties")).get("latestRevisionName")))
+        return of(str(object_at(app, "properties").get("latestRevisionName")))
 
     subscription, revision = flags["--subscription"], flags.get("--revision")
     if revision is None:
@@ -124,9 +124,9 @@ def _show_connection_string(flags: Mapping[str, str]) -> DirectCommand:
     requests = (ArmRequest("POST", f"{account}/listKeys?{query}"), ArmRequest("GET", f"{account}?{query}"))
 
     def to_output(answers: Sequence[Json]) -> Json:
-        keys = as_object(answers[0]).get("keys")
-        key = as_object(keys[0]).get("value") if isinstance(keys, list) and keys else None
-        endpoints = as_object(as_object(as_object(answers[1]).get("properties")).get("primaryEndpoints"))
+        keys = as_objects(as_object(answers[0]).get("keys"))
+        key = keys[0].get("value") if keys else None
+        endpoints = object_at(answers[1], "properties", "primaryEndpoints")
         parts = {"AccountName": flags["--name"], "AccountKey": key, "FileEndpoint": endpoints.get("file")}
         text = ";".join(f"{name}={value}" for name, value in parts.items() if value)
         return {"connectionString": text}
@@ -135,13 +135,11 @@ def _show_connection_string(flags: Mapping[str, str]) -> DirectCommand:
 
 
 def _values(answer: Json) -> Json:
-    values = as_object(answer).get("value")
-    return values if isinstance(values, list) else []
+    return as_list(as_object(answer).get("value"))
 
 
 def _active(revisions: Json) -> Json:
-    listed = revisions if isinstance(revisions, list) else []
-    return [each for each in listed if as_object(as_object(each).get("properties")).get("active") is True]
+    return [each for each in as_list(revisions) if object_at(each, "properties").get("active") is True]
 
 
 _TRANSLATIONS: Final[dict[tuple[str, ...], Callable[[Mapping[str, str]], DirectCommand | None]]] = {

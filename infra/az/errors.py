@@ -26,6 +26,9 @@ _NOT_FOUND: Final = (
     "DeploymentNotFound",
     "NotFound",
 )
+OPERATION_IN_PROGRESS: Final = "ContainerAppOperationInProgress"
+"""The code of a request that Container Apps rejects while another change of the app runs."""
+
 VAGUE_CODES: Final = frozenset(
     {
         "Conflict",

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal
 
 from infra.az.errors import ErrorCause, innermost_cause
-from infra.document import Json, as_object, as_objects
+from infra.document import Json, as_object, as_objects, object_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +86,7 @@ def has_failed(deployment: Json) -> bool:
 
 def failure_cause(deployment: Json) -> ErrorCause:
     """Return the innermost cause of a deployment that has failed."""
-    properties = as_object(as_object(deployment).get("properties"))
+    properties = object_at(deployment, "properties")
     state = _state(deployment)
     return innermost_cause(properties.get("error")) or ErrorCause(state, f"the deployment is {state.lower()}")
 
@@ -109,7 +109,7 @@ def _rows(answer: Json, now: datetime) -> Iterator[tuple[datetime, str, Resource
 
 
 def _state(deployment: Json) -> str:
-    return str(as_object(as_object(deployment).get("properties")).get("provisioningState") or "")
+    return str(object_at(deployment, "properties").get("provisioningState") or "")
 
 
 def _seconds(duration: Json) -> float:

@@ -14,13 +14,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from infra.document import Json, as_object, as_objects
+from infra.az.commands import STORAGE_API_VERSION
+from infra.document import Json, as_object, as_objects, object_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TYPE: Final = "Microsoft.Storage/storageAccounts"
-_API_VERSION: Final = "2025-08-01"
 _SHARED_KEYS: Final = "allowSharedKeyAccess"
 _DENY: Final = "Deny"
 _CHANGING: Final = frozenset({"Modify", "Append"})
@@ -60,7 +60,7 @@ def account_request(name: str, location: str, *, is_nfs: bool = False) -> str:
             "supportsHttpsTrafficOnly": not is_nfs,
         },
     }
-    return json.dumps({"resourceDetails": {"resourceContent": content, "apiVersion": _API_VERSION}})
+    return json.dumps({"resourceDetails": {"resourceContent": content, "apiVersion": STORAGE_API_VERSION}})
 
 
 def find_obstacles(answer: Json) -> tuple[Obstacle, ...]:
@@ -69,7 +69,7 @@ def find_obstacles(answer: Json) -> tuple[Obstacle, ...]:
 
 
 def _obstacles(answer: Json) -> Iterator[Obstacle]:
-    evaluations = as_object(as_object(answer).get("contentEvaluationResult")).get("policyEvaluations")
+    evaluations = object_at(answer, "contentEvaluationResult").get("policyEvaluations")
     for evaluation in as_objects(evaluations):
         if evaluation.get("evaluationResult") != "NonCompliant":
             continue

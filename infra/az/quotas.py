@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from infra.az.checks import Check, blocked, ok, unknown
-from infra.document import Json, as_object
+from infra.document import Json, as_object, as_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -65,7 +65,7 @@ class Usage:
 def parse_usages(answer: Json) -> dict[str, Usage]:
     """Parse a list of usages, by name. Entries without a limit are left out."""
     found = {}
-    for item in map(as_object, answer if isinstance(answer, list) else _value(answer)):
+    for item in as_objects(answer if isinstance(answer, list) else as_object(answer).get("value")):
         label = item.get("name")
         name = str(label if isinstance(label, str) else as_object(label).get("value"))
         used, limit = item.get("currentValue", item.get("usage")), item.get("limit")
@@ -112,8 +112,3 @@ def _check(name: str, usage: Usage | None, needed: int, remedy: str) -> Check:
     if needed <= usage.limit - usage.used:
         return ok(name, found)
     return blocked(name, found, f"{remedy}, or {_REQUEST}")
-
-
-def _value(answer: Json) -> list[Json]:
-    value = as_object(answer).get("value")
-    return value if isinstance(value, list) else []

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from infra.document import Json, as_object, as_objects
+from infra.document import Json, as_list, as_object, as_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -76,4 +76,4 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 
 def _texts(value: Json) -> tuple[str, ...]:
-    return tuple(str(each) for each in value) if isinstance(value, list) else ()
+    return tuple(map(str, as_list(value)))

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
-from infra.config.template import CONSUMPTION, effective_values
+from infra.az.limits import CONSUMPTION
+from infra.config.template import effective_values
 from infra.document import Json, as_object
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from infra.az.limits import parameter_problems, template_problems
 from infra.config.template import effective_values
 from infra.config.templates import load_schema, render, validate
 from infra.config.variables import variable_problems
-from infra.document import Json, as_object, load_json
+from infra.document import Json, load_json, object_at
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _check_names(template: Template) -> None:
         UsageError: One has a parameter that the other does not have.
     """
     schema, file = load_schema(SCHEMA), f"templates/{SCHEMA}.schema.json"
-    known = as_object(as_object(as_object(schema.get("properties")).get("parameters")).get("properties"))
+    known = object_at(schema, "properties", "parameters", "properties")
     problems = [
         f"{name}: is a parameter of the template but not in {file}"
         for name in template.names

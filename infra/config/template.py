@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from infra.document import Json, as_object, read_object
+from infra.az.limits import CONSUMPTION
+from infra.document import Json, as_object, object_at, read_object
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ BICEP: Final = Path("infra/provision/inference.bicep")
 COMPILED: Final = Path("infra/provision/inference.json")
 SOURCE_DIGEST: Final = Path("infra/provision/inference.bicep.sha256")
 
-CONSUMPTION: Final = "Consumption"
 NO_GPU: Final = "none"
 
 _TEXT_TYPES: Final = ("string", "securestring")
@@ -56,7 +56,7 @@ class Template:
     @property
     def gpus(self) -> dict[str, dict[str, Json]]:
         """Return what each value of the parameter `gpu` stands for: its profile, CPU and memory."""
-        table = as_object(as_object(self.document.get("variables")).get("gpus"))
+        table = object_at(self.document, "variables", "gpus")
         return {name: as_object(row) for name, row in table.items()}
 
     @property

@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from infra.config.stage import STAGES_PATH
+from infra.document import as_list
 
 if TYPE_CHECKING:
     from infra.config.settings import Setting
@@ -41,5 +42,4 @@ def without_toolkit_server(
 
 
 def _starts_toolkit_server(setting: Setting) -> bool:
-    commands = setting.value if isinstance(setting.value, list) else []
-    return any(_SERVER.search(str(command)) for command in commands)
+    return any(_SERVER.search(str(command)) for command in as_list(setting.value))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from infra.az.operations import KINDS
 from infra.config.kept import is_secret_name
-from infra.document import Json, as_object, as_objects
+from infra.document import Json, as_list, as_object, as_objects
 from infra.process import REDACTED
 
 if TYPE_CHECKING:
@@ -135,8 +135,7 @@ class ResourceChange:
 
 def parse_changes(answer: Json) -> tuple[ResourceChange, ...]:
     """Return the changes in the answer of `az deployment group what-if`, in its order."""
-    listed = as_object(answer).get("changes")
-    found = (_resource_change(as_object(change)) for change in (listed if isinstance(listed, list) else []))
+    found = map(_resource_change, as_objects(as_object(answer).get("changes")))
     return tuple(change for change in found if change is not None)
 
 
@@ -209,8 +208,7 @@ def _differences(path: str, before: Json, after: Json) -> Iterator[PropertyChang
 
 def _entries(value: Json) -> dict[str, Json] | None:
     """Return the entries of a list by their names; None if some have none, or two have the same."""
-    entries = value if isinstance(value, list) else []
-    objects = [as_object(each) for each in entries]
+    entries, objects = as_list(value), as_objects(value)
     keys = [next((each[key] for key in _ENTRY_KEYS if each.get(key)), None) for each in objects]
     if not all(keys) or len(set(map(str, keys))) != len(keys):
         return None

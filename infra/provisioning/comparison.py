@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from infra.config.parameters import render_parameters
 from infra.config.template import effective_values
-from infra.document import Json, as_object
+from infra.document import Json, as_objects, object_at
 from infra.provisioning.attribution import PARAMETERS, attribute
 from infra.provisioning.changes import (
     APP_KIND,
@@ -125,9 +125,8 @@ def _on_current_profile(settings: Settings, wanted: Wanted) -> tuple[Settings, t
     Azure compares only where the app's profile exists, and the new one is added after the plan.
     """
     values, properties = wanted.values, wanted.deployed.app_properties
-    containers = as_object(properties.get("template")).get("containers")
-    first = as_object(containers[0]) if isinstance(containers, list) and containers else {}
-    size = as_object(first.get("resources"))
+    containers = as_objects(object_at(properties, "template").get("containers"))
+    size = object_at(containers[0], "resources") if containers else {}
     now = {
         "workloadProfileName": properties.get("workloadProfileName"),
         "containerCpu": size.get("cpu"),

@@ -18,7 +18,7 @@ from infra.az.hints import hint_for
 from infra.config.endpoint import KEYS, InferenceConfig
 from infra.config.template import BICEP
 from infra.config.templates import validate
-from infra.document import Json, as_object, private_file
+from infra.document import Json, as_object, as_objects, object_at, private_file
 from infra.errors import RemoteError
 from infra.provisioning.deployed import DEPLOYMENT
 from infra.resources.deployments import LeftRunningError, deployments
@@ -99,7 +99,7 @@ def _parameters_file(folder: Path, text: str) -> AbstractContextManager[Path]:
 
 def _config_of_outputs(session: Session, answer: Json) -> InferenceConfig:
     """Return the configuration from a deployment's outputs. Azure may change the case of their names."""
-    outputs = as_object(as_object(as_object(answer).get("properties")).get("outputs"))
+    outputs = object_at(answer, "properties", "outputs")
     values = {name.upper(): str(as_object(output).get("value") or "") for name, output in outputs.items()}
     missing = [key for key in KEYS if not values.get(key)]
     if missing:
@@ -132,8 +132,8 @@ def _failed_operation(session: Session, group: Group) -> ErrorCause | None:
         operations = session.az.run(deployment_operations(group, DEPLOYMENT))
     except RemoteError:
         return None  # the deployment may not have been accepted; then the first error has all details
-    for operation in operations if isinstance(operations, list) else []:
-        properties = as_object(as_object(operation).get("properties"))
+    for operation in as_objects(operations):
+        properties = object_at(operation, "properties")
         found = innermost_cause(properties.get("statusMessage"))
         if properties.get("provisioningState") == "Failed" and found is not None:
             target = as_object(properties.get("targetResource")).get("resourceName")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from infra.document import Json, as_object
+from infra.document import Json, object_at
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def check_network(values: Mapping[str, Json], environment: Mapping[str, Json]) -
     wanted = str(values["infrastructureSubnetId"] or "")
     if not environment or not wanted:
         return
-    network = as_object(as_object(environment.get("properties")).get("vnetConfiguration"))
+    network = object_at(environment, "properties", "vnetConfiguration")
     subnet = str(network.get("infrastructureSubnetId") or "")
     is_internal = network.get("internal") is True
     if subnet.casefold() == wanted.casefold() and is_internal is (values["internalEnvironment"] is True):

@@ -10,7 +10,7 @@ from infra.config.inputs import read_inputs
 from infra.config.kept import current_values, kept_name
 from infra.config.parameters import DIGEST_TAG, digest, render_parameters
 from infra.config.template import BICEP, COMPILED, is_edited
-from infra.document import Json, as_object, as_objects
+from infra.document import Json, as_object, as_objects, object_at
 from infra.errors import RemoteError, UsageError
 from infra.provisioning.changes import APP_KIND, ResourceChange
 from infra.provisioning.comparison import Wanted, compare
@@ -241,8 +241,7 @@ def _environment_changes(wanted: Wanted, *, is_managed: bool) -> tuple[Change, .
 
 def _profile(wanted: Wanted) -> ProfilePlan:
     values = wanted.values
-    listed = as_object(wanted.deployed.environment.get("properties")).get("workloadProfiles")
-    profiles = as_objects(listed)
+    profiles = as_objects(object_at(wanted.deployed.environment, "properties").get("workloadProfiles"))
     name = str(values["workloadProfileName"]).casefold()
     existing = next((each for each in profiles if str(each.get("name")).casefold() == name), {})
     return plan_profile(values, existing)

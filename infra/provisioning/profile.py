@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
-from infra.config.template import CONSUMPTION
+from infra.az.limits import CONSUMPTION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from infra.az.limits import OWN_TAG_PREFIX
 from infra.config.kept import is_secret_name
-from infra.document import Json, as_object, as_objects
+from infra.document import Json, as_list, as_object, as_objects
 from infra.errors import RemoteError
 from infra.resources.api_keys import SECRET_NAME
 from infra.resources.mount_key import KEY_VARIABLE
@@ -182,8 +182,7 @@ def _tags(app: Mapping[str, Json], last: Mapping[str, Json], wanted: Mapping[str
 
 def _identities(parameters: Mapping[str, Json]) -> set[str]:
     """Return the identities that parameters assign: resource ids in lower case, and `system`."""
-    assigned = parameters.get("userAssignedIdentities")
-    given = [str(each) for each in assigned] if isinstance(assigned, list) else []
+    given = [str(each) for each in as_list(parameters.get("userAssignedIdentities"))]
     given += [_SYSTEM] if parameters.get("systemIdentity") is True else []
     given += [str(parameters.get("registryIdentity") or _SYSTEM)] if parameters.get(_REGISTRY) else []
     if parameters.get("apiKeyVaultUrl"):

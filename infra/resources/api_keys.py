@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from infra.az.errors import NotFoundError
-from infra.document import Json, as_object, load_json
+from infra.document import Json, as_list, as_object, load_json
 from infra.errors import UsageError
 from infra.resources.app_secrets import read_secrets
 
@@ -159,8 +159,7 @@ def _replaced_before(content: bytes | None) -> tuple[str, ...]:
         document: Mapping[str, Json] = as_object(load_json(content or b"{}"))
     except ValueError:
         return ()  # the server does not use such a file either
-    replaced = document.get("replaced")
-    return tuple(map(str, replaced)) if isinstance(replaced, list) else ()
+    return tuple(map(str, as_list(document.get("replaced"))))
 
 
 def _digest(key: ApiKey) -> str:

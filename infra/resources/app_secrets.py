@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from infra.az.commands import app_patch, app_secret_list
-from infra.document import Json, as_object, as_objects, private_file
+from infra.document import Json, as_objects, object_at, private_file
 
 if TYPE_CHECKING:
     from infra.az.client import Az
@@ -24,7 +24,7 @@ Secrets: TypeAlias = Mapping[str, Mapping[str, Json]]
 
 def has_secrets(app: Mapping[str, Json]) -> bool:
     """Return whether an app, as az shows it, has secrets."""
-    return bool(as_object(as_object(app.get("properties")).get("configuration")).get("secrets"))
+    return bool(object_at(app, "properties", "configuration").get("secrets"))
 
 
 def read_secrets(az: Az, group: Group, app: str) -> dict[str, dict[str, Json]]:
@@ -33,8 +33,7 @@ def read_secrets(az: Az, group: Group, app: str) -> dict[str, dict[str, Json]]:
     Raises:
         RemoteError: Azure rejects the request; `NotFoundError` if there is no such app.
     """
-    listed = az.run(app_secret_list(group, app))
-    entries = as_objects(listed)
+    entries = as_objects(az.run(app_secret_list(group, app)))
     return {
         str(entry.get("name")): {key: value for key, value in entry.items() if key != "name" and value}
         for entry in entries

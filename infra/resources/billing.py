@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from infra.az.app import is_stopped
-from infra.document import Json, as_object, as_objects
+from infra.az.limits import CONSUMPTION
+from infra.document import Json, as_object, as_objects, object_at
 from infra.wording import count
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ _RATES: Final = {
 _FREE: Final = frozenset(
     {"microsoft.insights/actiongroups", "microsoft.managedidentity/userassignedidentities"}
 )
-_SERVERLESS: Final = "Consumption"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +81,9 @@ def app_bills(
         account: The name of the storage account.
     """
     properties = as_object(app.get("properties"))
-    name = str(properties.get("workloadProfileName") or _SERVERLESS)
+    name = str(properties.get("workloadProfileName") or CONSUMPTION)
     profile = next((each for each in _profiles(environment) if each.get("name") == name), {})
-    type_ = str(profile.get("workloadProfileType") or (name if name == _SERVERLESS else ""))
+    type_ = str(profile.get("workloadProfileType") or (name if name == CONSUMPTION else ""))
     return (
         _replica_bill(app, name, type_, replicas),
         *_environment_bills(environment),
@@ -99,7 +99,7 @@ def _replica_bill(app: Mapping[str, Json], profile: str, type_: str, replicas: i
     if not replicas:
         return Bill(what, "nothing now, no replica runs", is_running=False)
     shown = f"{profile} ({type_})" if type_ and type_ != profile else profile
-    if type_.startswith(_SERVERLESS):
+    if type_.startswith(CONSUMPTION):
         return Bill(what, f"{count(replicas, 'replica')} on {shown}, by the second")
     if not type_:
         return Bill(what, f"{count(replicas, 'replica')} on workload profile {shown}")
@@ -110,7 +110,7 @@ def _environment_bills(environment: Mapping[str, Json]) -> tuple[Bill, ...]:
     dedicated = [
         each
         for each in _profiles(environment)
-        if not str(each.get("workloadProfileType")).startswith(_SERVERLESS)
+        if not str(each.get("workloadProfileType")).startswith(CONSUMPTION)
     ]
     if not dedicated:
         return ()
@@ -128,8 +128,7 @@ def _environment_bills(environment: Mapping[str, Json]) -> tuple[Bill, ...]:
 
 
 def _profiles(environment: Mapping[str, Json]) -> list[dict[str, Json]]:
-    listed = as_object(environment.get("properties")).get("workloadProfiles")
-    return as_objects(listed)
+    return as_objects(object_at(environment, "properties").get("workloadProfiles"))
 
 
 def _number(value: Json) -> int:

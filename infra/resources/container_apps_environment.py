@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from infra.az.commands import Group, workload_profile_add, workload_profile_update
 from infra.az.limits import CONSUMPTION
-from infra.document import Json, as_object, as_objects
+from infra.document import Json, as_object, as_objects, object_at
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def profile_changes(
         UsageError: The environment cannot have the profile.
     """
     name = str(environment["name"])
-    profiles = as_object(environment.get("properties")).get("workloadProfiles")
+    profiles = object_at(environment, "properties").get("workloadProfiles")
     if not isinstance(profiles, list):
         hint = "set acaEnvironmentName to another environment, or to a new name to have one made"
         raise UsageError(f"the environment {name!r} has no workload profiles and can get none", hint=hint)
@@ -137,13 +137,13 @@ def replaces_revision(app: Mapping[str, Json], name: str, max_nodes: int | None,
 
 def least_replicas(app: Mapping[str, Json]) -> int:
     """Return the number of replicas that an app runs at least; one for an app that does not tell."""
-    least = as_object(as_object(app.get("template")).get("scale")).get("minReplicas")
+    least = object_at(app, "template", "scale").get("minReplicas")
     return least if isinstance(least, int) else 1
 
 
 def profile_max_nodes(environment: Mapping[str, Json], name: str) -> int | None:
     """Return the most nodes of an environment's profile; None for one without, as serverless ones are."""
-    for profile in as_objects(as_object(environment.get("properties")).get("workloadProfiles")):
+    for profile in as_objects(object_at(environment, "properties").get("workloadProfiles")):
         if str(profile.get("name")).casefold() == name.casefold():
             most = profile.get("maximumCount")
             return most if isinstance(most, int) else None

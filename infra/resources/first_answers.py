@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from infra.document import as_object, load_json
+from infra.document import as_object, as_objects, load_json, object_at
 from infra.network import open_url
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def ask_models(
 
 
 def _text_of(document: Json) -> str:
-    choices = as_object(document).get("choices")
-    choice = as_object(choices[0]) if isinstance(choices, list) and choices else {}
-    content = as_object(choice.get("message")).get("content")
+    choices = as_objects(as_object(document).get("choices"))
+    choice = choices[0] if choices else {}
+    content = object_at(choice, "message").get("content")
     if not isinstance(content, str):
         raise ValueError("the server answered without a message")  # noqa: TRY004  # a wrong value, not a bug
     return content.strip() + (" …" if choice.get("finish_reason") == "length" else "")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from infra.az.names import unique_string
-from infra.document import Json, as_object, as_objects
+from infra.document import Json, as_objects, object_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,15 +26,12 @@ KeyState = Literal["valid", "rotated", "unknown"]
 
 def parse_keys(answer: Json) -> tuple[str, ...]:
     """Parse the keys of a storage account, as az lists them. The result is secret."""
-    entries = as_objects(answer)
-    return tuple(str(entry["value"]) for entry in entries if entry.get("value"))
+    return tuple(str(entry["value"]) for entry in as_objects(answer) if entry.get("value"))
 
 
 def mounted_digest(app: Mapping[str, Json]) -> str:
     """Return the digest of the key that an app's share was mounted with; empty if it is not recorded."""
-    body = as_object(as_object(app.get("properties")).get("template"))
-    containers = body.get("containers")
-    for container in as_objects(containers):
+    for container in as_objects(object_at(app, "properties", "template").get("containers")):
         variables = container.get("env") if container.get("name") == _CONTAINER else None
         for variable in as_objects(variables):
             if variable.get("name") == KEY_VARIABLE:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from infra.az.app import is_stopped
 from infra.az.commands import app_power, app_show
-from infra.az.errors import AzureRejectedError
+from infra.az.errors import OPERATION_IN_PROGRESS, AzureRejectedError
 from infra.document import Json, as_object
 from infra.errors import WaitTimeoutError
 from infra.interrupts import noting
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 600.0
 _POLL_S: Final = 2.0
-_BUSY: Final = "ContainerAppOperationInProgress"
 
 
 def set_power(session: Session, action: Literal["start", "stop"], clock: Clock) -> dict[str, Json]:
@@ -36,7 +35,7 @@ def set_power(session: Session, action: Literal["start", "stop"], clock: Clock) 
             session.az.run(command)
             break
         except AzureRejectedError as error:
-            if error.cause.code != _BUSY or clock.elapsed_s() > deadline_s:
+            if error.cause.code != OPERATION_IN_PROGRESS or clock.elapsed_s() > deadline_s:
                 raise
         clock.sleep(_POLL_S)
     with noting(f"Azure goes on to {action} the app {name!r}: invoke status shows its state"):

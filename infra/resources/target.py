@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 from infra.az.commands import Group, account_list, group_list
 from infra.config.settings import Flags
+from infra.document import as_objects
 from infra.errors import UsageError
 
 if TYPE_CHECKING:
     from infra.config.endpoint import InferenceConfig
     from infra.config.settings import Handover
     from infra.config.stage import Stage
-    from infra.document import Json
     from infra.session import Session
 
 _ID: Final = re.compile(r"^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$")
@@ -100,11 +100,7 @@ def _resource_group(session: Session, known: _Known, subscription: str) -> str:
     if not known.may_ask:
         return handed_over or _missing("resource group", "--resource-group")
     listed = session.az.run(group_list(subscription))
-    names = (
-        [str(group["name"]) for group in listed if isinstance(group, dict)]
-        if isinstance(listed, list)
-        else []
-    )
+    names = [str(group.get("name")) for group in as_objects(listed)]
     choices = ([handed_over] if handed_over else []) + [name for name in names if name != handed_over]
     answer = session.console.choose("Which resource group? A new name makes a new one.", choices)
     return answer or _missing("resource group", "--resource-group")
@@ -123,9 +119,8 @@ def _id_of(session: Session, name: str) -> str:
 
 def _subscriptions(session: Session) -> list[tuple[str, str]]:
     """Return the name and the id of every subscription that the user can see."""
-    listed: Json = session.az.run(account_list())
-    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-    return [(str(entry.get("name")), str(entry.get("id"))) for entry in entries]
+    listed = session.az.run(account_list())
+    return [(str(entry.get("name")), str(entry.get("id"))) for entry in as_objects(listed)]
 
 
 def _missing(what: str, flag: str) -> str:

@@ -14,7 +14,8 @@ from getpass import getpass
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from infra.az.commands import Group, app_show, environment_show
-from infra.config.template import COMPILED, CONSUMPTION, read_template
+from infra.az.limits import CONSUMPTION
+from infra.config.template import COMPILED, read_template
 from infra.config.variables import RESERVED, setting_problem
 from infra.deploy_context import open_deploy_context
 from infra.document import Json, as_object
