@@ -24,6 +24,9 @@ BICEP: Final = Path("infra/provision/inference.bicep")
 COMPILED: Final = Path("infra/provision/inference.json")
 SOURCE_DIGEST: Final = Path("infra/provision/inference.bicep.sha256")
 
+CONTAINER: Final = "inference"
+"""The name of the server's container in the app."""
+
 NO_GPU: Final = "none"
 
 _TEXT_TYPES: Final = ("string", "securestring")

@@ -150,7 +150,8 @@ class Evaluation:
 
     def to_text(self) -> str:
         """Return the tables that people read."""
-        console = Console(file=io.StringIO(), width=TEXT_WIDTH, color_system=None)
+        output = io.StringIO()
+        console = Console(file=output, width=TEXT_WIDTH, color_system=None)
         console.print(f"{len(self.rows)} examples of {self.data}; 95 % confidence intervals in brackets")
         console.print(self._score_table())
         if self.comparisons:
@@ -160,8 +161,6 @@ class Evaluation:
         for requirement in self.unmet:
             console.print(f"not met: {requirement}", soft_wrap=True)
         console.print(f"report: {self.report}", soft_wrap=True)
-        output = console.file
-        assert isinstance(output, io.StringIO)  # noqa: S101 - set above
         return "\n".join(line.rstrip() for line in output.getvalue().rstrip().splitlines())
 
     def _score_table(self) -> Table:

@@ -14,7 +14,7 @@ from infra.config.kept import is_secret_name
 from infra.config.template import effective_values
 from infra.document import Json, as_object
 from infra.provisioning.changes import APP_KIND, PropertyChange, ResourceChange
-from infra.resources.mount_key import KEY_VARIABLE
+from infra.resources.mount_key import DIGEST_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,7 +108,7 @@ def _is_foreign(
     change: PropertyChange, last: Mapping[str, Json] | None, template: Template, *, is_unchanged: bool
 ) -> bool:
     variable = _VARIABLE.fullmatch(change.path)
-    if change.before is None or (variable and variable[1] == KEY_VARIABLE):
+    if change.before is None or (variable and variable[1] == DIGEST_VARIABLE):
         return False  # that variable changes with the storage account's key
     parameter = PARAMETERS.get(change.path)
     if is_unchanged:

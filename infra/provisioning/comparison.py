@@ -23,7 +23,7 @@ from infra.provisioning.changes import (
 from infra.provisioning.deployment import what_if
 from infra.resources.api_keys import SECRET_NAME, merge_keys, parse_keys
 from infra.resources.inventory import ACCOUNT, ENVIRONMENT, TYPES, find, planned_resources
-from infra.resources.mount_key import KEY_VARIABLE, mounted_digest
+from infra.resources.mount_key import DIGEST_VARIABLE, mounted_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from infra.resources.container_apps_environment import Change
     from infra.session import Session
 
-_KEY_PATH: Final = f"template.containers[inference].env[{KEY_VARIABLE}].value"
+_KEY_PATH: Final = f"template.containers[inference].env[{DIGEST_VARIABLE}].value"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from infra.concurrency import DaemonExecutor
 from infra.document import Json, as_object, as_objects
 from infra.resources.api_keys import SECRET_NAME
 from infra.resources.app_secrets import has_secrets, read_secrets
-from infra.resources.mount_key import key_state, mounted_digest, parse_keys
+from infra.resources.mount_key import key_state, mounted_digest, parse_account_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,7 +103,7 @@ def _key_state(session: Session, group: Group, account: str, app: Mapping[str, J
     if not mounted_digest(app):
         return "unknown"
     try:
-        return key_state(app, parse_keys(session.az.find(storage_key_list(group, account))))
+        return key_state(app, parse_account_keys(session.az.find(storage_key_list(group, account))))
     except AzureRejectedError:
         return "unknown"  # reading the keys needs a right of its own
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Final
 
 from infra.az.limits import OWN_TAG_PREFIX
 from infra.config.kept import is_secret_name
+from infra.config.template import CONTAINER
 from infra.document import Json, as_list, as_object, as_objects
 from infra.errors import RemoteError
 from infra.resources.api_keys import SECRET_NAME
-from infra.resources.mount_key import KEY_VARIABLE
+from infra.resources.mount_key import DIGEST_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from infra.config.template import Template
 
-CONTAINER: Final = "inference"
 KEYS_VARIABLE: Final = "FJARR_API_KEYS"
 RANGE_PREFIX: Final = "allow-"
 _REGISTRY: Final = "registryServer"
@@ -116,7 +116,7 @@ def find_unmanaged(
     variables = {
         *template.own_variables,
         KEYS_VARIABLE,
-        KEY_VARIABLE,
+        DIGEST_VARIABLE,
         # A secret that a flag set is not kept for the stage, so it stays in the app alone.
         *(name for name in as_object(last.get("environmentVariables")) if not is_secret_name(name)),
         *as_object(wanted.get("environmentVariables")),

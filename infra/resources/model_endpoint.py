@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from infra.errors import UsageError
@@ -11,6 +11,9 @@ from infra.resources.api_keys import read_keys
 
 if TYPE_CHECKING:
     from infra.session import Session
+
+KEY_VARIABLE: Final = "OPENAI_API_KEY"
+"""The environment variable with the key for an address, unless a flag names another."""
 
 
 def find_endpoint(address: str | None, session: Session | None, key: str) -> Endpoint | None:

@@ -13,18 +13,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from infra.az.names import unique_string
+from infra.config.template import CONTAINER
 from infra.document import Json, as_objects, object_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-KEY_VARIABLE: Final = "STORAGE_KEY_DIGEST"
-_CONTAINER: Final = "inference"
+DIGEST_VARIABLE: Final = "STORAGE_KEY_DIGEST"
 
 KeyState = Literal["valid", "rotated", "unknown"]
 
 
-def parse_keys(answer: Json) -> tuple[str, ...]:
+def parse_account_keys(answer: Json) -> tuple[str, ...]:
     """Parse the keys of a storage account, as az lists them. The result is secret."""
     return tuple(str(entry["value"]) for entry in as_objects(answer) if entry.get("value"))
 
@@ -32,9 +32,9 @@ def parse_keys(answer: Json) -> tuple[str, ...]:
 def mounted_digest(app: Mapping[str, Json]) -> str:
     """Return the digest of the key that an app's share was mounted with; empty if it is not recorded."""
     for container in as_objects(object_at(app, "properties", "template").get("containers")):
-        variables = container.get("env") if container.get("name") == _CONTAINER else None
+        variables = container.get("env") if container.get("name") == CONTAINER else None
         for variable in as_objects(variables):
-            if variable.get("name") == KEY_VARIABLE:
+            if variable.get("name") == DIGEST_VARIABLE:
                 return str(variable.get("value") or "")
     return ""
 

@@ -16,7 +16,8 @@ from infra.errors import RemoteError, ToolError, UsageError
 from infra.evaluation.asking import list_models, trusted_certificates
 from infra.evaluation.examples import read_examples
 from infra.network import is_on_this_machine
-from infra.resources.model_endpoint import find_endpoint
+from infra.resources.model_endpoint import KEY_VARIABLE, find_endpoint
+from infra.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from infra.evaluation.asking import Endpoint
     from infra.session import Session
 
-KEY_VARIABLE: Final = "OPENAI_API_KEY"
 DEFAULT_THINK_TIME_S: Final = 30.0
 DEFAULT_GOAL_S: Final = 2.0
 TEXT_WIDTH: Final = 120
@@ -95,12 +95,12 @@ class Bench:
         goal = f"95 % of the answers begin within {self.goal_s:g} s"
         first = self.found.measurements[0]
         if self.found.clients == 0 and first.errors:
-            return f"{first.errors} of {first.requests} requests failed with {_plural(first.clients)}"
+            return f"{first.errors} of {first.requests} requests failed with {count(first.clients, 'client')}"
         if self.found.clients == 0:
-            return f"not even {_plural(first.clients)} at a time: {goal}"
+            return f"not even {count(first.clients, 'client')} at a time: {goal}"
         more = "" if self.found.is_limit else ", and perhaps more: no load was too much"
         return (
-            f"{_plural(self.found.clients)} at once: {goal}{more}\n"
+            f"{count(self.found.clients, 'client')} at once: {goal}{more}\n"
             f"{self.people} people, if each waits {self.think_time_s:g} s between an answer and the next"
             " question"
         )
@@ -130,7 +130,8 @@ class Bench:
             times = (each.time_to_first_token_s, each.inter_token_s, each.request_s)
             cells = [cell for found in times for cell in _write_times(found)]
             table.add_row(str(each.clients), *cells, f"{each.tokens_per_s:.0f}", str(each.errors))
-        console = RichConsole(file=io.StringIO(), width=TEXT_WIDTH, color_system=None)
+        output = io.StringIO()
+        console = RichConsole(file=output, width=TEXT_WIDTH, color_system=None)
         console.print(f"{', '.join(self.models)} at {self.endpoint}", soft_wrap=True)
         console.print(table)
         for reason in dict.fromkeys(
@@ -142,8 +143,6 @@ class Bench:
             console.print("interrupted: the search had not ended")
         if self.plot is not None:
             console.print(f"plot: {self.plot}", soft_wrap=True)
-        output = console.file
-        assert isinstance(output, io.StringIO)  # noqa: S101 - set above
         return "\n".join(line.rstrip() for line in output.getvalue().rstrip().splitlines())
 
 
@@ -199,7 +198,7 @@ def bench(
         uses_proxies=not is_on_this_machine(endpoint.url),
     )
     with console.step(f"load {endpoint.url}") as step:
-        found = asyncio.run(find_users(target, search, lambda clients: step.update(_plural(clients))))
+        found = asyncio.run(find_users(target, search, lambda clients: step.update(count(clients, "client"))))
     if all(each.time_to_first_token_s is None for each in found.measurements):
         raise RemoteError(
             f"no request to {endpoint.url} succeeded", details=(found.measurements[0].failures[0].reason,)
@@ -270,7 +269,3 @@ def _draw(measurements: tuple[Measurement, ...], request: BenchRequest, path: Pa
 
 def _write_times(times: Percentiles | None) -> tuple[str, str]:
     return ("-", "-") if times is None else (f"{times.p50:.3f} s", f"{times.p95:.3f} s")
-
-
-def _plural(clients: int) -> str:
-    return "1 client" if clients == 1 else f"{clients} clients"

@@ -18,7 +18,7 @@ from infra.evaluation.metrics import choose_metrics
 from infra.evaluation.requirements import find_unmet, parse_minimums, require_metrics
 from infra.evaluation.results import JUDGE
 from infra.evaluation.store import ANSWERS_FILE
-from infra.resources.model_endpoint import find_endpoint, normalize_url
+from infra.resources.model_endpoint import KEY_VARIABLE, find_endpoint, normalize_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from infra.evaluation.results import Evaluation
     from infra.session import Session
 
-KEY_VARIABLE: Final = "OPENAI_API_KEY"
 FOLDER: Final = Path(".fjarr", "evaluations")
 
 

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from infra.az.commands import Group, app_show, environment_show
 from infra.az.limits import CONSUMPTION
-from infra.config.template import COMPILED, read_template
+from infra.config.template import COMPILED, CONTAINER, read_template
 from infra.config.variables import RESERVED, setting_problem
 from infra.deploy_context import open_deploy_context
 from infra.document import Json, as_object
 from infra.errors import UsageError
 from infra.provisioning.deployment import without_revision
-from infra.provisioning.unmanaged import CONTAINER, KEYS_VARIABLE
+from infra.provisioning.unmanaged import KEYS_VARIABLE
 from infra.release.releases import read_live
 from infra.release.takeovers.outcome import NotServed, failure
 from infra.resources.api_keys import SECRET_NAME
 from infra.resources.app_secrets import read_secrets, write_secrets
 from infra.resources.container_apps_environment import least_replicas, profile_max_nodes, replaces_revision
-from infra.resources.mount_key import KEY_VARIABLE
+from infra.resources.mount_key import DIGEST_VARIABLE
 from infra.wording import did_you_mean
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def _check_name(name: str, template: Template) -> None:
         )
     if name == KEYS_VARIABLE or _secret_name(name) == SECRET_NAME:
         raise UsageError(f"{name} is for the API keys", hint="invoke key --add NAME makes a further one")
-    if name in {*template.own_variables, *RESERVED, KEY_VARIABLE}:
+    if name in {*template.own_variables, *RESERVED, DIGEST_VARIABLE}:
         raise UsageError(f"the template sets {name} itself, so it cannot be a secret")
 
 

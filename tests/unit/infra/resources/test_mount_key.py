@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from infra.az.names import unique_string
-from infra.resources.mount_key import key_state, mounted_digest, parse_keys
+from infra.resources.mount_key import key_state, mounted_digest, parse_account_keys
 
 
 def app(*containers: Any) -> Any:
@@ -49,4 +49,4 @@ def test_the_digest_does_not_contain_the_key() -> None:
     ("answer", "keys"), [([{"value": "a"}, {"value": ""}, None], ("a",)), (None, ()), ({}, ())]
 )
 def test_keys_as_az_lists_them(answer: Any, keys: tuple[str, ...]) -> None:
-    assert parse_keys(answer) == keys
+    assert parse_account_keys(answer) == keys
