@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from infra.errors import FjarrError, ToolError, UsageError
-from infra.process import Command, Runner
+from infra.process import Command
 from infra.wording import last_lines
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from infra.console import Console
+    from infra.process import Runner
     from infra.session import Session
 
 FOLDER: Final = "hooks"
@@ -29,20 +30,64 @@ TIMEOUT_S: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Hooks:
-    """The hooks of a project.
+class HookPrograms:
+    """The programs in a project's folder of hooks.
 
     Attributes:
-        folder: The folder with the programs; None if there are no hooks.
+        folder: The folder.
         runner: Starts them.
         console: Shows them.
         facts: The environment of all of them, besides that of the tool.
     """
 
-    folder: Path | None = None
-    runner: Runner | None = None
-    console: Console | None = None
-    facts: tuple[tuple[str, str], ...] = ()
+    folder: Path
+    runner: Runner
+    console: Console
+    facts: tuple[tuple[str, str], ...]
+
+    def find(self, name: str) -> Path | None:
+        """Return the program of a hook; None if there is none.
+
+        Raises:
+            UsageError: It is not executable.
+        """
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        if not os.access(path, os.X_OK):
+            raise UsageError(f"{path} is not executable", hint=f"chmod +x {path}")
+        return path
+
+    def run(self, path: Path, values: HookFacts) -> None:
+        """Run a hook, and show what it prints.
+
+        Raises:
+            ToolError: It failed.
+        """
+        command = Command((str(path),), timeout_s=TIMEOUT_S, environment=(*self.facts, *values.environment))
+        with self.console.step(f"{FOLDER}/{path.name}"):
+            completed = self.runner.run(command)
+            if completed.exit_code:
+                what = f"the hook {path.name} failed with exit code {completed.exit_code}"
+                raise ToolError(what, details=last_lines(completed.stdout + completed.stderr))
+        for line in completed.stdout.splitlines():
+            self.console.info(f"  {line}")
+
+    def run_after(self, path: Path | None, values: HookFacts) -> None:
+        """Run the hook after a change, if there is one. Its failure is a warning."""
+        if path is None:
+            return
+        try:
+            self.run(path, values)
+        except FjarrError as error:
+            self.console.warn("\n".join((error.message, *error.details)))
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """The hooks of a project; none without `programs`."""
+
+    programs: HookPrograms | None = None
 
     @contextmanager
     def around(self, verb: str, **facts: str | None) -> Iterator[HookFacts]:
@@ -57,51 +102,25 @@ class Hooks:
             UsageError: A hook cannot be run.
         """
         values = HookFacts({"verb": verb, **{name: value or "" for name, value in facts.items()}})
-        pre, post = self._find(f"pre-{verb}"), self._find(f"post-{verb}")
+        programs = self.programs
+        if programs is None:
+            yield values
+            return
+        pre, post = programs.find(f"pre-{verb}"), programs.find(f"post-{verb}")
         if pre is not None:
-            self._run(pre, values)
+            programs.run(pre, values)
         try:
             yield values
-        except BaseException as error:
-            values.set(outcome="failed", reason=error.message if isinstance(error, FjarrError) else "")
-            if isinstance(error, FjarrError):
-                self._run_after(post, values)
+        except FjarrError as error:
+            values.set(outcome="failed", reason=error.message)
+            programs.run_after(post, values)
             raise
         values.set(outcome="done")
-        self._run_after(post, values)
-
-    def _find(self, name: str) -> Path | None:
-        path = None if self.folder is None else self.folder / name
-        if path is None or not path.is_file():
-            return None
-        if not os.access(path, os.X_OK):
-            raise UsageError(f"{path} is not executable", hint=f"chmod +x {path}")
-        return path
-
-    def _run(self, path: Path, values: HookFacts) -> None:
-        assert self.runner is not None  # noqa: S101  # hooks with a folder have both
-        assert self.console is not None  # noqa: S101
-        command = Command((str(path),), timeout_s=TIMEOUT_S, environment=(*self.facts, *values.environment))
-        with self.console.step(f"{FOLDER}/{path.name}"):
-            completed = self.runner.run(command)
-            if completed.exit_code:
-                what = f"the hook {path.name} failed with exit code {completed.exit_code}"
-                raise ToolError(what, details=last_lines(completed.stdout + completed.stderr))
-        for line in completed.stdout.splitlines():
-            self.console.info(f"  {line}")
-
-    def _run_after(self, path: Path | None, values: HookFacts) -> None:
-        if path is None:
-            return
-        try:
-            self._run(path, values)
-        except FjarrError as error:
-            assert self.console is not None  # noqa: S101  # it has just run
-            self.console.warn("\n".join((error.message, *error.details)))
+        programs.run_after(post, values)
 
 
 class HookFacts:
-    """What the hooks of one change are told, in their environment."""
+    """The facts about one change, which its hooks get in their environment."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = dict(values)
@@ -125,4 +144,4 @@ def find_hooks(session: Session) -> Hooks:
     if not folder.is_dir():
         return NO_HOOKS
     facts = (("FJARR_STAGE", session.stage.name), ("FJARR_ENDPOINT", session.config().endpoint_url))
-    return Hooks(folder, session.runner, session.console, facts)
+    return Hooks(HookPrograms(folder, session.runner, session.console, facts))
