@@ -158,7 +158,7 @@ def set_read_ahead(mount: Path, kib: int) -> None:
 
 @contextlib.contextmanager
 def _as_errno() -> Iterator[None]:
-    """Pass the system's errors on as libfuse wants them."""
+    """Raise the system's errors in the form that libfuse expects."""
     try:
         yield
     except OSError as error:

@@ -40,7 +40,7 @@ QUANTIZATION_PLUGIN: Final = "vllm-bnb-plugin"
 """The package that adds bitsandbytes to vLLM. Source: vLLM 0.32, `model_loader/__init__.py`."""
 
 VLLM_GPU_SHARE: Final = 0.92
-"""The share of a GPU's memory that vLLM uses, unless it is told otherwise."""
+"""The share of a GPU's memory that vLLM uses by default."""
 
 VLLM_STEP_SHARE: Final = 0.1
 """The share of that which a step's activations and the CUDA graphs take. An estimate: vLLM measures it."""

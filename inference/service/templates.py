@@ -1,4 +1,4 @@
-"""Check what a request wants of the chat template, and turn it into the template's variables.
+"""Check the options of a request for the chat template, and turn them into the template's variables.
 
 Source: vLLM, "OpenAI-Compatible Server", "Chat API"; OpenAI API reference, `reasoning_effort`; the chat
 templates of Qwen 3 (`enable_thinking`), DeepSeek V3.1 (`thinking`) and gpt-oss (`reasoning_effort`).

@@ -129,7 +129,7 @@ class Child:
             self._channel.send(**message)
 
     def explain(self) -> str:
-        """Return why the process has ended: what it said itself, else the last line of its output."""
+        """Return why the process has ended: the reason that it reported, else the last line of its output."""
         if self.failure is not None:
             return self.failure
         code = self.ended.result() if self.ended.done() else None

@@ -403,13 +403,13 @@ class Supervisor:
             self._page = None
 
     def _state(self) -> dict[str, Any]:
-        """Return the document of `/version`, and what the server that serves has said of itself."""
+        """Return the document of `/version`, with the progress that the serving server reports."""
         instance = self._processes.instance
         if instance is None:
             return self._version()
         server = instance.server
-        said = {"phase": server.phase, "percent": server.percent, "ready": server.ready.is_set()}
-        return {**self._version(), "server": said}
+        progress = {"phase": server.phase, "percent": server.percent, "ready": server.ready.is_set()}
+        return {**self._version(), "server": progress}
 
     def _answers(self) -> dict[str, str | None] | None:
         """Return how the models of the server that serves have answered."""

@@ -55,25 +55,16 @@ class Az:
             ToolError: az is not installed, or it does not know the command.
             WaitTimeoutError: It did not end in time.
         """
-        direct = None if self._resource_manager is None else find_direct(command)
-        if direct is not None:
+        manager = self._resource_manager
+        if manager is not None and (direct := find_direct(command)) is not None:
             with suppress(UnreachableError):
-                return self._send(direct, command)
+                return _send(manager, direct, command)
         with self._console.waiting(command.name) if self._console else nullcontext():
             completed = self._runner.run(command)
         if completed.exit_code != 0:
             stderr = redact(completed.stderr, command.secrets)
             raise classify(completed.exit_code, stderr, command=command.line)
         return _parse_output(command, completed.stdout)
-
-    def _send(self, direct: DirectCommand, command: Command) -> Json:
-        """Ask Resource Manager what the command asks it, without a process."""
-        manager = self._resource_manager
-        assert manager is not None  # noqa: S101  # the caller has looked
-        answers = [manager.send(direct.subscription, request, command.line) for request in direct.requests]
-        if direct.follow_up is not None:
-            answers.append(manager.send(direct.subscription, direct.follow_up(answers[0]), command.line))
-        return direct.to_output(answers)
 
     def _get_token(self, subscription: str) -> str:
         """Return an access token of Resource Manager. It is kept in this process only."""
@@ -140,6 +131,14 @@ def az_environment(base: Mapping[str, str]) -> dict[str, str]:
     if shutil.which("bicep", path=environment.get("PATH")):
         environment.update(AZURE_BICEP_USE_BINARY_FROM_PATH="true", AZURE_BICEP_CHECK_VERSION="false")
     return environment
+
+
+def _send(manager: ResourceManager, direct: DirectCommand, command: Command) -> Json:
+    """Send the requests that the command makes, without a process, and return what it prints."""
+    answers = [manager.send(direct.subscription, request, command.line) for request in direct.requests]
+    if direct.follow_up is not None:
+        answers.append(manager.send(direct.subscription, direct.follow_up(answers[0]), command.line))
+    return direct.to_output(answers)
 
 
 def _parse_output(command: Command, stdout: str) -> Json:

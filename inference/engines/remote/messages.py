@@ -126,7 +126,7 @@ class AdapterResult(msgspec.Struct, frozen=True, tag="adapter_result"):
 
 
 class Requests(msgspec.Struct, frozen=True, tag="requests"):
-    """What a server wants of the engine.
+    """New and cancelled requests, from a server to the engine.
 
     Attributes:
         submitted: New requests, with the numbers that the server has given them.
@@ -138,7 +138,7 @@ class Requests(msgspec.Struct, frozen=True, tag="requests"):
 
 
 class AdapterChange(msgspec.Struct, frozen=True, tag="adapter"):
-    """An adapter that a server wants to be added, replaced or removed.
+    """An adapter to add, to replace or to remove, from a server to the engine.
 
     Attributes:
         number: The number that the server has given it.

@@ -56,12 +56,12 @@ SETTINGS_KEY: Final = "fjarr.settings"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the page is told of the server that it belongs to.
+    """The settings of the server that change its page.
 
     Attributes:
         mount: The share, with the adapters' examples.
         has_sign_in: Whether the user can sign out.
-        feedback: Where thumbs are kept; None if they are not asked for.
+        feedback: Where thumbs are kept; None if the page has none.
     """
 
     mount: Path
@@ -71,7 +71,7 @@ class Site:
 
 
 def make_site(settings: ServerSettings) -> Site:
-    """Return what the page is told of a server with these settings."""
+    """Return the settings of the page for those of its server."""
     feedback = Feedback(settings.mount, settings.replica, settings.release) if settings.feedback else None
     return Site(settings.mount, settings.release, settings.chat_sign_in, feedback)
 
