@@ -43,7 +43,7 @@ TARGET = {
 LOCK = "take the deploy lock from its current holder"
 MOUNT = "the folder where the share is mounted on this machine, to write to it there with rsync"
 BAKE = "how many seconds to watch the release after the proof: a crash then still turns it back (default: 15)"
-LOCK_WAIT = "wait while another command holds the deploy lock, at most so many seconds (default: an hour)"
+LOCK_WAIT = "wait while another command holds the deploy lock, at most this many seconds (default: an hour)"
 WAIT = "how many seconds to wait for the release to serve (default: 600 on local, 2400 on azure)"
 
 

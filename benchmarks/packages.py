@@ -49,7 +49,7 @@ class Stopwatch:
 
 
 class SlowStream:
-    """A stream of bytes that gives so many a second, however long the reader pauses in between."""
+    """A stream of bytes with a limited rate, however long the reader pauses in between."""
 
     def __init__(self, content: bytes, bytes_per_s: float) -> None:
         self._stream = io.BytesIO(content)

@@ -154,7 +154,7 @@ def choose_cards(shape: ModelShape, count: int, wanted: int | None) -> int:
         wanted: The number that the settings require; None takes as many as the model can be split over.
 
     Raises:
-        LoadError: If there are not so many, or the model cannot be split over them.
+        LoadError: If there are fewer, or the model cannot be split over them.
     """
     possible = [number for number in range(1, count + 1) if _can_split(shape, number)]
     if wanted is None:

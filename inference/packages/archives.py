@@ -103,7 +103,7 @@ class Readable(Protocol):
     """A stream to read from."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return at most so many bytes; none at the end."""
+        """Return up to `size` bytes; none at the end."""
 
 
 class Writable(Protocol):

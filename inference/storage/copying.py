@@ -279,7 +279,7 @@ class CopyFolder:
         return Room(there, sum(map(used_bytes, others)))
 
     def make_room(self, key: str, short_bytes: int) -> tuple[str, ...]:
-        """Remove other copies that no process uses, the oldest first, until so many bytes are free again.
+        """Remove other copies that no process uses, the oldest first, until `short_bytes` more are free.
 
         Returns the names of those that were removed.
         """
