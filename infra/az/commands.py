@@ -235,11 +235,6 @@ def deployment_operations(group: Group, name: str) -> Command:
 # Storage.
 
 
-def storage_account_show(group: Group, account: str) -> Command:
-    """Show a storage account; its `primaryEndpoints.file` is the address of its shares."""
-    return az("storage", "account", "show", "--name", account, *group.flags)
-
-
 def storage_connection_string(group: Group, account: str) -> Command:
     """Show an account's connection string, with its file endpoint and a key. The output is secret."""
     return az("storage", "account", "show-connection-string", "--name", account, *group.flags)

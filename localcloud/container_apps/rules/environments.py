@@ -25,10 +25,6 @@ _NAME: Final = re.compile(r"(?=.{2,60}$)[a-zA-Z](?!.*--)[a-zA-Z0-9-]*[a-zA-Z0-9]
 _STORAGE_NAME: Final = re.compile(r"(?=.{1,32}$)[a-z](?!.*--)[a-z0-9-]*")
 _MAX_PROFILE_NAME: Final = 15
 _PROFILE_NAME: Final = re.compile(r"[a-zA-Z0-9][-_a-zA-Z0-9]*")
-ENVIRONMENT_PROPERTIES: Final = frozenset({
-    "appLogsConfiguration", "infrastructureResourceGroup", "peerAuthentication", "peerTrafficConfiguration",
-    "publicNetworkAccess", "vnetConfiguration", "workloadProfiles", "zoneRedundant",
-})  # fmt: skip
 
 
 def environment_errors(

@@ -103,7 +103,8 @@ def test_beside_a_fine_tuning_step(place: Place) -> None:
     assert after["tags"] == {"owner": "tuning"}
     for name in ("appLogsConfiguration", "defaultDomain", "vnetConfiguration"):
         assert after["properties"].get(name) == before["properties"].get(name)
-    account: Any = session.az.run(az.storage_account_show(group, config.storage_account_name))
+    show = ("storage", "account", "show", "--name", config.storage_account_name)
+    account: Any = session.az.run(az.az(*show, *group.flags))
     assert account["tags"]["owner"] == "tuning"
     assert not provision(place.open()).is_changed
 

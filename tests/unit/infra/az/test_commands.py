@@ -90,7 +90,6 @@ LINES = {
     f"az containerapp exec --name app --command sh --replica r {IN_GROUP}": az.app_exec(
         GROUP, "app", "sh", "r"
     ),
-    f"az storage account show --name acct {IN_GROUP}": az.storage_account_show(GROUP, "acct"),
     f"az storage account show-connection-string --name acct {IN_GROUP}": az.storage_connection_string(
         GROUP, "acct"
     ),
