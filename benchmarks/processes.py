@@ -234,4 +234,4 @@ def environment(additions: Any) -> dict[str, str]:  # noqa: ANN401 - anything th
 def last_lines(log: Path) -> str:
     """Return the last lines of a log, on one line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return " | ".join(lines[-SHOWN_LINES:]) or "it said nothing"
+    return " | ".join(lines[-SHOWN_LINES:]) or "no output"

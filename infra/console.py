@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Final, Literal
+from typing import IO, TYPE_CHECKING, Final, Literal, TypeAlias
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console as RichConsole
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.status import Status
 
-Clock = Callable[[], float]
+Timer: TypeAlias = Callable[[], float]
+"""Returns the seconds since a fixed moment, such as `infra.clock.Clock.elapsed_s`."""
+
 RowState = Literal["running", "done", "failed"]
 
 LINE_EVERY_S: Final = 10.0
@@ -96,7 +98,7 @@ class Table:
         shown_at_s: When it was shown, on the console's clock.
     """
 
-    def __init__(self, show_changed: Callable[[TableRow], None], clock: Clock) -> None:
+    def __init__(self, show_changed: Callable[[TableRow], None], clock: Timer) -> None:
         self.rows: tuple[TableRow, ...] = ()
         self.shown_at_s = clock()
         self._show_changed = show_changed
@@ -114,7 +116,7 @@ class Table:
 class Step:
     """A running step, which reports its progress and its outcome."""
 
-    def __init__(self, show: Callable[[str], None], clock: Clock = time.monotonic) -> None:
+    def __init__(self, show: Callable[[str], None], clock: Timer = time.monotonic) -> None:
         self._show = show
         self._clock = clock
         self._phases: list[tuple[str, float]] = []
@@ -149,7 +151,7 @@ class Step:
 class Console:
     """Progress for people, written to one stream, by default stderr."""
 
-    def __init__(self, stream: IO[str] | None = None, clock: Clock = time.monotonic) -> None:
+    def __init__(self, stream: IO[str] | None = None, clock: Timer = time.monotonic) -> None:
         self._rich = RichConsole(file=stream or sys.stderr, highlight=False, soft_wrap=True)
         self._clock = clock
         self._live_count = 0
@@ -317,7 +319,7 @@ class Console:
 class _Transfer:
     """A transfer that is shown by lines, for a pipe or a file. Safe to use from several threads."""
 
-    def __init__(self, text: str, total_bytes: int, clock: Clock, show: Callable[[str], None]) -> None:
+    def __init__(self, text: str, total_bytes: int, clock: Timer, show: Callable[[str], None]) -> None:
         self._text = text
         self._total_bytes = total_bytes
         self._clock = clock

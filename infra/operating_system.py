@@ -34,7 +34,7 @@ def end_group(process: subprocess.Popen[Any], *, is_forced: bool, is_windows: bo
 
     Args:
         process: The leader of a group, which was started with `group_options`.
-        is_forced: End them whether they want or not.
+        is_forced: End them without a request.
         is_windows: Use the form for Windows, which has no groups: the children are looked up. `terminate` is
             as final as `kill` there.
     """

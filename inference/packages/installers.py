@@ -138,8 +138,8 @@ def _run(command: list[str]) -> None:
     environ = installer_environment(os.environ)
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environ)
     if done.returncode:
-        said = " ".join(done.stderr.split())[-_SHOWN_CHARACTERS:]
-        raise TakeoverError(f"{' '.join(command[:4])} ended with {said!r}")
+        output = " ".join(done.stderr.split())[-_SHOWN_CHARACTERS:]
+        raise TakeoverError(f"{' '.join(command[:4])} ended with {output!r}")
 
 
 def _is_installed(name: str) -> bool:

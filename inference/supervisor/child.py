@@ -54,9 +54,9 @@ class Child:
 
     Attributes:
         ended: The exit code, as `subprocess` gives it, once the process has ended.
-        phase: What the process said last that it does.
+        phase: What the process last reported that it does.
         percent: How far that is.
-        ready: Done when the process has said that it is ready.
+        ready: Done when the process has reported that it is ready.
         accepting: Done when the process accepts connections.
         engine_ready_at: When its engine became ready last, in the event loop's time; None if it did not.
         failure: The reason that it gave for its end; None if it gave none.

@@ -136,7 +136,7 @@ class NoResponse:
     """The reason why a request of `/version` had no usable response.
 
     Attributes:
-        is_waiting: Whether the container has said that it waits for the first release.
+        is_waiting: Whether the container reports that it waits for the first release.
         unreachable: What keeps requests of this machine from the app; None if the app has failed.
     """
 

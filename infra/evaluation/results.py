@@ -42,7 +42,7 @@ class Row:
         example: The example.
         answers: The answers.
         scores: Their scores.
-        judgements: What the judge said of each; empty without a judge.
+        judgements: The reasons that the judge gave for each; empty without a judge.
     """
 
     example: Example

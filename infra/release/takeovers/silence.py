@@ -70,5 +70,5 @@ def last_words(log: Sequence[str]) -> str:
 
     The server logs each request, and most of those during a start are the pipeline's own.
     """
-    said = (line for line in reversed(log) if line.strip() and _ACCESS not in line)
-    return _TIME.sub("", next(said, "").strip())
+    lines = (line for line in reversed(log) if line.strip() and _ACCESS not in line)
+    return _TIME.sub("", next(lines, "").strip())
