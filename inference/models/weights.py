@@ -11,7 +11,7 @@ import itertools
 import json
 import logging
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -133,46 +133,31 @@ def find_weights(
         LoadError: If there is no base to serve, it is in an unsupported format, or the adapters have
             different bases.
     """
-    found, rejected = list[Adapter](), list[RejectedAdapter]()
-    named: list[tuple[str, str]] = []
-    for folder in find_selected(mount, adapters):
-        name = adapter_name(mount, folder)
-        try:
-            config = read_json_object(folder / ADAPTER_CONFIG)
-            named.append((name, str(config.get("base_model_name_or_path") or "")))
-            found.append(read_adapter(mount, folder, allows_pickle=allows_pickle))
-        except LoadError as error:
-            rejected.append(RejectedAdapter(name, str(error)))
-        except (KeyError, TypeError, IndexError) as error:  # a header without what belongs there
-            rejected.append(RejectedAdapter(name, f"{folder} cannot be read: {error!r}"))
-    reference = base_reference or _common_base(mount, named[:1] if adapters is None else named)
+    read = _read_adapters(mount, find_selected(mount, adapters), allows_pickle=allows_pickle)
+    reference = base_reference or _common_base(mount, read.bases[:1] if adapters is None else read.bases)
     if not reference:
-        missing = "; ".join(each.reason for each in rejected) or f"no adapter under {mount / MODELS}"
+        missing = "; ".join(each.reason for each in read.rejected) or f"no adapter under {mount / MODELS}"
         raise LoadError(
             f"there is nothing to serve: {missing}, and FJARR_BASE_MODEL is not set (push weights with:"
             " invoke push)"
         )
     base = find_base(mount, reference, allows_pickle=allows_pickle)
-    if adapters is None:
-        others = dict(_find_others(mount, named, base))
-        rejected += (RejectedAdapter(name, reason) for name, reason in others.items())
-        found = [adapter for adapter in found if adapter.name not in others]
+    others = dict(_find_others(mount, read.bases, base)) if adapters is None else {}
+    found = [adapter for adapter in read.adapters if adapter.name not in others]
     _check_names(base, found)
-    for adapter in found:
-        if name_differs(adapter.base_reference, base.name):
-            LOGGER.warning(
-                "the adapter %s was trained on %s, and is served with %s",
-                adapter.name, adapter.base_reference, base.name,
-            )  # fmt: skip
+    _warn_of_other_bases(base, found)
     shapes = read_base_shapes(base)
-    misfits = {adapter.name: adapter_problem(adapter, shapes) for adapter in found}
-    rejected += (
+    problems = {adapter.name: adapter_problem(adapter, shapes) for adapter in found}
+    misfits = (
         RejectedAdapter(name, f"the adapter {name} does not fit {base.name}: {problem}")
-        for name, problem in misfits.items()
+        for name, problem in problems.items()
         if problem is not None
     )
-    served = tuple(adapter for adapter in found if misfits[adapter.name] is None)
-    return Weights(base, served, tuple(rejected))
+    return Weights(
+        base,
+        tuple(adapter for adapter in found if problems[adapter.name] is None),
+        (*read.rejected, *(RejectedAdapter(name, reason) for name, reason in others.items()), *misfits),
+    )
 
 
 def adapter_problem(adapter: Adapter, base_shapes: Shapes) -> str | None:
@@ -323,6 +308,46 @@ def stored_bytes(base: BaseModel) -> int:
 def is_pickled(base: BaseModel) -> bool:
     """Return whether a base on the share has only pickled weights."""
     return base.is_local and not any(Path(base.source).glob("*.safetensors"))
+
+
+@dataclass(slots=True)
+class _ReadAdapters:
+    """The adapters whose folders were selected.
+
+    Attributes:
+        adapters: Those that could be read.
+        bases: The name of each whose configuration could be read, with the base that it names.
+        rejected: Those that could not be read.
+    """
+
+    adapters: list[Adapter] = field(default_factory=list)
+    bases: list[tuple[str, str]] = field(default_factory=list)
+    rejected: list[RejectedAdapter] = field(default_factory=list)
+
+
+def _read_adapters(mount: Path, folders: Iterable[Path], *, allows_pickle: bool) -> _ReadAdapters:
+    read = _ReadAdapters()
+    for folder in folders:
+        name = adapter_name(mount, folder)
+        try:
+            config = read_json_object(folder / ADAPTER_CONFIG)
+            read.bases.append((name, str(config.get("base_model_name_or_path") or "")))
+            read.adapters.append(read_adapter(mount, folder, allows_pickle=allows_pickle))
+        except LoadError as error:
+            read.rejected.append(RejectedAdapter(name, str(error)))
+        except (KeyError, TypeError, IndexError) as error:  # a header without what belongs there
+            read.rejected.append(RejectedAdapter(name, f"{folder} cannot be read: {error!r}"))
+    return read
+
+
+def _warn_of_other_bases(base: BaseModel, adapters: Iterable[Adapter]) -> None:
+    """Warn of adapters that were trained on another base than they are served with."""
+    for adapter in adapters:
+        if name_differs(adapter.base_reference, base.name):
+            LOGGER.warning(
+                "the adapter %s was trained on %s, and is served with %s",
+                adapter.name, adapter.base_reference, base.name,
+            )  # fmt: skip
 
 
 def _common_base(mount: Path, adapters: Sequence[tuple[str, str]]) -> str | None:
