@@ -4,21 +4,21 @@
 InferenceError
 ├── SettingsError       whoever deploys: a variable is unknown or has an invalid value (exit code 2)
 ├── LoadError           whoever deploys: base, adapter and hardware do not fit (exit code 1)
-│   ├── UnsuitedEngineError  the registry: with FJARR_ENGINE=auto it takes another engine
+│   ├── UnsuitedEngineError   the registry: with FJARR_ENGINE=auto it takes another engine
 │   ├── RestartRequiredError  `push`: it restarts the revision
 │   └── ProtocolVersionError  the supervisor: the server and the engine process have to be of one release
 ├── TakeoverError       whoever deploys: a release cannot take over in this container
 ├── EngineError         nobody: the engine failed on a request, or died; the server logs it
-│   ├── RequestRefusedError      the client: the engine does not take this request
-│   └── ScoresError              whoever deploys or asks: the model's scores for a request are not numbers
+│   ├── RequestRefusedError   the client: the engine does not take this request
+│   └── ScoresError           whoever deploys or asks: the model's scores for a request are not numbers
 └── ApiError            the client: it has an HTTP status and OpenAI's error fields
     ├── InvalidRequestError      400
     ├── UnauthorizedError        401
     ├── ForbiddenError           403
     ├── NotFoundError            404
     ├── MethodNotAllowedError    405
-    ├── BodyTimeoutError            408
-    ├── BodyTooLargeError            413
+    ├── BodyTimeoutError         408
+    ├── BodyTooLargeError        413
     ├── HeadersTooLargeError     431
     ├── OverloadedError          429
     ├── GenerationFailedError    500
