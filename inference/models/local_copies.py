@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from inference.models.weights import BaseModel
     from inference.settings import Settings
-    from inference.storage.copying import Room
+    from inference.storage.copying import CopySpace
     from inference.storage.filesystems import Storage
     from inference.storage.manifest import StoredFile
 
@@ -157,7 +157,7 @@ def local_base(
         return
     with ExitStack() as stack:
         try:
-            path = _bring(stack, base, need, settings, _Progress(report, clock))
+            path = _make_copy(stack, base, need, settings, _Progress(report, clock))
         except OSError as error:
             raise LoadError(
                 f"the base model {base.name} cannot be copied from {base.source}: {error}"
@@ -182,7 +182,7 @@ def list_files(base: BaseModel) -> tuple[StoredFile, ...]:
     return describe_files(folder, (*others, *weights))
 
 
-def _bring(
+def _make_copy(
     stack: ExitStack, base: BaseModel, need: Need, settings: Settings, progress: _Progress
 ) -> Path | None:
     """Return the folder of a copy, which lasts as long as the stack; None if there is to be none.
@@ -192,7 +192,7 @@ def _bring(
     """
     files, copies = list_files(base), CopyFolder(weights_folder(settings))
     key = compute_key(files)
-    situation = _measure(base, files, copies.look(key), need, settings)
+    situation = _measure(base, files, copies.measure(key), need, settings)
     while True:
         choice = choose_place(settings.local_weights, situation)
         if choice.place == "share":
@@ -222,7 +222,7 @@ def _copy_to_disk(  # noqa: PLR0913, PLR0917 - what is copied, where to, and wha
     progress: _Progress,
 ) -> Path:
     def make(target: Path) -> None:
-        for name in copies.make_room(key, short):
+        for name in copies.remove_unused(key, short):
             LOGGER.info("the copy %s is removed: nothing uses it, and the disk is short", name)
         try:
             with FileSource() as source:
@@ -245,7 +245,7 @@ def _copy_to_memory(stack: ExitStack, files: Sequence[StoredFile], progress: _Pr
 
 
 def _measure(
-    base: BaseModel, files: Sequence[StoredFile], room: Room, need: Need, settings: Settings
+    base: BaseModel, files: Sequence[StoredFile], space: CopySpace, need: Need, settings: Settings
 ) -> Situation:
     folder, disk_free = weights_folder(settings), 0
     with suppress(OSError):  # a disk that cannot be looked at has no room
@@ -254,9 +254,9 @@ def _measure(
         source=detect_storage(Path(base.source)),
         target=detect_storage(folder),
         total=sum(file.size_bytes for file in files),
-        there=room.there,
+        there=space.copied_bytes,
         disk_free=disk_free,
-        removable=room.removable,
+        removable=space.removable_bytes,
         disk_reserved=need.disk,
         memory_free=need.memory_free,
         memory_reserved=need.memory,

@@ -247,16 +247,16 @@ def check_whole(file: StoredFile, digest: str | None) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """What the folder of the copies has. Sizes are in bytes.
+class CopySpace:
+    """The space that the folder of the copies has for one of them.
 
     Attributes:
-        there: What it has of the copy in question, which may be all of it.
-        removable: The other copies, complete or not, that no process uses.
+        copied_bytes: What it has of the copy already, which may be all of it.
+        removable_bytes: The other copies, complete or not, that no process uses.
     """
 
-    there: int
-    removable: int
+    copied_bytes: int
+    removable_bytes: int
 
 
 class CopyFolder:
@@ -271,14 +271,14 @@ class CopyFolder:
         self.folder = folder
         self._sleep = sleep
 
-    def look(self, key: str) -> Room:
+    def measure(self, key: str) -> CopySpace:
         """Return how much of a copy is there, and what could be removed for it."""
         whole = self.folder / key
-        there = used_bytes(whole if whole.is_dir() else self.folder / (key + PARTIAL))
+        copied = used_bytes(whole if whole.is_dir() else self.folder / (key + PARTIAL))
         others = (path for path in self._others(key) if _is_unused(self._lock_of(path)))
-        return Room(there, sum(map(used_bytes, others)))
+        return CopySpace(copied, sum(map(used_bytes, others)))
 
-    def make_room(self, key: str, short_bytes: int) -> tuple[str, ...]:
+    def remove_unused(self, key: str, short_bytes: int) -> tuple[str, ...]:
         """Remove other copies that no process uses, the oldest first, until `short_bytes` more are free.
 
         Returns the names of those that were removed.

@@ -62,7 +62,7 @@ async def reap_orphans() -> NoReturn:
     reaper = Reaper()
     while True:
         await asyncio.sleep(REAP_INTERVAL_S)
-        await asyncio.to_thread(reaper.look)
+        await asyncio.to_thread(reaper.reap)
 
 
 if __name__ == "__main__":

@@ -33,14 +33,14 @@ class Reaper:
 
     Processes that this one has started itself are waited for elsewhere, and must not be reaped here: they are
     in this process's session, or waited for as soon as they end. So a process is reaped if it is of another
-    session and was a zombie at the last look, too.
+    session and was a zombie at the last call, too.
     """
 
     def __init__(self) -> None:
         self._zombies: frozenset[int] = frozenset()
 
-    def look(self) -> frozenset[int]:
-        """Reap what has been a zombie since the last look, and return the processes that were reaped."""
+    def reap(self) -> frozenset[int]:
+        """Reap what has been a zombie since the last call, and return the processes that were reaped."""
         zombies = find_zombies()
         reaped = frozenset(filter(_reap, zombies & self._zombies))
         self._zombies = zombies - reaped

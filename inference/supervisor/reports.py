@@ -76,9 +76,9 @@ class Reporter:
             return
         while True:
             await asyncio.sleep(CHECK_S)
-            await self._look(asyncio.get_running_loop().time())
+            await self._report_if_asked(asyncio.get_running_loop().time())
 
-    async def _look(self, now_s: float) -> None:
+    async def _report_if_asked(self, now_s: float) -> None:
         question = await asyncio.to_thread(read_question, self._folder)
         if not question:
             return

@@ -267,7 +267,7 @@ class _Wait:
         self._last_line = ""
         self._silence = Silence()
         self._request = PeriodicRequest(
-            rollout.background, self._look, _SNAPSHOT_INTERVAL_S, self._start_s + _FIRST_SNAPSHOT_S
+            rollout.background, self._take_snapshot, _SNAPSHOT_INTERVAL_S, self._start_s + _FIRST_SNAPSHOT_S
         )
         self._line = PhaseLine(step, rollout.console.is_terminal, self._start_s)
         self._snapshot: Snapshot | None = None
@@ -356,7 +356,7 @@ class _Wait:
             Cause(reason, "correct it and deploy again; invoke logs has more"), self._log(), is_timeout=False
         )
 
-    def _look(self) -> tuple[Snapshot, str]:
+    def _take_snapshot(self) -> tuple[Snapshot, str]:
         """Return the platform's state, and the last line of a new replica's log, which tells its phase."""
         snapshot = self._rollout.app.snapshot(self._revision)
         new = [replica for replica in self._baseline.new_replicas(snapshot) if replica.is_started]

@@ -29,8 +29,8 @@ IGNORE_FILE: Final = ".fjarrignore"
 MAX_BYTES: Final = 100_000_000
 """The size limit of a file of a release. Weights are uploaded with `invoke push`, which resumes."""
 
-LOOK_S: Final = 0.2
-"""The time between two looks. Also how long nothing must change: an editor saves several files in a row."""
+POLL_S: Final = 0.2
+"""The time between two readings. Also how long nothing must change: editors save several files in a row."""
 
 Stamps: TypeAlias = frozenset[tuple[str, int, int]]
 """The path, the modification time and the size of each file."""
@@ -122,7 +122,7 @@ class FolderWatch:
     folder: Path
     clock: Clock
 
-    def look(self) -> Stamps:
+    def read_stamps(self) -> Stamps:
         """Return the stamps of all files, but for what Python compiles and what begins with a dot."""
         return frozenset(_stamps(self.folder))
 
@@ -130,8 +130,8 @@ class FolderWatch:
         """Wait until the files differ from what they were and change no more, and return their stamps."""
         last = before
         while True:
-            self.clock.sleep(LOOK_S)
-            now = self.look()
+            self.clock.sleep(POLL_S)
+            now = self.read_stamps()
             if now != before and now == last:
                 return now
             last = now

@@ -211,7 +211,7 @@ def watch_deploy(
     watch = FolderWatch(session.root / TREE, SystemClock())
     with open_deploy_context(session, timeout_s, access) as context:
         while True:
-            stamps = watch.look()
+            stamps = watch.read_stamps()
             try:
                 result = deploy_tree(context, _local_tree(session, context, _scan(session)))
                 session.console.info(f"{result.to_text()}\nwatching {TREE}/; Ctrl-C ends it")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from inference.errors import LoadError
-from inference.storage.copying import CopyFolder, MemoryCopy, Reading, copy_to_disk, used_bytes
+from inference.storage.copying import CopyFolder, CopySpace, MemoryCopy, Reading, copy_to_disk, used_bytes
 from inference.storage.manifest import MANIFEST, compute_key, describe_files
 from infra.release.manifest import Manifest, hash_bytes, render_manifest
 from tests.doubles.slow_source import SlowSource
@@ -224,10 +224,10 @@ def test_copies_that_nothing_uses_are_removed_the_oldest_first(tmp_path: Path) -
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_bytes(bytes(100))
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
-    assert copies.look("key").removable == 300
-    assert copies.look("oldest").there == 100
-    assert copies.make_room("key", 0) == ()
-    assert copies.make_room("key", 150) == ("oldest.partial", "older")
+    assert copies.measure("key").removable_bytes == 300
+    assert copies.measure("oldest").copied_bytes == 100
+    assert copies.remove_unused("key", 0) == ()
+    assert copies.remove_unused("key", 150) == ("oldest.partial", "older")
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"newest"}
 
 
@@ -235,15 +235,14 @@ def test_a_copy_that_is_used_is_not_removed(share: Path, tmp_path: Path) -> None
     files, copies = stored(share), CopyFolder(tmp_path / "copies")
     make = lambda target: copy_to_disk(files, target, reading(SlowSource()))  # noqa: E731
     with copies.held("used", make) as path, CopyFolder(copies.folder).held("used", make):
-        assert copies.look("key").removable == 0
-        assert copies.make_room("key", 10**9) == ()
+        assert copies.measure("key").removable_bytes == 0
+        assert copies.remove_unused("key", 10**9) == ()
         assert path.is_dir()
-    assert copies.make_room("key", 10**9) == ("used",)
+    assert copies.remove_unused("key", 10**9) == ("used",)
 
 
 def test_nothing_is_there_before_the_first_copy(tmp_path: Path) -> None:
-    room = CopyFolder(tmp_path / "none").look("key")
-    assert (room.there, room.removable) == (0, 0)
+    assert CopyFolder(tmp_path / "none").measure("key") == CopySpace(0, 0)
 
 
 def test_the_key_of_the_share_s_files_is_that_of_their_copy(share: Path, tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ waited_for = subprocess.Popen(["false"])
 until(lambda: open(f"/proc/{waited_for.pid}/stat").read().rpartition(")")[2].split()[0] == "Z")
 until(lambda: find_zombies() == {left})
 reaper = Reaper()
-assert reaper.look() == frozenset(), "somebody may be about to wait for it"
-assert reaper.look() == {left}
-assert reaper.look() == frozenset()
+assert reaper.reap() == frozenset(), "somebody may be about to wait for it"
+assert reaper.reap() == {left}
+assert reaper.reap() == frozenset()
 assert not os.path.exists(f"/proc/{left}")
 assert waited_for.wait() == 1
 """

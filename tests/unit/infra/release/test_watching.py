@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from infra.clock import ManualClock
-from infra.release.tree import LOOK_S, FolderWatch
+from infra.release.tree import POLL_S, FolderWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,16 +48,16 @@ def nothing() -> None:
 def test_a_saved_file_is_noticed_within_two_looks(
     watch: FolderWatch, clock: ManualClock, tmp_path: Path
 ) -> None:
-    before = watch.look()
+    before = watch.read_stamps()
     at(clock, nothing, lambda: (tmp_path / "deep" / "a.py").write_text("12"))
-    assert watch.wait(before) == watch.look() != before
-    assert clock.elapsed_s() == pytest.approx(3 * LOOK_S)
+    assert watch.wait(before) == watch.read_stamps() != before
+    assert clock.elapsed_s() == pytest.approx(3 * POLL_S)
 
 
 def test_several_files_in_a_row_are_one_change(
     watch: FolderWatch, clock: ManualClock, tmp_path: Path
 ) -> None:
-    before = watch.look()
+    before = watch.read_stamps()
     at(
         clock,
         lambda: (tmp_path / "b.py").write_text("12"),
@@ -66,13 +66,13 @@ def test_several_files_in_a_row_are_one_change(
     )
     found = watch.wait(before)
     assert {path.rpartition("/")[2] for path, _, _ in found} == {"b.py", "c.py"}
-    assert clock.elapsed_s() == pytest.approx(4 * LOOK_S)
+    assert clock.elapsed_s() == pytest.approx(4 * POLL_S)
 
 
 def test_what_python_and_editors_write_is_not_a_change(watch: FolderWatch, tmp_path: Path) -> None:
-    before = watch.look()
+    before = watch.read_stamps()
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / "__pycache__" / "b.pyc").write_text("x")
     (tmp_path / ".b.py.swp").write_text("x")
     (tmp_path / "dangling.py").symlink_to(tmp_path / "nowhere")
-    assert watch.look() == before
+    assert watch.read_stamps() == before

@@ -69,7 +69,7 @@ def test_a_save_while_it_deploys_is_not_missed(
 
     def end(watch: FolderWatch, stamps: Stamps) -> None:
         before.append(stamps)
-        assert watch.look() != stamps
+        assert watch.read_stamps() != stamps
         raise KeyboardInterrupt
 
     stage.share.before_change = save_at_once
