@@ -14,8 +14,8 @@ import tarfile
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from infra.errors import RemoteError, UsageError
-from infra.release.manifest import FileEntry, Manifest, Release, render_release
+from infra.errors import UsageError
+from infra.release.manifest import FileEntry, Manifest, Release, render_release, unreadable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,16 +90,11 @@ def read_packed_manifest(content: bytes, where: str) -> bytes:
             if stream is not None:
                 return stream.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise _damaged(where, str(error)) from error
-    raise _damaged(where, f"it does not begin with {MANIFEST}")
+        raise unreadable(where, str(error)) from error
+    raise unreadable(where, f"it does not begin with {MANIFEST}")
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(content), 0o644
     archive.addfile(member, io.BytesIO(content))
-
-
-def _damaged(where: str, reason: str) -> RemoteError:
-    hint = "deploy with --force to make a fresh release, or remove the file"
-    return RemoteError(f"{where} on the share cannot be read: {reason}", hint=hint)

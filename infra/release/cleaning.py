@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from infra.release.archive import ARCHIVE, MANIFEST
 from infra.release.audit import list_audit, proven_releases, prune_audit
 from infra.release.releases import NOTHING_KNOWN, folder_of, is_finished, list_releases, read_releases
-from infra.release.takeovers.inside import FOLDER
+from infra.release.takeovers.inside import REPORTS_FOLDER
 
 if TYPE_CHECKING:
     from infra.release.known import KnownReleases
@@ -54,9 +54,9 @@ def remove_old_reports(share: Share, now_s: float) -> None:
         share: The share.
         now_s: The time, in seconds since 1970.
     """
-    for entry in share.entries(FOLDER):
+    for entry in share.entries(REPORTS_FOLDER):
         if not entry.is_folder and 0 < entry.modified_s < now_s - REPORTS_KEPT_S:
-            share.delete(f"{FOLDER}/{entry.name}")
+            share.delete(f"{REPORTS_FOLDER}/{entry.name}")
 
 
 def find_surplus(share: Share, live: Live, kept: int = KEPT) -> tuple[str, ...]:

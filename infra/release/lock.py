@@ -147,7 +147,7 @@ class HeldLock:
         now = self._clock.now()
         if now - self._checked < FRESH:
             return
-        found = _read(self._share)
+        found = read_lock(self._share)
         if found is None or found.token != self.record.token:
             taker = "nobody holds it now" if found is None else f"held by {found.describe()}"
             raise _TakenError(
@@ -273,7 +273,7 @@ class DeployLock:
         Raises:
             UsageError: A process holds it.
         """
-        found = _read(self.share)
+        found = read_lock(self.share)
         if found is None:
             return None
         if not found.is_of_a_person and not break_lock and self._why_stale(found, self.clock.now()) is None:
@@ -319,7 +319,7 @@ class DeployLock:
     def _acquire(self, record: LockRecord, *, break_lock: bool = False) -> HeldLock:
         if _create(self.share, record):
             return HeldLock(self.share, self.clock, record)
-        found = _read(self.share)
+        found = read_lock(self.share)
         if found is not None:
             reason = "--break-lock was given" if break_lock else self._why_stale(found, record.since)
             if reason is None:
@@ -328,7 +328,7 @@ class DeployLock:
             _remove_stale(self.share, found, record.token, record.since)
         if _create(self.share, record):
             return HeldLock(self.share, self.clock, record, was_broken=True)
-        raise _held_error(_read(self.share))
+        raise _held_error(read_lock(self.share))
 
     def _why_stale(self, found: LockRecord, now: datetime) -> str | None:
         if found.expires is None:
@@ -348,6 +348,12 @@ class _HeldError(RemoteError):
     """A lock that another holder has."""
 
 
+def read_lock(share: Share) -> LockRecord | None:
+    """Return the lock as it is on the share, or None if nobody holds it."""
+    content = share.read(LOCK_PATH)
+    return None if content is None else _parse(content)
+
+
 def _ends_soon(release: Callable[[], None]) -> bool:
     """Release a lock, unless the share does not answer: the user has pressed Ctrl-C and waits."""
     executor = DaemonExecutor(1, "release")
@@ -365,7 +371,7 @@ def _create(share: Share, record: LockRecord) -> bool:
     if share.create(LOCK_PATH, _render(record)):
         return True
     # The response to a successful create may have been lost, and the retry rejected.
-    found = _read(share)
+    found = read_lock(share)
     return found is not None and found.token == record.token
 
 
@@ -396,16 +402,6 @@ def _held_error(found: LockRecord | None) -> _HeldError:
 def _verb(record: LockRecord) -> str:
     """Return the verb of the audit's entry: what a process holds the lock for, or `lock`."""
     return "lock" if record.is_of_a_person else record.message
-
-
-def read_lock(share: Share) -> LockRecord | None:
-    """Return the lock as it is on the share, or None if nobody holds it."""
-    return _read(share)
-
-
-def _read(share: Share) -> LockRecord | None:
-    content = share.read(LOCK_PATH)
-    return None if content is None else _parse(content)
 
 
 def _render(record: LockRecord, reason: str = "") -> bytes:

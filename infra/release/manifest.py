@@ -224,7 +224,7 @@ def _parse_own_adapters(document: Mapping[str, object], where: str) -> tuple[Rel
     try:
         return parse_adapters(document)
     except ValueError as error:
-        raise _unreadable(where, str(error)) from error
+        raise unreadable(where, str(error)) from error
 
 
 def _dump(document: Mapping[str, object]) -> str:
@@ -242,12 +242,12 @@ def _load(text: str | bytes, where: str) -> dict[str, object]:
     try:
         document = load_json(text)
     except ValueError as error:
-        raise _unreadable(where, f"it is not JSON ({error})") from error
+        raise unreadable(where, f"it is not JSON ({error})") from error
     if not isinstance(document, dict):
-        raise _unreadable(where, "it is not a JSON object")
+        raise unreadable(where, "it is not a JSON object")
     version = _field(document, "format", int, where)
     if version != FORMAT:
-        raise _unreadable(where, f"its format is {version}, and this version of the tool knows {FORMAT}")
+        raise unreadable(where, f"its format is {version}, and this version of the tool knows {FORMAT}")
     return document
 
 
@@ -255,16 +255,16 @@ def _parse_files(document: Mapping[str, object], where: str) -> Manifest:
     files = _field(document, "files", list, where)
     manifest = Manifest(tuple(_parse_entry(item, where) for item in files))
     if manifest.digest != _field(document, "digest", str, where):
-        raise _unreadable(where, "its digest does not match its files")
+        raise unreadable(where, "its digest does not match its files")
     return manifest
 
 
 def _parse_entry(item: object, where: str) -> FileEntry:
     if not isinstance(item, dict):
-        raise _unreadable(where, "an entry of 'files' is not an object")
+        raise unreadable(where, "an entry of 'files' is not an object")
     path = _field(item, "path", str, where)
     if path.startswith("/") or ".." in PurePosixPath(path).parts:
-        raise _unreadable(where, f"the path {path!r} leads out of the folder")
+        raise unreadable(where, f"the path {path!r} leads out of the folder")
     return FileEntry(path, _field(item, "size", int, where), _field(item, "sha256", str, where))
 
 
@@ -280,13 +280,13 @@ def _parse_time(text: str, where: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError as error:
-        raise _unreadable(where, f"{text!r} is not a time") from error
+        raise unreadable(where, f"{text!r} is not a time") from error
 
 
 def _field(document: Mapping[str, object], name: str, kind: type[T], where: str) -> T:
     value = document.get(name)
     if not isinstance(value, kind):
-        raise _unreadable(where, f"{name!r} is missing or not a {kind.__name__}")
+        raise unreadable(where, f"{name!r} is missing or not a {kind.__name__}")
     return value
 
 
@@ -294,7 +294,8 @@ def _optional(document: Mapping[str, object], name: str, kind: type[T], where: s
     return None if document.get(name) is None else _field(document, name, kind, where)
 
 
-def _unreadable(where: str, reason: str) -> RemoteError:
+def unreadable(where: str, reason: str) -> RemoteError:
+    """Return the error for a file of a release on the share that cannot be read."""
     return RemoteError(
         f"{where} on the share cannot be read: {reason}",
         hint="deploy with --force to make a fresh release, or remove the file",

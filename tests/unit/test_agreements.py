@@ -49,7 +49,7 @@ BICEP: Final = ROOT / "infra" / "provision" / "inference.bicep"
         (archive.ARCHIVE, unpack.ARCHIVE),
         (archive.MANIFEST, unpack.MANIFEST),
         (approach.SUPERVISOR, parts.SUPERVISOR),
-        (inside.FOLDER, reports.FOLDER),
+        (inside.REPORTS_FOLDER, reports.FOLDER),
         (inside.ASKED, f"{reports.FOLDER}/{reports.QUESTION}"),
         (cleaning.PACKAGES, archives.FOLDER),
         (local_weights.MODELS, server_index.MODELS),

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from infra.network import Unreachable
     from infra.share.protocol import Share
 
-FOLDER: Final = "replicas"
-ASKED: Final = f"{FOLDER}/ASKED"
+REPORTS_FOLDER: Final = "replicas"
+ASKED: Final = f"{REPORTS_FOLDER}/ASKED"
 
 ASK_INTERVAL_S: Final = 5.0
 READ_INTERVAL_S: Final = 1.0
@@ -82,8 +82,8 @@ class ReplicaReports:
         if now_s < self._next_read_s:
             return
         self._next_read_s = now_s + READ_INTERVAL_S
-        names = [entry.name for entry in self.share.entries(FOLDER) if entry.name.endswith(".json")]
-        contents = self.share.read_all([f"{FOLDER}/{name}" for name in names])
+        names = [entry.name for entry in self.share.entries(REPORTS_FOLDER) if entry.name.endswith(".json")]
+        contents = self.share.read_all([f"{REPORTS_FOLDER}/{name}" for name in names])
         for name, content in zip(names, contents, strict=True):
             parsed = None if content is None else parse_report(content)
             if parsed is not None:
