@@ -229,17 +229,17 @@ class DeployLock:
     access: LockAccess = TAKES_FREE_LOCK
 
     @contextmanager
-    def hold(self, message: str, *, break_lock: bool = False) -> Iterator[HeldLock]:
+    def hold(self, message: str) -> Iterator[HeldLock]:
         """Hold the lock while a `with` block runs.
 
         A lock that has expired, or whose process on this same machine is gone, is broken with a warning;
-        `break_lock` breaks any lock.
+        `access` can allow to break any lock.
 
         Raises:
             RemoteError: Another process holds it.
             WaitTimeoutError: Another process has not released it in the time to wait for it.
         """
-        held = self._take(message, break_lock=break_lock or self.access.breaks)
+        held = self._take(message)
         try:
             yield held
         except KeyboardInterrupt as interrupt:
@@ -282,7 +282,7 @@ class DeployLock:
         _remove_stale(self.share, found, secrets.token_hex(8), self.clock.now())
         return found
 
-    def _take(self, message: str, *, break_lock: bool) -> HeldLock:
+    def _take(self, message: str) -> HeldLock:
         """Take the lock, and wait for it as long as `access` allows."""
         end_s = self.clock.elapsed_s() + self.access.wait_s
         is_waiting = False
@@ -292,7 +292,7 @@ class DeployLock:
                 self.holder, message, since=now, expires=now + LIFETIME, token=secrets.token_hex(8)
             )
             try:
-                return self._acquire(record, break_lock=break_lock)
+                return self._acquire(record, break_lock=self.access.breaks)
             except _HeldError as error:
                 if self.clock.elapsed_s() >= end_s:
                     if not self.access.wait_s:

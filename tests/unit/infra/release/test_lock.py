@@ -291,7 +291,7 @@ def test_a_broken_lock_stops_its_holder_and_is_not_removed_by_it(
 ) -> None:
     with lock_of(IDA).hold("deploy") as ours:
         clock.sleep(FRESH.total_seconds())
-        with lock_of(BO).hold("deploy", break_lock=True):
+        with replace(lock_of(BO), access=LockAccess(breaks=True)).hold("deploy"):
             with pytest.raises(RemoteError, match=r"was taken from this process .held by bo on desktop"):
                 ours.check()
             clock.sleep(300)
