@@ -109,6 +109,12 @@ class Resources:
         document = {name: getattr(resource, name) for name in Resource.__dataclass_fields__}
         self._store.put(RESOURCE, _key(resource.id), document)
 
+    def update_private(self, resource: Resource, **private: Any) -> Resource:  # noqa: ANN401 - JSON values
+        """Store private values of a resource, on top of what the store has now, and return it."""
+        updated = self.get(resource.id).with_private(**private)
+        self.save(updated)
+        return updated
+
     def shown(self, resource: Resource) -> Json:
         """Return a resource as readers see it."""
         kind = self.kind(resource.type)

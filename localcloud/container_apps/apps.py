@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from localcloud.arm.regions import DISPLAY_NAMES
 from localcloud.arm.resource_kinds import Change, Resource, ResourceKind, ResourceLookup
@@ -147,11 +147,11 @@ class AppKind(ResourceKind):
             app = await self.listen(resource)
             await self._revisions.update(app)
         except BaseException:
-            self._update_private(resource, provisioning_state="Failed")
+            self._resources.update_private(resource, provisioning_state="Failed")
             if before is not None:
                 self._roll_back(before)
             raise
-        self._update_private(resource, provisioning_state="Succeeded")
+        self._resources.update_private(resource, provisioning_state="Succeeded")
 
     async def remove(self, resource: Resource) -> None:
         """Stop the app and delete its revisions."""
@@ -172,19 +172,19 @@ class AppKind(ResourceKind):
         if app.properties["configuration"]["ingress"] is None:
             if port is not None:
                 await self._host.stop_app_ingress(app.name)
-            return self._update_private(app, port=None)
+            return self._resources.update_private(app, port=None)
         try:
             chosen = await self._host.start_app(app.name, port)
         except OSError:
             LOGGER.warning("port %s of app %s is taken: another one is chosen", port, app.name)
             chosen = await self._host.start_app(app.name, None)
         self._host.set_ingress_policy(app.name, ingress_policy(app.properties["configuration"]["ingress"]))
-        return self._update_private(app, port=chosen)
+        return self._resources.update_private(app, port=chosen)
 
     async def restore(self) -> None:
         """Start all apps again, as after a restart of the daemon."""
         for app in self._resources.of_type(APPS):
-            updated = self._update_private(
+            updated = self._resources.update_private(
                 app, provisioning_state=app.private.get("provisioning_state", "Failed")
             )
             try:
@@ -192,17 +192,12 @@ class AppKind(ResourceKind):
             except (AzureError, OSError, KeyError):
                 # An app that cannot start must not keep the others from starting.
                 LOGGER.exception("app %s could not be started again", app.name)
-                self._update_private(app, provisioning_state="Failed")
+                self._resources.update_private(app, provisioning_state="Failed")
 
     def _roll_back(self, before: Resource) -> None:
         """Store an app as it was, so that a failed change does not make every later one fail."""
-        updated = self._update_private(before, secrets=before.private["secrets"])
+        updated = self._resources.update_private(before, secrets=before.private["secrets"])
         self._resources.save(replace(updated, properties=before.properties))
-
-    def _update_private(self, app: Resource, **private: Any) -> Resource:  # noqa: ANN401 - JSON values
-        updated = self._resources.get(app.id).with_private(**private)
-        self._resources.save(updated)
-        return updated
 
 
 def listed_secrets(app: Resource) -> Json:

@@ -5,10 +5,11 @@ Source: Microsoft.App REST API 2026-01-01, ContainerApps; recorded answers of th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from localcloud.arm.resource_kinds import is_unknown
 from localcloud.container_apps.references import environment_id
+from localcloud.json_values import value_or, without_nulls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +39,7 @@ def job_with_defaults(properties: Json, profile: str | None) -> Json:
     kind = configuration["triggerType"]
     triggers = {f"{word}TriggerConfig": None for word in ("manual", "schedule", "event")}
     name = f"{kind.lower()}TriggerConfig"
-    sent = _without_nulls(configuration.get(name) or {})
+    sent = without_nulls(configuration.get(name) or {})
     triggers[name] = {"replicaCompletionCount": 1, "parallelism": 1} | sent
     return {
         "environmentId": environment_id(properties),
@@ -54,7 +55,7 @@ def job_with_defaults(properties: Json, profile: str | None) -> Json:
         "template": {
             "containers": [_container(container) for container in template.get("containers") or ()],
             "initContainers": None,
-            "volumes": _without_nulls(template.get("volumes")) or None,
+            "volumes": without_nulls(template.get("volumes")) or None,
         },
     }
 
@@ -116,24 +117,24 @@ def _template(template: Json) -> Json:
         "initContainers": None,
         "scale": {
             "minReplicas": scale.get("minReplicas"),
-            "maxReplicas": _or(scale.get("maxReplicas"), _DEFAULT_MAX_REPLICAS),
-            "cooldownPeriod": _or(scale.get("cooldownPeriod"), 300),
-            "pollingInterval": _or(scale.get("pollingInterval"), 30),
-            "rules": _without_nulls(scale.get("rules")) or None,
+            "maxReplicas": value_or(scale.get("maxReplicas"), _DEFAULT_MAX_REPLICAS),
+            "cooldownPeriod": value_or(scale.get("cooldownPeriod"), 300),
+            "pollingInterval": value_or(scale.get("pollingInterval"), 30),
+            "rules": without_nulls(scale.get("rules")) or None,
         },
-        "volumes": _without_nulls(template.get("volumes")) or None,
+        "volumes": without_nulls(template.get("volumes")) or None,
         "serviceBinds": None,
     }
 
 
 def _container(container: Json) -> Json:
     present = {
-        name: _without_nulls(container[name])
+        name: without_nulls(container[name])
         for name in ("command", "args", "env", "volumeMounts")
         if container.get(name)
     }
     resources = container.get("resources") or {}
-    cpu = _or(resources.get("cpu"), 0.5)
+    cpu = value_or(resources.get("cpu"), 0.5)
     cores = cpu if is_unknown(cpu) else float(cpu)
     return {
         "image": container.get("image"),
@@ -144,20 +145,9 @@ def _container(container: Json) -> Json:
             "memory": resources.get("memory") or "1Gi",
             "ephemeralStorage": "" if is_unknown(cores) else _ephemeral(cores),
         },
-        "probes": _without_nulls(container.get("probes")) or [],
+        "probes": without_nulls(container.get("probes")) or [],
     }
 
 
 def _ephemeral(cores: float) -> str:
     return next((size for limit, size in _EPHEMERAL_GIB if cores <= limit), "8Gi")
-
-
-def _without_nulls(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return a value without members that are null: readers do not see them."""
-    if isinstance(value, dict):
-        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def _or(value: Any, default: Any) -> Any:  # noqa: ANN401 - JSON
-    return default if value is None else value

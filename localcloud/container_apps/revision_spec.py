@@ -6,8 +6,9 @@ Source: Kubernetes' defaults for probes; Azure Container Apps documentation, "Se
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from localcloud.json_values import value_or
 from localcloud.runtime import Container, CorsPolicy, IngressPolicy, Probe, RevisionSpec
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def revision_spec(
         # A new revision starts a replica, also if it may scale to zero.
         replicas=max(1, template["scale"]["minReplicas"] or 0),
         idle_s=_idle_s(template["scale"], target_port),
-        grace_s=_or(template["terminationGracePeriodSeconds"], _DEFAULT_GRACE_S),
+        grace_s=value_or(template["terminationGracePeriodSeconds"], _DEFAULT_GRACE_S),
         env_dns_suffix=address.dns_suffix,
         hostname=address.hostname,
     )
@@ -127,14 +128,10 @@ def _probe(probe: Json) -> Probe:
         kind=probe["type"],
         path=None if http is None else http.get("path") or "/",
         port=target["port"],
-        initial_delay_s=_or(probe.get("initialDelaySeconds"), 0),
-        period_s=_or(probe.get("periodSeconds"), 10),
-        timeout_s=_or(probe.get("timeoutSeconds"), 1),
-        failure_threshold=_or(probe.get("failureThreshold"), 3),
-        success_threshold=_or(probe.get("successThreshold"), 1),
+        initial_delay_s=value_or(probe.get("initialDelaySeconds"), 0),
+        period_s=value_or(probe.get("periodSeconds"), 10),
+        timeout_s=value_or(probe.get("timeoutSeconds"), 1),
+        failure_threshold=value_or(probe.get("failureThreshold"), 3),
+        success_threshold=value_or(probe.get("successThreshold"), 1),
         headers=headers,
     )
-
-
-def _or(value: Any, default: Any) -> Any:  # noqa: ANN401 - JSON
-    return default if value is None else value

@@ -173,7 +173,7 @@ class Revisions:
             "lastActiveTime": None,
         }
         self._save(app, revision)
-        app = self._update_private(app, revision_count=number + 1, latest_revision=name)
+        app = self._resources.update_private(app, revision_count=number + 1, latest_revision=name)
         await self._host.emit(app.name, name, "RevisionUpdate", f"Updating revision: {name}")
         if app.private.get("stopped"):
             return
@@ -201,7 +201,7 @@ class Revisions:
     async def _promote(self, app: Resource, name: str) -> None:
         with suppress(RevisionNotActiveError):
             await self._host.wait_ready(name)
-            app = self._update_private(app, latest_ready_revision=name)
+            app = self._resources.update_private(app, latest_ready_revision=name)
             target = self._traffic_target(app)
             if target is not None:
                 await self._host.serve(app.name, target)
@@ -240,12 +240,6 @@ class Revisions:
 
     def _save(self, app: Resource, revision: Json) -> None:
         self._store.put(_KIND, _key(app, revision["name"]), revision)
-
-    def _update_private(self, app: Resource, **private: Any) -> Resource:  # noqa: ANN401 - JSON values
-        """Store private values of an app, on top of what the store has now."""
-        updated = self._resources.get(app.id).with_private(**private)
-        self._resources.save(updated)
-        return updated
 
     def _cancel_rollout(self, app: Resource) -> None:
         rollout = self._rollouts.pop(app.id.lower(), None)

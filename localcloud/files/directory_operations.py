@@ -27,10 +27,10 @@ from localcloud.files.entries import (
     root_entry,
     store,
 )
-from localcloud.files.errors import invalid_parameter, storage_error
+from localcloud.files.errors import storage_error
 from localcloud.files.headers import read_boolean, read_metadata, write_file_time, write_http_time
 from localcloud.files.names import fold
-from localcloud.files.paging import read_page
+from localcloud.files.paging import read_include, read_page
 from localcloud.files.request import FileRequest, FileResponse
 from localcloud.files.sidecar import unrecorded
 from localcloud.files.tree import Folder, open_directory
@@ -111,7 +111,7 @@ def set_directory_properties(request: FileRequest) -> FileResponse:
 def list_directory(request: FileRequest) -> FileResponse:
     """List the files and directories in a directory, sorted by folded name."""
     page = read_page(request)
-    include = _read_include(request)
+    include = read_include(request, _INCLUDES)
     extended = read_boolean(request.http.headers, "x-ms-file-extended-info")
     request.share_properties()
     with open_directory(request.root, request.path) as folder:
@@ -166,13 +166,6 @@ def _entry(request: FileRequest, folder: Folder) -> Entry:
         return root_entry(request)
     with open_directory(request.root, request.path[:-1]) as parent:
         return entry_of(request, request.path, folder.stat(), parent)
-
-
-def _read_include(request: FileRequest) -> frozenset[str]:
-    words = {word for word in request.http.query.get("include", "").lower().split(",") if word}
-    if not words <= _INCLUDES:
-        raise invalid_parameter("include", ",".join(sorted(words)), "Unknown option.")
-    return frozenset(words)
 
 
 def _sort_key(item: tuple[str, os.stat_result]) -> str:

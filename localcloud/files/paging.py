@@ -77,6 +77,18 @@ def read_page(request: FileRequest) -> Page:
     return Page(query.get("prefix", ""), marker, _read_marker(marker), limit, requested)
 
 
+def read_include(request: FileRequest, known: frozenset[str]) -> frozenset[str]:
+    """Return what a request wants listed in addition, in lower case: the words of `include`.
+
+    Raises:
+        StorageError: InvalidQueryParameterValue, if a word is not known.
+    """
+    words = {word for word in request.http.query.get("include", "").lower().split(",") if word}
+    if not words <= known:
+        raise invalid_parameter("include", ",".join(sorted(words)), "Unknown option.")
+    return frozenset(words)
+
+
 def _read_marker(marker: str) -> str | None:
     if not marker:
         return None

@@ -15,10 +15,10 @@ from xml.etree import ElementTree as ET
 from localcloud.files import leases
 from localcloud.files.documents import add, document
 from localcloud.files.entries import lease_id
-from localcloud.files.errors import invalid_header, invalid_parameter, not_emulated, storage_error
+from localcloud.files.errors import invalid_header, not_emulated, storage_error
 from localcloud.files.headers import read_integer, read_metadata, write_http_time, write_metadata
 from localcloud.files.names import check_share_name
-from localcloud.files.paging import Page, read_page
+from localcloud.files.paging import Page, read_include, read_page
 from localcloud.files.request import FileRequest, FileResponse, Headers
 from localcloud.files.shares import MAX_QUOTA_GIB, Share
 
@@ -33,7 +33,7 @@ NOUN: Final = "file share"
 def list_shares(request: FileRequest) -> FileResponse:
     """List the account's shares; there are no snapshots and no deleted shares."""
     page = read_page(request)
-    include = _read_include(request)
+    include = read_include(request, _LIST_INCLUDES)
     names = [name for name in request.shares.names(request.account) if name.startswith(page.prefix)]
     chosen, next_marker = page.slice(names, key=str)
     root = _list_head(request, page)
@@ -143,13 +143,6 @@ def _with_settings(request: FileRequest, share: Share) -> Share:
 
 def _version(share: Share) -> Headers:
     return (("ETag", share.etag), ("Last-Modified", write_http_time(share.changed_ns)))
-
-
-def _read_include(request: FileRequest) -> frozenset[str]:
-    words = {word for word in request.http.query.get("include", "").lower().split(",") if word}
-    if not words <= _LIST_INCLUDES:
-        raise invalid_parameter("include", ",".join(sorted(words)), "Unknown option.")
-    return frozenset(words)
 
 
 def _list_head(request: FileRequest, page: Page) -> ET.Element:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
+from localcloud.json_values import without_nulls
 from localcloud.specifications.catalogue import body_schema
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def find_violations(
     validator = _validator(full_type.lower())
     if validator is None:
         return ()
-    errors = validator.iter_errors(_without_nulls(body))
+    errors = validator.iter_errors(without_nulls(body))
     return tuple(_violation(error) for error in errors if not is_unknown(error.instance))
 
 
@@ -143,9 +144,3 @@ _Validator: Any = extend(  # type: ignore[no-untyped-call]
 def _validator(full_type: str) -> Any:  # noqa: ANN401 - the library's class has no type
     schema = body_schema(full_type)
     return None if schema is None else _Validator(schema)
-
-
-def _without_nulls(value: Any) -> Any:  # noqa: ANN401 - JSON
-    if isinstance(value, dict):
-        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

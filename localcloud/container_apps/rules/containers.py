@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from localcloud.arm.resource_kinds import is_unknown
 from localcloud.container_apps.rules.ranges import duplicates, is_within, port_errors, template_error
 from localcloud.errors import AzureError, bad_request, not_emulated
+from localcloud.json_values import value_or
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -197,8 +198,8 @@ def total_resources(containers: Iterable[Json]) -> tuple[Decimal, Decimal] | Non
         resources = container.get("resources") or {}
         if any(is_unknown(value) for value in resources.values()):
             return None
-        cpu += _cpu(str(container.get("name")), _or(resources.get("cpu"), "0.5"))
-        memory += _memory(str(container.get("name")), _or(resources.get("memory"), "1Gi"))
+        cpu += _cpu(str(container.get("name")), value_or(resources.get("cpu"), "0.5"))
+        memory += _memory(str(container.get("name")), value_or(resources.get("memory"), "1Gi"))
     return cpu, memory
 
 
@@ -227,7 +228,3 @@ def _memory(container: str, value: Any) -> Decimal:  # noqa: ANN401 - JSON
         "field for each container, if provided, must contain a decimal value to no more than 2 decimal "
         "places followed by 'Gi' to denote the unit (Gibibytes). Example: '1.25Gi' or '2Gi'.",
     )
-
-
-def _or(value: Any, default: Any) -> Any:  # noqa: ANN401 - JSON
-    return default if value is None else value
