@@ -1,7 +1,8 @@
-"""The local disk of a replica: where copies of models are kept on it, and how much room there is."""
+"""The local disk of a replica: where copies of models are kept on it, and how much is free."""
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -59,3 +60,8 @@ def _cache_folder(name: str) -> Path:
     except RuntimeError:
         # A user without a home, as some containers have.
         return Path(tempfile.gettempdir()) / f"fjarr-{name}-{os.getuid()}"
+
+
+def in_mib(size_bytes: int) -> str:
+    """Return a size in MiB for messages, rounded up: `17 MiB`."""
+    return f"{math.ceil(size_bytes / 2**20)} MiB"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from inference.errors import LoadError
-from inference.models.disk import SPARE_DISK_BYTES, free_disk_bytes, weights_folder
+from inference.models.disk import SPARE_DISK_BYTES, free_disk_bytes, in_mib, weights_folder
 from inference.models.merged_copies import WEIGHT_SUFFIXES
 from inference.models.weights import list_base_files
 from inference.storage.copying import CopyFolder, MemoryCopy, Reading, copy_to_disk
@@ -274,7 +274,7 @@ def _disk_obstacle(situation: Situation) -> str:
         # It would stay there; a copy in memory is given back when the model is loaded.
         return "the folder of the copies is in memory"
     lack = situation.disk_short - situation.removable
-    return f"{_mib(lack)} are missing on the local disk" if lack > 0 else ""
+    return f"{in_mib(lack)} are missing on the local disk" if lack > 0 else ""
 
 
 def _memory_obstacle(situation: Situation) -> str:
@@ -283,7 +283,7 @@ def _memory_obstacle(situation: Situation) -> str:
     if not hasattr(os, "memfd_create"):
         return "this system has no files in memory"
     short = situation.memory_short
-    return f"{_mib(short)} of memory are missing" if short > 0 else ""
+    return f"{in_mib(short)} of memory are missing" if short > 0 else ""
 
 
 class _Progress:
@@ -323,7 +323,3 @@ class _Progress:
             "%s: %.0f MB in %.1f s, %.0f MB/s",
             self._name, self._done / 1e6, seconds, self._done / 1e6 / max(seconds, 1e-3),
         )  # fmt: skip
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{-(-size_bytes // 2**20)} MiB"

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from inference.errors import LoadError
+from inference.models.disk import in_mib
 from inference.models.hardware import CACHE_SHARE, MIN_CACHE_TOKENS, PAGE_TOKENS, Placement
 from inference.models.weights import EMBEDDING_KEYS, read_base_shapes, stored_bytes
 
@@ -209,13 +210,13 @@ def check_memory(
     free, need = _free_bytes(hardware, placement), estimate(size, placement, wanted_tokens)
     where = hardware.gpu_name if placement.device == "cuda" else "this machine"
     count = len(size.adapters)
-    parts = [f"the base {_mib(need.base)}"]
+    parts = [f"the base {in_mib(need.base)}"]
     if count:
-        parts.append(f"{count} adapter{'s' if count > 1 else ''} {_mib(need.adapters)}")
-    parts.append(f"key-value caches {'of that size ' if wanted_tokens else 'at least '}{_mib(need.caches)}")
+        parts.append(f"{count} adapter{'s' if count > 1 else ''} {in_mib(need.adapters)}")
+    parts.append(f"key-value caches {'of that size ' if wanted_tokens else 'at least '}{in_mib(need.caches)}")
     raise LoadError(
-        f"the model does not fit: it needs {_mib(need.total)} ({', '.join(parts)}), and {_mib(free)} are free"
-        f" on {where}; {'; or '.join(_remedies(free, placement, size, wanted_tokens))}"
+        f"the model does not fit: it needs {in_mib(need.total)} ({', '.join(parts)}), and {in_mib(free)} are"
+        f" free on {where}; {'; or '.join(_remedies(free, placement, size, wanted_tokens))}"
     )
 
 
@@ -236,7 +237,7 @@ def _remedies(free: int, placement: Placement, size: ModelSize, wanted_tokens: i
         if _fits(free, smaller, size, wanted_tokens):
             need = estimate(size, smaller, wanted_tokens)
             remedies.append(
-                f"set {setting}, which needs {_mib(need.total)} and has room for caches of"
+                f"set {setting}, which needs {in_mib(need.total)} and has room for caches of"
                 f" {fitting_cache_tokens(free, smaller, size)} tokens"
             )
     what = "a card" if placement.device == "cuda" else "a machine"
@@ -300,7 +301,3 @@ def _count(shapes: Shapes, endings: tuple[str, ...]) -> int:
 
 def _itemsize(placement: Placement) -> int:
     return 4 if placement.dtype == "float32" else 2
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{math.ceil(size_bytes / 2**20)} MiB"

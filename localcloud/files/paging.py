@@ -78,7 +78,7 @@ def read_page(request: FileRequest) -> Page:
 
 
 def read_include(request: FileRequest, known: frozenset[str]) -> frozenset[str]:
-    """Return what a request wants listed in addition, in lower case: the words of `include`.
+    """Return what a request adds to the entries of a list, in lower case: the words of `include`.
 
     Raises:
         StorageError: InvalidQueryParameterValue, if a word is not known.
