@@ -33,3 +33,10 @@ def session(tmp_path: Path, az: ScriptedAz) -> Session:
     write_config(tmp_path / "infra/inference.config.json", CONFIG)
     stage = load_stage(tmp_path, "azure")
     return Session(tmp_path, stage, Console(io.StringIO()), Runner({}, tmp_path), az, None, None)
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait after Ctrl-C for as long as a busy machine takes, where a user waits for a second."""
+    monkeypatch.setattr("infra.release.lock._RELEASE_S", 60.0)
+    monkeypatch.setattr("infra.resources.deployments._ASK_S", 60.0)
