@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from inference.errors import InferenceError, LoadError
-from inference.models.adapter_index import AdapterIndex, IndexedAdapter, read_index, selects
+from inference.models.adapter_index import AdapterIndex, IndexedAdapter, read_index, selects, split_name
 from inference.service.model_names import ModelNames
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class AdapterWatch:
                 await self._add(model, adapter.folder)
         service.names = ModelNames(tuple(self._served(wanted.values())))
         kept = {adapter.model for adapter in service.names.versions} | wanted.keys()
-        for model in (known.keys() | self._hidden()) - kept:
+        for model in (known.keys() | self._hidden() | self._versions()) - kept:
             if self._is_known(model):
                 with suppress(KeyError):
                     await self._adapters.remove(model)
@@ -121,6 +121,11 @@ class AdapterWatch:
         """Return the adapters that requests cannot name any more, since their name is that of a version."""
         adapters = {model.name for model in self._service.models if model.parent is not None}
         return adapters - {listed.model.name for listed in self._service.listed_models}
+
+    def _versions(self) -> set[str]:
+        """Return the versions that the engine has: a server before this one may have loaded them."""
+        models = (model for model in self._service.models if model.parent is not None)
+        return {model.name for model in models if split_name(model.name)[1] is not None}
 
     async def _add(self, name: str, folder: str) -> None:
         try:

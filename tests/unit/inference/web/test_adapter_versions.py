@@ -140,3 +140,18 @@ async def test_versions_are_loaded_and_unloaded_over_http(stage: Stage) -> None:
         response = await stage.server.http.post(unload, json={"lora_name": name}, headers=ADMIN)
         assert response.status_code == 200
     assert await stage.models() == {BASE: None, "old": None, TUNED: None}
+
+
+async def test_a_server_that_takes_over_drops_a_version_that_left_the_index_meanwhile(stage: Stage) -> None:
+    await stage.index("two", mine=2)
+    await stage.index("one again", mine=1, mine_2=2)
+    # Another server reads the index first when it has changed already, on an engine that has both.
+    service = stage.server.service
+    stage.watch = AdapterWatch(stage.mount, None, service, Adapters(service))
+    path = stage.mount / "models" / "index.json"
+    document = json.loads(path.read_text())
+    del document["adapters"]["mine@2"]
+    path.write_text(json.dumps({**document, "generation": "three"}))
+    await stage.watch.begin()
+    await stage.watch.poll()
+    assert await stage.models() == {BASE: None, "mine": 1, "mine@1": 1, TUNED: None}
