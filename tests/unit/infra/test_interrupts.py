@@ -28,12 +28,18 @@ PYTHON = os.path.basename(sys.executable)  # noqa: PTH119 - the name, as on a co
 # A verb that waits for processes on other threads, one of which changes something on Azure. Each writes its
 # number to a file and stays, whatever signal it gets.
 WAITING = """
+import signal
 import sys
 from pathlib import Path
 from invoke import Context, Exit
 from infra.command_line import verb
 from infra.concurrency import DaemonExecutor
 from infra.process import Command, Runner
+
+# Whoever runs the tests may ignore signals, as nohup does, and a process inherits that.
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NAME, FILE = sys.argv[1:]
 STAY = f'''
