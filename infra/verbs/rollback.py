@@ -131,7 +131,7 @@ def roll_back_to(
         find_change: Returns what a change of paths calls for; None if that is not known.
     """
     context = context.reached()
-    seen = read_live(context.share, context.known)
+    seen = read_live(context.share)
     target = find_target(context, seen, release)
     with (
         context.hooks.around("rollback", release=target, previous=seen.current),
@@ -168,7 +168,7 @@ def _read_unchanged(context: DeployContext, seen: Live, target: str, *, is_chose
     Raises:
         RemoteError: Another release went live, or the target was removed, while this command waited.
     """
-    live = read_live(context.share, context.known)
+    live = read_live(context.share)
     if live.current != seen.current and (not is_chosen or live.current == target):
         what = f"{live.current or 'no release'} went live while this command waited for the lock"
         raise RemoteError(what, hint="look at invoke releases, and roll back again")
@@ -307,7 +307,7 @@ def restart(
 
 def restart_live(context: DeployContext) -> RollbackResult:
     """Restart the replicas in an open context."""
-    live = read_live(context.share, context.known)
+    live = read_live(context.share)
     if live.current is None:
         hint = "invoke deploy, or invoke rollback if there are releases"
         raise UsageError(why_none_is_live(context.share), hint=hint)
@@ -316,7 +316,7 @@ def restart_live(context: DeployContext) -> RollbackResult:
         context.hooks.around("restart", release=live.current),
         context.lock.hold("restart") as held,
     ):
-        live = read_live(context.share, context.known)
+        live = read_live(context.share)
         if live.current is None:
             raise RemoteError(why_none_is_live(context.share), hint="invoke deploy")
         held.ending.release = live.current

@@ -9,7 +9,8 @@ import pytest
 
 from infra.errors import RemoteError, UsageError
 from infra.release.audit import read_audit
-from infra.release.releases import read_live
+from infra.release.known import KnownReleases, KnownState
+from infra.release.releases import read_live, set_current
 from infra.verbs.rollback import restart_live, roll_back_to
 from tests.doubles.deployed_stage import DeployedStage
 
@@ -65,6 +66,20 @@ def test_a_release_that_does_not_serve_leaves_the_live_one(stage: DeployedStage)
     entry = read_audit(stage.share, 1)[0]
     assert (entry.outcome, entry.release) == ("failed", one)
     assert entry.reason.startswith(f"release {one} does not serve")
+
+
+def test_a_rollback_that_was_interrupted_is_completed(stage: DeployedStage, tmp_path: Path) -> None:
+    stage.deploy("one")
+    two = stage.deploy("two").release
+    roll_back_to(stage.context)
+    # This machine has seen it serve, and was killed on the way back to it once the pointer was written.
+    known = KnownReleases(tmp_path / "memory")
+    known.set_state(KnownState(two))
+    set_current(stage.share, two)
+    roll_back_to(replace(stage.context, known=known), two)
+    live = read_live(stage.share)
+    assert live.current == live.proven == two
+    assert "is live already" not in stage.output.getvalue()
 
 
 def test_what_cannot_be_rolled_back_to_is_refused(stage: DeployedStage) -> None:
