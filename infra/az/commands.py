@@ -105,7 +105,8 @@ def cloud_set(name: str) -> Command:
 
 def login(client_id: str, secret_file: Path, tenant_id: str) -> Command:
     """Sign in as a service principal. az reads the secret from a file."""
-    principal = ("--username", client_id, "--password", f"@{secret_file}", "--tenant", tenant_id)
+    # In one argument: az puts the text in place of the file, and one with a hyphen first would be an option.
+    principal = ("--username", client_id, f"--password=@{secret_file}", "--tenant", tenant_id)
     return az("login", "--service-principal", *principal)
 
 

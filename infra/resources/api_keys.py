@@ -49,8 +49,8 @@ class ApiKey:
 
 
 def new_key() -> str:
-    """Return a new key of 256 random bits, in characters that need no quoting in a shell or a URL."""
-    return secrets.token_urlsafe(_KEY_BYTES)
+    """Return a new key of 256 random bits, in characters that no shell, URL or parser of options changes."""
+    return secrets.token_hex(_KEY_BYTES)
 
 
 def read_keys(az: Az, group: Group, app: str) -> tuple[ApiKey, ...]:

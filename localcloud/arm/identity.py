@@ -56,7 +56,8 @@ def load_identity(store: Store) -> Identity:
         stored = {
             "tenant_id": tenant,
             "client_id": client,
-            "client_secret": secrets.token_urlsafe(32),
+            # No hyphen: `az login --password` would take a text that begins with one for an option.
+            "client_secret": secrets.token_hex(32),
             "subscription_id": subscription,
             "signing_key": secrets.token_hex(32),
         }

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from infra.az.commands import login
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -116,11 +118,14 @@ def az(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Az]:
 
 
 @pytest.fixture(scope="module")
-def signed_in(az: Az) -> Az:
-    who = ("--service-principal", "-u", az.cloud["client_id"], "-t", az.cloud["tenant_id"])
-    wrong = az.run("login", *who, "-p", "wrong", code=1)
+def signed_in(az: Az, tmp_path_factory: pytest.TempPathFactory) -> Az:
+    secret = tmp_path_factory.mktemp("a folder") / "secret"
+    sign_in = login(az.cloud["client_id"], secret, az.cloud["tenant_id"]).argv[1:]
+    secret.write_text("-wrong")  # with a hyphen first, as random secrets may have
+    wrong = az.run(*sign_in, code=1)
     assert "AADSTS7000215: Invalid client secret provided." in wrong.stderr
-    (subscription,) = json.loads(az.run("login", *who, "-p", az.cloud["client_secret"]).stdout)
+    secret.write_text(az.cloud["client_secret"])
+    (subscription,) = json.loads(az.run(*sign_in).stdout)
     assert subscription["id"] == az.cloud["subscription_id"]
     return az
 

@@ -71,7 +71,8 @@ def ran(monkeypatch: pytest.MonkeyPatch, root: Path, listener: int) -> list[Comm
         if "start" in command.argv:
             describe(root, listener)
         if "login" in command.argv:
-            file = Path(command.argv[command.argv.index("--password") + 1].removeprefix("@"))
+            (password,) = (each for each in command.argv if each.startswith("--password="))
+            file = Path(password.removeprefix("--password=@"))
             secrets.append(file.read_text())
             assert file.stat().st_mode & 0o777 == 0o600
         return Completed(0, '{"azure-cli": "2.91.0"}', "")

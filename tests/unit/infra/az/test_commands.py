@@ -39,7 +39,7 @@ LINES = {
         "Here", "https://localhost:1/"
     ),
     "az cloud set --name Here": az.cloud_set("Here"),
-    "az login --service-principal --username me --password @/x/secret --tenant home": az.login(
+    "az login --service-principal --username me --password=@/x/secret --tenant home": az.login(
         "me", Path("/x/secret"), "home"
     ),
     "az group list --subscription s": az.group_list("s"),
