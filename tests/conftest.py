@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -44,7 +45,10 @@ _LONGEST: Final = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let hypothesis try the same examples each time, without deadlines."""
+    """Let Ctrl-C work, and let hypothesis try the same examples each time, without deadlines."""
+    # A shell's background job ignores it, and so would all processes that the tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.pluginmanager.hasplugin("hypothesispytest"):
         import hypothesis  # noqa: PLC0415 - the environments of some engines have none
 
