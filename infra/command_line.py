@@ -28,7 +28,7 @@ from infra.interrupts import end_quietly, exit_code_of, interruptible, notes_of
 from infra.wording import did_you_mean, name_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import ModuleType
 
 BUG: Final = 70
@@ -42,6 +42,7 @@ _MACHINE_ERRORS: Final = frozenset(
 """The machine has no more of something. Such an error does not name a file."""
 
 _PROGRAMS: Final = ("invoke", "inv")
+_HELP: Final = frozenset({"--help", "-h"})
 _STAGE: Final = "stage"
 _MISSING_VALUE: Final = re.compile(r"<Argument: (?P<name>[\w-]+).*> needed value")
 
@@ -114,6 +115,8 @@ def run_script(main: Callable[[], object]) -> None:
 def check_arguments(argv: list[str], tasks: ModuleType) -> None:
     """Check the words and flags of a command line, if it is Invoke's; end with exit code 2 if one is unknown.
 
+    Help that is asked for after a verb with words of its own is printed here.
+
     Args:
         argv: The command line.
         tasks: The module with the verbs.
@@ -122,7 +125,15 @@ def check_arguments(argv: list[str], tasks: ModuleType) -> None:
     if program.stem not in _PROGRAMS and program.parent.name not in _PROGRAMS:
         return
     end_quietly()
-    message = argument_error(argv[1:], Collection.from_module(tasks))
+    verbs = Collection.from_module(tasks)
+    if asked := find_help(argv[1:], verbs):
+        try:
+            with _kept_help(verbs):
+                Program(namespace=verbs, binary="inv[oke]").run([argv[0], "--help", asked], exit=False)
+        except BrokenPipeError:
+            _close_stdout()  # the reader of a pipe, such as `head`, has ended
+        sys.exit(0)
+    message = argument_error(argv[1:], verbs)
     if message:
         if "--json" in argv:
             _write(json.dumps({"error": {"message": message.splitlines()[0], "exit_code": _USAGE}}))
@@ -130,13 +141,20 @@ def check_arguments(argv: list[str], tasks: ModuleType) -> None:
         sys.exit(_USAGE)
 
 
+def find_help(arguments: list[str], verbs: Collection) -> str:
+    """Return the verb after which `--help` is given, if Invoke would take that for one of the verb's words.
+
+    Empty if no help is asked for, or if Invoke prints it by itself.
+    """
+    context = next((each for each in _contexts(verbs) if each.name in arguments[:1]), None)
+    is_asked = any(word in _HELP for word in arguments)
+    return str(context.name) if context is not None and context.positional_args and is_asked else ""
+
+
 def argument_error(arguments: list[str], verbs: Collection) -> str:
     """Return what is wrong with the arguments of a command line, with a suggestion; empty if nothing is."""
     program = Program()
-    help_texts = {name: dict(verbs[name].help) for name in verbs.task_names}
-    contexts = verbs.to_contexts()
-    for name, texts in help_texts.items():
-        verbs[name].help = texts  # Invoke takes them out of the tasks when it makes the contexts
+    contexts = _contexts(verbs)
     try:
         # As Invoke does: its own flags first, which may come anywhere, then the verbs and theirs.
         core = Parser(initial=_core_context(program), ignore_unknown=True).parse_argv(arguments)
@@ -146,6 +164,24 @@ def argument_error(arguments: list[str], verbs: Collection) -> str:
     except ValueError as error:
         return _number_message(arguments, contexts) or str(error)
     return ""
+
+
+def _contexts(verbs: Collection) -> list[ParserContext]:
+    """Return what Invoke parses each verb's arguments with."""
+    with _kept_help(verbs):
+        contexts: list[ParserContext] = verbs.to_contexts()
+    return contexts
+
+
+@contextlib.contextmanager
+def _kept_help(verbs: Collection) -> Iterator[None]:
+    """Give the verbs their help back after the body: Invoke takes it out of them as it makes the contexts."""
+    help_texts = {name: dict(verbs[name].help) for name in verbs.task_names}
+    try:
+        yield
+    finally:
+        for name, texts in help_texts.items():
+            verbs[name].help = texts
 
 
 def _core_context(program: Program) -> ParserContext:

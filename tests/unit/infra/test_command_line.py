@@ -124,6 +124,18 @@ def test_only_invokes_own_command_lines_are_checked() -> None:
 
 
 @pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize("line", ["evaluate --help", "secret -h", "secret set --help", "stage list --help"])
+def test_help_can_follow_a_verb_with_words_of_its_own(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = line.split()
+    with pytest.raises(SystemExit) as caught:
+        check_arguments(["invoke", *words], __import__("tasks"))
+    assert not caught.value.code
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"Usage: inv[oke] [--core-opts] {words[0]} ")
+    assert "--json " in printed
+
+
+@pytest.mark.usefixtures("signals")
 def test_a_wrong_argument_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         check_arguments(["invoke", "stauts", "--json"], __import__("tasks"))
