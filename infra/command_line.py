@@ -146,9 +146,10 @@ def find_help(arguments: list[str], verbs: Collection) -> str:
 
     Empty if no help is asked for, or if Invoke prints it by itself.
     """
+    if _HELP.isdisjoint(arguments):
+        return ""  # as nearly always, and the contexts take time to make
     context = next((each for each in _contexts(verbs) if each.name in arguments[:1]), None)
-    is_asked = any(word in _HELP for word in arguments)
-    return str(context.name) if context is not None and context.positional_args and is_asked else ""
+    return str(context.name) if context is not None and context.positional_args else ""
 
 
 def argument_error(arguments: list[str], verbs: Collection) -> str:

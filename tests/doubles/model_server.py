@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CONTEXT: Final = 4000
+MESSAGES_TEMPLATE: Final = """
+{%- for tool in tools or [] %}{{ tool | tojson }}{% endfor %}
+{%- for message in messages %}[{{ message.role }}]
+{%- if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif %}
+{{- message.content }}
+{%- for call in message.tool_calls or [] %}<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}
+{%- if message.tool_call_id %}({{ message.name }}){% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}[assistant]{% endif %}"""
+"""A chat template: each message in brackets, with its reasoning and its calls."""
 SETTINGS: Final = Settings(auth=False, chat_sign_in=False, heartbeat_s=5)
 
 

@@ -27,6 +27,7 @@ from infra.share.protocol import RANGE_BYTES
 from infra.verbs.deploy import DeployResult, LocalTree, deploy_tree
 from tests.doubles.background import at_once
 from tests.doubles.memory_app import MemoryApp
+from tests.doubles.mounted_share import MountedShare
 
 if TYPE_CHECKING:
     from infra.clock import ManualClock
@@ -34,17 +35,6 @@ if TYPE_CHECKING:
     from tests.doubles.file_server import FileServer
 
 FILES = 20
-
-
-@dataclass
-class Mount:
-    """The share as a replica reads it, without a request to the service."""
-
-    folder: Path
-
-    def read(self, path: str) -> bytes | None:
-        file = self.folder / path
-        return file.read_bytes() if file.exists() else None
 
 
 @dataclass
@@ -61,7 +51,7 @@ class Machine:
     app: MemoryApp = field(init=False)
 
     def __post_init__(self) -> None:
-        self.app = MemoryApp(cast("AzureShare", Mount(self.mount)), self.clock)
+        self.app = MemoryApp(cast("AzureShare", MountedShare(self.mount)), self.clock)
 
     @property
     def context(self) -> DeployContext:

@@ -26,6 +26,7 @@ from tests.doubles.background import at_once
 from tests.doubles.file_server import KEY
 from tests.doubles.indexing_app import IndexingApp
 from tests.doubles.model_folders import make_adapter, make_base, tensors
+from tests.doubles.mounted_share import MountedShare
 from tests.doubles.weights_world import LIVE
 
 if TYPE_CHECKING:
@@ -36,17 +37,6 @@ if TYPE_CHECKING:
     from tests.doubles.file_server import FileServer
 
 BASE = "org/base"
-
-
-@dataclass
-class Mount:
-    """The share as replicas read it, without a request to the service."""
-
-    folder: Path
-
-    def read(self, path: str) -> bytes | None:
-        file = self.folder / path
-        return file.read_bytes() if file.exists() else None
 
 
 @dataclass
@@ -89,7 +79,7 @@ def machine(  # noqa: PLR0913, PLR0917 - the parts of a stage
     share.put(f"releases/{LIVE}/release.json", b"{}")
     set_current(share, LIVE)
     set_proven(share, LIVE)
-    app = IndexingApp(cast("AzureShare", Mount(folder)), clock, replicas=1)
+    app = IndexingApp(cast("AzureShare", MountedShare(folder)), clock, replicas=1)
     app.version()
     clock.sleep(10)
     return Machine(place, server, clock, app, tmp_path)

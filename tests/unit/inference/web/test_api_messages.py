@@ -14,25 +14,16 @@ from inference.web.messages_api.content import read_input
 from inference.web.messages_api.documents import InputTokens, MessageDocument, MessageEvent
 from inference.web.messages_api.errors import MessagesError
 from inference.web.messages_api.schemas import MessageRequest
-from tests.doubles.model_server import CONTEXT, ModelServer, make_codec
+from tests.doubles.model_server import CONTEXT, MESSAGES_TEMPLATE, ModelServer, make_codec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-# Each message in brackets, with its reasoning and its calls.
-TEMPLATE = """
-{%- for tool in tools or [] %}{{ tool | tojson }}{% endfor %}
-{%- for message in messages %}[{{ message.role }}]
-{%- if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif %}
-{{- message.content }}
-{%- for call in message.tool_calls or [] %}<tool_call>
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
-</tool_call>{% endfor %}
-{%- if message.tool_call_id %}({{ message.name }}){% endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}[assistant]{% endif %}
-{%- if enable_thinking is defined %}{{ enable_thinking }}{% endif %}
-{%- if reasoning_effort is defined %}{{ reasoning_effort }}{% endif %}"""
+TEMPLATE = (
+    MESSAGES_TEMPLATE
+    + "{% if enable_thinking is defined %}{{ enable_thinking }}{% endif %}"
+    + "{% if reasoning_effort is defined %}{{ reasoning_effort }}{% endif %}"
+)
 CODECS = {"model": make_codec(TEMPLATE), "plain": make_codec("{{ messages[-1].content }}")}
 HELLO: Final[Any] = [{"role": "user", "content": "Hello"}]
 WEATHER: Final[Any] = {

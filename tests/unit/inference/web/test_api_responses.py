@@ -16,24 +16,12 @@ from inference.engines.protocol import Increment, TokenLogprobs
 from inference.errors import EngineError
 from inference.web.responses_api.documents import ResponseDocument, ResponseEvent
 from inference.web.responses_api.schemas import ResponseRequest
-from tests.doubles.model_server import ModelServer, make_codec
+from tests.doubles.model_server import MESSAGES_TEMPLATE, ModelServer, make_codec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-# Each message in brackets, with its calls and its reasoning.
-TEMPLATE = """
-{%- for tool in tools or [] %}{{ tool | tojson }}{% endfor %}
-{%- for message in messages %}[{{ message.role }}]
-{%- if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif %}
-{{- message.content }}
-{%- for call in message.tool_calls or [] %}<tool_call>
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
-</tool_call>{% endfor %}
-{%- if message.tool_call_id %}({{ message.name }}){% endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}[assistant]{% endif %}
-{%- if reasoning_effort is defined %}{{ reasoning_effort }}{% endif %}"""
+TEMPLATE = MESSAGES_TEMPLATE + "{% if reasoning_effort is defined %}{{ reasoning_effort }}{% endif %}"
 CODECS = {"model": make_codec(TEMPLATE), "plain": make_codec("{{ messages[-1].content }}")}
 WEATHER: Any = {
     "type": "function", "name": "get_weather", "description": "Look outside.",
