@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+class KilledError(BaseException):
+    """Stand for the end of the process."""
+
+
 class MemoryShare(Share):
     """A share whose files are bytes in a dictionary.
 
@@ -133,3 +137,24 @@ def _entry(rest: str, size_bytes: int, modified_s: float) -> ShareEntry:
 
 def _content(source: Path | bytes) -> bytes:
     return source if isinstance(source, bytes) else source.read_bytes()
+
+
+def is_killed_at(share: MemoryShare, step: int, command: Callable[[], object]) -> bool:
+    """Run a command that ends, as if it were killed, before its change with a number from 0 on.
+
+    Return whether it had as many changes to make.
+    """
+    changes = iter(range(step))
+
+    def die(_change: str) -> None:
+        if next(changes, None) is None:
+            raise KilledError
+
+    share.before_change = die
+    try:
+        command()
+    except KilledError:
+        return True
+    finally:
+        share.before_change = lambda _change: None
+    return False

@@ -25,17 +25,13 @@ from infra.release.tree import scan_tree
 from infra.verbs.deploy import DeployResult, LocalTree, deploy_tree
 from tests.doubles.background import at_once
 from tests.doubles.memory_app import Behaviour, MemoryApp
-from tests.doubles.memory_share import MemoryShare
+from tests.doubles.memory_share import KilledError, MemoryShare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 DEADLINE_EXCEEDED = "Deployment Progress Deadline Exceeded. 0/1 replicas ready."
-
-
-class KilledError(BaseException):
-    """Stand for the end of the process: nothing in the code under test may catch it and go on."""
 
 
 @dataclass

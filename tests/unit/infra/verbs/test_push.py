@@ -13,7 +13,7 @@ from infra.models.hash_cache import HashCache
 from infra.models.upload import MANIFEST, find_drafts, load_upload_set, plan_upload
 from infra.models.weights import read_base
 from tests.doubles.memory_app import Behaviour
-from tests.doubles.memory_share import MemoryShare
+from tests.doubles.memory_share import MemoryShare, is_killed_at
 from tests.doubles.model_folders import make_adapter, make_base, tensors
 from tests.doubles.weights_world import LIVE, World
 
@@ -156,10 +156,6 @@ def test_a_release_that_does_not_serve_without_it_either_is_reported(world: Worl
     )
 
 
-class KilledError(BaseException):
-    """Stand for the end of the process."""
-
-
 def test_cut_short_at_any_step_a_push_can_simply_be_run_again(world: World) -> None:
     world.push(world.root / "adapter", world.root / "base")
     old = dict(world.share.files)
@@ -167,20 +163,9 @@ def test_cut_short_at_any_step_a_push_can_simply_be_run_again(world: World) -> N
     make_base(world.root / "base", text="BASE")
     for step in count():
         world.share.files = dict(old)
-        changes = iter(range(step))
-
-        def die(_change: str) -> None:
-            if next(changes, None) is None:  # noqa: B023  # called within this turn of the loop only
-                raise KilledError
-
-        world.share.before_change = die
-        try:
-            world.push(world.root / "adapter", world.root / "base")
-        except KilledError:
-            was_killed = True
-        else:
-            was_killed = False
-        world.share.before_change = lambda _change: None
+        was_killed = is_killed_at(
+            world.share, step, lambda: world.push(world.root / "adapter", world.root / "base")
+        )
         world.push(world.root / "adapter", world.root / "base")
         assert world.share.files["models/mine/2/adapter/adapter_model.safetensors"] == tensors(
             "longer than it was"

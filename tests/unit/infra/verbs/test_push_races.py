@@ -17,6 +17,7 @@ from infra.release.lock import LOCK_PATH
 from infra.release.releases import set_current, set_proven
 from infra.verbs.push import PushResult, remove_adapter
 from tests.doubles.indexing_app import IndexingApp
+from tests.doubles.memory_share import is_killed_at
 from tests.doubles.model_folders import make_adapter, tensors
 from tests.doubles.weights_world import LIVE, World
 
@@ -116,30 +117,14 @@ def test_a_removed_adapter_leaves_the_record_of_the_live_release(world: World) -
     assert [each.id for each in read_adapters(world.share, [(LIVE, None)])[0] or ()] == ["mine@1"]
 
 
-class KilledError(BaseException):
-    """Stand for the end of the process."""
-
-
 def test_a_version_that_is_deleted_by_halves_is_served_by_nobody(world: World, tmp_path: Path) -> None:
     push(world, "second")
     complete = dict(world.share.files)
     for step in count():
         world.share.files = dict(complete)
-        changes = iter(range(step))
-
-        def die(_change: str) -> None:
-            if next(changes, None) is None:  # noqa: B023  # called within this turn of the loop only
-                raise KilledError
-
-        version = find_version(world.share, "mine@1")
-        world.share.before_change = die
-        try:
-            delete_version(world.share, version)
-        except KilledError:
-            was_killed = True
-        else:
-            was_killed = False
-        world.share.before_change = lambda _change: None
+        was_killed = is_killed_at(
+            world.share, step, lambda: delete_version(world.share, find_version(world.share, "mine@1"))
+        )
         assert list(read_index(world.share).adapters) == ["mine"]
         mount = tmp_path / f"mount{step}"
         for path, content in world.share.files.items():

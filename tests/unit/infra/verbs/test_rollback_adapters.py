@@ -21,6 +21,7 @@ from infra.verbs.push import push_upload_sets, remove_adapter
 from infra.verbs.rollback import restart_live, roll_back_to
 from tests.doubles.deployed_stage import DeployedStage
 from tests.doubles.indexing_app import IndexingApp
+from tests.doubles.memory_share import KilledError, is_killed_at
 from tests.doubles.model_folders import make_adapter
 
 if TYPE_CHECKING:
@@ -190,27 +191,10 @@ def test_a_release_that_went_live_meanwhile_is_not_replaced_by_what_was_before_i
     assert stage.served() == "three"
 
 
-class KilledError(BaseException):
-    """Stand for the end of the process."""
-
-
 def test_killed_at_any_step_a_rollback_can_be_run_again_or_taken_back(two: Two) -> None:
     stage = two.stage
     for step in count():
-        changes = iter(range(step))
-
-        def die(_change: str) -> None:
-            if next(changes, None) is None:  # noqa: B023  # called within this turn of the loop only
-                raise KilledError
-
-        stage.share.before_change = die
-        try:
-            roll_back_to(stage.context, two.one)
-        except KilledError:
-            was_killed = True
-        else:
-            was_killed = False
-        stage.share.before_change = lambda _change: None
+        was_killed = is_killed_at(stage.share, step, lambda: roll_back_to(stage.context, two.one))
         target = two.one if step % 2 else two.two
         try:
             roll_back_to(stage.context, target)
